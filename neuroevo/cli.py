@@ -1,0 +1,179 @@
+"""The command line. Nothing heavy is imported before a command needs it, so that --help is instant."""
+
+import os
+import sys
+from collections.abc import Callable
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from neuroevo import __version__
+from neuroevo.errors import InputError, Interrupted, RunError
+
+app = typer.Typer(
+    name="neuroevo",
+    help="Fine-tune pretrained networks by evolving their weights.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+USAGE: type[Exception] = typer.BadParameter.__bases__[0]  # click's, wherever typer has it from
+
+ConfigFile = Annotated[str | None, typer.Argument(help="YAML file; without one, the built-in default", metavar="CONFIG.yaml")]
+Sets = Annotated[list[str] | None, typer.Option("--set", help="override a key: section.key=value", metavar="A.B=VALUE")]
+Run = Annotated[str, typer.Argument(help="a run's folder", metavar="RUN_DIR")]
+
+
+@app.command()
+def run(
+    config: ConfigFile = None,
+    sets: Sets = None,
+    out: Annotated[str | None, typer.Option(help="the run's folder; default runs/out/CONFIG-SEED", metavar="DIR")] = None,
+) -> None:
+    """Run one experiment, from data to a scored champion."""
+    from neuroevo import experiment, progress
+    from neuroevo.config import load
+
+    with progress.shown() as reporter:
+        checked = load(config, sets or [], reporter.note)
+        stem = "default" if config is None else os.path.splitext(os.path.basename(config))[0]
+        folder = experiment.run(checked, out, stem, reporter)
+    summary(str(folder))
+
+
+@app.command()
+def resume(run_dir: Run, sets: Sets = None) -> None:
+    """Go on from the newest good checkpoint; --set may change budget and checkpoint."""
+    from neuroevo import experiment, progress
+
+    with progress.shown() as reporter:
+        folder = experiment.resume(run_dir, sets or [], reporter)
+    summary(str(folder))
+
+
+@app.command()
+def evaluate(
+    run_dir: Run,
+    data: Annotated[str | None, typer.Option(help="class folders to score on instead", metavar="ROOT")] = None,
+) -> None:
+    """Score a champion on its test split, or on other labelled images."""
+    from neuroevo import experiment, progress
+
+    with progress.shown() as reporter:
+        found = experiment.evaluate(run_dir, data, reporter)
+    table(f"{run_dir} on {data or 'its test split'} ({found['images']} images)", scores(found))
+
+
+@app.command("export")
+def export_(
+    run_dir: Run,
+    out: Annotated[str, typer.Option(help="the file to write", metavar="FILE")],
+    format: Annotated[str, typer.Option(help="safetensors, pt or onnx")] = "safetensors",
+) -> None:
+    """Write the champion as a plain network."""
+    from neuroevo import export
+
+    print(export.export(run_dir, format, out))
+
+
+@app.command()
+def inspect(path: Annotated[str, typer.Argument(help="a run's folder, or a checkpoint", metavar="PATH")]) -> None:
+    """Show what a run or a checkpoint holds."""
+    from neuroevo import inspection
+
+    title, rows = inspection.describe(path)
+    table(title, rows)
+
+
+@app.command()
+def validate(config: ConfigFile = None, sets: Sets = None) -> None:
+    """Check a config without running it, and estimate what the run needs."""
+    from neuroevo import inspection
+    from neuroevo.config import load
+
+    checked = load(config, sets or [], lambda line: print(line, file=sys.stderr))
+    print(checked.to_yaml(), end="")
+    table("estimates", inspection.estimate(checked))
+
+
+@app.command("list")
+def list_(kind: Annotated[str | None, typer.Argument(help="data, head, algorithm, selection, ...")] = None) -> None:
+    """List the names that a config can use, with their options."""
+    from neuroevo import inspection
+
+    for title, rows in inspection.names(kind):
+        table(title, rows)
+
+
+@app.command()
+def doctor() -> None:
+    """Show what this machine can do."""
+    from neuroevo import inspection
+
+    table("this machine", inspection.machine())
+
+
+@app.callback(invoke_without_command=True)
+def version(show: Annotated[bool, typer.Option("--version", help="print the version")] = False) -> None:
+    if show:
+        print(__version__)
+
+
+def table(title: str, rows: list[tuple[str, str]]) -> None:
+    """Print a title and two columns, plain enough for a pipe."""
+    width = max((len(name) for name, _ in rows), default=0)
+    print(title)
+    for name, value in rows:
+        print(f"  {name:<{width}}  {value}")
+
+
+def scores(found: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return rows for metrics, each with its 95 % interval."""
+    return [
+        (name, f"{value:.4f}  [{found['interval'][name][0]:.4f}, {found['interval'][name][1]:.4f}]")
+        for name, value in found.items()
+        if name in found["interval"]
+    ]
+
+
+def summary(folder: str) -> None:
+    """Print a run's result."""
+    import json
+    from pathlib import Path
+
+    result = json.loads((Path(folder) / "result.json").read_text())
+    champion, cost = result["champion"], result["cost"]
+    rows = [("status", f"{result['status']} ({result['stop_reason']}) after {result['generations']} generations")]
+    rows += [("champion", f"{champion['kind']} of generation {champion['generation']}")]
+    rows += [(f"validation {name}", f"{value:.4f}") for name, value in champion["validation"].items()]
+    rows += [(f"test {name}", value) for name, value in scores(champion.get("test", {"interval": {}}))]
+    rows += [("forward samples", f"{cost['forward_samples']:,}"), ("seconds", f"{cost['seconds']:.1f}")]
+    table(folder, rows)
+
+
+def fail(line: str, status: int) -> NoReturn:
+    """Say what was wrong in one line and leave."""
+    print(f"neuroevo: {' '.join(line.split())}", file=sys.stderr)
+    sys.exit(status)
+
+
+def main() -> NoReturn:
+    """Run the command line and leave with its exit status."""
+    if os.getcwd() not in sys.path:  # the console script doesn't look for a user's modules here by itself
+        sys.path.insert(0, os.getcwd())
+    command: Callable[..., Any] = app
+    try:
+        sys.exit(command(standalone_mode=False) or 0)
+    except typer.Exit as error:
+        sys.exit(error.exit_code)
+    except USAGE as error:
+        fail(error.format_message(), 2)  # type: ignore[attr-defined]
+    except InputError as error:
+        fail(str(error), 2)
+    except Interrupted as error:
+        sys.exit(error.status)
+    except (KeyboardInterrupt, typer.Abort):
+        sys.exit(130)
+    except (RunError, OSError) as error:
+        fail(str(error), 1)

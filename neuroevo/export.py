@@ -1,0 +1,58 @@
+"""The champion as a plain network: the library's own module with the evolved head in its place, folded."""
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from neuroevo import experiment, progress
+from neuroevo.errors import InputError
+
+FORMATS = ("safetensors", "pt", "onnx")
+
+
+def network(run_dir: str) -> tuple[nn.Module, experiment.Experiment]:
+    """Return a run's champion as a network, normalised images [B, channels, H, W] to logits [B, C], and its run's parts."""
+    with progress.shown() as reporter:
+        parts, step = experiment.opened(run_dir, reporter)
+    whole = parts.backbone.network(parts.head)
+    missing = whole.load_state_dict(parts.network_weights(step.champion.genome), strict=False).unexpected_keys
+    assert not missing, missing
+    return whole.cpu().eval(), parts
+
+
+def export(run_dir: str, format: str, out: str) -> str:
+    """Write a champion's network as a state dict (`safetensors`, `pt`) or as a graph (`onnx`); return a line about it."""
+    if format not in FORMATS:
+        raise InputError(f"--format: {format!r} is none of {', '.join(FORMATS)}")
+    path = Path(out)
+    if not path.parent.is_dir():
+        raise InputError(f"--out: no folder {path.parent}")
+    if format == "onnx":
+        try:
+            import onnx  # noqa: F401
+            import onnxscript  # noqa: F401
+        except ImportError:
+            raise InputError("--format: onnx needs the extra 'onnx': pip install 'neuroevo[onnx]'") from None
+    whole, parts = network(run_dir)
+    t = parts.backbone.transform
+    temporary = path.with_name(path.name + ".partial")
+    state = {name: tensor.contiguous() for name, tensor in whole.state_dict().items()}
+    try:
+        if format == "safetensors":
+            from safetensors.torch import save_file
+
+            notes = {"backbone": parts.backbone.name, "classes": "\\n".join(parts.classes), "transform": repr(t)}
+            save_file(state, temporary, notes)
+        elif format == "pt":
+            torch.save(state, temporary)
+        else:
+            example = torch.zeros(1, t.channels, *t.size)
+            torch.onnx.export(
+                whole, (example,), str(temporary), input_names=["images"], output_names=["logits"], dynamo=True,
+                dynamic_shapes=({0: torch.export.Dim("batch")},), external_data=False, verbose=False,
+            )  # fmt: skip
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return f"{path}: {parts.backbone.name} with {len(parts.classes)} classes; inputs {t.size[0]} x {t.size[1]}, mean {t.mean}, std {t.std}"

@@ -1,0 +1,126 @@
+"""Scores of a whole population on one batch: every individual sees the same samples.
+
+Individuals and samples are taken in slices fixed by a `Plan`, so that an evaluation never needs more memory than its limit
+and a resumed run rounds as the first one did.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from neuroevo.cost import Cost
+from neuroevo.errors import InputError
+from neuroevo.genome import Population
+from neuroevo.heads import Forward
+from neuroevo.metrics import Additive, Metric, score
+
+Express = Callable[[Tensor], dict[str, Tensor]]  # genomes [n, g] -> weights {name: [n, *shape]}
+
+
+class Plan(NamedTuple):
+    """How evaluations are sliced; fixed at a run's start, since slicing changes rounding."""
+
+    method: str  # gemm or vmap
+    classes: int
+    individuals: int  # at most this many at a time
+    samples: int  # at most this many at a time, for metrics that add over samples
+    limit: int  # bytes that an evaluation may use beside population and features
+    threads: int
+    precision: str = "float32"
+
+
+class Scores(NamedTuple):
+    """What an evaluation found."""
+
+    values: Tensor  # [n, m] float64, a column a metric, higher is better; -inf throughout for an invalid individual
+    invalid: Tensor  # [n] bool: some logit was NaN or Inf
+
+
+class Batches(Protocol):
+    """Where batches come from: a run's cached features."""
+
+    @property
+    def dim(self) -> int: ...  # noqa: D102
+
+    def batch(self, index: Tensor) -> tuple[Tensor, Tensor]: ...  # noqa: D102
+
+
+def plan(method: str, genes: int, dim: int, widths: Sequence[int], limit: int, device: torch.device) -> Plan:
+    """Choose slices for networks of `genes` genes over `dim` features with layers of these widths; InputError if none fit.
+
+    Slices of activations stay small enough for a CPU's cache and allocator, or large enough to fill a GPU.
+    """
+    # Two layers' activations are alive at once, and metrics make up to three more of the last one's size.
+    per_sample = 4 * max([a + b for a, b in zip(widths, widths[1:], strict=False)] + [4 * widths[-1]])
+    best = (16 if device.type == "cpu" else 512) * 2**20
+    samples = 1024 if device.type == "cpu" else 8192
+    while True:
+        fixed = 3 * 4 * samples * dim  # a batch of features: gathered, standardised, one temporary
+        each = 4 * genes + samples * per_sample
+        individuals = min((limit - fixed) // each, max(1, best // (4 * samples * max(widths))))
+        if individuals >= 1:
+            return Plan(method, widths[-1], int(individuals), samples, limit, torch.get_num_threads())
+        if samples <= 32:
+            raise InputError(f"memory.limit: {limit} bytes is too little for one individual; at least {fixed + each}")
+        samples //= 2
+
+
+def evaluate(
+    genomes: Tensor, express: Express, forward: Forward, data: Batches, index: Tensor, metrics: Sequence[Metric], plan: Plan
+) -> Scores:
+    """Score genomes [n, g] on the samples `index` [B] by each metric.
+
+    Metrics that add over samples are summed over slices of samples; one that needs all logits of an individual has them
+    kept, for as many individuals at a time as the memory limit lets.
+    """
+    whole = any(not isinstance(metric, Additive) for metric in metrics)
+    size = plan.individuals
+    if whole:  # such a metric sorts and ranks all logits: some eight copies
+        size = max(1, min(size, plan.limit // (8 * 4 * plan.classes * len(index))))
+    values, invalid = [], []
+    for rows in genomes.split(size):
+        weights = express(rows)
+        totals: list[Tensor | float] = [0.0] * len(metrics)
+        total = genomes.new_zeros(len(rows))
+        logits_kept, targets_kept = [], []
+        for part in index.split(plan.samples):
+            features, targets = data.batch(part)
+            logits = forward(weights, features)
+            total = total + logits.sum((1, 2))  # NaN or Inf if any logit is
+            totals = [
+                t + m.statistics(logits, targets) if isinstance(m, Additive) else t
+                for m, t in zip(metrics, totals, strict=True)
+            ]
+            if whole:
+                logits_kept.append(logits.transpose(1, 2))
+                targets_kept.append(targets)
+        if whole:
+            logits, targets = torch.cat(logits_kept, dim=2).transpose(1, 2), torch.cat(targets_kept)
+        columns = [
+            m.finish(t) if isinstance(m, Additive) and isinstance(t, Tensor) else score(m, logits, targets)
+            for m, t in zip(metrics, totals, strict=True)
+        ]
+        for metric, column in zip(metrics, columns, strict=True):
+            if column.shape != (len(rows),):
+                name = getattr(getattr(metric, "func", metric), "__qualname__", "metric")
+                raise InputError(f"{name}: a metric returns scores [n]; {tuple(column.shape)} for n = {len(rows)}")
+        values.append(torch.stack([column.double() for column in columns], dim=1))
+        invalid.append(~total.isfinite())
+    found, bad = torch.cat(values), torch.cat(invalid)
+    bad |= found.isnan().any(1)
+    return Scores(found.masked_fill(bad[:, None], -torch.inf), bad)
+
+
+def fitness(
+    population: Population, express: Express, forward: Forward, data: Batches, index: Tensor, metrics: Sequence[Metric], plan: Plan
+) -> tuple[Scores, Cost]:
+    """Score a population, and say what that cost: individuals times samples, forward."""
+    scores = evaluate(population.genomes, express, forward, data, index, metrics, plan)
+    return scores, Cost(forward=len(population.genomes) * len(index))
+
+
+def ranks(values: Tensor) -> Tensor:
+    """Return the dense rank [n] of each row of values [n, m], highest best; later columns break ties of earlier ones."""
+    return torch.unique(values, dim=0, return_inverse=True)[1].to(values.dtype)  # unique sorts rows lexicographically

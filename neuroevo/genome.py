@@ -1,0 +1,74 @@
+"""The genome: a network's trainable parameters as one row of a matrix.
+
+Everything that evolves is a row of `genomes [n, g]`; `Layout` says which columns are which parameter. Inside the engine
+nobody handles modules or trees of tensors: they are flattened once, at the edge.
+"""
+
+import json
+from collections.abc import Mapping
+from math import prod
+from typing import NamedTuple, Self
+
+import torch
+from torch import Tensor
+
+
+class Layout(NamedTuple):
+    """Names, shapes and places of the trainable parameters within a genome, in the network's own order."""
+
+    names: tuple[str, ...]
+    shapes: tuple[tuple[int, ...], ...]
+
+    @classmethod
+    def of(cls, parameters: Mapping[str, Tensor]) -> Self:
+        """Describe one network's parameters (no leading population dimension)."""
+        return cls(tuple(parameters), tuple(tuple(p.shape) for p in parameters.values()))
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Number of genes of each parameter."""
+        return tuple(prod(shape) for shape in self.shapes)
+
+    @property
+    def offsets(self) -> tuple[int, ...]:
+        """First column of each parameter."""
+        return tuple(sum(self.sizes[:i]) for i in range(len(self.sizes)))
+
+    @property
+    def genes(self) -> int:
+        """Length of a genome."""
+        return sum(self.sizes)
+
+    def flatten(self, parameters: Mapping[str, Tensor]) -> Tensor:
+        """Copy parameters `{name: [n, *shape]}` into genomes `[n, g]`; ValueError names the first that doesn't fit."""
+        for name, shape in zip(self.names, self.shapes, strict=True):
+            found = tuple(parameters[name].shape[1:]) if name in parameters else None
+            if found != shape:
+                raise ValueError(f"{name}: shape {shape} expected, {found or 'nothing'} found")
+        return torch.cat([parameters[name].reshape(len(parameters[name]), -1) for name in self.names], dim=1)
+
+    def unflatten(self, genomes: Tensor) -> dict[str, Tensor]:
+        """View genomes `[n, g]` as `{name: [n, *shape]}`; the views share the genomes' storage."""
+        parts = genomes.split(self.sizes, dim=1)
+        return {
+            name: part.unflatten(1, shape) if shape else part.squeeze(1)
+            for name, shape, part in zip(self.names, self.shapes, parts, strict=True)
+        }
+
+    def to_json(self) -> str:
+        """Return names, shapes and offsets as JSON, for checkpoints."""
+        return json.dumps({"names": self.names, "shapes": self.shapes, "offsets": self.offsets})
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Read what `to_json` wrote."""
+        record = json.loads(text)
+        return cls(tuple(record["names"]), tuple(tuple(shape) for shape in record["shapes"]))
+
+
+class Population(NamedTuple):
+    """Individuals and what they carry: selection indexes all of it at once."""
+
+    genomes: Tensor  # [n, g] float32
+    traits: dict[str, Tensor]  # {name: [n, ...]}: inherited beside the genes, such as an individual's own sigma
+    parents: Tensor  # [n, p] int64: rows of the population before, -1 for none; the lineage

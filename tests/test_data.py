@@ -1,0 +1,228 @@
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_folder
+from PIL import Image
+
+from neuroevo import data
+from neuroevo.data import Arrays, Dataset, Files
+from neuroevo.errors import InputError
+
+
+def toy(labels: list[int], part: list[int] | None = None) -> Dataset:
+    y = np.array(labels, dtype=np.int64)
+    return Dataset(
+        tuple(f"c{i}" for i in range(int(y.max()) + 1)),
+        Arrays(np.arange(len(y) * 4, dtype=np.uint8).reshape(-1, 2, 2)),
+        y,
+        np.array(part, dtype=np.int64) if part else np.full(len(y), -1),
+    )
+
+
+def test_digits_are_there_without_a_network() -> None:
+    digits = data.digits()
+    assert len(digits.labels) == 1797
+    assert digits.native() == (8, 8, 1)
+    assert digits.images.pixels.max() == 255  # type: ignore[union-attr]
+
+
+def test_splits_are_disjoint_whole_stratified_and_decided_by_the_split_seed() -> None:
+    digits = data.digits()
+    splits = data.split(digits, 0, 0.15, 0.15)
+    rows = torch.cat(list(splits.values()))
+    assert sorted(rows.tolist()) == list(range(1797))
+    assert [len(splits[name]) for name in ("train", "validation", "test")] == [1257, 270, 270]
+    for index in splits.values():
+        shares = np.bincount(digits.labels[index], minlength=10) / len(index)
+        assert np.abs(shares - np.bincount(digits.labels) / 1797).max() < 0.006
+    again, other = data.split(digits, 0, 0.15, 0.15), data.split(digits, 1, 0.15, 0.15)
+    assert all(torch.equal(splits[name], again[name]) for name in splits)
+    assert not torch.equal(splits["test"], other["test"])
+
+
+def test_a_data_sets_own_test_split_stays_the_test_split() -> None:
+    whole = toy([0, 1] * 20, [0] * 30 + [2] * 10)
+    splits = data.split(whole, 0, 0.2, 0.5)
+    assert splits["test"].tolist() == list(range(30, 40))
+    assert len(splits["validation"]) == 6
+    assert max(splits["validation"]) < 30
+
+
+def test_own_splits_are_all_kept() -> None:
+    splits = data.split(toy([0, 1] * 6, [0] * 6 + [1] * 2 + [2] * 4), 0, 0.5, 0.5)
+    assert {name: index.tolist() for name, index in splits.items()} == {
+        "train": [0, 1, 2, 3, 4, 5],
+        "validation": [6, 7],
+        "test": [8, 9, 10, 11],
+    }
+
+
+def test_every_class_is_in_every_split_however_rare() -> None:
+    whole = toy([0] * 100 + [1] * 3)
+    splits = data.split(whole, 3, 0.1, 0.1)
+    for index in splits.values():
+        assert set(whole.labels[index]) == {0, 1}
+
+
+def test_a_share_that_leaves_a_class_out_is_refused() -> None:
+    with pytest.raises(InputError, match=r"data.test: 0.01 of 10 images"):
+        data.split(toy([0, 1] * 5), 0, 0.15, 0.01)
+
+
+@pytest.mark.parametrize("limit", [40, 41, 77, 200])
+def test_limit_takes_a_stratified_part_with_the_parts_kept(limit: int) -> None:
+    whole = toy(([0] * 3 + [1]) * 50, [0] * 160 + [2] * 40)
+    part = data.limited(whole, limit, 0)
+    assert len(part.labels) == limit
+    assert abs((part.labels == 1).mean() - 0.25) < 0.03
+    assert abs((part.part == 2).mean() - 0.2) < 0.03
+    if limit < 200:
+        assert part.images.fingerprint() != whole.images.fingerprint()
+    assert data.limited(whole, limit, 0).images.fingerprint() == part.images.fingerprint()
+
+
+def test_a_limit_below_the_number_of_classes_is_refused() -> None:
+    with pytest.raises(InputError, match=r"data.limit: 1 .* at least 2"):
+        data.limited(toy([0, 1] * 5), 1, 0)
+
+
+def test_three_folders_are_the_three_splits(tmp_path: Path) -> None:
+    make_folder(tmp_path, {"train": {"a": 3, "b": 2}, "val": {"a": 1, "b": 1}, "test": {"a": 2, "b": 1}})
+    whole = data.image_folder(root=str(tmp_path))
+    assert whole.classes == ("a", "b")
+    assert np.bincount(whole.part).tolist() == [5, 2, 3]
+    assert [Path(p).parent.name for p in whole.images.paths[:5]] == ["a", "a", "a", "b", "b"]  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("second", ["val", "test", "validation"])
+def test_of_two_folders_the_second_is_the_test_split(tmp_path: Path, second: str) -> None:
+    make_folder(tmp_path, {"train": {"a": 3, "b": 3}, second: {"a": 2, "b": 2}})
+    assert np.bincount(data.image_folder(root=str(tmp_path)).part).tolist() == [6, 0, 4]
+
+
+def test_class_folders_right_under_the_root_leave_all_splits_to_us(tmp_path: Path) -> None:
+    make_folder(tmp_path, {".": {"a": 3, "b": 3}})
+    assert set(data.image_folder(root=str(tmp_path)).part) == {-1}
+
+
+def test_dot_files_and_other_suffixes_are_ignored(tmp_path: Path) -> None:
+    make_folder(tmp_path, {"train": {"a": 2, "b": 2}, "test": {"a": 1, "b": 1}})
+    (tmp_path / "train" / ".complete").mkdir()
+    (tmp_path / "train" / "a" / ".hidden.png").write_bytes(b"x")
+    (tmp_path / "train" / "a" / "notes.txt").write_text("x")
+    assert len(data.image_folder(root=str(tmp_path)).labels) == 6
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({}, "fewer than two class folders"),
+        ({"test": {"a": 1, "b": 1}}, "no train folder"),
+        ({"train": {"a": 2}, "test": {"a": 1}}, "fewer than two class folders"),
+        ({"train": {"a": 2, "b": 0}, "test": {"a": 1, "b": 1}}, r"train/b has no images"),
+        ({"train": {"a": 2, "b": 2}, "test": {"a": 1, "c": 1}}, r"test/c is a class that the train split doesn't have"),
+        ({"train": {"a": 2, "b": 2}, "val": {"a": 1}, "valid": {"a": 1}}, "which is the validation split"),
+    ],
+)
+def test_a_folder_that_is_not_right_is_refused(tmp_path: Path, parts: dict[str, dict[str, int]], message: str) -> None:
+    make_folder(tmp_path, parts)
+    with pytest.raises(InputError, match=message):
+        data.image_folder(root=str(tmp_path))
+
+
+def test_a_missing_root_is_refused() -> None:
+    with pytest.raises(InputError, match=r"data.root: /nowhere is not a folder"):
+        data.image_folder(root="/nowhere")
+
+
+def test_a_broken_image_is_named_and_skipped_only_if_asked(tmp_path: Path) -> None:
+    make_folder(tmp_path, {"train": {"a": 3, "b": 3}, "test": {"a": 1, "b": 1}})
+    bad = tmp_path / "train" / "a" / "001.png"
+    bad.write_bytes(bad.read_bytes()[:40])
+    whole = data.image_folder(root=str(tmp_path))
+    with pytest.raises(InputError, match=r"train/a/001.png: broken image .*data.broken=skip"):
+        whole.images[1]
+    assert len(data.image_folder(root=str(tmp_path), broken="skip").labels) == 7
+
+
+def test_a_class_left_without_a_readable_image_is_refused(tmp_path: Path) -> None:
+    make_folder(tmp_path, {"train": {"a": 1, "b": 3}})
+    (tmp_path / "train" / "a" / "000.png").write_bytes(b"no image")
+    with pytest.raises(InputError, match="class a has no image that can be read"):
+        data.image_folder(root=str(tmp_path), broken="skip")
+
+
+def test_a_fingerprint_follows_content_and_order_but_not_names(tmp_path: Path) -> None:
+    make_folder(tmp_path, {"train": {"a": 2, "b": 2}})
+    paths = data.image_files(tmp_path / "train")
+    first = Files(paths).fingerprint()
+    assert Files(paths[::-1]).fingerprint() != first
+    moved = tmp_path / "train" / "a" / "zzz.png"
+    Path(paths[1]).rename(moved)
+    assert Files([paths[0], str(moved), *paths[2:]]).fingerprint() == first
+    Image.new("RGB", (8, 8)).save(moved)
+    assert Files([paths[0], str(moved), *paths[2:]]).fingerprint() != first
+
+
+def test_files_seen_before_are_not_read_again_until_they_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_folder(tmp_path, {"train": {"a": 2, "b": 2}})
+    files = Files(data.image_files(tmp_path / "train"))
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 10)  # files just written aren't trusted
+    first = files.fingerprint()
+    monkeypatch.setattr(Files, "_hash", lambda self: "read again")
+    assert files.fingerprint() == first
+    stat = os.stat(files.paths[0])
+    Image.new("RGB", (8, 8)).save(files.paths[0])
+    os.utime(files.paths[0], ns=(stat.st_atime_ns, stat.st_mtime_ns))  # ctime can't be set back
+    assert files.fingerprint() == "read again"
+
+
+def test_files_written_just_now_are_not_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_folder(tmp_path, {"train": {"a": 2, "b": 2}})
+    files = Files(data.image_files(tmp_path / "train"))
+    files.fingerprint()
+    monkeypatch.setattr(Files, "_hash", lambda self: "read again")
+    assert files.fingerprint() == "read again"
+
+
+def test_a_root_is_found_in_the_current_folder_then_under_neuroevo_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here" / "both").mkdir(parents=True)
+    (tmp_path / "there" / "both").mkdir(parents=True)
+    (tmp_path / "there" / "only").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setenv("NEUROEVO_DATA", str(tmp_path / "there"))
+    assert data.find_root("both") == str(tmp_path / "here" / "both")
+    assert data.find_root("only") == str(tmp_path / "there" / "only")
+    assert data.find_root("neither") == str(tmp_path / "here" / "neither")
+    assert data.find_root("/absolute") == "/absolute"
+    assert data.find_root(None) == str(tmp_path / "there")
+
+
+@pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "cifar10", "cifar100"])
+def test_data_that_is_not_there_and_not_to_be_downloaded_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(InputError, match=r"data.root: .* is not there"):
+        data.DATASETS[name](root=str(tmp_path), download=False)
+
+
+def test_mnist_reads_the_idx_files(data_root: Path) -> None:
+    mnist = data.mnist(root=str(data_root), download=False)
+    assert mnist.native() == (28, 28, 1)
+    assert np.bincount(mnist.part).tolist() == [60000, 0, 10000]
+    assert mnist.classes[3] == "3 - three"
+
+
+def test_other_labelled_images_are_mapped_to_the_runs_classes(tmp_path: Path) -> None:
+    make_folder(tmp_path, {"test": {"c": 2, "a": 1}})
+    found = data.labelled(str(tmp_path), ("a", "b", "c"))
+    assert found.labels.tolist() == [0, 2, 2]
+    with pytest.raises(InputError, match="class c, which the run doesn't know"):
+        data.labelled(str(tmp_path / "test"), ("a", "b"))
+    with pytest.raises(InputError, match="is not a folder"):
+        data.labelled(str(tmp_path / "x"), ("a", "b"))

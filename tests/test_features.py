@@ -1,0 +1,179 @@
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_folder
+from PIL import Image
+from torch import Tensor, nn
+
+from neuroevo import backbones, data, devices, features
+from neuroevo.backbones import Backbone, Transform
+from neuroevo.data import Arrays, Dataset
+from neuroevo.errors import Interrupted
+
+CPU = torch.device("cpu")
+
+
+class Counting(nn.Module):
+    """A backbone that counts the images it sees."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Identity()
+        self.seen = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen += len(x)
+        features: Tensor = self.head(x.mean((2, 3)))
+        return features
+
+
+def counting(digest: str = "d") -> Backbone:
+    transform = Transform((8, 8), "bilinear", 3, (0.5,) * 3, (0.5,) * 3)
+    return Backbone("test/counting", Counting(), "head", None, transform, digest)
+
+
+def images(n: int = 150, seed: int = 0) -> Dataset:
+    pixels = np.random.default_rng(seed).integers(0, 256, (n, 8, 8), dtype=np.uint8)
+    return Dataset(("a", "b"), Arrays(pixels), np.arange(n) % 2, np.full(n, -1))
+
+
+@pytest.fixture(autouse=True)
+def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("NEUROEVO_CACHE", str(tmp_path))
+    return tmp_path
+
+
+def nothing(done: int, total: int) -> None:
+    pass
+
+
+def test_the_backbone_runs_once_an_image_and_never_again() -> None:
+    backbone = counting()
+    rows, computed = features.cached(backbone, images(), CPU, nothing)
+    assert (computed, backbone.body.seen) == (150, 150)
+    again, computed = features.cached(backbone, images(), CPU, nothing)
+    assert (computed, backbone.body.seen) == (0, 150)
+    assert torch.equal(rows, again)
+
+
+def test_rows_are_in_the_data_sets_order() -> None:
+    whole = images()
+    rows, _ = features.cached(counting(), whole, CPU, nothing)
+    means = torch.from_numpy(whole.images.pixels).double().mean((1, 2)) / 255  # type: ignore[union-attr]
+    torch.testing.assert_close(rows[:, 0].double(), (means - 0.5) / 0.5, rtol=1e-5, atol=1e-6)
+
+
+def test_whatever_features_depend_on_changes_their_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    def address(backbone: Backbone | None = None, seed: int = 0) -> str:
+        return features.address(backbone or counting(), images(seed=seed).images)
+
+    b = counting()
+    found = {
+        address(),
+        address(counting("other weights")),
+        address(b._replace(name="test/other")),
+        address(b._replace(transform=b.transform._replace(size=(9, 9)))),
+        address(b._replace(transform=b.transform._replace(mean=(0.4,) * 3))),
+        address(b._replace(transform=b.transform._replace(interpolation="bicubic"))),
+        address(seed=1),
+    }
+    monkeypatch.setattr(torch, "__version__", "0.0")
+    found.add(address())
+    assert len(found) == 8
+
+
+def test_two_runs_at_once_compute_features_once() -> None:
+    seen: list[int] = []
+    both = threading.Barrier(2)
+
+    def work() -> None:
+        both.wait()
+        seen.append(features.cached(counting(), images(600), CPU, nothing)[1])
+
+    threads = [threading.Thread(target=work) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(seen) == [0, 600]
+
+
+def test_an_interrupted_computation_leaves_no_features_behind(fresh: Path) -> None:
+    def stop(done: int, total: int) -> None:
+        if done > 64:
+            raise Interrupted(130)
+
+    with pytest.raises(Interrupted):
+        features.cached(counting(), images(), CPU, stop)
+    assert [path.suffix for path in (fresh / "features").iterdir()] == [".lock"]
+    assert features.cached(counting(), images(), CPU, nothing)[1] == 150
+
+
+def test_features_that_do_not_fit_in_memory_are_mapped(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded, _ = features.cached(counting(), images(), CPU, nothing)
+    monkeypatch.setattr(devices, "available_memory", lambda device: 100)
+    real, modes = np.load, []
+    monkeypatch.setattr(np, "load", lambda path, mmap_mode=None: modes.append(mmap_mode) or real(path, mmap_mode))
+    mapped, _ = features.cached(counting(), images(), CPU, nothing)
+    assert modes == ["c"]
+    assert torch.equal(mapped, loaded)
+
+
+def test_standardised_features_have_mean_0_and_deviation_1_on_the_train_split() -> None:
+    rows = torch.randn(5000, 7) * torch.arange(1, 8) + 1000
+    rows[:, 3] = 5.0  # constant
+    train = torch.arange(0, 5000, 2)
+    z = features.statistics(rows, train)(rows[train])
+    torch.testing.assert_close(z.mean(0), torch.zeros(7), atol=1e-3, rtol=0)
+    expected = torch.ones(7)
+    expected[3] = 0
+    torch.testing.assert_close(z.std(0, correction=0), expected, atol=1e-4, rtol=0)
+
+
+def test_standardisation_folds_into_a_layer_and_out_again() -> None:
+    rows = torch.randn(300, 20) * 3 + 2
+    z = features.statistics(rows, torch.arange(300))
+    weights = {"fc.weight": torch.randn(4, 5, 20), "fc.bias": torch.randn(4, 5)}
+    folded = z.fold(weights, "fc")
+    inside = torch.einsum("noi,bi->nbo", weights["fc.weight"], z(rows)) + weights["fc.bias"][:, None]
+    outside = torch.einsum("noi,bi->nbo", folded["fc.weight"], rows) + folded["fc.bias"][:, None]
+    torch.testing.assert_close(inside, outside, rtol=1e-4, atol=1e-4)
+    back = z.unfold(folded, "fc")
+    for name in weights:
+        torch.testing.assert_close(back[name], weights[name], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("width", "height"), [(8, 8), (20, 10), (10, 30), (33, 7)])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_images_of_any_shape_are_cut_to_the_centre(width: int, height: int, channels: int) -> None:
+    x = np.zeros((height, width, 3), dtype=np.uint8)
+    x[height // 2 - 2 : height // 2 + 2, width // 2 - 2 : width // 2 + 2] = 255
+    out = features.pixels(Image.fromarray(x), channels, (8, 8), Image.Resampling.BILINEAR)
+    assert out.shape == (8, 8, channels)
+    assert out[3:5, 3:5].min() > 100
+
+
+def test_grey_images_are_fed_to_colour_backbones(tmp_path: Path) -> None:
+    make_folder(tmp_path / "data", {"train": {"a": 3, "b": 3}}, grey=True)
+    whole = data.image_folder(root=str(tmp_path / "data"))
+    rows, _ = features.cached(counting(), whole, CPU, nothing)
+    assert rows.shape == (6, 3)
+    assert torch.equal(rows[:, 0], rows[:, 2])
+    pixels = backbones.build("none", "none", None, whole.native())
+    assert features.cached(pixels, whole, CPU, nothing)[0].shape == (6, 64)
+
+
+def test_a_real_network_gives_the_features_it_gives_alone() -> None:
+    torch.manual_seed(0)
+    backbone = backbones.build("timm/resnet10t", "none", 32, (8, 8, 1))
+    whole = images(5)
+    rows, _ = features.cached(backbone, whole, CPU, nothing)
+    up = [features.pixels(whole.images[i], 3, (32, 32), Image.Resampling.BICUBIC) for i in range(5)]
+    x = torch.from_numpy(np.stack(up)).permute(0, 3, 1, 2).float() / 255
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (backbone.transform.mean, backbone.transform.std))
+    with torch.inference_mode():
+        alone = torch.cat([backbone.features((image[None] - mean) / std) for image in x])
+    torch.testing.assert_close(rows, alone, rtol=1e-3, atol=1e-4)

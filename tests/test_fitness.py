@@ -1,0 +1,123 @@
+import pytest
+import torch
+from torch import Tensor
+
+from neuroevo import fitness, heads
+from neuroevo.cost import Cost
+from neuroevo.errors import InputError
+from neuroevo.fitness import Plan
+from neuroevo.genome import Layout, Population
+from neuroevo.metrics import METRICS, score
+
+D, C, N, B = 6, 3, 7, 50
+LAYOUT = Layout(("fc.weight", "fc.bias"), ((C, D), (C,)))
+METHOD, FORWARD = heads.population_forward(heads.linear(D, C), "fc")
+CPU = torch.device("cpu")
+
+
+class Rows:
+    """Features in memory."""
+
+    def __init__(self, n: int = 200, device: torch.device = CPU) -> None:
+        g = torch.Generator().manual_seed(1)
+        self.x, self.y = torch.randn(n, D, generator=g).to(device), torch.randint(C, (n,), generator=g).to(device)
+        self.most = 0
+
+    @property
+    def dim(self) -> int:
+        return D
+
+    def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        self.most = max(self.most, len(index))
+        return self.x[index], self.y[index]
+
+
+def genomes(n: int = N) -> Tensor:
+    return torch.randn(n, LAYOUT.genes, generator=torch.Generator().manual_seed(0))
+
+
+def plan(individuals: int = 1000, samples: int = 1000, limit: int = 2**30) -> Plan:
+    return Plan("gemm", C, individuals, samples, limit, 2)
+
+
+@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize(("individuals", "samples", "limit"), [(1000, 1000, 2**30), (3, 7, 2**30), (1, 1, 1), (4, 1000, 9000)])
+def test_scores_are_those_of_a_plain_loop_however_they_are_sliced(
+    name: str, individuals: int, samples: int, limit: int, device: torch.device
+) -> None:
+    rows, index, metric = Rows(device=device), torch.arange(0, 2 * B, 2), METRICS[name]()
+    population = genomes().to(device)
+    found = fitness.evaluate(
+        population, LAYOUT.unflatten, FORWARD, rows, index, [metric], plan(individuals, samples, limit)
+    )
+    x, y = rows.batch(index)
+    for i, genome in enumerate(population):
+        w, b = genome[: C * D].view(C, D), genome[C * D :]
+        alone = score(metric, (x @ w.T + b)[None], y)[0]
+        torch.testing.assert_close(found.values[i, 0], alone, rtol=1e-5, atol=1e-6)
+    assert not found.invalid.any()
+
+
+def test_every_metric_has_its_column() -> None:
+    names = ["accuracy", "auroc", "cross_entropy"]
+    metrics = [METRICS[name]() for name in names]
+    index = torch.arange(B)
+    together = fitness.evaluate(genomes(), LAYOUT.unflatten, FORWARD, Rows(), index, metrics, plan(2, 16)).values
+    for column, metric in enumerate(metrics):
+        alone = fitness.evaluate(genomes(), LAYOUT.unflatten, FORWARD, Rows(), index, [metric], plan(2, 16)).values
+        assert torch.equal(together[:, column], alone[:, 0])
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("name", METRICS)
+def test_individuals_with_nan_or_inf_rank_last_and_change_nobody_else(name: str, bad: float) -> None:
+    population = genomes()
+    population[2, 4] = bad
+    metric, index = METRICS[name](), torch.arange(B)
+    found = fitness.evaluate(population, LAYOUT.unflatten, FORWARD, Rows(), index, [metric], plan())
+    clean = fitness.evaluate(genomes(), LAYOUT.unflatten, FORWARD, Rows(), index, [metric], plan())
+    assert found.invalid.tolist() == [i == 2 for i in range(N)]
+    assert found.values[2, 0] == -torch.inf
+    others = ~found.invalid
+    torch.testing.assert_close(found.values[others], clean.values[others], rtol=1e-6, atol=1e-7)
+
+
+def test_fitness_costs_individuals_times_samples() -> None:
+    population = Population(genomes(), {}, torch.full((N, 2), -1))
+    metric = METRICS["accuracy"]()
+    _, cost = fitness.fitness(population, LAYOUT.unflatten, FORWARD, Rows(), torch.arange(B), [metric], plan())
+    assert cost == Cost(forward=N * B)
+
+
+def test_samples_are_taken_in_slices_of_the_plan() -> None:
+    rows = Rows()
+    fitness.evaluate(genomes(), LAYOUT.unflatten, FORWARD, rows, torch.arange(B), [METRICS["accuracy"]()], plan(samples=8))
+    assert rows.most == 8
+
+
+@pytest.mark.parametrize("limit", [2**22, 2**24, 2**28])
+def test_a_plan_stays_within_its_limit(limit: int) -> None:
+    genes, dim, widths = 12810, 1280, [10]
+    p = fitness.plan("gemm", genes, dim, widths, limit, CPU)
+    used = 3 * 4 * p.samples * dim + p.individuals * (4 * genes + p.samples * 4 * 4 * 10)
+    assert used <= limit
+    assert p.limit == limit
+
+
+def test_a_limit_too_small_for_one_individual_is_refused() -> None:
+    with pytest.raises(InputError, match=r"memory.limit: 1000 bytes is too little"):
+        fitness.plan("gemm", 12810, 1280, [10], 1000, CPU)
+
+
+def test_a_metric_of_the_wrong_shape_is_refused_by_name() -> None:
+    def wrong(logits: Tensor, targets: Tensor) -> Tensor:
+        return logits.mean((0, 2))
+
+    with pytest.raises(InputError, match=r"wrong: a metric returns scores \[n\]"):
+        fitness.evaluate(genomes(), LAYOUT.unflatten, FORWARD, Rows(), torch.arange(B), [wrong], plan())
+
+
+def test_ranks_are_lexicographic_and_dense() -> None:
+    inf = float("inf")
+    values = torch.tensor([[0.5, 1.0], [0.7, -3.0], [0.5, 2.0], [-inf, -inf], [0.5, 1.0]], dtype=torch.float64)
+    assert fitness.ranks(values).tolist() == [1, 3, 2, 0, 1]

@@ -1,0 +1,146 @@
+from collections.abc import Callable
+from itertools import count
+from typing import NamedTuple
+
+import pytest
+import torch
+from torch import Tensor
+
+from neuroevo import loop
+from neuroevo.algorithms import Algorithm
+from neuroevo.cost import Budget, Cost
+from neuroevo.fitness import Scores
+from neuroevo.genome import Population
+from neuroevo.loop import Champion, Rules, Step
+from neuroevo.rng import Context
+
+CPU = torch.device("cpu")
+
+
+class Walk(NamedTuple):
+    """The state of a search that goes one step up each generation."""
+
+    at: Tensor
+
+
+def walk(n: int = 4) -> Algorithm[Walk]:
+    def ask(state: Walk, context: Context) -> Population:
+        return Population(state.at + torch.arange(n)[:, None], {}, torch.full((n, 2), -1))
+
+    return Algorithm(
+        lambda start, sigma, context: Walk(start[0]),
+        ask,
+        lambda state, population, scores: Walk(state.at + 1),
+        lambda state: {"best": state.at, "other": state.at - 10},
+    )
+
+
+def rules(**changes: object) -> Rules:
+    base = Rules(0, 8, torch.arange(100), 2, None, Budget(generations=6), "accuracy", False)
+    return base.__class__(**{**base.__dict__, **changes})  # type: ignore[arg-type]
+
+
+def run(r: Rules, quality: Callable[[float], float] = lambda x: x, bad: float | None = None) -> tuple[list[Step], list[Tensor]]:
+    """Run the walk; the validation accuracy of a genome is `quality` of its value, its fitness the value itself."""
+    batches: list[Tensor] = []
+
+    def score(population: Population, index: Tensor) -> tuple[Scores, Cost]:
+        batches.append(index)
+        values = population.genomes[:, :1].double()
+        invalid = values[:, 0] == (float("nan") if bad is None else bad)
+        return Scores(values.masked_fill(invalid[:, None], -torch.inf), invalid), Cost(forward=len(values) * len(index))
+
+    def validate(genomes: Tensor) -> tuple[list[dict[str, float]], Cost]:
+        found = [{"accuracy": quality(float(g[0])), "cross_entropy": 1.0} for g in genomes]
+        return found, Cost(validation=len(genomes))
+
+    first = Champion(torch.zeros(1), "start", 0, {"accuracy": -1.0, "cross_entropy": 1.0})
+    empty = Population(torch.zeros(1, 1), {}, torch.full((1, 2), -1))
+    none = Scores(torch.zeros(1, 1), torch.zeros(1, dtype=torch.bool))
+    start = Step(0, Walk(torch.zeros(1)), empty, none, {}, Cost(), 0.0, first, 0, None)
+    ticks = count()
+    return list(loop.evolve(walk(), score, validate, r, start, CPU, lambda: float(next(ticks)))), batches
+
+
+def test_generations_stop_a_run_and_are_counted_from_1() -> None:
+    steps, _ = run(rules())
+    assert [step.generation for step in steps] == [1, 2, 3, 4, 5, 6]
+    assert [step.stop for step in steps] == [None] * 5 + ["generations"]
+
+
+def test_validation_comes_every_so_often_and_at_the_end_and_is_counted_apart() -> None:
+    steps, _ = run(rules(budget=Budget(generations=5)))
+    assert [step.record["validation"] for step in steps] == [None, 2, None, 4, 5]
+    assert steps[-1].cost == Cost(forward=5 * 4 * 8, validation=6)
+
+
+def test_the_champion_is_the_best_on_validation_and_not_the_last() -> None:
+    steps, _ = run(rules(), quality=lambda x: -abs(x - 2))
+    champion = steps[-1].champion
+    assert (champion.kind, champion.generation, float(champion.genome)) == ("best", 2, 2.0)
+
+
+def test_patience_counts_validations_without_a_better_champion() -> None:
+    steps, _ = run(rules(budget=Budget(generations=100), patience=3), quality=lambda x: -abs(x - 2))
+    assert (steps[-1].generation, steps[-1].stop) == (8, "patience")
+
+
+@pytest.mark.parametrize(("lower", "target", "generation"), [(False, 4.0, 4), (True, -14.0, 4)])
+def test_the_target_is_of_the_validation_metric(lower: bool, target: float, generation: int) -> None:
+    quality = (lambda x: x) if not lower else (lambda x: -x - 10 if x >= 0 else 0.0)
+    steps, _ = run(rules(budget=Budget(generations=50, target=target), lower_is_better=lower), quality=quality)
+    assert (steps[-1].generation, steps[-1].stop) == (generation, "target")
+
+
+def test_the_last_batch_is_cut_so_that_samples_are_spent_to_within_one_each() -> None:
+    steps, batches = run(rules(budget=Budget(samples=75)))
+    assert [len(index) for index in batches] == [8, 8, 2]
+    assert (steps[-1].cost.samples, steps[-1].stop) == (72, "samples")
+    steps, batches = run(rules(budget=Budget(forward_samples=64)))
+    assert [len(index) for index in batches] == [8, 8]
+    assert steps[-1].stop == "forward_samples"
+
+
+def test_seconds_stop_a_run() -> None:
+    steps, _ = run(rules(budget=Budget(seconds=3.5)))
+    assert steps[-1].stop == "seconds"
+    assert steps[-1].generation < 6
+
+
+def test_a_batch_is_a_function_of_seed_and_generation_without_replacement() -> None:
+    _, batches = run(rules())
+    _, again = run(rules())
+    _, other = run(rules(seed=1))
+    assert all(torch.equal(a, b) for a, b in zip(batches, again, strict=True))
+    assert not torch.equal(batches[0], batches[1])
+    assert not torch.equal(batches[0], other[0])
+    assert all(len(set(index.tolist())) == 8 for index in batches)
+
+
+def test_a_batch_larger_than_the_train_split_is_all_of_it_and_counted_as_such() -> None:
+    steps, batches = run(rules(samples=1000, train=torch.arange(10)))
+    assert batches[0].tolist() == list(range(10))
+    assert steps[0].cost.forward == 40
+
+
+def test_invalid_individuals_are_counted_and_left_out_of_the_statistics() -> None:
+    steps, _ = run(rules(), bad=3.0)
+    record = steps[0].record
+    assert (record["invalid"], record["fitness_best"], record["fitness_mean"]) == (1, 2.0, 1.0)
+    assert record["fitness_std"] == pytest.approx((2 / 3) ** 0.5)
+
+
+def test_history_has_its_columns_in_order() -> None:
+    steps, _ = run(rules())
+    assert list(steps[0].record) == [
+        "generation", "fitness_best", "fitness_mean", "fitness_std", "diversity", "validation", "invalid",
+        "forward_samples", "backward_samples", "seconds",
+    ]  # fmt: skip
+    assert steps[0].record["diversity"] == pytest.approx(float(torch.arange(4.0).std(correction=0)))
+
+
+def test_ties_on_the_metric_are_broken_by_cross_entropy() -> None:
+    r = rules()
+    a = Champion(torch.zeros(1), "a", 1, {"accuracy": 0.5, "cross_entropy": 2.0})
+    b = a._replace(validation={"accuracy": 0.5, "cross_entropy": 1.0})
+    assert loop.merit(b, r) > loop.merit(a, r)
