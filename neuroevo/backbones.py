@@ -1,7 +1,7 @@
 """Pretrained networks: the frozen part that turns images into features, and the place where the head goes.
 
-The head is found by the library's own means, taken out, and the rest of the network gives the features; `network` puts a
-head back, so that what comes out is the library's plain network under the library's own parameter names.
+The head is found by the library's own means, taken out, and the rest of the network gives the features; `network`
+puts a head back, so that what comes out is the library's plain network under the library's own parameter names.
 """
 
 import hashlib
@@ -9,7 +9,7 @@ import importlib.util
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -112,18 +112,19 @@ def _timm(model: str, pretrained: bool, image_size: int | None) -> tuple[nn.Modu
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # timm scripts functions at import, which torch deprecates
         import timm
+        from timm.data.config import resolve_model_data_config
     name = model.split(".")[0]
     if not timm.is_model(name):
         near = ", ".join(timm.list_models(f"*{name}*")[:5]) or "see timm.list_models()"
         raise InputError(f"backbone.name: timm has no model {model!r}; near: {near}")
     cfg = timm.get_pretrained_cfg(model)
-    fixed = {"img_size": image_size} if image_size and cfg is not None and cfg.fixed_input_size else {}
+    fixed: dict[str, Any] = {"img_size": image_size} if image_size and cfg is not None and cfg.fixed_input_size else {}
     network = _downloading(lambda: timm.create_model(model, pretrained=pretrained, **fixed), pretrained)
-    classifier = network.get_classifier()
+    classifier = network.get_classifier()  # type: ignore[operator]
     head = next((key for key, module in network.named_modules() if module is classifier), None)
     if head is None or isinstance(classifier, nn.Identity):
         raise InputError(f"backbone.name: timm's {model} has no single classifier")
-    given = timm.data.resolve_model_data_config(network)
+    given = resolve_model_data_config(network)
     size = image_size or given["input_size"][-1]
     return network, head, Transform((size, size), given["interpolation"], 3, tuple(given["mean"]), tuple(given["std"]))
 
@@ -139,12 +140,20 @@ def _torchvision(model: str, pretrained: bool, image_size: int | None) -> tuple[
     preset = given.transforms()
     fixed = {"image_size": image_size} if image_size and model.startswith("vit_") else {}
     extra = {} if pretrained or model not in ("googlenet", "inception_v3") else {"init_weights": False}
-    network = _downloading(lambda: models.get_model(model, weights=given if pretrained else None, **extra, **fixed), pretrained)
-    heads = [key for key, module in network.named_modules() if isinstance(module, nn.Linear) and "aux" not in key.lower()]
+    network = _downloading(
+        lambda: models.get_model(model, weights=given if pretrained else None, **extra, **fixed), pretrained
+    )
+    heads = [
+        key for key, module in network.named_modules() if isinstance(module, nn.Linear) and "aux" not in key.lower()
+    ]
     if not heads:
         raise InputError(f"backbone.name: torchvision's {model} has no linear classifier")
     size = image_size or preset.crop_size[0]
-    return network, heads[-1], Transform((size, size), preset.interpolation.value, 3, tuple(preset.mean), tuple(preset.std))
+    return (
+        network,
+        heads[-1],
+        Transform((size, size), preset.interpolation.value, 3, tuple(preset.mean), tuple(preset.std)),
+    )
 
 
 LIBRARIES: dict[str, Callable[[str, bool, int | None], tuple[nn.Module, str, Transform]]] = {
@@ -210,7 +219,9 @@ def _load(network: nn.Module, head: str, own: nn.Linear, path: Path, in_order: b
         state = dict(zip(target, source, strict=True))
     weight, bias = state.pop(f"{head}.weight", None), state.pop(f"{head}.bias", None)
     expected = {key: value for key, value in network.state_dict().items() if not key.startswith(head + ".")}
-    expected = {key: value for key, value in expected.items() if not key.endswith("num_batches_tracked") or key in state}
+    expected = {
+        key: value for key, value in expected.items() if not key.endswith("num_batches_tracked") or key in state
+    }
     wrong = [f"no {key}" for key in expected if key not in state]
     wrong += [f"{key} unknown" for key in state if key not in expected]
     wrong += [

@@ -1,9 +1,9 @@
 """Checkpoints: one complete HDF5 file each, that h5py or h5ls alone can read, written so that a crash loses none.
 
-A file is written under a temporary name, flushed to disk, renamed, and its folder flushed: whatever bears a checkpoint's
-name is whole. Its first 512 bytes (an HDF5 user block) hold a mark and the SHA-256 of all the rest, so that any changed bit
-is seen. Large tensors are laid out by HDF5 and then written straight from memory, while another thread hashes them: a
-checkpoint costs little more than the bare write of its bytes.
+A file is written under a temporary name, flushed to disk, renamed, and its folder flushed: whatever bears a
+checkpoint's name is whole. Its first 512 bytes (an HDF5 user block) hold a mark and the SHA-256 of all the rest, so
+that any changed bit is seen. Large tensors are laid out by HDF5 and then written straight from memory, while another
+thread hashes them: a checkpoint costs little more than the bare write of its bytes.
 """
 
 import hashlib
@@ -120,7 +120,9 @@ def write(path: Path, attributes: dict[str, Any], step: Step, history: History) 
         temporary.replace(path)
         flush_folder(path.parent)
     except (OSError, RuntimeError) as error:  # h5py raises either when a write fails
-        reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else " ".join(str(error).split())
+        reason = (
+            os.strerror(error.errno) if isinstance(error, OSError) and error.errno else " ".join(str(error).split())
+        )
         raise RunError(f"{path}: checkpoint not written ({reason}); the one before it stands") from error
     finally:
         temporary.unlink(missing_ok=True)
@@ -151,7 +153,7 @@ def _lay_out(
             dataset = h5py.h5d.create(file.id, key.encode(), kind, space, creation, link)
             later.append((dataset.get_offset(), array))
         for key, source in shared.items():
-            file[key] = file[source]
+            file[key] = h5py.SoftLink(f"/{source}")
         for key, value in attributes.items():
             file.attrs[key] = value
         for key, value in champion.items():
@@ -161,7 +163,7 @@ def _lay_out(
 
 def _fill(path: Path, later: Sequence[tuple[int, npt.NDArray[Any]]]) -> None:
     """Write the large arrays into their places, hash all that follows the user block, write the hash, flush to disk."""
-    pieces = [(offset, memoryview(array.reshape(-1).view(np.uint8))) for offset, array in later]
+    pieces = [(offset, array.reshape(-1).view(np.uint8).data) for offset, array in later]
     with open(path, "r+b", buffering=0) as file, ThreadPoolExecutor(1) as hasher:
         descriptor = file.fileno()
         end = os.fstat(descriptor).st_size
@@ -210,7 +212,7 @@ def verify(path: Path) -> None:
 
 
 def read(path: Path) -> Checkpoint:
-    """Read a checkpoint, verified, all but the algorithm's state; InputError where it is damaged or of another format."""
+    """Read a checkpoint, verified, all but the algorithm's state; InputError where it is damaged or another format."""
     verify(path)
     with h5py.File(path, "r") as file:
         attributes = dict(file.attrs)
@@ -262,7 +264,7 @@ def _number(value: float) -> float | None:
 
 
 def state(path: Path, template: Any, device: torch.device) -> Any:
-    """Read the algorithm's state into the shape of `template`, whose own values don't matter; InputError names a leaf."""
+    """Read the algorithm's state into the shape of `template`, whose values don't matter; InputError names a leaf."""
     with h5py.File(path, "r") as file:
 
         def fill(like: Any, key: str) -> Any:

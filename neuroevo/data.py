@@ -46,11 +46,14 @@ class Arrays:
         return Image.fromarray(self.pixels[index])
 
     def take(self, rows: npt.NDArray[np.int64]) -> "Arrays":
+        """Return some of the images, in the order given."""
         return Arrays(self.pixels[rows])
 
     def fingerprint(self) -> str:
         """Return a hash of the images' content, in order."""
-        return hashlib.sha256(repr(self.pixels.shape).encode() + np.ascontiguousarray(self.pixels).tobytes()).hexdigest()
+        return hashlib.sha256(
+            repr(self.pixels.shape).encode() + np.ascontiguousarray(self.pixels).tobytes()
+        ).hexdigest()
 
 
 class Files:
@@ -74,6 +77,7 @@ class Files:
             ) from None
 
     def take(self, rows: npt.NDArray[np.int64]) -> "Files":
+        """Return some of the images, in the order given."""
         return Files([self.paths[i] for i in rows])
 
     def fingerprint(self) -> str:
@@ -102,7 +106,9 @@ class Files:
     def _remembered(self, what: str, find: Callable[[], object]) -> object:
         # As git's index does: known by path, size, inode and both times. ctime can't be set back by a user's tools. A
         # file touched in the last seconds may change again within the clock's resolution, so it isn't remembered.
-        stats = [(path, s.st_size, s.st_ino, s.st_mtime_ns, s.st_ctime_ns) for path in self.paths for s in [os.stat(path)]]
+        stats = [
+            (path, s.st_size, s.st_ino, s.st_mtime_ns, s.st_ctime_ns) for path in self.paths for s in [os.stat(path)]
+        ]
         key = hashlib.sha256(json.dumps([what, stats]).encode()).hexdigest()
         note = cache_folder() / "files" / f"{key}.json"
         if note.exists():
@@ -118,7 +124,7 @@ class Files:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Labelled images; `part[i]` is the index in SPLITS that image i is given to, or -1 where that is ours to choose."""
+    """Labelled images; `part[i]` is the index in SPLITS that image i belongs to, or -1 where that is ours to choose."""
 
     classes: tuple[str, ...]
     images: Arrays | Files
@@ -153,7 +159,9 @@ def image_folder(*, root: str, broken: Literal["refuse", "skip"] = "refuse") -> 
     parts = {split: [top / name for name in FOLDERS[split] if (top / name).is_dir()] for split in SPLITS}
     for split, folders in parts.items():
         if len(folders) > 1:
-            raise InputError(f"data.root: {root} has {folders[0].name} and {folders[1].name}: which is the {split} split?")
+            raise InputError(
+                f"data.root: {root} has {folders[0].name} and {folders[1].name}: which is the {split} split?"
+            )
     found = {split: folders[0] for split, folders in parts.items() if folders}
     if found and "train" not in found:
         raise InputError(f"data.root: {root} has {', '.join(p.name for p in found.values())} but no train folder")

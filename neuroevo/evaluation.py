@@ -8,13 +8,16 @@ from torch import Tensor
 
 from neuroevo.fitness import Batches, Express, Plan
 from neuroevo.heads import Forward
-from neuroevo.metrics import Metric, reported, score
+from neuroevo.metrics import Additive, Metric, reported, score
 from neuroevo.rng import generator
 
 RESAMPLES = 1000
+WHOLE_RESAMPLES = 200
 
 
-def logits(genome: Tensor, express: Express, forward: Forward, data: Batches, index: Tensor, plan: Plan) -> tuple[Tensor, Tensor]:
+def logits(
+    genome: Tensor, express: Express, forward: Forward, data: Batches, index: Tensor, plan: Plan
+) -> tuple[Tensor, Tensor]:
     """Return one genome's logits [1, B, C] on the rows in `index`, and their labels [B]."""
     weights = express(genome[None])
     parts = []
@@ -33,15 +36,30 @@ def with_intervals(found: Tensor, targets: Tensor, metrics: Mapping[str, Metric]
 
     values = {name: reported(name, float(score(metric, found, targets))) for name, metric in metrics.items()}
     intervals, n = {}, len(targets)
-    source = generator(0, "bootstrap", 0)
     for name, metric in metrics.items():
         if name == "accuracy":
             wilson = binomtest(round(values[name] * n), n).proportion_ci(method="wilson")
             intervals[name] = [float(wilson.low), float(wilson.high)]
             continue
-        draws = (torch.randint(n, (n,), generator=source).to(targets.device) for _ in range(RESAMPLES))
-        scores = torch.cat([score(metric, found[:, rows], targets[rows]) for rows in draws]).double()
+        scores = bootstrap(metric, found, targets)
         ends = torch.tensor([0.025, 0.975], dtype=torch.float64, device=scores.device)
-        low, high = sorted(reported(name, float(end)) for end in scores.quantile(ends))
-        intervals[name] = [low, high]
+        intervals[name] = sorted(reported(name, float(end)) for end in scores.quantile(ends))
     return {**values, "interval": intervals, "images": n}
+
+
+def bootstrap(metric: Metric, logits: Tensor, targets: Tensor) -> Tensor:
+    """Return the scores [RESAMPLES] of a metric on samples drawn anew, with replacement, from logits [1, B, C].
+
+    A metric that adds over samples is resampled by its statistics, one row a sample: the samples of a class are scored
+    as if they were individuals with one sample each. One that needs all logits is scored on WHOLE_RESAMPLES, in turn.
+    """
+    n, source = len(targets), generator(0, "bootstrap", 0)
+    if not isinstance(metric, Additive):
+        draws = (torch.randint(n, (n,), generator=source).to(targets.device) for _ in range(WHOLE_RESAMPLES))
+        return torch.cat([score(metric, logits[:, rows], targets[rows]).double() for rows in draws])
+    groups = [(label, (targets == label).nonzero().squeeze(1)) for label in targets.unique()]
+    rows = torch.cat([metric.statistics(logits[0, index, None], label[None]) for label, index in groups])
+    weights = torch.empty(RESAMPLES, n, dtype=torch.float64)
+    for line in weights:
+        line.copy_(torch.bincount(torch.randint(n, (n,), generator=source), minlength=n))
+    return metric.finish(weights.to(rows.device) @ rows.double())

@@ -28,7 +28,7 @@ from neuroevo.features import Features
 from neuroevo.fitness import Plan, Scores
 from neuroevo.genome import Layout, Population
 from neuroevo.heads import Forward
-from neuroevo.loop import Champion, Rules, Step
+from neuroevo.loop import Rules, Step
 from neuroevo.metrics import LOWER_IS_BETTER, Metric, reported
 from neuroevo.rng import Context, forked, generator
 
@@ -90,7 +90,9 @@ class Experiment:
         """Return the genomes [s, g] that the population starts from."""
         sources = self.config.genome.start
         if sources:
-            return torch.cat([self.from_network(champion_weights(source), f"genome.from: {source}") for source in sources])
+            return torch.cat(
+                [self.from_network(champion_weights(source), f"genome.from: {source}") for source in sources]
+            )
         if self.config.head.init == "network":
             own = self.backbone.own_head
             assert own is not None  # seen to in make_head
@@ -207,7 +209,9 @@ def compose(
     method, forward = heads.population_forward(head.to(device), backbone.head)
     first, layer = heads.steps(head, backbone.head)[0]
     if standardise is not None and not (isinstance(layer, nn.Linear) and layer.bias is not None):
-        raise InputError(f"features.standardise: {c.head_part.name} doesn't begin with a linear layer with bias; set false")
+        raise InputError(
+            f"features.standardise: {c.head_part.name} doesn't begin with a linear layer with bias; set false"
+        )
     if plan is None:
         assert c.memory.limit is not None
         widths = heads.widths(head) or [len(whole.classes)]
@@ -420,7 +424,7 @@ def go(
     rundir.write_champion(
         folder,
         experiment.network_weights(step.champion.genome),
-        {"classes": json.dumps(experiment.classes), "backbone": c.backbone.name},
+        {"backbone": c.backbone.name, "classes": experiment.classes},
     )
     champion: dict[str, Any] = {
         "kind": step.champion.kind,

@@ -1,5 +1,6 @@
 """The champion as a plain network: the library's own module with the evolved head in its place, folded."""
 
+import json
 from pathlib import Path
 
 import torch
@@ -12,7 +13,7 @@ FORMATS = ("safetensors", "pt", "onnx")
 
 
 def network(run_dir: str) -> tuple[nn.Module, experiment.Experiment]:
-    """Return a run's champion as a network, normalised images [B, channels, H, W] to logits [B, C], and its run's parts."""
+    """Return a champion as a network, normalised images [B, channels, H, W] to logits [B, C], and its run's parts."""
     with progress.shown() as reporter:
         parts, step = experiment.opened(run_dir, reporter)
     whole = parts.backbone.network(parts.head)
@@ -22,7 +23,7 @@ def network(run_dir: str) -> tuple[nn.Module, experiment.Experiment]:
 
 
 def export(run_dir: str, format: str, out: str) -> str:
-    """Write a champion's network as a state dict (`safetensors`, `pt`) or as a graph (`onnx`); return a line about it."""
+    """Write a champion's network as a state dict (`safetensors`, `pt`) or graph (`onnx`); return a line about it."""
     if format not in FORMATS:
         raise InputError(f"--format: {format!r} is none of {', '.join(FORMATS)}")
     path = Path(out)
@@ -42,7 +43,11 @@ def export(run_dir: str, format: str, out: str) -> str:
         if format == "safetensors":
             from safetensors.torch import save_file
 
-            notes = {"backbone": parts.backbone.name, "classes": "\\n".join(parts.classes), "transform": repr(t)}
+            notes = {
+                "neuroevo": json.dumps(
+                    {"backbone": parts.backbone.name, "classes": parts.classes, "transform": t._asdict()}
+                )
+            }
             save_file(state, temporary, notes)
         elif format == "pt":
             torch.save(state, temporary)
@@ -55,4 +60,5 @@ def export(run_dir: str, format: str, out: str) -> str:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-    return f"{path}: {parts.backbone.name} with {len(parts.classes)} classes; inputs {t.size[0]} x {t.size[1]}, mean {t.mean}, std {t.std}"
+    shape = f"inputs {t.size[0]} x {t.size[1]}, mean {t.mean}, std {t.std}"
+    return f"{path}: {parts.backbone.name} with {len(parts.classes)} classes; {shape}"

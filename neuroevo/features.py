@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -139,8 +139,8 @@ def _compute(
     progress: Callable[[int, int], None],
 ) -> None:
     temporary = path.with_suffix(f".{os.getpid()}.partial")
-    body = backbone.body.to(device, memory_format=torch.channels_last)
-    out: npt.NDArray[np.float32] | None = None
+    body = backbone.body.to(device).to(memory_format=torch.channels_last)
+    out: np.memmap[Any, np.dtype[np.float32]] | None = None
     done = 0
     try:
         with torch.inference_mode():

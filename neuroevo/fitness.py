@@ -1,10 +1,11 @@
 """Scores of a whole population on one batch: every individual sees the same samples.
 
-Individuals and samples are taken in slices fixed by a `Plan`, so that an evaluation never needs more memory than its limit
-and a resumed run rounds as the first one did.
+Individuals and samples are taken in slices fixed by a `Plan`, so that an evaluation never needs more memory than its
+limit and a resumed run rounds as the first one did.
 """
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import NamedTuple, Protocol
 
 import torch
@@ -48,12 +49,12 @@ class Batches(Protocol):
 
 
 def plan(method: str, genes: int, dim: int, widths: Sequence[int], limit: int, device: torch.device) -> Plan:
-    """Choose slices for networks of `genes` genes over `dim` features with layers of these widths; InputError if none fit.
+    """Choose slices for `genes` genes over `dim` features with layers of these widths; InputError if none fit.
 
     Slices of activations stay small enough for a CPU's cache and allocator, or large enough to fill a GPU.
     """
     # Two layers' activations are alive at once, and metrics make up to three more of the last one's size.
-    per_sample = 4 * max([a + b for a, b in zip(widths, widths[1:], strict=False)] + [4 * widths[-1]])
+    per_sample = 4 * max([a + b for a, b in pairwise(widths)] + [4 * widths[-1]])
     best = (16 if device.type == "cpu" else 512) * 2**20
     samples = 1024 if device.type == "cpu" else 8192
     while True:
@@ -68,7 +69,13 @@ def plan(method: str, genes: int, dim: int, widths: Sequence[int], limit: int, d
 
 
 def evaluate(
-    genomes: Tensor, express: Express, forward: Forward, data: Batches, index: Tensor, metrics: Sequence[Metric], plan: Plan
+    genomes: Tensor,
+    express: Express,
+    forward: Forward,
+    data: Batches,
+    index: Tensor,
+    metrics: Sequence[Metric],
+    plan: Plan,
 ) -> Scores:
     """Score genomes [n, g] on the samples `index` [B] by each metric.
 
@@ -114,7 +121,13 @@ def evaluate(
 
 
 def fitness(
-    population: Population, express: Express, forward: Forward, data: Batches, index: Tensor, metrics: Sequence[Metric], plan: Plan
+    population: Population,
+    express: Express,
+    forward: Forward,
+    data: Batches,
+    index: Tensor,
+    metrics: Sequence[Metric],
+    plan: Plan,
 ) -> tuple[Scores, Cost]:
     """Score a population, and say what that cost: individuals times samples, forward."""
     scores = evaluate(population.genomes, express, forward, data, index, metrics, plan)
@@ -122,5 +135,7 @@ def fitness(
 
 
 def ranks(values: Tensor) -> Tensor:
-    """Return the dense rank [n] of each row of values [n, m], highest best; later columns break ties of earlier ones."""
-    return torch.unique(values, dim=0, return_inverse=True)[1].to(values.dtype)  # unique sorts rows lexicographically
+    """Return the dense rank [n] of each row of values [n, m], highest best; later columns break ties of earlier."""
+    dense: Tensor
+    _, dense = torch.unique(values, dim=0, return_inverse=True)  # unique sorts rows lexicographically
+    return dense.to(values.dtype)

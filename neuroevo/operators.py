@@ -29,8 +29,8 @@ Mutation = Callable[[Population, Context, Layout], Population]
 
 Probability = Annotated[float, Ge(0), Le(1)]
 
-# Elements of a block. On a CPU it stays in cache, and torch runs so few in the calling thread: waking others for each small
-# step gains little, and costs tens of times as much on a busy machine. The columns must be a multiple of 32 (`_Coins`).
+# Elements of a block. On a CPU it stays in cache, and torch runs so few in the calling thread: waking others for each
+# small step gains little, and takes tens of times as long on a busy machine. A multiple of 32, for `_Coins`.
 CPU_BLOCK, GPU_BLOCK = 2**15, 2**26
 
 
@@ -73,15 +73,17 @@ def _spin(weights: Tensor, points: Tensor) -> Tensor:
 
 def _proportional(fitness: Tensor) -> Tensor:
     """Return weights in [0, 1] in proportion to `fitness [v]` above the lowest; 1 for each where all are equal."""
-    above = (fitness.double() - fitness.min()).nan_to_num(nan=0.0)  # -inf less -inf is 0 here
+    above = (fitness.double() - fitness.min()).nan_to_num()  # makes -inf less -inf 0, and infinity finite
     return (above / above.max()).nan_to_num(nan=1.0)
 
 
 def tournament(fitness: Tensor, count: int, generator: torch.Generator, *, size: Annotated[int, Ge(1)] = 4) -> Tensor:
     """Select the best of `size` individuals drawn with replacement."""
     valid = _valid(fitness)
-    drawn = valid[_draw(len(valid), (count, size), generator)]
-    return drawn.gather(1, fitness[drawn].argmax(1, keepdim=True)).squeeze(1)
+    # By index_select, which stays in this thread: `valid[...]` would wake the others for so little.
+    drawn = valid.index_select(0, _draw(len(valid), (count * size,), generator))
+    best = fitness.index_select(0, drawn).view(count, size).argmax(1, keepdim=True)
+    return drawn.view(count, size).gather(1, best).squeeze(1)
 
 
 def truncation(
@@ -142,31 +144,34 @@ class _Coins:
 
     def __init__(self, m: int, k: int, rate: float, generator: torch.Generator) -> None:
         self.width = k
-        size = (m, -(-k // 64))
-
-        def words() -> Tensor:
-            drawn = torch.empty(size, dtype=torch.int64, device=generator.device)
-            return drawn.random_(-(2**63), None, generator=generator)  # without the limit, the sign bit is always 0
-
         bits = 16 if abs(round(rate * 2**16) - rate * 2**16) <= 65.536 * rate else 32
-        binary = round(rate * 2**bits) or int(rate > 0)
-        if binary in (0, 2**bits):
-            packed = torch.full(size, -1 if binary else 0, dtype=torch.int64, device=generator.device)
-        else:
-            # As many random bits a place as the rate has binary digits. From the last digit d on, the chance p of a bit
-            # becomes (d + p) / 2 by combining it with a fair one: `or` if d is 1, `and` if it is 0.
-            *digits, _ = f"{binary:0{bits}b}".rstrip("0")
-            packed = words()
+        threshold = round(rate * 2**bits) or int(rate > 0)
+        device = generator.device
+        packed = torch.empty(m, -(-k // 64), dtype=torch.int64, device=device)
+
+        def toss(words: Tensor) -> Tensor:
+            return words.random_(-(2**63), None, generator=generator)  # without the limit no sign bit is ever set
+
+        # As many random bits a place as the rate has binary digits. From the last digit d on, the chance p of a bit, at
+        # first 0, becomes (d + p) / 2 by combining it with a fair one: `or` if d is 1, `and` if it is 0.
+        *digits, _ = list(f"{threshold:0{bits}b}".rstrip("0")) if 0 < threshold < 2**bits else ["0"]
+        for rows, columns in _blocks(packed):
+            part = packed[rows, columns]
+            if threshold in (0, 2**bits):
+                part.fill_(-1 if threshold else 0)
+            else:
+                toss(part)
             for digit in reversed(digits):
-                packed = packed.bitwise_or_(words()) if digit == "1" else packed.bitwise_and_(words())
-        self.packed = packed.view(torch.int32)
-        self.shifts = torch.arange(32, dtype=torch.int32, device=generator.device)[:, None]
+                fair = toss(torch.empty_like(part))
+                part.bitwise_or_(fair) if digit == "1" else part.bitwise_and_(fair)
+        self.packed = packed.view(torch.int32)[..., None]
+        self.shifts = torch.arange(32, dtype=torch.int32, device=device)
 
     def mask(self, rows: slice = slice(None), columns: slice = slice(0, None)) -> Tensor:
         """Unpack a block, `[r, c]` int32; its first column must be a multiple of 32."""
         start, stop, _ = columns.indices(self.width)
         words = self.packed[rows, start // 32 : -(-stop // 32)]
-        return (words[:, None] << self.shifts).bitwise_right_shift_(31).flatten(1)[:, : stop - start]
+        return (words << self.shifts).bitwise_right_shift_(31).flatten(1)[:, : stop - start]
 
 
 def _integers(x: Tensor) -> Tensor:
@@ -174,13 +179,16 @@ def _integers(x: Tensor) -> Tensor:
     return x.view({2: torch.int16, 4: torch.int32, 8: torch.int64}[x.element_size()])
 
 
-def _choose(first: Tensor, second: Tensor, mask: Tensor) -> None:
-    """Overwrite `first` with the chosen genes of `second`, which is spoiled.
+def _exchange(genomes: Tensor, parents: Tensor, mask: Callable[[slice, slice], Tensor]) -> Tensor:
+    """Copy first parents, with the genes that `mask(rows, columns)` chooses from the second.
 
     In bits: a NaN of the gene not chosen can't get through, and `torch.where` takes ten times as long on a random mask.
     """
-    child, change = _integers(first), _integers(second)
-    child.bitwise_xor_(change.bitwise_xor_(child).bitwise_and_(mask))
+
+    def mix(first: Tensor, second: Tensor, rows: slice, columns: slice) -> None:
+        first.bitwise_xor_(second.bitwise_xor_(first).bitwise_and_(mask(rows, columns)))
+
+    return _mate(_integers(genomes), parents, mix).view(genomes.dtype)
 
 
 def _mate(genomes: Tensor, parents: Tensor, mix: Callable[[Tensor, Tensor, slice, slice], None]) -> Tensor:
@@ -218,13 +226,8 @@ def uniform(
     genomes: Tensor, parents: Tensor, layout: Layout, generator: torch.Generator, *, rate: Probability = 0.5
 ) -> Tensor:
     """Take each gene from the second parent with probability `rate`, else from the first (Syswerda 1989)."""
-
     coins = _Coins(len(parents), genomes.shape[1], rate, generator)
-
-    def mix(first: Tensor, second: Tensor, rows: slice, columns: slice) -> None:
-        _choose(first, second, coins.mask(rows, columns))
-
-    return _mate(genomes, parents, mix)
+    return _exchange(genomes, parents, coins.mask)
 
 
 def k_point(
@@ -234,12 +237,12 @@ def k_point(
     cuts = _cuts(len(parents), genomes.shape[1], points, generator)
     places = torch.arange(genomes.shape[1], dtype=torch.int32, device=genomes.device)
 
-    def mix(first: Tensor, second: Tensor, rows: slice, columns: slice) -> None:
+    def mask(rows: slice, columns: slice) -> Tensor:
         here = places[columns]
-        ahead = (cut - here for cut in torch.split(cuts[rows], 1, 1))  # negative behind the cut
-        _choose(first, second, reduce(torch.bitwise_xor, ahead, here) >> 31)  # the sign: an odd number of cuts passed
+        ahead = (cut - here for cut in cuts[rows].T[..., None])  # negative behind the cut
+        return reduce(torch.bitwise_xor, ahead, here) >> 31  # the sign, as a mask: an odd number of cuts passed
 
-    return _mate(genomes, parents, mix)
+    return _exchange(genomes, parents, mask)
 
 
 def _cuts(children: int, genes: int, points: int, generator: torch.Generator) -> Tensor:
@@ -266,11 +269,7 @@ def row(
     """
     units = _units(layout).to(genomes.device)
     chosen = _Coins(len(parents), int(units.max()) + 1, rate, generator).mask()
-
-    def mix(first: Tensor, second: Tensor, rows: slice, columns: slice) -> None:
-        _choose(first, second, _spread(chosen[rows], units[columns]))
-
-    return _mate(genomes, parents, mix)
+    return _exchange(genomes, parents, lambda rows, columns: _spread(chosen[rows], units[columns]))
 
 
 def _spread(values: Tensor, groups: Tensor) -> Tensor:
@@ -345,12 +344,18 @@ def _rms(genomes: Tensor, layout: Layout) -> Tensor:
 
     An individual that isn't finite is left out, so that its siblings' steps don't become NaN with it.
     """
-    norms = [torch.linalg.vector_norm(part, dim=1) for part in torch.split(genomes, layout.sizes, 1)]
+    norms = [torch.linalg.vector_norm(part, dim=1) for part in torch.split(genomes, list(layout.sizes), 1)]
     squares = torch.stack(norms, 1).double().square_()
     finite = squares.isfinite()
     counts = finite.sum(0, keepdim=True) * torch.tensor(layout.sizes, device=genomes.device)
     rms = (squares.where(finite, 0).sum(0, keepdim=True) / counts).sqrt_()
     return rms.where(rms > 0, 1.0).to(genomes.dtype)
+
+
+@cache
+def _parameters(layout: Layout) -> Tensor:
+    """Return the number of the parameter that each gene belongs to, `[g]` int64."""
+    return torch.arange(len(layout.names)).repeat_interleave(torch.tensor(layout.sizes, dtype=torch.int64))
 
 
 def gaussian(
@@ -396,9 +401,9 @@ def gaussian(
         step = step * _rms(genomes, layout)
     if per == "tensor" and rate < 1:
         step = step * -_Coins(len(genomes), len(layout.names), rate, generator).mask()
-    parameters = torch.arange(len(layout.names)).repeat_interleave(torch.tensor(layout.sizes)).to(genomes.device)
+    parameters = _parameters(layout).to(genomes.device)
 
-    coins = _Coins(*genomes.shape, rate, generator) if per == "gene" and rate < 1 else None
+    coins = _Coins(len(genomes), layout.genes, rate, generator) if per == "gene" and rate < 1 else None
 
     for rows, columns in _blocks(genomes) if sigma > 0 and rate > 0 else ():
         child = genomes[rows, columns]

@@ -1,4 +1,4 @@
-"""Random numbers as a function of (seed, stream, generation), so that a resumed run draws what an uninterrupted one does.
+"""Random numbers as a function of (seed, stream, generation): a resumed run draws what an uninterrupted one does.
 
 No generator outlives a generation and none is ever saved: each named stream of each generation has its own, seeded by a
 hash. Streams are independent of each other, so a part that draws more or less moves nobody else's numbers.
@@ -33,7 +33,7 @@ class Context(NamedTuple):
 
 @contextmanager
 def forked(source: torch.Generator) -> Iterator[None]:
-    """Run a library that draws from torch's global generator as if it drew from `source`; the global one is restored."""
+    """Let a library that draws from torch's global generator draw from `source` instead; the global one is restored."""
     seed = int(torch.randint(2**63 - 1, (), generator=source, device=source.device))
     devices = [source.device] if source.device.type == "cuda" else []
     with torch.random.fork_rng(devices):

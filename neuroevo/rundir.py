@@ -14,7 +14,13 @@ from torch import Tensor
 from neuroevo.checkpoint import History, flush_folder
 from neuroevo.errors import InputError
 
-CONFIG, HISTORY, RESULT, CHAMPION, LOG = "config.yaml", "history.jsonl", "result.json", "champion.safetensors", "run.log"
+CONFIG, HISTORY, RESULT, CHAMPION, LOG = (
+    "config.yaml",
+    "history.jsonl",
+    "result.json",
+    "champion.safetensors",
+    "run.log",
+)
 
 
 def claim(out: str | None, stem: str, seed: int) -> Path:
@@ -92,7 +98,10 @@ def read_result(folder: Path) -> dict[str, Any]:
     return result
 
 
-def write_champion(folder: Path, weights: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """Write the champion's trainable part under its names in the network."""
-    content = save({name: tensor.contiguous().cpu() for name, tensor in weights.items()}, metadata)
+def write_champion(folder: Path, weights: dict[str, Tensor], about: dict[str, Any]) -> None:
+    """Write the champion's trainable part under its names in the network, with a note of what it is about."""
+    # One entry only: safetensors writes several in an order that changes from process to process.
+    content = save(
+        {name: tensor.contiguous().cpu() for name, tensor in weights.items()}, {"neuroevo": json.dumps(about)}
+    )
     replace(folder / CHAMPION, content)

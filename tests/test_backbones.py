@@ -147,9 +147,7 @@ def test_an_image_size_that_the_network_cannot_take_is_refused() -> None:
 
 
 @pytest.mark.parametrize("name", ["timm/resnet10t", "torchvision/resnet18"])
-def test_default_weights_offline_are_one_clear_line(
-    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_default_weights_offline_are_one_clear_line(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     import socket
 
     def refuse(*args: object, **kwargs: object) -> None:

@@ -168,7 +168,9 @@ def test_a_fingerprint_follows_content_and_order_but_not_names(tmp_path: Path) -
     assert Files([paths[0], str(moved), *paths[2:]]).fingerprint() != first
 
 
-def test_files_seen_before_are_not_read_again_until_they_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_seen_before_are_not_read_again_until_they_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     make_folder(tmp_path, {"train": {"a": 2, "b": 2}})
     files = Files(data.image_files(tmp_path / "train"))
     now = time.time()

@@ -41,7 +41,9 @@ def plan(individuals: int = 1000, samples: int = 1000, limit: int = 2**30) -> Pl
 
 
 @pytest.mark.parametrize("name", METRICS)
-@pytest.mark.parametrize(("individuals", "samples", "limit"), [(1000, 1000, 2**30), (3, 7, 2**30), (1, 1, 1), (4, 1000, 9000)])
+@pytest.mark.parametrize(
+    ("individuals", "samples", "limit"), [(1000, 1000, 2**30), (3, 7, 2**30), (1, 1, 1), (4, 1000, 9000)]
+)
 def test_scores_are_those_of_a_plain_loop_however_they_are_sliced(
     name: str, individuals: int, samples: int, limit: int, device: torch.device
 ) -> None:
@@ -91,7 +93,9 @@ def test_fitness_costs_individuals_times_samples() -> None:
 
 def test_samples_are_taken_in_slices_of_the_plan() -> None:
     rows = Rows()
-    fitness.evaluate(genomes(), LAYOUT.unflatten, FORWARD, rows, torch.arange(B), [METRICS["accuracy"]()], plan(samples=8))
+    fitness.evaluate(
+        genomes(), LAYOUT.unflatten, FORWARD, rows, torch.arange(B), [METRICS["accuracy"]()], plan(samples=8)
+    )
     assert rows.most == 8
 
 

@@ -40,7 +40,9 @@ def rules(**changes: object) -> Rules:
     return base.__class__(**{**base.__dict__, **changes})  # type: ignore[arg-type]
 
 
-def run(r: Rules, quality: Callable[[float], float] = lambda x: x, bad: float | None = None) -> tuple[list[Step], list[Tensor]]:
+def run(
+    r: Rules, quality: Callable[[float], float] = lambda x: x, bad: float | None = None
+) -> tuple[list[Step], list[Tensor]]:
     """Run the walk; the validation accuracy of a genome is `quality` of its value, its fitness the value itself."""
     batches: list[Tensor] = []
 

@@ -30,12 +30,13 @@ def ga(
     layout: Layout,
     *,
     population: Annotated[int, Ge(2)] = 256,
-    elites: Annotated[int, Ge(0)] = 4,
+    elites: Annotated[int, Ge(0)] | None = None,
     selection: Annotated[Selection, Part("selection")] = tournament,
     crossover: Annotated[Crossover, Part("crossover")] = uniform,
     mutation: Annotated[Mutation, Part("mutation")] = gaussian,
 ) -> Algorithm[GAState]:
-    """Select, cross and mutate `population` individuals; the best `elites` of them go on unchanged."""
+    """Select, cross and mutate `population` individuals; the best `elites` (None: a quarter) go on unchanged."""
+    elites = population // 4 if elites is None else elites
     if elites >= population:
         raise InputError(f"algorithm.elites: {elites} must be below the population of {population}")
 

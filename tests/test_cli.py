@@ -1,0 +1,126 @@
+"""The command line, in processes of their own: exit statuses, one line on stderr, and nothing heavy for --help."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+QUICK = [f"--set={s}" for s in (
+    "backbone.name=none", "backbone.weights=none", "data.image_size=null", "algorithm.population=16",
+    "algorithm.elites=4", "budget.generations=3",
+)]  # fmt: skip
+
+
+def neuroevo(
+    *args: str, cwd: Path | None = None, program: tuple[str, ...] = ("-m", "neuroevo")
+) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run([sys.executable, *program, *args], capture_output=True, text=True, cwd=cwd, check=False)
+
+
+def test_help_is_instant_and_imports_nothing_heavy() -> None:
+    code = (
+        "import sys, runpy\nsys.argv = ['neuroevo', '--help']\n"
+        "try: runpy.run_module('neuroevo', run_name='__main__')\n"
+        "finally: print([m for m in ('torch', 'timm', 'numpy', 'h5py', 'pydantic', 'evotorch') if m in sys.modules])"
+    )
+    found = neuroevo(program=("-c", code))
+    assert found.stdout.strip().endswith("[]")
+    for command in ("run", "resume", "evaluate", "export", "inspect", "validate", "list", "doctor"):
+        assert command in found.stdout
+    times = []
+    for _ in range(5):
+        began = time.perf_counter()
+        assert neuroevo("--help").returncode == 0
+        times.append(time.perf_counter() - began)
+    assert min(times) < 0.5
+
+
+def test_a_run_from_the_command_line_to_its_table_and_all_that_follows(tmp_path: Path) -> None:
+    found = neuroevo("run", *QUICK, cwd=tmp_path)
+    assert found.returncode == 0, found.stderr
+    assert "test accuracy" in found.stdout
+    assert "generation 3 of 3" in found.stderr
+    folder = "runs/out/default-0"
+    again = neuroevo("resume", folder, "--set", "budget.generations=4", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert "going on after generation 3" in again.stderr
+    inspected = neuroevo("inspect", folder, cwd=tmp_path)
+    assert inspected.returncode == 0, inspected.stderr
+    assert "16 individuals of 650 genes" in inspected.stdout
+    evaluated = neuroevo("evaluate", folder, cwd=tmp_path)
+    assert evaluated.returncode == 0, evaluated.stderr
+    assert "(270 images)" in evaluated.stdout
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["run", "--set", "algorithm.populaton=5"], "algorithm.populaton: unknown key (did you mean population?)"),
+        (["run", "nowhere.yaml"], "nowhere.yaml: can't be read"),
+        (["run", "--sett", "x"], "No such option"),
+        (["nothing"], "No such command"),
+        (["resume", "nowhere"], "nowhere: no run is there"),
+        (["evaluate", "nowhere"], "nowhere: no run is there"),
+        (["inspect", "nowhere"], "nowhere: neither a run's folder nor a checkpoint"),
+        (["list", "nowhere"], "list: no kind 'nowhere'"),
+        (["validate", "--set", "device=cuda:99"], "device: 'cuda:99' is not on this machine"),
+        (["export", "nowhere", "--out", "x", "--format", "zip"], "--format: 'zip' is none of safetensors, pt, onnx"),
+    ],
+)
+def test_bad_usage_is_one_line_and_status_2(tmp_path: Path, args: list[str], message: str) -> None:
+    found = neuroevo(*args, cwd=tmp_path)
+    assert found.returncode == 2
+    assert found.stderr.count("\n") == 1, found.stderr
+    assert message in found.stderr
+    assert found.stdout == ""
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_users_own_metric_is_found_in_the_current_folder(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("def margin(logits, targets):\n    return logits.amax(-1).mean(-1)\n")
+    script = Path(sys.executable).parent / "neuroevo"
+    found = subprocess.run(
+        [script, "run", *QUICK, "--set", "fitness.metric=mine:margin"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        check=False,
+    )
+    assert found.returncode == 0, found.stderr
+    assert "mine:margin" in found.stdout
+
+
+def test_a_full_disk_is_one_line_and_status_1(tmp_path: Path) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    if (
+        os.geteuid() != 0
+        or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", small], check=False).returncode
+    ):
+        pytest.skip("a small file system can be mounted by root only")
+    try:
+        sets = ["--set=algorithm.population=64", "--set=checkpoint.every=1", "--set=budget.generations=50"]
+        found = neuroevo("run", *QUICK, *sets, "--out", str(small / "r"), cwd=tmp_path)
+        assert found.returncode == 1, found.stderr
+        last = found.stderr.strip().split("\n")[-1]
+        assert "No space left on device" in last
+        assert "Traceback" not in found.stderr
+        assert neuroevo("inspect", str(small / "r"), cwd=tmp_path).returncode == 0
+    finally:
+        subprocess.run(["umount", small], check=True)
+
+
+def test_list_validate_and_doctor_print_what_they_should(tmp_path: Path) -> None:
+    listed = neuroevo("list", "selection", cwd=tmp_path)
+    assert "tournament" in listed.stdout
+    assert "size=4" in listed.stdout
+    validated = neuroevo("validate", *QUICK, cwd=tmp_path)
+    assert validated.returncode == 0, validated.stderr
+    assert "forward samples  49,152" in " ".join(validated.stdout.split()).replace("samples ", "samples  ")
+    assert "population: 16" in validated.stdout
+    doctor = neuroevo("doctor", cwd=tmp_path)
+    assert doctor.returncode == 0
+    assert "torch" in doctor.stdout

@@ -1,0 +1,172 @@
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from torch import Tensor
+
+from neuroevo import config
+from neuroevo.config import TABLES, check, load
+from neuroevo.errors import InputError
+
+RUNS = sorted((Path(__file__).parents[1] / "runs").glob("*.yaml"))
+
+
+def my_metric(logits: Tensor, targets: Tensor, *, weight: float = 2.0) -> Tensor:
+    return weight * logits.sum((1, 2))
+
+
+def no_annotations(fitness, count, generator, *, x=3):  # type: ignore[no-untyped-def]
+    return torch.zeros(count)
+
+
+def refused(raw: dict[str, Any]) -> str:
+    with pytest.raises(InputError) as caught:
+        check(raw)
+    return str(caught.value)
+
+
+def test_the_built_in_default_is_runs_digits_yaml() -> None:
+    digits = Path(__file__).parents[1] / "runs" / "digits.yaml"
+    assert load(str(digits)) == load(None)
+
+
+@pytest.mark.parametrize("file", RUNS, ids=lambda path: path.name)
+def test_every_preset_is_valid_and_begins_with_its_command(file: Path) -> None:
+    load(str(file))
+    first = file.read_text().split("\n")[0]
+    assert first.startswith("# ")
+    assert f"neuroevo run runs/{file.name}" in first
+
+
+def test_the_resolved_config_is_whole_and_reads_back_to_itself() -> None:
+    c = load(None, ["algorithm.mutation.sigma=0.5", "fitness.ties=accuracy", "budget.generations=7"])
+    assert check(yaml.safe_load(c.to_yaml())) == c
+    record = c.record()
+    assert list(record) == [
+        "seed", "device", "data", "backbone", "head", "features", "genome", "algorithm", "fitness", "validate",
+        "budget", "checkpoint", "memory",
+    ]  # fmt: skip
+    assert record["algorithm"]["mutation"]["sigma"] == 0.5
+    assert record["genome"]["from"] == []
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        ({"algoritm": {}}, "algoritm: unknown key (did you mean algorithm?)"),
+        ({"algorithm": {"populatoin": 9}}, "algorithm.populatoin: unknown key (did you mean population?)"),
+        ({"algorithm": {"mutation": {"sigm": 1}}}, "algorithm.mutation.sigm: unknown key (did you mean sigma?)"),
+        ({"data": {"name": "digits", "image_sise": 1}}, "data.image_sise: unknown key (did you mean image_size?)"),
+        ({"budget": {"generation": 1}}, "budget.generation: unknown key (did you mean generations?)"),
+        ({"validate": {"metrics": "accuracy"}}, "validate.metrics: unknown key (did you mean metric?)"),
+        ({"fitness": {"metric": "acuracy"}}, "fitness.metric.name: no metric is called 'acuracy' (did you mean acc"),
+        ({"algorithm": {"name": "gaa"}}, "algorithm.name: no algorithm is called 'gaa' (did you mean ga?)"),
+        ({"algorithm": {"selection": "tournment"}}, "algorithm.selection.name: no selection is called 'tournment'"),
+        ({"data": {"name": "digit"}}, "data.name: no data is called 'digit' (did you mean digits?)"),
+        ({"algorithm": {"population": 1}}, "algorithm.population: 1 given; input should be greater than or equal to 2"),
+        ({"algorithm": {"population": "many"}}, "algorithm.population: 'many' given; input should be a valid integer"),
+        ({"algorithm": {"mutation": {"sigma": -0.1}}}, "algorithm.mutation.sigma: -0.1 given; input should be greater"),
+        ({"algorithm": {"mutation": {"rate": 1.5}}}, "algorithm.mutation.rate: 1.5 given; input should be less"),
+        ({"algorithm": {"mutation": {"per": "row"}}}, "algorithm.mutation.per: 'row' given; input should be 'gene' or"),
+        ({"algorithm": {"mutation": {"sigma": float("nan")}}}, "algorithm.mutation.sigma: nan given"),
+        ({"head": {"name": "mlp", "hidden": [0]}}, "head.hidden.0: 0 given; input should be greater"),
+        ({"data": {"name": "image_folder"}}, "data.root: field required"),
+        ({"data": {"validation": 1.0}}, "data.validation: 1.0 given; input should be less than 1"),
+        ({"seed": -1}, "seed: -1 given; input should be greater than or equal to 0"),
+        ({"algorithm": {"elites": 300}}, ""),
+        ({"algorithm": ["ga"]}, "algorithm: a name, or a mapping with one, expected; algorithm has: ga"),
+        ({"budget": 5}, "budget: 5 given, a mapping expected"),
+        ({"fitness": {"metric": "os.path:nothing"}}, "fitness.metric.name: os.path:nothing can't be imported"),
+        ({"head": {"name": "nowhere:f"}}, "head.name: nowhere:f can't be imported (ModuleNotFoundError"),
+        ({"head": {"init": "ones"}}, "head.init: 'ones' given; input should be 'zero', 'default' or 'network'"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_named_with_what_would_be_right(raw: dict[str, Any], message: str) -> None:
+    if not message:  # elites above the population: the algorithm itself sees to it, once it has both
+        from neuroevo.genome import Layout
+
+        with pytest.raises(InputError, match=r"algorithm.elites: 300 must be below the population of 256"):
+            check(raw).algorithm.bound()(Layout(("w",), ((3,),)))
+        return
+    assert refused(raw).startswith(message)
+
+
+def test_settings_apply_in_any_order_and_may_create_sections() -> None:
+    sets = ["algorithm.mutation.sigma=0.3", "algorithm.mutation={name: gaussian, rate: 0.5}", "checkpoint.every=4"]
+    for order in (sets, sets[::-1]):
+        c = load(None, order)
+        assert c.algorithm.options["mutation"].options["sigma"] == 0.3
+        assert c.algorithm.options["mutation"].options["rate"] == 0.5
+        assert c.checkpoint.every == 4
+
+
+def test_settings_read_numbers_as_people_write_them() -> None:
+    c = load(None, ["budget.forward_samples=1e6", "algorithm.mutation.sigma=1e-3", "budget.generations=null"])
+    assert c.budget.forward_samples == 1_000_000
+    assert c.algorithm.options["mutation"].options["sigma"] == 0.001
+
+
+def test_without_any_limit_a_run_has_200_generations() -> None:
+    assert check({}).budget.generations == 200
+    assert check({"budget": {"target": 0.9}}).budget.generations == 200
+    assert check({"budget": {"samples": 10}}).budget.generations is None
+
+
+def test_options_that_a_changed_part_does_not_know_are_dropped_and_said_so(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("data: {name: image_folder, root: /x, broken: skip, image_size: 9, limit: 50}\n"
+                    "algorithm: {selection: {name: tournament, size: 7}}\n")  # fmt: skip
+    notes: list[str] = []
+    c = load(str(file), ["data.name=digits", "algorithm.selection.name=truncation"], notes.append)
+    assert (c.dataset.name, c.data.image_size, c.data.limit) == ("digits", 9, 50)
+    assert sorted(notes) == [
+        "algorithm.selection.size is dropped: truncation doesn't know it",
+        "data.broken is dropped: digits doesn't know it",
+        "data.root is dropped: digits doesn't know it",
+    ]
+    with pytest.raises(InputError, match="data.root: unknown key"):
+        load(str(file), ["data.name=digits", "data.root=/y"])
+
+
+@pytest.mark.parametrize("text", ["a", "=3", "a..b=3", "algorithm.population=[3"])
+def test_a_setting_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(InputError, match="--set"):
+        load(None, [text])
+
+
+def test_a_file_that_is_no_config_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"nowhere.yaml: can't be read \(No such file"):
+        load("nowhere.yaml")
+    bad = tmp_path / "bad.yaml"
+    bad.write_text("seed: 1\ndata: [}\n")
+    with pytest.raises(InputError, match=r"bad.yaml, line 2: not YAML"):
+        load(str(bad))
+    bad.write_text("- 1\n")
+    with pytest.raises(InputError, match="a config is a mapping"):
+        load(str(bad))
+    bad.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InputError, match="can't be read"):
+        load(str(bad))
+
+
+def test_a_users_own_part_is_named_by_import_path_and_its_signature_is_its_schema() -> None:
+    c = check({"fitness": {"metric": {"name": "test_config:my_metric", "weight": 3}}})
+    assert float(c.metric.metric()(torch.ones(1, 2, 2), torch.zeros(2))[0]) == 12
+    assert check({"algorithm": {"selection": "test_config:no_annotations"}}).algorithm.options["selection"].options == {
+        "x": 3
+    }
+    found = refused({"fitness": {"metric": {"name": "test_config:my_metric", "wait": 3}}})
+    assert found.startswith("fitness.metric.wait: unknown key (did you mean weight?)")
+
+
+@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind, table in TABLES.items() for name in table])
+def test_every_part_of_every_table_has_a_schema_with_defaults_and_a_first_line(kind: str, name: str) -> None:
+    required = {"root": "/x"} if name == "image_folder" else {}
+    part = config.part(kind, {"name": name, **required}, kind)
+    assert callable(part.bound())
+    doc = TABLES[kind][name].__doc__
+    assert doc is not None
+    assert re.match(r"[A-Z].*[.:)]", doc.split("\n")[0])

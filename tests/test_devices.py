@@ -1,0 +1,24 @@
+import pytest
+import torch
+
+from neuroevo import devices
+from neuroevo.errors import InputError
+
+
+def test_auto_is_the_gpu_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert devices.resolve("auto") == torch.device("cpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert devices.resolve("auto") == torch.device("cuda")
+    assert devices.resolve("cuda:1") == torch.device("cuda:1")
+
+
+@pytest.mark.parametrize("name", ["cuda:99", "tpu", "mps", ""])
+def test_a_device_that_is_not_there_is_refused(name: str) -> None:
+    with pytest.raises(InputError, match="device: "):
+        devices.resolve(name)
+
+
+def test_free_memory_is_a_number_of_bytes(device: torch.device) -> None:
+    assert 2**20 < devices.available_memory(device) < 2**50

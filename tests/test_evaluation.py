@@ -1,0 +1,42 @@
+import pytest
+import torch
+
+from neuroevo import evaluation
+from neuroevo.metrics import METRICS
+
+
+def test_intervals_hold_the_value_and_shrink_with_the_sample() -> None:
+    torch.manual_seed(0)
+    widths = []
+    for n in (100, 1000):
+        targets = torch.randint(3, (n,))
+        logits = torch.randn(1, n, 3) + 2 * torch.nn.functional.one_hot(targets, 3)
+        metrics = {name: METRICS[name]() for name in ("accuracy", "cross_entropy", "macro_f1")}
+        found = evaluation.with_intervals(logits, targets, metrics)
+        assert found["images"] == n
+        assert found["cross_entropy"] > 0
+        for name in metrics:
+            low, high = found["interval"][name]
+            assert low < found[name] < high
+        widths.append([found["interval"][name][1] - found["interval"][name][0] for name in metrics])
+    assert all(large < small for small, large in zip(*widths, strict=True))
+
+
+def test_accuracys_interval_is_wilsons() -> None:
+    targets = torch.zeros(50, dtype=torch.int64)
+    logits = torch.tensor([1.0, 0.0]).repeat(1, 50, 1)
+    found = evaluation.with_intervals(logits, targets, {"accuracy": METRICS["accuracy"]()})
+    z2 = 1.959964**2  # Wilson 1927: with no error in n the lower end is n / (n + z^2)
+    assert found["interval"]["accuracy"] == pytest.approx([50 / (50 + z2), 1.0], abs=1e-6)
+
+
+def test_the_bootstrap_agrees_with_the_normal_interval_of_a_mean() -> None:
+    torch.manual_seed(1)
+    targets = torch.randint(4, (2000,))
+    logits = torch.randn(1, 2000, 4)
+    found = evaluation.with_intervals(logits, targets, {"cross_entropy": METRICS["cross_entropy"]()})
+    losses = torch.nn.functional.cross_entropy(logits[0], targets, reduction="none")
+    half = 1.96 * float(losses.std()) / 2000**0.5
+    low, high = found["interval"]["cross_entropy"]
+    assert low == pytest.approx(float(losses.mean()) - half, abs=0.15 * half)
+    assert high == pytest.approx(float(losses.mean()) + half, abs=0.15 * half)

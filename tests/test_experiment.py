@@ -1,0 +1,251 @@
+import json
+from pathlib import Path
+
+import h5py
+import pytest
+import torch
+import yaml
+from conftest import Quiet, make_folder
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from neuroevo import backbones, checkpoint, config, experiment, rundir
+from neuroevo.config import load
+from neuroevo.errors import InputError
+
+# Digits' own pixels: quick, and nothing to download.
+SMALL = [
+    "backbone.name=none", "backbone.weights=none", "data.image_size=null", "algorithm.population=16",
+    "algorithm.elites=4", "budget.generations=6", "validate.every=2", "checkpoint.every=2", "fitness.samples=100",
+    "memory.limit=1e8",
+]  # fmt: skip
+
+
+def start(out: Path, *sets: str, quiet: Quiet | None = None) -> dict:  # type: ignore[type-arg]
+    experiment.run(load(None, [*SMALL, *sets]), str(out), "test", quiet or Quiet())
+    return rundir.read_result(out)
+
+
+def nan_metric(logits: Tensor, targets: Tensor) -> Tensor:
+    return torch.full((len(logits),), torch.nan, device=logits.device)
+
+
+def test_a_run_leaves_what_the_contract_says(tmp_path: Path, quiet: Quiet) -> None:
+    result = start(tmp_path / "r", quiet=quiet)
+    assert {path.name for path in (tmp_path / "r").iterdir()} >= {
+        "config.yaml", "history.jsonl", "checkpoints", "champion.safetensors", "result.json", "run.log",
+    }  # fmt: skip
+    assert list(result) == [
+        "status", "stop_reason", "generations", "seed", "device", "champion", "cost", "test_scored", "versions",
+    ]  # fmt: skip
+    assert (result["status"], result["stop_reason"], result["generations"]) == ("finished", "generations", 6)
+    assert set(result["champion"]) == {"kind", "generation", "validation", "test"}
+    for split in ("validation", "test"):
+        assert {"accuracy", "cross_entropy"} <= set(result["champion"][split])
+    low, high = result["champion"]["test"]["interval"]["accuracy"]
+    assert low < result["champion"]["test"]["accuracy"] < high
+    assert result["test_scored"] == 1
+    assert result["cost"]["forward_samples"] == 6 * 16 * 100
+    assert result["cost"]["backward_samples"] == 0
+    assert result["cost"]["validation_samples"] == 270 * (1 + 3 * 2)
+    history = [json.loads(line) for line in (tmp_path / "r" / "history.jsonl").read_text().splitlines()]
+    assert [line["generation"] for line in history] == [1, 2, 3, 4, 5, 6]
+    assert history[-1]["forward_samples"] == 6 * 16 * 100
+    saved = yaml.safe_load((tmp_path / "r" / "config.yaml").read_text())
+    assert saved == load(None, SMALL).record()
+    assert checkpoint.listed(tmp_path / "r" / "checkpoints")[0].name == "generation-000006.h5"
+    assert [step.generation for step in quiet.steps] == [1, 2, 3, 4, 5, 6]
+
+
+def test_the_champion_is_the_best_on_validation_and_the_test_split_has_no_part_in_it(tmp_path: Path) -> None:
+    result = start(tmp_path / "r", "budget.generations=20")
+    history = [json.loads(line) for line in (tmp_path / "r" / "history.jsonl").read_text().splitlines()]
+    best = max(line["validation"] for line in history if line["validation"] is not None)
+    assert result["champion"]["validation"]["accuracy"] == best
+
+
+def test_the_champions_file_loads_strictly_into_the_plain_network_and_scores_the_same(tmp_path: Path) -> None:
+    result = start(tmp_path / "r")
+    weights = load_file(tmp_path / "r" / "champion.safetensors")
+    assert set(weights) == {"head.weight", "head.bias"}
+    c = load(None, SMALL)
+    whole, splits = experiment.dataset(c)
+    backbone = experiment.build_backbone(c, whole)
+    network = backbone.network(torch.nn.Linear(64, 10))
+    network.load_state_dict(weights, strict=True)
+    x = torch.from_numpy(whole.images.pixels).float() / 255  # type: ignore[union-attr]
+    logits = network(x[splits["test"]])
+    accuracy = (logits.argmax(1) == torch.from_numpy(whole.labels)[splits["test"]]).float().mean()
+    assert float(accuracy) == pytest.approx(result["champion"]["test"]["accuracy"])
+
+
+@pytest.mark.parametrize("head", ["linear", "mlp"])
+def test_standardisation_is_folded_into_the_champions_first_layer(tmp_path: Path, head: str) -> None:
+    sets = [f"head.name={head}", "genome.init_sigma=0.5"]
+    parts, step = None, None
+    start(tmp_path / "r", *sets)
+    parts, step = experiment.opened(str(tmp_path / "r"), Quiet())
+    rows = parts.splits["test"]
+    inside = parts.forward(parts.express(step.champion.genome[None]), parts.features.batch(rows)[0])
+    raw = parts.features._replace(standardise=None).batch(rows)[0]
+    outside = parts.forward({k: w[None] for k, w in parts.network_weights(step.champion.genome).items()}, raw)
+    torch.testing.assert_close(inside, outside, rtol=1e-4, atol=1e-4)
+
+
+def test_a_run_starts_from_an_earlier_champion_unchanged(tmp_path: Path) -> None:
+    first = start(tmp_path / "a", "budget.generations=20")
+    again = start(tmp_path / "b", f"genome.from=[{tmp_path / 'a'}]", "budget.generations=1", "genome.init_sigma=0")
+    assert again["champion"]["validation"]["accuracy"] >= first["champion"]["validation"]["accuracy"]
+    file = tmp_path / "a" / "champion.safetensors"
+    parts, _ = experiment.opened(str(tmp_path / "a"), Quiet())
+    genome = parts.from_network(load_file(file), "x")[0]
+    torch.testing.assert_close(genome, parts.from_network(parts.network_weights(genome), "x")[0], rtol=1e-5, atol=1e-5)
+
+
+def test_weights_of_another_layout_are_no_start(tmp_path: Path) -> None:
+    save_file({"head.weight": torch.zeros(10, 5), "head.bias": torch.zeros(10)}, tmp_path / "w.safetensors")
+    with pytest.raises(InputError, match=r"genome.from: .*w.safetensors: not of this network's layout: head.weight"):
+        start(tmp_path / "r", f"genome.from=[{tmp_path / 'w.safetensors'}]")
+    with pytest.raises(InputError, match=r"genome.from: /nowhere is neither"):
+        start(tmp_path / "r", "genome.from=[/nowhere]")
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_run_starts_from_the_networks_own_head(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    from torchvision import models
+
+    network = models.get_model("mobilenet_v3_small", num_classes=10)
+    save_file(network.state_dict(), tmp_path / "w.safetensors")
+    sets = [
+        "backbone.name=torchvision/mobilenet_v3_small", f"backbone.weights={tmp_path / 'w.safetensors'}",
+        "data.image_size=32", "data.limit=200", "head.init=network", "genome.init_sigma=0", "budget.generations=1",
+    ]  # fmt: skip
+    start(tmp_path / "r", *sets)
+    parts, _ = experiment.opened(str(tmp_path / "r"), Quiet())
+    weights = parts.network_weights(parts.start()[0])
+    torch.testing.assert_close(
+        weights["classifier.3.weight"], network.classifier[3].weight.detach(), rtol=1e-4, atol=1e-6
+    )
+    with pytest.raises(
+        InputError, match=r"head.init: network: the weights have a linear head of 10 classes, the data 2"
+    ):
+        make_folder(tmp_path / "two", {"train": {"a": 20, "b": 20}})
+        start(tmp_path / "q", *sets, "data.name=image_folder", f"data.root={tmp_path / 'two'}", "data.limit=null")
+
+
+def test_nan_individuals_never_stop_a_run_or_win_it(tmp_path: Path) -> None:
+    result = start(tmp_path / "r", "fitness.metric=test_experiment:nan_metric", "budget.generations=3")
+    assert result["champion"]["kind"] == "start"
+    history = [json.loads(line) for line in (tmp_path / "r" / "history.jsonl").read_text().splitlines()]
+    assert [line["invalid"] for line in history] == [16, 16, 16]
+    assert history[0]["fitness_best"] is None
+
+
+def test_the_run_before_its_first_generation_is_a_candidate(tmp_path: Path) -> None:
+    start(tmp_path / "a", "budget.generations=40")
+    noise = ["algorithm.mutation.sigma=30", "genome.init_sigma=30", "algorithm.elites=0", "budget.generations=4"]
+    worse = start(tmp_path / "b", f"genome.from=[{tmp_path / 'a'}]", *noise)
+    assert (worse["champion"]["kind"], worse["champion"]["generation"]) == ("start", 0)
+
+
+@pytest.mark.parametrize("metric", ["macro_f1", "auroc", "calibration_error"])
+def test_any_metric_is_fitness_and_validation(tmp_path: Path, metric: str) -> None:
+    result = start(tmp_path / "r", f"fitness.metric={metric}", f"validate.metric={metric}", "budget.generations=2")
+    assert set(result["champion"]["test"]) >= {metric, "accuracy", "cross_entropy", "interval"}
+    assert result["champion"]["test"][metric] >= 0
+
+
+def test_features_are_computed_once_and_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NEUROEVO_CACHE", str(tmp_path / "cache"))
+    assert start(tmp_path / "a")["cost"]["backbone_samples"] == 1797
+    assert start(tmp_path / "b")["cost"]["backbone_samples"] == 0
+
+
+def test_an_out_that_holds_a_run_is_refused_and_default_names_take_the_next_suffix(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    start(tmp_path / "r")
+    before = (tmp_path / "r" / "result.json").read_bytes()
+    with pytest.raises(InputError, match=r"--out: .* already holds a run"):
+        start(tmp_path / "r")
+    assert (tmp_path / "r" / "result.json").read_bytes() == before
+    c = load(None, [*SMALL, "budget.generations=1", "seed=4"])
+    folders = [experiment.run(c, None, "stem", Quiet()) for _ in range(2)]
+    assert [str(folder) for folder in folders] == ["runs/out/stem-4", "runs/out/stem-4-2"]
+
+
+@pytest.mark.parametrize(
+    "sets",
+    [
+        ["device=cuda:7"],
+        ["data.name=image_folder", "data.root=/nowhere"],
+        ["algorithm.elites=16"],
+        ["head.init=network"],
+        ["memory.limit=1000"],
+        ["backbone.name=timm/nothing"],
+        ["data.limit=5"],
+        ["budget.samples=5"],
+    ],
+)
+def test_bad_input_leaves_nothing_behind(tmp_path: Path, sets: list[str]) -> None:
+    with pytest.raises(InputError):
+        start(tmp_path / "r", *sets)
+    assert not (tmp_path / "r").exists()
+    (tmp_path / "r").mkdir()
+    (tmp_path / "r" / "mine.txt").write_text("x")
+    with pytest.raises(InputError):
+        start(tmp_path / "r", *sets)
+    assert [path.name for path in (tmp_path / "r").iterdir()] == ["mine.txt"]
+
+
+def test_a_broken_image_ends_the_run_before_it_begins(tmp_path: Path) -> None:
+    make_folder(tmp_path / "data", {"train": {"a": 20, "b": 20}})
+    (tmp_path / "data" / "train" / "b" / "007.png").write_bytes(b"x")
+    sets = ["data.name=image_folder", f"data.root={tmp_path / 'data'}"]
+    with pytest.raises(InputError, match=r"train/b/007.png: broken image"):
+        start(tmp_path / "r", *sets)
+    assert not (tmp_path / "r").exists()
+    start(tmp_path / "r", *sets, "data.broken=skip")
+
+
+def test_evaluate_scores_the_test_split_as_the_run_did_and_other_folders(tmp_path: Path, quiet: Quiet) -> None:
+    make_folder(tmp_path / "data", {"train": {"a": 30, "b": 30}, "test": {"a": 9, "b": 6}})
+    make_folder(tmp_path / "other", {".": {"b": 5}})
+    sets = ["data.name=image_folder", f"data.root={tmp_path / 'data'}", "budget.generations=10"]
+    result = start(tmp_path / "r", *sets)
+    assert experiment.evaluate(str(tmp_path / "r"), None, quiet) == result["champion"]["test"]
+    other = experiment.evaluate(str(tmp_path / "r"), str(tmp_path / "other"), quiet)
+    assert other["images"] == 5
+    same = experiment.evaluate(str(tmp_path / "r"), str(tmp_path / "data"), quiet)
+    assert same["accuracy"] == result["champion"]["test"]["accuracy"]
+
+
+def test_checkpoints_hold_what_the_contract_says(tmp_path: Path) -> None:
+    start(tmp_path / "r", "algorithm.mutation.self_adaptive=true")
+    with h5py.File(tmp_path / "r" / "checkpoints" / "generation-000006.h5") as file:
+        assert file["population/genomes"].shape == (16, 650)
+        assert file["population/genomes"].dtype == "float32"
+        assert file["population/fitness"].shape == (16,)
+        assert file["population/traits/sigma"].shape == (16,)
+        assert file["population/parents"].shape == (16, 2)
+        assert file["champion/genome"].shape == (650,)
+        assert file["history/generation"][()].tolist() == [1, 2, 3, 4, 5, 6]
+        assert json.loads(file.attrs["layout"])["names"] == ["head.weight", "head.bias"]
+        assert config.check(yaml.safe_load(file.attrs["config"])) == load(
+            None, [*SMALL, "algorithm.mutation.self_adaptive=true"]
+        )
+
+
+def test_whatever_seed_the_splits_are_the_same(tmp_path: Path) -> None:
+    a, b = (experiment.dataset(load(None, [f"seed={seed}"]))[1] for seed in (0, 1))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_a_backbones_own_weights_file_gives_the_same_network(tmp_path: Path) -> None:
+    backbone = backbones.build("timm/resnet10t", "none", 32, (8, 8, 3))
+    assert backbone.own_head is not None
+    save_file(backbone.network(backbone.own_head).state_dict(), tmp_path / "w.safetensors")
+    again = backbones.build("timm/resnet10t", str(tmp_path / "w.safetensors"), 32, (8, 8, 3))
+    assert again.digest == backbone.digest

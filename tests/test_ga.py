@@ -1,0 +1,152 @@
+from functools import partial
+
+import pytest
+import torch
+
+from neuroevo import operators
+from neuroevo.algorithms.ga import GAState, ga
+from neuroevo.errors import InputError
+from neuroevo.fitness import Scores
+from neuroevo.genome import Layout, Population
+from neuroevo.rng import Context
+
+LAYOUT = Layout(("w", "b"), ((3, 4), (3,)))
+G = LAYOUT.genes
+
+
+def context(generation: int, device: torch.device) -> Context:
+    return Context(0, generation, 0.0, device)
+
+
+def scores(values: torch.Tensor, invalid: torch.Tensor | None = None) -> Scores:
+    values = values if values.ndim == 2 else values[:, None]
+    bad = torch.zeros(len(values), dtype=torch.bool, device=values.device) if invalid is None else invalid
+    return Scores(values.double(), bad)
+
+
+@pytest.mark.parametrize("n", [2, 3, 8])
+def test_the_first_population_is_the_starts_unchanged_and_noise_around_them(n: int, device: torch.device) -> None:
+    start = torch.randn(2, G, device=device)
+    algorithm = ga(LAYOUT, population=n, elites=1)
+    first = algorithm.ask(algorithm.init(start, 0.1, context(0, device)), context(1, device))
+    assert first.genomes.shape == (n, G)
+    assert torch.equal(first.genomes[:2], start)
+    assert (first.parents == -1).all()
+    if n == 8:
+        assert 0.05 < float((first.genomes[2::2] - start[0]).std()) < 0.2
+        assert not torch.equal(first.genomes[2], first.genomes[4])
+    exact = algorithm.init(start, 0.0, context(0, device)).population.genomes
+    assert all(torch.equal(row, start[i % 2]) for i, row in enumerate(exact))
+
+
+@pytest.mark.parametrize("n", [2, 3, 9])
+@pytest.mark.parametrize("elites", [0, 1])
+@pytest.mark.parametrize("selection", operators.SELECTIONS)
+@pytest.mark.parametrize("crossover", operators.CROSSOVERS)
+@pytest.mark.filterwarnings("ignore")  # evotorch's import
+def test_n_in_is_n_out_with_any_operators(
+    n: int, elites: int, selection: str, crossover: str, device: torch.device
+) -> None:
+    algorithm = ga(
+        LAYOUT, population=n, elites=elites,
+        selection=operators.SELECTIONS[selection], crossover=operators.CROSSOVERS[crossover],
+    )  # fmt: skip
+    state = algorithm.init(torch.randn(1, G, device=device), 0.1, context(0, device))
+    for generation in (1, 2, 3):
+        population = algorithm.ask(state, context(generation, device))
+        assert population.genomes.shape == (n, G)
+        assert population.parents.shape == (n, 2)
+        state = algorithm.tell(state, population, scores(torch.arange(n, device=device)))
+
+
+def test_elites_go_on_unchanged_best_first_and_are_asked_again() -> None:
+    algorithm = ga(LAYOUT, population=6, elites=2)
+    cpu = torch.device("cpu")
+    state = algorithm.init(torch.randn(1, G), 0.1, context(0, cpu))
+    first = algorithm.ask(state, context(1, cpu))
+    state = algorithm.tell(state, first, scores(torch.tensor([0.0, 5, 1, 9, 2, 3])))
+    second = algorithm.ask(state, context(2, cpu))
+    assert torch.equal(second.genomes[:2], first.genomes[[3, 1]])
+    assert second.parents[:2].tolist() == [[3, -1], [1, -1]]
+    assert (second.parents[2:] >= 0).all()
+    assert not (second.genomes[2:, None] == first.genomes[None]).all(2).any()
+
+
+def test_without_variation_children_are_their_parents() -> None:
+    still = partial(operators.gaussian, sigma=0.0)
+    algorithm = ga(LAYOUT, population=9, elites=0, crossover=operators.none, mutation=still)
+    cpu = torch.device("cpu")
+    state = algorithm.init(torch.randn(1, G), 0.1, context(0, cpu))
+    first = algorithm.ask(state, context(1, cpu))
+    second = algorithm.ask(algorithm.tell(state, first, scores(torch.arange(9.0))), context(2, cpu))
+    assert torch.equal(second.genomes, first.genomes[second.parents[:, 0]])
+
+
+def test_traits_are_inherited_from_the_first_parent_and_by_elites() -> None:
+    adaptive = partial(operators.gaussian, self_adaptive=True, tau=0.0, sigma=0.1)
+    algorithm = ga(LAYOUT, population=9, elites=3, mutation=adaptive)
+    cpu = torch.device("cpu")
+    state = algorithm.init(torch.randn(1, G), 0.1, context(0, cpu))
+    first = algorithm.ask(state, context(1, cpu))
+    first = first._replace(traits={"sigma": torch.arange(1.0, 10) / 10})
+    second = algorithm.ask(algorithm.tell(state, first, scores(torch.arange(9.0))), context(2, cpu))
+    assert torch.equal(second.traits["sigma"], first.traits["sigma"][second.parents[:, 0]])
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_does_not(device: torch.device) -> None:
+    def third(seed: int) -> torch.Tensor:
+        algorithm = ga(LAYOUT, population=7, elites=2)
+        state = algorithm.init(torch.zeros(1, G, device=device), 0.1, Context(seed, 0, 0.0, device))
+        for generation in (1, 2):
+            population = algorithm.ask(state, Context(seed, generation, 0.0, device))
+            state = algorithm.tell(state, population, scores(population.genomes.sum(1)))
+        return algorithm.ask(state, Context(seed, 3, 0.0, device)).genomes
+
+    assert torch.equal(third(0), third(0))
+    assert not torch.equal(third(0), third(1))
+
+
+def test_candidates_are_the_best_and_the_mean_of_the_elites_and_never_invalid() -> None:
+    algorithm = ga(LAYOUT, population=4, elites=3)
+    population = Population(torch.arange(4.0)[:, None].expand(4, G).clone(), {}, torch.full((4, 2), -1))
+    invalid = torch.tensor([False, False, True, False])
+    values = torch.tensor([1.0, 3, -torch.inf, 2])
+    found = algorithm.candidates(GAState(population, values.double()))
+    assert float(found["best"][0]) == 1
+    assert float(found["elite_mean"][0]) == pytest.approx((1 + 3 + 0) / 3)
+    two = algorithm.candidates(GAState(population, values.masked_fill(torch.tensor([1, 0, 1, 0]) > 0, -torch.inf)))
+    assert float(two["elite_mean"][0]) == 2
+    nobody = algorithm.candidates(
+        algorithm.tell(GAState(population, values), population, scores(values, ~invalid | invalid))
+    )
+    assert set(nobody) == {"best", "elite_mean"} or nobody == {}
+
+
+def test_a_second_metric_breaks_ties_of_the_first() -> None:
+    algorithm = ga(LAYOUT, population=3, elites=1)
+    population = Population(torch.arange(3.0)[:, None].expand(3, G).clone(), {}, torch.full((3, 2), -1))
+    state = algorithm.tell(
+        GAState(population, torch.empty(0)), population, scores(torch.tensor([[0.5, 1], [0.5, 2], [0.4, 9]]))
+    )
+    assert float(algorithm.candidates(state)["best"][0]) == 1
+    assert state.fitness.tolist() == [1, 2, 0]
+
+
+def test_it_climbs_a_sphere_further_than_random_search() -> None:
+    cpu, target = torch.device("cpu"), torch.randn(G)
+
+    def value(genomes: torch.Tensor) -> torch.Tensor:
+        return -(genomes - target).square().sum(1)
+
+    algorithm = ga(LAYOUT, population=50, elites=5, mutation=partial(operators.gaussian, sigma=0.1))
+    state = algorithm.init(torch.zeros(1, G), 0.1, context(0, cpu))
+    for generation in range(1, 60):
+        population = algorithm.ask(state, context(generation, cpu))
+        state = algorithm.tell(state, population, scores(value(population.genomes)))
+    random = value(torch.randn(50 * 59, G)).max()
+    assert float(state.fitness.max()) > -0.5 > float(random)
+
+
+def test_elites_must_be_fewer_than_the_population() -> None:
+    with pytest.raises(InputError, match=r"algorithm.elites: 4 must be below the population of 4"):
+        ga(LAYOUT, population=4, elites=4)

@@ -1,0 +1,287 @@
+"""Exact resume, by running it: kill, interrupt, resume, compare with the uninterrupted run byte for byte."""
+
+import errno
+import json
+import multiprocessing
+import os
+import random
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import h5py
+import pytest
+from conftest import Quiet, make_folder
+
+from neuroevo import checkpoint, experiment, rundir
+from neuroevo.config import load
+from neuroevo.errors import InputError, Interrupted, RunError
+from neuroevo.loop import Rules, Step
+
+SETS = [
+    "backbone.name=none", "backbone.weights=none", "data.image_size=null", "algorithm.population=33",
+    "algorithm.elites=5", "algorithm.mutation.self_adaptive=true", "algorithm.mutation.tau=0.1",
+    "algorithm.mutation.schedule=cosine", "budget.generations=40", "validate.every=3", "checkpoint.every=4",
+    "fitness.samples=100", "memory.limit=1e8", "fitness.ties=accuracy",
+]  # fmt: skip
+
+
+class Slow(Quiet):
+    """Takes its time over a generation, so that signals come at all moments of a run."""
+
+    def generation(self, step: Step, rules: Rules) -> None:
+        time.sleep(0.01)
+
+
+def contents(folder: Path) -> dict[str, Any]:
+    """Return all that a run must end in, byte for byte: its last checkpoint and its history, seconds aside."""
+    found: dict[str, Any] = {}
+    with h5py.File(checkpoint.listed(folder / "checkpoints")[0]) as file:
+
+        def note(name: str, item: object) -> None:
+            if isinstance(item, h5py.Dataset) and "seconds" not in name:
+                found[name] = (item.dtype.str, item.shape, item[()].tobytes())
+
+        file.visititems(note)
+        assert "population/genomes" in found
+        assert "algorithm/fitness" in found
+        found["champion"] = {key: str(value) for key, value in file["champion"].attrs.items()}
+        found["cost"] = {k: v for k, v in json.loads(file.attrs["cost"]).items() if k != "backbone_samples"}
+        found["attrs"] = [str(file.attrs[key]) for key in ("generation", "seed", "config", "layout", "plan", "stop")]
+    lines = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+    found["history.jsonl"] = [{k: v for k, v in line.items() if k != "seconds"} for line in lines]
+    result = rundir.read_result(folder)
+    found["result"] = {k: result[k] for k in ("status", "stop_reason", "generations", "champion", "test_scored")}
+    found["champion.safetensors"] = (folder / "champion.safetensors").read_bytes()
+    return found
+
+
+def child(folder: str, sets: list[str], resume: bool) -> None:
+    """Run or resume in a process of its own; leave with the exit status the command line would give."""
+    try:
+        if resume:
+            experiment.resume(folder, [], Slow())
+        else:
+            experiment.run(load(None, sets), folder, "test", Slow())
+    except Interrupted as error:
+        os._exit(error.status)
+    os._exit(0)
+
+
+def process(folder: Path, sets: list[str], resume: bool = False) -> multiprocessing.process.BaseProcess:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["neuroevo.experiment", "timm", "scipy.stats", "test_resume"])
+    started = context.Process(target=child, args=(str(folder), sets, resume))
+    started.start()
+    return started
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("whole") / "r"
+    experiment.run(load(None, SETS), str(folder), "test", Quiet())
+    return contents(folder)
+
+
+def test_the_same_config_ends_in_the_same_bytes(tmp_path: Path, uninterrupted: dict[str, Any]) -> None:
+    experiment.run(load(None, SETS), str(tmp_path / "r"), "test", Quiet())
+    assert contents(tmp_path / "r") == uninterrupted
+    experiment.run(load(None, [*SETS, "seed=1"]), str(tmp_path / "s"), "test", Quiet())
+    assert contents(tmp_path / "s")["population/genomes"] != uninterrupted["population/genomes"]
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end, "the process never got there"
+        time.sleep(0.002)
+
+
+def test_kill_9_at_20_random_moments_and_resume_ends_in_the_same_bytes_each_time(
+    tmp_path: Path, uninterrupted: dict[str, Any]
+) -> None:
+    moments = random.Random(0)
+    for k in range(20):
+        folder = tmp_path / str(k)
+        started = process(folder, SETS)
+        wait_for(lambda: (folder / "history.jsonl").exists())  # noqa: B023  called at once
+        time.sleep(moments.uniform(0, 0.9))
+        started.kill()
+        started.join()
+        for _ in range(moments.randrange(2)):  # and sometimes again while it goes on
+            again = process(folder, [], resume=True)
+            time.sleep(moments.uniform(0.2, 1.0))
+            again.kill()
+            again.join()
+        experiment.resume(str(folder), [], Quiet())
+        assert contents(folder) == uninterrupted, f"kill {k}"
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_finishes_the_generation_saves_and_leaves_and_the_run_resumes_to_the_same_bytes(
+    tmp_path: Path, uninterrupted: dict[str, Any], number: signal.Signals, status: int
+) -> None:
+    folder = tmp_path / "r"
+    started = process(folder, SETS)
+    history = folder / "history.jsonl"
+    wait_for(lambda: history.exists() and len(history.read_text().splitlines()) > 5)
+    os.kill(started.pid or 0, number)
+    started.join()
+    assert started.exitcode == status
+    lines = history.read_text().splitlines()
+    assert 5 < len(lines) < 40
+    assert checkpoint.listed(folder / "checkpoints")[0].name == checkpoint.name(len(lines))
+    result = rundir.read_result(folder)
+    assert (result["status"], result["stop_reason"], result["test_scored"]) == ("interrupted", number.name, 0)
+    assert "test" not in result["champion"]
+    experiment.resume(str(folder), [], Quiet())
+    assert contents(folder) == uninterrupted
+
+
+def test_a_second_signal_leaves_at_once_and_the_last_checkpoint_stands(tmp_path: Path) -> None:
+    folder = tmp_path / "r"
+    started = process(folder, SETS)
+    wait_for(lambda: bool(checkpoint.listed(folder / "checkpoints")))
+    for _ in range(2):
+        os.kill(started.pid or 0, signal.SIGINT)
+    started.join()
+    assert started.exitcode == 130
+    assert checkpoint.newest(folder / "checkpoints", pytest.fail) is not None
+
+
+def test_a_run_on_image_folders_that_is_killed_resumes_to_the_same_bytes(tmp_path: Path) -> None:
+    make_folder(tmp_path / "data", {"train": {"a": 60, "b": 60, "c": 60}, "test": {"a": 9, "b": 9, "c": 9}})
+    sets = [*SETS, "data.name=image_folder", f"data.root={tmp_path / 'data'}", "data.image_size=4", "head.name=mlp",
+            "head.hidden=[7]", "head.init=default"]  # fmt: skip
+    experiment.run(load(None, sets), str(tmp_path / "whole"), "test", Quiet())
+    started = process(tmp_path / "r", sets)
+    wait_for(lambda: len(checkpoint.listed(tmp_path / "r" / "checkpoints")) > 1)
+    started.kill()
+    started.join()
+    experiment.resume(str(tmp_path / "r"), [], Quiet())
+    assert contents(tmp_path / "r") == contents(tmp_path / "whole")
+
+
+def test_a_run_killed_before_its_first_checkpoint_begins_anew(tmp_path: Path, uninterrupted: dict[str, Any]) -> None:
+    (tmp_path / "r").mkdir()
+    (tmp_path / "r" / "config.yaml").write_text(load(None, SETS).to_yaml())
+    (tmp_path / "r" / "history.jsonl").write_text('{"generation": 1}\n{"gener')
+    experiment.resume(str(tmp_path / "r"), [], Quiet())
+    assert contents(tmp_path / "r") == uninterrupted
+
+
+def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, uninterrupted: dict[str, Any], quiet: Quiet) -> None:
+    folder = tmp_path / "r"
+    experiment.run(load(None, SETS), str(folder), "test", Quiet())
+    (folder / "result.json").unlink()
+    newest = checkpoint.listed(folder / "checkpoints")[0]
+    newest.write_bytes(newest.read_bytes()[:-1])
+    experiment.resume(str(folder), [], quiet)
+    assert any("generation-000040.h5: damaged" in line for line in quiet.lines)
+    assert contents(folder) == uninterrupted
+    assert "damaged" in (folder / "run.log").read_text()
+
+
+def test_a_finished_run_is_left_as_it_is(tmp_path: Path, quiet: Quiet) -> None:
+    folder = tmp_path / "r"
+    experiment.run(load(None, SETS), str(folder), "test", Quiet())
+    before = {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in folder.rglob("*") if p.is_file() and p.suffix != ".log"
+              and p.name != ".lock"}  # fmt: skip
+    experiment.resume(str(folder), [], quiet)
+    experiment.resume(str(folder), ["budget.generations=30"], quiet)
+    after = {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in before}
+    assert after == before
+    assert "finished (generations); nothing to do" in quiet.lines[-1]
+
+
+def test_a_larger_budget_goes_on_from_the_last_state_and_says_that_test_was_scored_again(tmp_path: Path) -> None:
+    plain = [s for s in SETS if "schedule" not in s]  # a schedule would see the new budget
+    experiment.run(load(None, [*plain, "budget.generations=21"]), str(tmp_path / "r"), "test", Quiet())
+    experiment.resume(str(tmp_path / "r"), ["budget.generations=40"], Quiet())
+    experiment.run(load(None, plain), str(tmp_path / "whole"), "test", Quiet())
+    ours, whole = contents(tmp_path / "r"), contents(tmp_path / "whole")
+    assert ours["population/genomes"] == whole["population/genomes"]
+    assert ours["history.jsonl"] == whole["history.jsonl"]
+    assert (ours["result"]["test_scored"], whole["result"]["test_scored"]) == (2, 1)
+    assert load(str(tmp_path / "r" / "config.yaml")).budget.generations == 40
+
+
+def test_a_run_that_patience_ended_goes_on_when_its_budget_grows(tmp_path: Path) -> None:
+    folder = tmp_path / "r"
+    stuck = [*SETS, "algorithm.mutation.sigma=0", "genome.init_sigma=0", "validate.patience=2"]
+    experiment.run(load(None, stuck), str(folder), "test", Quiet())
+    assert (rundir.read_result(folder)["stop_reason"], rundir.read_result(folder)["generations"]) == ("patience", 6)
+    experiment.resume(str(folder), [], Quiet())
+    assert rundir.read_result(folder)["generations"] == 6
+    experiment.resume(str(folder), ["budget.generations=50"], Quiet())
+    assert rundir.read_result(folder)["generations"] == 12
+
+
+def test_only_budget_and_checkpoint_can_change(tmp_path: Path) -> None:
+    folder = tmp_path / "r"
+    experiment.run(load(None, [*SETS, "budget.generations=2"]), str(folder), "test", Quiet())
+    with pytest.raises(InputError, match=r"--set seed=3: a run goes on as it began"):
+        experiment.resume(str(folder), ["seed=3"], Quiet())
+    with pytest.raises(InputError, match="no run is there"):
+        experiment.resume(str(tmp_path), [], Quiet())
+
+
+def test_a_checkpoint_of_another_layout_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "r"
+    experiment.run(load(None, [*SETS, "budget.generations=4"]), str(folder), "test", Quiet())
+    (folder / "result.json").unlink()
+    text = (folder / "config.yaml").read_text()
+    (folder / "config.yaml").write_text(text.replace("name: linear", "name: mlp"))
+    with pytest.raises(InputError, match="of another layout"):
+        experiment.resume(str(folder), [], Quiet())
+
+
+def test_a_run_in_use_by_another_process_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "r"
+    started = process(folder, SETS)
+    wait_for(lambda: (folder / "history.jsonl").exists())
+    with pytest.raises(InputError, match="in use by another process"):
+        experiment.resume(str(folder), [], Quiet())
+    started.kill()
+    started.join()
+    experiment.resume(str(folder), [], Quiet())
+
+
+def test_a_full_disk_ends_the_run_with_its_last_checkpoint_intact(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, real, calls = tmp_path / "r", os.pwrite, []
+
+    def full(descriptor: int, data: bytes, offset: int) -> int:
+        calls.append(offset)
+        if len(calls) > 3:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(descriptor, data, offset)
+
+    monkeypatch.setattr(os, "pwrite", full)
+    with pytest.raises(RunError, match="No space left on device"):
+        experiment.run(load(None, SETS), str(folder), "test", Quiet())
+    saved = checkpoint.newest(folder / "checkpoints", pytest.fail)
+    assert saved is not None
+    assert saved.step.generation > 0
+    assert not list((folder / "checkpoints").glob("*.partial"))
+
+
+def test_another_thread_count_is_said(tmp_path: Path, quiet: Quiet) -> None:
+    folder = tmp_path / "r"
+    experiment.run(load(None, [*SETS, "budget.generations=4"]), str(folder), "test", Quiet())
+    path = checkpoint.listed(folder / "checkpoints")[0]
+    saved = checkpoint.read(path)
+    c = load(str(folder / "config.yaml"))
+    _, step = experiment.opened(str(folder), Quiet())
+    attributes = {
+        "config": c.to_yaml(), "seed": 0, "device": "cpu", "layout": saved.layout.to_json(),
+        "classes": json.dumps(saved.classes), "versions": json.dumps(saved.versions),
+        "plan": json.dumps(saved.plan._replace(threads=77)._asdict()),
+    }  # fmt: skip
+    checkpoint.write(path, attributes, replace(step, state=step.state), saved.history)
+    experiment.opened(str(folder), quiet)
+    assert any(line.startswith("threads were 77") for line in quiet.lines)

@@ -1,0 +1,64 @@
+"""Imports point up the list of docs/design.md only, and every module has its mirror test file."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "neuroevo"
+ORDER = [  # each may import those before it
+    "errors", "rng", "genome", "cost", "devices", "operators", "metrics", "heads", "fitness", "algorithms", "loop",
+    "data", "backbones", "features", "evaluation", "config", "checkpoint", "rundir", "progress", "experiment", "export",
+    "inspection", "cli", "__main__",
+]  # fmt: skip
+ONLY = {  # the one module that imports a library
+    "h5py": {"checkpoint", "inspection"}, "pydantic": {"config"}, "typer": {"cli"}, "rich": {"progress"},
+    "safetensors": {"backbones", "rundir", "export"}, "sklearn": {"data"}, "evotorch": {"operators"},
+    "scipy": {"evaluation"}, "yaml": {"config"}, "platformdirs": {"data"}, "psutil": {"devices"},
+}  # fmt: skip
+
+
+def imports(path: Path) -> set[str]:
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+def module(path: Path) -> str:
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return parts[0]
+
+
+FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_up_only(path: Path) -> None:
+    here = module(path)
+    assert here in ORDER
+    for name in imports(path):
+        package, _, rest = name.partition(".")
+        target = rest.split(".")[0]
+        if package == "neuroevo" and target in ORDER and target != here:
+            assert ORDER.index(target) < ORDER.index(here), f"{here} imports {target}"
+        if package in ONLY:
+            assert here in ONLY[package], f"{here} imports {package}"
+
+
+@pytest.mark.parametrize("name", [name for name in ORDER if name not in ("__main__", "errors")])
+def test_every_module_has_its_test_file(name: str) -> None:
+    tests = Path(__file__).parent
+    names = {"algorithms": ["test_ga.py"], "experiment": ["test_experiment.py", "test_resume.py"]}
+    for file in names.get(name, [f"test_{name}.py"]):
+        assert (tests / file).exists()
+
+
+def test_the_package_names_no_path_of_the_workplace() -> None:
+    root = PACKAGE.parent
+    for path in [*PACKAGE.rglob("*.py"), *(root / "tests").glob("*.py"), *(root / "runs").glob("*.yaml")]:
+        if path != Path(__file__):
+            assert "../shared" not in path.read_text(), path
