@@ -86,7 +86,7 @@ class Features(Section):
 class Genome(Section):
     """How far from its start the population begins, and earlier runs or weight files to start from."""
 
-    init_sigma: Annotated[float, Ge(0)] = 0.02
+    init_sigma: Annotated[float, Ge(0)] = 0.01
     start: list[str] = Field(default=[], alias="from")
 
 

@@ -363,14 +363,14 @@ def gaussian(
     context: Context,
     layout: Layout,
     *,
-    sigma: Annotated[float, Ge(0)] = 0.02,
+    sigma: Annotated[float, Ge(0)] = 0.01,
     rate: Probability = 1.0,
     per: Literal["gene", "tensor"] = "gene",
     relative: bool = False,
     schedule: Literal["constant", "linear", "cosine", "exponential"] = "constant",
     final: Probability = 0.1,
-    self_adaptive: bool = False,
-    tau: Annotated[float, Ge(0)] | None = None,
+    self_adaptive: bool = True,
+    tau: Annotated[float, Ge(0)] | None = 0.1,
 ) -> Population:
     """Add noise of deviation `sigma` to each gene, or each parameter of a child as a whole, with probability `rate`.
 

@@ -59,6 +59,7 @@ def mates(layout, n=7, m=9, dtype=torch.float32, device="cpu", seed=0):
 def mutate(genomes, layout=HEAD, traits=None, progress=0.0, generation=1, **options):
     """A mutated copy."""
     population = Population(genomes.clone(), traits or {}, torch.zeros(len(genomes), 2, dtype=torch.int64))
+    options = {"self_adaptive": False, "tau": None} | options
     return gaussian(population, Context(0, generation, progress, genomes.device), layout, **options)
 
 
