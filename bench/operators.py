@@ -40,17 +40,18 @@ def main() -> None:
         gaussian(Population(uniform(genomes, chosen, layout, generator), {}, chosen), context, layout)
 
     def obvious() -> None:
-        chosen = fitness[torch.randint(n, (2 * n, 4), generator=generator, device=device)].argmax(1).view(n, 2)
+        drawn = torch.randint(n, (2 * n, 4), generator=generator, device=device)
+        chosen = drawn.gather(1, fitness[drawn].argmax(1, keepdim=True)).view(n, 2)
         mask = torch.empty(genomes.shape, dtype=torch.bool, device=device).bernoulli_(0.5, generator=generator)
         child = torch.where(mask, genomes[chosen[:, 0]], genomes[chosen[:, 1]])
         child + 0.02 * torch.randn(child.shape, generator=generator, device=device)
 
     mutations = {
-        "gaussian": {},
-        "gaussian rate 0.1": {"rate": 0.1},
-        "gaussian per tensor 0.5": {"rate": 0.5, "per": "tensor"},
-        "gaussian relative": {"relative": True},
-        "gaussian self-adaptive": {"self_adaptive": True},
+        "gaussian": {"self_adaptive": False},
+        "gaussian rate 0.1": {"self_adaptive": False, "rate": 0.1},
+        "gaussian per tensor 0.5": {"self_adaptive": False, "rate": 0.5, "per": "tensor"},
+        "gaussian relative": {"self_adaptive": False, "relative": True},
+        "gaussian self-adaptive": {},
     }
     timed: dict[str, Callable[[], object]] = {
         "torch.randn": lambda: torch.randn(n, g, generator=generator, device=device),

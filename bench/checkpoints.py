@@ -1,0 +1,110 @@
+"""What a checkpoint costs: its write against a plain file's of the same bytes, and what checkpointing adds to a run.
+
+    python bench/checkpoints.py [--rounds 9] [--folder DIR]
+
+The first: [1024, 12810] float32, both with fsync, in turn. The second: generations of 256 heads (1280 to 10), 1,024
+samples each, with a checkpoint every 10 against none, in turn.
+"""
+
+import argparse
+import os
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from neuroevo import checkpoint, heads, loop
+from neuroevo.algorithms.ga import GAState, ga
+from neuroevo.cost import Budget, Cost
+from neuroevo.fitness import Scores, evaluate, plan
+from neuroevo.genome import Layout, Population
+from neuroevo.loop import Champion, Rules, Step
+from neuroevo.metrics import METRICS
+from neuroevo.rng import Context
+
+D, C = 1280, 10
+LAYOUT = Layout(("head.weight", "head.bias"), ((C, D), (C,)))
+CPU = torch.device("cpu")
+ATTRIBUTES = {"config": "", "seed": 0, "device": "cpu", "layout": LAYOUT.to_json(), "classes": "[]", "plan": "{}",
+              "versions": "{}"}  # fmt: skip
+
+
+def first(n: int) -> Step:
+    genomes = torch.randn(n, LAYOUT.genes) / 36
+    population = Population(genomes, {}, torch.zeros(n, 2, dtype=torch.int64))
+    scores = Scores(torch.randn(n, 1).double(), torch.zeros(n, dtype=torch.bool))
+    champion = Champion(genomes[0].clone(), "best", 0, {"accuracy": 0.0, "cross_entropy": 9.0})
+    state = GAState(population, scores.values[:, 0])
+    return Step(0, state, population, scores, {}, Cost(), 0.0, champion, 0, None)
+
+
+def writes(folder: Path, rounds: int) -> None:
+    step, ratios, plain, ours = first(1024), [], [], []
+    data = memoryview(step.population.genomes.numpy()).cast("B")
+    for k in range(rounds + 1):  # the first is for warming up
+        start = time.perf_counter()
+        descriptor = os.open(folder / "plain", os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
+        done = 0
+        while done < len(data):
+            done += os.write(descriptor, data[done:])
+        os.fsync(descriptor)
+        os.close(descriptor)
+        middle = time.perf_counter()
+        checkpoint.write(folder / "c.h5", ATTRIBUTES, step, [])
+        end = time.perf_counter()
+        (folder / "plain").unlink()
+        (folder / "c.h5").unlink()
+        if k:
+            plain.append(middle - start)
+            ours.append(end - middle)
+            ratios.append(ours[-1] / plain[-1])
+    print(f"plain file {1e3 * statistics.median(plain):.0f} ms, checkpoint {1e3 * statistics.median(ours):.0f} ms; "
+          f"ratio pair by pair: median {statistics.median(ratios):.2f}, {min(ratios):.2f} to {max(ratios):.2f}")  # fmt: skip
+
+
+def generations(folder: Path, count: int, every: int | None) -> float:
+    forward = heads.population_forward(heads.linear(D, C), "head")[1]
+    x, y = torch.randn(10_000, D), torch.randint(C, (10_000,))
+
+    class Rows:
+        dim = D
+
+        def batch(self, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return x[index], y[index]
+
+    algorithm, metric, p = ga(LAYOUT), METRICS["cross_entropy"](), plan("gemm", LAYOUT.genes, D, [C], 2**30, CPU)
+
+    def score(population: Population, index: torch.Tensor) -> tuple[Scores, Cost]:
+        scores = evaluate(population.genomes, LAYOUT.unflatten, forward, Rows(), index, [metric], p)
+        return scores, Cost(forward=len(index) * len(population.genomes))
+
+    rules = Rules(0, 1024, torch.arange(10_000), count + 1, None, Budget(generations=count), "accuracy", False)
+    start = first(1)
+    state = algorithm.init(torch.zeros(1, LAYOUT.genes), 0.01, Context(0, 0, 0.0, CPU))
+    start = Step(0, state, start.population, start.scores, {}, Cost(), 0.0, start.champion, 0, None)
+    nothing = lambda genomes: ([{"accuracy": 0.0, "cross_entropy": 9.0}] * len(genomes), Cost())  # noqa: E731
+    writer, history = checkpoint.Writer(folder, ATTRIBUTES, 3), []
+    began = time.perf_counter()
+    for step in loop.evolve(algorithm, score, nothing, rules, start, CPU, time.monotonic):
+        history.append(step.record)
+        if every and step.generation % every == 0:
+            writer.submit(step, history)
+    writer.close()
+    return time.perf_counter() - began
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--folder", default=None, help="on the disk to measure; default a temporary one")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=options.folder) as place:
+        print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {options.rounds} rounds")
+        writes(Path(place), options.rounds)
+        generations(Path(place), 20, 10)
+        pairs = [(generations(Path(place), 60, None), generations(Path(place), 60, 10)) for _ in range(options.rounds)]
+        ratios = [with_ / without for without, with_ in pairs]
+        print(f"60 generations {statistics.median(a for a, _ in pairs):.2f} s without; with a checkpoint every 10: "
+              f"median of pairs {statistics.median(ratios):.3f}, {min(ratios):.3f} to {max(ratios):.3f}")  # fmt: skip
