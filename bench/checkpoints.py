@@ -61,7 +61,7 @@ def writes(folder: Path, rounds: int) -> None:
             ours.append(end - middle)
             ratios.append(ours[-1] / plain[-1])
     print(f"plain file {1e3 * statistics.median(plain):.0f} ms, checkpoint {1e3 * statistics.median(ours):.0f} ms; "
-          f"ratio pair by pair: median {statistics.median(ratios):.2f}, {min(ratios):.2f} to {max(ratios):.2f}")  # fmt: skip
+          f"ratio by pairs {statistics.median(ratios):.2f}, {min(ratios):.2f} to {max(ratios):.2f}")  # fmt: skip
 
 
 def generations(folder: Path, count: int, every: int | None) -> float:

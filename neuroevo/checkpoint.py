@@ -182,6 +182,7 @@ def _fill(path: Path, later: Sequence[tuple[int, npt.NDArray[Any]]]) -> None:
             start = 0
             while start < len(piece):
                 start += os.pwrite(descriptor, piece[start : start + BLOCK], offset + start)
+        os.fsync(descriptor)  # the bulk goes to disk while it is still being hashed
         os.pwrite(descriptor, MARK + digest.result().encode() + b"\n", 0)
         os.fsync(descriptor)
 
