@@ -28,7 +28,7 @@ D, C = 1280, 10
 LAYOUT = Layout(("head.weight", "head.bias"), ((C, D), (C,)))
 CPU = torch.device("cpu")
 ATTRIBUTES = {"config": "", "seed": 0, "device": "cpu", "layout": LAYOUT.to_json(), "classes": "[]", "plan": "{}",
-              "versions": "{}"}  # fmt: skip
+              "versions": "{}", "features": ""}  # fmt: skip
 
 
 def first(n: int) -> Step:

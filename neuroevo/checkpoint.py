@@ -50,6 +50,7 @@ class Checkpoint:
     classes: tuple[str, ...]
     plan: Plan
     versions: dict[str, str]
+    features: str  # a hash: computed anew by other threads they would round otherwise
     step: Step  # state None
     history: History
 
@@ -255,6 +256,7 @@ def read(path: Path) -> Checkpoint:
         tuple(json.loads(attributes["classes"])),
         Plan(**json.loads(attributes["plan"])),
         json.loads(attributes["versions"]),
+        str(attributes["features"]),
         step,
         history,
     )

@@ -96,8 +96,9 @@ def validate(config: ConfigFile = None, sets: Sets = None) -> None:
     from neuroevo.config import load
 
     checked = load(config, sets or [], lambda line: print(line, file=sys.stderr))
+    rows = inspection.estimate(checked)
     print(checked.to_yaml(), end="")
-    table("estimates", inspection.estimate(checked))
+    table("estimates", rows)
 
 
 @app.command("list")

@@ -342,6 +342,7 @@ def restored(
         ("threads", saved.plan.threads, torch.get_num_threads()),
         ("device", saved.device, str(device)),
         ("versions", saved.versions, versions()),
+        ("features", saved.features, experiment.features.digest()),
     ):
         if then != now:
             log(f"{what} were {then} and are {now}: the run goes on, but may round otherwise than uninterrupted")
@@ -398,6 +399,7 @@ def go(
         "classes": json.dumps(experiment.classes),
         "plan": json.dumps(experiment.plan._asdict()),
         "versions": json.dumps(versions()),
+        "features": experiment.features.digest(),
     }
     history = list(history)
     rundir.write_history(folder, history)

@@ -22,7 +22,7 @@ from filelock import FileLock
 from PIL import Image
 from torch import Tensor
 
-from neuroevo import data, devices
+from neuroevo import backbones, data, devices
 from neuroevo.backbones import Backbone, Transform
 from neuroevo.data import Dataset
 
@@ -67,6 +67,10 @@ class Features(NamedTuple):
     def dim(self) -> int:
         """Number of features."""
         return self.rows.shape[1]
+
+    def digest(self) -> str:
+        """Return a hash of some 1,024 rows, evenly spaced: features computed anew may round otherwise."""
+        return backbones.digest({"rows": self.rows[:: max(1, len(self.rows) // 1024)]})
 
     def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """Return the features [B, d] as the head sees them, and the labels [B], of the rows in `index`."""

@@ -26,6 +26,7 @@ ATTRIBUTES = {
     "classes": '["a", "b"]',
     "plan": '{"method": "gemm", "classes": 2, "individuals": 3, "samples": 4, "limit": 5, "threads": 2}',
     "versions": '{"torch": "x"}',
+    "features": "f",
 }
 
 

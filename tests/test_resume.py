@@ -16,7 +16,7 @@ import h5py
 import pytest
 from conftest import Quiet, make_folder
 
-from neuroevo import checkpoint, experiment, rundir
+from neuroevo import checkpoint, experiment, features, rundir
 from neuroevo.config import load
 from neuroevo.errors import InputError, Interrupted, RunError
 from neuroevo.loop import Rules, Step
@@ -270,6 +270,26 @@ def test_a_full_disk_ends_the_run_with_its_last_checkpoint_intact(
     assert not list((folder / "checkpoints").glob("*.partial"))
 
 
+def test_features_that_are_not_those_the_run_began_with_are_said(
+    tmp_path: Path, quiet: Quiet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "r"
+    experiment.run(load(None, [*SETS, "budget.generations=4"]), str(folder), "test", Quiet())
+    experiment.opened(str(folder), quiet)
+    assert quiet.lines == []
+    real = features.cached
+
+    def other(*args: Any) -> Any:
+        rows, computed = real(*args)
+        rows = rows.clone()
+        rows[0, 9] += 1e-3
+        return rows, computed
+
+    monkeypatch.setattr(features, "cached", other)
+    experiment.opened(str(folder), quiet)
+    assert [line.split()[0] for line in quiet.lines] == ["features"]
+
+
 def test_another_thread_count_is_said(tmp_path: Path, quiet: Quiet) -> None:
     folder = tmp_path / "r"
     experiment.run(load(None, [*SETS, "budget.generations=4"]), str(folder), "test", Quiet())
@@ -279,7 +299,7 @@ def test_another_thread_count_is_said(tmp_path: Path, quiet: Quiet) -> None:
     _, step = experiment.opened(str(folder), Quiet())
     attributes = {
         "config": c.to_yaml(), "seed": 0, "device": "cpu", "layout": saved.layout.to_json(),
-        "classes": json.dumps(saved.classes), "versions": json.dumps(saved.versions),
+        "classes": json.dumps(saved.classes), "versions": json.dumps(saved.versions), "features": saved.features,
         "plan": json.dumps(saved.plan._replace(threads=77)._asdict()),
     }  # fmt: skip
     checkpoint.write(path, attributes, replace(step, state=step.state), saved.history)
