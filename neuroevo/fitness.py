@@ -57,14 +57,17 @@ def plan(method: str, genes: int, dim: int, widths: Sequence[int], limit: int, d
     per_sample = 4 * max([a + b for a, b in pairwise(widths)] + [4 * widths[-1]])
     best = (16 if device.type == "cpu" else 512) * 2**20
     samples = 1024 if device.type == "cpu" else 8192
+    usable = 3 * limit // 4  # the allocator keeps some of what is freed
     while True:
         fixed = 3 * 4 * samples * dim  # a batch of features: gathered, standardised, one temporary
         each = 4 * genes + samples * per_sample
-        individuals = min((limit - fixed) // each, max(1, best // (4 * samples * max(widths))))
+        individuals = min((usable - fixed) // each, max(1, best // (4 * samples * max(widths))))
         if individuals >= 1:
             return Plan(method, widths[-1], int(individuals), samples, limit, torch.get_num_threads())
         if samples <= 32:
-            raise InputError(f"memory.limit: {limit} bytes is too little for one individual; at least {fixed + each}")
+            raise InputError(
+                f"memory.limit: {limit} bytes is too little for one individual; at least {4 * (fixed + each) // 3 + 1}"
+            )
         samples //= 2
 
 

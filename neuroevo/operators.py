@@ -73,8 +73,8 @@ def _spin(weights: Tensor, points: Tensor) -> Tensor:
 
 def _proportional(fitness: Tensor) -> Tensor:
     """Return weights in [0, 1] in proportion to `fitness [v]` above the lowest; 1 for each where all are equal."""
-    above = (fitness.double() - fitness.min()).nan_to_num()  # makes -inf less -inf 0, and infinity finite
-    return (above / above.max()).nan_to_num(nan=1.0)
+    above = fitness.double() - fitness.min()
+    return (above / above.max()).nan_to_num(nan=1.0)  # 0 / 0 where all are equal, inf / inf at infinity
 
 
 def tournament(fitness: Tensor, count: int, generator: torch.Generator, *, size: Annotated[int, Ge(1)] = 4) -> Tensor:
@@ -128,7 +128,7 @@ def stochastic_universal(fitness: Tensor, count: int, generator: torch.Generator
 
 
 def random(fitness: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """Select uniformly, whatever the fitness."""
+    """Select uniformly, however good."""
     valid = _valid(fitness)
     return valid[_draw(len(valid), (count,), generator)]
 
