@@ -104,7 +104,14 @@ if __name__ == "__main__":
         print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {options.rounds} rounds")
         writes(Path(place), options.rounds)
         generations(Path(place), 20, 10)
-        pairs = [(generations(Path(place), 60, None), generations(Path(place), 60, 10)) for _ in range(options.rounds)]
-        ratios = [with_ / without for without, with_ in pairs]
-        print(f"60 generations {statistics.median(a for a, _ in pairs):.2f} s without; with a checkpoint every 10: "
-              f"median of pairs {statistics.median(ratios):.3f}, {min(ratios):.3f} to {max(ratios):.3f}")  # fmt: skip
+        runs: dict[int | None, list[float]] = {None: [], 10: []}
+        for k in range(options.rounds):
+            for every in (None, 10) if k % 2 else (10, None):
+                runs[every].append(generations(Path(place), 100, every))
+        without, with_ = runs[None], runs[10]
+        ratios = [b / a for a, b in zip(without, with_, strict=True)]
+        print(
+            f"100 generations {statistics.median(without):.2f} s without, {statistics.median(with_):.2f} s with a checkpoint"
+        )
+        print(f"every 10: pairs {statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f}), "
+              f"quickest of each {min(with_) / min(without):.3f}")  # fmt: skip
