@@ -110,8 +110,6 @@ if __name__ == "__main__":
                 runs[every].append(generations(Path(place), 100, every))
         without, with_ = runs[None], runs[10]
         ratios = [b / a for a, b in zip(without, with_, strict=True)]
-        print(
-            f"100 generations {statistics.median(without):.2f} s without, {statistics.median(with_):.2f} s with a checkpoint"
-        )
+        print(f"100 generations {statistics.median(without):.2f} s without, {statistics.median(with_):.2f} s with one")
         print(f"every 10: pairs {statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f}), "
               f"quickest of each {min(with_) / min(without):.3f}")  # fmt: skip

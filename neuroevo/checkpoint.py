@@ -172,7 +172,7 @@ def _yield_to_others() -> None:
 def _fill(path: Path, later: Sequence[tuple[int, npt.NDArray[Any]]]) -> None:
     """Write the large arrays into their places, hash all that follows the user block, write the hash, flush to disk."""
     pieces = [(offset, array.reshape(-1).view(np.uint8).data) for offset, array in later]
-    with open(path, "r+b", buffering=0) as file, ThreadPoolExecutor(2, initializer=_yield_to_others) as pool:
+    with open(path, "r+b", buffering=0) as file, ThreadPoolExecutor(1, initializer=_yield_to_others) as hasher:
         descriptor = file.fileno()
         end = os.fstat(descriptor).st_size
 
@@ -185,15 +185,12 @@ def _fill(path: Path, later: Sequence[tuple[int, npt.NDArray[Any]]]) -> None:
                 place = offset + len(piece)
             return sha.hexdigest()
 
-        def written() -> None:
-            for offset, piece in pieces:
-                start = 0
-                while start < len(piece):
-                    start += os.pwrite(descriptor, piece[start : start + BLOCK], offset + start)
-            os.fsync(descriptor)  # the bulk goes to disk while it is still being hashed
-
-        digest, bulk = pool.submit(hashed), pool.submit(written)
-        bulk.result()
+        digest = hasher.submit(hashed)
+        for offset, piece in pieces:
+            start = 0
+            while start < len(piece):
+                start += os.pwrite(descriptor, piece[start : start + BLOCK], offset + start)
+        os.fsync(descriptor)  # the bulk goes to disk while it is still being hashed
         os.pwrite(descriptor, MARK + digest.result().encode() + b"\n", 0)
         os.fsync(descriptor)
 
