@@ -33,7 +33,8 @@ class Terminal:
         self.console = Console(file=stream)
         self.live: Progress | None = None
         self.task: tuple[str, TaskID] | None = None
-        self.last = self.validation = 0.0
+        self.last = 0.0
+        self.validated = ""  # the last validation, which a live line goes on showing
         self.before: tuple[float, int] | None = None
 
     def note(self, line: str) -> None:
@@ -53,6 +54,10 @@ class Terminal:
         text = f"generation {step.generation}{f' of {total}' if total else ''}  {describe(step, rate)}"
         progress = rules.budget.progress(step.generation, step.cost)
         whole = step.record["validation"] is not None
+        if whole:
+            self.validated = f"{step.record['validation']:.4f}"
+        elif self.live is not None and self.validated:
+            text = text.replace("validation -", f"validation {self.validated}")
         self._show("generations", text, progress * 1000, 1000 if progress else None, whole)
 
     def _show(self, what: str, text: str, done: float, total: float | None, whole: bool) -> None:
