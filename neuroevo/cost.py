@@ -55,12 +55,13 @@ class Budget:
         pairs = ((self.generations, generation), (self.samples, cost.samples), (self.forward_samples, cost.forward))
         return min(1.0, max((spent / limit for limit, spent in pairs if limit), default=0.0))
 
-    def spent(self, generation: int, cost: Cost, seconds: float, unit: int) -> str | None:
-        """Return the name of the limit that is reached, or None; samples are spent when fewer than `unit` are left."""
+    def spent(self, generation: int, cost: Cost, seconds: float, least: Cost) -> str | None:
+        """Return the name of the limit reached, or None; samples are spent when a generation of `least` isn't left."""
+        after = cost + least
         spent = {
             "generations": (generation, self.generations),
-            "samples": (cost.samples + unit - 1, self.samples),
-            "forward_samples": (cost.forward + unit - 1, self.forward_samples),
+            "samples": (after.samples - 1, self.samples),
+            "forward_samples": (after.forward - 1, self.forward_samples),
             "seconds": (seconds, self.seconds),
         }
         return next((name for name, (value, limit) in spent.items() if limit is not None and value >= limit), None)

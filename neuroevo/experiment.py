@@ -17,12 +17,27 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from neuroevo import backbones, checkpoint, config, data, devices, evaluation, features, fitness, heads, loop, rundir
+from neuroevo import (
+    backbones,
+    checkpoint,
+    config,
+    data,
+    development,
+    devices,
+    evaluation,
+    features,
+    fitness,
+    gradient,
+    heads,
+    loop,
+    rundir,
+)  # fmt: skip
 from neuroevo.algorithms import Algorithm
 from neuroevo.backbones import Backbone
 from neuroevo.config import Config
 from neuroevo.cost import Budget, Cost
 from neuroevo.data import Dataset
+from neuroevo.development import Development
 from neuroevo.errors import InputError, Interrupted
 from neuroevo.features import Features
 from neuroevo.fitness import Plan, Scores
@@ -120,6 +135,38 @@ class Experiment:
         names = [part.name for part in (self.config.metric, self.config.ties) if part is not None]
         metrics = [self.metrics[name] for name in names]
         return fitness.fitness(population, self.express, self.forward, self.features, index, metrics, self.plan)
+
+    def development(self) -> Development:
+        """Return what becomes of a population in its generation: scored as it is, or trained first."""
+        c = self.config
+        if c.refine is None or c.optimizer is None:
+            return development.unchanged(self.score)
+        given = c.refine.model_dump()
+        inheritance, back_off = given.pop("inheritance"), given.pop("back_off")
+        layers = heads.steps(self.head, self.backbone.head)
+        dropouts = [module for module in self.head.modules() if isinstance(module, nn.Dropout) and module.p > 0]
+        if self.plan.method == "vmap" and dropouts:
+            raise InputError(f"head: {c.head_part.name} has dropout, which only a chain of layers can be trained with")
+        if c.refine.dropout and not dropouts:
+            raise InputError(
+                f"refine.dropout: {c.head_part.name} has no dropout layer; give the head a dropout above 0"
+            )
+        task = gradient.Task(
+            layout=self.layout,
+            forward=self.forward,
+            linear=layers[0][0] if len(layers) == 1 and isinstance(layers[0][1], nn.Linear) else None,
+            source=self.features,
+            train=self.splits["train"],
+            classes=len(self.classes),
+            dim=self.features.dim,
+            widths=tuple(heads.widths(self.head) or [len(self.classes)]),
+            limit=self.plan.limit,
+            start=self.start()[0],
+        )
+        refine, planned = gradient.refiner(task, c.optimizer.bound()(), gradient.Settings(**given))
+        wrap = development.backed_off if back_off else development.lamarckian
+        whole = wrap(self.score, refine, planned)
+        return development.baldwinian(whole) if inheritance == "baldwinian" else whole
 
     def validate(self, genomes: Tensor) -> tuple[list[dict[str, float]], Cost]:
         """Score candidates [k, g] on the validation split by every metric, as reported."""
@@ -310,7 +357,7 @@ def resume(run_dir: str, sets: list[str], reporter: Reporter) -> Path:
         finished = rundir.read_result(folder).get("status") == "finished"
         if saved is not None and finished:
             stop = Budget(**c.budget.model_dump()).spent(
-                saved.step.generation, saved.step.cost, saved.step.seconds, len(saved.step.population.genomes)
+                saved.step.generation, saved.step.cost, saved.step.seconds, Cost(forward=len(saved.step.scores.values))
             )
             if stop is not None or c.budget == before.budget:
                 log(f"{folder}: finished ({rundir.read_result(folder)['stop_reason']}); nothing to do")
@@ -412,7 +459,13 @@ def go(
     rundir.write_history(folder, history)
     writer = checkpoint.Writer(folder / "checkpoints", attributes, c.checkpoint.keep)
     run = loop.evolve(
-        experiment.algorithm, experiment.score, experiment.validate, rules, step, experiment.device, time.monotonic
+        experiment.algorithm,
+        experiment.development(),
+        experiment.validate,
+        rules,
+        step,
+        experiment.device,
+        time.monotonic,
     )
     try:
         with open(folder / rundir.HISTORY, "a", buffering=1) as lines:

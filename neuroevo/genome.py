@@ -72,3 +72,11 @@ class Population(NamedTuple):
     genomes: Tensor  # [n, g] float32
     traits: dict[str, Tensor]  # {name: [n, ...]}: inherited beside the genes, such as an individual's own sigma
     parents: Tensor  # [n, p] int64: rows of the population before, -1 for none; the lineage
+
+
+def noisy(start: Tensor, n: int, sigma: float, generator: torch.Generator) -> Tensor:
+    """Return `n` genomes [n, g] around those of `start` [s, g] in turn, the first s of them unchanged."""
+    genomes = start[torch.arange(n, device=start.device) % len(start)]
+    noise = torch.randn(genomes.shape, generator=generator, device=start.device)
+    noise[: len(start)] = 0
+    return genomes.add_(noise, alpha=sigma)

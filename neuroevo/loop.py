@@ -13,6 +13,7 @@ from torch import Tensor
 
 from neuroevo.algorithms import Algorithm
 from neuroevo.cost import Budget, Cost
+from neuroevo.development import Development
 from neuroevo.errors import InputError
 from neuroevo.fitness import Scores
 from neuroevo.genome import Population
@@ -60,7 +61,6 @@ class Rules:
     lower_is_better: bool  # of that metric as reported
 
 
-Score = Callable[[Population, Tensor], tuple[Scores, Cost]]
 Validate = Callable[[Tensor], tuple[list[dict[str, float]], Cost]]  # genomes [k, g] -> each one's metrics as reported
 
 
@@ -74,7 +74,7 @@ def batch(rules: Rules, generation: int, size: int) -> Tensor:
 
 def evolve(
     algorithm: Algorithm[Any],
-    score: Score,
+    development: Development,
     validate: Validate,
     rules: Rules,
     start: Step,
@@ -87,18 +87,22 @@ def evolve(
         generation = step.generation + 1
         context = Context(rules.seed, generation, rules.budget.progress(step.generation, step.cost), device)
         population = algorithm.ask(step.state, context)
-        n, left = len(population.genomes), rules.budget.left(step.cost)
+        planned, each = development.planned(population, context), len(population.genomes) * development.passes
+        left = rules.budget.left(step.cost + planned)
         # The last generation's batch is cut to what is left of the budget.
-        size = rules.samples if left is None else min(rules.samples, left // n)
+        size = rules.samples if left is None else min(rules.samples, left // each)
         if size < 1:
-            raise InputError(f"budget: the samples allowed are fewer than one for each of {n} individuals")
-        scores, spent = score(population, batch(rules, generation, size))
-        state = algorithm.tell(step.state, population, scores)
-        cost = step.cost + spent
-        stop = rules.budget.spent(generation, cost, start.seconds + clock() - began, unit=n)
+            raise InputError("budget: the samples allowed are too few for one generation of the smallest batch")
+        grown = development.develop(population, batch(rules, generation, size), context)
+        state = algorithm.tell(step.state, grown.inherited, grown.scores)
+        cost = step.cost + grown.cost
+        least = planned + Cost(forward=each)
+        stop = rules.budget.spent(generation, cost, start.seconds + clock() - began, least)
         champion, stale, validation = step.champion, step.stale, None
         if generation % rules.every == 0 or stop is not None:
-            found, checked = best(algorithm.candidates(state), validate, rules, generation)
+            same = grown.scored is grown.inherited
+            shown = state if same else algorithm.tell(step.state, grown.scored, grown.scores)
+            found, checked = best(algorithm.candidates(shown), validate, rules, generation)
             cost += checked
             stale += 1
             if found is not None:
@@ -107,8 +111,8 @@ def evolve(
                     champion, stale = found, 0
             stop = stop or settled(rules, champion, stale)
         seconds = start.seconds + clock() - began
-        line = record(generation, population, scores, validation, cost, seconds)
-        step = Step(generation, state, population, scores, line, cost, seconds, champion, stale, stop)
+        line = record(generation, grown.inherited, grown.scores, validation, cost, seconds)
+        step = Step(generation, state, grown.inherited, grown.scores, line, cost, seconds, champion, stale, stop)
         yield step
 
 
@@ -143,7 +147,7 @@ def settled(rules: Rules, champion: Champion, stale: int) -> str | None:
 def record(
     generation: int, population: Population, scores: Scores, validation: float | None, cost: Cost, seconds: float
 ) -> dict[str, float | None]:
-    """Return a generation's line of the history; statistics are over valid individuals, None where there are none."""
+    """Return a generation's line of the history: statistics over valid individuals, and medians of their traits."""
     fitness = scores.values[~scores.invalid, 0]
     genomes = population.genomes
     sample = genomes[~scores.invalid][:, :: max(1, genomes.shape[1] // DIVERSITY_GENES)]
@@ -154,5 +158,8 @@ def record(
         figures["fitness_std"] = float(fitness.std(correction=0))
         figures["diversity"] = float(sample.std(0, correction=0).mean())
     figures |= {"validation": validation, "invalid": int(scores.invalid.sum())}
+    for name, trait in sorted(population.traits.items()):
+        if trait.ndim == 1:
+            figures[name] = float(trait.median())
     figures |= {"forward_samples": cost.forward, "backward_samples": cost.backward, "seconds": seconds}
     return figures

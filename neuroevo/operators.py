@@ -22,6 +22,7 @@ from torch import Tensor
 
 from neuroevo.genome import Layout, Population
 from neuroevo.rng import Context, forked
+from neuroevo.schedules import Schedule, factor
 
 Selection = Callable[[Tensor, int, torch.Generator], Tensor]
 Crossover = Callable[[Tensor, Tensor, Layout, torch.Generator], Tensor]
@@ -326,19 +327,6 @@ def none(genomes: Tensor, parents: Tensor, layout: Layout, generator: torch.Gene
 # Mutation
 
 
-def _scheduled(schedule: str, progress: float, final: float) -> float:
-    """Return the factor of sigma at `progress`: 1 at 0 and, unless constant, `final` at 1."""
-    match schedule:
-        case "linear":
-            return 1 + (final - 1) * progress
-        case "cosine":
-            return final + (1 - final) * (1 + math.cos(math.pi * progress)) / 2
-        case "exponential":
-            return float(final**progress)
-        case _:
-            return 1.0
-
-
 def _rms(genomes: Tensor, layout: Layout) -> Tensor:
     """Return the root mean square of each parameter over the population, `[1, t]`; 1 where it is all zero.
 
@@ -367,7 +355,7 @@ def gaussian(
     rate: Probability = 1.0,
     per: Literal["gene", "tensor"] = "gene",
     relative: bool = False,
-    schedule: Literal["constant", "linear", "cosine", "exponential"] = "constant",
+    schedule: Schedule = "constant",
     final: Probability = 0.1,
     self_adaptive: bool = True,
     tau: Annotated[float, Ge(0)] | None = 0.1,
@@ -396,7 +384,7 @@ def gaussian(
         own = (own * (tau * normal(len(genomes))).exp()).clamp(1e-6 * sigma, 1e6 * sigma)
         traits = traits | {"sigma": own}
         step = own[:, None]
-    step = step * _scheduled(schedule, context.progress, final)
+    step = step * factor(schedule, context.progress, final)
     if relative:
         step = step * _rms(genomes, layout)
     if per == "tensor" and rate < 1:

@@ -46,8 +46,8 @@ def test_the_resolved_config_is_whole_and_reads_back_to_itself() -> None:
     assert check(yaml.safe_load(c.to_yaml())) == c
     record = c.record()
     assert list(record) == [
-        "seed", "device", "data", "backbone", "head", "features", "genome", "algorithm", "fitness", "validate",
-        "budget", "checkpoint", "memory",
+        "seed", "device", "data", "backbone", "head", "features", "genome", "algorithm", "refine", "fitness",
+        "validate", "budget", "checkpoint", "memory",
     ]  # fmt: skip
     assert record["algorithm"]["mutation"]["sigma"] == 0.5
     assert record["genome"]["from"] == []

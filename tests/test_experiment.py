@@ -249,3 +249,57 @@ def test_a_backbones_own_weights_file_gives_the_same_network(tmp_path: Path) -> 
     save_file(backbone.network(backbone.own_head).state_dict(), tmp_path / "w.safetensors")
     again = backbones.build("timm/resnet10t", str(tmp_path / "w.safetensors"), 32, (8, 8, 3))
     assert again.digest == backbone.digest
+
+
+def test_a_refine_of_no_steps_is_the_pure_ga_byte_for_byte(tmp_path: Path) -> None:
+    start(tmp_path / "a")
+    result = start(tmp_path / "b", "refine.name=sgd", "refine.steps=0")
+    assert result["cost"]["backward_samples"] == 0
+    with (
+        h5py.File(tmp_path / "a" / "checkpoints" / "generation-000006.h5") as a,
+        h5py.File(tmp_path / "b" / "checkpoints" / "generation-000006.h5") as b,
+    ):
+        for name in ("population/genomes", "population/fitness", "population/parents", "champion/genome"):
+            assert a[name][()].tobytes() == b[name][()].tobytes()
+
+
+def test_a_hybrid_counts_forward_and_backward_and_ends_within_its_budget(tmp_path: Path) -> None:
+    sets = [
+        "refine.name=sgd",
+        "refine.steps=3",
+        "refine.batch_size=50",
+        "budget.samples=60000",
+        "budget.generations=null",
+    ]
+    result = start(tmp_path / "r", *sets)
+    history = [json.loads(line) for line in (tmp_path / "r" / "history.jsonl").read_text().splitlines()]
+    assert history[0]["forward_samples"] == 16 * (3 * 50 + 100)
+    assert history[0]["backward_samples"] == 16 * 3 * 50
+    total = result["cost"]["forward_samples"] + 2 * result["cost"]["backward_samples"]
+    assert 60000 - 16 * (3 * 3 * 50 + 1) < total <= 60000
+    assert result["stop_reason"] == "samples"
+
+
+def test_what_individuals_have_of_their_own_is_in_the_history(tmp_path: Path) -> None:
+    start(tmp_path / "r", "refine.name=sgd", "refine.steps=1", "refine.lr=[0.001, 0.1]")
+    history = [json.loads(line) for line in (tmp_path / "r" / "history.jsonl").read_text().splitlines()]
+    assert all(0.001 <= line["lr"] <= 0.1 and line["sigma"] > 0 for line in history)
+
+
+@pytest.mark.parametrize(
+    ("sets", "message"),
+    [
+        (["refine.lr=-1"], "refine.lr"),
+        (["refine.lr=[0.1, 0.01]"], "refine.lr.* low below high"),
+        (["refine.lr=[0, 0.1]"], "refine.lr"),
+        (["refine.stepz=3"], r"refine.stepz: unknown key \(did you mean steps"),
+        (["refine.name=sgdd"], r"refine.name: no refine is called 'sgdd' \(did you mean sgd"),
+        (["refine.name=adam", "refine.momentum=0.9"], "refine.momentum: unknown key"),
+        (["refine.dropout=0.5"], "refine.dropout: linear has no dropout layer"),
+        (["refine.share=0"], "refine.share: 0 given"),
+    ],
+)
+def test_a_refine_that_is_not_right_is_refused(tmp_path: Path, sets: list[str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        start(tmp_path / "r", *sets)
+    assert not (tmp_path / "r").exists()

@@ -335,3 +335,40 @@ def test_another_thread_count_is_said(tmp_path: Path, quiet: Quiet) -> None:
     checkpoint.write(path, attributes, replace(step, state=step.state), saved.history)
     experiment.opened(str(folder), quiet)
     assert any(line.startswith("threads were 77") for line in quiet.lines)
+
+
+REFINES: dict[str, list[str]] = {
+    "inherited momentum and ranges": ["refine.optimizer_state=inherit", "refine.lr=[0.001, 0.1]", "refine.batches=own",
+                                      "refine.momentum=[0.5, 0.95]"],
+    "adam, mlp with dropout, back-off": ["refine.name=adam", "head.name=mlp", "head.hidden=[9]", "head.dropout=0.3",
+                                         "head.init=default", "refine.back_off=true", "refine.optimizer_state=inherit"],
+    "baldwinian, share, mixup, schedule": ["refine.inheritance=baldwinian", "refine.share=0.5", "refine.mixup=0.3",
+                                           "refine.schedule=one_cycle", "refine.dropout=null", "refine.nesterov=true"],
+    "balanced, weights, adjustment": ["refine.balanced=true", "refine.class_weights=true", "refine.name=adamw",
+                                      "refine.logit_adjustment=1", "refine.weight_decay=[0.0001, 0.01]"],
+    "plain sgd": ["algorithm.name=fixed", "algorithm.population=1"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("given", REFINES.values(), ids=REFINES)
+def test_a_hybrid_that_is_stopped_resumes_to_the_same_bytes(tmp_path: Path, given: list[str]) -> None:
+    common = [s for s in SETS if not s.startswith("algorithm.") or "fixed" not in " ".join(given)]
+    sets = [
+        *common,
+        "algorithm.population=12",
+        "refine.steps=3",
+        "refine.batch_size=32",
+        "budget.generations=12",
+        *given,
+    ]
+    experiment.run(load(None, sets), str(tmp_path / "whole"), "test", Quiet())
+
+    class Stops(Quiet):
+        def generation(self, step: Step, rules: Rules) -> None:
+            if step.generation == 5:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Interrupted):
+        experiment.run(load(None, sets), str(tmp_path / "r"), "test", Stops())
+    experiment.resume(str(tmp_path / "r"), [], Quiet())
+    assert contents(tmp_path / "r") == contents(tmp_path / "whole")

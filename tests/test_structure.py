@@ -7,9 +7,10 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "neuroevo"
 ORDER = [  # each may import those before it
-    "errors", "rng", "genome", "cost", "devices", "operators", "metrics", "heads", "fitness", "algorithms", "loop",
-    "data", "backbones", "features", "evaluation", "config", "checkpoint", "rundir", "progress", "experiment", "export",
-    "inspection", "cli", "__main__",
+    "errors", "rng", "genome", "cost", "devices", "schedules", "operators", "metrics",
+    "heads", "fitness", "gradient", "development", "algorithms", "loop",
+    "data", "backbones", "features", "evaluation", "config", "checkpoint", "rundir", "progress",
+    "experiment", "export", "inspection", "cli", "__main__",
 ]  # fmt: skip
 ONLY = {  # the one module that imports a library
     "h5py": {"checkpoint", "inspection"}, "pydantic": {"config"}, "typer": {"cli"}, "rich": {"progress"},

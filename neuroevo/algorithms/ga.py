@@ -14,7 +14,7 @@ from torch import Tensor
 from neuroevo.algorithms.base import Algorithm, Part
 from neuroevo.errors import InputError
 from neuroevo.fitness import Scores, ranks
-from neuroevo.genome import Layout, Population
+from neuroevo.genome import Layout, Population, noisy
 from neuroevo.operators import Crossover, Mutation, Selection, gaussian, tournament, uniform
 from neuroevo.rng import Context
 
@@ -24,6 +24,12 @@ class GAState(NamedTuple):
 
     population: Population
     fitness: Tensor  # [n] float64, higher is better, -inf where invalid; empty before the first scores
+
+
+def fitness_of(scores: Scores) -> Tensor:
+    """Return fitness [n]: the metric itself, or ranks where a second one breaks its ties; -inf where invalid."""
+    values = scores.values
+    return values[:, 0] if values.shape[1] == 1 else ranks(values).masked_fill(scores.invalid, -torch.inf)
 
 
 def ga(
@@ -41,11 +47,9 @@ def ga(
         raise InputError(f"algorithm.elites: {elites} must be below the population of {population}")
 
     def init(start: Tensor, sigma: float, context: Context) -> GAState:
-        genomes = start[torch.arange(population, device=start.device) % len(start)]
-        noise = torch.randn(genomes.shape, generator=context.generator("init"), device=start.device)
-        noise[: len(start)] = 0  # the starting points themselves stay in
+        genomes = noisy(start, population, sigma, context.generator("init"))
         parents = torch.full((population, 2), -1, device=start.device)
-        first = Population(genomes.add_(noise, alpha=sigma), {}, parents)
+        first = Population(genomes, {}, parents)
         # What an individual carries beside its genes is what the mutation gives to those that come without.
         traits = mutation(Population(genomes.clone(), {}, parents), context, layout).traits
         return GAState(first._replace(traits=traits), start.new_empty(0, dtype=torch.float64))
@@ -72,9 +76,7 @@ def ga(
         )
 
     def tell(state: GAState, scored: Population, scores: Scores) -> GAState:
-        values = scores.values
-        fitness = values[:, 0] if values.shape[1] == 1 else ranks(values).masked_fill(scores.invalid, -torch.inf)
-        return GAState(scored, fitness)
+        return GAState(scored, fitness_of(scores))
 
     def candidates(state: GAState) -> dict[str, Tensor]:
         order = state.fitness.topk(max(1, elites)).indices

@@ -1,0 +1,95 @@
+"""What becomes of a proposed population within its generation: it is scored, and may learn first.
+
+Each is a wrapper of the same type. What is learnt may be inherited (Lamarck) or only count for fitness (Baldwin 1896;
+Hinton and Nowlan 1987), and an individual that learning made worse may be put back (Cui et al. 2018, ESGD's back-off).
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from neuroevo.cost import Cost
+from neuroevo.fitness import Scores, ranks
+from neuroevo.genome import Population
+from neuroevo.gradient import Refine
+from neuroevo.rng import Context
+
+Score = Callable[[Population, Tensor], tuple[Scores, Cost]]
+
+
+class Developed(NamedTuple):
+    """A population at the end of its generation."""
+
+    inherited: Population  # what the algorithm goes on with
+    scored: Population  # what the scores are of, and the champion may be
+    scores: Scores
+    cost: Cost
+
+
+class Development(NamedTuple):
+    """How a population develops, and what that costs it beside the scores."""
+
+    develop: Callable[[Population, Tensor, Context], Developed]  # the Tensor: rows of the generation's batch
+    planned: Callable[[Population, Context], Cost]  # of learning
+    passes: int  # of the generation's batch, for each individual
+
+
+def unchanged(score: Score) -> Development:
+    """Score a population as it is."""
+
+    def develop(population: Population, index: Tensor, context: Context) -> Developed:
+        return Developed(population, population, *score(population, index))
+
+    return Development(develop, lambda population, context: Cost(), 1)
+
+
+def lamarckian(score: Score, refine: Refine, planned: Callable[[Population, Context], Cost]) -> Development:
+    """Refine a population, score it, and let it inherit what it learnt."""
+
+    def develop(population: Population, index: Tensor, context: Context) -> Developed:
+        refined, spent = refine(population, context)
+        scores, cost = score(refined, index)
+        return Developed(refined, refined, scores, spent + cost)
+
+    return Development(develop, planned, 1)
+
+
+def backed_off(score: Score, refine: Refine, planned: Callable[[Population, Context], Cost]) -> Development:
+    """As `lamarckian`, but an individual that scores worse on the generation's batch than before is put back."""
+
+    def develop(population: Population, index: Tensor, context: Context) -> Developed:
+        before, first = score(population, index)
+        refined, spent = refine(population, context)
+        after, second = score(refined, index)
+        n = len(population.genomes)
+        order = ranks(torch.cat([before.values, after.values]))
+        worse = order[n:] < order[:n]
+        kept = merged(worse, population._replace(traits=refined.traits | population.traits), refined)
+        scores = Scores(
+            *(torch.where(worse.view(-1, *[1] * (a.ndim - 1)), b, a) for b, a in zip(before, after, strict=True))
+        )
+        return Developed(kept, kept, scores, first + spent + second)
+
+    return Development(develop, planned, 2)
+
+
+def baldwinian(development: Development) -> Development:
+    """Let a population inherit its own genomes, whatever it learnt; hyperparameters of its own it keeps."""
+
+    def develop(population: Population, index: Tensor, context: Context) -> Developed:
+        developed = development.develop(population, index, context)
+        return developed._replace(inherited=developed.scored._replace(genomes=population.genomes))
+
+    return development._replace(develop=develop)
+
+
+def merged(first: Tensor, a: Population, b: Population) -> Population:
+    """Return a's individuals where `first` [n], b's elsewhere."""
+
+    def mix(x: Tensor, y: Tensor) -> Tensor:
+        return torch.where(first.view(-1, *[1] * (x.ndim - 1)), x, y)
+
+    traits = {name: mix(a.traits[name], trait) for name, trait in b.traits.items()}
+    return Population(mix(a.genomes, b.genomes), traits, mix(a.parents, b.parents))

@@ -1,0 +1,400 @@
+"""Gradient steps for a whole population at once.
+
+Individuals share no parameter, so the sum of their losses has each individual's own gradient, and one backward trains
+all. The gradient of the loss by the logits is written out; from there a linear head's is one matrix product, and any
+other head's one backward over the stacked parameters. Individuals are taken in slices that stay in cache and within the
+memory limit; what is drawn doesn't depend on the slices.
+
+The optimizers are torch's, step for step: SGD with momentum (Polyak 1964) and Nesterov's (Sutskever et al. 2013), Adam
+(Kingma and Ba 2015), AdamW (Loshchilov and Hutter 2019).
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Annotated, Literal, NamedTuple, Protocol
+
+import torch
+from annotated_types import Ge, Gt, Lt
+from torch import Tensor
+
+from neuroevo.cost import Cost
+from neuroevo.errors import InputError
+from neuroevo.genome import Layout, Population
+from neuroevo.heads import Drop, Forward
+from neuroevo.rng import Context, forked
+from neuroevo.schedules import Schedule, factor
+
+TAU = 0.2  # of the log-normal mutation of an individual's own hyperparameters
+CPU_SLICE = 2**20  # genes in a slice of individuals: parameters, gradient and momentum stay in a CPU's cache
+
+Range = tuple[float, float]  # a hyperparameter that each individual has its own of
+Weights = dict[str, Tensor]  # {name: [r, *shape]}
+
+
+class Optimizer(NamedTuple):
+    """A rule that turns gradients into steps."""
+
+    slots: tuple[str, ...]  # what it remembers of each parameter
+    # In place: parameter [r, ...], gradient [r, ...], slots, hyperparameters each [r, 1, ...], steps so far [r, 1, ...]
+    step: Callable[[Tensor, Tensor, list[Tensor], dict[str, Tensor], Tensor], None]
+    momentum: float | Range | None = None
+
+
+def decay(p: Tensor, gradient: Tensor, hyper: dict[str, Tensor]) -> None:
+    """Add the gradient of weight decay, where there is any."""
+    if "weight_decay" in hyper:
+        gradient.addcmul_(p, hyper["weight_decay"])
+
+
+def sgd(*, momentum: Annotated[float, Ge(0), Lt(1)] | Range = 0.9, nesterov: bool = False) -> Optimizer:
+    """Stochastic gradient descent with momentum, as `torch.optim.SGD`."""
+
+    def step(p: Tensor, gradient: Tensor, slots: list[Tensor], hyper: dict[str, Tensor], count: Tensor) -> None:
+        decay(p, gradient, hyper)
+        velocity = slots[0].mul_(hyper["momentum"]).add_(gradient)
+        if nesterov:
+            velocity = gradient.addcmul_(velocity, hyper["momentum"])
+        p.addcmul_(velocity, hyper["lr"], value=-1)
+
+    def plain(p: Tensor, gradient: Tensor, slots: list[Tensor], hyper: dict[str, Tensor], count: Tensor) -> None:
+        decay(p, gradient, hyper)
+        p.addcmul_(gradient, hyper["lr"], value=-1)
+
+    return Optimizer((), plain, 0.0) if momentum == 0 else Optimizer(("velocity",), step, momentum)
+
+
+def _adam(beta1: float, beta2: float, eps: float, decoupled: bool) -> Optimizer:
+    def step(p: Tensor, gradient: Tensor, slots: list[Tensor], hyper: dict[str, Tensor], count: Tensor) -> None:
+        if not decoupled:
+            decay(p, gradient, hyper)
+        elif "weight_decay" in hyper:
+            p.mul_(1 - hyper["lr"] * hyper["weight_decay"])
+        mean = slots[0].lerp_(gradient, 1 - beta1)
+        square = slots[1].mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+        scale = (square / (1 - beta2**count)).sqrt_().add_(eps)
+        p.addcdiv_(mean * (-hyper["lr"] / (1 - beta1**count)), scale)
+
+    return Optimizer(("mean", "square"), step)
+
+
+Beta = Annotated[float, Ge(0), Lt(1)]
+
+
+def adam(*, beta1: Beta = 0.9, beta2: Beta = 0.999, eps: Annotated[float, Gt(0)] = 1e-8) -> Optimizer:
+    """Adam, as `torch.optim.Adam`."""
+    return _adam(beta1, beta2, eps, decoupled=False)
+
+
+def adamw(*, beta1: Beta = 0.9, beta2: Beta = 0.999, eps: Annotated[float, Gt(0)] = 1e-8) -> Optimizer:
+    """Adam with decoupled weight decay, as `torch.optim.AdamW`."""
+    return _adam(beta1, beta2, eps, decoupled=True)
+
+
+OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {"sgd": sgd, "adam": adam, "adamw": adamw}
+
+
+class Source(Protocol):
+    """Where training samples come from: a run's cached features."""
+
+    @property
+    def labels(self) -> Tensor: ...  # noqa: D102
+
+    def batch(self, index: Tensor) -> tuple[Tensor, Tensor]: ...  # noqa: D102
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is trained: networks of a layout, on the rows of a train split."""
+
+    layout: Layout
+    forward: Forward
+    linear: str | None  # the name of the layer where the head is one linear layer
+    source: Source
+    train: Tensor  # [rows] int64
+    classes: int
+    dim: int
+    widths: tuple[int, ...]
+    limit: int  # bytes beside the population
+    start: Tensor  # genome [g] that `decay_to_start` pulls towards
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a population is trained in each generation; the config's `refine` section, checked."""
+
+    steps: int
+    batch_size: int
+    lr: float | Range
+    weight_decay: float | Range
+    label_smoothing: float | Range
+    dropout: float | Range | None  # None: the head's own
+    mixup: float  # alpha of the Beta distribution; 0 is none
+    decay_to_start: float
+    schedule: Schedule
+    final: float
+    who: Literal["all", "children", "elites"]
+    share: float
+    batches: Literal["shared", "own"]
+    optimizer_state: Literal["fresh", "inherit"]
+    balanced: bool
+    class_weights: bool
+    logit_adjustment: float
+
+
+Refine = Callable[[Population, Context], tuple[Population, Cost]]
+
+
+Planned = Callable[[Population, Context], Cost]
+
+
+def refiner(task: Task, optimizer: Optimizer, settings: Settings) -> tuple[Refine, Planned]:
+    """Return the gradient part of a generation, and what it will cost a population."""
+    s = settings
+    ranges = {
+        name: value
+        for name, value in {
+            "lr": s.lr, "momentum": optimizer.momentum, "weight_decay": s.weight_decay,
+            "label_smoothing": s.label_smoothing, "dropout": s.dropout,
+        }.items()
+        if value is not None and (name != "weight_decay" or value != 0)
+    }  # fmt: skip
+    size = min(s.batch_size, len(task.train))
+    counts = torch.bincount(task.source.labels[task.train.to(task.source.labels.device)], minlength=task.classes)
+    prior = (counts / counts.sum()).clamp_(min=1e-12)
+    by_class = counts.sum() / (task.classes * counts.clamp(min=1)) if s.class_weights else None
+
+    def chosen(population: Population, context: Context) -> Tensor:
+        fresh = (population.parents[:, -1] >= 0) | (population.parents[:, 0] < 0)
+        rows = {"all": fresh | True, "children": fresh, "elites": ~fresh}[s.who].nonzero().squeeze(1)
+        if s.share < 1:
+            order = torch.randperm(len(rows), generator=context.generator("refine/who"), device=rows.device)
+            rows = rows[order[: round(s.share * len(rows))]].sort().values
+        return rows
+
+    def planned(population: Population, context: Context) -> Cost:
+        samples = len(chosen(population, context)) * s.steps * size
+        return Cost(forward=samples, backward=samples)
+
+    def refine(population: Population, context: Context) -> tuple[Population, Cost]:
+        population = with_traits(population, ranges, context)
+        rows = chosen(population, context)
+        if s.steps == 0 or not len(rows):
+            return population, Cost()
+        genomes, traits = population.genomes.clone(), dict(population.traits)
+        inherits = s.optimizer_state == "inherit" and bool(optimizer.slots)
+        if inherits:
+            for slot in optimizer.slots:
+                traits[slot] = traits[slot].clone() if slot in traits else torch.zeros_like(genomes)
+            given = traits.get("steps", torch.zeros(len(genomes), device=genomes.device))
+            traits["steps"] = given.index_add(0, rows, torch.full((len(rows),), float(s.steps), device=genomes.device))
+        draws = Draws(task, s, size, len(genomes), context)
+        for part in rows.split(slice_size(task, optimizer, s, size, genomes.device)):
+            values = {name: traits[name][part] if isinstance(value, tuple) else genomes.new_full((len(part),), value)
+                      for name, value in ranges.items()}  # fmt: skip
+            values["lr"] = values["lr"] * factor(s.schedule, context.progress, s.final)
+            slots = [traits[slot][part] if inherits else torch.zeros_like(genomes[part]) for slot in optimizer.slots]
+            before = given[part] if inherits else genomes.new_zeros(len(part))
+            trained = train(genomes[part], slots, before, values, part, draws)
+            genomes[part] = trained
+            if inherits:
+                for slot, value in zip(optimizer.slots, slots, strict=True):
+                    traits[slot][part] = value
+        return population._replace(genomes=genomes, traits=traits), planned(population, context)
+
+    def train(
+        genomes: Tensor, slots: list[Tensor], before: Tensor, values: dict[str, Tensor], rows: Tensor, draws: "Draws"
+    ) -> Tensor:
+        """Train genomes [r, g]; `slots` are changed in place."""
+        weights = {name: w.contiguous() for name, w in task.layout.unflatten(genomes).items()}
+        memory = [{name: m.contiguous() for name, m in task.layout.unflatten(slot).items()} for slot in slots]
+        pull = task.layout.unflatten(task.start[None]) if s.decay_to_start else {}
+        for step, (features, targets, partners, share) in enumerate(draws.batches(rows)):
+            soft = soft_targets(targets, partners, share, values["label_smoothing"], task.classes)
+            sample_weights = None if by_class is None else by_class[targets]
+            if partners is not None and sample_weights is not None and by_class is not None:
+                sample_weights = share * sample_weights + (1 - share) * by_class[partners]
+            drop = draws.dropout(values.get("dropout"), rows, step)
+            gradients = backward(weights, features, soft, sample_weights, drop)
+            with torch.no_grad():
+                for name, w in weights.items():
+                    hyper = {key: v.view(-1, *[1] * (w.ndim - 1)) for key, v in values.items()}
+                    count = (before + step + 1).view(-1, *[1] * (w.ndim - 1))
+                    gradient = gradients[name]
+                    if s.decay_to_start:
+                        gradient = gradient.add(w - pull[name], alpha=s.decay_to_start)
+                    optimizer.step(w, gradient, [m[name] for m in memory], hyper, count)
+        for slot, m in zip(slots, memory, strict=True):
+            slot.copy_(task.layout.flatten(m))
+        return task.layout.flatten(weights)
+
+    def backward(
+        weights: Weights, features: Tensor, soft: Tensor, sample_weights: Tensor | None, drop: Drop
+    ) -> Weights:
+        if task.linear is not None:
+            with torch.no_grad():
+                delta = logit_gradient(task.forward(weights, features, drop), soft, sample_weights)  # [r, B, C] seen
+                found = linear_gradient(delta, features)
+                bias = f"{task.linear}.bias"
+                summed = {bias: delta.sum(1)} if bias in weights else {}
+                return {name: summed.get(name, found) for name in weights}
+        for w in weights.values():
+            w.requires_grad_(True)
+        with torch.enable_grad():
+            logits = task.forward(weights, features, drop)
+            delta = logit_gradient(logits.detach(), soft, sample_weights)
+            gradients = torch.autograd.grad(logits, list(weights.values()), delta)
+        for w in weights.values():
+            w.requires_grad_(False)
+        return dict(zip(weights, gradients, strict=True))
+
+    def logit_gradient(logits: Tensor, soft: Tensor, sample_weights: Tensor | None) -> Tensor:
+        """Return the gradient [r, B, C] of each individual's mean loss by its logits [r, B, C]."""
+        if s.logit_adjustment:  # Menon et al. 2021
+            logits = logits + s.logit_adjustment * prior.log()
+        delta = logits.softmax(-1).sub_(soft)
+        if sample_weights is None:
+            mean: Tensor = delta.div_(delta.shape[1])
+            return mean
+        weighted: Tensor = delta.mul_((sample_weights / sample_weights.sum(-1, keepdim=True)).unsqueeze(-1))
+        return weighted
+
+    return refine, planned
+
+
+def linear_gradient(delta: Tensor, features: Tensor) -> Tensor:
+    """Return the gradient [r, C, d] of linear layers' weights, of delta [r, B, C] and features [B, d] or [r, B, d]."""
+    if features.ndim == 3:
+        return torch.bmm(delta.transpose(1, 2), features)
+    flat = delta.transpose(1, 2).flatten(0, 1)  # [r C, B]
+    found: Tensor = (flat @ features).unflatten(0, (delta.shape[0], delta.shape[2]))
+    return found
+
+
+def soft_targets(targets: Tensor, partners: Tensor | None, share: float, smoothing: Tensor, classes: int) -> Tensor:
+    """Return target distributions [r or 1, B, C]: one-hot, mixed with those of mixup's partners, smoothed.
+
+    Targets are [B] or [r, B]; `smoothing` [r] is spread over all classes, as torch's `label_smoothing`.
+    """
+    soft = torch.nn.functional.one_hot(targets, classes).to(smoothing.dtype)
+    if partners is not None:
+        soft = share * soft + (1 - share) * torch.nn.functional.one_hot(partners, classes)
+    soft = soft if soft.ndim == 3 else soft.unsqueeze(0)
+    if not bool(smoothing.any()):
+        return soft
+    smoothing = smoothing.view(-1, 1, 1)
+    return soft * (1 - smoothing) + smoothing / classes
+
+
+def with_traits(population: Population, ranges: dict[str, float | Range], context: Context) -> Population:
+    """Give every individual its own of each hyperparameter that is a range.
+
+    New individuals draw theirs, log-uniformly where the range is above zero; those bred mutate what they inherited by
+    a log-normal factor, within the range (Schwefel's rule; population based training does likewise, Jaderberg et al.
+    2017).
+    """
+    traits, n = dict(population.traits), len(population.genomes)
+    bred = population.parents[:, -1] >= 0
+    for name, value in ranges.items():
+        if not isinstance(value, tuple):
+            continue
+        low, high = value
+        generator = context.generator(f"refine/{name}")
+        device = population.genomes.device
+        if name not in traits:
+            u = torch.rand(n, generator=generator, device=device)
+            traits[name] = low * (high / low) ** u if low > 0 else low + (high - low) * u
+        else:
+            step = (TAU * torch.randn(n, generator=generator, device=device)).exp()
+            traits[name] = torch.where(bred, traits[name] * step, traits[name]).clamp(low, high)
+    return population._replace(traits=traits)
+
+
+def slice_size(task: Task, optimizer: Optimizer, s: Settings, size: int, device: torch.device) -> int:
+    """Return how many individuals train at a time within the memory limit; InputError where it is too small for one."""
+    activations = 6 * 4 * size * sum(task.widths)
+    inputs = 3 * 4 * size * task.dim
+    each = 4 * task.layout.genes * (4 + 2 * len(optimizer.slots)) + activations + (inputs if s.batches == "own" else 0)
+    shared = 0 if s.batches == "own" else inputs
+    fits = (5 * task.limit // 8 - shared) // each  # an eighth is for batches that are kept, a quarter the allocator's
+    if fits < 1:
+        raise InputError(f"memory.limit: {task.limit} bytes is too little to train one individual; at least {2 * each}")
+    best = max(1, CPU_SLICE // task.layout.genes) if device.type == "cpu" else fits
+    return int(min(fits, best))
+
+
+Batch = tuple[Tensor, Tensor, Tensor | None, float]
+
+
+class Draws:
+    """What a generation's gradient steps draw: batches, mixup, dropout. None of it depends on slices."""
+
+    def __init__(self, task: Task, s: Settings, size: int, n: int, context: Context) -> None:
+        self.task, self.s, self.size, self.context = task, s, size, context
+        generator = context._replace(device=torch.device("cpu")).generator("refine/batches")
+        shape = (n, s.steps) if s.batches == "own" else (1, s.steps)
+        self.rows = self._rows(shape, generator)  # [n or 1, steps, size]
+        self.kept: list[Batch] | None = None  # shared batches, for the next slice of individuals
+        self.shares = torch.ones(s.steps)
+        if s.mixup:  # Zhang et al. 2018; Beta(a, a) as a ratio of Gammas, drawn in a fork
+            with forked(generator):
+                self.shares = torch.distributions.Beta(s.mixup, s.mixup).sample((s.steps,))
+
+    def _rows(self, shape: tuple[int, int], generator: torch.Generator) -> Tensor:
+        train = self.task.train
+        if self.s.balanced:
+            labels = self.task.source.labels.cpu()[train]
+            classes = labels.unique()
+            groups = [train[labels == label] for label in classes]
+            sizes = torch.tensor([len(group) for group in groups])
+            firsts = sizes.cumsum(0) - sizes
+            picked = torch.randint(len(classes), (*shape, self.size), generator=generator)
+            inside = (torch.rand((*shape, self.size), generator=generator, dtype=torch.float64) * sizes[picked]).long()
+            return torch.cat(groups)[firsts[picked] + inside]
+        lines = []
+        for _ in range(shape[0]):  # epochs: every sample once before any comes again
+            whole = len(train) - len(train) % self.size
+            epochs = -(-shape[1] * self.size // whole)
+            orders = [torch.randperm(len(train), generator=generator)[:whole] for _ in range(epochs)]
+            lines.append(torch.cat(orders)[: shape[1] * self.size].view(shape[1], self.size))
+        return train[torch.stack(lines)]
+
+    def batches(self, individuals: Tensor) -> Iterator[Batch]:
+        """Yield each step's features [B, d] or [r, B, d], targets, mixup's partners' targets, and the mixing share."""
+        if self.kept is not None:
+            yield from self.kept
+            return
+        made: Iterable[Batch] = (self._batch(individuals, step) for step in range(self.s.steps))
+        if self.s.batches == "shared" and 4 * self.task.dim * self.rows.numel() <= self.task.limit // 8:
+            made = self.kept = list(made)
+        yield from made
+
+    def _batch(self, individuals: Tensor, step: int) -> Batch:
+        index = self.rows[individuals.cpu(), step] if self.s.batches == "own" else self.rows[:, step]
+        features, targets = self.task.source.batch(index.flatten())
+        features, targets = features.unflatten(0, index.shape), targets.unflatten(0, index.shape)
+        if self.s.batches == "shared":
+            features, targets = features[0], targets[0]
+        partners, share = None, float(self.shares[step])
+        if self.s.mixup:  # the batch in reverse is as good a partner as any
+            features = share * features + (1 - share) * features.flip(-2)
+            partners = targets.flip(-1)
+        return features, targets, partners, share
+
+    def dropout(self, rate: Tensor | None, individuals: Tensor, step: int) -> Drop:
+        """Return what a Dropout layer does in this step: each individual's masks are from a stream of its own."""
+        layer = [0]
+
+        def drop(x: Tensor, own: float) -> Tensor:
+            layer[0] += 1
+            p = x.new_full((len(x),), own) if rate is None else rate
+            if not bool(p.any()):
+                return x
+            u = torch.stack([
+                torch.rand(x.shape[1:], device=x.device,
+                           generator=self.context.generator(f"refine/dropout/{step}/{layer[0]}/{i}"))
+                for i in individuals.tolist()
+            ])  # fmt: skip
+            keep = 1 - p.view(-1, 1, 1)
+            return x * (u < keep) / keep
+
+        return drop

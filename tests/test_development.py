@@ -1,0 +1,118 @@
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from neuroevo import development
+from neuroevo.algorithms.ga import ga
+from neuroevo.cost import Cost
+from neuroevo.fitness import Scores
+from neuroevo.genome import Layout, Population
+from neuroevo.rng import Context
+
+CPU = torch.device("cpu")
+ROWS = torch.arange(10)
+
+
+def score(population: Population, index: Tensor) -> tuple[Scores, Cost]:
+    """A genome is worth its first gene."""
+    values = population.genomes[:, :1].double()
+    invalid = values[:, 0].isnan()
+    values = values.masked_fill(invalid[:, None], -torch.inf)
+    return Scores(values, invalid), Cost(forward=len(values) * len(index))
+
+
+def refine(population: Population, context: Context) -> tuple[Population, Cost]:
+    """Even individuals learn something good, odd ones unlearn."""
+    sign = torch.where(torch.arange(len(population.genomes)) % 2 == 0, 1.0, -1.0)
+    traits = {"lr": torch.ones(len(sign)), "velocity": torch.full((len(sign), 2), 7.0)}
+    learnt = population._replace(genomes=population.genomes + sign[:, None], traits=traits)
+    return learnt, Cost(forward=5, backward=5)
+
+
+def planned(population: Population, context: Context) -> Cost:
+    return Cost(forward=5, backward=5)
+
+
+def people() -> Population:
+    traits = {"velocity": torch.zeros(4, 2)}
+    return Population(torch.arange(8.0).view(4, 2), traits, torch.zeros(4, 2, dtype=torch.int64))
+
+
+def developed(d: development.Development) -> development.Developed:
+    return d.develop(people(), ROWS, Context(0, 1, 0.0, CPU))
+
+
+def test_unchanged_scores_a_population_as_it_is() -> None:
+    d = development.unchanged(score)
+    found = developed(d)
+    assert found.scored is found.inherited
+    assert torch.equal(found.scored.genomes, people().genomes)
+    assert (found.cost, d.passes) == (Cost(forward=40), 1)
+
+
+def test_lamarckian_individuals_inherit_what_they_learnt() -> None:
+    found = developed(development.lamarckian(score, refine, planned))
+    assert found.scored is found.inherited
+    assert found.inherited.genomes[:, 0].tolist() == [1, 1, 5, 5]
+    assert found.scores.values[:, 0].tolist() == [1, 1, 5, 5]
+    assert found.cost == Cost(forward=45, backward=5)
+
+
+def test_baldwinian_individuals_inherit_their_own_genome_and_are_scored_by_what_they_learnt() -> None:
+    found = developed(development.baldwinian(development.lamarckian(score, refine, planned)))
+    assert torch.equal(found.inherited.genomes, people().genomes)
+    assert found.scores.values[:, 0].tolist() == [1, 1, 5, 5]
+    assert found.scored.genomes[:, 0].tolist() == [1, 1, 5, 5]
+    assert found.inherited.traits["lr"].tolist() == [1] * 4
+
+
+def test_backed_off_individuals_that_got_worse_are_put_back_with_all_they_had() -> None:
+    d = development.backed_off(score, refine, planned)
+    found = developed(d)
+    assert found.inherited.genomes[:, 0].tolist() == [1, 2, 5, 6]
+    assert found.scores.values[:, 0].tolist() == [1, 2, 5, 6]
+    assert found.inherited.traits["velocity"][:, 0].tolist() == [7, 0, 7, 0]
+    assert found.inherited.traits["lr"].tolist() == [1] * 4
+    assert (found.cost, d.passes) == (Cost(forward=85, backward=5), 2)
+
+
+def test_an_individual_that_learning_made_invalid_is_put_back() -> None:
+    def spoil(population: Population, context: Context) -> tuple[Population, Cost]:
+        return population._replace(genomes=population.genomes * torch.nan), Cost()
+
+    found = developed(development.backed_off(score, spoil, planned))
+    assert torch.equal(found.inherited.genomes, people().genomes)
+    assert not found.scores.invalid.any()
+
+
+class Best(NamedTuple):
+    values: list[float]
+
+    @property
+    def falls(self) -> bool:
+        return any(b < a - 1e-12 for a, b in zip(self.values, self.values[1:], strict=False))
+
+
+def best_of_each_generation(d: development.Development) -> Best:
+    layout = Layout(("w",), ((2,),))
+    algorithm = ga(layout, population=8, elites=2)
+    state = algorithm.init(torch.zeros(1, 2), 0.5, Context(0, 0, 0.0, CPU))
+    best = []
+    for generation in range(1, 25):
+        context = Context(0, generation, 0.0, CPU)
+        grown = d.develop(algorithm.ask(state, context), ROWS, context)
+        state = algorithm.tell(state, grown.inherited, grown.scores)
+        best.append(float(grown.scores.values.max()))
+    return Best(best)
+
+
+def harmful(population: Population, context: Context) -> tuple[Population, Cost]:
+    g = context.generator("test")
+    noise = torch.randn(population.genomes.shape, generator=g)
+    return population._replace(genomes=population.genomes + noise - 0.5), Cost()
+
+
+def test_with_back_off_the_best_on_a_fixed_batch_never_falls_and_without_it_does() -> None:
+    assert not best_of_each_generation(development.backed_off(score, harmful, planned)).falls
+    assert best_of_each_generation(development.lamarckian(score, harmful, planned)).falls
