@@ -70,6 +70,8 @@ class Data(Section):
     validation: Share = 0.15
     test: Share = 0.15
     limit: Count | None = None  # images in all
+    long_tail: Annotated[float, Gt(0), Le(1)] | None = None  # the last class's share of train, of the first's
+    augment: list[dict[str, Any]] = []  # torchvision v2 transforms of train images: {name: ClassName, option: ...}
 
 
 class Backbone(Section):
@@ -89,6 +91,7 @@ class Features(Section):
     """What is done to features before the head; it folds back into the exported network."""
 
     standardise: bool = True
+    views: Count | Literal["live"] = 1  # augmented views of each train image that are cached, or fresh ones each time
 
 
 class Genome(Section):
@@ -139,6 +142,10 @@ class Fitness(Section):
     """How many samples a generation is scored on."""
 
     samples: Count = 1024
+    split: Literal["train", "validation"] = "train"  # where the batches come from
+    balanced: bool = False  # batches with as many of each class
+    class_weights: bool = False  # cross-entropy weighted by the inverse of a class's share
+    logit_adjustment: Annotated[float, Ge(0)] = 0.0  # tau of Menon et al. 2021
 
 
 class Validate(Section):

@@ -323,8 +323,28 @@ def limited(data: Dataset, limit: int, split_seed: int) -> Dataset:
     return data.take(np.flatnonzero(_stratified(strata, limit, np.random.default_rng([split_seed, 0]))))
 
 
-def split(data: Dataset, split_seed: int, validation: float, test: float) -> dict[str, Tensor]:
-    """Return the rows of each split, `{name: [rows] int64}`; shares are of what the data set leaves undecided."""
+def long_tailed(
+    rows: npt.NDArray[np.int64], labels: npt.NDArray[np.int64], classes: int, ratio: float, rng: np.random.Generator
+) -> npt.NDArray[np.int64]:
+    """Return some rows, with classes' shares that fall exponentially to `ratio` times the first's (Cui et al. 2019).
+
+    At least one of each class is kept.
+    """
+    kept = []
+    for label in range(classes):
+        own = rows[labels[rows] == label]
+        share = ratio ** (label / max(1, classes - 1))
+        kept.append(rng.permutation(own)[: max(1, round(share * len(own)))])
+    return np.sort(np.concatenate(kept))
+
+
+def split(
+    data: Dataset, split_seed: int, validation: float, test: float, long_tail: float | None = None
+) -> dict[str, Tensor]:
+    """Return the rows of each split, `{name: [rows] int64}`; shares are of what the data set leaves undecided.
+
+    `long_tail` thins train and validation, as in life, and leaves test as it is.
+    """
     part = data.part.copy()
     for stream, (name, share) in enumerate((("test", test), ("validation", validation)), start=1):
         index = SPLITS.index(name)
@@ -340,6 +360,10 @@ def split(data: Dataset, split_seed: int, validation: float, test: float) -> dic
         part[pool[_stratified(data.labels[pool], count, np.random.default_rng([split_seed, stream]))]] = index
     part[part == -1] = 0
     rows = {name: np.flatnonzero(part == i) for i, name in enumerate(SPLITS)}
+    if long_tail is not None:
+        for stream, name in enumerate(("train", "validation"), start=3):
+            rng = np.random.default_rng([split_seed, stream])
+            rows[name] = long_tailed(rows[name], data.labels, len(data.classes), long_tail, rng)
     missing = set(range(len(data.classes))) - set(data.labels[rows["train"]].tolist())
     if missing:
         raise InputError(f"data: class {data.classes[min(missing)]} has no image in the train split")

@@ -30,8 +30,9 @@ from neuroevo import (
     gradient,
     heads,
     loop,
+    metrics,
     rundir,
-)  # fmt: skip
+)
 from neuroevo.algorithms import Algorithm
 from neuroevo.backbones import Backbone
 from neuroevo.config import Config
@@ -42,6 +43,7 @@ from neuroevo.errors import InputError, Interrupted
 from neuroevo.features import Features
 from neuroevo.fitness import Plan, Scores
 from neuroevo.genome import Layout, Population
+from neuroevo.gradient import View
 from neuroevo.heads import Forward
 from neuroevo.loop import Rules, Step
 from neuroevo.metrics import LOWER_IS_BETTER, Metric, reported
@@ -118,23 +120,57 @@ class Experiment:
 
     def rules(self) -> Rules:
         """Return what decides how long the run goes on and who wins it."""
-        c = self.config
+        c, pool = self.config, self.splits[self.config.fitness.split]
         return Rules(
             seed=c.seed,
-            samples=min(c.fitness.samples, len(self.splits["train"])),
-            train=self.splits["train"],
+            samples=min(c.fitness.samples, len(pool)),
+            pool=pool,
             every=c.validate.every,
             patience=c.validate.patience,
             budget=Budget(**c.budget.model_dump()),
             metric=c.validation_metric.name,
             lower_is_better=c.validation_metric.name in LOWER_IS_BETTER,
+            balance=self.features.labels.cpu()[pool] if c.fitness.balanced else None,
+            view=self.view() if c.fitness.split == "train" else gradient.as_it_is,
         )
+
+    def view(self) -> View:
+        """Return how batches draw among augmented views of train images."""
+        if not self.config.data.augment:
+            return gradient.as_it_is
+        count = self.config.features.views
+        return features.views(0 if count == "live" else count, len(self.features.pieces[0]), self.splits["train"])
+
+    @contextmanager
+    def counted(self) -> Iterator[Callable[[], Cost]]:
+        """Count the images that live views put through the backbone while it is entered."""
+        live = self.features.live
+        if live:
+            live.kept.clear()  # so that the count doesn't depend on where a run was resumed
+        before = live.computed if live else 0
+        yield lambda: Cost(backbone=live.computed - before if live else 0)
+
+    def fitness_metrics(self) -> list[Metric]:
+        """Return the metric of fitness, and the one that breaks its ties, with what they do against imbalance."""
+        given, counts = self.config.fitness, torch.bincount(self.features.labels[self.splits["train"].to(self.device)])
+        chosen = [self.metrics[part.name] for part in (self.config.metric, self.config.ties) if part is not None]
+        if given.class_weights:
+            if self.config.metric.name != "cross_entropy":
+                raise InputError("fitness.class_weights: only cross_entropy can be weighted; see also fitness.balanced")
+            chosen[0] = metrics.weighted_cross_entropy(counts.sum() / (len(counts) * counts))
+        if given.logit_adjustment:
+            offset = given.logit_adjustment * (counts / counts.sum()).log()
+            chosen = [metrics.adjusted(metric, offset) for metric in chosen]
+        return chosen
 
     def score(self, population: Population, index: Tensor) -> tuple[Scores, Cost]:
         """Score a population on a batch by the fitness metric, and by the one that breaks ties."""
-        names = [part.name for part in (self.config.metric, self.config.ties) if part is not None]
-        metrics = [self.metrics[name] for name in names]
-        return fitness.fitness(population, self.express, self.forward, self.features, index, metrics, self.plan)
+        metrics = self.fitness_metrics()
+        with self.counted() as cost:
+            scores, spent = fitness.fitness(
+                population, self.express, self.forward, self.features, index, metrics, self.plan
+            )
+        return scores, spent + cost()
 
     def development(self) -> Development:
         """Return what becomes of a population in its generation: scored as it is, or trained first."""
@@ -162,8 +198,15 @@ class Experiment:
             widths=tuple(heads.widths(self.head) or [len(self.classes)]),
             limit=self.plan.limit,
             start=self.start()[0],
+            view=self.view(),
         )
-        refine, planned = gradient.refiner(task, c.optimizer.bound()(), gradient.Settings(**given))
+        refine_, planned = gradient.refiner(task, c.optimizer.bound()(), gradient.Settings(**given))
+
+        def refine(population: Population, context: Context) -> tuple[Population, Cost]:
+            with self.counted() as cost:
+                refined, spent = refine_(population, context)
+            return refined, spent + cost()
+
         wrap = development.backed_off if back_off else development.lamarckian
         whole = wrap(self.score, refine, planned)
         return development.baldwinian(whole) if inheritance == "baldwinian" else whole
@@ -232,7 +275,7 @@ def dataset(c: Config) -> tuple[Dataset, dict[str, Tensor]]:
     whole: Dataset = c.dataset.bound()()
     if c.data.limit is not None:
         whole = data.limited(whole, c.data.limit, c.data.split_seed)
-    return whole, data.split(whole, c.data.split_seed, c.data.validation, c.data.test)
+    return whole, data.split(whole, c.data.split_seed, c.data.validation, c.data.test, c.data.long_tail)
 
 
 def build_backbone(c: Config, given: Dataset) -> Backbone:
@@ -246,11 +289,22 @@ def compose(
 ) -> Experiment:  # fmt: skip
     """Build a run's parts, computing features where they aren't cached; `plan` is a resumed run's own."""
     whole, splits = given
+    augment = features.Augment(c.data.augment, backbone.transform.size) if c.data.augment else None
     rows, computed = features.cached(backbone, whole, device, images)
+    pieces, labels, live = [rows], [torch.from_numpy(whole.labels)], None
+    if augment is not None and c.features.views == "live":
+        live = features.Live(backbone, whole, augment, device)
+    elif augment is not None and c.features.views != "live":
+        train = whole.take(splits["train"].numpy())
+        for view in range(c.features.views):
+            piece, more = features.cached(backbone, train, device, images, augment, view)
+            pieces.append(piece)
+            labels.append(torch.from_numpy(train.labels))
+            computed += more
     standardise = features.statistics(rows, splits["train"]) if c.features.standardise else None
     if standardise is not None:
         standardise = features.Standardise(standardise.mean.to(device), standardise.std.to(device))
-    cached = Features(rows, torch.from_numpy(whole.labels).to(device), standardise, device)
+    cached = Features(tuple(pieces), torch.cat(labels).to(device), standardise, device, live)
     head = make_head(c, backbone, cached.dim, len(whole.classes))
     layout = Layout.of({f"{backbone.head}.{name}": p for name, p in head.named_parameters()})
     method, forward = heads.population_forward(head.to(device), backbone.head)
@@ -505,6 +559,7 @@ def go(
             "device": str(experiment.device),
             "champion": champion,
             "cost": {**step.cost.record(), "seconds": step.seconds},
+            "views": c.features.views if c.data.augment else None,
             "test_scored": before.get("test_scored", 0) + finished,
             "versions": versions(),
         },
@@ -536,5 +591,5 @@ def evaluate(run_dir: str, root: str | None, reporter: Reporter) -> dict[str, An
         rows, _ = features.cached(experiment.backbone, other, experiment.device, watched(reporter, signals))
     labels = torch.from_numpy(other.labels).to(experiment.device)
     return experiment.test(
-        step.champion.genome, experiment.features._replace(rows=rows, labels=labels), torch.arange(len(labels))
+        step.champion.genome, experiment.features._replace(pieces=(rows,), labels=labels), torch.arange(len(labels))
     )

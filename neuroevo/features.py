@@ -5,10 +5,11 @@ is shared by every run that asks for the same and can't be stale. It is written 
 complete; of two runs that need the same file, one computes it and the other waits.
 """
 
+import difflib
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,7 +26,9 @@ from torch import Tensor
 from neuroevo import backbones, data, devices
 from neuroevo.backbones import Backbone, Transform
 from neuroevo.data import Dataset
+from neuroevo.errors import InputError
 
+LIVE_KEPT = 64  # batches of live views that are kept for their second use
 BATCH = 64  # images at a time through the backbone; fixed, so that computing features again gives the same bytes
 
 
@@ -56,26 +59,129 @@ class Standardise(NamedTuple):
 
 
 class Features(NamedTuple):
-    """Cached features of a data set's images, in its order, with their labels."""
+    """Features of a data set's images, in its order, with their labels; behind them those of augmented views.
 
-    rows: Tensor  # [N, d] float32, mapped from disk, in memory or on the device
-    labels: Tensor  # [N] int64, on the run's device
+    Row `N + v * T + i` is view v of the i-th image of the train split.
+    """
+
+    pieces: tuple[Tensor, ...]  # [N, d], then [T, d] a view: float32, mapped from disk, in memory or on the device
+    labels: Tensor  # [N + views * T] int64, on the run's device
     standardise: Standardise | None
     device: torch.device
+    live: "Live | None" = None  # makes views as they are asked for, instead
 
     @property
     def dim(self) -> int:
         """Number of features."""
-        return self.rows.shape[1]
+        return self.pieces[0].shape[1]
 
     def digest(self) -> str:
         """Return a hash of some 1,024 rows, evenly spaced: features computed anew may round otherwise."""
-        return backbones.digest({"rows": self.rows[:: max(1, len(self.rows) // 1024)]})
+        return backbones.digest({str(i): piece[:: max(1, len(piece) // 1024)] for i, piece in enumerate(self.pieces)})
 
     def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """Return the features [B, d] as the head sees them, and the labels [B], of the rows in `index`."""
-        features = self.rows[index.to(self.rows.device)].to(self.device)
-        return (self.standardise(features) if self.standardise else features), self.labels[index.to(self.device)]
+        clean = len(self.pieces[0])
+        if self.live is not None and int(index.max()) >= clean:
+            features, labels = self.live(index), self.labels[((index - clean) % clean).to(self.device)]
+        else:
+            features, labels = self._gather(index).to(self.device), self.labels[index.to(self.device)]
+        return (self.standardise(features) if self.standardise else features), labels
+
+    def _gather(self, index: Tensor) -> Tensor:
+        first, *views = self.pieces
+        index = index.to(first.device)
+        if not views:
+            return first[index]
+        out = first.new_empty(len(index), self.dim)
+        offset = 0
+        for piece in self.pieces:
+            here = ((index >= offset) & (index < offset + len(piece))).nonzero().squeeze(1)
+            out[here] = piece[index[here] - offset]
+            offset += len(piece)
+        return out
+
+
+class Live:
+    """Runs the backbone on fresh crops of train images: row `N + k * N + i` is image i, augmented by the seed k.
+
+    What one generation asks for twice (a slice of individuals after another) is computed once.
+    """
+
+    def __init__(self, backbone: Backbone, dataset: Dataset, augment: "Augment", device: torch.device) -> None:
+        self.backbone, self.dataset, self.augment, self.device = backbone, dataset, augment, device
+        self.computed = 0  # images so far
+        self.kept: dict[bytes, Tensor] = {}
+
+    def __call__(self, index: Tensor) -> Tensor:
+        """Return the features [B, d] of rows of views."""
+        key = index.cpu().numpy().tobytes()
+        if key not in self.kept:
+            if len(self.kept) >= LIVE_KEPT:
+                self.kept.clear()
+            n = len(self.dataset.labels)
+            rows, seeds = ((index - n) % n).tolist(), ((index - n) // n).tolist()
+            transform = self.backbone.transform
+            images = [
+                self.augment(self.dataset.images[row], transform, seed) for row, seed in zip(rows, seeds, strict=True)
+            ]
+            batch = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
+            with torch.inference_mode():
+                self.kept[key] = torch.cat(
+                    [self.backbone.features(normalised(part, transform, self.device)) for part in batch.split(BATCH)]
+                ).clone()
+            self.computed += len(index)
+        return self.kept[key]
+
+
+class Augment:
+    """Torchvision v2 transforms in a row, each `{name: ClassName, option: ...}`, drawn by a seed for each image."""
+
+    def __init__(self, given: Sequence[Mapping[str, Any]], size: tuple[int, int]) -> None:
+        from torchvision.transforms import v2
+
+        names = sorted(name for name in dir(v2) if isinstance(getattr(v2, name), type) and name != "Transform")
+        parts = []
+        for i, entry in enumerate(given):
+            options = {key: value for key, value in entry.items() if key != "name"}
+            name = str(entry.get("name"))
+            if name not in names:
+                near = (
+                    ", ".join(difflib.get_close_matches(name, names, 3))
+                    or "RandomResizedCrop, ColorJitter, RandAugment"
+                )
+                raise InputError(f"data.augment.{i}: torchvision has no transform {name!r}; near: {near}")
+            if name in ("RandomResizedCrop", "RandomCrop"):
+                options = {"size": list(size), **options}
+            try:
+                parts.append(getattr(v2, name)(**options))
+            except (TypeError, ValueError) as error:
+                raise InputError(f"data.augment.{i}: {name}: {error}") from None
+        self.given, self.transforms = (
+            [dict(entry) for entry in given],
+            v2.Compose(parts) if len(parts) > 1 else parts[0],
+        )
+
+    def __call__(self, image: Image.Image, transform: Transform, seed: int) -> npt.NDArray[np.uint8]:
+        """Return an augmented image as uint8 [H, W, channels]."""
+        image = image.convert("RGB" if transform.channels == 3 else "L")
+        with torch.random.fork_rng([]):
+            torch.manual_seed(seed)
+            image = self.transforms(image)
+        return pixels(image, transform.channels, transform.size, Image.Resampling[transform.interpolation.upper()])
+
+
+def views(count: int, clean: int, train: Tensor) -> Callable[[Tensor, torch.Generator], Tensor]:
+    """Return how a batch draws among `count` cached views of each train image, or live ones where `count` is 0."""
+    place = torch.full((clean,), -1, dtype=torch.int64)
+    place[train] = torch.arange(len(train))
+
+    def view(rows: Tensor, source: torch.Generator) -> Tensor:
+        if count == 0:
+            return clean + clean * torch.randint(2**31, rows.shape, generator=source) + rows
+        return clean + len(train) * torch.randint(count, rows.shape, generator=source) + place[rows]
+
+    return view
 
 
 def statistics(rows: Tensor, train: Tensor) -> Standardise:
@@ -91,8 +197,8 @@ def statistics(rows: Tensor, train: Tensor) -> Standardise:
     return Standardise((shift + mean).float(), std.float())
 
 
-def address(backbone: Backbone, images: data.Arrays | data.Files) -> str:
-    """Return the name of the features of these images: a hash of all they depend on."""
+def address(backbone: Backbone, images: data.Arrays | data.Files, augment: Augment | None = None, view: int = 0) -> str:
+    """Return the name of the features of these images, or of a view of them: a hash of all they depend on."""
     import timm
 
     record = {
@@ -102,26 +208,33 @@ def address(backbone: Backbone, images: data.Arrays | data.Files) -> str:
         "images": images.fingerprint(),
         "dtype": "float32",
         "batch": BATCH,
+        "view": None if augment is None else [augment.given, view],
         "versions": [torch.__version__, torchvision.__version__, timm.__version__, PIL.__version__],
     }
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
 def cached(
-    backbone: Backbone, dataset: Dataset, device: torch.device, progress: Callable[[int, int], None]
+    backbone: Backbone,
+    dataset: Dataset,
+    device: torch.device,
+    progress: Callable[[int, int], None],
+    augment: Augment | None = None,
+    view: int = 0,
 ) -> tuple[Tensor, int]:
     """Return the features [N, d] of a data set's images, and how many images went through the backbone for it.
 
-    `progress(done, total)` is called after each batch; what it raises ends the computation and leaves no file.
+    `augment` gives those of augmented images, `view` which of their views. `progress(done, total)` is called after each
+    batch; what it raises ends the computation and leaves no file.
     """
     folder = data.cache_folder() / "features"
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{address(backbone, dataset.images)}.npy"
+    path = folder / f"{address(backbone, dataset.images, augment, view)}.npy"
     computed = 0
     if not path.exists():
         with FileLock(path.with_suffix(".lock")):
             if not path.exists():  # another run may have made it while this one waited
-                _compute(path, backbone, dataset.images, device, progress)
+                _compute(path, backbone, dataset.images, device, progress, augment, view)
                 computed = len(dataset.images)
     return _open(path, device), computed
 
@@ -141,6 +254,8 @@ def _compute(
     images: data.Arrays | data.Files,
     device: torch.device,
     progress: Callable[[int, int], None],
+    augment: Augment | None,
+    view: int,
 ) -> None:
     temporary = path.with_suffix(f".{os.getpid()}.partial")
     body = backbone.body.to(device).to(memory_format=torch.channels_last)
@@ -148,7 +263,7 @@ def _compute(
     done = 0
     try:
         with torch.inference_mode():
-            for batch in _batches(images, backbone.transform):
+            for batch in _batches(images, backbone.transform, augment, view):
                 rows = backbone._replace(body=body).features(normalised(batch, backbone.transform, device))
                 if out is None:
                     shape = (len(images), rows.shape[1])
@@ -166,8 +281,19 @@ def _compute(
         temporary.unlink(missing_ok=True)
 
 
-def _batches(images: data.Arrays | data.Files, transform: Transform) -> Iterator[Tensor]:
-    """Yield images as uint8 [B, channels, H, W], in order; threads decode ahead, for PIL releases the GIL."""
+def _batches(
+    images: data.Arrays | data.Files, transform: Transform, augment: Augment | None, view: int
+) -> Iterator[Tensor]:
+    """Yield images as uint8 [B, channels, H, W], in order; threads decode ahead, for PIL releases the GIL.
+
+    Augmented ones are made one after another, since transforms draw from the one global generator.
+    """
+    if augment is not None:
+        for start in range(0, len(images), BATCH):
+            rows = range(start, min(start + BATCH, len(images)))
+            made = [augment(images[i], transform, view * len(images) + i) for i in rows]
+            yield torch.from_numpy(np.stack(made)).permute(0, 3, 1, 2)
+        return
     resample = Image.Resampling[transform.interpolation.upper()]
     with ThreadPoolExecutor() as pool:
         starts = range(0, len(images), BATCH)

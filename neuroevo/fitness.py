@@ -137,6 +137,17 @@ def fitness(
     return scores, Cost(forward=len(population.genomes) * len(index))
 
 
+def balanced(rows: Tensor, labels: Tensor, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Draw from `rows` [N], with replacement, each class as often as any other; `labels` [N] are theirs, on the CPU."""
+    classes = labels.unique()
+    groups = [rows[labels == label] for label in classes]
+    sizes = torch.tensor([len(group) for group in groups])
+    firsts = sizes.cumsum(0) - sizes
+    picked = torch.randint(len(classes), shape, generator=generator)
+    inside = (torch.rand(shape, generator=generator, dtype=torch.float64) * sizes[picked]).long()
+    return torch.cat(groups)[firsts[picked] + inside]
+
+
 def ranks(values: Tensor) -> Tensor:
     """Return the dense rank [n] of each row of values [n, m], highest best; later columns break ties of earlier."""
     dense: Tensor

@@ -15,8 +15,9 @@ from neuroevo.algorithms import Algorithm
 from neuroevo.cost import Budget, Cost
 from neuroevo.development import Development
 from neuroevo.errors import InputError
-from neuroevo.fitness import Scores
+from neuroevo.fitness import Scores, balanced
 from neuroevo.genome import Population
+from neuroevo.gradient import View, as_it_is
 from neuroevo.rng import Context, generator
 
 DIVERSITY_GENES = 1024  # diversity is taken over this many genes at most, evenly spaced
@@ -53,23 +54,32 @@ class Rules:
 
     seed: int
     samples: int  # a generation's batch; all of the train split where there are fewer
-    train: Tensor  # [rows] int64, the train split
+    pool: Tensor  # [rows] int64 of the split that batches come from
     every: int  # generations from one validation to the next
     patience: int | None  # validations without a better champion
     budget: Budget
     metric: str  # of validation
     lower_is_better: bool  # of that metric as reported
+    balance: Tensor | None = None  # labels [rows] of the pool, for batches with as many of each class
+    view: View = as_it_is  # which augmented views of a batch's rows are taken
 
 
 Validate = Callable[[Tensor], tuple[list[dict[str, float]], Cost]]  # genomes [k, g] -> each one's metrics as reported
 
 
 def batch(rules: Rules, generation: int, size: int) -> Tensor:
-    """Return the rows of a generation's batch, without replacement: a function of seed and generation alone."""
-    if size >= len(rules.train):
-        return rules.train
-    order = torch.randperm(len(rules.train), generator=generator(rules.seed, "batch", generation))
-    return rules.train[order[:size]]
+    """Return the rows of a generation's batch: a function of seed and generation alone.
+
+    Without replacement, unless classes are balanced.
+    """
+    source = generator(rules.seed, "batch", generation)
+    if rules.balance is not None:
+        rows = balanced(rules.pool, rules.balance, (size,), source)
+    elif size >= len(rules.pool):
+        rows = rules.pool
+    else:
+        rows = rules.pool[torch.randperm(len(rules.pool), generator=source)[:size]]
+    return rules.view(rows, source)
 
 
 def evolve(

@@ -234,3 +234,23 @@ METRICS: dict[str, Callable[..., Metric]] = {
 }
 
 LOWER_IS_BETTER = frozenset({"cross_entropy", "calibration_error", "brier"})  # their scores are negated
+
+
+def adjusted(metric: Metric, offset: Tensor) -> Metric:
+    """Return a metric of logits with `offset` [C] added, such as the log of the classes' shares (Menon et al. 2021)."""
+    if isinstance(metric, Additive):
+        whole = metric.statistics
+        return Additive(lambda logits, targets: whole(logits + offset, targets), metric.finish)
+    return lambda logits, targets: metric(logits + offset, targets)
+
+
+def weighted_cross_entropy(weights: Tensor) -> Metric:
+    """Minus the cross-entropy's mean, weighted by the sample's class, `weights` [C]; as torch's with `weight`."""
+
+    def statistics(logits: Tensor, targets: Tensor) -> Tensor:
+        own = _of_target(_by_class(logits).log_softmax(1), targets)
+        weight = weights[targets].to(own.dtype)
+        sums = torch.stack([(own * weight).sum(1, dtype=torch.float64), weight.sum().double().expand(len(own))], dim=1)
+        return sums
+
+    return Additive(statistics, lambda totals: totals[:, 0] / totals[:, 1])

@@ -228,3 +228,14 @@ def test_other_labelled_images_are_mapped_to_the_runs_classes(tmp_path: Path) ->
         data.labelled(str(tmp_path / "test"), ("a", "b"))
     with pytest.raises(InputError, match="is not a folder"):
         data.labelled(str(tmp_path / "x"), ("a", "b"))
+
+
+@pytest.mark.parametrize("ratio", [0.01, 0.3, 1.0])
+def test_a_long_tail_falls_to_its_ratio_and_leaves_test_as_it_is(ratio: float) -> None:
+    whole = toy(list(range(4)) * 500, [0] * 1600 + [2] * 400)
+    plain, tailed = (data.split(whole, 0, 0.25, 0.2, r) for r in (None, ratio))
+    assert torch.equal(plain["test"], tailed["test"])
+    for name, full in (("train", 300), ("validation", 100)):
+        counts = np.bincount(whole.labels[tailed[name]], minlength=4)
+        assert counts.tolist() == [max(1, round(full * ratio ** (c / 3))) for c in range(4)]
+        assert set(tailed[name].tolist()) <= set(plain[name].tolist())

@@ -36,7 +36,8 @@ def test_a_run_leaves_what_the_contract_says(tmp_path: Path, quiet: Quiet) -> No
         "config.yaml", "history.jsonl", "checkpoints", "champion.safetensors", "result.json", "run.log",
     }  # fmt: skip
     assert list(result) == [
-        "status", "stop_reason", "generations", "seed", "device", "champion", "cost", "test_scored", "versions",
+        "status", "stop_reason", "generations", "seed", "device", "champion", "cost", "views",
+        "test_scored", "versions",
     ]  # fmt: skip
     assert (result["status"], result["stop_reason"], result["generations"]) == ("finished", "generations", 6)
     assert set(result["champion"]) == {"kind", "generation", "validation", "test"}
@@ -303,3 +304,38 @@ def test_a_refine_that_is_not_right_is_refused(tmp_path: Path, sets: list[str], 
     with pytest.raises(InputError, match=message):
         start(tmp_path / "r", *sets)
     assert not (tmp_path / "r").exists()
+
+
+AUGMENT = "data.augment=[{name: RandomRotation, degrees: 20}]"
+
+
+def test_views_are_cached_once_an_image_and_view_and_said_in_the_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NEUROEVO_CACHE", str(tmp_path / "cache"))
+    result = start(tmp_path / "r", AUGMENT, "features.views=3")
+    assert result["views"] == 3
+    assert result["cost"]["backbone_samples"] == 1797 + 3 * 1257
+    assert start(tmp_path / "s")["views"] is None
+
+
+def test_live_views_cost_what_they_cost(tmp_path: Path) -> None:
+    result = start(tmp_path / "r", AUGMENT, "features.views=live", "refine.name=sgd", "refine.steps=2",
+                   "refine.batch_size=16", "budget.generations=3")  # fmt: skip
+    assert result["views"] == "live"
+    assert result["cost"]["backbone_samples"] in (3 * (100 + 2 * 16), 1797 + 3 * (100 + 2 * 16))
+
+
+def test_validation_and_test_are_never_augmented(tmp_path: Path) -> None:
+    start(tmp_path / "r", AUGMENT, "features.views=2", "genome.init_sigma=0", "algorithm.mutation.sigma=0")
+    start(tmp_path / "s", "genome.init_sigma=0", "algorithm.mutation.sigma=0")
+    for split in ("validation", "test"):
+        a, b = (rundir.read_result(tmp_path / name)["champion"][split] for name in ("r", "s"))
+        assert a == b
+
+
+def test_class_weights_of_another_metric_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="fitness.class_weights: only cross_entropy"):
+        start(tmp_path / "r", "fitness.metric=accuracy", "fitness.class_weights=true")
+    result = start(tmp_path / "s", "fitness.class_weights=true", "data.long_tail=0.1", "fitness.balanced=true")
+    assert result["status"] == "finished"

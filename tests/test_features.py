@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from neuroevo import backbones, data, devices, features
 from neuroevo.backbones import Backbone, Transform
 from neuroevo.data import Arrays, Dataset
-from neuroevo.errors import Interrupted
+from neuroevo.errors import InputError, Interrupted
 
 CPU = torch.device("cpu")
 
@@ -177,3 +177,76 @@ def test_a_real_network_gives_the_features_it_gives_alone() -> None:
     with torch.inference_mode():
         alone = torch.cat([backbone.features((image[None] - mean) / std) for image in x])
     torch.testing.assert_close(rows, alone, rtol=1e-3, atol=1e-4)
+
+
+CROP = {"name": "RandomResizedCrop", "scale": [0.3, 1.0]}
+
+
+def test_augmented_images_are_a_function_of_the_seed_and_leave_the_global_generator_as_it_was() -> None:
+    image = images(1, seed=5).images[0].resize((40, 40))
+    augment = features.Augment([CROP, {"name": "RandomHorizontalFlip"}], (8, 8))
+    transform = counting().transform
+    torch.manual_seed(1)
+    a, after = augment(image, transform, 3), torch.rand(1)
+    torch.manual_seed(1)
+    assert torch.equal(after, torch.rand(1))
+    assert a.shape == (8, 8, 3)
+    assert np.array_equal(a, augment(image, transform, 3))
+    assert not np.array_equal(a, augment(image, transform, 4))
+
+
+@pytest.mark.parametrize(
+    "name", ["RandomResizedCrop", "RandomHorizontalFlip", "ColorJitter", "RandAugment", "RandomCrop"]
+)
+def test_transforms_are_named_as_torchvision_names_them(name: str) -> None:
+    options = {"padding": 2} if name == "RandomCrop" else {}
+    image = images(1).images[0].resize((40, 40))
+    assert features.Augment([{"name": name, **options}], (8, 8))(image, counting().transform, 0).shape == (8, 8, 3)
+
+
+def test_a_transform_that_is_not_there_or_not_so_is_refused() -> None:
+    with pytest.raises(
+        InputError, match=r"data.augment.0: torchvision has no transform 'RandomHorizontalFlop'; near: Ran"
+    ):
+        features.Augment([{"name": "RandomHorizontalFlop"}], (8, 8))
+    with pytest.raises(InputError, match=r"data.augment.1: ColorJitter: "):
+        features.Augment([CROP, {"name": "ColorJitter", "brightnes": 1}], (8, 8))
+
+
+def test_views_are_cached_each_apart_and_rows_lead_to_them() -> None:
+    whole, backbone = images(10), counting()
+    augment = features.Augment([CROP], (8, 8))
+    train = torch.tensor([1, 3, 4, 8])
+    part = whole.take(train.numpy())
+    clean, _ = features.cached(backbone, whole, CPU, nothing)
+    seen = [features.cached(backbone, part, CPU, nothing, augment, view)[0] for view in range(3)]
+    assert len({features.address(backbone, part.images, augment, v) for v in range(3)}) == 3
+    labels = torch.from_numpy(np.concatenate([whole.labels, *[part.labels] * 3]))
+    cached = features.Features((clean, *seen), labels, None, CPU)
+    view = features.views(3, 10, train)
+    rows = view(torch.tensor([3, 8, 3, 1] * 50), torch.Generator().manual_seed(0))
+    assert int(rows.min()) >= 10
+    x, y = cached.batch(rows)
+    assert torch.equal(y, torch.from_numpy(whole.labels)[torch.tensor([3, 8, 3, 1] * 50)])
+    for i, row in enumerate(rows.tolist()):
+        v, place = divmod(row - 10, 4)
+        assert torch.equal(x[i], seen[v][place])
+    assert {(row - 10) // 4 for row in rows.tolist()} == {0, 1, 2}
+    assert torch.equal(cached.batch(torch.tensor([3]))[0][0], clean[3])
+
+
+def test_live_views_run_the_backbone_on_fresh_crops_and_count_them() -> None:
+    whole, backbone = images(10), counting()
+    live = features.Live(backbone, whole, features.Augment([CROP], (8, 8)), CPU)
+    clean, _ = features.cached(backbone, whole, CPU, nothing)
+    cached = features.Features((clean,), torch.from_numpy(whole.labels), None, CPU, live)
+    view, source = features.views(0, 10, torch.arange(10)), torch.Generator().manual_seed(0)
+    rows = view(torch.tensor([3, 7, 3]), source)
+    x, y = cached.batch(rows)
+    assert torch.equal(y, torch.from_numpy(whole.labels)[[3, 7, 3]])
+    assert not torch.equal(x[0], x[2])
+    assert torch.equal(cached.batch(rows)[0], x)
+    assert live.computed == 3
+    again = features.Live(backbone, whole, features.Augment([CROP], (8, 8)), CPU)
+    assert torch.equal(again(rows), x)
+    assert not torch.equal(view(torch.tensor([3, 7, 3]), source), rows)

@@ -125,3 +125,12 @@ def test_ranks_are_lexicographic_and_dense() -> None:
     inf = float("inf")
     values = torch.tensor([[0.5, 1.0], [0.7, -3.0], [0.5, 2.0], [-inf, -inf], [0.5, 1.0]], dtype=torch.float64)
     assert fitness.ranks(values).tolist() == [1, 3, 2, 0, 1]
+
+
+def test_balanced_rows_have_as_many_of_each_class_and_the_right_ones() -> None:
+    rows = torch.arange(1000, 2000)
+    labels = (torch.arange(1000) % 50 == 0).long()
+    drawn = fitness.balanced(rows, labels, (4000,), torch.Generator().manual_seed(0))
+    share = float(labels[drawn - 1000].double().mean())
+    assert share == pytest.approx(0.5, abs=0.04)
+    assert len(drawn[labels[drawn - 1000] == 0].unique()) > 800

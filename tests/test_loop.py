@@ -121,7 +121,7 @@ def test_a_batch_is_a_function_of_seed_and_generation_without_replacement() -> N
 
 
 def test_a_batch_larger_than_the_train_split_is_all_of_it_and_counted_as_such() -> None:
-    steps, batches = run(rules(samples=1000, train=torch.arange(10)))
+    steps, batches = run(rules(samples=1000, pool=torch.arange(10)))
     assert batches[0].tolist() == list(range(10))
     assert steps[0].cost.forward == 40
 

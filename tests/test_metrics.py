@@ -11,6 +11,7 @@ import torch
 from annotated_types import Ge
 from sklearn import metrics as sklearn_metrics
 
+from neuroevo import metrics
 from neuroevo.metrics import LOWER_IS_BETTER, METRICS, Additive, reported, score
 
 ALL = sorted(METRICS)
@@ -301,3 +302,18 @@ def test_the_signature_is_a_schema(name):
         assert option.default is not option.empty
         assert get_origin(option.annotation) is Annotated
         assert any(isinstance(limit, Ge) for limit in option.annotation.__metadata__)
+
+
+def test_adjusted_adds_an_offset_to_the_logits():
+    logits, targets, offset = torch.randn(3, 20, 4), torch.randint(4, (20,)), torch.tensor([0.0, 1.0, -2.0, 0.5])
+    for name in ("cross_entropy", "auroc"):
+        metric = METRICS[name]()
+        expected = metrics.score(metric, logits + offset, targets)
+        assert torch.equal(metrics.score(metrics.adjusted(metric, offset), logits, targets), expected)
+
+
+def test_weighted_cross_entropy_is_torchs():
+    logits, targets, weights = torch.randn(3, 50, 4), torch.randint(4, (50,)), torch.tensor([0.1, 1.0, 2.0, 7.0])
+    found = metrics.score(metrics.weighted_cross_entropy(weights), logits.mT.contiguous().mT, targets)
+    expected = [-torch.nn.functional.cross_entropy(x, targets, weights) for x in logits]
+    torch.testing.assert_close(found, torch.stack(expected).double(), rtol=1e-5, atol=1e-6)

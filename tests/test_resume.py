@@ -346,6 +346,10 @@ REFINES: dict[str, list[str]] = {
                                            "refine.schedule=one_cycle", "refine.dropout=null", "refine.nesterov=true"],
     "balanced, weights, adjustment": ["refine.balanced=true", "refine.class_weights=true", "refine.name=adamw",
                                       "refine.logit_adjustment=1", "refine.weight_decay=[0.0001, 0.01]"],
+    "cached views, long tail": ["data.augment=[{name: RandomRotation, degrees: 20}]", "features.views=2",
+                                                  "data.long_tail=0.1", "fitness.balanced=true",
+                                                  "fitness.logit_adjustment=0.5"],
+    "live views": ["data.augment=[{name: RandomRotation, degrees: 20}]", "features.views=live"],
     "plain sgd": ["algorithm.name=fixed", "algorithm.population=1"],
 }  # fmt: skip
 
