@@ -27,7 +27,7 @@ class Transform(NamedTuple):
 
     size: tuple[int, int]  # height and width, pixels
     interpolation: str  # a PIL resampling filter: bilinear, bicubic, ...
-    channels: int  # 1 or 3
+    channels: int
     mean: tuple[float, ...] | None
     std: tuple[float, ...] | None
 
@@ -63,18 +63,21 @@ def digest(state: Mapping[str, Tensor]) -> str:
     return sha.hexdigest()
 
 
-def build(name: str, weights: str, image_size: int | None, native: tuple[int, int, int]) -> Backbone:
+def build(
+    name: str, weights: str, image_size: int | None, native: tuple[int, int, int], channels: int | None = None
+) -> Backbone:
     """Build the backbone `timm/NAME`, `torchvision/NAME` or `none`, with its weights; InputError where it can't be.
 
     `image_size` in pixels, None for what the weights were made for; `native` is the images' own height, width and
-    channels, which `none` keeps.
+    channels, which `none` keeps. `channels` adapts the first layer to images of as many, as timm does (None: 3).
     """
     if name == "none":
         body = nn.Sequential()
         body.add_module("flatten", nn.Flatten())
         body.add_module("head", nn.Identity())
         size = (image_size, image_size) if image_size else native[:2]
-        return Backbone(name, body, "head", None, Transform(size, "bilinear", native[2], None, None), digest({}))
+        transform = Transform(size, "bilinear", channels or native[2], None, None)
+        return Backbone(name, body, "head", None, transform, digest({}))
     library, _, model = name.partition("/")
     if library not in LIBRARIES or not model:
         raise InputError(f"backbone.name: {name!r} is none of timm/NAME, torchvision/NAME, none")
@@ -85,16 +88,32 @@ def build(name: str, weights: str, image_size: int | None, native: tuple[int, in
         raise InputError(f"backbone.name: the head of {name} ({head}) is a {type(own).__name__}, not a linear layer")
     if file is not None:
         own = _load(network, head, own, file, in_order=weights == "pypi")
+    if channels not in (None, transform.channels):
+        transform = _adapt(name, network, transform, channels)
     network.requires_grad_(False).eval()
     _probe(name, network, head, own, transform)
     frozen = {key: value for key, value in network.state_dict().items() if not key.startswith(head + ".")}
     return Backbone(name, network, head, own, transform, digest(frozen))
 
 
+def _adapt(name: str, network: nn.Module, transform: Transform, channels: int) -> Transform:
+    """Make the first convolution take `channels`: its weights are summed for one, repeated and scaled for more."""
+    from timm.models import adapt_input_conv
+
+    first = next((m for m in network.modules() if isinstance(m, nn.Conv2d) and m.in_channels == 3), None)
+    if first is None or transform.mean is None or transform.std is None:
+        raise InputError(f"backbone.channels: {name} has no first convolution to adapt")
+    first.weight = nn.Parameter(adapt_input_conv(channels, first.weight.detach()))
+    first.in_channels = channels
+    mean, std = (sum(v) / len(v) for v in (transform.mean, transform.std))
+    return transform._replace(channels=channels, mean=(mean,) * channels, std=(std,) * channels)
+
+
 def _probe(name: str, network: nn.Module, head: str, own: nn.Linear, transform: Transform) -> None:
     """See that the head is the network's last step, so that features and head make the whole; InputError if not."""
     height, width = transform.size
-    image = torch.linspace(-1, 1, 3 * height * width).view(1, 3, height, width)
+    channels = transform.channels
+    image = torch.linspace(-1, 1, channels * height * width).view(1, channels, height, width)
     with torch.inference_mode():
         try:
             network.set_submodule(head, own)

@@ -81,6 +81,14 @@ def export_(
 
 
 @app.command()
+def report(run_dir: Run) -> None:
+    """Draw a run's plots and write its page, report.html."""
+    from neuroevo import report as report_
+
+    print(report_.report(run_dir))
+
+
+@app.command()
 def inspect(path: Annotated[str, typer.Argument(help="a run's folder, or a checkpoint", metavar="PATH")]) -> None:
     """Show what a run or a checkpoint holds."""
     from neuroevo import inspection

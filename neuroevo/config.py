@@ -79,6 +79,7 @@ class Backbone(Section):
 
     name: str = "timm/tf_efficientnet_lite0"
     weights: str = "default"
+    channels: Count | None = None  # of the images, where the first layer is to be adapted to them
 
 
 class Head(Section):

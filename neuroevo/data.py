@@ -23,7 +23,7 @@ from torch import Tensor
 
 from neuroevo.errors import InputError
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
+SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".npy"}
 SPLITS = ("train", "validation", "test")
 FOLDERS = {"train": ("train", "training"), "validation": ("validation", "val", "valid"), "test": ("test", "testing")}
 
@@ -31,6 +31,9 @@ FOLDERS = {"train": ("train", "training"), "validation": ("validation", "val", "
 def cache_folder() -> Path:
     """Return the user's cache folder for features, or the one that NEUROEVO_CACHE names."""
     return Path(os.environ.get("NEUROEVO_CACHE") or platformdirs.user_cache_dir("neuroevo"))
+
+
+Picture = Image.Image | npt.NDArray[np.uint8]  # an image, or one of any number of channels, uint8 [H, W, channels]
 
 
 class Arrays:
@@ -65,8 +68,13 @@ class Files:
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, index: int) -> Image.Image:
+    def __getitem__(self, index: int) -> "Picture":
         try:
+            if self.paths[index].endswith(".npy"):
+                pixels: npt.NDArray[np.uint8] = np.load(self.paths[index], allow_pickle=False)
+                if pixels.ndim != 3 or pixels.dtype != np.uint8:
+                    raise ValueError(f"uint8 [H, W, channels] expected, {pixels.dtype} {pixels.shape} found")
+                return pixels
             with Image.open(self.paths[index]) as image:
                 image.load()
                 return image
@@ -132,8 +140,11 @@ class Dataset:
     part: npt.NDArray[np.int64]  # [N]
 
     def native(self) -> tuple[int, int, int]:
-        """Return height, width and channels (1 or 3) of the first image."""
+        """Return height, width and channels of the first image; 1 or 3 unless it is an array."""
         first = self.images[0]
+        if isinstance(first, np.ndarray):
+            height, width, channels = first.shape
+            return height, width, channels
         return first.height, first.width, 1 if first.mode in ("1", "L", "I", "I;16") else 3
 
     def take(self, rows: npt.NDArray[np.int64]) -> "Dataset":

@@ -280,7 +280,8 @@ def dataset(c: Config) -> tuple[Dataset, dict[str, Tensor]]:
 
 def build_backbone(c: Config, given: Dataset) -> Backbone:
     """Return the backbone that a config asks for."""
-    return backbones.build(c.backbone.name, c.backbone.weights, c.data.image_size, given.native())
+    b = c.backbone
+    return backbones.build(b.name, b.weights, c.data.image_size, given.native(), b.channels)
 
 
 def compose(

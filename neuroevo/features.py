@@ -162,9 +162,11 @@ class Augment:
             v2.Compose(parts) if len(parts) > 1 else parts[0],
         )
 
-    def __call__(self, image: Image.Image, transform: Transform, seed: int) -> npt.NDArray[np.uint8]:
+    def __call__(self, image: data.Picture, transform: Transform, seed: int) -> npt.NDArray[np.uint8]:
         """Return an augmented image as uint8 [H, W, channels]."""
-        image = image.convert("RGB" if transform.channels == 3 else "L")
+        if isinstance(image, np.ndarray):
+            raise InputError("data.augment: .npy images can't be augmented")
+        image = image.convert(MODES[transform.channels])
         with torch.random.fork_rng([]):
             torch.manual_seed(seed)
             image = self.transforms(image)
@@ -308,11 +310,21 @@ def _batches(
             yield torch.from_numpy(np.stack([future.result() for future in now])).permute(0, 3, 1, 2)
 
 
+MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+
+
 def pixels(
-    image: Image.Image, channels: int, size: tuple[int, int], resample: Image.Resampling
+    image: data.Picture, channels: int, size: tuple[int, int], resample: Image.Resampling
 ) -> npt.NDArray[np.uint8]:
     """Return an image as uint8 [H, W, channels]: shorter side to size, centre crop."""
-    image = image.convert("RGB" if channels == 3 else "L")
+    if isinstance(image, np.ndarray):  # a channel at a time
+        planes = [pixels(Image.fromarray(image[:, :, c]), 1, size, resample) for c in range(image.shape[2])]
+        if len(planes) != channels:
+            raise InputError(f"backbone.channels: an image has {len(planes)} channels, {channels} are expected")
+        return np.concatenate(planes, axis=2)
+    if channels not in MODES:
+        raise InputError(f"backbone.channels: {channels}, which only .npy images have")
+    image = image.convert(MODES[channels])
     height, width = size
     scale = max(height / image.height, width / image.width)
     around = (max(width, round(image.width * scale)), max(height, round(image.height * scale)))

@@ -160,3 +160,18 @@ def test_default_weights_offline_are_one_clear_line(name: str, monkeypatch: pyte
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(InputError, match=r"backbone.weights: the default weights could not be loaded .*none"):
         build(name, 64, "default")
+
+
+@pytest.mark.parametrize("name", ["timm/resnet10t", "torchvision/resnet18"])
+@pytest.mark.parametrize("channels", [1, 4, 7])
+def test_the_first_layer_is_adapted_to_the_images_channels(name: str, channels: int) -> None:
+    torch.manual_seed(0)
+    plain_ = backbones.build(name, "none", 64, (8, 8, 3))
+    torch.manual_seed(0)
+    adapted = backbones.build(name, "none", 64, (8, 8, channels), channels)
+    assert adapted.transform.channels == len(adapted.transform.mean or ()) == channels
+    assert adapted.digest != plain_.digest
+    assert adapted.features(torch.randn(2, channels, 64, 64)).shape == plain_.features(torch.randn(2, 3, 64, 64)).shape
+    if channels == 1:  # grey fed as three equal channels gives the same
+        x = torch.randn(2, 1, 64, 64)
+        torch.testing.assert_close(adapted.features(x), plain_.features(x.expand(2, 3, 64, 64)), rtol=1e-3, atol=1e-4)

@@ -28,7 +28,7 @@ def test_help_is_instant_and_imports_nothing_heavy() -> None:
     )
     found = neuroevo(program=("-c", code))
     assert found.stdout.strip().endswith("[]")
-    for command in ("run", "resume", "evaluate", "export", "inspect", "validate", "list", "doctor"):
+    for command in ("run", "resume", "evaluate", "export", "report", "inspect", "validate", "list", "doctor"):
         assert command in found.stdout
     times = []
     for _ in range(5):

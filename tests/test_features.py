@@ -250,3 +250,23 @@ def test_live_views_run_the_backbone_on_fresh_crops_and_count_them() -> None:
     again = features.Live(backbone, whole, features.Augment([CROP], (8, 8)), CPU)
     assert torch.equal(again(rows), x)
     assert not torch.equal(view(torch.tensor([3, 7, 3]), source), rows)
+
+
+@pytest.mark.parametrize("channels", [2, 5])
+def test_arrays_of_many_channels_are_images_too(tmp_path: Path, channels: int) -> None:
+    rng = np.random.default_rng(0)
+    for label in ("a", "b"):
+        (tmp_path / "data" / "train" / label).mkdir(parents=True)
+        for i in range(4):
+            np.save(
+                tmp_path / "data" / "train" / label / f"{i}.npy", rng.integers(0, 256, (9, 9, channels), dtype=np.uint8)
+            )
+    whole = data.image_folder(root=str(tmp_path / "data"))
+    assert whole.native() == (9, 9, channels)
+    torch.manual_seed(0)
+    backbone = backbones.build("timm/resnet10t", "none", 32, whole.native(), channels)
+    assert features.cached(backbone, whole, CPU, nothing)[0].shape == (8, 512)
+    pixels = backbones.build("none", "none", None, whole.native())
+    assert features.cached(pixels, whole, CPU, nothing)[0].shape == (8, 81 * channels)
+    with pytest.raises(InputError, match=f"an image has {channels} channels, 3 are expected"):
+        features.cached(backbones.build("timm/resnet10t", "none", 32, whole.native()), whole, CPU, nothing)

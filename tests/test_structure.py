@@ -9,13 +9,14 @@ PACKAGE = Path(__file__).parents[1] / "neuroevo"
 ORDER = [  # each may import those before it
     "errors", "rng", "genome", "cost", "devices", "schedules", "operators", "metrics",
     "heads", "fitness", "gradient", "development", "algorithms", "loop",
-    "data", "backbones", "features", "evaluation", "config", "checkpoint", "rundir", "progress",
+    "data", "backbones", "features", "evaluation", "config", "checkpoint", "rundir", "report", "progress",
     "experiment", "export", "inspection", "cli", "__main__",
 ]  # fmt: skip
 ONLY = {  # the one module that imports a library
     "h5py": {"checkpoint", "inspection"}, "pydantic": {"config"}, "typer": {"cli"}, "rich": {"progress"},
     "safetensors": {"backbones", "rundir", "export"}, "sklearn": {"data"}, "evotorch": {"operators"},
     "scipy": {"evaluation"}, "yaml": {"config"}, "platformdirs": {"data"}, "psutil": {"devices"},
+    "matplotlib": {"report"},
 }  # fmt: skip
 
 
