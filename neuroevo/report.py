@@ -37,9 +37,11 @@ def draw(history: list[dict[str, Any]], folder: Path) -> list[Path]:
     """Draw fitness, validation, and what else the history has a column of, over generations; return the files."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     folder.mkdir(exist_ok=True)
-    others = [column for column in history[0] if column not in (*COST, *FITNESS, "validation")]
+    others = [column for column in history[0] if column not in (*COST, *FITNESS, "validation", "invalid")]
+    others += ["invalid"] if any(line["invalid"] for line in history) else []
     files = []
     for name in ("fitness", "validation", *others):
         figure = Figure(figsize=(7, 3.5), layout="constrained")
@@ -63,6 +65,7 @@ def draw(history: list[dict[str, Any]], folder: Path) -> list[Path]:
             if name not in ("validation", "invalid") and values and min(v or 0 for v in values) > 0:
                 axes.set_yscale("log")
         axes.grid(alpha=0.3)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         files.append(folder / f"{name}.png")
         figure.savefig(files[-1], dpi=120)
     return files

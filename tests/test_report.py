@@ -17,7 +17,7 @@ def test_a_run_is_drawn_and_written_to_one_page_that_needs_nothing_else(tmp_path
     experiment.run(load(None, SETS), str(tmp_path / "r"), "test", Quiet())
     page = report.report(str(tmp_path / "r"))
     plots = {path.stem for path in (tmp_path / "r" / "plots").glob("*.png")}
-    assert plots == {"fitness", "validation", "diversity", "invalid", "lr", "sigma"}
+    assert plots == {"fitness", "validation", "diversity", "lr", "sigma"}
     text = page.read_text()
     assert len(re.findall("data:image/png;base64,", text)) == len(plots)
     assert not re.findall(r"(?:src|href)=[\"']?(?:https?:)?//", text)
