@@ -7,8 +7,11 @@
 
 import argparse
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -34,22 +37,52 @@ class Rows:
         return self.x[index.to(self.x.device)], self._y[index.to(self.x.device)]
 
 
-def compare(name: str, make: Callable[[], nn.Module], n: int, loop_of: int, rounds: int, device: torch.device) -> None:
-    """Print the rate of a step of `n` heads; the loop trains `loop_of` of them, and is scaled up."""
-    steps, rows = 10, Rows(10_000, device)
-    head = make().to(device)
+def setup(make: Callable[[], nn.Module], n: int, steps: int, limit: int, device: torch.device):  # type: ignore[no-untyped-def]
+    """Return a head, a task, settings and a population."""
+    rows, head = Rows(10_000, device), make().to(device)
     layout = Layout.of({f"fc.{key}": p for key, p in head.named_parameters()})
     linear = "fc" if isinstance(head, nn.Linear) else None
     start = torch.zeros(layout.genes, device=device)
     task = gradient.Task(layout, heads.population_forward(head, "fc")[1], linear, rows, torch.arange(10_000), C, D,
-                         tuple(heads.widths(head)), 2**30, start)  # fmt: skip
+                         tuple(heads.widths(head)), limit, start)  # fmt: skip
     settings = gradient.Settings(
         steps=steps, batch_size=B, lr=0.01, weight_decay=0.0, label_smoothing=0.0, dropout=None, mixup=0.0,
         decay_to_start=0.0, schedule="constant", final=0.1, who="all", share=1.0, batches="shared",
         optimizer_state="fresh", balanced=False, class_weights=False, logit_adjustment=0.0,
     )  # fmt: skip
-    genomes = torch.randn(n, layout.genes, device=device) / 36
-    population = Population(genomes, {}, torch.zeros(n, 2, dtype=torch.int64, device=device))
+    genomes = torch.randn(n, layout.genes, device=device).div_(36)
+    return head, task, settings, Population(genomes, {}, torch.zeros(n, 2, dtype=torch.int64, device=device))
+
+
+def peak() -> int:
+    """Return the most memory that this process has had resident, in KiB."""
+    return next(int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line)
+
+
+def memory(n: int, limit: int, hidden: int) -> None:
+    """Print what a refine adds to the peak of this process's memory, beside the refined population itself."""
+    device = torch.device("cpu")
+
+    def make() -> nn.Module:
+        return heads.mlp(D, C, hidden=[hidden]) if hidden else nn.Linear(D, C)
+
+    _, small, settings, few = setup(make, 2, 2, limit, device)
+    gradient.refiner(small, gradient.sgd(), settings)[0](few, Context(0, 1, 0.0, device))  # the libraries' own buffers
+    _, task, settings, population = setup(make, n, 5, limit, device)
+    refine = gradient.refiner(task, gradient.sgd(), settings)[0]
+    Path("/proc/self/clear_refs").write_text("5")  # the peak from here on (Linux)
+    before = peak()
+    refine(population, Context(0, 1, 0.0, device))
+    used = (peak() - before) / 1024 - population.genomes.nbytes / 2**20
+    what = f"hidden layer of {hidden}" if hidden else "linear"
+    print(f"{n} heads, {what}: {used:.0f} MiB beside population and refined population, limit {limit / 2**20:.0f} MiB")
+
+
+def compare(name: str, make: Callable[[], nn.Module], n: int, loop_of: int, rounds: int, device: torch.device) -> None:
+    """Print the rate of a step of `n` heads; the loop trains `loop_of` of them, and is scaled up."""
+    steps = 10
+    head, task, settings, population = setup(make, n, steps, 2**30, device)
+    rows, linear = task.source, task.linear
     context = Context(0, 1, 0.0, device)
     ours = {m: gradient.refiner(task, gradient.sgd(momentum=m), settings)[0] for m in (0.0, 0.9)}
     index = torch.randint(10_000, (steps, B), device=device)
@@ -100,8 +133,15 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--memory", nargs=3, type=int, help=argparse.SUPPRESS)  # heads, limit, width: its own process
     options = parser.parse_args()
+    if options.memory:
+        memory(*options.memory)
+        sys.exit()
     device = torch.device(options.device)
     print(f"torch {torch.__version__}, {device}, {torch.get_num_threads()} threads, median of {options.rounds}")
     compare("linear", lambda: nn.Linear(D, C), 1024, 64, options.rounds, device)
     compare("mlp 256", lambda: heads.mlp(D, C, hidden=[256]), 256, 16, options.rounds, device)
+    for n, hidden in ((64, 0), (4096, 0), (16, 256), (256, 256)):
+        for limit in (2**26, 2**28):
+            subprocess.run([sys.executable, __file__, "--memory", str(n), str(limit), str(hidden)], check=True)

@@ -323,11 +323,13 @@ def slice_size(task: Task, optimizer: Optimizer, s: Settings, size: int, device:
     """Return how many individuals train at a time within the memory limit; InputError where it is too small for one."""
     activations = 6 * 4 * size * sum(task.widths)
     inputs = 3 * 4 * size * task.dim
-    each = 4 * task.layout.genes * (4 + 2 * len(optimizer.slots)) + activations + (inputs if s.batches == "own" else 0)
+    each = 4 * task.layout.genes * (5 + 2 * len(optimizer.slots)) + activations + (inputs if s.batches == "own" else 0)
     shared = 0 if s.batches == "own" else inputs
-    fits = (5 * task.limit // 8 - shared) // each  # an eighth is for batches that are kept, a quarter the allocator's
+    fits = (task.limit // 2 - shared) // each  # an eighth is for batches that are kept, the rest the allocator's
     if fits < 1:
-        raise InputError(f"memory.limit: {task.limit} bytes is too little to train one individual; at least {2 * each}")
+        raise InputError(
+            f"memory.limit: {task.limit} bytes is too little to train one individual; at least {2 * (each + shared)}"
+        )
     best = max(1, CPU_SLICE // task.layout.genes) if device.type == "cpu" else fits
     return int(min(fits, best))
 
