@@ -9,7 +9,7 @@ The optimizers are torch's, step for step: SGD with momentum (Polyak 1964) and N
 (Kingma and Ba 2015), AdamW (Loshchilov and Hutter 2019).
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal, NamedTuple, Protocol
 
@@ -26,50 +26,88 @@ from neuroevo.rng import Context, forked
 from neuroevo.schedules import Schedule, factor
 
 TAU = 0.2  # of the log-normal mutation of an individual's own hyperparameters
-CPU_SLICE = 2**22  # genes in a slice of individuals: measured best, for heads of one and of two layers
+CPU_SLICE = 2**22  # genes in a slice of individuals, measured best; of heads of one linear layer a quarter of it
 
 Range = tuple[float, float]  # a hyperparameter that each individual has its own of
 Weights = dict[str, Tensor]  # {name: [r, *shape]}
+
+
+class Product(NamedTuple):
+    """A linear layer's gradient, not yet multiplied out: one pass over memory less where it is added to something."""
+
+    delta: Tensor  # [r, C, B]: of the loss by the layer's outputs
+    features: Tensor  # [B, d] shared or [r, B, d]
+
+    def value(self) -> Tensor:
+        """Return the gradient [r, C, d]."""
+        r, c, _ = self.delta.shape
+        return add(self.delta.new_empty(r, c, self.features.shape[-1]), self, keep=0)
+
+
+Gradient = Tensor | Product
+
+
+def value(gradient: Gradient) -> Tensor:
+    """Return a gradient [r, ...] multiplied out."""
+    return gradient.value() if isinstance(gradient, Product) else gradient
+
+
+def add(to: Tensor, gradient: Gradient, scale: Tensor | None = None, keep: float = 1) -> Tensor:
+    """Turn `to` [r, ...] into keep x to + scale x gradient, in place; `scale` [r, 1, ...]."""
+    if isinstance(gradient, Product):
+        delta = gradient.delta if scale is None else gradient.delta * scale
+        if gradient.features.ndim == 3:
+            return to.baddbmm_(delta, gradient.features, beta=keep)
+        to.flatten(0, 1).addmm_(delta.flatten(0, 1), gradient.features, beta=keep)
+        return to
+    if keep != 1:
+        to.mul_(keep)
+    return to.add_(gradient) if scale is None else to.addcmul_(gradient, scale)
 
 
 class Optimizer(NamedTuple):
     """A rule that turns gradients into steps."""
 
     slots: tuple[str, ...]  # what it remembers of each parameter
-    # In place: parameter [r, ...], gradient [r, ...], slots, hyperparameters each [r, 1, ...], steps so far [r, 1, ...]
-    step: Callable[[Tensor, Tensor, list[Tensor], dict[str, Tensor], Tensor], None]
+    # In place: parameter [r, ...], gradient, slots, hyperparameters each [r, 1, ...], steps so far [r, 1, ...]
+    step: Callable[[Tensor, Gradient, list[Tensor], dict[str, Tensor], Tensor], None]
     momentum: float | Range | None = None
-
-
-def decay(p: Tensor, gradient: Tensor, hyper: dict[str, Tensor]) -> None:
-    """Add the gradient of weight decay, where there is any."""
-    if "weight_decay" in hyper:
-        gradient.addcmul_(p, hyper["weight_decay"])
 
 
 def sgd(*, momentum: Annotated[float, Ge(0), Lt(1)] | Range = 0.9, nesterov: bool = False) -> Optimizer:
     """Stochastic gradient descent with momentum, as `torch.optim.SGD`."""
 
-    def step(p: Tensor, gradient: Tensor, slots: list[Tensor], hyper: dict[str, Tensor], count: Tensor) -> None:
-        decay(p, gradient, hyper)
-        velocity = slots[0].mul_(hyper["momentum"]).add_(gradient)
+    def step(p: Tensor, gradient: Gradient, slots: list[Tensor], hyper: dict[str, Tensor], count: Tensor) -> None:
         if nesterov:
-            velocity = gradient.addcmul_(velocity, hyper["momentum"])
+            gradient = value(gradient)
+            if "weight_decay" in hyper:
+                gradient = gradient.addcmul(p, hyper["weight_decay"])
+        if isinstance(momentum, tuple):
+            velocity = add(slots[0].mul_(hyper["momentum"]), gradient)
+        else:
+            velocity = add(slots[0], gradient, keep=momentum)
+        if nesterov:
+            velocity = gradient.addcmul(velocity, hyper["momentum"])  # type: ignore[union-attr]  # multiplied out above
+        elif "weight_decay" in hyper:
+            velocity.addcmul_(p, hyper["weight_decay"])
         p.addcmul_(velocity, hyper["lr"], value=-1)
 
-    def plain(p: Tensor, gradient: Tensor, slots: list[Tensor], hyper: dict[str, Tensor], count: Tensor) -> None:
-        decay(p, gradient, hyper)
-        p.addcmul_(gradient, hyper["lr"], value=-1)
+    def plain(p: Tensor, gradient: Gradient, slots: list[Tensor], hyper: dict[str, Tensor], count: Tensor) -> None:
+        if "weight_decay" in hyper:
+            p.mul_(1 - hyper["lr"] * hyper["weight_decay"])
+        add(p, gradient, -hyper["lr"])
 
     return Optimizer((), plain, 0.0) if momentum == 0 else Optimizer(("velocity",), step, momentum)
 
 
 def _adam(beta1: float, beta2: float, eps: float, decoupled: bool) -> Optimizer:
-    def step(p: Tensor, gradient: Tensor, slots: list[Tensor], hyper: dict[str, Tensor], count: Tensor) -> None:
-        if not decoupled:
-            decay(p, gradient, hyper)
-        elif "weight_decay" in hyper:
-            p.mul_(1 - hyper["lr"] * hyper["weight_decay"])
+    def step(p: Tensor, gradient: Gradient, slots: list[Tensor], hyper: dict[str, Tensor], count: Tensor) -> None:
+        gradient = value(gradient)
+        if "weight_decay" in hyper:
+            if decoupled:
+                p.mul_(1 - hyper["lr"] * hyper["weight_decay"])
+            else:
+                gradient = gradient.addcmul(p, hyper["weight_decay"])
         mean = slots[0].lerp_(gradient, 1 - beta1)
         square = slots[1].mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
         scale = (square / (1 - beta2**count)).sqrt_().add_(eps)
@@ -231,7 +269,7 @@ def refiner(task: Task, optimizer: Optimizer, settings: Settings) -> tuple[Refin
                     count = (before + step + 1).view(-1, *[1] * (w.ndim - 1))
                     gradient = gradients[name]
                     if s.decay_to_start:
-                        gradient = gradient.add(w - pull[name], alpha=s.decay_to_start)
+                        gradient = value(gradient).add(w - pull[name], alpha=s.decay_to_start)
                     optimizer.step(w, gradient, [m[name] for m in memory], hyper, count)
         for slot, m in zip(slots, memory, strict=True):
             slot.copy_(task.layout.flatten(m))
@@ -239,14 +277,12 @@ def refiner(task: Task, optimizer: Optimizer, settings: Settings) -> tuple[Refin
 
     def backward(
         weights: Weights, features: Tensor, soft: Tensor, sample_weights: Tensor | None, drop: Drop
-    ) -> Weights:
+    ) -> Mapping[str, Gradient]:
         if task.linear is not None:
             with torch.no_grad():
-                delta = logit_gradient(task.forward(weights, features, drop), soft, sample_weights)  # [r, B, C] seen
-                found = linear_gradient(delta, features)
+                delta = logit_gradient(task.forward(weights, features, drop), soft, sample_weights).mT.contiguous()
                 bias = f"{task.linear}.bias"
-                summed = {bias: delta.sum(1)} if bias in weights else {}
-                return {name: summed.get(name, found) for name in weights}
+                return {name: delta.sum(2) if name == bias else Product(delta, features) for name in weights}
         for w in weights.values():
             w.requires_grad_(True)
         with torch.enable_grad():
@@ -261,7 +297,7 @@ def refiner(task: Task, optimizer: Optimizer, settings: Settings) -> tuple[Refin
         """Return the gradient [r, B, C] of each individual's mean loss by its logits [r, B, C]."""
         if s.logit_adjustment:  # Menon et al. 2021
             logits = logits + s.logit_adjustment * prior.log()
-        delta = logits.softmax(-1).sub_(soft)
+        delta = logits.mT.softmax(1).mT.sub_(soft)  # along classes as they lie in memory
         if sample_weights is None:
             mean: Tensor = delta.div_(delta.shape[1])
             return mean
@@ -269,15 +305,6 @@ def refiner(task: Task, optimizer: Optimizer, settings: Settings) -> tuple[Refin
         return weighted
 
     return refine, planned
-
-
-def linear_gradient(delta: Tensor, features: Tensor) -> Tensor:
-    """Return the gradient [r, C, d] of linear layers' weights, of delta [r, B, C] and features [B, d] or [r, B, d]."""
-    if features.ndim == 3:
-        return torch.bmm(delta.transpose(1, 2), features)
-    flat = delta.transpose(1, 2).flatten(0, 1)  # [r C, B]
-    found: Tensor = (flat @ features).unflatten(0, (delta.shape[0], delta.shape[2]))
-    return found
 
 
 def soft_targets(targets: Tensor, partners: Tensor | None, share: float, smoothing: Tensor, classes: int) -> Tensor:
@@ -330,7 +357,8 @@ def slice_size(task: Task, optimizer: Optimizer, s: Settings, size: int, device:
         raise InputError(
             f"memory.limit: {task.limit} bytes is too little to train one individual; at least {2 * (each + shared)}"
         )
-    best = max(1, CPU_SLICE // task.layout.genes) if device.type == "cpu" else fits
+    genes = CPU_SLICE // 4 if task.linear else CPU_SLICE
+    best = max(1, genes // task.layout.genes) if device.type == "cpu" else fits
     return int(min(fits, best))
 
 
