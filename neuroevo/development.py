@@ -16,7 +16,15 @@ from neuroevo.genome import Population
 from neuroevo.gradient import Refine
 from neuroevo.rng import Context
 
-Score = Callable[[Population, Tensor], tuple[Scores, Cost]]
+Planned = Callable[[Population, Context], Cost]
+
+
+class Scoring(NamedTuple):
+    """How a population is scored on rows of data, and what that takes."""
+
+    score: Callable[[Population, Tensor], tuple[Scores, Cost]]
+    passes: Callable[[int], int]  # how often a sample goes forward for n individuals
+    beside: Callable[[int], int] = lambda n: 0  # samples that go forward for n individuals whatever the batch
 
 
 class Developed(NamedTuple):
@@ -29,40 +37,46 @@ class Developed(NamedTuple):
 
 
 class Development(NamedTuple):
-    """How a population develops, and what that costs it beside the scores."""
+    """How a population develops, and what that costs it beside the batch."""
 
     develop: Callable[[Population, Tensor, Context], Developed]  # the Tensor: rows of the generation's batch
-    planned: Callable[[Population, Context], Cost]  # of learning
-    passes: int  # of the generation's batch, for each individual
+    planned: Planned  # of learning, and of scoring whatever the batch
+    passes: Callable[[int], int]  # how often a sample of the generation's batch goes forward for n individuals
 
 
-def unchanged(score: Score) -> Development:
+def unchanged(scoring: Scoring) -> Development:
     """Score a population as it is."""
 
     def develop(population: Population, index: Tensor, context: Context) -> Developed:
-        return Developed(population, population, *score(population, index))
+        return Developed(population, population, *scoring.score(population, index))
 
-    return Development(develop, lambda population, context: Cost(), 1)
+    def planned(population: Population, context: Context) -> Cost:
+        return Cost(forward=scoring.beside(len(population.genomes)))
+
+    return Development(develop, planned, scoring.passes)
 
 
-def lamarckian(score: Score, refine: Refine, planned: Callable[[Population, Context], Cost]) -> Development:
+def lamarckian(scoring: Scoring, refine: Refine, learning: Planned) -> Development:
     """Refine a population, score it, and let it inherit what it learnt."""
 
     def develop(population: Population, index: Tensor, context: Context) -> Developed:
         refined, spent = refine(population, context)
-        scores, cost = score(refined, index)
+        scores, cost = scoring.score(refined, index)
         return Developed(refined, refined, scores, spent + cost)
 
-    return Development(develop, planned, 1)
+    def planned(population: Population, context: Context) -> Cost:
+        return learning(population, context) + Cost(forward=scoring.beside(len(population.genomes)))
+
+    return Development(develop, planned, scoring.passes)
 
 
-def backed_off(score: Score, refine: Refine, planned: Callable[[Population, Context], Cost]) -> Development:
+def backed_off(scoring: Scoring, refine: Refine, learning: Planned) -> Development:
     """As `lamarckian`, but an individual that scores worse on the generation's batch than before is put back."""
 
     def develop(population: Population, index: Tensor, context: Context) -> Developed:
-        before, first = score(population, index)
+        before, first = scoring.score(population, index)
         refined, spent = refine(population, context)
-        after, second = score(refined, index)
+        after, second = scoring.score(refined, index)
         n = len(population.genomes)
         order = ranks(torch.cat([before.values, after.values]))
         worse = order[n:] < order[:n]
@@ -72,7 +86,10 @@ def backed_off(score: Score, refine: Refine, planned: Callable[[Population, Cont
         )
         return Developed(kept, kept, scores, first + spent + second)
 
-    return Development(develop, planned, 2)
+    def planned(population: Population, context: Context) -> Cost:
+        return learning(population, context) + Cost(forward=2 * scoring.beside(len(population.genomes)))
+
+    return Development(develop, planned, lambda n: 2 * scoring.passes(n))
 
 
 def baldwinian(development: Development) -> Development:

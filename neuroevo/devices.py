@@ -1,7 +1,14 @@
-"""Which device a run is on and how much memory is free there."""
+"""Which device a run is on, how much memory is free there, and how much some work needs."""
+
+from collections.abc import Callable
+from typing import Any
 
 import psutil
 import torch
+from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from neuroevo.errors import InputError
 
@@ -27,3 +34,36 @@ def available_memory(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     return int(psutil.virtual_memory().available)
+
+
+class _Meter(TorchDispatchMode):
+    """Counts the bytes of tensors that operations make, while these are alive."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.alive: dict[int, tuple[StorageWeakRef, int]] = {}
+        self.peak: int = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        given = {x.untyped_storage()._cdata for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)}
+        self.alive = {key: pair for key, pair in self.alive.items() if not pair[0].expired()}
+        for x in tree_leaves(out):
+            if isinstance(x, Tensor) and x.untyped_storage()._cdata not in given:
+                storage = x.untyped_storage()
+                self.alive[storage._cdata] = StorageWeakRef(storage), storage.nbytes()
+        self.peak = max(self.peak, sum(size for _, size in self.alive.values()))
+        return out
+
+
+def peak_bytes(work: Callable[[], object]) -> int:
+    """Return the most bytes that tensors made by `work` take at a time; a library's own scratch isn't counted."""
+    meter = _Meter()
+    with meter:
+        work()
+    return meter.peak
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Tell whether an error is that of a device or the machine without memory for a tensor."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)

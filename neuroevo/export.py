@@ -19,7 +19,7 @@ def network(run_dir: str) -> tuple[nn.Module, experiment.Experiment]:
     whole = parts.backbone.network(parts.head)
     missing = whole.load_state_dict(parts.network_weights(step.champion.genome), strict=False).unexpected_keys
     assert not missing, missing
-    return whole.cpu().eval(), parts
+    return whole.cpu().to(memory_format=torch.contiguous_format).eval(), parts
 
 
 def export(run_dir: str, format: str, out: str) -> str:

@@ -64,7 +64,8 @@ class Features(NamedTuple):
     Row `N + v * T + i` is view v of the i-th image of the train split.
     """
 
-    pieces: tuple[Tensor, ...]  # [N, d], then [T, d] a view: float32, mapped from disk, in memory or on the device
+    # [N, d], then [T, d] a view: float32 or float16, mapped from disk, in memory or on the device
+    pieces: tuple[Tensor, ...]
     labels: Tensor  # [N + views * T] int64, on the run's device
     standardise: Standardise | None
     device: torch.device
@@ -85,7 +86,7 @@ class Features(NamedTuple):
         if self.live is not None and int(index.max()) >= clean:
             features, labels = self.live(index), self.labels[((index - clean) % clean).to(self.device)]
         else:
-            features, labels = self._gather(index).to(self.device), self.labels[index.to(self.device)]
+            features, labels = self._gather(index).to(self.device).float(), self.labels[index.to(self.device)]
         return (self.standardise(features) if self.standardise else features), labels
 
     def _gather(self, index: Tensor) -> Tensor:
@@ -199,7 +200,9 @@ def statistics(rows: Tensor, train: Tensor) -> Standardise:
     return Standardise((shift + mean).float(), std.float())
 
 
-def address(backbone: Backbone, images: data.Arrays | data.Files, augment: Augment | None = None, view: int = 0) -> str:
+def address(
+    backbone: Backbone, images: data.Arrays | data.Files, dtype: str, augment: Augment | None = None, view: int = 0
+) -> str:
     """Return the name of the features of these images, or of a view of them: a hash of all they depend on."""
     import timm
 
@@ -208,11 +211,13 @@ def address(backbone: Backbone, images: data.Arrays | data.Files, augment: Augme
         "backbone": [backbone.name, backbone.digest],
         "transform": backbone.transform,
         "images": images.fingerprint(),
-        "dtype": "float32",
+        "dtype": dtype,
         "batch": BATCH,
         "view": None if augment is None else [augment.given, view],
         "versions": [torch.__version__, torchvision.__version__, timm.__version__, PIL.__version__],
     }
+    if backbone.cut is not None:
+        record["cut"] = [backbone.cut.places, backbone.cut.shapes]
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
@@ -221,22 +226,23 @@ def cached(
     dataset: Dataset,
     device: torch.device,
     progress: Callable[[int, int], None],
+    dtype: str = "float32",
     augment: Augment | None = None,
     view: int = 0,
 ) -> tuple[Tensor, int]:
     """Return the features [N, d] of a data set's images, and how many images went through the backbone for it.
 
-    `augment` gives those of augmented images, `view` which of their views. `progress(done, total)` is called after each
-    batch; what it raises ends the computation and leaves no file.
+    They are kept as `dtype`, float32 or float16. `augment` gives those of augmented images, `view` which of their
+    views. `progress(done, total)` is called after each batch; what it raises ends the computation and leaves no file.
     """
     folder = data.cache_folder() / "features"
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{address(backbone, dataset.images, augment, view)}.npy"
+    path = folder / f"{address(backbone, dataset.images, dtype, augment, view)}.npy"
     computed = 0
     if not path.exists():
         with FileLock(path.with_suffix(".lock")):
             if not path.exists():  # another run may have made it while this one waited
-                _compute(path, backbone, dataset.images, device, progress, augment, view)
+                _compute(path, backbone, dataset.images, device, progress, dtype, augment, view)
                 computed = len(dataset.images)
     return _open(path, device), computed
 
@@ -256,21 +262,22 @@ def _compute(
     images: data.Arrays | data.Files,
     device: torch.device,
     progress: Callable[[int, int], None],
+    dtype: str,
     augment: Augment | None,
     view: int,
 ) -> None:
     temporary = path.with_suffix(f".{os.getpid()}.partial")
-    body = backbone.body.to(device).to(memory_format=torch.channels_last)
-    out: np.memmap[Any, np.dtype[np.float32]] | None = None
+    backbone.to(device)
+    out: np.memmap[Any, np.dtype[Any]] | None = None
     done = 0
     try:
         with torch.inference_mode():
             for batch in _batches(images, backbone.transform, augment, view):
-                rows = backbone._replace(body=body).features(normalised(batch, backbone.transform, device))
+                rows = backbone.features(normalised(batch, backbone.transform, device))
                 if out is None:
                     shape = (len(images), rows.shape[1])
-                    out = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)
-                out[done : done + len(rows)] = rows.cpu().numpy()
+                    out = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.dtype(dtype), shape=shape)
+                out[done : done + len(rows)] = rows.to(getattr(torch, dtype)).cpu().numpy()
                 done += len(rows)
                 progress(done, len(images))
         assert out is not None

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from neuroevo.cost import Cost
-from neuroevo.errors import InputError
+from neuroevo.errors import InputError, RunError
 from neuroevo.genome import Population
 from neuroevo.heads import Forward
 from neuroevo.metrics import Additive, Metric, score
@@ -23,13 +23,16 @@ Express = Callable[[Tensor], dict[str, Tensor]]  # genomes [n, g] -> weights {na
 class Plan(NamedTuple):
     """How evaluations are sliced; fixed at a run's start, since slicing changes rounding."""
 
-    method: str  # gemm or vmap
+    method: str  # gemm or vmap for heads, loop or vmap for what comes before them
     classes: int
     individuals: int  # at most this many at a time
     samples: int  # at most this many at a time, for metrics that add over samples
     limit: int  # bytes that an evaluation may use beside population and features
     threads: int
-    precision: str = "float32"
+    precision: str = "float32"  # of scoring; bfloat16: the best are scored again in float32
+    trained: int = 0  # individuals at a time in gradient steps
+    micro: int = 0  # samples at a time in gradient steps
+    home: str = "cpu"  # where the population is kept
 
 
 class Scores(NamedTuple):
@@ -71,6 +74,19 @@ def plan(method: str, genes: int, dim: int, widths: Sequence[int], limit: int, d
         samples //= 2
 
 
+def halved(plan: Plan) -> Plan:
+    """Return a plan with half as much at a time; RunError where that is one individual and one sample already."""
+    if max(plan.individuals, plan.samples, plan.trained, plan.micro) <= 1:
+        raise RunError("out of memory with one individual and one sample at a time; memory.limit doesn't change that")
+    more, many = plan.individuals > 1, plan.trained > 1
+    return plan._replace(
+        individuals=plan.individuals // 2 if more else 1,
+        samples=plan.samples if more else max(1, plan.samples // 2),
+        trained=plan.trained // 2 if many else plan.trained,
+        micro=plan.micro if many else plan.micro and max(1, plan.micro // 2),
+    )
+
+
 def evaluate(
     genomes: Tensor,
     express: Express,
@@ -93,12 +109,13 @@ def evaluate(
     for rows in genomes.split(size):
         weights = express(rows)
         totals: list[Tensor | float] = [0.0] * len(metrics)
-        total = genomes.new_zeros(len(rows))
+        total: Tensor | float = 0.0
         logits_kept, targets_kept = [], []
         for part in index.split(plan.samples):
             features, targets = data.batch(part)
-            logits = forward(weights, features)
-            total = total + logits.sum((1, 2))  # NaN or Inf if any logit is
+            with torch.autocast(features.device.type, torch.bfloat16, enabled=plan.precision == "bfloat16"):
+                logits = forward(weights, features)
+            total = total + logits.sum((1, 2), dtype=torch.float32)  # NaN or Inf if any logit is
             totals = [
                 t + m.statistics(logits, targets) if isinstance(m, Additive) else t
                 for m, t in zip(metrics, totals, strict=True)
@@ -117,8 +134,9 @@ def evaluate(
                 name = getattr(getattr(metric, "func", metric), "__qualname__", "metric")
                 raise InputError(f"{name}: a metric returns scores [n]; {tuple(column.shape)} for n = {len(rows)}")
         values.append(torch.stack([column.double() for column in columns], dim=1))
+        assert isinstance(total, Tensor)
         invalid.append(~total.isfinite())
-    found, bad = torch.cat(values), torch.cat(invalid)
+    found, bad = torch.cat(values).to(genomes.device), torch.cat(invalid).to(genomes.device)
     bad |= found.isnan().any(1)
     return Scores(found.masked_fill(bad[:, None], -torch.inf), bad)
 
@@ -131,10 +149,23 @@ def fitness(
     index: Tensor,
     metrics: Sequence[Metric],
     plan: Plan,
+    rescored: int,
 ) -> tuple[Scores, Cost]:
-    """Score a population, and say what that cost: individuals times samples, forward."""
+    """Score a population, and say what that cost: individuals times samples, forward.
+
+    In half precision the best `rescored` individuals are scored again in float32, and that counts too.
+    """
     scores = evaluate(population.genomes, express, forward, data, index, metrics, plan)
-    return scores, Cost(forward=len(population.genomes) * len(index))
+    n = len(population.genomes)
+    if plan.precision != "float32" and rescored:
+        exact = plan._replace(precision="float32")
+        best = scores.values[:, 0].topk(min(rescored, n)).indices
+        again = evaluate(population.genomes[best], express, forward, data, index, metrics, exact)
+        scores = Scores(
+            scores.values.index_copy(0, best, again.values), scores.invalid.index_copy(0, best, again.invalid)
+        )
+        n += len(best)
+    return scores, Cost(forward=n * len(index))
 
 
 def balanced(rows: Tensor, labels: Tensor, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:

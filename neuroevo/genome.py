@@ -74,9 +74,12 @@ class Population(NamedTuple):
     parents: Tensor  # [n, p] int64: rows of the population before, -1 for none; the lineage
 
 
-def noisy(start: Tensor, n: int, sigma: float, generator: torch.Generator) -> Tensor:
-    """Return `n` genomes [n, g] around those of `start` [s, g] in turn, the first s of them unchanged."""
+def noisy(start: Tensor, n: int, sigma: float | Tensor, generator: torch.Generator) -> Tensor:
+    """Return `n` genomes [n, g] around those of `start` [s, g] in turn, the first s of them unchanged.
+
+    `sigma` is the noise's deviation, one or [g].
+    """
     genomes = start[torch.arange(n, device=start.device) % len(start)]
     noise = torch.randn(genomes.shape, generator=generator, device=start.device)
     noise[: len(start)] = 0
-    return genomes.add_(noise, alpha=sigma)
+    return genomes.add_(noise.mul_(sigma))

@@ -9,7 +9,7 @@ The optimizers are torch's, step for step: SGD with momentum (Polyak 1964) and N
 (Kingma and Ba 2015), AdamW (Loshchilov and Hutter 2019).
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal, NamedTuple, Protocol
 
@@ -22,11 +22,13 @@ from neuroevo.errors import InputError
 from neuroevo.fitness import balanced
 from neuroevo.genome import Layout, Population
 from neuroevo.heads import Drop, Forward
-from neuroevo.rng import Context, forked
+from neuroevo.rng import Context, forked, generator
 from neuroevo.schedules import Schedule, factor
 
 TAU = 0.2  # of the log-normal mutation of an individual's own hyperparameters
 CPU_SLICE = 2**22  # genes in a slice of individuals, measured best; of heads of one linear layer a quarter of it
+
+PROBE, SIGNS = 64, 4  # samples, and random signs of their outputs, by which sensitivity is measured
 
 Range = tuple[float, float]  # a hyperparameter that each individual has its own of
 Weights = dict[str, Tensor]  # {name: [r, *shape]}
@@ -159,10 +161,11 @@ class Task:
     source: Source
     train: Tensor  # [rows] int64
     classes: int
-    dim: int
-    widths: tuple[int, ...]
-    limit: int  # bytes beside the population
+    individuals: int  # at a time
+    micro: int  # samples at a time
+    keep: int  # bytes of batches that are kept for the next slice of individuals
     start: Tensor  # genome [g] that `decay_to_start` pulls towards
+    device: torch.device  # where it is trained, wherever the population is kept
     view: View = as_it_is
 
 
@@ -236,17 +239,18 @@ def refiner(task: Task, optimizer: Optimizer, settings: Settings) -> tuple[Refin
             given = traits.get("steps", torch.zeros(len(genomes), device=genomes.device))
             traits["steps"] = given.index_add(0, rows, torch.full((len(rows),), float(s.steps), device=genomes.device))
         draws = Draws(task, s, size, len(genomes), context)
-        for part in rows.split(slice_size(task, optimizer, s, size, genomes.device)):
-            values = {name: traits[name][part] if isinstance(value, tuple) else genomes.new_full((len(part),), value)
+        for part in rows.split(task.individuals):
+            own = genomes[part].to(task.device)
+            count = (len(part),)
+            values = {name: traits[name][part].to(own) if isinstance(value, tuple) else own.new_full(count, value)
                       for name, value in ranges.items()}  # fmt: skip
             values["lr"] = values["lr"] * factor(s.schedule, context.progress, s.final)
-            slots = [traits[slot][part] if inherits else torch.zeros_like(genomes[part]) for slot in optimizer.slots]
-            before = given[part] if inherits else genomes.new_zeros(len(part))
-            trained = train(genomes[part], slots, before, values, part, draws)
-            genomes[part] = trained
+            slots = [traits[slot][part].to(own) if inherits else torch.zeros_like(own) for slot in optimizer.slots]
+            before = given[part].to(own) if inherits else own.new_zeros(len(part))
+            genomes[part] = train(own, slots, before, values, part, draws).to(genomes)
             if inherits:
                 for slot, value in zip(optimizer.slots, slots, strict=True):
-                    traits[slot][part] = value
+                    traits[slot][part] = value.to(genomes)
         return population._replace(genomes=genomes, traits=traits), planned(population, context)
 
     def train(
@@ -258,11 +262,13 @@ def refiner(task: Task, optimizer: Optimizer, settings: Settings) -> tuple[Refin
         pull = task.layout.unflatten(task.start[None]) if s.decay_to_start else {}
         for step, (features, targets, partners, share) in enumerate(draws.batches(rows)):
             soft = soft_targets(targets, partners, share, values["label_smoothing"], task.classes)
-            sample_weights = None if by_class is None else by_class[targets]
-            if partners is not None and sample_weights is not None and by_class is not None:
-                sample_weights = share * sample_weights + (1 - share) * by_class[partners]
-            drop = draws.dropout(values.get("dropout"), rows, step)
-            gradients = backward(weights, features, soft, sample_weights, drop)
+            of_loss = features.new_full((features.shape[-2],), 1 / features.shape[-2])  # each sample's share of it
+            if by_class is not None:
+                of_loss = by_class[targets]
+                if partners is not None:
+                    of_loss = share * of_loss + (1 - share) * by_class[partners]
+                of_loss = of_loss / of_loss.sum(-1, keepdim=True)
+            gradients = backward(weights, features, soft, of_loss, draws.dropout(values.get("dropout"), rows, step))
             with torch.no_grad():
                 for name, w in weights.items():
                     hyper = {key: v.view(-1, *[1] * (w.ndim - 1)) for key, v in values.items()}
@@ -276,35 +282,76 @@ def refiner(task: Task, optimizer: Optimizer, settings: Settings) -> tuple[Refin
         return task.layout.flatten(weights)
 
     def backward(
-        weights: Weights, features: Tensor, soft: Tensor, sample_weights: Tensor | None, drop: Drop
+        weights: Weights, features: Tensor, soft: Tensor, of_loss: Tensor, drop: Callable[[slice], Drop]
     ) -> Mapping[str, Gradient]:
         if task.linear is not None:
             with torch.no_grad():
-                delta = logit_gradient(task.forward(weights, features, drop), soft, sample_weights).mT.contiguous()
+                logits = task.forward(weights, features, drop(slice(None)))
+                delta = logit_gradient(logits, soft, of_loss).mT.contiguous()
                 bias = f"{task.linear}.bias"
                 return {name: delta.sum(2) if name == bias else Product(delta, features) for name in weights}
         for w in weights.values():
             w.requires_grad_(True)
-        with torch.enable_grad():
-            logits = task.forward(weights, features, drop)
-            delta = logit_gradient(logits.detach(), soft, sample_weights)
-            gradients = torch.autograd.grad(logits, list(weights.values()), delta)
+        total: list[Tensor] = []
+        for left in range(0, features.shape[-2], task.micro):
+            part = slice(left, left + task.micro)
+            with torch.enable_grad():
+                logits = task.forward(weights, features[..., part, :], drop(part))
+                delta = logit_gradient(logits.detach(), soft[:, part], of_loss[..., part])
+                found = torch.autograd.grad(logits, list(weights.values()), delta)
+            total = [a.add_(b) for a, b in zip(total, found, strict=True)] if total else list(found)
         for w in weights.values():
             w.requires_grad_(False)
-        return dict(zip(weights, gradients, strict=True))
+        return dict(zip(weights, total, strict=True))
 
-    def logit_gradient(logits: Tensor, soft: Tensor, sample_weights: Tensor | None) -> Tensor:
-        """Return the gradient [r, B, C] of each individual's mean loss by its logits [r, B, C]."""
+    def logit_gradient(logits: Tensor, soft: Tensor, of_loss: Tensor) -> Tensor:
+        """Return the gradient [r, B, C] of each individual's loss by its logits [r, B, C]."""
         if s.logit_adjustment:  # Menon et al. 2021
             logits = logits + s.logit_adjustment * prior.log()
-        delta = logits.mT.softmax(1).mT.sub_(soft)  # along classes as they lie in memory
-        if sample_weights is None:
-            mean: Tensor = delta.div_(delta.shape[1])
-            return mean
-        weighted: Tensor = delta.mul_((sample_weights / sample_weights.sum(-1, keepdim=True)).unsqueeze(-1))
-        return weighted
+        delta: Tensor = logits.mT.softmax(1).mT.sub_(soft).mul_(of_loss.unsqueeze(-1))  # as classes lie in memory
+        return delta
 
     return refine, planned
+
+
+class Sensitivity:
+    """How much a network's outputs depend on each gene, on a fixed probe batch; it counts what that costs.
+
+    The root of the mean over samples of the squares of all outputs' derivatives by a gene (after Lehman et al. 2018,
+    safe mutation through gradients). Instead of one backward pass an output, SIGNS are drawn for every sample and
+    output: the square of such a sum's derivative is expected to be the sum of the squares (Hutchinson 1990).
+    """
+
+    def __init__(self, task: Task, seed: int) -> None:
+        self.task, self.cost = task, Cost()
+        source = generator(seed, "sensitivity", 0)
+        self.rows = task.train[torch.randperm(len(task.train), generator=source)[:PROBE]]
+        shape = SIGNS, len(self.rows), task.classes
+        self.signs = (2.0 * torch.randint(2, shape, generator=source) - 1).to(task.device)
+
+    def of(self, genomes: Tensor) -> Tensor:
+        """Return the sensitivities [n, g] of genomes [n, g]."""
+        task = self.task
+        features, _ = task.source.batch(self.rows)
+        found = torch.empty_like(genomes)
+        for out, own in zip(found.split(task.individuals), genomes.split(task.individuals), strict=True):
+            own = own.to(task.device).detach().requires_grad_(True)
+            squares = torch.zeros_like(own)
+            for left in range(0, len(features), task.micro):
+                with torch.enable_grad():
+                    logits = task.forward(task.layout.unflatten(own), features[left : left + task.micro])
+                    for signs in self.signs[:, left : left + task.micro]:
+                        weighted = (logits * signs).sum()
+                        squares += torch.autograd.grad(weighted, own, retain_graph=True)[0].square()
+            out.copy_((squares / len(features) / SIGNS).sqrt_())
+        n = len(genomes) * len(features)
+        self.cost += Cost(forward=n, backward=n * SIGNS)
+        return found
+
+    def taken(self) -> Cost:
+        """Return what has been spent since this was last asked."""
+        cost, self.cost = self.cost, Cost()
+        return cost
 
 
 def soft_targets(targets: Tensor, partners: Tensor | None, share: float, smoothing: Tensor, classes: int) -> Tensor:
@@ -346,20 +393,27 @@ def with_traits(population: Population, ranges: dict[str, float | Range], contex
     return population._replace(traits=traits)
 
 
-def slice_size(task: Task, optimizer: Optimizer, s: Settings, size: int, device: torch.device) -> int:
-    """Return how many individuals train at a time within the memory limit; InputError where it is too small for one."""
-    activations = 6 * 4 * size * sum(task.widths)
-    inputs = 3 * 4 * size * task.dim
-    each = 4 * task.layout.genes * (5 + 2 * len(optimizer.slots)) + activations + (inputs if s.batches == "own" else 0)
-    shared = 0 if s.batches == "own" else inputs
-    fits = (task.limit // 2 - shared) // each  # an eighth is for batches that are kept, the rest the allocator's
+def slice_size(
+    genes: int, dim: int, widths: Sequence[int], linear: bool, slots: int, own: bool, size: int, limit: int,
+    device: torch.device,
+) -> int:  # fmt: skip
+    """Return how many heads train at a time within the memory limit; InputError where it is too small for one.
+
+    `genes` of a head on `dim` features with layers of these widths, `slots` that the optimizer keeps, `own` batches or
+    shared ones of `size` samples.
+    """
+    activations = 6 * 4 * size * sum(widths)
+    inputs = 3 * 4 * size * dim
+    each = 4 * genes * (5 + 2 * slots) + activations + (inputs if own else 0)
+    shared = 0 if own else inputs
+    fits = (limit // 2 - shared) // each  # an eighth is for batches that are kept, the rest the allocator's
     if fits < 1:
         raise InputError(
-            f"memory.limit: {task.limit} bytes is too little to train one individual; at least {2 * (each + shared)}"
+            f"memory.limit: {limit} bytes is too little to train one individual; at least {2 * (each + shared)}"
         )
-    genes = CPU_SLICE // 4 if task.linear else CPU_SLICE
-    best = max(1, genes // task.layout.genes) if device.type == "cpu" else fits
-    return int(min(fits, best))
+    if device.type != "cpu":
+        return int(fits)
+    return int(min(fits, max(1, (CPU_SLICE // 4 if linear else CPU_SLICE) // genes)))
 
 
 Batch = tuple[Tensor, Tensor, Tensor | None, float]
@@ -396,10 +450,13 @@ class Draws:
         if self.kept is not None:
             yield from self.kept
             return
-        made: Iterable[Batch] = (self._batch(individuals, step) for step in range(self.s.steps))
-        if self.s.batches == "shared" and 4 * self.task.dim * self.rows.numel() <= self.task.limit // 8:
-            made = self.kept = list(made)
-        yield from made
+        made: list[Batch] = []
+        for step in range(self.s.steps):
+            batch = self._batch(individuals, step)
+            if self.s.batches == "shared" and batch[0].nbytes * self.s.steps <= self.task.keep:
+                made.append(batch)
+            yield batch
+        self.kept = made if len(made) == self.s.steps else None
 
     def _batch(self, individuals: Tensor, step: int) -> Batch:
         index = self.rows[individuals.cpu(), step] if self.s.batches == "own" else self.rows[:, step]
@@ -413,21 +470,29 @@ class Draws:
             partners = targets.flip(-1)
         return features, targets, partners, share
 
-    def dropout(self, rate: Tensor | None, individuals: Tensor, step: int) -> Drop:
-        """Return what a Dropout layer does in this step: each individual's masks are from a stream of its own."""
-        layer = [0]
+    def dropout(self, rate: Tensor | None, individuals: Tensor, step: int) -> Callable[[slice], Drop]:
+        """Return what Dropout layers do in this step to a part of the batch.
 
-        def drop(x: Tensor, own: float) -> Tensor:
-            layer[0] += 1
-            p = x.new_full((len(x),), own) if rate is None else rate
-            if not bool(p.any()):
-                return x
-            u = torch.stack([
-                torch.rand(x.shape[1:], device=x.device,
-                           generator=self.context.generator(f"refine/dropout/{step}/{layer[0]}/{i}"))
-                for i in individuals.tolist()
-            ])  # fmt: skip
-            keep = 1 - p.view(-1, 1, 1)
-            return x * (u < keep) / keep
+        Each individual's masks are from a stream of its own.
+        """
 
-        return drop
+        def of(part: slice) -> Drop:
+            layer = [0]
+
+            def drop(x: Tensor, own: float) -> Tensor:
+                layer[0] += 1
+                p = x.new_full((len(x),), own) if rate is None else rate
+                if not bool(p.any()):
+                    return x
+                context = self.context._replace(device=x.device)
+                u = torch.stack([
+                    torch.rand(x.shape[1], self.size, device=x.device,
+                               generator=context.generator(f"refine/dropout/{step}/{layer[0]}/{i}"))
+                    for i in individuals.tolist()
+                ])  # fmt: skip
+                keep = 1 - p.view(-1, 1, 1)
+                return x * (u[..., part] < keep) / keep
+
+            return drop
+
+        return of

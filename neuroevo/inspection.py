@@ -10,8 +10,10 @@ from typing import Any
 
 import h5py
 import torch
+from torch import nn
 
 from neuroevo import checkpoint, config, data, devices, experiment, features, heads, rundir
+from neuroevo.backbones import Backbone
 from neuroevo.config import Config
 from neuroevo.errors import InputError
 
@@ -93,30 +95,45 @@ def estimate(c: Config) -> Rows:
     height, width = backbone.transform.size
     dim = height * width * backbone.transform.channels if backbone.own_head is None else backbone.own_head.in_features
     head = experiment.make_head(c, backbone, dim, len(whole.classes))
-    genes = sum(p.numel() for p in head.parameters())
+    evolved = [backbone.body.get_parameter(name) for name in backbone.trainable]
+    genes = sum(p.numel() for p in (*evolved, *(head.parameters() if c.head.trainable else ())))
     n = int(c.algorithm.options.get("population", 1))
     batch = min(c.fitness.samples, len(splits["train"]))
     budgets = [c.budget.generations]
     budgets += [limit and -(-limit // (n * batch)) for limit in (c.budget.samples, c.budget.forward_samples)]
     generations = min((g for g in budgets if g), default=None)
     rows: Rows = [("images", ", ".join(f"{name} {len(index):,}" for name, index in splits.items()))]
-    rows += [("genome", f"{genes:,} genes: {heads.steps(head, backbone.head)[0][0]} and on, {dim:,} features")]
-    cached = data.cache_folder() / "features" / f"{features.address(backbone, whole.images)}.npy"
-    rows += [
-        ("features", f"{4 * dim * len(whole.labels) / 2**20:,.0f} MiB, {'cached' if cached.exists() else 'to compute'}")
-    ]
+    if backbone.cut is None:
+        what, stored = f"{heads.steps(head, backbone.head)[0][0]} and on, {dim:,} features", dim
+    else:
+        what, stored = f"all that is trainable behind {' and '.join(backbone.cut.places)}", backbone.cut.width
+    rows += [("genome", f"{genes:,} genes: {what}")]
+    rows += [("note", line) for line in backbone.notes]
+    address = features.address(backbone, whole.images, c.features.dtype)
+    there = (data.cache_folder() / "features" / f"{address}.npy").exists()
+    size = stored * len(whole.labels) * (4 if c.features.dtype == "float32" else 2)
+    rows += [("features", f"{size / 2**20:,.0f} MiB, {'cached' if there else 'to compute'}")]
     rows += [("population", f"{n} individuals, {4 * n * genes / 2**20:,.0f} MiB each generation")]
     if generations is None:
         return [*rows, ("generations", "until the seconds or the target")]
     rows += [("generations", f"{generations:,}"), ("forward samples", f"{generations * n * batch:,}")]
-    a, b = torch.randn(batch, 256, device=device), torch.randn(256, 2048, device=device)
-    seconds = min(_seconds(lambda: float((a @ b).sum())) for _ in range(5))
-    per_generation = 2 * genes * n * batch / (2 * a.numel() * 2048 / seconds)
+    seconds = _sample_seconds(backbone, head, device, genes) * n * batch
     noise = (
         min(_seconds(lambda: float(torch.randn(2**20, device=device).sum())) for _ in range(5)) * 2 * n * genes / 2**20
     )
-    rows += [("time", f"about {generations * (per_generation + noise):,.0f} s, beside features")]
+    rows += [("time", f"about {generations * (seconds + noise):,.0f} s, beside features and gradient steps")]
     return rows
+
+
+def _sample_seconds(backbone: Backbone, head: nn.Module, device: torch.device, genes: int) -> float:
+    """Return the seconds that one sample takes one individual."""
+    if backbone.cut is None:
+        a, b = torch.randn(1024, 256, device=device), torch.randn(256, 2048, device=device)
+        return min(_seconds(lambda: float((a @ b).sum())) for _ in range(5)) * genes / (1024 * 256 * 2048)
+    backbone.to(device)
+    cut, rows = backbone.cut, torch.rand(64, backbone.cut.width, device=device)
+    with torch.inference_mode():
+        return min(_seconds(lambda: float(cut.rest(*cut.tensors(rows)).sum())) for _ in range(3)) / len(rows)
 
 
 def _seconds(work: Any) -> float:

@@ -17,7 +17,7 @@ from neuroevo.development import Development
 from neuroevo.errors import InputError
 from neuroevo.fitness import Scores, balanced
 from neuroevo.genome import Population
-from neuroevo.gradient import View, as_it_is
+from neuroevo.gradient import Sensitivity, View, as_it_is
 from neuroevo.rng import Context, generator
 
 DIVERSITY_GENES = 1024  # diversity is taken over this many genes at most, evenly spaced
@@ -90,14 +90,21 @@ def evolve(
     start: Step,
     device: torch.device,
     clock: Callable[[], float],
+    sensitivity: Sensitivity | None = None,
 ) -> Iterator[Step]:
-    """Yield the run after each generation, going on from `start`, until a limit, the target or patience stops it."""
+    """Yield the run after each generation, going on from `start`, until a limit, the target or patience stops it.
+
+    `device` is where the population is kept; `sensitivity` is there for mutations that ask for it.
+    """
     step, began = start, clock()
     while step.stop is None:
         generation = step.generation + 1
-        context = Context(rules.seed, generation, rules.budget.progress(step.generation, step.cost), device)
+        progress = rules.budget.progress(step.generation, step.cost)
+        context = Context(rules.seed, generation, progress, device, sensitivity.of if sensitivity else None)
         population = algorithm.ask(step.state, context)
-        planned, each = development.planned(population, context), len(population.genomes) * development.passes
+        asked = sensitivity.taken() if sensitivity else Cost()
+        planned = asked + development.planned(population, context)
+        each = development.passes(len(population.genomes))
         left = rules.budget.left(step.cost + planned)
         # The last generation's batch is cut to what is left of the budget.
         size = rules.samples if left is None else min(rules.samples, left // each)
@@ -105,7 +112,7 @@ def evolve(
             raise InputError("budget: the samples allowed are too few for one generation of the smallest batch")
         grown = development.develop(population, batch(rules, generation, size), context)
         state = algorithm.tell(step.state, grown.inherited, grown.scores)
-        cost = step.cost + grown.cost
+        cost = step.cost + asked + grown.cost
         least = planned + Cost(forward=each)
         stop = rules.budget.spent(generation, cost, start.seconds + clock() - began, least)
         champion, stale, validation = step.champion, step.stale, None

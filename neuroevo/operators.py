@@ -20,6 +20,7 @@ import torch
 from annotated_types import Ge, Gt, Le
 from torch import Tensor
 
+from neuroevo.errors import InputError
 from neuroevo.genome import Layout, Population
 from neuroevo.rng import Context, forked
 from neuroevo.schedules import Schedule, factor
@@ -265,12 +266,29 @@ def row(
 ) -> Tensor:
     """Take each output neuron whole from the second parent with probability `rate`, else from the first.
 
-    A neuron is a row of `X.weight [o, ...]` with its entry of `X.bias [o]`; any other parameter goes by its first
-    dimension, a scalar on its own.
+    A neuron, or filter, is a row of `X.weight [o, ...]` with its entry of `X.bias [o]`; any other parameter goes by its
+    first dimension, a scalar on its own.
     """
     units = _units(layout).to(genomes.device)
     chosen = _Coins(len(parents), int(units.max()) + 1, rate, generator).mask()
     return _exchange(genomes, parents, lambda rows, columns: _spread(chosen[rows], units[columns]))
+
+
+@cache
+def _layers(layout: Layout) -> Tensor:
+    """Return the number of the layer that each gene belongs to, `[g]` int64: the module that holds its parameter."""
+    stems = [name.rpartition(".")[0] or name for name in layout.names]
+    first = {stem: i for i, stem in enumerate(dict.fromkeys(stems))}
+    return torch.tensor([first[stem] for stem in stems]).repeat_interleave(torch.tensor(layout.sizes))
+
+
+def layer(
+    genomes: Tensor, parents: Tensor, layout: Layout, generator: torch.Generator, *, rate: Probability = 0.5
+) -> Tensor:
+    """Take each layer whole, weight and bias together, from the second parent with probability `rate`."""
+    layers = _layers(layout).to(genomes.device)
+    chosen = _Coins(len(parents), int(layers.max()) + 1, rate, generator).mask()
+    return _exchange(genomes, parents, lambda rows, columns: _spread(chosen[rows], layers[columns]))
 
 
 def _spread(values: Tensor, groups: Tensor) -> Tensor:
@@ -327,17 +345,23 @@ def none(genomes: Tensor, parents: Tensor, layout: Layout, generator: torch.Gene
 # Mutation
 
 
-def _rms(genomes: Tensor, layout: Layout) -> Tensor:
-    """Return the root mean square of each parameter over the population, `[1, t]`; 1 where it is all zero.
+FRESH = 0.2  # of a fresh layer's deviation, 1 / sqrt(inputs): trained ones are above it
+SMALL = 0.01  # the same for biases and norms
 
+
+def scales(genomes: Tensor, layout: Layout) -> Tensor:
+    """Return the root mean square of each parameter over the population, `[1, t]`, as far as it isn't next to nothing.
+
+    What starts at zero would else stay there: a matrix counts for at least FRESH / sqrt(inputs), a vector for SMALL.
     An individual that isn't finite is left out, so that its siblings' steps don't become NaN with it.
     """
     norms = [torch.linalg.vector_norm(part, dim=1) for part in torch.split(genomes, list(layout.sizes), 1)]
     squares = torch.stack(norms, 1).double().square_()
     finite = squares.isfinite()
     counts = finite.sum(0, keepdim=True) * torch.tensor(layout.sizes, device=genomes.device)
-    rms = (squares.where(finite, 0).sum(0, keepdim=True) / counts).sqrt_()
-    return rms.where(rms > 0, 1.0).to(genomes.dtype)
+    rms = (squares.where(finite, 0).sum(0, keepdim=True) / counts.clamp(min=1)).sqrt_()
+    least = [SMALL if len(shape) < 2 else FRESH / math.sqrt(math.prod(shape[1:])) for shape in layout.shapes]
+    return rms.clamp(min=torch.tensor(least, dtype=rms.dtype, device=rms.device)).to(genomes.dtype)
 
 
 @cache
@@ -354,7 +378,9 @@ def gaussian(
     sigma: Annotated[float, Ge(0)] = 0.01,
     rate: Probability = 1.0,
     per: Literal["gene", "tensor"] = "gene",
-    relative: bool = False,
+    relative: bool | None = None,
+    rank: Annotated[int, Ge(1)] | None = None,
+    safe: bool = False,
     schedule: Schedule = "constant",
     final: Probability = 0.1,
     self_adaptive: bool = True,
@@ -363,16 +389,24 @@ def gaussian(
     """Add noise of deviation `sigma` to each gene, or each parameter of a child as a whole, with probability `rate`.
 
     Works in place on the children's genomes. `relative` makes sigma a multiple of each parameter's root mean square
-    over the children given (of 1 where all are zero). `schedule` takes the deviation from sigma to `final` x sigma over
-    the run.
+    over the children given (see `scales`; None: where more than a head evolves). `rank` makes the change of each
+    matrix the product of two thin factors of that many columns: as large a change for far fewer random numbers. `safe`
+    divides each gene's step by the output's sensitivity to it (Lehman et al. 2018, SM-G, with random signs in place of
+    single outputs): sigma is then the root mean square of the logits' change, to first order.
 
-    `self_adaptive`: each child has a sigma of its own, trait "sigma" `[m]`, times exp(tau N(0, 1)) before it is used
-    (Schwefel's log-normal rule); it starts at `sigma` and stays within a factor of a million of it. The schedule acts
-    beside it, not on the trait. `tau` is 1 / sqrt(g) if None (Beyer and Schwefel 2002, section 4.2,
-    https://doi.org/10.1023/A:1015059928466; for many local optima they advise 1 / sqrt(2 g)).
+    `schedule` takes the deviation from sigma to `final` x sigma over the run. `self_adaptive`: each child has a sigma
+    of its own, trait "sigma" `[m]`, times exp(tau N(0, 1)) before it is used (Schwefel's log-normal rule); it starts at
+    `sigma` and stays within a factor of a million of it. The schedule acts beside it, not on the trait. `tau` is
+    1 / sqrt(g) if None (Beyer and Schwefel 2002, section 4.2, https://doi.org/10.1023/A:1015059928466; for many local
+    optima they advise 1 / sqrt(2 g)).
     """
     genomes, traits = children.genomes, children.traits
     generator = context.generator("mutation")
+    per_gene = per == "gene" and rate < 1
+    if safe and (relative or rank is not None or rate < 1):
+        raise InputError("mutation.safe: goes with neither relative, rank nor a rate below 1")
+    if rank is not None and per_gene:
+        raise InputError("mutation.rank: a rate below 1 goes with per: tensor")
 
     def normal(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator, device=genomes.device, dtype=genomes.dtype)
@@ -384,23 +418,67 @@ def gaussian(
         own = (own * (tau * normal(len(genomes))).exp()).clamp(1e-6 * sigma, 1e6 * sigma)
         traits = traits | {"sigma": own}
         step = own[:, None]
+    mutated = children._replace(traits=traits)
+    if sigma == 0 or rate == 0 or not genomes.shape[1]:  # without genes only the traits are wanted
+        return mutated
     step = step * factor(schedule, context.progress, final)
     if relative:
-        step = step * _rms(genomes, layout)
+        step = step * scales(genomes, layout)
     if per == "tensor" and rate < 1:
         step = step * -_Coins(len(genomes), len(layout.names), rate, generator).mask()
+    if safe:
+        _add_safely(genomes, step, context, normal)
+    elif rank is not None:
+        _add_products(genomes, step, layout, rank, normal)
+    else:
+        _add(genomes, step, layout, _Coins(len(genomes), layout.genes, rate, generator) if per_gene else None, normal)
+    return mutated
+
+
+Normal = Callable[..., Tensor]  # shape -> standard normal numbers
+
+
+def _add(genomes: Tensor, step: Tensor, layout: Layout, coins: _Coins | None, normal: Normal) -> None:
+    """Add to each gene its own noise, of deviation `step` [1 or m, 1 or t], where the coins choose it."""
     parameters = _parameters(layout).to(genomes.device)
-
-    coins = _Coins(len(genomes), layout.genes, rate, generator) if per == "gene" and rate < 1 else None
-
-    for rows, columns in _blocks(genomes) if sigma > 0 and rate > 0 else ():
+    for rows, columns in _blocks(genomes):
         child = genomes[rows, columns]
         noise = normal(*child.shape)
         if coins:
             _integers(noise).bitwise_and_(coins.mask(rows, columns))
         scale = step if len(step) == 1 else step[rows]
         child.addcmul_(noise, scale if scale.shape[1] == 1 else _spread(scale, parameters[columns]))
-    return children._replace(traits=traits)
+
+
+def _add_products(genomes: Tensor, step: Tensor, layout: Layout, rank: int, normal: Normal) -> None:
+    """Add to each matrix [o, i] A B / sqrt(rank), A [o, rank] and B [rank, i] normal: each entry has variance 1."""
+    m = len(genomes)
+    for t, part in enumerate(torch.split(genomes, list(layout.sizes), 1)):
+        scale = step[:, min(t, step.shape[1] - 1)].expand(m)
+        shape = layout.shapes[t]
+        wide = math.prod(shape[1:])
+        if len(shape) < 2 or rank >= min(shape[0], wide):
+            for child, own in zip(part, scale, strict=True):
+                child.addcmul_(normal(*child.shape), own)
+            continue
+        for child, own in zip(part.unflatten(1, (shape[0], wide)), scale, strict=True):
+            child.addmm_(normal(shape[0], rank) * (own / math.sqrt(rank)), normal(rank, wide))
+
+
+SAFE_ROWS = 8  # children at a time; fixed, so that it doesn't matter to what is drawn
+LEAST_SENSITIVE = 0.01  # of the genes' root mean square: no gene moves further than a hundred times the usual
+
+
+def _add_safely(genomes: Tensor, step: Tensor, context: Context, normal: Normal) -> None:
+    """Add noise over the sensitivity of the output to each gene, and over sqrt(g): together they move it by `step`."""
+    assert context.sensitivity is not None
+    for children, own in zip(genomes.split(SAFE_ROWS), step.expand(len(genomes), 1).split(SAFE_ROWS), strict=True):
+        sensitivity = context.sensitivity(children)
+        usual = sensitivity.square().mean(1, keepdim=True).sqrt()
+        sensitivity = sensitivity.clamp_(min=(LEAST_SENSITIVE * usual).clamp(min=torch.finfo(genomes.dtype).tiny))
+        for rows, columns in _blocks(children):
+            child = children[rows, columns]
+            child.addcdiv_(normal(*child.shape) * (own[rows] / math.sqrt(genomes.shape[1])), sensitivity[rows, columns])
 
 
 SELECTIONS: dict[str, Callable[..., Tensor]] = {
@@ -417,6 +495,7 @@ CROSSOVERS: dict[str, Callable[..., Tensor]] = {
     "k_point": k_point,
     "sbx": sbx,
     "row": row,
+    "layer": layer,
     "arithmetic": arithmetic,
     "none": none,
 }

@@ -5,7 +5,7 @@ hash. Streams are independent of each other, so a part that draws more or less m
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -24,7 +24,9 @@ class Context(NamedTuple):
     seed: int
     generation: int  # from 1
     progress: float  # in [0, 1], of the budget in generations or samples, never of the clock
-    device: torch.device
+    device: torch.device  # where the population is kept
+    # How much outputs depend on each gene, genomes [n, g] -> [n, g]; there only where something asks for it.
+    sensitivity: Callable[[torch.Tensor], torch.Tensor] | None = None
 
     def generator(self, stream: str) -> torch.Generator:
         """Return this generation's generator of a stream, on the population's device."""

@@ -90,13 +90,14 @@ def units(names, shapes):
     return found
 
 
-def rms(genomes, sizes):
-    """Root mean square of each parameter, over all individuals whose part of it is finite; 1 if that is 0."""
+def scales(genomes, shapes):
+    """Root mean square of each parameter, over all individuals whose part of it is finite, or a small number if less."""
     found, start = [], 0
-    for size in sizes:
+    for shape in shapes:
+        size = math.prod(shape)
         parts = [row[start : start + size] for row in genomes]
         values = [v for part in parts if all(map(math.isfinite, part)) for v in part]
         mean = sum(v * v for v in values) / len(values) if values else 0
-        found.append(math.sqrt(mean) or 1.0)
+        found.append(max(math.sqrt(mean), 0.01 if len(shape) < 2 else 0.2 / math.sqrt(math.prod(shape[1:]))))
         start += size
     return found

@@ -25,6 +25,7 @@ ATTRIBUTES = {
     "layout": LAYOUT.to_json(),
     "classes": '["a", "b"]',
     "plan": '{"method": "gemm", "classes": 2, "individuals": 3, "samples": 4, "limit": 5, "threads": 2}',
+    "plan_changes": '[{"generation": 2, "individuals": 3}]',
     "versions": '{"torch": "x"}',
     "features": "f",
 }
@@ -77,6 +78,7 @@ def test_a_checkpoint_reads_back_to_the_same_bits(tmp_path: Path, n: int, column
     assert read.history == [line(1), line(2)]
     assert (read.layout, read.classes, read.seed, read.config) == (LAYOUT, ("a", "b"), 3, "seed: 3\n")
     assert read.plan == Plan("gemm", 2, 3, 4, 5, 2)
+    assert read.changes == [{"generation": 2, "individuals": 3}]
     assert list(tmp_path.iterdir()) == [tmp_path / "c.h5"]
 
 

@@ -22,6 +22,9 @@ def score(population: Population, index: Tensor) -> tuple[Scores, Cost]:
     return Scores(values, invalid), Cost(forward=len(values) * len(index))
 
 
+scoring = development.Scoring(score, lambda n: n, lambda n: 3 * n)
+
+
 def refine(population: Population, context: Context) -> tuple[Population, Cost]:
     """Even individuals learn something good, odd ones unlearn."""
     sign = torch.where(torch.arange(len(population.genomes)) % 2 == 0, 1.0, -1.0)
@@ -44,15 +47,16 @@ def developed(d: development.Development) -> development.Developed:
 
 
 def test_unchanged_scores_a_population_as_it_is() -> None:
-    d = development.unchanged(score)
+    d = development.unchanged(scoring)
     found = developed(d)
     assert found.scored is found.inherited
     assert torch.equal(found.scored.genomes, people().genomes)
-    assert (found.cost, d.passes) == (Cost(forward=40), 1)
+    assert (found.cost, d.passes(4)) == (Cost(forward=40), 4)
+    assert d.planned(people(), Context(0, 1, 0.0, CPU)) == Cost(forward=12)
 
 
 def test_lamarckian_individuals_inherit_what_they_learnt() -> None:
-    found = developed(development.lamarckian(score, refine, planned))
+    found = developed(development.lamarckian(scoring, refine, planned))
     assert found.scored is found.inherited
     assert found.inherited.genomes[:, 0].tolist() == [1, 1, 5, 5]
     assert found.scores.values[:, 0].tolist() == [1, 1, 5, 5]
@@ -60,7 +64,7 @@ def test_lamarckian_individuals_inherit_what_they_learnt() -> None:
 
 
 def test_baldwinian_individuals_inherit_their_own_genome_and_are_scored_by_what_they_learnt() -> None:
-    found = developed(development.baldwinian(development.lamarckian(score, refine, planned)))
+    found = developed(development.baldwinian(development.lamarckian(scoring, refine, planned)))
     assert torch.equal(found.inherited.genomes, people().genomes)
     assert found.scores.values[:, 0].tolist() == [1, 1, 5, 5]
     assert found.scored.genomes[:, 0].tolist() == [1, 1, 5, 5]
@@ -68,20 +72,21 @@ def test_baldwinian_individuals_inherit_their_own_genome_and_are_scored_by_what_
 
 
 def test_backed_off_individuals_that_got_worse_are_put_back_with_all_they_had() -> None:
-    d = development.backed_off(score, refine, planned)
+    d = development.backed_off(scoring, refine, planned)
     found = developed(d)
     assert found.inherited.genomes[:, 0].tolist() == [1, 2, 5, 6]
     assert found.scores.values[:, 0].tolist() == [1, 2, 5, 6]
     assert found.inherited.traits["velocity"][:, 0].tolist() == [7, 0, 7, 0]
     assert found.inherited.traits["lr"].tolist() == [1] * 4
-    assert (found.cost, d.passes) == (Cost(forward=85, backward=5), 2)
+    assert (found.cost, d.passes(4)) == (Cost(forward=85, backward=5), 8)
+    assert d.planned(people(), Context(0, 1, 0.0, CPU)) == Cost(forward=5 + 2 * 12, backward=5)
 
 
 def test_an_individual_that_learning_made_invalid_is_put_back() -> None:
     def spoil(population: Population, context: Context) -> tuple[Population, Cost]:
         return population._replace(genomes=population.genomes * torch.nan), Cost()
 
-    found = developed(development.backed_off(score, spoil, planned))
+    found = developed(development.backed_off(scoring, spoil, planned))
     assert torch.equal(found.inherited.genomes, people().genomes)
     assert not found.scores.invalid.any()
 
@@ -114,5 +119,5 @@ def harmful(population: Population, context: Context) -> tuple[Population, Cost]
 
 
 def test_with_back_off_the_best_on_a_fixed_batch_never_falls_and_without_it_does() -> None:
-    assert not best_of_each_generation(development.backed_off(score, harmful, planned)).falls
-    assert best_of_each_generation(development.lamarckian(score, harmful, planned)).falls
+    assert not best_of_each_generation(development.backed_off(scoring, harmful, planned)).falls
+    assert best_of_each_generation(development.lamarckian(scoring, harmful, planned)).falls

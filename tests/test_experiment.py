@@ -37,7 +37,7 @@ def test_a_run_leaves_what_the_contract_says(tmp_path: Path, quiet: Quiet) -> No
     }  # fmt: skip
     assert list(result) == [
         "status", "stop_reason", "generations", "seed", "device", "champion", "cost", "views",
-        "test_scored", "versions",
+        "plan_changes", "test_scored", "versions",
     ]  # fmt: skip
     assert (result["status"], result["stop_reason"], result["generations"]) == ("finished", "generations", 6)
     assert set(result["champion"]) == {"kind", "generation", "validation", "test"}

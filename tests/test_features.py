@@ -68,7 +68,7 @@ def test_rows_are_in_the_data_sets_order() -> None:
 
 def test_whatever_features_depend_on_changes_their_address(monkeypatch: pytest.MonkeyPatch) -> None:
     def address(backbone: Backbone | None = None, seed: int = 0) -> str:
-        return features.address(backbone or counting(), images(seed=seed).images)
+        return features.address(backbone or counting(), images(seed=seed).images, "float32")
 
     b = counting()
     found = {
@@ -219,8 +219,8 @@ def test_views_are_cached_each_apart_and_rows_lead_to_them() -> None:
     train = torch.tensor([1, 3, 4, 8])
     part = whole.take(train.numpy())
     clean, _ = features.cached(backbone, whole, CPU, nothing)
-    seen = [features.cached(backbone, part, CPU, nothing, augment, view)[0] for view in range(3)]
-    assert len({features.address(backbone, part.images, augment, v) for v in range(3)}) == 3
+    seen = [features.cached(backbone, part, CPU, nothing, "float32", augment, view)[0] for view in range(3)]
+    assert len({features.address(backbone, part.images, "float32", augment, v) for v in range(3)}) == 3
     labels = torch.from_numpy(np.concatenate([whole.labels, *[part.labels] * 3]))
     cached = features.Features((clean, *seen), labels, None, CPU)
     view = features.views(3, 10, train)

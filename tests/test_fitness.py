@@ -87,7 +87,7 @@ def test_individuals_with_nan_or_inf_rank_last_and_change_nobody_else(name: str,
 def test_fitness_costs_individuals_times_samples() -> None:
     population = Population(genomes(), {}, torch.full((N, 2), -1))
     metric = METRICS["accuracy"]()
-    _, cost = fitness.fitness(population, LAYOUT.unflatten, FORWARD, Rows(), torch.arange(B), [metric], plan())
+    _, cost = fitness.fitness(population, LAYOUT.unflatten, FORWARD, Rows(), torch.arange(B), [metric], plan(), 0)
     assert cost == Cost(forward=N * B)
 
 

@@ -57,15 +57,14 @@ def unfit_for_gemm() -> nn.Module:
     return nn.Sequential(nn.LayerNorm(D), nn.Linear(D, 6), nn.Tanh(), nn.Linear(6, C))
 
 
-def task(make: Callable[[], nn.Module], source: Source | None = None, limit: int = 2**30, **changes: Any) -> Task:
+def task(make: Callable[[], nn.Module], source: Source | None = None, individuals: int = N, **changes: Any) -> Task:
     head = make()
     layout = Layout.of({f"fc.{name}": p for name, p in head.named_parameters()})
     source = source or Source()
     one = "fc" if isinstance(head, nn.Linear) else None
     forward = heads.population_forward(head, "fc")[1]
-    widths = tuple(heads.widths(head))
     start = torch.zeros(layout.genes, device=source.x.device)
-    given = Task(layout, forward, one, source, torch.arange(80), C, D, widths, limit, start)
+    given = Task(layout, forward, one, source, torch.arange(80), C, individuals, 1000, 2**20, start, start.device)
     return Task(**(given.__dict__ | changes))
 
 
@@ -139,10 +138,7 @@ def test_slices_of_individuals_change_nothing_but_rounding(make: Callable[[], nn
     t = task(make)
     s = settings(batches=batches, mixup=0.4)
     whole = gradient.refiner(t, OPTIMIZERS["sgd"](), s)[0](population(t), context())[0].genomes
-    size = gradient.slice_size(t, OPTIMIZERS["sgd"](), s, 16, torch.device("cpu"))
-    assert size >= N
-    small = task(make, limit=16_000 if make is linear else 30_000)
-    assert gradient.slice_size(small, OPTIMIZERS["sgd"](), s, 16, torch.device("cpu")) < N
+    small = task(make, individuals=2, micro=5)
     sliced = gradient.refiner(small, OPTIMIZERS["sgd"](), s)[0](population(t), context())[0].genomes
     torch.testing.assert_close(whole, sliced, rtol=1e-5, atol=1e-6)
 
@@ -151,10 +147,9 @@ def test_dropout_masks_do_not_depend_on_slices_and_are_each_individuals_own() ->
     def make() -> nn.Module:
         return heads.mlp(D, C, hidden=[30], dropout=0.5)
 
-    t, small = task(make), task(make, limit=60_000)
+    t, small = task(make), task(make, individuals=2, micro=5)
     s = settings(dropout=0.5)
     whole = gradient.refiner(t, OPTIMIZERS["sgd"](), s)[0](population(t), context())[0].genomes
-    assert gradient.slice_size(small, OPTIMIZERS["sgd"](), s, 16, torch.device("cpu")) < N
     sliced = gradient.refiner(small, OPTIMIZERS["sgd"](), s)[0](population(t), context())[0].genomes
     torch.testing.assert_close(whole, sliced, rtol=1e-5, atol=1e-6)
     twins = population(t)._replace(genomes=population(t).genomes[:1].repeat(2, 1), parents=torch.zeros(2, 2).long())
@@ -166,7 +161,9 @@ def test_dropout_masks_do_not_depend_on_slices_and_are_each_individuals_own() ->
 
 def test_dropout_drops_its_share_and_keeps_the_mean() -> None:
     t = task(mlp)
-    drop = Draws(t, settings(), 16, 2, context()).dropout(torch.tensor([0.25, 0.0]), torch.arange(2), 0)
+    drop = Draws(task(mlp, train=torch.arange(80).repeat(2)), settings(), 100, 2, context()).dropout(
+        torch.tensor([0.25, 0.0]), torch.arange(2), 0
+    )(slice(None))
     assert drop is not None
     out = drop(torch.ones(2, 200, 100), 0.9)
     assert float((out[0] == 0).float().mean()) == pytest.approx(0.25, abs=0.02)
@@ -360,7 +357,18 @@ def test_every_optimizer_lowers_the_loss_of_every_individual(name: str, make: Ca
 
 def test_a_limit_too_small_to_train_one_individual_is_refused() -> None:
     with pytest.raises(InputError, match=r"memory.limit: 100 bytes is too little to train one individual"):
-        gradient.slice_size(task(linear, limit=100), OPTIMIZERS["adam"](), settings(), 16, torch.device("cpu"))
+        slices(limit=100, slots=2)
+
+
+def slices(limit: int = 2**20, slots: int = 0, own: bool = False, device: str = "cpu") -> int:
+    return gradient.slice_size(1000, 100, [10], True, slots, own, 16, limit, torch.device(device))
+
+
+def test_slices_are_smaller_where_there_is_more_to_keep() -> None:
+    assert slices(2**20) > slices(2**19) > slices(2**18) >= 1
+    assert slices() > slices(slots=1) > slices(slots=2)
+    assert slices() > slices(own=True)
+    assert slices(2**40) == gradient.CPU_SLICE // 4 // 1000 < slices(2**40, device="cuda")  # in cache on a CPU
 
 
 def test_the_same_generation_draws_the_same_and_another_does_not() -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 from neuroevo import loop
 from neuroevo.algorithms import Algorithm
 from neuroevo.cost import Budget, Cost
-from neuroevo.development import unchanged
+from neuroevo.development import Scoring, unchanged
 from neuroevo.fitness import Scores
 from neuroevo.genome import Population
 from neuroevo.loop import Champion, Rules, Step
@@ -62,7 +62,9 @@ def run(
     none = Scores(torch.zeros(1, 1), torch.zeros(1, dtype=torch.bool))
     start = Step(0, Walk(torch.zeros(1)), empty, none, {}, Cost(), 0.0, first, 0, None)
     ticks = count()
-    return list(loop.evolve(walk(), unchanged(score), validate, r, start, CPU, lambda: float(next(ticks)))), batches
+    return list(
+        loop.evolve(walk(), unchanged(Scoring(score, lambda n: n)), validate, r, start, CPU, lambda: float(next(ticks)))
+    ), batches
 
 
 def test_generations_stop_a_run_and_are_counted_from_1() -> None:

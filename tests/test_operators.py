@@ -9,6 +9,7 @@ import reference_operators as reference
 import torch
 
 from neuroevo import operators
+from neuroevo.errors import InputError
 from neuroevo.genome import Layout, Population
 from neuroevo.operators import CROSSOVERS, MUTATIONS, SELECTIONS, gaussian
 from neuroevo.rng import Context
@@ -271,10 +272,10 @@ def test_blocks_change_no_child(name, monkeypatch):
     genomes, parents = mates(MIXED, m=50)
     whole = CROSSOVERS[name](genomes, parents, MIXED, rng())
     coins = operators._Coins  # are tossed in blocks themselves, so here they are tossed before
+    groups = {"row": operators._units(MIXED), "layer": operators._layers(MIXED)}
     for size in (32, 64, 320):
-        tossed = coins(
-            len(parents), int(operators._units(MIXED).max()) + 1 if name == "row" else MIXED.genes, 0.5, rng()
-        )
+        places = int(groups[name].max()) + 1 if name in groups else MIXED.genes
+        tossed = coins(len(parents), places, 0.5, rng())
         monkeypatch.setattr(operators, "_Coins", lambda *_, tossed=tossed: tossed)
         monkeypatch.setattr(operators, "CPU_BLOCK", size)
         assert torch.equal(CROSSOVERS[name](genomes, parents, MIXED, rng()), whole)
@@ -331,6 +332,17 @@ def test_row_agrees_with_the_reference():
         units = operators._units(layout).tolist()
         assert len(units) == layout.genes
         assert len(set(zip(names, units, strict=True))) == len(set(names)) == len(set(units)) == max(units) + 1
+
+
+def test_layer_moves_whole_layers():
+    genomes, parents = mates(MIXED, m=300)
+    second = operators.layer(genomes, parents, MIXED, rng(), rate=0.3) == genomes[parents[:, 1]]
+    layers = [["bias"], ["conv.bias", "conv.weight"], ["norm.weight", "norm.bias"], ["scale"], ["x.bias", "x.weight"]]
+    columns = dict(zip(MIXED.names, second.split(MIXED.sizes, 1), strict=True))
+    chosen = [torch.cat([columns[name] for name in names], 1).double().mean(1) for names in [*layers, ["tokens"]]]
+    assert set(torch.stack(chosen).unique().tolist()) == {0.0, 1.0}
+    assert (torch.stack(chosen).mean(1) - 0.3).abs().max() < 6 * math.sqrt(0.21 / 300)
+    assert len(torch.stack(chosen, 1).unique(dim=0)) > 30  # on their own
 
 
 def test_row_moves_whole_neurons():
@@ -443,11 +455,14 @@ def test_per_tensor_mutates_parameters_as_a_whole():
 
 def test_relative_multiplies_by_each_parameters_rms():
     genomes, _ = mates(MIXED)
-    genomes[:, : MIXED.sizes[0]] = 0  # counts as 1
+    genomes[:, : MIXED.sizes[0]] = 0  # counts as 0.01
+    genomes[:, MIXED.offsets[8] :] = 1e-9  # a matrix [5, 2]: counts as 0.2 / sqrt(2)
     genomes[:, MIXED.offsets[2] :] *= 100
     genomes[3, MIXED.offsets[1]] = math.nan
-    expected = torch.tensor(reference.rms(genomes.tolist(), MIXED.sizes))
-    torch.testing.assert_close(operators._rms(genomes, MIXED)[0], expected)
+    expected = torch.tensor(reference.scales(genomes.tolist(), MIXED.shapes))
+    assert expected[0] == pytest.approx(0.01)
+    assert expected[8] == pytest.approx(0.2 / math.sqrt(2))
+    torch.testing.assert_close(operators.scales(genomes, MIXED)[0], expected)
     plain = mutate(genomes, MIXED, sigma=0.1).genomes - genomes
     found = mutate(genomes, MIXED, sigma=0.1, relative=True).genomes
     torch.testing.assert_close(
@@ -506,6 +521,63 @@ def test_self_adaptation_starts_at_sigma_and_never_reaches_0_or_infinity():
     assert (found.traits["sigma"] > 0).all()
     assert found.traits["sigma"].isfinite().all()
     assert found.genomes.isfinite().all()
+
+
+def test_a_low_rank_change_is_of_that_rank_and_as_large():
+    layout = Layout(("conv.weight", "conv.bias", "small.weight"), ((40, 6, 3, 3), (40,), (2, 30)))
+    zeros = torch.zeros(60, layout.genes, dtype=torch.float64)
+    found = mutate(zeros, layout, sigma=0.5, rank=3).genomes
+    conv, bias, small = found.split(layout.sizes, 1)
+    assert torch.linalg.matrix_rank(conv.view(60, 40, 54)).unique().tolist() == [3]
+    assert torch.linalg.matrix_rank(small.view(60, 2, 30)).unique().tolist() == [2]  # as full as it can be
+    for part in (conv, bias, small):
+        assert abs(float(part.std()) / 0.5 - 1) < 0.1
+    assert torch.equal(mutate(zeros, layout, sigma=0.5, rank=3).genomes, found)
+    own = mutate(
+        zeros, layout, traits={"sigma": torch.linspace(0.1, 2, 60).double()}, self_adaptive=True, tau=0.0, rank=3
+    )
+    ratio = own.genomes.std(1) / torch.linspace(0.1, 2, 60)
+    assert (ratio / ratio.mean() - 1).abs().max() < 0.5
+    relative = mutate(zeros + 2, layout, sigma=0.5, rank=3, relative=True).genomes - zeros - 2
+    torch.testing.assert_close(relative, 2 * found, rtol=1e-6, atol=1e-6)
+
+
+def test_a_low_rank_draws_few_numbers(monkeypatch):
+    layout, drawn, randn = Layout(("weight",), ((500, 400),)), [], torch.randn
+    monkeypatch.setattr(torch, "randn", lambda shape, **k: drawn.append(math.prod(shape)) or randn(shape, **k))
+    mutate(torch.zeros(2, layout.genes), layout, rank=2)
+    assert sum(drawn) == 2 * 2 * (500 + 400)
+
+
+def linear_sensitivity(inputs):
+    """How much the outputs W x depend on each weight, over a batch: root of the mean of squares, summed over outputs."""
+    rms = inputs.square().mean(0).sqrt()
+    return lambda genomes: rms.repeat(genomes.shape[1] // len(rms)).expand(len(genomes), -1).clone()
+
+
+def test_safe_steps_move_the_output_by_sigma_however_unequal_the_inputs():
+    layout = Layout(("weight",), ((10, 50),))
+    inputs = torch.randn(200, 50, generator=rng(), dtype=torch.float64) * torch.logspace(-1, 1, 50, dtype=torch.float64)
+    population = Population(torch.zeros(30, 500, dtype=torch.float64), {}, torch.zeros(30, 2, dtype=torch.int64))
+    context = Context(0, 1, 0.0, torch.device("cpu"), linear_sensitivity(inputs))
+    found = gaussian(population, context, layout, sigma=0.25, safe=True, self_adaptive=False).genomes.view(30, 10, 50)
+    moved = (found @ inputs.T).square().sum(1).mean().sqrt()  # of the vector of outputs
+    assert abs(float(moved) / 0.25 - 1) < 0.1
+    steps = found.square().mean((0, 1)).sqrt()
+    assert float(steps[0] / steps[-1]) == pytest.approx(100, rel=0.3)
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ({"safe": True, "rank": 2}, "safe"),
+        ({"safe": True, "relative": True}, "safe"),
+        ({"rank": 2, "rate": 0.5}, "rank"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(options, line):
+    with pytest.raises(InputError, match=f"mutation.{line}: "):
+        mutate(torch.zeros(2, HEAD.genes), **options)
 
 
 def test_mutation_works_in_place():

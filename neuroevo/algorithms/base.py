@@ -25,7 +25,8 @@ class Algorithm(NamedTuple, Generic[S]):
     batch.
     """
 
-    init: Callable[[Tensor, float, Context], S]  # starting genomes [s, g] and the deviation of the noise around them
+    # Starting genomes [s, g] and the deviation of the noise around them, one or [g].
+    init: Callable[[Tensor, float | Tensor, Context], S]
     ask: Callable[[S, Context], Population]
     tell: Callable[[S, Population, Scores], S]
     candidates: Callable[[S], dict[str, Tensor]]  # kind -> genome [g], for validation

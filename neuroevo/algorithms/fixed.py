@@ -19,7 +19,7 @@ from neuroevo.rng import Context
 def fixed(layout: Layout, *, population: Annotated[int, Ge(1)] = 1) -> Algorithm[GAState]:
     """Keep `population` individuals, without selection, crossover or mutation."""
 
-    def init(start: Tensor, sigma: float, context: Context) -> GAState:
+    def init(start: Tensor, sigma: float | Tensor, context: Context) -> GAState:
         genomes = noisy(start, population, sigma, context.generator("init"))
         parents = torch.full((population, 2), -1, device=start.device)
         return GAState(Population(genomes, {}, parents), start.new_empty(0, dtype=torch.float64))

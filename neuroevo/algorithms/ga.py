@@ -46,12 +46,12 @@ def ga(
     if elites >= population:
         raise InputError(f"algorithm.elites: {elites} must be below the population of {population}")
 
-    def init(start: Tensor, sigma: float, context: Context) -> GAState:
+    def init(start: Tensor, sigma: float | Tensor, context: Context) -> GAState:
         genomes = noisy(start, population, sigma, context.generator("init"))
         parents = torch.full((population, 2), -1, device=start.device)
         first = Population(genomes, {}, parents)
         # What an individual carries beside its genes is what the mutation gives to those that come without.
-        traits = mutation(Population(genomes.clone(), {}, parents), context, layout).traits
+        traits = mutation(Population(genomes[:, :0], {}, parents), context, layout).traits
         return GAState(first._replace(traits=traits), start.new_empty(0, dtype=torch.float64))
 
     def ask(state: GAState, context: Context) -> Population:

@@ -1,0 +1,195 @@
+"""Where a network's frozen prefix ends: what comes before is computed once an image, what comes after is evolved.
+
+The network is traced (torch.fx) down to modules that are frozen or trainable as a whole. Values that depend on the
+image and on no trainable parameter are the frozen prefix; those of them that the rest uses are where it is cut, one
+tensor between two stages, several where a skip connection passes the cut.
+"""
+
+import fnmatch
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, fx, nn
+
+IMAGES = "images"
+
+
+class Cut(NamedTuple):
+    """A network in two parts: `rest(*prefix(images))` are its features."""
+
+    prefix: nn.Module  # images [B, channels, H, W] -> the tensors at the cut
+    rest: nn.Module  # these -> features [B, d]; its parameters have the names that they have in the network
+    places: tuple[str, ...]  # what computes the tensors at the cut
+    shapes: tuple[tuple[int, ...], ...]  # of the tensors, without the batch
+    reason: str | None = None  # why the network runs whole, where it couldn't be cut
+
+    def rows(self, images: Tensor) -> Tensor:
+        """Return the tensors at the cut as rows [B, D], images channels last."""
+        return torch.cat([_channels_last(x).flatten(1) for x in self.prefix(images)], dim=1)
+
+    def tensors(self, rows: Tensor) -> tuple[Tensor, ...]:
+        """Return the tensors at the cut that rows [B, D] hold, as views; images are channels last in memory."""
+        parts = rows.split([_size(shape) for shape in self.shapes], dim=1)
+        found = []
+        for part, shape in zip(parts, self.shapes, strict=True):
+            if len(shape) == 3:
+                channels, height, width = shape
+                found.append(part.unflatten(1, (height, width, channels)).permute(0, 3, 1, 2))
+            else:
+                found.append(part.unflatten(1, shape))
+        return tuple(found)
+
+    @property
+    def width(self) -> int:
+        """Numbers in a row."""
+        return sum(_size(shape) for shape in self.shapes)
+
+
+def _size(shape: Sequence[int]) -> int:
+    size = 1
+    for n in shape:
+        size *= n
+    return size
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    return x.permute(0, 2, 3, 1) if x.ndim == 4 else x
+
+
+def matching(names: Iterable[str], patterns: Collection[str]) -> list[str]:
+    """Return the names that a pattern matches, wholly or by one of their leading parts; `*` crosses dots."""
+
+    def matches(name: str) -> bool:
+        parts = name.split(".")
+        leading = [".".join(parts[: i + 1]) for i in range(len(parts))]
+        return any(fnmatch.fnmatchcase(part, pattern) for part in leading for pattern in patterns)
+
+    return [name for name in names if matches(name)]
+
+
+class _Tracer(fx.Tracer):
+    """Opens only what is partly trainable: control flow inside a frozen or a wholly trainable module doesn't matter."""
+
+    def __init__(self, trainable: Collection[str]) -> None:
+        super().__init__()
+        self.trainable = trainable
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        own = [f"{module_qualified_name}.{name}" in self.trainable for name, _ in m.named_parameters()]
+        return not any(own) or all(own) or super().is_leaf_module(m, module_qualified_name)
+
+
+def cut(network: nn.Module, trainable: Collection[str], images: Tensor) -> Cut:
+    """Cut a network (in eval mode, images to features) after its longest prefix without a `trainable` parameter.
+
+    `images` [2 or more, channels, H, W] are put through it, to see shapes and that the parts make the whole. A network
+    that can't be cut runs whole: its prefix is the images themselves, and `reason` says why.
+    """
+    for in_place in (True, False):  # the tensors at the cut are used again and again
+        if not in_place:
+            for module in network.modules():
+                if getattr(module, "inplace", False) is True:
+                    setattr(module, "inplace", False)  # noqa: B010  the type of a module's attribute is unknown
+        try:
+            return _checked(network, trainable, images)
+        except Exception as error:  # a library's network may resist tracing in any way
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
+            if not isinstance(error, _Changes):
+                break
+    return Cut(_Images(), network, (IMAGES,), (tuple(images.shape[1:]),), reason)
+
+
+class _Changes(ValueError):
+    """The rest changes what passes the cut."""
+
+
+def _checked(network: nn.Module, trainable: Collection[str], images: Tensor) -> Cut:
+    prefix, rest, places = _split(network, trainable, images)
+    with torch.inference_mode():
+        tensors = prefix(images)
+        if any(len(x) != len(images) or not x.is_floating_point() for x in tensors):
+            raise ValueError("what passes the cut isn't a tensor of numbers for each image")
+        found = Cut(prefix, rest, places, tuple(tuple(x.shape[1:]) for x in tensors))
+        rows, kept = found.rows(images), images.clone()
+        before = rows.clone()
+        features, whole = rest(*found.tensors(rows)), network(images)
+        if not torch.equal(before, rows) or not torch.equal(kept, images):
+            raise _Changes("it changes what passes the cut")
+        if not torch.allclose(features, whole, rtol=1e-4, atol=1e-5 * float(whole.abs().max())):
+            raise _Changes("its parts don't make the whole")
+    return found
+
+
+class _Images(nn.Module):
+    def forward(self, images: Tensor) -> tuple[Tensor]:
+        return (images,)
+
+
+def _split(
+    network: nn.Module, trainable: Collection[str], images: Tensor
+) -> tuple[nn.Module, nn.Module, tuple[str, ...]]:
+    graph = _Tracer(trainable).trace(network)
+    tensors: set[fx.Node] = set()
+
+    class Seen(fx.Interpreter):
+        def run_node(self, n: fx.Node) -> Any:
+            value = super().run_node(n)
+            if isinstance(value, Tensor):
+                tensors.add(n)
+            return value
+
+    with torch.inference_mode():
+        Seen(fx.GraphModule(network, graph)).run(images)
+    varying: set[fx.Node] = set()  # depends on the image
+    evolved: set[fx.Node] = set()  # depends on a trainable parameter
+    for node in graph.nodes:
+        own: list[str] = []
+        if node.op == "call_module":
+            own = [f"{node.target}.{name}" for name, _ in network.get_submodule(str(node.target)).named_parameters()]
+        elif node.op == "get_attr":
+            own = [str(node.target)]
+        if node.op == "placeholder" or varying.intersection(node.all_input_nodes):
+            varying.add(node)
+        if any(name in trainable for name in own) or evolved.intersection(node.all_input_nodes):
+            evolved.add(node)
+
+    def at_the_cut(node: fx.Node) -> bool:
+        return node in varying and node not in evolved and node in tensors
+
+    output = next(node for node in graph.nodes if node.op == "output")
+    # Constants and sizes are computed where they are used.
+    after, ends = _sources([output], at_the_cut)
+    before, _ = _sources(ends, lambda node: False)
+    order = list(graph.nodes)
+    ends.sort(key=order.index)
+    first, second = fx.Graph(), fx.Graph()
+    made: dict[fx.Node, fx.Node] = {}
+    for node in order:
+        if node in before:
+            made[node] = first.node_copy(node, made.__getitem__)
+    first.output(tuple(made[node] for node in ends))
+    made = {node: second.placeholder(node.name) for node in ends}
+    for node in order:
+        if node in after:
+            made[node] = second.node_copy(node, made.__getitem__)
+    names = tuple(IMAGES if n.op == "placeholder" else str(n.target) if n.op == "call_module" else n.name for n in ends)
+    # GraphModules hold the network's own modules.
+    return fx.GraphModule(network, first).eval(), fx.GraphModule(network, second).eval(), names
+
+
+def _sources(nodes: list[fx.Node], stop: Callable[[fx.Node], bool]) -> tuple[set[fx.Node], list[fx.Node]]:
+    """Return nodes with all that they are computed from, as far as those where to stop, and these."""
+    found: set[fx.Node] = set()
+    ends: list[fx.Node] = []
+    waiting = list(nodes)
+    while waiting:
+        node = waiting.pop()
+        if node in found or node in ends:
+            continue
+        if stop(node):
+            ends.append(node)
+        else:
+            found.add(node)
+            waiting += node.all_input_nodes
+    return found, ends
