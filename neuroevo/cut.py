@@ -158,6 +158,8 @@ def _split(
         return node in varying and node not in evolved and node in tensors
 
     output = next(node for node in graph.nodes if node.op == "output")
+    if output not in evolved:
+        raise ValueError("as traced, its features don't depend on what is trainable")
     # Constants and sizes are computed where they are used.
     after, ends = _sources([output], at_the_cut)
     before, _ = _sources(ends, lambda node: False)

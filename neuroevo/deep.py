@@ -25,10 +25,10 @@ from neuroevo.heads import Drop, Forward
 
 Method = Literal["loop", "vmap"]
 METHODS: tuple[Method, ...] = ("loop", "vmap")
-SMALL, CPU_SAMPLES, GPU_SAMPLES = (8,), (32, 64, 128, 256), (128, 512, 2048)  # at a time, that the probe tries
+CPU_SAMPLES, GPU_SAMPLES = 128, 2048  # at a time: activations near a CPU's cache, or enough to fill a GPU
 CPU_INDIVIDUALS, GPU_INDIVIDUALS = 16, 256  # at a time, at most
 PROBED = 4  # individuals at once when the probe tries vmap
-LONG = 0.5  # seconds an individual from which the probe tries no more samples at a time
+CLEARLY = 1.25  # as much quicker vmap must be: a run that is started again should choose as before
 
 Weights = Mapping[str, Tensor]  # {name: [n, *shape]}
 
@@ -174,32 +174,33 @@ def plan(
     keeps for each gene; `method` is `auto` or one of METHODS. InputError where the limit is too little.
     """
     usable = 3 * limit / 4  # the allocator keeps some of what is freed, and a library's scratch isn't counted
-    most = min(population, CPU_INDIVIDUALS if device.type == "cpu" else GPU_INDIVIDUALS)
-    found: list[tuple[float, Plan]] = []
+    cpu = device.type == "cpu"
+    most = min(population, CPU_INDIVIDUALS if cpu else GPU_INDIVIDUALS)
+    found: dict[str, Plan] = {}
     least = torch.inf
     for name in METHODS if method == "auto" else (method,):
         evaluates, trains = _needs(make(name), start, width, classes, device, slots if batch else None)
-        trained, micro = 0, batch
+        least = min(least, max(evaluates(1, 1), 0 if trains is None else trains(1, 1)))
+        samples, micro, trained = CPU_SAMPLES if cpu else GPU_SAMPLES, batch, 0
+        while samples > 1 and not evaluates.individuals(usable, samples):
+            samples //= 2
         if trains is not None:
             while micro > 1 and not trains.individuals(usable, micro):
                 micro //= 2
             trained = min(1 if name == "loop" else most, trains.individuals(usable, micro))
-            least = min(least, trains(1, 1))
-        for samples in (*SMALL, *(CPU_SAMPLES if device.type == "cpu" else GPU_SAMPLES)):
-            n = min(most, evaluates.individuals(usable, samples))
-            least = min(least, evaluates(1, samples))
-            if n < 1 or (batch and trained < 1):
-                break
-            seconds = _rate(make(name), start, width, min(n, 1 if name == "loop" else PROBED), samples, device)
+        n = min(most, evaluates.individuals(usable, samples))
+        if n and (trained or not batch):
             threads = torch.get_num_threads()
-            found.append((seconds, Plan(name, classes, n, samples, limit, threads, trained=trained, micro=micro)))
-            if seconds * samples > LONG:
-                break
+            found[name] = Plan(name, classes, n, samples, limit, threads, trained=trained, micro=micro)
     if not found:
         raise InputError(
             f"memory.limit: {limit} bytes is too little for one individual; at least {int(4 * least / 3) + 1}"
         )
-    return min(found, key=lambda pair: pair[0])[1]
+    seconds = {}
+    for name, plan in found.items() if len(found) > 1 else ():
+        n = 1 if name == "loop" else min(plan.individuals, PROBED)
+        seconds[name] = _rate(make(name), start, width, n, plan.samples, device) * (CLEARLY if name == "vmap" else 1)
+    return found[min(seconds, key=seconds.__getitem__)] if seconds else next(iter(found.values()))
 
 
 def _needs(

@@ -148,11 +148,12 @@ class Experiment:
 
         Parameters of the backbone that they lack are the backbone's own.
         """
-        frozen = self.backbone.body.state_dict() if self.backbone.cut is not None else {}
+        network = self.backbone.body.state_dict()
         for name, weight in weights.items():
-            here = None if name in self.layout.names else frozen.get(name)
-            of_batches = name.endswith(STATISTICS) and self.config.backbone.batchnorm == "recalibrate"
-            if here is not None and not of_batches and not torch.equal(here.cpu(), weight.cpu()):
+            here = None if name in self.base else network.get(name)
+            recalibrated = name.endswith(STATISTICS) and self.config.backbone.batchnorm == "recalibrate"
+            passed = recalibrated or name.endswith("num_batches_tracked")
+            if here is not None and not passed and not torch.equal(here.cpu(), weight.cpu()):
                 raise InputError(f"{source}: its {name} is another, and doesn't evolve here; see backbone.transfer")
         backbone = {name: self.base[name] for name in self.backbone.trainable}
         given = {name: weights[name][None].to(self.device) for name in self.layout.names if name in weights}
@@ -337,7 +338,7 @@ class Experiment:
         return Step(0, state, nobody, scores, {}, cost + Cost(backbone=self.computed), 0.0, found, 0, None)
 
 
-STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+STATISTICS = ("running_mean", "running_var")
 
 
 def exact(plan: Plan) -> Plan:

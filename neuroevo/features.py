@@ -127,10 +127,10 @@ class Live:
                 self.augment(self.dataset.images[row], transform, seed) for row, seed in zip(rows, seeds, strict=True)
             ]
             batch = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
-            with torch.inference_mode():
+            with torch.no_grad():  # not inference_mode: they are trained on
                 self.kept[key] = torch.cat(
                     [self.backbone.features(normalised(part, transform, self.device)) for part in batch.split(BATCH)]
-                ).clone()
+                )
             self.computed += len(index)
         return self.kept[key]
 

@@ -91,7 +91,7 @@ def units(names, shapes):
 
 
 def scales(genomes, shapes):
-    """Root mean square of each parameter, over all individuals whose part of it is finite, or a small number if less."""
+    """Root mean square of each parameter, of those individuals where it is finite, or a small number if less."""
     found, start = [], 0
     for shape in shapes:
         size = math.prod(shape)

@@ -160,7 +160,6 @@ def test_dropout_masks_do_not_depend_on_slices_and_are_each_individuals_own() ->
 
 
 def test_dropout_drops_its_share_and_keeps_the_mean() -> None:
-    t = task(mlp)
     drop = Draws(task(mlp, train=torch.arange(80).repeat(2)), settings(), 100, 2, context()).dropout(
         torch.tensor([0.25, 0.0]), torch.arange(2), 0
     )(slice(None))

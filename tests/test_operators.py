@@ -550,7 +550,7 @@ def test_a_low_rank_draws_few_numbers(monkeypatch):
 
 
 def linear_sensitivity(inputs):
-    """How much the outputs W x depend on each weight, over a batch: root of the mean of squares, summed over outputs."""
+    """How much the outputs W x depend on each weight, over a batch: the root of the mean square."""
     rms = inputs.square().mean(0).sqrt()
     return lambda genomes: rms.repeat(genomes.shape[1] // len(rms)).expand(len(genomes), -1).clone()
 

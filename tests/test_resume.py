@@ -14,9 +14,11 @@ from typing import Any
 
 import h5py
 import pytest
+import torch
 from conftest import Quiet, make_folder
+from safetensors.torch import save_file
 
-from neuroevo import checkpoint, experiment, features, rundir
+from neuroevo import backbones, checkpoint, experiment, features, rundir
 from neuroevo.config import load
 from neuroevo.errors import InputError, Interrupted, RunError
 from neuroevo.loop import Rules, Step
@@ -330,7 +332,7 @@ def test_another_thread_count_is_said(tmp_path: Path, quiet: Quiet) -> None:
     attributes = {
         "config": c.to_yaml(), "seed": 0, "device": "cpu", "layout": saved.layout.to_json(),
         "classes": json.dumps(saved.classes), "versions": json.dumps(saved.versions), "features": saved.features,
-        "plan": json.dumps(saved.plan._replace(threads=77)._asdict()),
+        "plan": json.dumps(saved.plan._replace(threads=77)._asdict()), "plan_changes": "[]",
     }  # fmt: skip
     checkpoint.write(path, attributes, replace(step, state=step.state), saved.history)
     experiment.opened(str(folder), quiet)
@@ -354,6 +356,31 @@ REFINES: dict[str, list[str]] = {
 }  # fmt: skip
 
 
+UNFROZEN = [
+    "backbone.name=timm/test_resnet", "data.image_size=32", "data.limit=240", "algorithm.population=5",
+    "algorithm.elites=2", "fitness.samples=40", "budget.generations=6", "memory.plan=loop", "memory.limit=2e9",
+]  # fmt: skip
+DEEP: dict[str, list[str]] = {
+    "the whole network": ["backbone.trainable=['*']", "refine.optimizer_state=inherit", "head.init=default"],
+    "a stage, recalibrated, safe": ["backbone.trainable=[layer4]", "backbone.batchnorm=recalibrate",
+                                    "algorithm.mutation.safe=true", "refine=null"],
+    "a stage by vmap, low rank, half precision": ["backbone.trainable=[layer4]", "memory.plan=vmap",
+                                                  "algorithm.mutation.rank=2", "features.dtype=float16",
+                                                  "fitness.precision=bfloat16", "refine.batches=own"],
+    "live views": ["backbone.trainable=[layer4]", "data.augment=[{name: RandomRotation, degrees: 20}]",
+                   "features.views=live"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("given", DEEP.values(), ids=DEEP)
+def test_a_deep_run_that_is_stopped_resumes_to_the_same_bytes(tmp_path: Path, given: list[str]) -> None:
+    torch.manual_seed(0)
+    state = backbones.build("timm/test_resnet", "none", 32, (8, 8, 1)).body.state_dict()
+    save_file(state, tmp_path / "w.safetensors")
+    steps = [] if "refine=null" in given else ["refine.steps=2", "refine.batch_size=32"]
+    stopped(tmp_path, [*SETS, *UNFROZEN, f"backbone.weights={tmp_path / 'w.safetensors'}", *steps, *given], 3)
+
+
 @pytest.mark.parametrize("given", REFINES.values(), ids=REFINES)
 def test_a_hybrid_that_is_stopped_resumes_to_the_same_bytes(tmp_path: Path, given: list[str]) -> None:
     common = [s for s in SETS if not s.startswith("algorithm.") or "fixed" not in " ".join(given)]
@@ -365,11 +392,16 @@ def test_a_hybrid_that_is_stopped_resumes_to_the_same_bytes(tmp_path: Path, give
         "budget.generations=12",
         *given,
     ]
+    stopped(tmp_path, sets, 5)
+
+
+def stopped(tmp_path: Path, sets: list[str], generation: int) -> None:
+    """Compare a run that is interrupted after a generation, and resumed, with one that isn't."""
     experiment.run(load(None, sets), str(tmp_path / "whole"), "test", Quiet())
 
     class Stops(Quiet):
         def generation(self, step: Step, rules: Rules) -> None:
-            if step.generation == 5:
+            if step.generation == generation:
                 os.kill(os.getpid(), signal.SIGTERM)
 
     with pytest.raises(Interrupted):
