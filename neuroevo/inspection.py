@@ -15,6 +15,7 @@ from torch import nn
 from neuroevo import checkpoint, config, data, devices, experiment, features, heads, rundir
 from neuroevo.backbones import Backbone
 from neuroevo.config import Config
+from neuroevo.cost import Cost
 from neuroevo.errors import InputError
 
 Rows = list[tuple[str, str]]
@@ -99,8 +100,12 @@ def estimate(c: Config) -> Rows:
     genes = sum(p.numel() for p in (*evolved, *(head.parameters() if c.head.trainable else ())))
     n = int(c.algorithm.options.get("population", 1))
     batch = min(c.fitness.samples, len(splits["train"]))
+    r = c.refine  # with `who` or a share, at most
+    learnt = 0 if r is None else round(n * r.share) * r.steps * min(r.batch_size, len(splits["train"]))
+    each = Cost(forward=n * batch * (2 if r is not None and r.back_off else 1) + learnt, backward=learnt)
     budgets = [c.budget.generations]
-    budgets += [limit and -(-limit // (n * batch)) for limit in (c.budget.samples, c.budget.forward_samples)]
+    budgets += [c.budget.samples and -(-c.budget.samples // each.samples)]
+    budgets += [c.budget.forward_samples and -(-c.budget.forward_samples // each.forward)]
     generations = min((g for g in budgets if g), default=None)
     rows: Rows = [("images", ", ".join(f"{name} {len(index):,}" for name, index in splits.items()))]
     if backbone.cut is None:
@@ -116,12 +121,13 @@ def estimate(c: Config) -> Rows:
     rows += [("population", f"{n} individuals, {4 * n * genes / 2**20:,.0f} MiB each generation")]
     if generations is None:
         return [*rows, ("generations", "until the seconds or the target")]
-    rows += [("generations", f"{generations:,}"), ("forward samples", f"{generations * n * batch:,}")]
-    seconds = _sample_seconds(backbone, head, device, genes) * n * batch
+    rows += [("generations", f"{generations:,}"), ("forward samples", f"{generations * each.forward:,}")]
+    rows += [("backward samples", f"{generations * each.backward:,}")]
+    seconds = _sample_seconds(backbone, head, device, genes) * each.samples
     noise = (
         min(_seconds(lambda: float(torch.randn(2**20, device=device).sum())) for _ in range(5)) * 2 * n * genes / 2**20
     )
-    rows += [("time", f"about {generations * (seconds + noise):,.0f} s, beside features and gradient steps")]
+    rows += [("time", f"about {generations * (seconds + noise):,.0f} s, beside features and validation")]
     return rows
 
 

@@ -53,6 +53,9 @@ def test_estimates_are_what_a_run_then_costs(finished: Path) -> None:
     assert rows["images"] == "train 1,257, validation 270, test 270"
     by_samples = dict(inspection.estimate(load(None, [*SETS, "budget.generations=null", "budget.samples=30000"])))
     assert by_samples["generations"] == "3"
+    hybrid = dict(inspection.estimate(load(None, [*SETS, "refine.steps=5", "refine.batch_size=20"])))
+    assert hybrid["forward samples"] == f"{2 * 12 * (1024 + 100):,}"
+    assert hybrid["backward samples"] == f"{2 * 12 * 100:,}"
 
 
 def test_the_machine_is_described() -> None:

@@ -18,7 +18,7 @@ import torch
 from conftest import Quiet, make_folder
 from safetensors.torch import save_file
 
-from neuroevo import backbones, checkpoint, experiment, features, rundir
+from neuroevo import backbones, checkpoint, experiment, features, inspection, rundir
 from neuroevo.config import load
 from neuroevo.errors import InputError, Interrupted, RunError
 from neuroevo.loop import Rules, Step
@@ -379,6 +379,25 @@ def test_a_deep_run_that_is_stopped_resumes_to_the_same_bytes(tmp_path: Path, gi
     save_file(state, tmp_path / "w.safetensors")
     steps = [] if "refine=null" in given else ["refine.steps=2", "refine.batch_size=32"]
     stopped(tmp_path, [*SETS, *UNFROZEN, f"backbone.weights={tmp_path / 'w.safetensors'}", *steps, *given], 3)
+
+
+def test_a_deep_run_killed_before_its_first_generation_goes_on_with_its_plan(tmp_path: Path, quiet: Quiet) -> None:
+    torch.manual_seed(0)
+    state = backbones.build("timm/test_resnet", "none", 32, (8, 8, 1)).body.state_dict()
+    save_file(state, tmp_path / "w.safetensors")
+    sets = [*SETS, *UNFROZEN, f"backbone.weights={tmp_path / 'w.safetensors'}", "backbone.trainable=[layer4]"]
+    sets += ["checkpoint.keep=9", "checkpoint.every=1"]
+    folder = tmp_path / "r"
+    experiment.run(load(None, sets), str(folder), "test", quiet)
+    whole = contents(folder)
+    for path in checkpoint.listed(folder / "checkpoints")[:-1]:
+        path.unlink()
+    for name in ("result.json", "champion.safetensors", "history.jsonl"):
+        (folder / name).unlink()
+    assert [path.name for path in checkpoint.listed(folder / "checkpoints")] == ["generation-000000.h5"]
+    assert dict(inspection.describe(str(folder))[1])["generation"] == "0"
+    experiment.resume(str(folder), [], quiet)
+    assert contents(folder) == whole
 
 
 @pytest.mark.parametrize("given", REFINES.values(), ids=REFINES)
