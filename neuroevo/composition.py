@@ -1,0 +1,546 @@
+"""What a config becomes: the parts of a run, built and fitted to each other."""
+
+import json
+import os
+import platform
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from importlib import metadata
+from pathlib import Path
+from types import FrameType
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from neuroevo import (
+    backbones,
+    checkpoint,
+    config,
+    data,
+    deep,
+    development,
+    devices,
+    evaluation,
+    features,
+    fitness,
+    gradient,
+    heads,
+    loop,
+    metrics,
+    operators,
+    rundir,
+)
+from neuroevo.algorithms import Algorithm
+from neuroevo.backbones import Backbone
+from neuroevo.config import Config
+from neuroevo.cost import Budget, Cost
+from neuroevo.data import Dataset
+from neuroevo.development import Development, Scoring
+from neuroevo.errors import InputError, Interrupted
+from neuroevo.features import Features, Standardise
+from neuroevo.fitness import Plan, Scores
+from neuroevo.genome import Layout, Population
+from neuroevo.gradient import PROBE, Refine, Sensitivity, View
+from neuroevo.heads import Forward
+from neuroevo.loop import Rules, Step
+from neuroevo.metrics import LOWER_IS_BETTER, Metric, reported
+from neuroevo.rng import Context, forked, generator
+
+SCALED_BY = 8192  # train images at most by which what precedes an evolved head is standardised
+
+
+CALIBRATED_BY, CALIBRATION_BATCH = 512, 128  # train images by which batch norms are re-estimated, and at a time
+
+
+T = TypeVar("T")
+
+
+Weights = dict[str, Tensor]
+
+
+class Plans:
+    """The plan in force; what doesn't fit into memory halves it."""
+
+    def __init__(self, now: Plan, changes: list[dict[str, int]]) -> None:
+        self.now = now
+        self.changes = changes  # each with its generation, individuals and samples at a time
+        self.halved = False  # since this was last looked at
+
+    def fitting(self, work: Callable[[Plan], T]) -> T:
+        """Do what fits into memory, with smaller slices until it does; RunError where one sample doesn't."""
+        while True:
+            try:
+                return work(self.now)
+            except (RuntimeError, MemoryError) as error:
+                if not devices.out_of_memory(error):
+                    raise
+            self.now, self.halved = fitness.halved(self.now), True  # the failed work's memory is free again here
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """The parts of a run, ready to go."""
+
+    config: Config
+    device: torch.device
+    home: torch.device  # where the population is kept
+    classes: tuple[str, ...]
+    splits: dict[str, Tensor]  # {name: [rows]} of the features
+    features: Features
+    scale: Standardise | None  # of what the head is given
+    backbone: Backbone
+    head: nn.Module
+    first: str  # the head's first linear layer, into which standardisation folds
+    layout: Layout
+    base: Weights  # {name: [1, *shape]}: all that evolves, and the head, before `genome.from`
+    forward: Forward
+    plans: Plans
+    algorithm: Algorithm[Any]
+    metrics: dict[str, Metric]  # all that the config names, and accuracy and cross-entropy, by name
+    computed: int  # images that went through the backbone just now
+
+    @property
+    def plan(self) -> Plan:
+        """How populations are sliced now."""
+        return self.plans.now
+
+    def express(self, genomes: Tensor) -> Weights:
+        """Return the weights {name: [n, *shape]} that genomes [n, g] stand for, on features as the head sees them."""
+        weights = self.layout.unflatten(genomes.to(self.device))
+        if self.config.backbone.batchnorm == "recalibrate":
+            assert self.backbone.cut is not None
+            own = {name: w for name, w in weights.items() if name in self.backbone.trainable}
+            with torch.no_grad():
+                weights |= deep.recalibrated(self.backbone.cut, own, self.calibration)
+        return weights
+
+    def calibration(self) -> Iterator[Tensor]:
+        """Yield the batches of rows [B, D] by which batch norms are re-estimated; the same for everybody, always."""
+        train = self.splits["train"]
+        drawn = torch.randperm(len(train), generator=generator(self.config.seed, "calibration", 0))[:CALIBRATED_BY]
+        for rows in train[drawn].split(CALIBRATION_BATCH):
+            if len(rows) > 1:
+                yield self.features.batch(rows)[0]
+
+    def network_weights(self, genome: Tensor) -> Weights:
+        """Return the weights {name: shape} that a genome [g] has in the network, on raw features, head included."""
+        fixed = {name: w for name, w in self.base.items() if name not in self.layout.names}
+        weights = fixed | self.express(genome[None])
+        if self.scale is not None:
+            weights = self.scale.fold(weights, self.first)
+        return {name: weight[0] for name, weight in weights.items()}
+
+    def from_network(self, weights: Weights, source: str) -> Tensor:
+        """Return the genome [1, g] of weights as the network has them; InputError where they are of another layout.
+
+        Parameters of the backbone that they lack are the backbone's own.
+        """
+        network = self.backbone.body.state_dict()
+        for name, weight in weights.items():
+            here = None if name in self.base else network.get(name)
+            recalibrated = name.endswith(STATISTICS) and self.config.backbone.batchnorm == "recalibrate"
+            passed = recalibrated or name.endswith("num_batches_tracked")
+            if here is not None and not passed and not torch.equal(here.cpu(), weight.cpu()):
+                raise InputError(f"{source}: its {name} is another, and doesn't evolve here; see backbone.transfer")
+        backbone = {name: self.base[name] for name in self.backbone.trainable}
+        given = {name: weights[name][None].to(self.device) for name in self.layout.names if name in weights}
+        try:
+            self.layout.flatten(backbone | given)  # shapes first
+        except ValueError as error:
+            raise InputError(f"{source}: not of this network's layout: {error}") from None
+        if self.scale is not None and f"{self.first}.weight" in given:
+            given = self.scale.unfold(given, self.first)
+        return self.layout.flatten(backbone | given)
+
+    def start(self) -> Tensor:
+        """Return the genomes [s, g] that the population starts from."""
+        sources = self.config.genome.start
+        if not sources:
+            return self.layout.flatten(self.base).to(self.home)
+        return torch.cat([self.from_network(*named(source, "genome.from")) for source in sources]).to(self.home)
+
+    def spread(self, start: Tensor) -> float | Tensor:
+        """Return the deviation of the noise that the population starts with: of each parameter's size in deep ones."""
+        sigma = self.config.genome.init_sigma
+        if self.backbone.cut is None:
+            return sigma
+        scales = operators.scales(start, self.layout)[0]
+        return sigma * scales.repeat_interleave(torch.tensor(self.layout.sizes, device=scales.device))
+
+    def rules(self) -> Rules:
+        """Return what decides how long the run goes on and who wins it."""
+        c, pool = self.config, self.splits[self.config.fitness.split]
+        return Rules(
+            seed=c.seed,
+            samples=min(c.fitness.samples, len(pool)),
+            pool=pool,
+            every=c.validate.every,
+            patience=c.validate.patience,
+            budget=Budget(**c.budget.model_dump()),
+            metric=c.validation_metric.name,
+            lower_is_better=c.validation_metric.name in LOWER_IS_BETTER,
+            balance=self.features.labels.cpu()[pool] if c.fitness.balanced else None,
+            view=self.view() if c.fitness.split == "train" else gradient.as_it_is,
+        )
+
+    def view(self) -> View:
+        """Return how batches draw among augmented views of train images."""
+        if not self.config.data.augment:
+            return gradient.as_it_is
+        count = self.config.features.views
+        return features.views(0 if count == "live" else count, len(self.features.pieces[0]), self.splits["train"])
+
+    @contextmanager
+    def counted(self) -> Iterator[Callable[[], Cost]]:
+        """Count the images that live views put through the backbone while it is entered."""
+        live = self.features.live
+        if live:
+            live.kept.clear()  # so that the count doesn't depend on where a run was resumed
+        before = live.computed if live else 0
+        yield lambda: Cost(backbone=live.computed - before if live else 0)
+
+    def fitness_metrics(self) -> list[Metric]:
+        """Return the metric of fitness, and the one that breaks its ties, with what they do against imbalance."""
+        given, counts = self.config.fitness, torch.bincount(self.features.labels[self.splits["train"].to(self.device)])
+        chosen = [self.metrics[part.name] for part in (self.config.metric, self.config.ties) if part is not None]
+        if given.class_weights:
+            if self.config.metric.name != "cross_entropy":
+                raise InputError("fitness.class_weights: only cross_entropy can be weighted; see also fitness.balanced")
+            chosen[0] = metrics.weighted_cross_entropy(counts.sum() / (len(counts) * counts))
+        if given.logit_adjustment:
+            offset = given.logit_adjustment * (counts / counts.sum()).log()
+            chosen = [metrics.adjusted(metric, offset) for metric in chosen]
+        return chosen
+
+    def scoring(self) -> Scoring:
+        """Return how a population is scored: by the fitness metric, and by the one that breaks ties."""
+        metrics, c = self.fitness_metrics(), self.config
+        half, beside = c.fitness.precision != "float32", self.calibrating()
+
+        def rescored(n: int) -> int:
+            return min(n, int(c.algorithm.options.get("elites") or max(1, n // 4))) if half else 0
+
+        def score(population: Population, index: Tensor) -> tuple[Scores, Cost]:
+            n = len(population.genomes)
+            with self.counted() as cost:
+                scores, spent = self.plans.fitting(
+                    lambda plan: fitness.fitness(
+                        population, self.express, self.forward, self.features, index, metrics, plan, rescored(n)
+                    )
+                )
+            return scores, spent + cost() + Cost(forward=beside * (n + rescored(n)))
+
+        return Scoring(score, lambda n: n + rescored(n), lambda n: beside * (n + rescored(n)))
+
+    def calibrating(self) -> int:
+        """Return how many samples go forward to re-estimate an individual's batch norms."""
+        if self.config.backbone.batchnorm != "recalibrate":
+            return 0
+        return sum(len(rows) for rows in self.calibration())
+
+    def task(self, plan: Plan, batch_size: int) -> gradient.Task:
+        """Return what gradient steps train."""
+        layers = heads.steps(self.head, self.backbone.head)
+        alone = self.backbone.cut is None and len(layers) == 1 and isinstance(layers[0][1], nn.Linear)
+        return gradient.Task(
+            layout=self.layout,
+            forward=self.forward,
+            linear=layers[0][0] if alone else None,
+            source=self.features,
+            train=self.splits["train"],
+            classes=len(self.classes),
+            individuals=max(1, plan.trained),
+            micro=max(1, plan.micro or batch_size),
+            keep=plan.limit // 8,
+            start=self.start()[0].to(self.device),
+            device=self.device,
+            view=self.view(),
+        )
+
+    def sensitivity(self) -> Sensitivity | None:
+        """Return how the outputs' sensitivity to genes is measured, where the mutation asks for it."""
+        return Sensitivity(self.task(self.plan, PROBE), self.config.seed) if safe(self.config) else None
+
+    def development(self) -> Development:
+        """Return what becomes of a population in its generation: scored as it is, or trained first."""
+        c, scoring = self.config, self.scoring()
+        if c.refine is None or c.optimizer is None:
+            return development.unchanged(scoring)
+        given = c.refine.model_dump()
+        inheritance, back_off = given.pop("inheritance"), given.pop("back_off")
+        dropouts = [module for module in self.head.modules() if isinstance(module, nn.Dropout) and module.p > 0]
+        if heads.population_forward(self.head, self.backbone.head)[0] == "vmap" and dropouts:
+            raise InputError(f"head: {c.head_part.name} has dropout, which only a chain of layers can be trained with")
+        if c.refine.dropout and not dropouts:
+            raise InputError(
+                f"refine.dropout: {c.head_part.name} has no dropout layer; give the head a dropout above 0"
+            )
+        optimizer, settings = c.optimizer.bound()(), gradient.Settings(**given)
+        task = self.task(self.plan, c.refine.batch_size)
+
+        def learn(plan: Plan) -> tuple[Refine, development.Planned]:
+            return gradient.refiner(
+                replace(task, individuals=plan.trained, micro=max(1, plan.micro)), optimizer, settings
+            )
+
+        def refine(population: Population, context: Context) -> tuple[Population, Cost]:
+            with self.counted() as cost:
+                refined, spent = self.plans.fitting(lambda plan: learn(plan)[0](population, context))
+            return refined, spent + cost()
+
+        wrap = development.backed_off if back_off else development.lamarckian
+        whole = wrap(scoring, refine, learn(self.plan)[1])
+        return development.baldwinian(whole) if inheritance == "baldwinian" else whole
+
+    def validate(self, genomes: Tensor) -> tuple[list[dict[str, float]], Cost]:
+        """Score candidates [k, g] on the validation split by every metric, as reported."""
+        rows = self.splits["validation"]
+        scores = self.plans.fitting(
+            lambda plan: fitness.evaluate(
+                genomes, self.express, self.forward, self.features, rows, list(self.metrics.values()), exact(plan)
+            )
+        )
+        found = [
+            {name: reported(name, value) for name, value in zip(self.metrics, line, strict=True)}
+            for line in scores.values.tolist()
+        ]
+        return found, Cost(validation=len(genomes) * (len(rows) + self.calibrating()))
+
+    def test(self, genome: Tensor, data: Features, rows: Tensor) -> dict[str, Any]:
+        """Score a genome [g] on the rows of some features by every metric, with intervals."""
+        logits, targets = self.plans.fitting(
+            lambda plan: evaluation.logits(genome, self.express, self.forward, data, rows, exact(plan))
+        )
+        return evaluation.with_intervals(logits, targets, self.metrics)
+
+    def initial(self) -> Step:
+        """Return the run before its first generation: its champion so far is the start itself."""
+        context = Context(self.config.seed, 0, 0.0, self.home)
+        start = self.start()
+        state = self.algorithm.init(start, self.spread(start), context)
+        found, cost = loop.best({"start": start[0]}, self.validate, self.rules(), 0)
+        assert found is not None
+        nobody = Population(start, {}, torch.full((len(start), 2), -1))
+        scores = Scores(torch.full((len(start), 1), -torch.inf), torch.zeros(len(start), dtype=torch.bool))
+        return Step(0, state, nobody, scores, {}, cost + Cost(backbone=self.computed), 0.0, found, 0, None)
+
+
+STATISTICS = ("running_mean", "running_var")
+
+
+def exact(plan: Plan) -> Plan:
+    """Return a plan in full precision."""
+    return plan._replace(precision="float32")
+
+
+def safe(c: Config) -> bool:
+    """Tell whether the mutation asks for the outputs' sensitivity to genes."""
+    mutation = c.algorithm.options.get("mutation")
+    return isinstance(mutation, config.Part) and bool(mutation.options.get("safe"))
+
+
+def weights_file(source: str, key: str) -> Path:
+    """Return where an earlier run has its champion, or a file of weights itself; InputError where neither is there."""
+    path = Path(source).expanduser()
+    path = path / rundir.CHAMPION if path.is_dir() else path
+    if not path.is_file():
+        raise InputError(f"{key}: {source} is neither a finished run nor a file of weights")
+    return path
+
+
+def named(source: str, key: str) -> tuple[Weights, str]:
+    """Read the trainable weights of an earlier run's champion, or of a file, with what to call them in an error."""
+    return backbones.read_weights(weights_file(source, key)), f"{key}: {source}"
+
+
+def make_head(c: Config, backbone: Backbone, dim: int, classes: int) -> nn.Module:
+    """Build the head and set its last layer as `head.init` says; InputError where it can't be so."""
+    with forked(generator(c.seed, "head", 0)):
+        try:
+            head = c.head_part.bound()(dim, classes)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise InputError(f"head: {c.head_part.name} can't be built ({error})") from None
+    layers = [module for module in head.modules() if isinstance(module, nn.Linear)]
+    if c.head.init == "zero":
+        if not layers:
+            raise InputError(f"head.init: zero needs a linear layer, and {c.head_part.name} has none; use default")
+        with torch.no_grad():
+            for parameter in layers[-1].parameters():
+                parameter.zero_()
+    own = backbone.own_head
+    if c.head.init == "network" and (c.head_part.name != "linear" or own is None or own.out_features != classes):
+        has = "no head" if own is None else f"a linear head of {own.out_features} classes"
+        raise InputError(f"head.init: network: the weights have {has}, the data {classes} classes")
+    return head  # type: ignore[no-any-return]
+
+
+def dataset(c: Config) -> tuple[Dataset, dict[str, Tensor]]:
+    """Return the data set that a config asks for, and its splits."""
+    whole: Dataset = c.dataset.bound()()
+    if c.data.limit is not None:
+        whole = data.limited(whole, c.data.limit, c.data.split_seed)
+    return whole, data.split(whole, c.data.split_seed, c.data.validation, c.data.test, c.data.long_tail)
+
+
+def build_backbone(c: Config, given: Dataset) -> Backbone:
+    """Return the backbone that a config asks for."""
+    b = c.backbone
+    transfer = [
+        (weights_file(entry.source, f"backbone.transfer.{i}.from"), entry.parts) for i, entry in enumerate(b.transfer)
+    ]
+    return backbones.build(b.name, b.weights, c.data.image_size, given.native(), b.channels, b.trainable, transfer)
+
+
+def cache(
+    c: Config, whole: Dataset, splits: dict[str, Tensor], backbone: Backbone, device: torch.device,
+    images: Callable[[int, int], None],
+) -> tuple[Features, int]:  # fmt: skip
+    """Return the features of a run's images and of their views, and how many images the backbone was given for them."""
+    augment = features.Augment(c.data.augment, backbone.transform.size) if c.data.augment else None
+    rows, computed = features.cached(backbone, whole, device, images, c.features.dtype)
+    pieces, labels, live = [rows], [torch.from_numpy(whole.labels)], None
+    if augment is not None and c.features.views == "live":
+        live = features.Live(backbone, whole, augment, device)
+    elif augment is not None and c.features.views != "live":
+        train = whole.take(splits["train"].numpy())
+        for view in range(c.features.views):
+            piece, more = features.cached(backbone, train, device, images, c.features.dtype, augment, view)
+            pieces.append(piece)
+            labels.append(torch.from_numpy(train.labels))
+            computed += more
+    return Features(tuple(pieces), torch.cat(labels).to(device), None, device, live), computed
+
+
+def standardise(c: Config, backbone: Backbone, cached: Features, train: Tensor) -> Standardise | None:
+    """Return the standardisation of what the head is given, by the network as it starts out."""
+    if not c.features.standardise:
+        return None
+    if backbone.cut is None:
+        found = features.statistics(cached.pieces[0], train)
+    else:
+        some = train[torch.linspace(0, len(train) - 1, min(len(train), SCALED_BY)).long()]
+        with torch.inference_mode():
+            parts = [deep.features(backbone.cut, cached.batch(rows)[0]) for rows in some.split(features.BATCH)]
+        found = features.statistics(torch.cat(parts), torch.arange(len(some)))
+    return Standardise(found.mean.to(cached.device).clone(), found.std.to(cached.device).clone())
+
+
+def compose(
+    c: Config, device: torch.device, given: tuple[Dataset, dict[str, Tensor]], backbone: Backbone,
+    plan: Plan | None, images: Callable[[int, int], None], changes: Sequence[dict[str, int]] = (),
+) -> Experiment:  # fmt: skip
+    """Build a run's parts, computing features where they aren't cached; `plan` is a resumed run's own."""
+    whole, splits = given
+    backbone.to(device)
+    cached, computed = cache(c, whole, splits, backbone, device, images)
+    dim = cached.dim if backbone.cut is None else own_head(backbone).in_features
+    head = make_head(c, backbone, dim, len(whole.classes)).to(device)
+    scale = standardise(c, backbone, cached, splits["train"])
+    first, layer = heads.steps(head, backbone.head)[0]
+    if scale is not None and not (isinstance(layer, nn.Linear) and layer.bias is not None):
+        raise InputError(
+            f"features.standardise: {c.head_part.name} doesn't begin with a linear layer with bias; set false"
+        )
+    base = {name: backbone.body.get_parameter(name).detach()[None] for name in backbone.trainable}
+    of_head = head_weights(c, backbone, head, scale, first, device)
+    layout = Layout.of({name: w[0] for name, w in (base | (of_head if c.head.trainable else {})).items()})
+    method, of_features = heads.population_forward(head, backbone.head)
+    if backbone.cut is None:
+        forward, cached = of_features, cached._replace(standardise=scale)
+    else:
+        fixed = {} if c.head.trainable else of_head
+        cut = backbone.cut
+
+        def make(name: str) -> Forward:
+            return deep.forward(cut, backbone.head, of_features, fixed, scale and scale.__call__, name)
+
+        if plan is None:
+            plan = plan_deep(c, make, {n: w for n, w in (base | of_head).items() if n in layout.names}, cut.width,
+                             len(whole.classes), device)  # fmt: skip
+        forward = make(plan.method)
+    if plan is None:
+        plan = plan_heads(c, method, layout.genes, dim, head, first, device)
+    home = torch.device(plan.home)
+    parts = {part.name: part for part in (c.validation_metric, c.metric, c.ties) if part is not None}
+    for name in ("accuracy", "cross_entropy"):
+        parts.setdefault(name, config.part("metric", name, name))
+    return Experiment(
+        c, device, home, whole.classes, splits, cached, scale, backbone, head, first, layout, base | of_head, forward,
+        Plans(plan, list(changes)), c.algorithm.bound()(layout),
+        {name: part.metric() for name, part in parts.items()}, computed,
+    )  # fmt: skip
+
+
+def own_head(backbone: Backbone) -> nn.Linear:
+    """Return the head that the network came with."""
+    assert backbone.own_head is not None  # only without a network there is none
+    return backbone.own_head
+
+
+def head_weights(
+    c: Config, backbone: Backbone, head: nn.Module, scale: Standardise | None, first: str, device: torch.device
+) -> Weights:
+    """Return the head's weights {name: [1, *shape]} at the start, on features as it sees them.
+
+    Those of the network are on raw features. A head that doesn't evolve is that of the first of `genome.from`, if any.
+    """
+    weights = {f"{backbone.head}.{name}": p.detach()[None] for name, p in head.named_parameters()}
+    raw: Weights | None = None
+    if c.head.init == "network":
+        raw = {f"{backbone.head}.{name}": value for name, value in own_head(backbone).state_dict().items()}
+    if not c.head.trainable and c.genome.start:
+        given, _ = named(c.genome.start[0], "genome.from")
+        if all(name in given and given[name].shape == w.shape[1:] for name, w in weights.items()):
+            raw = {name: given[name] for name in weights}
+    if raw is None:
+        if not c.head.trainable and c.head.init == "zero":
+            raise InputError(
+                "head.trainable: false, and the head is zero; give head.init network, or genome.from a run"
+            )
+        return weights
+    batched = {name: value[None].to(device) for name, value in raw.items()}
+    return batched if scale is None else scale.unfold(batched, first)
+
+
+def home_of(genes: int, population: int, device: torch.device) -> torch.device:
+    """Return where a population is kept: on the device, if it fits there with its children and what refines them."""
+    return device if 4 * 4 * genes * population < devices.available_memory(device) / 2 else torch.device("cpu")
+
+
+def plan_heads(c: Config, method: str, genes: int, dim: int, head: nn.Module, first: str, device: torch.device) -> Plan:
+    """Choose how heads are evaluated and trained within the memory limit."""
+    assert c.memory.limit is not None
+    widths = heads.widths(head) or [0]
+    plan = fitness.plan(method, genes, dim, widths, c.memory.limit, device)
+    batch = c.refine.batch_size if c.refine is not None else PROBE if safe(c) else 0
+    if batch:
+        own = c.refine is not None and c.refine.batches == "own"
+        linear = isinstance(head, nn.Linear)
+        trained = gradient.slice_size(genes, dim, widths, linear, slots(c), own, batch, c.memory.limit, device)
+        plan = plan._replace(trained=trained, micro=batch)
+    home = home_of(genes, int(c.algorithm.options.get("population", 1)), device)
+    return plan._replace(precision=c.fitness.precision, home=str(home))
+
+
+def plan_deep(
+    c: Config, make: Callable[[str], Forward], start: Weights, width: int, classes: int, device: torch.device
+) -> Plan:
+    """Choose how networks are evaluated and trained beyond their heads, by a short probe."""
+    assert c.memory.limit is not None
+    batch = c.refine.batch_size if c.refine is not None else PROBE if safe(c) else 0
+    population = int(c.algorithm.options.get("population", 1))
+    plan = deep.plan(make, start, width, classes, c.memory.limit, device, c.memory.plan, population, batch, slots(c))
+    home = home_of(sum(w.numel() for w in start.values()), population, device)
+    return plan._replace(precision=c.fitness.precision, home=str(home))
+
+
+def slots(c: Config) -> int:
+    """Return how many numbers the optimizer keeps for each gene."""
+    return 0 if c.optimizer is None else len(c.optimizer.bound()().slots)
