@@ -1,25 +1,16 @@
 """What a config becomes: the parts of a run, built and fitted to each other."""
 
-import json
-import os
-import platform
-import shutil
-import signal
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from importlib import metadata
 from pathlib import Path
-from types import FrameType
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from neuroevo import (
     backbones,
-    checkpoint,
     config,
     data,
     deep,
@@ -41,7 +32,7 @@ from neuroevo.config import Config
 from neuroevo.cost import Budget, Cost
 from neuroevo.data import Dataset
 from neuroevo.development import Development, Scoring
-from neuroevo.errors import InputError, Interrupted
+from neuroevo.errors import InputError
 from neuroevo.features import Features, Standardise
 from neuroevo.fitness import Plan, Scores
 from neuroevo.genome import Layout, Population
@@ -52,14 +43,9 @@ from neuroevo.metrics import LOWER_IS_BETTER, Metric, reported
 from neuroevo.rng import Context, forked, generator
 
 SCALED_BY = 8192  # train images at most by which what precedes an evolved head is standardised
-
-
 CALIBRATED_BY, CALIBRATION_BATCH = 512, 128  # train images by which batch norms are re-estimated, and at a time
 
-
 T = TypeVar("T")
-
-
 Weights = dict[str, Tensor]
 
 

@@ -6,52 +6,32 @@ import platform
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
 
 from neuroevo import (
-    backbones,
     checkpoint,
     composition,
     config,
     data,
-    deep,
-    development,
     devices,
-    evaluation,
     features,
-    fitness,
-    gradient,
-    heads,
     loop,
-    metrics,
-    operators,
     rundir,
 )
-from neuroevo.algorithms import Algorithm
-from neuroevo.backbones import Backbone
 from neuroevo.composition import Experiment
 from neuroevo.config import Config
 from neuroevo.cost import Budget, Cost
-from neuroevo.data import Dataset
-from neuroevo.development import Development, Scoring
 from neuroevo.errors import InputError, Interrupted
-from neuroevo.features import Features, Standardise
-from neuroevo.fitness import Plan, Scores
-from neuroevo.genome import Layout, Population
-from neuroevo.gradient import PROBE, Refine, Sensitivity, View
-from neuroevo.heads import Forward
 from neuroevo.loop import Rules, Step
-from neuroevo.metrics import LOWER_IS_BETTER, Metric, reported
-from neuroevo.rng import Context, forked, generator
+from neuroevo.rng import Context
 
 FREE_SHARE = 4  # an evaluation may use up to a quarter of the memory that is free at the start
 
@@ -188,7 +168,9 @@ def restored(
     device = devices.resolve(c.device)
     given = composition.dataset(c)
     plan, changes = (None, []) if saved is None else (saved.plan, saved.changes)
-    experiment = composition.compose(c, device, given, composition.build_backbone(c, given[0]), plan, watched(reporter, signals), changes)
+    experiment = composition.compose(
+        c, device, given, composition.build_backbone(c, given[0]), plan, watched(reporter, signals), changes
+    )
     if saved is None:
         return experiment, experiment.initial(), []
     if saved.layout != experiment.layout:

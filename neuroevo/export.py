@@ -6,13 +6,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from neuroevo import experiment, progress
+from neuroevo import composition, experiment, progress
 from neuroevo.errors import InputError
 
 FORMATS = ("safetensors", "pt", "onnx")
 
 
-def network(run_dir: str) -> tuple[nn.Module, experiment.Experiment]:
+def network(run_dir: str) -> tuple[nn.Module, composition.Experiment]:
     """Return a champion as a network, normalised images [B, channels, H, W] to logits [B, C], and its run's parts."""
     with progress.shown() as reporter:
         parts, step = experiment.opened(run_dir, reporter)

@@ -12,7 +12,7 @@ import h5py
 import torch
 from torch import nn
 
-from neuroevo import checkpoint, config, data, devices, experiment, features, heads, rundir
+from neuroevo import checkpoint, composition, config, data, devices, experiment, features, heads, rundir
 from neuroevo.backbones import Backbone
 from neuroevo.config import Config
 from neuroevo.cost import Cost
@@ -91,11 +91,11 @@ def _part(kind: str, name: str) -> tuple[str, str]:
 def estimate(c: Config) -> Rows:
     """Return what a run will need; it reads the data set, builds the network, and measures this machine."""
     device = devices.resolve(c.device)
-    whole, splits = experiment.dataset(c)
-    backbone = experiment.build_backbone(c, whole)
+    whole, splits = composition.dataset(c)
+    backbone = composition.build_backbone(c, whole)
     height, width = backbone.transform.size
     dim = height * width * backbone.transform.channels if backbone.own_head is None else backbone.own_head.in_features
-    head = experiment.make_head(c, backbone, dim, len(whole.classes))
+    head = composition.make_head(c, backbone, dim, len(whole.classes))
     evolved = [backbone.body.get_parameter(name) for name in backbone.trainable]
     genes = sum(p.numel() for p in (*evolved, *(head.parameters() if c.head.trainable else ())))
     n = int(c.algorithm.options.get("population", 1))

@@ -9,7 +9,7 @@ from conftest import Quiet, make_folder
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from neuroevo import backbones, checkpoint, config, experiment, rundir
+from neuroevo import backbones, checkpoint, composition, config, experiment, rundir
 from neuroevo.config import load
 from neuroevo.errors import InputError
 
@@ -70,8 +70,8 @@ def test_the_champions_file_loads_strictly_into_the_plain_network_and_scores_the
     weights = load_file(tmp_path / "r" / "champion.safetensors")
     assert set(weights) == {"head.weight", "head.bias"}
     c = load(None, SMALL)
-    whole, splits = experiment.dataset(c)
-    backbone = experiment.build_backbone(c, whole)
+    whole, splits = composition.dataset(c)
+    backbone = composition.build_backbone(c, whole)
     network = backbone.network(torch.nn.Linear(64, 10))
     network.load_state_dict(weights, strict=True)
     x = torch.from_numpy(whole.images.pixels).float() / 255  # type: ignore[union-attr]
@@ -240,7 +240,7 @@ def test_checkpoints_hold_what_the_contract_says(tmp_path: Path) -> None:
 
 
 def test_whatever_seed_the_splits_are_the_same(tmp_path: Path) -> None:
-    a, b = (experiment.dataset(load(None, [f"seed={seed}"]))[1] for seed in (0, 1))
+    a, b = (composition.dataset(load(None, [f"seed={seed}"]))[1] for seed in (0, 1))
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 

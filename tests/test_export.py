@@ -7,7 +7,7 @@ from conftest import Quiet
 from PIL import Image
 from safetensors.torch import load_file
 
-from neuroevo import experiment, export, features
+from neuroevo import composition, experiment, export, features
 from neuroevo.config import load
 from neuroevo.errors import InputError
 
@@ -36,7 +36,7 @@ def expected(run: str) -> tuple[torch.Tensor, torch.Tensor]:
     parts, step = experiment.opened(run, Quiet())
     rows = torch.arange(5)
     logits = parts.forward(parts.express(step.champion.genome[None]), parts.features.batch(rows)[0])[0]
-    whole = experiment.dataset(parts.config)[0]
+    whole = composition.dataset(parts.config)[0]
     t = parts.backbone.transform
     images = [features.pixels(whole.images[i], 3, t.size, Image.Resampling[t.interpolation.upper()]) for i in range(5)]
     batch = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)

@@ -10,7 +10,7 @@ from conftest import Quiet
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from neuroevo import backbones, checkpoint, deep, experiment, export, features, fitness, gradient, rundir
+from neuroevo import backbones, checkpoint, composition, deep, experiment, export, features, fitness, gradient, rundir
 from neuroevo.config import load
 from neuroevo.errors import InputError, RunError
 from neuroevo.fitness import Plan
@@ -65,9 +65,9 @@ def test_a_stage_is_as_ordinary_as_a_head(tmp_path: Path, weights: str, quiet: Q
     assert float(found) == pytest.approx(result["champion"]["test"]["cross_entropy"], rel=1e-4)
 
 
-def pixels(parts: experiment.Experiment) -> Tensor:
+def pixels(parts: composition.Experiment) -> Tensor:
     """Return the run's images, uint8 [N, channels, H, W]."""
-    whole, _ = experiment.dataset(parts.config)
+    whole, _ = composition.dataset(parts.config)
     t = parts.backbone.transform
     return torch.cat(list(features._batches(whole.images, t, None, 0)))
 
@@ -262,7 +262,7 @@ def test_without_memory_for_one_sample_a_run_ends_in_one_line() -> None:
 
 
 def test_an_error_that_is_not_of_memory_is_not_tried_again(tmp_path: Path) -> None:
-    plans = experiment.Plans(Plan("loop", 10, 6, 16, 2**31, 2), [])
+    plans = composition.Plans(Plan("loop", 10, 6, 16, 2**31, 2), [])
 
     def broken(plan: Plan) -> None:
         raise RuntimeError("shapes do not match")
