@@ -404,9 +404,9 @@ def gaussian(
     generator = context.generator("mutation")
     per_gene = per == "gene" and rate < 1
     if safe and (relative or rank is not None or rate < 1):
-        raise InputError("mutation.safe: goes with neither relative, rank nor a rate below 1")
+        raise InputError("algorithm.mutation.safe: goes with neither relative, rank nor a rate below 1")
     if rank is not None and per_gene:
-        raise InputError("mutation.rank: a rate below 1 goes with per: tensor")
+        raise InputError("algorithm.mutation.rank: a rate below 1 goes with per: tensor")
 
     def normal(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator, device=genomes.device, dtype=genomes.dtype)
