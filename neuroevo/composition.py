@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cache as cache_results
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -100,20 +101,22 @@ class Experiment:
     def express(self, genomes: Tensor) -> Weights:
         """Return the weights {name: [n, *shape]} that genomes [n, g] stand for, on features as the head sees them."""
         weights = self.layout.unflatten(genomes.to(self.device))
-        if self.config.backbone.batchnorm == "recalibrate":
-            assert self.backbone.cut is not None
+        batches = self.calibration()
+        if batches and self.backbone.cut is not None:
             own = {name: w for name, w in weights.items() if name in self.backbone.trainable}
             with torch.no_grad():
-                weights |= deep.recalibrated(self.backbone.cut, own, self.calibration)
+                weights |= deep.recalibrated(
+                    self.backbone.cut, own, lambda: (self.features.batch(rows)[0] for rows in batches)
+                )
         return weights
 
-    def calibration(self) -> Iterator[Tensor]:
-        """Yield the batches of rows [B, D] by which batch norms are re-estimated; the same for everybody, always."""
+    def calibration(self) -> list[Tensor]:
+        """Return the train rows, batch by batch, by which batch norms are re-estimated; for everybody, always."""
+        if self.config.backbone.batchnorm != "recalibrate":
+            return []
         train = self.splits["train"]
         drawn = torch.randperm(len(train), generator=generator(self.config.seed, "calibration", 0))[:CALIBRATED_BY]
-        for rows in train[drawn].split(CALIBRATION_BATCH):
-            if len(rows) > 1:
-                yield self.features.batch(rows)[0]
+        return [rows for rows in train[drawn].split(CALIBRATION_BATCH) if len(rows) > 1]
 
     def network_weights(self, genome: Tensor) -> Weights:
         """Return the weights {name: shape} that a genome [g] has in the network, on raw features, head included."""
@@ -227,8 +230,6 @@ class Experiment:
 
     def calibrating(self) -> int:
         """Return how many samples go forward to re-estimate an individual's batch norms."""
-        if self.config.backbone.batchnorm != "recalibrate":
-            return 0
         return sum(len(rows) for rows in self.calibration())
 
     def task(self, plan: Plan, batch_size: int) -> gradient.Task:
@@ -271,6 +272,7 @@ class Experiment:
         optimizer, settings = c.optimizer.bound()(), gradient.Settings(**given)
         task = self.task(self.plan, c.refine.batch_size)
 
+        @cache_results
         def learn(plan: Plan) -> tuple[Refine, development.Planned]:
             return gradient.refiner(
                 replace(task, individuals=plan.trained, micro=max(1, plan.micro)), optimizer, settings
@@ -427,7 +429,8 @@ def compose(
     backbone.to(device)
     cached, computed = cache(c, whole, splits, backbone, device, images)
     dim = cached.dim if backbone.cut is None else own_head(backbone).in_features
-    head = make_head(c, backbone, dim, len(whole.classes)).to(device)
+    classes = len(whole.classes)
+    head = make_head(c, backbone, dim, classes).to(device)
     scale = standardise(c, backbone, cached, splits["train"])
     first, layer = heads.steps(head, backbone.head)[0]
     if scale is not None and not (isinstance(layer, nn.Linear) and layer.bias is not None):
@@ -447,12 +450,14 @@ def compose(
         def make(name: str) -> Forward:
             return deep.forward(cut, backbone.head, of_features, fixed, scale and scale.__call__, name)
 
+        start = {name: w for name, w in (base | of_head).items() if name in layout.names}
         if plan is None:
-            plan = plan_deep(c, make, {n: w for n, w in (base | of_head).items() if n in layout.names}, cut.width,
-                             len(whole.classes), device)  # fmt: skip
+            plan = choose(c, layout.genes, device, lambda limit, batch: plan_deep(
+                c, make, start, cut.width, classes, limit, batch, device))  # fmt: skip
         forward = make(plan.method)
     if plan is None:
-        plan = plan_heads(c, method, layout.genes, dim, head, first, device)
+        plan = choose(c, layout.genes, device, lambda limit, batch: plan_heads(
+            c, method, layout.genes, dim, head, classes, limit, batch, device))  # fmt: skip
     home = torch.device(plan.home)
     parts = {part.name: part for part in (c.validation_metric, c.metric, c.ties) if part is not None}
     for name in ("accuracy", "cross_entropy"):
@@ -495,36 +500,45 @@ def head_weights(
     return batched if scale is None else scale.unfold(batched, first)
 
 
-def home_of(genes: int, population: int, device: torch.device) -> torch.device:
-    """Return where a population is kept: on the device, if it fits there with its children and what refines them."""
-    return device if 4 * 4 * genes * population < devices.available_memory(device) / 2 else torch.device("cpu")
-
-
-def plan_heads(c: Config, method: str, genes: int, dim: int, head: nn.Module, first: str, device: torch.device) -> Plan:
-    """Choose how heads are evaluated and trained within the memory limit."""
+def choose(c: Config, genes: int, device: torch.device, chosen: Callable[[int, int], Plan]) -> Plan:
+    """Return a run's plan: `chosen(memory limit, samples of a gradient step)`, and what all plans share."""
     assert c.memory.limit is not None
-    widths = heads.widths(head) or [0]
-    plan = fitness.plan(method, genes, dim, widths, c.memory.limit, device)
-    batch = c.refine.batch_size if c.refine is not None else PROBE if safe(c) else 0
-    if batch:
-        own = c.refine is not None and c.refine.batches == "own"
-        linear = isinstance(head, nn.Linear)
-        trained = gradient.slice_size(genes, dim, widths, linear, slots(c), own, batch, c.memory.limit, device)
-        plan = plan._replace(trained=trained, micro=batch)
-    home = home_of(genes, int(c.algorithm.options.get("population", 1)), device)
-    return plan._replace(precision=c.fitness.precision, home=str(home))
+    plan = chosen(c.memory.limit, c.refine.batch_size if c.refine is not None else PROBE if safe(c) else 0)
+    # A population is kept on the device if it fits there with its children and what refines them.
+    fits = 4 * 4 * genes * population_size(c) < devices.available_memory(device) / 2
+    return plan._replace(precision=c.fitness.precision, home=str(device if fits else "cpu"))
+
+
+def population_size(c: Config) -> int:
+    """Return how many individuals there are."""
+    return int(c.algorithm.options.get("population", 1))
+
+
+def plan_heads(
+    c: Config, method: str, genes: int, dim: int, head: nn.Module, classes: int, limit: int, batch: int,
+    device: torch.device,
+) -> Plan:  # fmt: skip
+    """Choose how heads are evaluated, and trained unless `batch` is 0, within the memory limit."""
+    widths = heads.widths(head) or [classes]
+    plan = fitness.plan(method, genes, dim, widths, limit, device)
+    if not batch:
+        return plan
+    own, linear = c.refine is not None and c.refine.batches == "own", isinstance(head, nn.Linear)
+    trained = gradient.slice_size(genes, dim, widths, linear, slots(c), own, batch, limit, device)
+    return plan._replace(trained=trained, micro=batch)
 
 
 def plan_deep(
-    c: Config, make: Callable[[str], Forward], start: Weights, width: int, classes: int, device: torch.device
-) -> Plan:
-    """Choose how networks are evaluated and trained beyond their heads, by a short probe."""
-    assert c.memory.limit is not None
-    batch = c.refine.batch_size if c.refine is not None else PROBE if safe(c) else 0
-    population = int(c.algorithm.options.get("population", 1))
-    plan = deep.plan(make, start, width, classes, c.memory.limit, device, c.memory.plan, population, batch, slots(c))
-    home = home_of(sum(w.numel() for w in start.values()), population, device)
-    return plan._replace(precision=c.fitness.precision, home=str(home))
+    c: Config, make: Callable[[str], Forward], start: Weights, width: int, classes: int, limit: int, batch: int,
+    device: torch.device,
+) -> Plan:  # fmt: skip
+    """Choose how networks are evaluated beyond their heads, and trained unless `batch` is 0, by a short probe."""
+    plan = deep.plan(make, start, width, classes, limit, device, c.memory.plan, population_size(c), batch, slots(c))
+    if c.backbone.batchnorm == "recalibrate" and plan.samples < CALIBRATION_BATCH:
+        raise InputError(
+            f"memory.limit: {limit} bytes is too little to re-estimate batch norms, {CALIBRATION_BATCH} images at a time"
+        )
+    return plan
 
 
 def slots(c: Config) -> int:

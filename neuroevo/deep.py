@@ -94,9 +94,8 @@ def recalibrated(cut: Cut, weights: Weights, batches: Callable[[], Iterator[Tens
                 assert layer.running_mean is not None and layer.running_var is not None
                 buffers[f"{name}.running_mean"] = torch.zeros_like(layer.running_mean)
                 buffers[f"{name}.running_var"] = torch.ones_like(layer.running_var)
-                buffers[f"{name}.num_batches_tracked"] = torch.zeros(
-                    (), dtype=torch.int64, device=weights_device(weights)
-                )
+                assert layer.num_batches_tracked is not None
+                buffers[f"{name}.num_batches_tracked"] = torch.zeros_like(layer.num_batches_tracked)
             own = {name: w[i] for name, w in weights.items()} | buffers
             for rows in batches():
                 torch.func.functional_call(cut.rest, own, cut.tensors(rows), strict=False)
@@ -104,11 +103,6 @@ def recalibrated(cut: Cut, weights: Weights, batches: Callable[[], Iterator[Tens
                 if not name.endswith("num_batches_tracked"):
                     found.setdefault(name, []).append(buffer)
     return {name: torch.stack(each) for name, each in found.items()}
-
-
-def weights_device(weights: Weights) -> torch.device:
-    """Return the device that weights are on."""
-    return next(iter(weights.values())).device
 
 
 @contextmanager

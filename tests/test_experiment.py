@@ -7,7 +7,7 @@ import torch
 import yaml
 from conftest import Quiet, make_folder
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from neuroevo import backbones, checkpoint, composition, config, experiment, rundir
 from neuroevo.config import load
@@ -133,6 +133,23 @@ def test_a_run_starts_from_the_networks_own_head(tmp_path: Path) -> None:
     ):
         make_folder(tmp_path / "two", {"train": {"a": 20, "b": 20}})
         start(tmp_path / "q", *sets, "data.name=image_folder", f"data.root={tmp_path / 'two'}", "data.limit=null")
+
+
+class Directions(nn.Module):
+    """A head without a linear layer."""
+
+    def __init__(self, in_features: int, classes: int) -> None:
+        super().__init__()
+        self.towards = nn.Parameter(torch.randn(classes, in_features) / 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.towards.T
+
+
+def test_a_head_without_a_linear_layer_evolves_and_learns(tmp_path: Path) -> None:
+    given = ["head.name=test_experiment:Directions", "head.init=default", "features.standardise=false"]
+    start(tmp_path / "r", *given)
+    assert start(tmp_path / "s", *given, "refine.steps=2")["cost"]["backward_samples"] > 0
 
 
 def test_nan_individuals_never_stop_a_run_or_win_it(tmp_path: Path) -> None:

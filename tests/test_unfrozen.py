@@ -130,6 +130,7 @@ def test_only_norms_or_only_biases_evolve_where_only_they_are_wanted(tmp_path: P
         (["backbone.transfer=[{from: /nowhere}]"], r"backbone.transfer.0.from: /nowhere is neither"),
         (["backbone.transfer=[{form: x}]"], r"backbone.transfer.0"),
         (["memory.limit=10000"], r"memory.limit: 10000 bytes is too little for one individual; at least \d+"),
+        (["memory.limit=4e5", "backbone.batchnorm=recalibrate"], r"memory.limit: 400000 bytes .* re-estimate"),
         (["memory.plan=best"], r"memory.plan: 'best' given; .*'auto', 'loop' or 'vmap'"),
         (["backbone.name=none", "data.image_size=null"], r"backbone.trainable: there is no backbone"),
     ],
