@@ -536,7 +536,7 @@ def plan_deep(
     plan = deep.plan(make, start, width, classes, limit, device, c.memory.plan, population_size(c), batch, slots(c))
     if c.backbone.batchnorm == "recalibrate" and plan.samples < CALIBRATION_BATCH:
         raise InputError(
-            f"memory.limit: {limit} bytes is too little to re-estimate batch norms, {CALIBRATION_BATCH} images at a time"
+            f"memory.limit: {limit} bytes is too little to re-estimate batch norms on {CALIBRATION_BATCH} images"
         )
     return plan
 

@@ -91,6 +91,23 @@ def test_fitness_costs_individuals_times_samples() -> None:
     assert cost == Cost(forward=N * B)
 
 
+def test_in_half_precision_the_best_and_only_they_have_scores_in_full() -> None:
+    population, metric = Population(genomes(), {}, torch.full((N, 2), -1)), METRICS["cross_entropy"]()
+    half = plan()._replace(precision="bfloat16")
+
+    def scored(p: Plan, rescored: int) -> Tensor:
+        given = (population, LAYOUT.unflatten, FORWARD, Rows(), torch.arange(B), [metric], p, rescored)
+        return fitness.fitness(*given)[0].values[:, 0]
+
+    full, rough, mixed = scored(plan(), 3), scored(half, 0), scored(half, 3)
+    best = rough.topk(3).indices
+    rest = torch.ones(N, dtype=torch.bool).index_fill(0, best, False)
+    assert torch.equal(mixed[best], full[best])
+    assert torch.equal(mixed[rest], rough[rest])
+    assert not torch.equal(rough, full)
+    torch.testing.assert_close(rough, full, rtol=0.05, atol=0.05)
+
+
 def test_samples_are_taken_in_slices_of_the_plan() -> None:
     rows = Rows()
     fitness.evaluate(
