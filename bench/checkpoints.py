@@ -53,7 +53,7 @@ def writes(folder: Path, rounds: int) -> None:
         os.fsync(descriptor)
         os.close(descriptor)
         middle = time.perf_counter()
-        checkpoint.write(folder / "c.h5", ATTRIBUTES, step, [])
+        checkpoint.write(folder / "c.h5", ATTRIBUTES, {}, step, [])
         end = time.perf_counter()
         (folder / "plain").unlink()
         (folder / "c.h5").unlink()
@@ -86,7 +86,7 @@ def generations(folder: Path, count: int, every: int | None) -> float:
     state = algorithm.init(torch.zeros(1, LAYOUT.genes), 0.01, Context(0, 0, 0.0, CPU))
     start = Step(0, state, start.population, start.scores, {}, Cost(), 0.0, start.champion, 0, None)
     nothing = lambda genomes: ([{"accuracy": 0.0, "cross_entropy": 9.0}] * len(genomes), Cost())  # noqa: E731
-    writer, history = checkpoint.Writer(folder, ATTRIBUTES, 3), []
+    writer, history = checkpoint.Writer(folder, ATTRIBUTES, {}, 3), []
     began = time.perf_counter()
     for step in loop.evolve(
         algorithm, unchanged(Scoring(score, lambda n: n)), nothing, rules, start, CPU, time.monotonic

@@ -54,6 +54,7 @@ class Checkpoint:
     changes: list[dict[str, int]]  # that lack of memory made to it
     versions: dict[str, str]
     features: str  # a hash: computed anew by other threads they would round otherwise
+    scale: dict[str, Tensor]  # of what the head is given: genomes mean nothing without it
     step: Step  # state None
     history: History
 
@@ -76,10 +77,11 @@ def _tree(value: object, prefix: str) -> dict[str, Tensor]:
     return {path: tensor for key, child in items for path, tensor in _tree(child, f"{prefix}/{key}").items()}
 
 
-def write(path: Path, attributes: dict[str, Any], step: Step, history: History) -> None:
+def write(path: Path, attributes: dict[str, Any], scale: dict[str, Tensor], step: Step, history: History) -> None:
     """Write a checkpoint; on any error the file of that name is what it was before. RunError where the disk is full.
 
-    `attributes` are those of the file that don't change within a run: config, seed, device, layout and so on.
+    `attributes` are those of the file that don't change within a run: config, seed, device, layout and so on; nor does
+    `scale`.
     """
     values = step.scores.values
     arrays: dict[str, npt.NDArray[Any]] = {}
@@ -93,6 +95,7 @@ def write(path: Path, attributes: dict[str, Any], step: Step, history: History) 
         **{f"population/traits/{key}": trait for key, trait in step.population.traits.items()},
         **_tree(step.state, "algorithm"),
         "champion/genome": step.champion.genome,
+        **{f"features/{key}": tensor for key, tensor in scale.items()},
     }
     for key, tensor in tensors.items():
         if id(tensor) in seen:
@@ -234,6 +237,7 @@ def read(path: Path) -> Checkpoint:
             {c: int(columns[c][i]) if c in INTEGERS else _number(columns[c][i]) for c in order if c in columns}
             for i in range(int(attributes["generation"]))
         ]
+        scale = {key: torch.from_numpy(data[()]) for key, data in file.get("features", {}).items()}
         group = file["population"]
         values = torch.from_numpy(group["fitness"][()])
         traits = {key: torch.from_numpy(trait[()]) for key, trait in group.get("traits", {}).items()}
@@ -266,6 +270,7 @@ def read(path: Path) -> Checkpoint:
         json.loads(attributes["plan_changes"]),
         json.loads(attributes["versions"]),
         str(attributes["features"]),
+        scale,
         step,
         history,
     )
@@ -307,8 +312,8 @@ def newest(folder: Path, warn: Callable[[str], None]) -> Checkpoint | None:
 class Writer:
     """Writes checkpoints of one run in the background, one at a time, and keeps the newest few and the champion's."""
 
-    def __init__(self, folder: Path, attributes: dict[str, Any], keep: int) -> None:
-        self.folder, self.attributes, self.keep = folder, attributes, keep
+    def __init__(self, folder: Path, attributes: dict[str, Any], scale: dict[str, Tensor], keep: int) -> None:
+        self.folder, self.attributes, self.scale, self.keep = folder, attributes, scale, keep
         self.pool = ThreadPoolExecutor(1)
         self.pending: Future[None] | None = None
 
@@ -332,7 +337,7 @@ class Writer:
 
     def _write(self, step: Step, history: History) -> None:
         # A generation's tensors are replaced and never changed in place, so they can be read while the next one runs.
-        write(self.folder / name(step.generation), self.attributes, step, history)
+        write(self.folder / name(step.generation), self.attributes, self.scale, step, history)
         for path in listed(self.folder)[self.keep :]:
             if path.name != name(step.champion.generation):
                 path.unlink(missing_ok=True)

@@ -34,7 +34,7 @@ from neuroevo.cost import Budget, Cost
 from neuroevo.data import Dataset
 from neuroevo.development import Development, Scoring
 from neuroevo.errors import InputError
-from neuroevo.features import Features, Standardise
+from neuroevo.features import Features, Projection, Scale, Standardise
 from neuroevo.fitness import Plan, Scores
 from neuroevo.genome import Layout, Population
 from neuroevo.gradient import PROBE, Refine, Sensitivity, View
@@ -44,6 +44,7 @@ from neuroevo.metrics import LOWER_IS_BETTER, Metric, reported
 from neuroevo.rng import Context, forked, generator
 
 SCALED_BY = 8192  # train images at most by which what precedes an evolved head is standardised
+LOST = 1e-3  # of a head's weights: what a projection may leave out of it
 CALIBRATED_BY, CALIBRATION_BATCH = 512, 128  # train images by which batch norms are re-estimated, and at a time
 
 T = TypeVar("T")
@@ -81,10 +82,11 @@ class Experiment:
     classes: tuple[str, ...]
     splits: dict[str, Tensor]  # {name: [rows]} of the features
     features: Features
-    scale: Standardise | None  # of what the head is given
+    scale: Scale | None  # of what the head is given
     backbone: Backbone
     head: nn.Module
-    first: str  # the head's first linear layer, into which standardisation folds
+    first: str  # the head's first linear layer, into which the scale folds
+    dim: int  # features that the network gives its head
     layout: Layout
     base: Weights  # {name: [1, *shape]}: all that evolves, and the head, before `genome.from`
     forward: Forward
@@ -109,6 +111,11 @@ class Experiment:
                     self.backbone.cut, own, lambda: (self.features.batch(rows)[0] for rows in batches)
                 )
         return weights
+
+    def seen(self, rows: Tensor, labels: Tensor) -> Features:
+        """Return features of other images [N, d], as the network gives them to what evolves, in place of the run's."""
+        scale = self.scale if self.backbone.cut is None else None
+        return Features((rows,), labels, scale, self.device)
 
     def calibration(self) -> list[Tensor]:
         """Return the train rows, batch by batch, by which batch norms are re-estimated; for everybody, always."""
@@ -140,12 +147,13 @@ class Experiment:
                 raise InputError(f"{source}: its {name} is another, and doesn't evolve here; see backbone.transfer")
         backbone = {name: self.base[name] for name in self.backbone.trainable}
         given = {name: weights[name][None].to(self.device) for name in self.layout.names if name in weights}
-        try:
-            self.layout.flatten(backbone | given)  # shapes first
+        raw = self.base if self.scale is None else self.scale.fold(self.base, self.first)
+        try:  # shapes first
+            Layout.of({name: raw[name][0] for name in self.layout.names}).flatten(backbone | given)
         except ValueError as error:
             raise InputError(f"{source}: not of this network's layout: {error}") from None
         if self.scale is not None and f"{self.first}.weight" in given:
-            given = self.scale.unfold(given, self.first)
+            given = unfolded(self.scale, given, self.first, source)
         return self.layout.flatten(backbone | given)
 
     def start(self) -> Tensor:
@@ -406,49 +414,81 @@ def cache(
     return Features(tuple(pieces), torch.cat(labels).to(device), None, device, live), computed
 
 
-def standardise(c: Config, backbone: Backbone, cached: Features, train: Tensor) -> Standardise | None:
-    """Return the standardisation of what the head is given, by the network as it starts out."""
-    if not c.features.standardise:
+def scaling(
+    c: Config, backbone: Backbone, cached: Features, train: Tensor, saved: Weights, log: Callable[[str], None]
+) -> Scale | None:
+    """Return the scale of what the head is given, by the network as it starts out, or as a checkpoint has it."""
+    asked = c.features
+    if not asked.standardise and asked.components is None and not asked.whitening:
         return None
+    if saved:
+        own = {name: value.to(cached.device) for name, value in saved.items()}
+        return Projection(**own) if "axes" in own else Standardise(**own)
     if backbone.cut is None:
-        found = features.statistics(cached.pieces[0], train)
+        rows, index = cached.pieces[0], train
     else:
         some = train[torch.linspace(0, len(train) - 1, min(len(train), SCALED_BY)).long()]
         with torch.inference_mode():
             parts = [deep.features(backbone.cut, cached.batch(rows)[0]) for rows in some.split(features.BATCH)]
-        found = features.statistics(torch.cat(parts), torch.arange(len(some)))
-    return Standardise(found.mean.to(cached.device).clone(), found.std.to(cached.device).clone())
+        rows, index = torch.cat(parts), torch.arange(len(some))
+    found = features.statistics(rows, index)
+    standard = Standardise(found.mean.to(cached.device).clone(), found.std.to(cached.device).clone())
+    if not asked.standardise:
+        standard = standard._replace(std=torch.ones_like(standard.std))
+    if asked.components is None and not asked.whitening:
+        return standard
+    axes, deviations = features.principal(rows, index, standard, f"{backbone.name} {backbone.digest}")
+    if len(deviations) < (asked.components or 0):
+        log(f"features.components: {len(deviations)}, for the train images have no more")
+    return features.projection(axes, deviations, standard, asked.components, asked.whitening or 0.0)
+
+
+def unfolded(scale: Scale, weights: Weights, first: str, source: str) -> Weights:
+    """Return weights on a scale from those on raw features; InputError where they need what the scale leaves out."""
+    found = scale.unfold(weights, first)
+    back, given = (w[f"{first}.weight"].double() for w in (scale.fold(found, first), weights))
+    if (back - given).norm() > LOST * given.norm():
+        raise InputError(
+            f"{source}: its head uses more of the features than their principal components; set features.components "
+            "null and whitening 0"
+        )
+    return found
 
 
 def compose(
     c: Config, device: torch.device, given: tuple[Dataset, dict[str, Tensor]], backbone: Backbone,
-    plan: Plan | None, images: Callable[[int, int], None], changes: Sequence[dict[str, int]] = (),
+    images: Callable[[int, int], None], log: Callable[[str], None],
+    plan: Plan | None = None, changes: Sequence[dict[str, int]] = (), scale: Weights | None = None,
 ) -> Experiment:  # fmt: skip
-    """Build a run's parts, computing features where they aren't cached; `plan` is a resumed run's own."""
+    """Build a run's parts, computing features where they aren't cached.
+
+    `plan`, its changes and the tensors of `scale` are a resumed run's own.
+    """
     whole, splits = given
     backbone.to(device)
     cached, computed = cache(c, whole, splits, backbone, device, images)
     dim = cached.dim if backbone.cut is None else own_head(backbone).in_features
     classes = len(whole.classes)
-    head = make_head(c, backbone, dim, classes).to(device)
-    scale = standardise(c, backbone, cached, splits["train"])
+    scaled = scaling(c, backbone, cached, splits["train"], scale or {}, log)
+    head = make_head(c, backbone, scaled.width if scaled else dim, classes).to(device)
     first, layer = heads.steps(head, backbone.head)[0]
-    if scale is not None and not (isinstance(layer, nn.Linear) and layer.bias is not None):
+    if scaled is not None and not (isinstance(layer, nn.Linear) and layer.bias is not None):
         raise InputError(
-            f"features.standardise: {c.head_part.name} doesn't begin with a linear layer with bias; set false"
+            f"features: {c.head_part.name} doesn't begin with a linear layer with bias, into which a scale could be "
+            "folded; set standardise false, components null and whitening 0"
         )
     base = {name: backbone.body.get_parameter(name).detach()[None] for name in backbone.trainable}
-    of_head = head_weights(c, backbone, head, scale, first, device)
+    of_head = head_weights(c, backbone, head, scaled, first, device)
     layout = Layout.of({name: w[0] for name, w in (base | (of_head if c.head.trainable else {})).items()})
     method, of_features = heads.population_forward(head, backbone.head)
     if backbone.cut is None:
-        forward, cached = of_features, cached._replace(standardise=scale)
+        forward, cached = of_features, cached if scaled is None else cached.scaled(scaled)
     else:
         fixed = {} if c.head.trainable else of_head
         cut = backbone.cut
 
         def make(name: str) -> Forward:
-            return deep.forward(cut, backbone.head, of_features, fixed, scale and scale.__call__, name)
+            return deep.forward(cut, backbone.head, of_features, fixed, scaled and scaled.__call__, name)
 
         start = {name: w for name, w in (base | of_head).items() if name in layout.names}
         if plan is None:
@@ -457,13 +497,13 @@ def compose(
         forward = make(plan.method)
     if plan is None:
         plan = choose(c, layout.genes, device, lambda limit, batch: plan_heads(
-            c, method, layout.genes, dim, head, classes, limit, batch, device))  # fmt: skip
+            c, method, layout.genes, cached.dim, head, classes, limit, batch, device))  # fmt: skip
     home = torch.device(plan.home)
     parts = {part.name: part for part in (c.validation_metric, c.metric, c.ties) if part is not None}
     for name in ("accuracy", "cross_entropy"):
         parts.setdefault(name, config.part("metric", name, name))
     return Experiment(
-        c, device, home, whole.classes, splits, cached, scale, backbone, head, first, layout, base | of_head, forward,
+        c, device, home, whole.classes, splits, cached, scaled, backbone, head, first, dim, layout, base | of_head, forward,
         Plans(plan, list(changes)), c.algorithm.bound()(layout),
         {name: part.metric() for name, part in parts.items()}, computed,
     )  # fmt: skip
@@ -476,7 +516,7 @@ def own_head(backbone: Backbone) -> nn.Linear:
 
 
 def head_weights(
-    c: Config, backbone: Backbone, head: nn.Module, scale: Standardise | None, first: str, device: torch.device
+    c: Config, backbone: Backbone, head: nn.Module, scale: Scale | None, first: str, device: torch.device
 ) -> Weights:
     """Return the head's weights {name: [1, *shape]} at the start, on features as it sees them.
 
@@ -488,7 +528,8 @@ def head_weights(
         raw = {f"{backbone.head}.{name}": value for name, value in own_head(backbone).state_dict().items()}
     if not c.head.trainable and c.genome.start:
         given, _ = named(c.genome.start[0], "genome.from")
-        if all(name in given and given[name].shape == w.shape[1:] for name, w in weights.items()):
+        expected = weights if scale is None else scale.fold(weights, first)
+        if all(name in given and given[name].shape == w.shape[1:] for name, w in expected.items()):
             raw = {name: given[name] for name in weights}
     if raw is None:
         if not c.head.trainable and c.head.init == "zero":
@@ -497,7 +538,8 @@ def head_weights(
             )
         return weights
     batched = {name: value[None].to(device) for name, value in raw.items()}
-    return batched if scale is None else scale.unfold(batched, first)
+    source = "head.init: network" if c.head.init == "network" else f"genome.from: {c.genome.start[0]}"
+    return batched if scale is None else unfolded(scale, batched, first, source)
 
 
 def choose(c: Config, genes: int, device: torch.device, chosen: Callable[[int, int], Plan]) -> Plan:

@@ -103,6 +103,8 @@ class Features(Section):
     """What is done to features before the head; it folds back into the exported network."""
 
     standardise: bool = True
+    components: Count | None = 256  # principal ones, at most; null, or by default in deep parts: features as they are
+    whitening: Annotated[float, Ge(0), Le(1)] | None = None  # divides by deviation ** whitening; 0.5 with components
     dtype: Literal["float32", "float16"] = "float32"  # in which they are cached
     views: Count | Literal["live"] = 1  # augmented views of each train image that are cached, or fresh ones each time
 
@@ -110,7 +112,7 @@ class Features(Section):
 class Genome(Section):
     """How far from its start the population begins, and earlier runs or weight files to start from."""
 
-    init_sigma: Annotated[float, Ge(0)] = 0.01
+    init_sigma: Annotated[float, Ge(0)] = 0.015
     start: list[str] = Field(default=[], alias="from")
 
 
@@ -154,7 +156,7 @@ class Refine(Section):
 class Fitness(Section):
     """How many samples a generation is scored on."""
 
-    samples: Count = 1024
+    samples: Count = 512
     split: Literal["train", "validation"] = "train"  # where the batches come from
     precision: Literal["float32", "bfloat16"] = "float32"  # bfloat16: elites are scored again in float32
     balanced: bool = False  # batches with as many of each class
@@ -415,7 +417,7 @@ def check(raw: Mapping[str, Any]) -> Config:
         backbone=backbone,
         head=own,
         head_part=part("head", {"name": DEFAULT_NAMES["head"]} | _rest(head, Head), "head"),
-        features=section(Features, mapping("features"), "features"),
+        features=_projected(section(Features, mapping("features"), "features"), bool(backbone.trainable)),
         genome=section(Genome, mapping("genome"), "genome"),
         algorithm=search,
         refine=None if refine is None else section(Refine, _own(refine, Refine), "refine"),
@@ -429,6 +431,13 @@ def check(raw: Mapping[str, Any]) -> Config:
         checkpoint=section(Checkpoint, mapping("checkpoint"), "checkpoint"),
         memory=section(Memory, mapping("memory"), "memory"),
     )
+
+
+def _projected(features: Features, deep: bool) -> Features:
+    """Fill in what a projection does by default: where more than a head evolves, there is none."""
+    components = None if deep and "components" not in features.model_fields_set else features.components
+    whitening = (0.5 if components else 0.0) if features.whitening is None else features.whitening
+    return features.model_copy(update={"components": components, "whitening": whitening})
 
 
 def _own(values: dict[str, Any], model: type[Section]) -> dict[str, Any]:

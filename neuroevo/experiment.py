@@ -96,7 +96,7 @@ def run(c: Config, out: str | None, stem: str, reporter: Reporter) -> Path:
                     log(f"{folder}: {c.backbone.name} on {c.dataset.name}, {device}")
                     for line in backbone.notes:
                         log(line)
-                    experiment = composition.compose(c, device, given, backbone, None, watched(reporter, signals))
+                    experiment = composition.compose(c, device, given, backbone, watched(reporter, signals), log)
                     go(experiment, experiment.initial(), [], folder, signals, reporter, log)
         except Interrupted:
             if not begun(folder):
@@ -167,9 +167,9 @@ def restored(
     """Compose a run's parts again and read its state from a checkpoint, or begin it where there is none."""
     device = devices.resolve(c.device)
     given = composition.dataset(c)
-    plan, changes = (None, []) if saved is None else (saved.plan, saved.changes)
+    own = () if saved is None else (saved.plan, saved.changes, saved.scale)
     experiment = composition.compose(
-        c, device, given, composition.build_backbone(c, given[0]), plan, watched(reporter, signals), changes
+        c, device, given, composition.build_backbone(c, given[0]), watched(reporter, signals), log, *own
     )
     if saved is None:
         return experiment, experiment.initial(), []
@@ -240,7 +240,8 @@ def go(
     }
     history = list(history)
     rundir.write_history(folder, history)
-    writer = checkpoint.Writer(folder / "checkpoints", attributes, c.checkpoint.keep)
+    scale = {} if experiment.scale is None else experiment.scale._asdict()
+    writer = checkpoint.Writer(folder / "checkpoints", attributes, scale, c.checkpoint.keep)
     if step.generation == 0 and experiment.backbone.cut is not None:
         writer.submit(step, history)  # a plan that was measured is not measured again
     run = loop.evolve(
@@ -336,6 +337,4 @@ def evaluate(run_dir: str, root: str | None, reporter: Reporter) -> dict[str, An
         c, show = experiment.config, watched(reporter, signals)
         rows, _ = features.cached(experiment.backbone, other, experiment.device, show, c.features.dtype)
     labels = torch.from_numpy(other.labels).to(experiment.device)
-    return experiment.test(
-        step.champion.genome, experiment.features._replace(pieces=(rows,), labels=labels), torch.arange(len(labels))
-    )
+    return experiment.test(step.champion.genome, experiment.seen(rows, labels), torch.arange(len(labels)))

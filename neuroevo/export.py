@@ -16,7 +16,7 @@ def network(run_dir: str) -> tuple[nn.Module, composition.Experiment]:
     """Return a champion as a network, normalised images [B, channels, H, W] to logits [B, C], and its run's parts."""
     with progress.shown() as reporter:
         parts, step = experiment.opened(run_dir, reporter)
-    whole = parts.backbone.network(parts.head)
+    whole = parts.backbone.network(composition.make_head(parts.config, parts.backbone, parts.dim, len(parts.classes)))
     missing = whole.load_state_dict(parts.network_weights(step.champion.genome), strict=False).unexpected_keys
     assert not missing, missing
     return whole.cpu().to(memory_format=torch.contiguous_format).eval(), parts

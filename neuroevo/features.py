@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,8 @@ from neuroevo.data import Dataset
 from neuroevo.errors import InputError
 
 LIVE_KEPT = 64  # batches of live views that are kept for their second use
+SLICE = 4096  # rows of features at a time
+FLAT = 1e-3  # of the first component's deviation: below that, float32 can't tell a component from rounding
 BATCH = 64  # images at a time through the backbone; fixed, so that computing features again gives the same bytes
 
 
@@ -37,6 +39,11 @@ class Standardise(NamedTuple):
 
     mean: Tensor  # [d]
     std: Tensor  # [d], 1 where a feature is constant
+
+    @property
+    def width(self) -> int:
+        """Number of features that come out."""
+        return len(self.mean)
 
     def __call__(self, features: Tensor) -> Tensor:
         """Standardise features [B, d]."""
@@ -58,6 +65,41 @@ class Standardise(NamedTuple):
         return {**weights, f"{layer}.weight": (w * self.std.double()).float(), f"{layer}.bias": b.float()}
 
 
+class Projection(NamedTuple):
+    """z = (x - mean) axes: principal components of the train split, each scaled."""
+
+    mean: Tensor  # [d]
+    axes: Tensor  # [d, k]
+
+    @property
+    def width(self) -> int:
+        """Number of features that come out."""
+        return self.axes.shape[1]
+
+    def __call__(self, features: Tensor) -> Tensor:
+        """Project features [B, d] to [B, k]."""
+        return (features - self.mean) @ self.axes
+
+    def fold(self, weights: Mapping[str, Tensor], layer: str) -> dict[str, Tensor]:
+        """Return weights {name: [n, *shape]} that do on raw features what these do on projected ones.
+
+        `layer` is the first linear layer: W' = W axes^T, b' = b - W' mean, in float64.
+        """
+        w = weights[f"{layer}.weight"].double() @ self.axes.double().T
+        b = weights[f"{layer}.bias"].double() - w @ self.mean.double()
+        return {**weights, f"{layer}.weight": w.float(), f"{layer}.bias": b.float()}
+
+    def unfold(self, weights: Mapping[str, Tensor], layer: str) -> dict[str, Tensor]:
+        """Return weights for projected features: the inverse of `fold`, and least squares where there is none."""
+        w, axes = weights[f"{layer}.weight"].double(), self.axes.double()
+        b = weights[f"{layer}.bias"].double() + w @ self.mean.double()
+        own = torch.linalg.lstsq(axes.cpu(), w.flatten(0, 1).T.cpu()).solution.T.to(w.device)
+        return {**weights, f"{layer}.weight": own.unflatten(0, w.shape[:2]).float(), f"{layer}.bias": b.float()}
+
+
+Scale = Standardise | Projection
+
+
 class Features(NamedTuple):
     """Features of a data set's images, in its order, with their labels; behind them those of augmented views.
 
@@ -67,7 +109,7 @@ class Features(NamedTuple):
     # [N, d], then [T, d] a view: float32 or float16, mapped from disk, in memory or on the device
     pieces: tuple[Tensor, ...]
     labels: Tensor  # [N + views * T] int64, on the run's device
-    standardise: Standardise | None
+    scale: Scale | None  # that rows go through on their way to the head
     device: torch.device
     live: "Live | None" = None  # makes views as they are asked for, instead
 
@@ -87,7 +129,23 @@ class Features(NamedTuple):
             features, labels = self.live(index), self.labels[((index - clean) % clean).to(self.device)]
         else:
             features, labels = self._gather(index).to(self.device).float(), self.labels[index.to(self.device)]
-        return (self.standardise(features) if self.standardise else features), labels
+        return (self.scale(features) if self.scale else features), labels
+
+    def scaled(self, scale: Scale) -> Self:
+        """Return features with every row on the scale given; projected once and for all where that fits into memory."""
+        size = 4 * sum(len(piece) for piece in self.pieces)
+        if not isinstance(scale, Projection) or self.live is not None:
+            return self._replace(scale=scale)
+        if size * scale.axes.shape[1] > devices.available_memory(self.pieces[0].device) / 2:
+            return self._replace(scale=scale)
+
+        def project(piece: Tensor) -> Tensor:
+            out = piece.new_empty(len(piece), scale.axes.shape[1], dtype=torch.float32)
+            for rows, into in zip(piece.split(SLICE), out.split(SLICE), strict=True):
+                into.copy_(scale(rows.to(self.device).float()))
+            return out
+
+        return self._replace(pieces=tuple(project(piece) for piece in self.pieces))
 
     def _gather(self, index: Tensor) -> Tensor:
         first, *views = self.pieces
@@ -191,13 +249,79 @@ def statistics(rows: Tensor, train: Tensor) -> Standardise:
     """Return mean and standard deviation of the train rows, in float64 and a slice at a time."""
     total = torch.zeros(2, rows.shape[1], dtype=torch.float64, device=rows.device)
     shift = rows[train[0]].double()  # about a sample of the data, for precision
-    for index in train.to(rows.device).split(4096):
+    for index in train.to(rows.device).split(SLICE):
         x = rows[index].double() - shift
         total += torch.stack([x.sum(0), x.square().sum(0)])
     mean, square = total / len(train)
     std = (square - mean.square()).clamp(min=0).sqrt()
     std = torch.where(std > 1e-6 * std.max(), std, torch.ones_like(std))
     return Standardise((shift + mean).float(), std.float())
+
+
+def principal(rows: Tensor, train: Tensor, scale: Standardise, key: str) -> tuple[Tensor, Tensor]:
+    """Return the principal axes [d, r] float64 of the train rows on a scale, and deviations [r] along them, falling.
+
+    Computed in float64 and kept in the cache folder under a hash of `key`, of the rows and of the scale. There are
+    fewer than d where there are fewer train rows, or where deviations are next to nothing.
+    """
+    some = {"rows": rows[:: max(1, len(rows) // 1024)], "train": train, **scale._asdict()}
+    name = hashlib.sha256(f"{key} {backbones.digest(some)}".encode()).hexdigest()
+    path = data.cache_folder() / "features" / f"{name}.npz"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_suffix(".lock")):
+        if not path.exists():
+            axes, deviations = _principal(rows, train, scale)
+            temporary = path.with_suffix(f".{os.getpid()}.partial")
+            try:
+                with open(temporary, "wb") as file:
+                    np.savez(file, axes=axes.numpy(), deviations=deviations.numpy())
+                    file.flush()
+                    os.fsync(file.fileno())
+                temporary.replace(path)
+            finally:
+                temporary.unlink(missing_ok=True)
+    with np.load(path) as saved:
+        return torch.from_numpy(saved["axes"]), torch.from_numpy(saved["deviations"])
+
+
+def _principal(rows: Tensor, train: Tensor, scale: Standardise) -> tuple[Tensor, Tensor]:
+    n, d = len(train), rows.shape[1]
+
+    def centred(index: Tensor) -> Tensor:
+        return scale(rows[index.to(rows.device)].to(scale.mean.device).double())
+
+    if n > d:
+        gram = torch.zeros(d, d, dtype=torch.float64, device=scale.mean.device)
+        for index in train.split(SLICE):
+            x = centred(index)
+            gram.addmm_(x.T, x)
+    else:
+        whole = torch.cat([centred(index) for index in train.split(SLICE)])
+        gram = whole @ whole.T
+    squares, vectors = torch.linalg.eigh(gram.cpu())
+    squares, vectors = squares.flip(0).clamp_(min=0), vectors.flip(1)
+    kept = squares.sqrt() > FLAT * squares[0].sqrt()
+    kept[n - 1 :] = False  # a mean has been taken off
+    squares, vectors = squares[kept], vectors[:, kept]
+    if n <= d:
+        vectors = whole.cpu().T @ vectors / squares.sqrt()
+    sign = vectors.gather(0, vectors.abs().argmax(0, keepdim=True)).sign()
+    return vectors * sign, (squares / n).sqrt()
+
+
+def projection(
+    axes: Tensor, deviations: Tensor, scale: Standardise, components: int | None, whitening: float
+) -> Projection:
+    """Return the projection on the first components, each divided by its deviation to the power of `whitening`.
+
+    Together they have a mean variance of 1, so that a step means as much whatever the whitening.
+    """
+    k = min(components or len(deviations), len(deviations))
+    deviations = deviations[:k]
+    factors = deviations**-whitening
+    factors /= (deviations * factors).square().mean().sqrt()
+    axes = axes[:, :k] * factors / scale.std.double().cpu()[:, None]
+    return Projection(scale.mean, axes.float().contiguous().to(scale.mean.device))
 
 
 def address(

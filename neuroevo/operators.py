@@ -6,7 +6,8 @@ operator, and its keyword-only parameters are its options. All randomness comes 
 Selection: `(fitness [n], count, generator) -> parents [count]` int64, rows of the population. Higher fitness is better;
 -inf marks an invalid individual, which is never a parent unless all are.
 
-Crossover: `(genomes [n, g], parents [m, 2] int64, layout, generator) -> children [m, g]`, always new storage.
+Crossover: `(genomes [n, g], parents [m, p] int64, layout, generator) -> children [m, g]`, always new storage; a child's
+parents come best first. `weighted` takes any number of them, the others two.
 
 Mutation: `(children, context, layout) -> Population`; it may work in place on the children's genomes, never on traits.
 """
@@ -316,6 +317,27 @@ def arithmetic(
     return _mate(genomes, parents, mix)
 
 
+def weighted(
+    genomes: Tensor,
+    parents: Tensor,
+    layout: Layout,
+    generator: torch.Generator,
+    *,
+    step: Annotated[float, Ge(0)] = 8.0,
+) -> Tensor:
+    """Return the mean of two or more parents, moved by `step` from the worse of them towards the better.
+
+    The j-th best of p has the weight (1 + step (1 - 2 j / (p - 1))) / p, j from 0: intermediate recombination at 0
+    (Beyer 1995), else weights that are negative for the worse half (Arnold 2006); Wright's heuristic crossover (1991)
+    for many parents.
+    """
+    used, places = torch.unique(parents, return_inverse=True)
+    own = torch.linspace(1, -1, parents.shape[1], dtype=genomes.dtype, device=genomes.device)
+    own = (1 + step * own) / parents.shape[1]
+    weights = genomes.new_zeros(len(parents), len(used)).scatter_add_(1, places, own.expand(parents.shape))
+    return weights @ genomes.index_select(0, used)
+
+
 def sbx(
     genomes: Tensor,
     parents: Tensor,
@@ -375,15 +397,15 @@ def gaussian(
     context: Context,
     layout: Layout,
     *,
-    sigma: Annotated[float, Ge(0)] = 0.01,
+    sigma: Annotated[float, Ge(0)] = 0.015,
     rate: Probability = 1.0,
     per: Literal["gene", "tensor"] = "gene",
     relative: bool | None = None,
     rank: Annotated[int, Ge(1)] | None = None,
     safe: bool = False,
-    schedule: Schedule = "constant",
+    schedule: Schedule = "cosine",
     final: Probability = 0.1,
-    self_adaptive: bool = True,
+    self_adaptive: bool = False,
     tau: Annotated[float, Ge(0)] | None = 0.1,
 ) -> Population:
     """Add noise of deviation `sigma` to each gene, or each parameter of a child as a whole, with probability `rate`.
@@ -497,6 +519,7 @@ CROSSOVERS: dict[str, Callable[..., Tensor]] = {
     "row": row,
     "layer": layer,
     "arithmetic": arithmetic,
+    "weighted": weighted,
     "none": none,
 }
 

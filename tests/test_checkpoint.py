@@ -18,6 +18,7 @@ from neuroevo.loop import Champion, Step
 
 CPU = torch.device("cpu")
 LAYOUT = Layout(("w", "b"), ((40, 100), (5,)))
+SCALE = {"mean": torch.randn(3), "axes": torch.randn(3, 2)}
 ATTRIBUTES = {
     "config": "seed: 3\n",
     "seed": 3,
@@ -52,7 +53,7 @@ def line(generation: int) -> dict[str, float | None]:
 
 def save(path: Path, s: Step | None = None) -> Step:
     s = s or step()
-    checkpoint.write(path, ATTRIBUTES, s, [line(i + 1) for i in range(s.generation)])
+    checkpoint.write(path, ATTRIBUTES, SCALE, s, [line(i + 1) for i in range(s.generation)])
     return s
 
 
@@ -75,6 +76,7 @@ def test_a_checkpoint_reads_back_to_the_same_bits(tmp_path: Path, n: int, column
     assert torch.equal(read.step.champion.genome, s.champion.genome)
     assert read.step.champion[1:] == s.champion[1:]
     assert (read.step.cost, read.step.seconds, read.step.stale, read.step.stop) == (s.cost, 1.5, 2, None)
+    assert same(read.scale, SCALE)
     assert read.history == [line(1), line(2)]
     assert (read.layout, read.classes, read.seed, read.config) == (LAYOUT, ("a", "b"), 3, "seed: 3\n")
     assert read.plan == Plan("gemm", 2, 3, 4, 5, 2)
@@ -190,7 +192,7 @@ def test_a_full_disk_is_one_line_and_the_checkpoint_before_it_stands(
 
 
 def test_the_newest_few_are_kept_and_the_champions(tmp_path: Path) -> None:
-    writer = checkpoint.Writer(tmp_path, ATTRIBUTES, keep=2)
+    writer = checkpoint.Writer(tmp_path, ATTRIBUTES, SCALE, keep=2)
     for generation in range(1, 7):
         writer.submit(step(generation, champion=2), [line(i + 1) for i in range(generation)])
     writer.close()
@@ -198,7 +200,7 @@ def test_the_newest_few_are_kept_and_the_champions(tmp_path: Path) -> None:
 
 
 def test_an_error_in_the_background_is_raised_in_the_foreground(tmp_path: Path) -> None:
-    writer = checkpoint.Writer(tmp_path / "nowhere", ATTRIBUTES, keep=2)
+    writer = checkpoint.Writer(tmp_path / "nowhere", ATTRIBUTES, SCALE, keep=2)
     writer.submit(step(), [line(1), line(2)])
     with pytest.raises(RunError, match="checkpoint not written"):
         writer.wait()
@@ -206,5 +208,5 @@ def test_an_error_in_the_background_is_raised_in_the_foreground(tmp_path: Path) 
 
 
 def test_a_config_longer_than_an_hdf5_attribute_used_to_hold_is_kept(tmp_path: Path) -> None:
-    checkpoint.write(tmp_path / "c.h5", ATTRIBUTES | {"config": "x" * 200_000}, step(), [line(1), line(2)])
+    checkpoint.write(tmp_path / "c.h5", ATTRIBUTES | {"config": "x" * 200_000}, SCALE, step(), [line(1), line(2)])
     assert len(checkpoint.read(tmp_path / "c.h5").config) == 200_000

@@ -55,12 +55,12 @@ def test_n_in_is_n_out_with_any_operators(
     for generation in (1, 2, 3):
         population = algorithm.ask(state, context(generation, device))
         assert population.genomes.shape == (n, G)
-        assert population.parents.shape == (n, 2)
+        assert population.parents.shape == (n, n if crossover == "weighted" else 2)
         state = algorithm.tell(state, population, scores(torch.arange(n, device=device)))
 
 
 def test_elites_go_on_unchanged_best_first_and_are_asked_again() -> None:
-    algorithm = ga(LAYOUT, population=6, elites=2)
+    algorithm = ga(LAYOUT, population=6, elites=2, crossover=operators.uniform)
     cpu = torch.device("cpu")
     state = algorithm.init(torch.randn(1, G), 0.1, context(0, cpu))
     first = algorithm.ask(state, context(1, cpu))
@@ -145,6 +145,24 @@ def test_it_climbs_a_sphere_further_than_random_search() -> None:
         state = algorithm.tell(state, population, scores(value(population.genomes)))
     random = value(torch.randn(50 * 59, G)).max()
     assert float(state.fitness.max()) > -0.5 > float(random)
+
+
+def test_parents_come_best_first() -> None:
+    algorithm = ga(LAYOUT, population=30, elites=0, parents=4)
+    cpu = torch.device("cpu")
+    state = algorithm.init(torch.randn(1, G), 0.1, context(0, cpu))
+    value = torch.randn(30)
+    state = algorithm.tell(state, algorithm.ask(state, context(1, cpu)), scores(value))
+    mates = algorithm.ask(state, context(2, cpu)).parents
+    assert mates.shape == (30, 4)
+    assert (value[mates].diff(dim=1) <= 0).all()
+    assert len(mates.unique()) > 15
+
+
+def test_only_weighted_crossover_takes_more_than_two_parents() -> None:
+    assert ga(LAYOUT, population=4, crossover=operators.row)
+    with pytest.raises(InputError, match=r"algorithm.parents: 3, and the crossover takes two; weighted takes any"):
+        ga(LAYOUT, population=4, parents=3, crossover=partial(operators.row, rate=0.3))
 
 
 def test_elites_must_be_fewer_than_the_population() -> None:

@@ -214,7 +214,7 @@ def test_children_are_new_storage_and_the_same_for_the_same_generator(name, devi
             assert either.all()
 
 
-@pytest.mark.parametrize("name", sorted(set(CROSSOVERS) - {"sbx"}))
+@pytest.mark.parametrize("name", sorted(set(CROSSOVERS) - {"sbx", "weighted"}))
 def test_equal_parents_have_equal_children(name):
     genomes, parents = mates(MIXED)
     parents[:, 1] = parents[:, 0]
@@ -584,3 +584,22 @@ def test_mutation_works_in_place():
     genomes, _ = mates(HEAD)
     population = Population(genomes, {}, torch.zeros(7, 2, dtype=torch.int64))
     assert gaussian(population, Context(0, 1, 0.0, genomes.device), HEAD).genomes is genomes
+
+
+@pytest.mark.parametrize("p", [2, 3, 7])
+@pytest.mark.parametrize("step", [0.0, 4.0])
+def test_weighted_moves_the_mean_from_the_worse_parents_to_the_better(p, step, device):
+    genomes = torch.randn(9, HEAD.genes, device=device)
+    parents = torch.randint(9, (5, p), generator=rng(3), device="cpu").to(device)  # some twice
+    found = operators.weighted(genomes, parents, HEAD, rng(0, device), step=step)
+    for child, mates in zip(found, parents, strict=True):
+        expected = torch.zeros(HEAD.genes, dtype=torch.float64, device=device)
+        for j, mate in enumerate(mates):
+            expected += genomes[mate].double() * (1 + step * (1 - 2 * j / (p - 1))) / p
+        torch.testing.assert_close(child.double(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_weighted_lets_no_stranger_in():
+    genomes = torch.randn(4, HEAD.genes)
+    genomes[2] = torch.nan
+    assert operators.weighted(genomes, torch.tensor([[0, 1, 3]]), HEAD, rng()).isfinite().all()

@@ -14,7 +14,7 @@ ORDER = [  # each may import those before it
 ]  # fmt: skip
 ONLY = {  # the one module that imports a library
     "h5py": {"checkpoint", "inspection"}, "pydantic": {"config"}, "typer": {"cli"}, "rich": {"progress"},
-    "safetensors": {"backbones", "rundir", "export"}, "sklearn": {"data"}, "evotorch": {"operators"},
+    "safetensors": {"backbones", "rundir", "export"}, "sklearn": {"data"}, "evotorch": {"operators", "algorithms"},
     "scipy": {"evaluation"}, "yaml": {"config"}, "platformdirs": {"data"}, "psutil": {"devices"},
     "matplotlib": {"report"},
 }  # fmt: skip

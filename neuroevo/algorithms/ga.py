@@ -15,8 +15,10 @@ from neuroevo.algorithms.base import Algorithm, Part
 from neuroevo.errors import InputError
 from neuroevo.fitness import Scores, ranks
 from neuroevo.genome import Layout, Population, noisy
-from neuroevo.operators import Crossover, Mutation, Selection, gaussian, tournament, uniform
+from neuroevo.operators import CROSSOVERS, Crossover, Mutation, Selection, gaussian, random, weighted
 from neuroevo.rng import Context
+
+MANY = 64  # parents of a child
 
 
 class GAState(NamedTuple):
@@ -36,22 +38,30 @@ def ga(
     layout: Layout,
     *,
     population: Annotated[int, Ge(2)] = 256,
-    elites: Annotated[int, Ge(0)] | None = None,
-    selection: Annotated[Selection, Part("selection")] = tournament,
-    crossover: Annotated[Crossover, Part("crossover")] = uniform,
+    elites: Annotated[int, Ge(0)] = 1,
+    parents: Annotated[int, Ge(2)] | None = None,
+    selection: Annotated[Selection, Part("selection")] = random,
+    crossover: Annotated[Crossover, Part("crossover")] = weighted,
     mutation: Annotated[Mutation, Part("mutation")] = gaussian,
 ) -> Algorithm[GAState]:
-    """Select, cross and mutate `population` individuals; the best `elites` (None: a quarter) go on unchanged."""
-    elites = population // 4 if elites is None else elites
+    """Select, cross and mutate `population` individuals; the best `elites` go on unchanged.
+
+    A child has `parents` parents: as many as there are, up to 64, if None and the crossover takes any number, else two.
+    """
     if elites >= population:
         raise InputError(f"algorithm.elites: {elites} must be below the population of {population}")
+    any_number = getattr(crossover, "func", crossover) is weighted
+    if parents is None:
+        parents = min(MANY, population) if any_number else 2
+    if parents != 2 and getattr(crossover, "func", crossover) in CROSSOVERS.values() and not any_number:
+        raise InputError(f"algorithm.parents: {parents}, and the crossover takes two; weighted takes any number")
 
     def init(start: Tensor, sigma: float | Tensor, context: Context) -> GAState:
         genomes = noisy(start, population, sigma, context.generator("init"))
-        parents = torch.full((population, 2), -1, device=start.device)
-        first = Population(genomes, {}, parents)
+        none = torch.full((population, parents), -1, device=start.device)
+        first = Population(genomes, {}, none)
         # What an individual carries beside its genes is what the mutation gives to those that come without.
-        traits = mutation(Population(genomes[:, :0], {}, parents), context, layout).traits
+        traits = mutation(Population(genomes[:, :0], {}, none), context, layout).traits
         return GAState(first._replace(traits=traits), start.new_empty(0, dtype=torch.float64))
 
     def ask(state: GAState, context: Context) -> Population:
@@ -59,12 +69,13 @@ def ga(
             return state.population
         before, count = state.population, population - elites
         kept = state.fitness.topk(elites).indices
-        parents = selection(state.fitness, 2 * count, context.generator("select")).view(2, count).T.contiguous()
+        mates = selection(state.fitness, parents * count, context.generator("select")).view(parents, count).T
+        mates = mates.gather(1, state.fitness[mates].argsort(dim=1, descending=True, stable=True))  # best first
         children = mutation(
             Population(
-                crossover(before.genomes, parents, layout, context.generator("crossover")),
-                {name: trait[parents[:, 0]] for name, trait in before.traits.items()},
-                parents,
+                crossover(before.genomes, mates, layout, context.generator("crossover")),
+                {name: trait[mates[:, 0]] for name, trait in before.traits.items()},
+                mates,
             ),
             context,
             layout,
@@ -72,14 +83,14 @@ def ga(
         return Population(
             torch.cat([before.genomes[kept], children.genomes]),
             {name: torch.cat([before.traits[name][kept], trait]) for name, trait in children.traits.items()},
-            torch.cat([torch.stack([kept, torch.full_like(kept, -1)], dim=1), parents]),
+            torch.cat([torch.nn.functional.pad(kept[:, None], (0, parents - 1), value=-1), mates]),
         )
 
     def tell(state: GAState, scored: Population, scores: Scores) -> GAState:
         return GAState(scored, fitness_of(scores))
 
     def candidates(state: GAState) -> dict[str, Tensor]:
-        order = state.fitness.topk(max(1, elites)).indices
+        order = state.fitness.topk(max(1, elites, population // 4)).indices
         order = order[state.fitness[order] > -torch.inf]
         genomes = state.population.genomes[order]
         named = {"best": genomes[:1], "elite_mean": genomes.mean(0, keepdim=True) if len(order) > 1 else genomes[:0]}
