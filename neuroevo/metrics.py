@@ -7,15 +7,18 @@ along contiguous samples, and takes any other by one copy; half precision is com
 A metric whose statistics add over samples is `Additive`, so that the logits never have to exist all at once; any other
 is a plain function of all of them (`Whole`), as a user's own metric is. The predicted class is the first of the highest
 logits, as for `argmax`. A NaN or infinite logit never raises and touches its own individual only, whose score then
-means nothing (NaN or, where only hits count, a miss).
+means nothing (NaN or, where only predictions count, a NaN sample is of no predicted class: the worst miss there is).
 """
 
+import math
 from collections.abc import Callable
-from typing import Annotated, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 from annotated_types import Ge
 from torch import Tensor
+
+from neuroevo.errors import InputError
 
 
 class Additive(NamedTuple):
@@ -73,11 +76,38 @@ def _predicted(x: Tensor) -> Tensor:
     return classes - ((x == x.amax(1, keepdim=True)) * weights).amax(1)
 
 
-def _per_class(hits: Tensor, x: Tensor, targets: Tensor) -> Tensor:
-    """Return hits and samples of each class, `[n, 2, C]` float64, of `hits [n, B]` bool."""
+def _per_class(values: Tensor, x: Tensor, targets: Tensor) -> Tensor:
+    """Return the sum of `values [n, B]`, such as hits, and the samples of each class, `[n, 2, C]` float64."""
     shape = len(x), x.shape[1]
-    counts = torch.zeros(shape, dtype=torch.float64, device=x.device).index_add_(1, targets, hits.double())
-    return torch.stack([counts, targets.bincount(minlength=shape[1]).expand(shape)], 1)
+    sums = torch.zeros(shape, dtype=torch.float64, device=x.device).index_add_(1, targets, values.double())
+    return torch.stack([sums, targets.bincount(minlength=shape[1]).expand(shape)], 1)
+
+
+def _tallies(values: Callable[[Tensor, Tensor, int], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
+    """Make statistics `[n, 3 C]`: of each class the sum of `values`, its samples, and how often it is predicted.
+
+    `(targets [B], predicted [n, B], C) -> values [n, B]`; the class predicted is C where there is none. What a metric
+    needs of the confusion matrix is in these 3 C numbers, where the matrix would take C * C of every individual.
+    """
+
+    def statistics(logits: Tensor, targets: Tensor) -> Tensor:
+        x = _by_class(logits)
+        chosen, classes = _predicted(x), x.shape[1]
+        counts = x.new_zeros(len(x), classes + 1, dtype=torch.float64)  # one more, for no class
+        counts.scatter_add_(1, chosen.long(), counts.new_ones(()).expand(chosen.shape))
+        found = _per_class(values(targets, chosen, classes), x, targets)
+        return torch.cat([found.flatten(1), counts[:, :-1]], 1)
+
+    return statistics
+
+
+def _hits(targets: Tensor, chosen: Tensor, classes: int) -> Tensor:
+    return chosen == targets
+
+
+def _with_none(samples: Tensor, predicted: Tensor) -> Tensor:
+    """Return how often each class and none is predicted, `[n, C + 1]`, of samples and predictions `[n, C]`."""
+    return torch.cat([predicted, (samples - predicted).sum(1, keepdim=True)], 1)
 
 
 def _mean(per_sample: Callable[[Tensor, Tensor], Tensor]) -> Additive:
@@ -142,19 +172,81 @@ def worst_class_accuracy() -> Metric:
 def macro_f1() -> Metric:
     """Mean F1 over the classes that occur in targets or predictions."""
 
-    def statistics(logits: Tensor, targets: Tensor) -> Tensor:
-        x = _by_class(logits)
-        chosen = _predicted(x)
-        counts = x.new_zeros(len(x), x.shape[1] + 1, dtype=torch.float64)  # one more, for no class
-        counts.scatter_add_(1, chosen.long(), counts.new_ones(()).expand(chosen.shape))
-        return torch.cat([_per_class(chosen == targets, x, targets).flatten(1), counts[:, :-1]], 1)
-
     def finish(totals: Tensor) -> Tensor:
         hits, samples, predicted = totals.chunk(3, 1)
         either = samples + predicted
         return (2 * hits / either.clamp(min=1)).sum(1) / (either > 0).sum(1)
 
-    return Additive(statistics, finish)
+    return Additive(_tallies(_hits), finish)
+
+
+def kappa(*, weights: Literal["linear", "quadratic"] | None = None) -> Metric:
+    """Cohen's kappa: 1 - disagreement / disagreement by chance, of targets and predictions; 0 where both are one class.
+
+    Cohen 1960, https://doi.org/10.1177/001316446002000104, and with weights 1968, https://doi.org/10.1037/h0026256:
+    classes disagree by 1, by their distance (`linear`) or by its square. A sample of no predicted class (NaN) disagrees
+    as if with the class farthest from its own, and counts among the predictions as a class apart: where all are NaN,
+    kappa is 0.
+    """
+
+    def apart(true: Tensor, chosen: Tensor, classes: int) -> Tensor:
+        farthest = torch.maximum(true, classes - 1 - true)
+        distance = torch.where(chosen == classes, farthest, (chosen - true).abs())
+        return distance.clamp_(max=1) if weights is None else distance if weights == "linear" else distance.square_()
+
+    def finish(totals: Tensor) -> Tensor:
+        sums, samples, predicted = totals.chunk(3, 1)
+        classes = torch.arange(samples.shape[1] + 1, device=totals.device)
+        weight = apart(classes[:-1, None], classes, len(classes) - 1).to(totals.dtype)
+        by_chance = (samples @ weight * _with_none(samples, predicted)).sum(1)  # as sums: integers, exact below 2**53
+        return (1 - sums.sum(1) * samples.sum(1) / by_chance).masked_fill(by_chance == 0, 0.0)
+
+    return Additive(_tallies(apart), finish)
+
+
+def mcc() -> Metric:
+    """Matthews correlation of targets and predictions, of any number of classes; 0 where either are all of one class.
+
+    R_K of Gorodkin 2004, https://doi.org/10.1016/j.compbiolchem.2004.09.006, as scikit-learn's. A sample of no
+    predicted class (NaN) is a miss, and counts among the predictions as a class apart.
+    """
+
+    def finish(totals: Tensor) -> Tensor:
+        hits, samples, predicted = totals.chunk(3, 1)
+        n = samples.sum(1)
+        together = n * hits.sum(1) - (samples * predicted).sum(1)
+        spread = n**2 - samples.square().sum(1)
+        spread = spread * (n**2 - _with_none(samples, predicted).square().sum(1))
+        return (together / spread.sqrt()).masked_fill(spread == 0, 0.0)
+
+    return Additive(_tallies(_hits), finish)
+
+
+def cost_matrix(*, costs: list[list[float]]) -> Metric:
+    """Minus the mean cost of the predictions, `costs[true][predicted]`.
+
+    A sample of no predicted class (NaN) costs the most that any prediction of its class does. InputError where `costs`
+    is not a square of finite numbers, and, when scoring, where its size is not the number of classes.
+    """
+    where = "cost_matrix.costs"
+    for i, row in enumerate(costs):
+        if len(row) != len(costs):
+            raise InputError(
+                f"{where}: row {i} has {len(row)} costs, of {len(costs)} rows; costs[true][predicted] is square"
+            )
+        if not all(map(math.isfinite, row)):
+            raise InputError(f"{where}: row {i} is {row}; a cost is a finite number")
+    if len(costs) < 2:
+        raise InputError(f"{where}: {len(costs)} rows given; it has a row for each class, two at least")
+    table = torch.tensor(costs, dtype=torch.float64)
+    table = torch.cat([table, table.amax(1, keepdim=True)], 1)
+
+    def scores(x: Tensor, targets: Tensor) -> Tensor:
+        if x.shape[1] != len(table):
+            raise InputError(f"{where}: {len(table)} x {len(table)} given; there are {x.shape[1]} classes")
+        return -table.to(x.device).take(targets * table.shape[1] + _predicted(x))
+
+    return _mean(scores)
 
 
 def auroc() -> Metric:
@@ -228,12 +320,15 @@ METRICS: dict[str, Callable[..., Metric]] = {
     "balanced_accuracy": balanced_accuracy,
     "worst_class_accuracy": worst_class_accuracy,
     "macro_f1": macro_f1,
+    "kappa": kappa,
+    "mcc": mcc,
+    "cost_matrix": cost_matrix,
     "auroc": auroc,
     "calibration_error": calibration_error,
     "brier": brier,
 }
 
-LOWER_IS_BETTER = frozenset({"cross_entropy", "calibration_error", "brier"})  # their scores are negated
+LOWER_IS_BETTER = frozenset({"cross_entropy", "cost_matrix", "calibration_error", "brier"})  # their scores are negated
 
 
 def adjusted(metric: Metric, offset: Tensor) -> Metric:

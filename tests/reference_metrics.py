@@ -1,6 +1,7 @@
 """Slow, obvious metrics of one individual at a time: the oracle of test_metrics.
 
-Each takes logits `[B, C]` and targets `[B]` as NumPy arrays, and gives the score (higher is better) as a float.
+Each takes logits `[B, C]` and targets `[B]` as NumPy arrays, and gives the score (higher is better) as a float. A NaN
+is of no predicted class, C.
 """
 
 import numpy as np
@@ -15,7 +16,7 @@ def probabilities(logits):
 
 
 def predictions(logits):
-    return [list(row).index(max(row)) for row in logits.tolist()]
+    return [len(row) if any(x != x for x in row) else list(row).index(max(row)) for row in logits.tolist()]
 
 
 def cross_entropy(logits, targets):
@@ -65,6 +66,42 @@ def macro_f1(logits, targets):
     return float(np.mean(scores))
 
 
+def confusion(logits, targets):
+    """Samples of each class, predicted as each class or, in a last column, as none."""
+    classes = logits.shape[1]
+    table = np.zeros((classes, classes + 1))
+    for p, t in zip(predictions(logits), targets, strict=True):
+        table[t, p] += 1
+    return table
+
+
+def kappa(logits, targets, weights=None):
+    seen = confusion(logits, targets)
+    chance = np.outer(seen.sum(1), seen.sum(0)) / seen.sum()
+    apart = np.zeros(seen.shape)
+    for t in range(len(apart)):
+        for p in range(len(apart)):
+            distance = abs(t - p)
+            apart[t, p] = {None: float(t != p), "linear": distance, "quadratic": distance**2}[weights]
+        apart[t, -1] = max(apart[t])
+    return float(1 - (apart * seen).sum() / (apart * chance).sum()) if (apart * chance).sum() else 0.0
+
+
+def mcc(logits, targets):
+    """The correlation of one-hot targets and one-hot predictions: sums over classes of their covariances."""
+    classes = range(logits.shape[1] + 1)
+    t = np.array([[float(c == one) for c in classes] for one in targets])
+    p = np.array([[float(c == one) for c in classes] for one in predictions(logits)])
+    t, p = t - t.mean(0), p - p.mean(0)
+    spread = np.sqrt((t * t).sum() * (p * p).sum())
+    return float((t * p).sum() / spread) if spread > 1e-9 else 0.0
+
+
+def cost_matrix(logits, targets, costs):
+    paid = [[*costs[t], max(costs[t])][p] for p, t in zip(predictions(logits), targets, strict=True)]
+    return -sum(paid) / len(targets)
+
+
 def auroc(logits, targets):
     p = probabilities(logits)
     areas = []
@@ -99,7 +136,17 @@ REFERENCES = {
     "balanced_accuracy": balanced_accuracy,
     "worst_class_accuracy": worst_class_accuracy,
     "macro_f1": macro_f1,
+    "kappa": kappa,
+    "mcc": mcc,
+    "cost_matrix": cost_matrix,
     "auroc": auroc,
     "calibration_error": calibration_error,
     "brier": brier,
 }
+
+
+def required(name, classes):
+    """Values for the options of a metric that have no default."""
+    if name != "cost_matrix":
+        return {}
+    return {"costs": [[0.0 if t == p else 0.7 + (3 * t + p) % 5 for p in range(classes)] for t in range(classes)]}

@@ -79,6 +79,15 @@ def test_the_resolved_config_is_whole_and_reads_back_to_itself() -> None:
         ({"algorithm": {"elites": 300}}, ""),
         ({"algorithm": ["ga"]}, "algorithm: a name, or a mapping with one, expected; algorithm has: ga"),
         ({"budget": 5}, "budget: 5 given, a mapping expected"),
+        ({"fitness": {"metric": "cost_matrix"}}, "fitness.metric.costs: field required"),
+        (
+            {"fitness": {"metric": {"name": "cost_matrix", "costs": [[0, 1], [float("nan"), 0]]}}},
+            "fitness.metric.costs.1.0: nan given; ",
+        ),
+        (
+            {"validate": {"metric": {"name": "kappa", "weights": "cubic"}}},
+            "validate.metric.weights: 'cubic' given; input should be 'linear' or 'quadratic'",
+        ),
         ({"fitness": {"metric": "os.path:nothing"}}, "fitness.metric.name: os.path:nothing can't be imported"),
         ({"head": {"name": "nowhere:f"}}, "head.name: nowhere:f can't be imported (ModuleNotFoundError"),
         ({"head": {"init": "ones"}}, "head.init: 'ones' given; input should be 'zero', 'default' or 'network'"),
@@ -164,7 +173,7 @@ def test_a_users_own_part_is_named_by_import_path_and_its_signature_is_its_schem
 
 @pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind, table in TABLES.items() for name in table])
 def test_every_part_of_every_table_has_a_schema_with_defaults_and_a_first_line(kind: str, name: str) -> None:
-    required = {"root": "/x"} if name == "image_folder" else {}
+    required = {"image_folder": {"root": "/x"}, "cost_matrix": {"costs": [[0, 1], [2.5, 0]]}}.get(name, {})
     part = config.part(kind, {"name": name, **required}, kind)
     assert callable(part.bound())
     doc = TABLES[kind][name].__doc__

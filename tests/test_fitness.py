@@ -1,5 +1,6 @@
 import pytest
 import torch
+from reference_metrics import required
 from torch import Tensor
 
 from neuroevo import fitness, heads
@@ -47,7 +48,7 @@ def plan(individuals: int = 1000, samples: int = 1000, limit: int = 2**30) -> Pl
 def test_scores_are_those_of_a_plain_loop_however_they_are_sliced(
     name: str, individuals: int, samples: int, limit: int, device: torch.device
 ) -> None:
-    rows, index, metric = Rows(device=device), torch.arange(0, 2 * B, 2), METRICS[name]()
+    rows, index, metric = Rows(device=device), torch.arange(0, 2 * B, 2), METRICS[name](**required(name, C))
     population = genomes().to(device)
     found = fitness.evaluate(
         population, LAYOUT.unflatten, FORWARD, rows, index, [metric], plan(individuals, samples, limit)
@@ -75,7 +76,7 @@ def test_every_metric_has_its_column() -> None:
 def test_individuals_with_nan_or_inf_rank_last_and_change_nobody_else(name: str, bad: float) -> None:
     population = genomes()
     population[2, 4] = bad
-    metric, index = METRICS[name](), torch.arange(B)
+    metric, index = METRICS[name](**required(name, C)), torch.arange(B)
     found = fitness.evaluate(population, LAYOUT.unflatten, FORWARD, Rows(), index, [metric], plan())
     clean = fitness.evaluate(genomes(), LAYOUT.unflatten, FORWARD, Rows(), index, [metric], plan())
     assert found.invalid.tolist() == [i == 2 for i in range(N)]

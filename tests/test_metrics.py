@@ -12,14 +12,22 @@ from annotated_types import Ge
 from sklearn import metrics as sklearn_metrics
 
 from neuroevo import metrics
+from neuroevo.errors import InputError
 from neuroevo.metrics import LOWER_IS_BETTER, METRICS, Additive, reported, score
 
+
+def build(name, classes, **options):
+    """A metric, with what it has no default for."""
+    return METRICS[name](**{**reference.required(name, classes), **options})
+
+
 ALL = sorted(METRICS)
-ADDITIVE = [name for name in ALL if isinstance(METRICS[name](), Additive)]
+ADDITIVE = [name for name in ALL if isinstance(build(name, 2), Additive)]
 SHAPES = [(1, 1, 2), (3, 17, 2), (4, 33, 7), (2, 9, 300)]  # n, B, C; over 255 classes the predictions count in int32
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 PERFECT = dict.fromkeys(ALL, 1.0) | dict.fromkeys(LOWER_IS_BETTER, 0.0)
 WORST = dict.fromkeys(ALL, 0.0) | {"cross_entropy": -50.0, "calibration_error": -1.0, "brier": -2.0}
+WORST |= {"kappa": -1.0, "mcc": -1.0, "cost_matrix": -3.0}
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -43,7 +51,7 @@ def make(n, samples, classes, dtype=torch.float32, layout="view", seed=0, step=N
 
 def expected(name, logits, targets, **options):
     """The reference's score of each individual."""
-    function = partial(reference.REFERENCES[name], **options)
+    function = partial(reference.REFERENCES[name], **{**reference.required(name, logits.shape[2]), **options})
     return torch.tensor([function(one.double().numpy(), targets.numpy()) for one in logits], dtype=torch.float64)
 
 
@@ -69,7 +77,7 @@ def test_agrees_with_the_reference(name, dtype, step):
         if step and name == "auroc":  # equal samples: permuted logits tie, but round apart in the reference
             logits, targets = make(*shape, dtype, layout, seed)
             logits[:, ::2] = logits[:, :1].clone()
-        found = score(METRICS[name](), logits, targets)
+        found = score(build(name, shape[2]), logits, targets)
         assert found.shape == (shape[0],)
         assert found.dtype == torch.float64
         wanted = expected(name, logits, targets)
@@ -79,7 +87,9 @@ def test_agrees_with_the_reference(name, dtype, step):
 
 @pytest.mark.parametrize(
     ("name", "options"),
-    [("top_k", {"k": k}) for k in (1, 2, 6, 7, 99)] + [("calibration_error", {"bins": b}) for b in (1, 2, 10, 100)],
+    [("top_k", {"k": k}) for k in (1, 2, 6, 7, 99)]
+    + [("calibration_error", {"bins": b}) for b in (1, 2, 10, 100)]
+    + [("kappa", {"weights": w}) for w in ("linear", "quadratic")],
 )
 @pytest.mark.parametrize("step", [None, 2.0], ids=["", "tied"])
 def test_options_agree_with_the_reference(name, options, step):
@@ -94,6 +104,7 @@ def roc_auc(logits, targets):
     return sum(sklearn_metrics.roc_auc_score(targets == c, probabilities[:, c]) for c in present) / len(present)
 
 
+COSTS = reference.required("cost_matrix", 8)["costs"]
 SKLEARN = {  # of (logits [B, C], targets [B]) as NumPy arrays
     "cross_entropy": lambda x, t: -sklearn_metrics.log_loss(t, reference.probabilities(x), labels=range(x.shape[1])),
     "accuracy": lambda x, t: sklearn_metrics.accuracy_score(t, x.argmax(1)),
@@ -103,6 +114,11 @@ SKLEARN = {  # of (logits [B, C], targets [B]) as NumPy arrays
         t, x.argmax(1), labels=sorted(set(t.tolist())), average=None
     ).min(),
     "macro_f1": lambda x, t: sklearn_metrics.f1_score(t, x.argmax(1), average="macro", zero_division=0),
+    "kappa": lambda x, t: sklearn_metrics.cohen_kappa_score(t, x.argmax(1)),
+    "mcc": lambda x, t: sklearn_metrics.matthews_corrcoef(t, x.argmax(1)),
+    "cost_matrix": lambda x, t: (
+        -(sklearn_metrics.confusion_matrix(t, x.argmax(1), labels=range(8)) * COSTS).sum() / len(t)
+    ),
     "auroc": roc_auc,
     "brier": lambda x, t: (
         -sklearn_metrics.brier_score_loss(t, reference.probabilities(x), labels=range(x.shape[1]), scale_by_half=False)
@@ -118,13 +134,38 @@ def test_agrees_with_scikit_learn(name, absent):
     targets = torch.where(targets == 3, 4, targets) if absent else targets
     assert len(targets.unique()) == 8 - absent
     wanted = torch.tensor([SKLEARN[name](one.numpy(), targets.numpy()) for one in logits], dtype=torch.float64)
-    torch.testing.assert_close(score(METRICS[name](), logits, targets), wanted, **close())
+    torch.testing.assert_close(score(build(name, 8), logits, targets), wanted, **close())
+
+
+@pytest.mark.parametrize("weights", [None, "linear", "quadratic"])
+@pytest.mark.parametrize("classes", [2, 3, 8, 300])
+def test_weighted_kappa_agrees_with_scikit_learn(weights, classes):
+    logits, targets = make(5, 101, classes)
+    wanted = [
+        sklearn_metrics.cohen_kappa_score(targets, one.argmax(1), labels=range(classes), weights=weights)
+        for one in logits
+    ]
+    found = score(METRICS["kappa"](weights=weights), logits, targets)
+    torch.testing.assert_close(found, torch.tensor(wanted, dtype=torch.float64), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("options", [{"name": "mcc"}, *({"name": "kappa", "weights": w} for w in (None, "quadratic"))])
+@pytest.mark.parametrize(("target", "predicted"), [([2] * 6, [2] * 6), ([2] * 6, [0] * 6), ([0, 1, 2] * 2, [1] * 6)])
+@pytest.mark.filterwarnings("ignore:A single label was found")
+def test_a_correlation_with_what_never_changes_is_0_as_scikit_learn_has_it(options, target, predicted):
+    name, rest = options["name"], {key: value for key, value in options.items() if key != "name"}
+    if name == "mcc":
+        assert sklearn_metrics.matthews_corrcoef(target, predicted) == 0.0
+    elif target != predicted:  # where it has NaN, and NaN would rank a perfect individual last
+        assert sklearn_metrics.cohen_kappa_score(target, predicted, **rest) == 0.0
+    found = score(METRICS[name](**rest), spike(torch.tensor(predicted), 4), torch.tensor(target))
+    assert found.tolist() == [0.0]
 
 
 @pytest.mark.parametrize("name", ADDITIVE)
 @pytest.mark.parametrize("cuts", [[0, 60], [0, 1, 60], [0, 20, 21, 50, 60], list(range(61))], ids=len)
 def test_statistics_of_slices_add_up_to_the_whole(name, cuts):
-    metric = METRICS[name]()
+    metric = build(name, 6)
     logits, targets = make(3, 60, 6)
     parts = [metric.statistics(logits[:, a:b], targets[a:b]) for a, b in pairwise(cuts)]
     assert all(part.dtype == torch.float64 and part.shape == parts[0].shape and len(part) == 3 for part in parts)
@@ -152,7 +193,7 @@ def test_layout_and_strides_change_nothing(name):
         logits.permute(1, 2, 0).contiguous().permute(2, 0, 1),
     ):
         torch.testing.assert_close(
-            score(METRICS[name](), other, targets), score(METRICS[name](), logits, targets), rtol=0, atol=0
+            score(build(name, 6), other, targets), score(build(name, 6), logits, targets), rtol=0, atol=0
         )
 
 
@@ -160,7 +201,7 @@ def test_layout_and_strides_change_nothing(name):
 def test_individuals_are_scored_apart_and_samples_in_any_order(name):
     logits, targets = make(5, 40, 6)
     before = logits.clone()
-    metric = METRICS[name]()
+    metric = build(name, 6)
     together = score(metric, logits, targets)
     assert len(together.unique()) > 1 or name == "worst_class_accuracy"
     alone = torch.cat([score(metric, logits[i : i + 1], targets) for i in range(5)])
@@ -175,8 +216,8 @@ def test_individuals_are_scored_apart_and_samples_in_any_order(name):
 @pytest.mark.parametrize("classes", [6, 300])
 def test_a_gpu_gives_the_same_scores_each_time(name, classes):
     logits, targets = make(5, 400, classes)
-    found = [score(METRICS[name](), logits.cuda(), targets.cuda()) for _ in range(3)]
-    torch.testing.assert_close(found[0].cpu(), score(METRICS[name](), logits, targets), **close())
+    found = [score(build(name, classes), logits.cuda(), targets.cuda()) for _ in range(3)]
+    torch.testing.assert_close(found[0].cpu(), score(build(name, classes), logits, targets), **close())
     assert torch.equal(found[0], found[1])
     assert torch.equal(found[0], found[2])
 
@@ -186,11 +227,12 @@ def test_a_gpu_gives_the_same_scores_each_time(name, classes):
 def test_perfect_and_worst_predictions(name, present):
     targets = torch.tensor(present).repeat(9)
     after = torch.tensor([*present[1:], present[0]]).repeat(9)
-    metric = METRICS[name](**({"k": 1} if name == "top_k" else {}))
+    costs = (3.0 - 3 * torch.eye(7)).tolist()
+    metric = build(name, 7, **{"top_k": {"k": 1}, "cost_matrix": {"costs": costs}}.get(name, {}))
     perfect, worst = score(metric, spike(targets, 7), targets), score(metric, spike(after, 7), targets)
     torch.testing.assert_close(perfect, torch.tensor([PERFECT[name]]).double(), **close())
-    if name == "auroc":  # the lowest of all only where there is one class against one
-        two = torch.tensor([0, 1, 1])
+    if name in ("auroc", "kappa", "mcc"):  # the lowest of all only where there is one class against one
+        two = torch.tensor([0, 1, 1, 0])
         perfect, worst = score(metric, spike(two, 2), two), score(metric, spike(1 - two, 2), two)
     torch.testing.assert_close(worst, torch.tensor([WORST[name]]).double(), **close())
 
@@ -245,17 +287,70 @@ def test_a_confidence_at_an_edge_is_in_the_bin_below():
 @pytest.mark.parametrize("where", ["one", "sample", "all"])
 def test_a_bad_individual_raises_nothing_and_leaves_the_others_alone(name, bad, where):
     logits, targets = make(3, 20, 5)
-    wanted = score(METRICS[name](), logits, targets)
+    wanted = score(build(name, 5), logits, targets)
     logits[(1, 3, 2) if where == "one" else (1, 3) if where == "sample" else 1] = bad
-    found = score(METRICS[name](), logits, targets)
+    found = score(build(name, 5), logits, targets)
     torch.testing.assert_close(found[[0, 2]], wanted[[0, 2]], rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("name", ALL)
 def test_an_individual_of_nothing_but_nan_is_never_good(name):
-    found = score(METRICS[name](), torch.full((1, 20, 6), torch.nan), torch.arange(20) % 6)
-    assert found.isnan().all() or name == "auroc" or found.item() == 0.0
-    assert name not in LOWER_IS_BETTER or found.isnan().all()
+    found = score(build(name, 6), torch.full((1, 20, 6), torch.nan), torch.arange(20) % 6)
+    assert found.isnan().all() or name in ("auroc", "cost_matrix") or found.item() == 0.0
+    assert name not in LOWER_IS_BETTER - {"cost_matrix"} or found.isnan().all()
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("kappa", {"weights": w}) for w in (None, "linear", "quadratic")] + [("mcc", {}), ("cost_matrix", {})],
+)
+@pytest.mark.parametrize(("classes", "share"), [(2, 0.3), (7, 0.3), (7, 1.0), (300, 0.3)])
+def test_a_nan_sample_is_of_no_predicted_class_and_costs_what_the_worst_miss_does(name, options, classes, share):
+    logits, targets = make(4, 50, classes)
+    clean = score(build(name, classes, **options), logits, targets)
+    logits[:2, : int(50 * share), 1] = torch.nan
+    found = score(build(name, classes, **options), logits, targets)
+    torch.testing.assert_close(found, expected(name, logits, targets, **options), **close())
+    assert torch.equal(found[2:], clean[2:])
+    if name != "cost_matrix" and share == 1:
+        assert found[:2].tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("nan", [0, 9, 40])
+def test_a_cost_of_1_for_every_miss_is_accuracy_less_1(nan):
+    logits, targets = make(3, 40, 5)
+    logits[:, :nan, 2] = torch.nan
+    found = score(METRICS["cost_matrix"](costs=(1 - torch.eye(5)).tolist()), logits, targets)
+    torch.testing.assert_close(found, score(METRICS["accuracy"](), logits, targets) - 1, rtol=1e-12, atol=1e-12)
+
+
+def test_costs_are_looked_up_by_the_true_class_first():
+    targets, predicted = torch.tensor([0, 0, 1]), torch.tensor([0, 1, 0])
+    assert score(METRICS["cost_matrix"](costs=[[1, 6], [-16, 3]]), spike(predicted, 2), targets).item() == 3.0
+
+
+@pytest.mark.parametrize(
+    ("costs", "message"),
+    [
+        ([], "cost_matrix.costs: 0 rows given; it has a row for each class, two at least"),
+        ([[0.0]], "cost_matrix.costs: 1 rows given; it has a row for each class, two at least"),
+        ([[0, 1], [1]], "cost_matrix.costs: row 1 has 1 costs, of 2 rows; costs[true][predicted] is square"),
+        ([[0, 1, 2], [1, 0, 2]], "cost_matrix.costs: row 0 has 3 costs, of 2 rows; costs[true][predicted] is square"),
+        ([[0, 1.0], [torch.nan, 0]], "cost_matrix.costs: row 1 is [nan, 0]; a cost is a finite number"),
+        ([[0, -torch.inf], [1.0, 0]], "cost_matrix.costs: row 0 is [0, -inf]; a cost is a finite number"),
+    ],
+)
+def test_costs_that_are_no_square_of_numbers_are_refused(costs, message):
+    with pytest.raises(InputError) as caught:
+        METRICS["cost_matrix"](costs=costs)
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+def test_costs_of_other_classes_than_the_logits_are_refused(classes):
+    with pytest.raises(InputError) as caught:
+        score(build("cost_matrix", 3), *make(2, 9, classes))
+    assert str(caught.value) == f"cost_matrix.costs: 3 x 3 given; there are {classes} classes"
 
 
 def test_sums_are_float64():
@@ -268,8 +363,8 @@ def test_sums_are_float64():
 def test_autocast_changes_nothing(name):
     logits, targets = make(2, 2000, 3)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = score(METRICS[name](), logits, targets)
-    assert torch.equal(found, score(METRICS[name](), logits, targets))
+        found = score(build(name, 3), logits, targets)
+    assert torch.equal(found, score(build(name, 3), logits, targets))
 
 
 def test_a_function_of_the_users_is_a_metric():
@@ -285,7 +380,8 @@ def test_a_function_of_the_users_is_a_metric():
 @pytest.mark.parametrize("name", ALL)
 def test_reported_is_the_usual_quantity(name):
     logits, targets = make(1, 40, 6)
-    value = score(METRICS[name](), logits, targets).item()
+    logits = logits + spike(targets, 6, height=1.0)  # better than chance, below which a correlation is negative
+    value = score(build(name, 6), logits, targets).item()
     assert reported(name, value) == abs(value) > 0 or name == "worst_class_accuracy"
     assert (value < 0) == (name in LOWER_IS_BETTER)
 
@@ -299,9 +395,10 @@ def test_the_signature_is_a_schema(name):
     assert METRICS[name].__doc__
     for option in inspect.signature(METRICS[name]).parameters.values():
         assert option.kind is option.KEYWORD_ONLY
-        assert option.default is not option.empty
-        assert get_origin(option.annotation) is Annotated
-        assert any(isinstance(limit, Ge) for limit in option.annotation.__metadata__)
+        assert (option.default is option.empty) == (option.name in reference.required(name, 2))
+        assert option.annotation not in (int, float)  # a bare number has its limits in the signature
+        if get_origin(option.annotation) is Annotated:
+            assert any(isinstance(limit, Ge) for limit in option.annotation.__metadata__)
 
 
 def test_adjusted_adds_an_offset_to_the_logits():
