@@ -6,10 +6,12 @@ from typing import Any
 from neuroevo.algorithms.base import Algorithm, Part
 from neuroevo.algorithms.fixed import fixed
 from neuroevo.algorithms.ga import ga
+from neuroevo.algorithms.pso import pso
 
 ALGORITHMS: dict[str, Callable[..., Algorithm[Any]]] = {
     "ga": ga,
     "fixed": fixed,
+    "pso": pso,
 }
 
 __all__ = ["ALGORITHMS", "Algorithm", "Part"]
