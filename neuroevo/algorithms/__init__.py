@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from neuroevo.algorithms.base import Algorithm, Part
+from neuroevo.algorithms.de import de
 from neuroevo.algorithms.fixed import fixed
 from neuroevo.algorithms.ga import ga
 from neuroevo.algorithms.pso import pso
@@ -12,6 +13,7 @@ ALGORITHMS: dict[str, Callable[..., Algorithm[Any]]] = {
     "ga": ga,
     "fixed": fixed,
     "pso": pso,
+    "de": de,
 }
 
 __all__ = ["ALGORITHMS", "Algorithm", "Part"]
