@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from neuroevo.algorithms.base import Algorithm, Part
+from neuroevo.algorithms.baselines import hill_climbing, random
 from neuroevo.algorithms.de import de
 from neuroevo.algorithms.fixed import fixed
 from neuroevo.algorithms.ga import ga
@@ -14,6 +15,8 @@ ALGORITHMS: dict[str, Callable[..., Algorithm[Any]]] = {
     "fixed": fixed,
     "pso": pso,
     "de": de,
+    "random": random,
+    "hill_climbing": hill_climbing,
 }
 
 __all__ = ["ALGORITHMS", "Algorithm", "Part"]
