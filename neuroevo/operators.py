@@ -37,7 +37,7 @@ Probability = Annotated[float, Ge(0), Le(1)]
 CPU_BLOCK, GPU_BLOCK = 2**15, 2**26
 
 
-def _blocks(genomes: Tensor) -> Iterator[tuple[slice, slice]]:
+def blocks(genomes: Tensor) -> Iterator[tuple[slice, slice]]:
     """Cut `[m, g]` into blocks of rows, or of one row's columns where a row is larger than a block."""
     size = CPU_BLOCK if genomes.device.type == "cpu" else GPU_BLOCK
     m, g = genomes.shape
@@ -158,7 +158,7 @@ class _Coins:
         # As many random bits a place as the rate has binary digits. From the last digit d on, the chance p of a bit, at
         # first 0, becomes (d + p) / 2 by combining it with a fair one: `or` if d is 1, `and` if it is 0.
         *digits, _ = list(f"{threshold:0{bits}b}".rstrip("0")) if 0 < threshold < 2**bits else ["0"]
-        for rows, columns in _blocks(packed):
+        for rows, columns in blocks(packed):
             part = packed[rows, columns]
             if threshold in (0, 2**bits):
                 part.fill_(-1 if threshold else 0)
@@ -198,7 +198,7 @@ def _mate(genomes: Tensor, parents: Tensor, mix: Callable[[Tensor, Tensor, slice
     """Make children block by block: `mix(first, second, rows, columns)` turns first parents' genes into children's."""
     children = genomes.new_empty(len(parents), genomes.shape[1])
     first, second = parents.T.contiguous()
-    for rows, columns in _blocks(children):
+    for rows, columns in blocks(children):
         child, source = children[rows, columns], genomes[:, columns]
         torch.index_select(source, 0, first[rows], out=child)
         mix(child, source.index_select(0, second[rows]), rows, columns)
@@ -463,7 +463,7 @@ Normal = Callable[..., Tensor]  # shape -> standard normal numbers
 def _add(genomes: Tensor, step: Tensor, layout: Layout, coins: _Coins | None, normal: Normal) -> None:
     """Add to each gene its own noise, of deviation `step` [1 or m, 1 or t], where the coins choose it."""
     parameters = _parameters(layout).to(genomes.device)
-    for rows, columns in _blocks(genomes):
+    for rows, columns in blocks(genomes):
         child = genomes[rows, columns]
         noise = normal(*child.shape)
         if coins:
@@ -498,7 +498,7 @@ def _add_safely(genomes: Tensor, step: Tensor, context: Context, normal: Normal)
         sensitivity = context.sensitivity(children)
         usual = sensitivity.square().mean(1, keepdim=True).sqrt()
         sensitivity = sensitivity.clamp_(min=(LEAST_SENSITIVE * usual).clamp(min=torch.finfo(genomes.dtype).tiny))
-        for rows, columns in _blocks(children):
+        for rows, columns in blocks(children):
             child = children[rows, columns]
             child.addcdiv_(normal(*child.shape) * (own[rows] / math.sqrt(genomes.shape[1])), sensitivity[rows, columns])
 

@@ -414,6 +414,28 @@ def test_a_hybrid_that_is_stopped_resumes_to_the_same_bytes(tmp_path: Path, give
     stopped(tmp_path, sets, 5)
 
 
+OTHERS: dict[str, list[str]] = {
+    "pso": ["algorithm.neighbourhood=ring"],
+    "de": ["algorithm.strategy=current_to_best"],
+    "random": [],
+    "hill_climbing": ["algorithm.sigma=0.02"],
+}
+
+
+@pytest.mark.parametrize("refined", [False, True])
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_run_of_another_algorithm_that_is_stopped_resumes_to_the_same_bytes(
+    tmp_path: Path, name: str, refined: bool
+) -> None:
+    common = [s for s in SETS if not s.startswith(("algorithm.", "budget."))]
+    learning = ["refine.steps=2", "refine.batch_size=32", "refine.optimizer_state=inherit", "refine.lr=[0.001, 0.1]"]
+    sets = [*common, f"algorithm.name={name}", "algorithm.population=7", "budget.generations=9", *OTHERS[name]]
+    stopped(tmp_path, [*sets, *(learning if refined else [])], 5)
+    rows = 7 + 8 * 7 * (2 if name in ("pso", "de") else 1)  # what is remembered is scored again, and counted
+    lines = (tmp_path / "whole" / "history.jsonl").read_text().splitlines()
+    assert json.loads(lines[-1])["forward_samples"] == rows * (100 + 2 * 32 * refined)
+
+
 def stopped(tmp_path: Path, sets: list[str], generation: int) -> None:
     """Compare a run that is interrupted after a generation, and resumed, with one that isn't."""
     experiment.run(load(None, sets), str(tmp_path / "whole"), "test", Quiet())

@@ -4,19 +4,26 @@ from collections.abc import Callable
 from typing import Any
 
 from neuroevo.algorithms.base import Algorithm, Part
+from neuroevo.algorithms.baselines import hill_climbing, random
+from neuroevo.algorithms.de import de
 from neuroevo.algorithms.evolution_strategies import cem, es, pgpe, sep_cma, snes, xnes
 from neuroevo.algorithms.fixed import fixed
 from neuroevo.algorithms.ga import ga
+from neuroevo.algorithms.pso import pso
 
 ALGORITHMS: dict[str, Callable[..., Algorithm[Any]]] = {
     "ga": ga,
-    "fixed": fixed,
     "snes": snes,
     "xnes": xnes,
     "pgpe": pgpe,
     "cem": cem,
     "sep_cma": sep_cma,
     "es": es,
+    "pso": pso,
+    "de": de,
+    "hill_climbing": hill_climbing,
+    "random": random,
+    "fixed": fixed,
 }
 
 __all__ = ["ALGORITHMS", "Algorithm", "Part"]
