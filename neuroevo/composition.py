@@ -503,8 +503,8 @@ def compose(
     for name in ("accuracy", "cross_entropy"):
         parts.setdefault(name, config.part("metric", name, name))
     return Experiment(
-        c, device, home, whole.classes, splits, cached, scaled, backbone, head, first, dim, layout, base | of_head, forward,
-        Plans(plan, list(changes)), c.algorithm.bound()(layout),
+        c, device, home, whole.classes, splits, cached, scaled, backbone, head, first, dim, layout, base | of_head,
+        forward, Plans(plan, list(changes)), c.algorithm.bound()(layout),
         {name: part.metric() for name, part in parts.items()}, computed,
     )  # fmt: skip
 

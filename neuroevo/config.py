@@ -103,7 +103,8 @@ class Features(Section):
     """What is done to features before the head; it folds back into the exported network."""
 
     standardise: bool = True
-    components: Count | None = 256  # principal ones, at most; null, or by default in deep parts: features as they are
+    # Principal ones, at most; null: features as they are, the default where more than a head from zero evolves.
+    components: Count | None = 256
     whitening: Annotated[float, Ge(0), Le(1)] | None = None  # divides by deviation ** whitening; 0.5 with components
     dtype: Literal["float32", "float16"] = "float32"  # in which they are cached
     views: Count | Literal["live"] = 1  # augmented views of each train image that are cached, or fresh ones each time
@@ -405,6 +406,7 @@ def check(raw: Mapping[str, Any]) -> Config:
     backbone, own = section(Backbone, mapping("backbone"), "backbone"), section(Head, _own(head, Head), "head")
     if not own.trainable and not backbone.trainable:
         raise InputError("head.trainable: false leaves nothing to evolve; name parts in backbone.trainable")
+    genome = section(Genome, mapping("genome"), "genome")
     search = part("algorithm", algorithm, "algorithm")
     mutation = search.options.get("mutation")
     if isinstance(mutation, Part) and mutation.options.get("relative", False) is None:
@@ -417,8 +419,11 @@ def check(raw: Mapping[str, Any]) -> Config:
         backbone=backbone,
         head=own,
         head_part=part("head", {"name": DEFAULT_NAMES["head"]} | _rest(head, Head), "head"),
-        features=_projected(section(Features, mapping("features"), "features"), bool(backbone.trainable)),
-        genome=section(Genome, mapping("genome"), "genome"),
+        features=_projected(
+            section(Features, mapping("features"), "features"),
+            bool(backbone.trainable or genome.start or own.init == "network"),
+        ),
+        genome=genome,
         algorithm=search,
         refine=None if refine is None else section(Refine, _own(refine, Refine), "refine"),
         optimizer=None if refine is None else part("refine", optimizer, "refine"),
@@ -433,9 +438,10 @@ def check(raw: Mapping[str, Any]) -> Config:
     )
 
 
-def _projected(features: Features, deep: bool) -> Features:
-    """Fill in what a projection does by default: where more than a head evolves, there is none."""
-    components = None if deep and "components" not in features.model_fields_set else features.components
+def _projected(features: Features, bare: bool) -> Features:
+    """Fill in what a projection does by default; `bare`: features are needed as they are."""
+    bare = bare or not features.standardise
+    components = None if bare and "components" not in features.model_fields_set else features.components
     whitening = (0.5 if components else 0.0) if features.whitening is None else features.whitening
     return features.model_copy(update={"components": components, "whitening": whitening})
 

@@ -95,7 +95,10 @@ def estimate(c: Config) -> Rows:
     backbone = composition.build_backbone(c, whole)
     height, width = backbone.transform.size
     dim = height * width * backbone.transform.channels if backbone.own_head is None else backbone.own_head.in_features
-    head = composition.make_head(c, backbone, dim, len(whole.classes))
+    seen = dim
+    if c.features.components is not None or c.features.whitening:  # constant features have no component: at most
+        seen = min(c.features.components or dim, dim, len(splits["train"]) - 1)
+    head = composition.make_head(c, backbone, seen, len(whole.classes))
     evolved = [backbone.body.get_parameter(name) for name in backbone.trainable]
     genes = sum(p.numel() for p in (*evolved, *(head.parameters() if c.head.trainable else ())))
     n = int(c.algorithm.options.get("population", 1))
@@ -109,7 +112,7 @@ def estimate(c: Config) -> Rows:
     generations = min((g for g in budgets if g), default=None)
     rows: Rows = [("images", ", ".join(f"{name} {len(index):,}" for name, index in splits.items()))]
     if backbone.cut is None:
-        what, stored = f"{heads.steps(head, backbone.head)[0][0]} and on, {dim:,} features", dim
+        what, stored = f"{heads.steps(head, backbone.head)[0][0]} and on, {seen:,} features", dim
     else:
         what, stored = f"all that is trainable behind {' and '.join(backbone.cut.places)}", backbone.cut.width
     rows += [("genome", f"{genes:,} genes: {what}")]

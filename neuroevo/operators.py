@@ -323,17 +323,18 @@ def weighted(
     layout: Layout,
     generator: torch.Generator,
     *,
-    step: Annotated[float, Ge(0)] = 8.0,
+    step: Annotated[float, Ge(0), Le(1)] = 0.5,
 ) -> Tensor:
     """Return the mean of two or more parents, moved by `step` from the worse of them towards the better.
 
-    The j-th best of p has the weight (1 + step (1 - 2 j / (p - 1))) / p, j from 0: intermediate recombination at 0
-    (Beyer 1995), else weights that are negative for the worse half (Arnold 2006); Wright's heuristic crossover (1991)
-    for many parents.
+    The j-th best of p has the weight 1 / p + step / sqrt(p) (1 - 2 j / (p - 1)), j from 0: intermediate recombination
+    at 0 (Beyer 1995), else weights that are negative for the worse (Arnold 2006), as in Wright's heuristic crossover
+    (1991) of two. With the square root, what chance alone moves is step / sqrt(3) of the parents' deviation, however
+    many they are: below sqrt(3) a population can't spread by this alone.
     """
     used, places = torch.unique(parents, return_inverse=True)
-    own = torch.linspace(1, -1, parents.shape[1], dtype=genomes.dtype, device=genomes.device)
-    own = (1 + step * own) / parents.shape[1]
+    p = parents.shape[1]
+    own = 1 / p + step / math.sqrt(p) * torch.linspace(1, -1, p, dtype=genomes.dtype, device=genomes.device)
     weights = genomes.new_zeros(len(parents), len(used)).scatter_add_(1, places, own.expand(parents.shape))
     return weights @ genomes.index_select(0, used)
 

@@ -49,7 +49,7 @@ def test_a_run_from_the_command_line_to_its_table_and_all_that_follows(tmp_path:
     assert "going on after generation 3" in again.stderr
     inspected = neuroevo("inspect", folder, cwd=tmp_path)
     assert inspected.returncode == 0, inspected.stderr
-    assert "16 individuals of 650 genes" in inspected.stdout
+    assert "16 individuals of 610 genes" in inspected.stdout
     evaluated = neuroevo("evaluate", folder, cwd=tmp_path)
     assert evaluated.returncode == 0, evaluated.stderr
     assert "(270 images)" in evaluated.stdout
@@ -119,7 +119,7 @@ def test_list_validate_and_doctor_print_what_they_should(tmp_path: Path) -> None
     assert "size=4" in listed.stdout
     validated = neuroevo("validate", *QUICK, cwd=tmp_path)
     assert validated.returncode == 0, validated.stderr
-    assert "forward samples  49,152" in " ".join(validated.stdout.split()).replace("samples ", "samples  ")
+    assert "forward samples  24,576" in " ".join(validated.stdout.split()).replace("samples ", "samples  ")
     assert "population: 16" in validated.stdout
     doctor = neuroevo("doctor", cwd=tmp_path)
     assert doctor.returncode == 0

@@ -8,6 +8,7 @@ from neuroevo.algorithms.ga import ga
 from neuroevo.cost import Cost
 from neuroevo.fitness import Scores
 from neuroevo.genome import Layout, Population
+from neuroevo.operators import uniform
 from neuroevo.rng import Context
 
 CPU = torch.device("cpu")
@@ -101,7 +102,7 @@ class Best(NamedTuple):
 
 def best_of_each_generation(d: development.Development) -> Best:
     layout = Layout(("w",), ((2,),))
-    algorithm = ga(layout, population=8, elites=2)
+    algorithm = ga(layout, population=8, elites=2, crossover=uniform)
     state = algorithm.init(torch.zeros(1, 2), 0.5, Context(0, 0, 0.0, CPU))
     best = []
     for generation in range(1, 25):

@@ -82,15 +82,22 @@ def test_without_variation_children_are_their_parents() -> None:
     assert torch.equal(second.genomes, first.genomes[second.parents[:, 0]])
 
 
-def test_traits_are_inherited_from_the_first_parent_and_by_elites() -> None:
+@pytest.mark.parametrize("parents", [2, 9])
+def test_traits_are_inherited_from_the_better_of_two_parents_and_by_elites(parents: int) -> None:
     adaptive = partial(operators.gaussian, self_adaptive=True, tau=0.0, sigma=0.1)
-    algorithm = ga(LAYOUT, population=9, elites=3, mutation=adaptive)
+    algorithm = ga(LAYOUT, population=9, elites=3, parents=parents, mutation=adaptive)
     cpu = torch.device("cpu")
     state = algorithm.init(torch.randn(1, G), 0.1, context(0, cpu))
     first = algorithm.ask(state, context(1, cpu))
     first = first._replace(traits={"sigma": torch.arange(1.0, 10) / 10})
     second = algorithm.ask(algorithm.tell(state, first, scores(torch.arange(9.0))), context(2, cpu))
-    assert torch.equal(second.traits["sigma"], first.traits["sigma"][second.parents[:, 0]])
+    assert torch.equal(second.traits["sigma"][:3], first.traits["sigma"][[8, 7, 6]])
+    of_best = first.traits["sigma"][second.parents[3:, 0]]
+    if parents == 2:
+        assert torch.equal(second.traits["sigma"][3:], of_best)
+    else:
+        assert (second.traits["sigma"][3:] <= of_best).all()
+        assert (second.traits["sigma"][3:] < of_best).any()
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_does_not(device: torch.device) -> None:

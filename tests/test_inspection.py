@@ -21,9 +21,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_run_and_its_checkpoint_are_described(finished: Path) -> None:
     rows = dict(inspection.describe(str(finished))[1])
     assert rows["status"] == "finished (generations)"
-    assert rows["population"] == "12 individuals of 650 genes"
-    assert rows["  head.weight"] == "10 x 64"
-    assert rows["/population/genomes"] == "(12, 650) float32"
+    assert rows["population"] == "12 individuals of 610 genes"
+    assert rows["  head.weight"] == "10 x 60"
+    assert rows["/population/genomes"] == "(12, 610) float32"
     path = checkpoint.listed(finished / "checkpoints")[0]
     alone = dict(inspection.describe(str(path))[1])
     assert alone["generation"] == "2"
@@ -48,13 +48,13 @@ def test_every_name_of_every_table_is_listed() -> None:
 
 def test_estimates_are_what_a_run_then_costs(finished: Path) -> None:
     rows = dict(inspection.estimate(load(None, SETS)))
-    assert rows["forward samples"] == f"{2 * 12 * 1024:,}"
+    assert rows["forward samples"] == f"{2 * 12 * 512:,}"
     assert rows["genome"].startswith("650 genes")
     assert rows["images"] == "train 1,257, validation 270, test 270"
     by_samples = dict(inspection.estimate(load(None, [*SETS, "budget.generations=null", "budget.samples=30000"])))
-    assert by_samples["generations"] == "3"
+    assert by_samples["generations"] == "5"
     hybrid = dict(inspection.estimate(load(None, [*SETS, "refine.steps=5", "refine.batch_size=20"])))
-    assert hybrid["forward samples"] == f"{2 * 12 * (1024 + 100):,}"
+    assert hybrid["forward samples"] == f"{2 * 12 * (512 + 100):,}"
     assert hybrid["backward samples"] == f"{2 * 12 * 100:,}"
 
 

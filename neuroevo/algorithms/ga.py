@@ -18,7 +18,7 @@ from neuroevo.genome import Layout, Population, noisy
 from neuroevo.operators import CROSSOVERS, Crossover, Mutation, Selection, gaussian, random, weighted
 from neuroevo.rng import Context
 
-MANY = 64  # parents of a child
+MANY = 256  # parents of a child
 
 
 class GAState(NamedTuple):
@@ -46,7 +46,7 @@ def ga(
 ) -> Algorithm[GAState]:
     """Select, cross and mutate `population` individuals; the best `elites` go on unchanged.
 
-    A child has `parents` parents: as many as there are, up to 64, if None and the crossover takes any number, else two.
+    A child has `parents` parents. None: as many as there are, up to 256, if the crossover takes any number, else two.
     """
     if elites >= population:
         raise InputError(f"algorithm.elites: {elites} must be below the population of {population}")
@@ -70,11 +70,14 @@ def ga(
         before, count = state.population, population - elites
         kept = state.fitness.topk(elites).indices
         mates = selection(state.fitness, parents * count, context.generator("select")).view(parents, count).T
+        # Traits come from the better of two: of many parents, the best would be the same for all children.
+        pair = mates[:, :2]
+        giver = pair.gather(1, state.fitness[pair].argmax(1, keepdim=True)).squeeze(1)
         mates = mates.gather(1, state.fitness[mates].argsort(dim=1, descending=True, stable=True))  # best first
         children = mutation(
             Population(
                 crossover(before.genomes, mates, layout, context.generator("crossover")),
-                {name: trait[mates[:, 0]] for name, trait in before.traits.items()},
+                {name: trait[giver] for name, trait in before.traits.items()},
                 mates,
             ),
             context,
