@@ -105,7 +105,7 @@ class Features(Section):
     standardise: bool = True
     # Principal ones, at most; null: features as they are, the default where more than a head from zero evolves.
     components: Count | None = 256
-    whitening: Annotated[float, Ge(0), Le(1)] | None = None  # divides by deviation ** whitening; 0.5 with components
+    whitening: Annotated[float, Ge(0), Le(1)] | None = None  # divides by deviation ** whitening; 0.25 with components
     dtype: Literal["float32", "float16"] = "float32"  # in which they are cached
     views: Count | Literal["live"] = 1  # augmented views of each train image that are cached, or fresh ones each time
 
@@ -442,7 +442,7 @@ def _projected(features: Features, bare: bool) -> Features:
     """Fill in what a projection does by default; `bare`: features are needed as they are."""
     bare = bare or not features.standardise
     components = None if bare and "components" not in features.model_fields_set else features.components
-    whitening = (0.5 if components else 0.0) if features.whitening is None else features.whitening
+    whitening = (0.25 if components else 0.0) if features.whitening is None else features.whitening
     return features.model_copy(update={"components": components, "whitening": whitening})
 
 

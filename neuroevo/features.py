@@ -30,7 +30,7 @@ from neuroevo.errors import InputError
 
 LIVE_KEPT = 64  # batches of live views that are kept for their second use
 SLICE = 4096  # rows of features at a time
-FLAT = 1e-3  # of the first component's deviation: below that, float32 can't tell a component from rounding
+FLAT = 1e-2  # of the first deviation: by smaller ones, float32 would round logits too coarsely
 BATCH = 64  # images at a time through the backbone; fixed, so that computing features again gives the same bytes
 
 

@@ -146,6 +146,94 @@ def test_standardisation_folds_into_a_layer_and_out_again() -> None:
         torch.testing.assert_close(back[name], weights[name], rtol=1e-5, atol=1e-5)
 
 
+def correlated(n: int, d: int) -> Tensor:
+    """Features with a mean and directions of falling variance."""
+    generator = torch.Generator().manual_seed(0)
+    mixed = torch.randn(d, d, generator=generator) / d**0.5
+    return torch.randn(n, d, generator=generator) * 0.9 ** torch.arange(d) @ mixed + 3
+
+
+def fitted(rows: Tensor, components: int | None, whitening: float, train: Tensor | None = None) -> features.Projection:
+    train = torch.arange(len(rows)) if train is None else train
+    scale = features.statistics(rows, train)
+    return features.projection(*features.principal(rows, train, scale, "k"), scale, components, whitening)
+
+
+@pytest.mark.parametrize(("n", "d"), [(500, 12), (20, 30), (12, 12), (6000, 3)])
+def test_components_are_those_of_a_singular_value_decomposition(n: int, d: int) -> None:
+    rows, train = correlated(n + 5, d), torch.arange(0, n)
+    scale = features.statistics(rows, train)
+    axes, deviations = features.principal(rows, train, scale, "k")
+    z = scale(rows[train]).double().numpy()
+    _, singular, right = np.linalg.svd(z - z.mean(0), full_matrices=False)
+    kept = int((singular[: n - 1] > features.FLAT * singular[0]).sum())
+    assert axes.shape == (d, kept)
+    np.testing.assert_allclose(deviations.numpy(), singular[:kept] / n**0.5, rtol=1e-5)
+    same = np.abs(right[:kept] @ axes.numpy())
+    np.testing.assert_allclose(same, np.eye(kept), atol=1e-4)
+
+
+@pytest.mark.parametrize("components", [4, None])
+def test_projected_features_have_a_mean_variance_of_1_and_each_has_it_when_fully_whitened(
+    components: int | None,
+) -> None:
+    rows = correlated(4000, 10)
+    for whitening in (0.0, 0.5, 1.0):
+        z = fitted(rows, components, whitening)(rows)
+        variances = z.var(0, correction=0)
+        assert z.shape[1] == (components or 10)
+        torch.testing.assert_close(z.mean(0), torch.zeros(z.shape[1]), atol=1e-4, rtol=0)
+        assert float(variances.mean()) == pytest.approx(1, rel=1e-3)
+        assert (variances.diff() < 0).all() or whitening == 1
+        covariance = z.T @ z / len(z)
+        assert (covariance - covariance.diag().diag()).abs().max() < 1e-2
+    torch.testing.assert_close(variances, torch.ones(z.shape[1]), rtol=1e-2, atol=0)
+
+
+@pytest.mark.parametrize("whitening", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("components", [5, None])
+def test_a_projection_folds_into_a_layer_and_out_again(components: int | None, whitening: float) -> None:
+    rows = correlated(300, 20)
+    p = fitted(rows, components, whitening)
+    weights = {"fc.weight": torch.randn(4, 6, p.width), "fc.bias": torch.randn(4, 6)}
+    folded = p.fold(weights, "fc")
+    inside = torch.einsum("noi,bi->nbo", weights["fc.weight"], p(rows)) + weights["fc.bias"][:, None]
+    outside = torch.einsum("noi,bi->nbo", folded["fc.weight"], rows) + folded["fc.bias"][:, None]
+    assert (inside - outside).abs().max() < 1e-4 * inside.abs().mean()
+    back = p.unfold(folded, "fc")
+    for name in weights:
+        torch.testing.assert_close(back[name], weights[name], rtol=1e-3, atol=1e-3)
+
+
+def test_features_are_decomposed_once_and_others_anew(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
+    counted: list[int] = []
+    real = features._principal
+    monkeypatch.setattr(features, "_principal", lambda *given: counted.append(1) or real(*given))
+    rows = correlated(77, 5)
+    first, again = fitted(rows, 3, 0.5), fitted(rows, 2, 0.0)
+    assert len(counted) == 1
+    assert first.width == 3
+    assert again.width == 2
+    fitted(rows, 3, 0.5, torch.arange(70))
+    fitted(rows + 1, 3, 0.5)
+    assert len(counted) == 3
+    assert not list((cache / "features").glob("*.partial"))
+
+
+def test_features_are_projected_at_once_or_as_they_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = correlated(5000, 6)
+    whole = features.Features((rows, rows[:10] + 1), torch.zeros(5010).long(), None, CPU)
+    p = fitted(rows, 2, 0.5)
+    at_once = whole.scaled(p)
+    assert at_once.dim == 2
+    monkeypatch.setattr(devices, "available_memory", lambda device: 1000)
+    later = whole.scaled(p)
+    assert later.pieces[0] is rows
+    index = torch.tensor([4999, 0, 5003, 4100])
+    torch.testing.assert_close(at_once.batch(index)[0], later.batch(index)[0])
+    torch.testing.assert_close(at_once.batch(index)[0], p(torch.cat([rows, rows[:10] + 1])[index]))
+
+
 @pytest.mark.parametrize(("width", "height"), [(8, 8), (20, 10), (10, 30), (33, 7)])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_images_of_any_shape_are_cut_to_the_centre(width: int, height: int, channels: int) -> None:

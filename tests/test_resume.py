@@ -230,7 +230,7 @@ def test_a_finished_run_is_left_as_it_is(tmp_path: Path, quiet: Quiet) -> None:
 
 
 def test_a_larger_budget_goes_on_from_the_last_state_and_says_that_test_was_scored_again(tmp_path: Path) -> None:
-    plain = [s for s in SETS if "schedule" not in s]  # a schedule would see the new budget
+    plain = [*SETS, "algorithm.mutation.schedule=constant"]  # another would see the new budget
     experiment.run(load(None, [*plain, "budget.generations=21"]), str(tmp_path / "r"), "test", Quiet())
     experiment.resume(str(tmp_path / "r"), ["budget.generations=40"], Quiet())
     experiment.run(load(None, plain), str(tmp_path / "whole"), "test", Quiet())
@@ -449,3 +449,27 @@ def stopped(tmp_path: Path, sets: list[str], generation: int) -> None:
         experiment.run(load(None, sets), str(tmp_path / "r"), "test", Stops())
     experiment.resume(str(tmp_path / "r"), [], Quiet())
     assert contents(tmp_path / "r") == contents(tmp_path / "whole")
+
+
+def test_a_projection_is_read_from_the_checkpoint_and_not_computed_again(
+    tmp_path: Path, uninterrupted: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "r"
+    experiment.run(load(None, [*SETS, "budget.generations=4"]), str(folder), "test", Quiet())
+    monkeypatch.setattr(features, "principal", lambda *given: pytest.fail("decomposed again"))
+    experiment.resume(str(folder), ["budget.generations=12"], Quiet())
+    assert contents(folder)["features/axes"] == uninterrupted["features/axes"]
+
+
+def test_a_head_that_a_projection_would_change_is_no_start(tmp_path: Path) -> None:
+    plain, projected = [*SETS, "features.components=null"], [*SETS, "features.components=9"]
+    experiment.run(load(None, plain), str(tmp_path / "a"), "test", Quiet())
+    with pytest.raises(InputError, match=r"genome.from: .*a: its head uses more .*; set features.components null"):
+        experiment.run(load(None, [*projected, f"genome.from=[{tmp_path / 'a'}]"]), str(tmp_path / "b"), "b", Quiet())
+    experiment.run(load(None, projected), str(tmp_path / "c"), "test", Quiet())
+    again = [*projected, f"genome.from=[{tmp_path / 'c'}]", "genome.init_sigma=0"]
+    experiment.run(load(None, again), str(tmp_path / "d"), "test", Quiet())
+    first = experiment.opened(str(tmp_path / "d"), Quiet())[0].start()[0]
+    torch.testing.assert_close(
+        first, experiment.opened(str(tmp_path / "c"), Quiet())[1].champion.genome, rtol=1e-3, atol=1e-4
+    )
