@@ -104,7 +104,7 @@ class Features(Section):
 
     standardise: bool = True
     # Principal ones, at most; null: features as they are, the default where more than a head from zero evolves.
-    components: Count | None = 256
+    components: Count | None = 512
     whitening: Annotated[float, Ge(0), Le(1)] | None = None  # divides by deviation ** whitening; 0.25 with components
     dtype: Literal["float32", "float16"] = "float32"  # in which they are cached
     views: Count | Literal["live"] = 1  # augmented views of each train image that are cached, or fresh ones each time
@@ -113,7 +113,7 @@ class Features(Section):
 class Genome(Section):
     """How far from its start the population begins, and earlier runs or weight files to start from."""
 
-    init_sigma: Annotated[float, Ge(0)] = 0.015
+    init_sigma: Annotated[float, Ge(0)] = 0.01
     start: list[str] = Field(default=[], alias="from")
 
 
@@ -173,7 +173,7 @@ class Validate(Section):
 
 
 class Budget(Section):
-    """Limits; the first one reached stops the run. Without any, 200 generations."""
+    """Limits; the first one reached stops the run. Without any, 400 generations."""
 
     generations: Count | None = None
     samples: Count | None = None
@@ -184,7 +184,7 @@ class Budget(Section):
     @model_validator(mode="after")
     def _limited(self) -> Self:
         if self.generations is self.samples is self.forward_samples is self.seconds is None:
-            return self.model_copy(update={"generations": 200})
+            return self.model_copy(update={"generations": 400})
         return self
 
 

@@ -398,7 +398,7 @@ def gaussian(
     context: Context,
     layout: Layout,
     *,
-    sigma: Annotated[float, Ge(0)] = 0.015,
+    sigma: Annotated[float, Ge(0)] = 0.01,
     rate: Probability = 1.0,
     per: Literal["gene", "tensor"] = "gene",
     relative: bool | None = None,

@@ -119,8 +119,8 @@ def test_settings_read_numbers_as_people_write_them() -> None:
 
 
 def test_without_any_limit_a_run_has_200_generations() -> None:
-    assert check({}).budget.generations == 200
-    assert check({"budget": {"target": 0.9}}).budget.generations == 200
+    assert check({}).budget.generations == 400
+    assert check({"budget": {"target": 0.9}}).budget.generations == 400
     assert check({"budget": {"samples": 10}}).budget.generations is None
 
 
