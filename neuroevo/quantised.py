@@ -22,7 +22,8 @@ LEVELS = {"ternary": 1, "int4": 7, "int8": 127}  # the largest
 
 TAKEN_OVER = ("ga", "de", "hill_climbing", "random", "fixed")  # algorithms that go on from the genomes scored
 
-FULL = 0.1  # the weight of the largest level in a row that starts at zero
+# The weight of the largest level in a row that starts at zero: the one level stands for usual weights, many for large.
+FULL = {1: 0.1, 7: 0.2, 127: 0.2}
 CLIPPED = [k / 20 for k in range(2, 20)]  # of a row's largest weight: what the largest level may stand for
 
 
@@ -75,9 +76,9 @@ def scales(rows: Tensor, top: int) -> Tensor:
     than the largest level stands for, which serves the others better where there are few levels.
     """
     most = rows.abs().amax(2)
-    best, least = torch.full_like(most, FULL / top), torch.full_like(most, torch.inf)
+    best, least = torch.full_like(most, FULL[top] / top), torch.full_like(most, torch.inf)
     for part in [*(1 / level for level in range(top, 0, -1)), *(share / top for share in CLIPPED)]:
-        scale = (most * part).where(most > 0, FULL / top)
+        scale = (most * part).where(most > 0, FULL[top] / top)
         error = rows.div(scale[..., None]).round_().clamp_(-top, top).mul_(scale[..., None]).sub_(rows).square_().sum(2)
         best, least = torch.where(error < least, scale, best), torch.minimum(error, least)
     return best

@@ -111,13 +111,13 @@ def test_floats_become_the_nearest_levels_no_worse_than_by_the_largest_weight(to
     assert (error(scale) <= plain).all()
     bound = {1: 0.25, 7: 0.025, 127: 1e-4}[top]  # of a normal weight's variance; ternary ideally keeps 0.81 of it
     assert (error(scale) / 200 < bound).all()
-    assert scale[0, 5] == pytest.approx(quantised.FULL / top)
+    assert scale[0, 5] == pytest.approx(quantised.FULL[top] / top)
 
 
 def test_a_start_at_zero_is_zero_weights_with_scales_that_make_steps_matter() -> None:
     genomes = quantised.genomes({name: torch.zeros(1, *s) for name, s in zip(*PLAIN[:2], strict=True)}, TERNARY)
     assert all(not w.any() for w in quantised.express(genomes, TERNARY).values())
-    assert torch.equal(TERNARY.unflatten(genomes)["conv.weight.scale"], torch.full((1, 2), quantised.FULL))
+    assert torch.equal(TERNARY.unflatten(genomes)["conv.weight.scale"], torch.full((1, 2), quantised.FULL[1]))
 
 
 @every
