@@ -25,6 +25,7 @@ from neuroevo import (
     loop,
     metrics,
     operators,
+    quantised,
     rundir,
 )
 from neuroevo.algorithms import Algorithm
@@ -102,7 +103,7 @@ class Experiment:
 
     def express(self, genomes: Tensor) -> Weights:
         """Return the weights {name: [n, *shape]} that genomes [n, g] stand for, on features as the head sees them."""
-        weights = self.layout.unflatten(genomes.to(self.device))
+        weights = quantised.express(genomes.to(self.device), self.layout)
         batches = self.calibration()
         if batches and self.backbone.cut is not None:
             own = {name: w for name, w in weights.items() if name in self.backbone.trainable}
@@ -149,25 +150,25 @@ class Experiment:
         given = {name: weights[name][None].to(self.device) for name in self.layout.names if name in weights}
         raw = self.base if self.scale is None else self.scale.fold(self.base, self.first)
         try:  # shapes first
-            Layout.of({name: raw[name][0] for name in self.layout.names}).flatten(backbone | given)
+            Layout.of({name: w[0] for name, w in raw.items() if name in self.layout.names}).flatten(backbone | given)
         except ValueError as error:
             raise InputError(f"{source}: not of this network's layout: {error}") from None
         if self.scale is not None and f"{self.first}.weight" in given:
             given = unfolded(self.scale, given, self.first, source)
-        return self.layout.flatten(backbone | given)
+        return quantised.genomes(backbone | given, self.layout)
 
     def start(self) -> Tensor:
         """Return the genomes [s, g] that the population starts from."""
         sources = self.config.genome.start
         if not sources:
-            return self.layout.flatten(self.base).to(self.home)
+            return quantised.genomes(self.base, self.layout).to(self.home)
         return torch.cat([self.from_network(*named(source, "genome.from")) for source in sources]).to(self.home)
 
     def spread(self, start: Tensor) -> float | Tensor:
         """Return the deviation of the noise that the population starts with: of each parameter's size in deep ones."""
         sigma = self.config.genome.init_sigma
         if self.backbone.cut is None:
-            return sigma
+            return quantised.spread(start, self.layout, sigma)
         scales = operators.scales(start, self.layout)[0]
         return sigma * scales.repeat_interleave(torch.tensor(self.layout.sizes, device=scales.device))
 
@@ -414,12 +415,17 @@ def cache(
     return Features(tuple(pieces), torch.cat(labels).to(device), None, device, live), computed
 
 
+def centred(c: Config) -> bool:
+    """Tell whether features are centred and no more: that folds into biases, and leaves levels as they are."""
+    return c.genome.levels is not None
+
+
 def scaling(
     c: Config, backbone: Backbone, cached: Features, train: Tensor, saved: Weights, log: Callable[[str], None]
 ) -> Scale | None:
     """Return the scale of what the head is given, by the network as it starts out, or as a checkpoint has it."""
     asked = c.features
-    if not asked.standardise and asked.components is None and not asked.whitening:
+    if not asked.standardise and asked.components is None and not asked.whitening and not centred(c):
         return None
     if saved:
         own = {name: value.to(cached.device) for name, value in saved.items()}
@@ -473,13 +479,19 @@ def compose(
     head = make_head(c, backbone, scaled.width if scaled else dim, classes).to(device)
     first, layer = heads.steps(head, backbone.head)[0]
     if scaled is not None and not (isinstance(layer, nn.Linear) and layer.bias is not None):
-        raise InputError(
-            f"features: {c.head_part.name} doesn't begin with a linear layer with bias, into which a scale could be "
-            "folded; set standardise false, components null and whitening 0"
-        )
+        if not centred(c):
+            raise InputError(
+                f"features: {c.head_part.name} doesn't begin with a linear layer with bias, into which a scale could "
+                "be folded; set standardise false, components null and whitening 0"
+            )
+        scaled = None
     base = {name: backbone.body.get_parameter(name).detach()[None] for name in backbone.trainable}
     of_head = head_weights(c, backbone, head, scaled, first, device)
     layout = Layout.of({name: w[0] for name, w in (base | (of_head if c.head.trainable else {})).items()})
+    if c.genome.levels:
+        layout = quantised.levelled(layout, quantised.LEVELS[c.genome.levels])
+        if not layout.tops:
+            raise InputError(f"genome.levels: {c.head_part.name} has no weight matrix")
     method, of_features = heads.population_forward(head, backbone.head)
     if backbone.cut is None:
         forward, cached = of_features, cached if scaled is None else cached.scaled(scaled)
@@ -497,14 +509,18 @@ def compose(
         forward = make(plan.method)
     if plan is None:
         plan = choose(c, layout.genes, device, lambda limit, batch: plan_heads(
-            c, method, layout.genes, cached.dim, head, classes, limit, batch, device))  # fmt: skip
+            c, method, (3 if layout.tops else 1) * layout.genes, cached.dim, head, classes, limit, batch, device,
+        ))  # fmt: skip
     home = torch.device(plan.home)
+    algorithm = c.algorithm.bound()(layout)
+    if layout.tops:
+        algorithm = quantised.whole(algorithm, layout, c.algorithm.name in quantised.TAKEN_OVER)
     parts = {part.name: part for part in (c.validation_metric, c.metric, c.ties) if part is not None}
     for name in ("accuracy", "cross_entropy"):
         parts.setdefault(name, config.part("metric", name, name))
     return Experiment(
         c, device, home, whole.classes, splits, cached, scaled, backbone, head, first, dim, layout, base | of_head,
-        forward, Plans(plan, list(changes)), c.algorithm.bound()(layout),
+        forward, Plans(plan, list(changes)), algorithm,
         {name: part.metric() for name, part in parts.items()}, computed,
     )  # fmt: skip
 

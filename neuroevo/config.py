@@ -111,9 +111,13 @@ class Features(Section):
 
 
 class Genome(Section):
-    """How far from its start the population begins, and earlier runs or weight files to start from."""
+    """How far from its start the population begins, and earlier runs or weight files to start from.
+
+    `levels`: matrices are whole levels, -1 to 1, -7 to 7 or -127 to 127, times a float scale for each row.
+    """
 
     init_sigma: Annotated[float, Ge(0)] = 0.01
+    levels: Literal["ternary", "int4", "int8"] | None = None
     start: list[str] = Field(default=[], alias="from")
 
 
@@ -400,18 +404,27 @@ def check(raw: Mapping[str, Any]) -> Config:
     refine = None if raw.get("refine") is None else mapping("refine")
     optimizer = {"name": DEFAULT_NAMES["refine"]} | _rest(refine or {}, Refine)
     ties = fitness.pop("ties", None)
+    genome = section(Genome, mapping("genome"), "genome")
     algorithm = raw.get("algorithm") or {}
     if isinstance(algorithm, dict):
         algorithm = {"name": DEFAULT_NAMES["algorithm"], **algorithm}
+    if genome.levels and isinstance(algorithm, str):
+        algorithm = {"name": algorithm}
+    if genome.levels and algorithm["name"] == "ga":
+        algorithm = _stepping(algorithm)
     backbone, own = section(Backbone, mapping("backbone"), "backbone"), section(Head, _own(head, Head), "head")
     if not own.trainable and not backbone.trainable:
         raise InputError("head.trainable: false leaves nothing to evolve; name parts in backbone.trainable")
-    genome = section(Genome, mapping("genome"), "genome")
     search = part("algorithm", algorithm, "algorithm")
+    features = section(Features, mapping("features"), "features")
     mutation = search.options.get("mutation")
     if isinstance(mutation, Part) and mutation.options.get("relative", False) is None:
         # Parameters of a deep network are of very different sizes.
         mutation.options["relative"] = bool(backbone.trainable) and not mutation.options.get("safe")
+    if genome.levels:
+        _levelled(genome.levels, features, backbone, refine, mutation)
+    elif isinstance(mutation, Part) and mutation.name == "levels":
+        raise InputError("algorithm.mutation: levels needs genome.levels: ternary, int4 or int8")
     return Config(
         **top.model_dump(),
         data=section(Data, _own(data, Data), "data"),
@@ -420,8 +433,7 @@ def check(raw: Mapping[str, Any]) -> Config:
         head=own,
         head_part=part("head", {"name": DEFAULT_NAMES["head"]} | _rest(head, Head), "head"),
         features=_projected(
-            section(Features, mapping("features"), "features"),
-            bool(backbone.trainable or genome.start or own.init == "network"),
+            features, bool(backbone.trainable or genome.start or own.init == "network"), genome.levels is not None
         ),
         genome=genome,
         algorithm=search,
@@ -438,12 +450,41 @@ def check(raw: Mapping[str, Any]) -> Config:
     )
 
 
-def _projected(features: Features, bare: bool) -> Features:
-    """Fill in what a projection does by default; `bare`: features are needed as they are."""
-    bare = bare or not features.standardise
+LEVEL_DEFAULTS = {"selection": "truncation", "crossover": "uniform", "mutation": "levels"}
+
+
+def _stepping(ga: dict[str, Any]) -> dict[str, Any]:
+    """Fill in the operators of a GA on levels that the config doesn't name."""
+    given = dict(ga)
+    for kind, name in LEVEL_DEFAULTS.items():
+        value = given.get(kind, name)
+        given[kind] = {"name": name, **value} if isinstance(value, dict) else value
+    return given
+
+
+def _levelled(levels: str, features: Features, backbone: Backbone, refine: object, mutation: object) -> None:
+    """Check what goes together with levels; InputError where something doesn't."""
+    for key in ("standardise", "components", "whitening"):
+        if key in features.model_fields_set and getattr(features, key):
+            raise InputError(
+                f"features.{key}: {getattr(features, key)}, but genome.levels: {levels} takes features as they are: a "
+                "scale folded into the weights would leave the levels"
+            )
+    if backbone.trainable:
+        raise InputError(f"backbone.trainable: genome.levels: {levels} is for a head alone; leave it empty")
+    if refine is not None:
+        raise InputError(f"refine: gradient steps leave the levels of genome.levels: {levels}; give one of the two")
+    if isinstance(mutation, Part) and mutation.name == "gaussian":
+        raise InputError(f"algorithm.mutation: gaussian, but genome.levels: {levels} moves in whole steps; use levels")
+
+
+def _projected(features: Features, bare: bool, levels: bool) -> Features:
+    """Fill in what a projection does by default; `bare`: features are needed as they are, `levels`: on no scale."""
+    standardise = features.standardise and not levels
+    bare = bare or not standardise
     components = None if bare and "components" not in features.model_fields_set else features.components
     whitening = (0.25 if components else 0.0) if features.whitening is None else features.whitening
-    return features.model_copy(update={"components": components, "whitening": whitening})
+    return features.model_copy(update={"standardise": standardise, "components": components, "whitening": whitening})
 
 
 def _own(values: dict[str, Any], model: type[Section]) -> dict[str, Any]:

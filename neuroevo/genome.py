@@ -12,12 +12,15 @@ from typing import NamedTuple, Self
 import torch
 from torch import Tensor
 
+SCALE = ".scale"  # behind the name of a matrix of levels: the scales of its rows
+
 
 class Layout(NamedTuple):
     """Names, shapes and places of the trainable parameters within a genome, in the network's own order."""
 
     names: tuple[str, ...]
     shapes: tuple[tuple[int, ...], ...]
+    levels: tuple[int, ...] = ()  # the largest of each parameter of whole levels, 0 for one of floats; () where all are
 
     @classmethod
     def of(cls, parameters: Mapping[str, Tensor]) -> Self:
@@ -28,6 +31,11 @@ class Layout(NamedTuple):
     def sizes(self) -> tuple[int, ...]:
         """Number of genes of each parameter."""
         return tuple(prod(shape) for shape in self.shapes)
+
+    @property
+    def tops(self) -> dict[str, int]:
+        """The largest level of each parameter that is levels."""
+        return {name: top for name, top in zip(self.names, self.levels, strict=False) if top}
 
     @property
     def offsets(self) -> tuple[int, ...]:
@@ -57,13 +65,15 @@ class Layout(NamedTuple):
 
     def to_json(self) -> str:
         """Return names, shapes and offsets as JSON, for checkpoints."""
-        return json.dumps({"names": self.names, "shapes": self.shapes, "offsets": self.offsets})
+        levels = {"levels": self.levels} if self.levels else {}
+        return json.dumps({"names": self.names, "shapes": self.shapes, "offsets": self.offsets, **levels})
 
     @classmethod
     def from_json(cls, text: str) -> Self:
         """Read what `to_json` wrote."""
         record = json.loads(text)
-        return cls(tuple(record["names"]), tuple(tuple(shape) for shape in record["shapes"]))
+        shapes = tuple(tuple(shape) for shape in record["shapes"])
+        return cls(tuple(record["names"]), shapes, tuple(record.get("levels", ())))
 
 
 class Population(NamedTuple):

@@ -100,7 +100,10 @@ def estimate(c: Config) -> Rows:
         seen = min(c.features.components or dim, dim, len(splits["train"]) - 1)
     head = composition.make_head(c, backbone, seen, len(whole.classes))
     evolved = [backbone.body.get_parameter(name) for name in backbone.trainable]
-    genes = sum(p.numel() for p in (*evolved, *(head.parameters() if c.head.trainable else ())))
+    of_head = list(head.parameters()) if c.head.trainable else []
+    genes = sum(p.numel() for p in (*evolved, *of_head))
+    if c.genome.levels:  # and the scales
+        genes += sum(len(p) for p in of_head if p.ndim > 1)
     n = int(c.algorithm.options.get("population", 1))
     batch = min(c.fitness.samples, len(splits["train"]))
     r = c.refine  # with `who` or a share, at most

@@ -22,7 +22,7 @@ from annotated_types import Ge, Gt, Le
 from torch import Tensor
 
 from neuroevo.errors import InputError
-from neuroevo.genome import Layout, Population
+from neuroevo.genome import SCALE, Layout, Population
 from neuroevo.rng import Context, forked
 from neuroevo.schedules import Schedule, factor
 
@@ -215,7 +215,9 @@ def _units(layout: Layout) -> Tensor:
         count = shape[0] if shape else 1
         stem, dot, last = name.rpartition(".")
         weight = shapes.get(f"{stem}{dot}weight", ())
-        if last == "bias" and len(shape) == 1 and weight[:1] == shape:
+        if layout.levels and name.endswith(SCALE):  # behind its matrix
+            first[name] = first[name.removesuffix(SCALE)]
+        elif last == "bias" and len(shape) == 1 and weight[:1] == shape:
             first[name] = first[f"{stem}{dot}weight"]
         else:
             first[name], total = total, total + count
@@ -278,7 +280,8 @@ def row(
 @cache
 def _layers(layout: Layout) -> Tensor:
     """Return the number of the layer that each gene belongs to, `[g]` int64: the module that holds its parameter."""
-    stems = [name.rpartition(".")[0] or name for name in layout.names]
+    names = [name.removesuffix(SCALE) if layout.levels else name for name in layout.names]
+    stems = [name.rpartition(".")[0] or name for name in names]
     first = {stem: i for i, stem in enumerate(dict.fromkeys(stems))}
     return torch.tensor([first[stem] for stem in stems]).repeat_interleave(torch.tensor(layout.sizes))
 
@@ -504,6 +507,53 @@ def _add_safely(genomes: Tensor, step: Tensor, context: Context, normal: Normal)
             child.addcdiv_(normal(*child.shape) * (own[rows] / math.sqrt(genomes.shape[1])), sensitivity[rows, columns])
 
 
+def levels(
+    children: Population,
+    context: Context,
+    layout: Layout,
+    *,
+    rate: Probability = 0.02,
+    step: Annotated[float, Ge(0)] = 0.1,
+    sigma: Annotated[float, Ge(0)] = 0.015,
+    schedule: Schedule = "cosine",
+    final: Probability = 0.1,
+) -> Population:
+    """Move each whole level by whole steps with probability `rate`; for `genome.levels`.
+
+    Works in place on the children's genomes. A level first falls to one of the two that crossover left it between, each
+    as likely as it is near. A move is a normal number of deviation `step` x the largest level, rounded, and one at
+    least; it ends at the range's end. Floats get noise as in `gaussian`: `sigma` is the deviation of a bias, and of the
+    logarithm of a scale. `schedule` takes `rate` and `sigma` to `final` times themselves over the run.
+    """
+    genomes, generator = children.genomes, context.generator("mutation")
+    if not layout.levels:
+        raise InputError("algorithm.mutation: levels needs genome.levels")
+    if not genomes.shape[1]:  # only traits are wanted
+        return children
+    now = factor(schedule, context.progress, final)
+
+    def normal(like: Tensor) -> Tensor:
+        return torch.randn(like.shape, generator=generator, device=like.device, dtype=like.dtype)
+
+    for name, top, part in zip(layout.names, layout.levels, genomes.split(layout.sizes, 1), strict=True):
+        if name.endswith(SCALE):
+            part.mul_(normal(part).mul_(sigma * now).exp_())
+        elif not top:
+            part.add_(normal(part), alpha=sigma * now)
+        else:
+            coins = _Coins(len(part), part.shape[1], rate * now, generator)
+            for rows, columns in blocks(part):
+                level = part[rows, columns]
+                whole = level.floor()
+                between = torch.rand(level.shape, generator=generator, device=level.device, dtype=level.dtype)
+                whole += between < level - whole
+                drawn = normal(level)
+                move = torch.copysign((drawn * (step * top)).round_().abs_().clamp_(min=1), drawn)
+                _integers(move).bitwise_and_(coins.mask(rows, columns))
+                level.copy_(whole.add_(move).clamp_(-top, top))
+    return children
+
+
 SELECTIONS: dict[str, Callable[..., Tensor]] = {
     "tournament": tournament,
     "truncation": truncation,
@@ -524,4 +574,4 @@ CROSSOVERS: dict[str, Callable[..., Tensor]] = {
     "none": none,
 }
 
-MUTATIONS: dict[str, Callable[..., Population]] = {"gaussian": gaussian}
+MUTATIONS: dict[str, Callable[..., Population]] = {"gaussian": gaussian, "levels": levels}
