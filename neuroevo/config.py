@@ -52,7 +52,8 @@ DEFAULT_NAMES = {
     "refine": "sgd",
 }  # of parts that the config doesn't name
 
-MANY_OBJECTIVES = {"selection": "tournament", "crossover": "uniform"}  # of a ga, where the config doesn't say
+# Of a ga with many objectives, where the config doesn't say: parents are drawn from the survivors, as often each.
+MANY_OBJECTIVES = {"name": "truncation", "share": 0.5}
 
 Count = Annotated[int, Ge(1)]
 Share = Annotated[float, Gt(0), Lt(1)]
@@ -462,18 +463,17 @@ def _metrics(fitness: dict[str, Any]) -> tuple[tuple[Part, ...], Part | None]:
     return parts, None
 
 
-def _for_many(algorithm: Any) -> dict[str, Any]:
-    """Fill in what a genetic algorithm does by default with many objectives: it is NSGA-II."""
-    algorithm = {"name": algorithm} if isinstance(algorithm, str) else algorithm
+def _for_many(given: Any) -> dict[str, Any]:
+    """Fill in what a genetic algorithm does by default with many objectives: half of each population are survivors."""
+    algorithm: dict[str, Any] = {"name": given} if isinstance(given, str) else given
     name = algorithm.get("name") if isinstance(algorithm, dict) else None
     if not isinstance(name, str) or (name != "ga" and ":" not in name):
         raise InputError(f"fitness.metrics: many objectives go with algorithm ga; {name!r} is given")
     if name != "ga":
-        return algorithm  # type: ignore[no-any-return]
-    filled = dict(algorithm)
-    for key, default in MANY_OBJECTIVES.items():
-        given = filled.get(key, {})
-        filled[key] = {"name": default, **given} if isinstance(given, Mapping) else given
+        return algorithm
+    selection = algorithm.get("selection", {})
+    unnamed = isinstance(selection, Mapping) and "name" not in selection
+    filled = algorithm | {"selection": {**MANY_OBJECTIVES, **selection} if unnamed else selection}
     if "elites" not in filled:  # of the size that is checked with all the rest
         filled["elites"] = part("algorithm", filled, "algorithm").options["population"] // 2
     return filled
