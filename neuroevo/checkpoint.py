@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
@@ -24,6 +24,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from neuroevo import pareto
 from neuroevo.cost import Cost
 from neuroevo.errors import InputError, RunError
 from neuroevo.fitness import Plan, Scores
@@ -31,6 +32,7 @@ from neuroevo.genome import Layout, Population
 from neuroevo.loop import Champion, Step
 
 FORMAT = 1
+FRONT = "front-"  # what its members are called, beside a number
 MARK = b"neuroevo checkpoint\n"
 USER_BLOCK = 512
 DIRECT = 2**16  # arrays of at least this many bytes are written around HDF5
@@ -38,6 +40,13 @@ BLOCK = 2**23  # bytes written or hashed at a time
 INTEGERS = ("generation", "invalid", "forward_samples", "backward_samples")
 
 History = list[dict[str, float | None]]
+
+
+class Front(NamedTuple):
+    """The individuals of a generation whom nobody dominates, the best by the first objective first."""
+
+    genomes: Tensor  # [k, g]
+    fitness: Tensor  # [k, m] float64, a column an objective, higher is better
 
 
 @dataclass(frozen=True)
@@ -57,6 +66,7 @@ class Checkpoint:
     scale: dict[str, Tensor]  # of what the head is given: genomes mean nothing without it
     step: Step  # state None
     history: History
+    front: Front | None  # of many objectives
 
 
 def name(generation: int) -> str:
@@ -97,6 +107,10 @@ def write(path: Path, attributes: dict[str, Any], scale: dict[str, Tensor], step
         "champion/genome": step.champion.genome,
         **{f"features/{key}": tensor for key, tensor in scale.items()},
     }
+    if step.scores.objectives > 1:
+        objectives = values[:, : step.scores.objectives]
+        rows = pareto.front(objectives)
+        tensors |= {"front/genomes": step.population.genomes[rows], "front/fitness": objectives[rows]}
     for key, tensor in tensors.items():
         if id(tensor) in seen:
             shared[key] = seen[id(tensor)]
@@ -247,11 +261,18 @@ def read(path: Path) -> Checkpoint:
             int(file["champion"].attrs["generation"]),
             json.loads(file["champion"].attrs["validation"]),
         )
+        front = None
+        if "front" in file:
+            front = Front(*(torch.from_numpy(file["front"][field][()]) for field in Front._fields))
         step = Step(
             int(attributes["generation"]),
             None,
             Population(torch.from_numpy(group["genomes"][()]), traits, torch.from_numpy(group["parents"][()])),
-            Scores(values if values.ndim == 2 else values[:, None], torch.from_numpy(group["invalid"][()])),
+            Scores(
+                values if values.ndim == 2 else values[:, None],
+                torch.from_numpy(group["invalid"][()]),
+                1 if front is None else front.fitness.shape[1],
+            ),
             history[-1] if history else {},
             Cost.from_record(json.loads(attributes["cost"])),
             float(attributes["seconds"]),
@@ -273,6 +294,7 @@ def read(path: Path) -> Checkpoint:
         scale,
         step,
         history,
+        front,
     )
 
 

@@ -24,6 +24,9 @@ ConfigFile = Annotated[
 ]
 Sets = Annotated[list[str] | None, typer.Option("--set", help="override a key: section.key=value", metavar="A.B=VALUE")]
 Run = Annotated[str, typer.Argument(help="a run's folder", metavar="RUN_DIR")]
+Member = Annotated[
+    int | None, typer.Option(help="a member of the front, by its number in inspect, in place of the champion")
+]
 
 
 @app.command()
@@ -59,12 +62,13 @@ def resume(run_dir: Run, sets: Sets = None) -> None:
 def evaluate(
     run_dir: Run,
     data: Annotated[str | None, typer.Option(help="class folders to score on instead", metavar="ROOT")] = None,
+    member: Member = None,
 ) -> None:
     """Score a champion on its test split, or on other labelled images."""
     from neuroevo import experiment, progress
 
     with progress.shown() as reporter:
-        found = experiment.evaluate(run_dir, data, reporter)
+        found = experiment.evaluate(run_dir, data, reporter, member)
     table(f"{run_dir} on {data or 'its test split'} ({found['images']} images)", scores(found))
 
 
@@ -73,11 +77,12 @@ def export_(
     run_dir: Run,
     out: Annotated[str, typer.Option(help="the file to write", metavar="FILE")],
     format: Annotated[str, typer.Option(help="safetensors, pt or onnx")] = "safetensors",
+    member: Member = None,
 ) -> None:
     """Write the champion as a plain network."""
     from neuroevo import export
 
-    print(export.export(run_dir, format, out))
+    print(export.export(run_dir, format, out, member))
 
 
 @app.command()

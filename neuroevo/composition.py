@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache as cache_results
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -41,7 +42,7 @@ from neuroevo.genome import Layout, Population
 from neuroevo.gradient import PROBE, Refine, Sensitivity, View
 from neuroevo.heads import Forward
 from neuroevo.loop import Rules, Step
-from neuroevo.metrics import LOWER_IS_BETTER, Metric, reported
+from neuroevo.metrics import LOWER_IS_BETTER, Metric, OfGenome, reported
 from neuroevo.rng import Context, forked, generator
 
 SCALED_BY = 8192  # train images at most by which what precedes an evolved head is standardised
@@ -164,6 +165,11 @@ class Experiment:
             return quantised.genomes(self.base, self.layout).to(self.home)
         return torch.cat([self.from_network(*named(source, "genome.from")) for source in sources]).to(self.home)
 
+    @cached_property
+    def origin(self) -> Tensor:
+        """The genome [g] from which distances are taken."""
+        return self.start()[0]
+
     def spread(self, start: Tensor) -> float | Tensor:
         """Return the deviation of the noise that the population starts with: of each parameter's size in deep ones."""
         sigma = self.config.genome.init_sigma
@@ -205,20 +211,21 @@ class Experiment:
         yield lambda: Cost(backbone=live.computed - before if live else 0)
 
     def fitness_metrics(self) -> list[Metric]:
-        """Return the metric of fitness, and the one that breaks its ties, with what they do against imbalance."""
+        """Return the metrics of fitness, and the one that breaks ties, with what they do against imbalance."""
         given, counts = self.config.fitness, torch.bincount(self.features.labels[self.splits["train"].to(self.device)])
-        chosen = [self.metrics[part.name] for part in (self.config.metric, self.config.ties) if part is not None]
+        names = [part.name for part in (*self.config.metrics, self.config.ties) if part is not None]
+        chosen = [self.metrics[name] for name in names]
         if given.class_weights:
-            if self.config.metric.name != "cross_entropy":
+            if "cross_entropy" not in (part.name for part in self.config.metrics):
                 raise InputError("fitness.class_weights: only cross_entropy can be weighted; see also fitness.balanced")
-            chosen[0] = metrics.weighted_cross_entropy(counts.sum() / (len(counts) * counts))
+            chosen[names.index("cross_entropy")] = metrics.weighted_cross_entropy(counts.sum() / (len(counts) * counts))
         if given.logit_adjustment:
             offset = given.logit_adjustment * (counts / counts.sum()).log()
             chosen = [metrics.adjusted(metric, offset) for metric in chosen]
         return chosen
 
     def scoring(self) -> Scoring:
-        """Return how a population is scored: by the fitness metric, and by the one that breaks ties."""
+        """Return how a population is scored: by the fitness metrics, and by the one that breaks ties."""
         metrics, c = self.fitness_metrics(), self.config
         half, beside = c.fitness.precision != "float32", self.calibrating()
 
@@ -230,7 +237,16 @@ class Experiment:
             with self.counted() as cost:
                 scores, spent = self.plans.fitting(
                     lambda plan: fitness.fitness(
-                        population, self.express, self.forward, self.features, index, metrics, plan, rescored(n)
+                        population,
+                        self.express,
+                        self.forward,
+                        self.features,
+                        index,
+                        metrics,
+                        plan,
+                        rescored(n),
+                        self.origin,
+                        len(c.metrics),
                     )
                 )
             return scores, spent + cost() + Cost(forward=beside * (n + rescored(n)))
@@ -299,9 +315,10 @@ class Experiment:
     def validate(self, genomes: Tensor) -> tuple[list[dict[str, float]], Cost]:
         """Score candidates [k, g] on the validation split by every metric, as reported."""
         rows = self.splits["validation"]
+        every = list(self.metrics.values())
         scores = self.plans.fitting(
             lambda plan: fitness.evaluate(
-                genomes, self.express, self.forward, self.features, rows, list(self.metrics.values()), exact(plan)
+                genomes, self.express, self.forward, self.features, rows, every, exact(plan), self.origin
             )
         )
         found = [
@@ -311,11 +328,20 @@ class Experiment:
         return found, Cost(validation=len(genomes) * (len(rows) + self.calibrating()))
 
     def test(self, genome: Tensor, data: Features, rows: Tensor) -> dict[str, Any]:
-        """Score a genome [g] on the rows of some features by every metric, with intervals."""
+        """Score a genome [g] on the rows of some features by every metric, with intervals.
+
+        What is a metric of the genome is exact: its interval has no width.
+        """
         logits, targets = self.plans.fitting(
             lambda plan: evaluation.logits(genome, self.express, self.forward, data, rows, exact(plan))
         )
-        return evaluation.with_intervals(logits, targets, self.metrics)
+        of_logits = {name: metric for name, metric in self.metrics.items() if not isinstance(metric, OfGenome)}
+        found = evaluation.with_intervals(logits, targets, of_logits)
+        for name, metric in self.metrics.items():
+            if isinstance(metric, OfGenome):
+                value = reported(name, float(metric.score(genome[None], self.origin.to(genome.device))))
+                found = {name: value, **found, "interval": {**found["interval"], name: [value, value]}}
+        return found
 
     def initial(self) -> Step:
         """Return the run before its first generation: its champion so far is the start itself."""
@@ -325,7 +351,8 @@ class Experiment:
         found, cost = loop.best({"start": start[0]}, self.validate, self.rules(), 0)
         assert found is not None
         nobody = Population(start, {}, torch.full((len(start), 2), -1))
-        scores = Scores(torch.full((len(start), 1), -torch.inf), torch.zeros(len(start), dtype=torch.bool))
+        nothing = torch.full((len(start), 1), -torch.inf, dtype=torch.float64)
+        scores = Scores(nothing, torch.zeros(len(start), dtype=torch.bool))
         return Step(0, state, nobody, scores, {}, cost + Cost(backbone=self.computed), 0.0, found, 0, None)
 
 
@@ -515,7 +542,7 @@ def compose(
     algorithm = c.algorithm.bound()(layout)
     if layout.tops:
         algorithm = quantised.whole(algorithm, layout, c.algorithm.name in quantised.TAKEN_OVER)
-    parts = {part.name: part for part in (c.validation_metric, c.metric, c.ties) if part is not None}
+    parts = {part.name: part for part in (c.validation_metric, *c.metrics, c.ties) if part is not None}
     for name in ("accuracy", "cross_entropy"):
         parts.setdefault(name, config.part("metric", name, name))
     return Experiment(

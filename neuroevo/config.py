@@ -25,7 +25,7 @@ from neuroevo.data import DATASETS, find_root
 from neuroevo.errors import InputError
 from neuroevo.gradient import OPTIMIZERS
 from neuroevo.heads import HEADS
-from neuroevo.metrics import METRICS
+from neuroevo.metrics import METRICS, OfGenome
 from neuroevo.operators import CROSSOVERS, MUTATIONS, SELECTIONS
 from neuroevo.schedules import Schedule
 
@@ -51,6 +51,9 @@ DEFAULT_NAMES = {
     "algorithm": "ga",
     "refine": "sgd",
 }  # of parts that the config doesn't name
+
+# Of a ga with many objectives, where the config doesn't say: parents are drawn from the survivors, as often each.
+MANY_OBJECTIVES = {"name": "truncation", "share": 0.5}
 
 Count = Annotated[int, Ge(1)]
 Share = Annotated[float, Gt(0), Lt(1)]
@@ -260,8 +263,8 @@ class Config:
     refine: Refine | None
     optimizer: Part | None  # of refine
     fitness: Fitness
-    metric: Part  # of fitness
-    ties: Part | None  # a second metric of fitness, which breaks ties of the first
+    metrics: tuple[Part, ...]  # of fitness: one, or many objectives
+    ties: Part | None  # a second metric of fitness, which breaks ties of the only one
     validate: Validate
     validation_metric: Part
     budget: Budget
@@ -285,8 +288,11 @@ class Config:
             "algorithm": self.algorithm.record(),
             "refine": self.optimizer and self.refine and {**self.optimizer.record(), **plain(self.refine)},
             "fitness": {
-                "metric": _short(self.metric),
-                "ties": self.ties and _short(self.ties),
+                **(
+                    {"metric": _short(self.metrics[0]), "ties": self.ties and _short(self.ties)}
+                    if len(self.metrics) == 1
+                    else {"metrics": [_short(metric) for metric in self.metrics]}
+                ),
                 **plain(self.fitness),
             },
             "validate": {"metric": _short(self.validation_metric), **plain(self.validate)},
@@ -403,11 +409,15 @@ def check(raw: Mapping[str, Any]) -> Config:
         dataset.options["root"] = find_root(dataset.options["root"])
     refine = None if raw.get("refine") is None else mapping("refine")
     optimizer = {"name": DEFAULT_NAMES["refine"]} | _rest(refine or {}, Refine)
-    ties = fitness.pop("ties", None)
+    metrics, ties = _metrics(fitness)
     genome = section(Genome, mapping("genome"), "genome")
     algorithm = raw.get("algorithm") or {}
     if isinstance(algorithm, dict):
         algorithm = {"name": DEFAULT_NAMES["algorithm"], **algorithm}
+    if len(metrics) > 1:
+        algorithm = _for_many(algorithm)
+        if (refine or {}).get("inheritance") == "baldwinian":
+            raise InputError("refine.inheritance: baldwinian goes with one metric: a front's members are as they score")
     if genome.levels and isinstance(algorithm, str):
         algorithm = {"name": algorithm}
     if genome.levels and algorithm["name"] == "ga":
@@ -439,15 +449,58 @@ def check(raw: Mapping[str, Any]) -> Config:
         algorithm=search,
         refine=None if refine is None else section(Refine, _own(refine, Refine), "refine"),
         optimizer=None if refine is None else part("refine", optimizer, "refine"),
-        metric=part("metric", fitness.pop("metric", "cross_entropy"), "fitness.metric"),
-        ties=None if ties is None else part("metric", ties, "fitness.ties"),
-        fitness=section(Fitness, fitness, "fitness", also=("metric", "ties")),
-        validation_metric=part("metric", validate.pop("metric", "accuracy"), "validate.metric"),
+        metrics=metrics,
+        ties=ties,
+        fitness=section(Fitness, fitness, "fitness", also=("metric", "metrics", "ties")),
+        validation_metric=_of_predictions(part("metric", validate.pop("metric", "accuracy"), "validate.metric")),
         validate=section(Validate, validate, "validate", also=("metric",)),
         budget=section(Budget, mapping("budget"), "budget"),
         checkpoint=section(Checkpoint, mapping("checkpoint"), "checkpoint"),
         memory=section(Memory, mapping("memory"), "memory"),
     )
+
+
+def _metrics(fitness: dict[str, Any]) -> tuple[tuple[Part, ...], Part | None]:
+    """Take the metrics out of the section of fitness: one or many objectives, and what breaks ties of one."""
+    ties, many = fitness.pop("ties", None), fitness.pop("metrics", None)
+    if many is None:
+        one = part("metric", fitness.pop("metric", "cross_entropy"), "fitness.metric")
+        return (one,), None if ties is None else part("metric", ties, "fitness.ties")
+    if fitness.pop("metric", None) is not None:
+        raise InputError("fitness.metrics: give either metric or metrics, not both")
+    if ties is not None:
+        raise InputError("fitness.ties: breaks ties of one metric; with fitness.metrics make it one of them")
+    if not isinstance(many, list) or len(many) < 2:
+        raise InputError(f"fitness.metrics: {many!r} given, a list of two or more metrics expected")
+    parts = tuple(part("metric", metric, f"fitness.metrics.{i}") for i, metric in enumerate(many))
+    names = [metric.name for metric in parts]
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"fitness.metrics: {name} is given twice")
+    return parts, None
+
+
+def _for_many(given: Any) -> dict[str, Any]:
+    """Fill in what a genetic algorithm does by default with many objectives: half of each population are survivors."""
+    algorithm: dict[str, Any] = {"name": given} if isinstance(given, str) else given
+    name = algorithm.get("name") if isinstance(algorithm, dict) else None
+    if not isinstance(name, str) or (name != "ga" and ":" not in name):
+        raise InputError(f"fitness.metrics: many objectives go with algorithm ga; {name!r} is given")
+    if name != "ga":
+        return algorithm
+    selection = algorithm.get("selection", {})
+    unnamed = isinstance(selection, Mapping) and "name" not in selection
+    filled = algorithm | {"selection": {**MANY_OBJECTIVES, **selection} if unnamed else selection}
+    if "elites" not in filled:  # of the size that is checked with all the rest
+        filled["elites"] = part("algorithm", filled, "algorithm").options["population"] // 2
+    return filled
+
+
+def _of_predictions(metric: Part) -> Part:
+    """Return a metric that can name the champion; InputError where it is of the weights alone."""
+    if ":" not in metric.name and isinstance(metric.metric(), OfGenome):
+        raise InputError(f"validate.metric: {metric.name} is of the weights alone; a metric of predictions is expected")
+    return metric
 
 
 LEVEL_DEFAULTS = {"selection": "truncation", "crossover": "uniform", "mutation": "levels"}

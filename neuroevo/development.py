@@ -78,11 +78,15 @@ def backed_off(scoring: Scoring, refine: Refine, learning: Planned) -> Developme
         refined, spent = refine(population, context)
         after, second = scoring.score(refined, index)
         n = len(population.genomes)
-        order = ranks(torch.cat([before.values, after.values]))
-        worse = order[n:] < order[:n]
+        if before.objectives > 1:  # dominated by what it was
+            worse = (before.values >= after.values).all(1) & (before.values > after.values).any(1)
+        else:
+            order = ranks(torch.cat([before.values, after.values]))
+            worse = order[n:] < order[:n]
         kept = merged(worse, population._replace(traits=refined.traits | population.traits), refined)
-        scores = Scores(
-            *(torch.where(worse.view(-1, *[1] * (a.ndim - 1)), b, a) for b, a in zip(before, after, strict=True))
+        scores = before._replace(
+            values=torch.where(worse[:, None], before.values, after.values),
+            invalid=torch.where(worse, before.invalid, after.invalid),
         )
         return Developed(kept, kept, scores, first + spent + second)
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from neuroevo.fitness import Batches, Express, Plan
 from neuroevo.heads import Forward
-from neuroevo.metrics import Additive, Metric, reported, score
+from neuroevo.metrics import Additive, OfLogits, reported, score
 from neuroevo.rng import generator
 
 RESAMPLES = 1000
@@ -27,7 +27,7 @@ def logits(
     return torch.cat([part for part, _ in parts], dim=1), torch.cat([targets for _, targets in parts])
 
 
-def with_intervals(found: Tensor, targets: Tensor, metrics: Mapping[str, Metric]) -> dict[str, Any]:
+def with_intervals(found: Tensor, targets: Tensor, metrics: Mapping[str, OfLogits]) -> dict[str, Any]:
     """Return each metric of logits [1, B, C] as reported, and under `interval` its 95 % interval.
 
     Accuracy's is Wilson's (1927), by scipy; the others' are percentiles of a bootstrap over samples (Efron 1979).
@@ -47,7 +47,7 @@ def with_intervals(found: Tensor, targets: Tensor, metrics: Mapping[str, Metric]
     return {**values, "interval": intervals, "images": n}
 
 
-def bootstrap(metric: Metric, logits: Tensor, targets: Tensor) -> Tensor:
+def bootstrap(metric: OfLogits, logits: Tensor, targets: Tensor) -> Tensor:
     """Return the scores [RESAMPLES] of a metric on samples drawn anew, with replacement, from logits [1, B, C].
 
     A metric that adds over samples is resampled by its statistics, one row a sample: the samples of a class are scored

@@ -30,7 +30,7 @@ from neuroevo.composition import Experiment
 from neuroevo.config import Config
 from neuroevo.cost import Budget, Cost
 from neuroevo.errors import InputError, Interrupted
-from neuroevo.loop import Rules, Step
+from neuroevo.loop import Champion, Rules, Step
 from neuroevo.rng import Context
 
 FREE_SHARE = 4  # an evaluation may use up to a quarter of the memory that is free at the start
@@ -315,21 +315,36 @@ def planned(experiment: Experiment) -> dict[str, str]:
     return {"plan": json.dumps(experiment.plan._asdict()), "plan_changes": json.dumps(experiment.plans.changes)}
 
 
-def opened(run_dir: str, reporter: Reporter) -> tuple[Experiment, Step]:
-    """Return the parts of a run and its newest good step, for use and not to go on from."""
+def opened(run_dir: str, reporter: Reporter, member: int | None = None) -> tuple[Experiment, Step]:
+    """Return the parts of a run and its newest good step, for use and not to go on from.
+
+    With `member`, that one of the step's front takes the champion's place; InputError where there is none.
+    """
     folder = rundir.existing(run_dir)
     c, _ = reopened(folder)
     saved = checkpoint.newest(folder / "checkpoints", reporter.note)
     if saved is None:
         raise InputError(f"{run_dir}: no checkpoint yet")
+    if member is not None:
+        saved = replace(saved, step=replace(saved.step, champion=chosen(saved, member)))
     with Signals() as signals:
         experiment, step, _ = restored(c, saved, signals, reporter, reporter.note)
     return experiment, step
 
 
-def evaluate(run_dir: str, root: str | None, reporter: Reporter) -> dict[str, Any]:
-    """Score a run's champion on its test split, or on the class folders under `root`."""
-    experiment, step = opened(run_dir, reporter)
+def chosen(saved: checkpoint.Checkpoint, member: int) -> Champion:
+    """Return a member of a checkpoint's front, by its number, as if it were the champion."""
+    if saved.front is None:
+        raise InputError(f"--member: {saved.path} has no front; only a run with fitness.metrics has one")
+    count = len(saved.front.genomes)
+    if not 0 <= member < count:
+        raise InputError(f"--member: {member} given; the front of {saved.path} has {count} members, from 0")
+    return Champion(saved.front.genomes[member], f"{checkpoint.FRONT}{member}", saved.step.generation, {})
+
+
+def evaluate(run_dir: str, root: str | None, reporter: Reporter, member: int | None = None) -> dict[str, Any]:
+    """Score a run's champion, or a member of its front, on its test split or on the class folders under `root`."""
+    experiment, step = opened(run_dir, reporter, member)
     if root is None:
         return experiment.test(step.champion.genome, experiment.features, experiment.splits["test"])
     other = data.labelled(root, experiment.classes)

@@ -12,18 +12,24 @@ from neuroevo.errors import InputError
 FORMATS = ("safetensors", "pt", "onnx")
 
 
-def network(run_dir: str) -> tuple[nn.Module, composition.Experiment]:
-    """Return a champion as a network, normalised images [B, channels, H, W] to logits [B, C], and its run's parts."""
+def network(run_dir: str, member: int | None = None) -> tuple[nn.Module, composition.Experiment]:
+    """Return a champion as a network, normalised images [B, channels, H, W] to logits [B, C], and its run's parts.
+
+    With `member`, that one of the newest checkpoint's front takes the champion's place.
+    """
     with progress.shown() as reporter:
-        parts, step = experiment.opened(run_dir, reporter)
+        parts, step = experiment.opened(run_dir, reporter, member)
     whole = parts.backbone.network(composition.make_head(parts.config, parts.backbone, parts.dim, len(parts.classes)))
     missing = whole.load_state_dict(parts.network_weights(step.champion.genome), strict=False).unexpected_keys
     assert not missing, missing
     return whole.cpu().to(memory_format=torch.contiguous_format).eval(), parts
 
 
-def export(run_dir: str, format: str, out: str) -> str:
-    """Write a champion's network as a state dict (`safetensors`, `pt`) or graph (`onnx`); return a line about it."""
+def export(run_dir: str, format: str, out: str, member: int | None = None) -> str:
+    """Write a champion's network as a state dict (`safetensors`, `pt`) or graph (`onnx`); return a line about it.
+
+    With `member`, that one of the newest checkpoint's front takes the champion's place.
+    """
     if format not in FORMATS:
         raise InputError(f"--format: {format!r} is none of {', '.join(FORMATS)}")
     path = Path(out)
@@ -35,7 +41,7 @@ def export(run_dir: str, format: str, out: str) -> str:
             import onnxscript  # noqa: F401
         except ImportError:
             raise InputError("--format: onnx needs the extra 'onnx': pip install 'neuroevo[onnx]'") from None
-    whole, parts = network(run_dir)
+    whole, parts = network(run_dir, member)
     t = parts.backbone.transform
     temporary = path.with_name(path.name + ".partial")
     state = {name: tensor.contiguous() for name, tensor in whole.state_dict().items()}

@@ -11,11 +11,12 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from neuroevo import pareto
 from neuroevo.cost import Cost
 from neuroevo.errors import InputError, RunError
 from neuroevo.genome import Population
 from neuroevo.heads import Forward
-from neuroevo.metrics import Additive, Metric, score
+from neuroevo.metrics import Additive, Metric, OfGenome, score
 
 Express = Callable[[Tensor], dict[str, Tensor]]  # genomes [n, g] -> weights {name: [n, *shape]}
 
@@ -40,6 +41,7 @@ class Scores(NamedTuple):
 
     values: Tensor  # [n, m] float64, a column a metric, higher is better; -inf throughout for an invalid individual
     invalid: Tensor  # [n] bool: some logit was NaN or Inf
+    objectives: int = 1  # the first so many columns; the others break their ties
 
 
 class Batches(Protocol):
@@ -95,13 +97,14 @@ def evaluate(
     index: Tensor,
     metrics: Sequence[Metric],
     plan: Plan,
+    start: Tensor | None = None,
 ) -> Scores:
-    """Score genomes [n, g] on the samples `index` [B] by each metric.
+    """Score genomes [n, g] on the samples `index` [B] by each metric; `start` [g] is there for metrics of genomes.
 
     Metrics that add over samples are summed over slices of samples; one that needs all logits of an individual has them
     kept, for as many individuals at a time as the memory limit lets.
     """
-    whole = any(not isinstance(metric, Additive) for metric in metrics)
+    whole = any(not isinstance(metric, Additive | OfGenome) for metric in metrics)
     size = plan.individuals
     if whole:  # such a metric sorts and ranks all logits: some eight copies
         size = max(1, min(size, plan.limit // (8 * 4 * plan.classes * len(index))))
@@ -125,10 +128,14 @@ def evaluate(
                 targets_kept.append(targets)
         if whole:
             logits, targets = torch.cat(logits_kept, dim=2).transpose(1, 2), torch.cat(targets_kept)
-        columns = [
-            m.finish(t) if isinstance(m, Additive) and isinstance(t, Tensor) else score(m, logits, targets)
-            for m, t in zip(metrics, totals, strict=True)
-        ]
+        columns = []
+        for m, t in zip(metrics, totals, strict=True):
+            if isinstance(m, OfGenome):
+                assert start is not None
+                columns.append(m.score(rows, start).to(logits.device))
+            else:
+                columns.append(m.finish(t) if isinstance(m, Additive) and isinstance(t, Tensor)
+                               else score(m, logits, targets))  # fmt: skip
         for metric, column in zip(metrics, columns, strict=True):
             if column.shape != (len(rows),):
                 name = getattr(getattr(metric, "func", metric), "__qualname__", "metric")
@@ -150,19 +157,25 @@ def fitness(
     metrics: Sequence[Metric],
     plan: Plan,
     rescored: int,
+    start: Tensor | None = None,
+    objectives: int = 1,
 ) -> tuple[Scores, Cost]:
     """Score a population, and say what that cost: individuals times samples, forward.
 
-    In half precision the best `rescored` individuals are scored again in float32, and that counts too.
+    In half precision the best `rescored` individuals are scored again in float32, and that counts too. The first
+    `objectives` metrics are objectives, the others break ties.
     """
-    scores = evaluate(population.genomes, express, forward, data, index, metrics, plan)
+    scores = evaluate(population.genomes, express, forward, data, index, metrics, plan, start)
+    scores = scores._replace(objectives=objectives)
     n = len(population.genomes)
     if plan.precision != "float32" and rescored:
         exact = plan._replace(precision="float32")
-        best = scores.values[:, 0].topk(min(rescored, n)).indices
-        again = evaluate(population.genomes[best], express, forward, data, index, metrics, exact)
-        scores = Scores(
-            scores.values.index_copy(0, best, again.values), scores.invalid.index_copy(0, best, again.invalid)
+        order = scores.values[:, 0] if objectives == 1 else pareto.ranked(scores.values[:, :objectives])
+        best = order.topk(min(rescored, n)).indices
+        again = evaluate(population.genomes[best], express, forward, data, index, metrics, exact, start)
+        scores = scores._replace(
+            values=scores.values.index_copy(0, best, again.values),
+            invalid=scores.invalid.index_copy(0, best, again.invalid),
         )
         n += len(best)
     return scores, Cost(forward=n * len(index))

@@ -17,6 +17,8 @@ from neuroevo.backbones import Backbone
 from neuroevo.config import Config
 from neuroevo.cost import Cost
 from neuroevo.errors import InputError
+from neuroevo.metrics import reported
+from neuroevo.report import objectives
 
 Rows = list[tuple[str, str]]
 
@@ -55,6 +57,7 @@ def _checkpoint(saved: checkpoint.Checkpoint) -> Rows:
     if len(fitness):
         rows += [("fitness", f"best {fitness.max():.4f}, mean {fitness.mean():.4f}")]
     rows += [("invalid", str(int(step.scores.invalid.sum())))]
+    rows += front(saved)
     validation = ", ".join(f"{name} {value:.4f}" for name, value in champion.validation.items())
     rows += [("champion", f"{champion.kind} of generation {champion.generation}: {validation}")]
     rows += [("cost", ", ".join(f"{name} {count:,}" for name, count in step.cost.record().items()))]
@@ -66,6 +69,16 @@ def _checkpoint(saved: checkpoint.Checkpoint) -> Rows:
         file.visititems(lambda name, item: found.append(name) if isinstance(item, h5py.Dataset) else None)
         rows += [(f"/{name}", f"{file[name].shape} {file[name].dtype}") for name in found]
     return rows
+
+
+def front(saved: checkpoint.Checkpoint) -> Rows:
+    """Return each member of a checkpoint's front with its objectives as reported, by the generation's own batch."""
+    if saved.front is None:
+        return []
+    names = objectives(saved)
+    lines = [", ".join(f"{name} {reported(name, value):.4f}" for name, value in zip(names, member, strict=True))
+             for member in saved.front.fitness.tolist()]  # fmt: skip
+    return [(f"{checkpoint.FRONT}{i}", line) for i, line in enumerate(lines)]
 
 
 def names(kind: str | None) -> list[tuple[str, Rows]]:

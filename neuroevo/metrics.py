@@ -5,7 +5,8 @@ Shapes: `n` individuals, `B` samples, `C >= 2` classes. Logits `[n, B, C]` are u
 along contiguous samples, and takes any other by one copy; half precision is computed in float32.
 
 A metric whose statistics add over samples is `Additive`, so that the logits never have to exist all at once; any other
-is a plain function of all of them (`Whole`), as a user's own metric is. The predicted class is the first of the highest
+is a plain function of all of them (`Whole`), as a user's own metric is. What is asked of the weights themselves, beside
+the quality of predictions, is `OfGenome`. The predicted class is the first of the highest
 logits, as for `argmax`. A NaN or infinite logit never raises and touches its own individual only, whose score then
 means nothing (NaN or, where only predictions count, a NaN sample is of no predicted class: the worst miss there is).
 """
@@ -30,11 +31,18 @@ class Additive(NamedTuple):
     finish: Callable[[Tensor], Tensor]  # summed statistics [n, k] -> scores [n] float64, higher is better
 
 
+class OfGenome(NamedTuple):
+    """A metric of the genome, on which samples have no influence."""
+
+    score: Callable[[Tensor, Tensor], Tensor]  # (genomes [n, g], start [g]) -> scores [n] float64, higher is better
+
+
 Whole = Callable[[Tensor, Tensor], Tensor]  # (logits [n, B, C], targets [B]) -> scores [n], higher is better
-Metric = Additive | Whole
+OfLogits = Additive | Whole
+Metric = OfLogits | OfGenome
 
 
-def score(metric: Metric, logits: Tensor, targets: Tensor) -> Tensor:
+def score(metric: OfLogits, logits: Tensor, targets: Tensor) -> Tensor:
     """Return the scores `[n]` float64 of logits `[n, B, C]` against classes `targets [B]` int64, all at once."""
     if isinstance(metric, Additive):
         return metric.finish(metric.statistics(logits, targets))
@@ -313,6 +321,41 @@ def brier() -> Metric:
     return _mean(lambda x, targets: -(x.softmax(1) - _one_hot(targets, x)).square_().sum(1))
 
 
+# Of genomes: weights as they evolve, on features as the head sees them (standardised, projected).
+
+
+def sparsity() -> Metric:
+    """How much few weights hold of a genome, from 0 (all of one size) to 1 (all but one are zero, or all).
+
+    (sqrt(g) - L1 / L2) / (sqrt(g) - 1) of Hoyer 2004 (https://www.jmlr.org/papers/v5/hoyer04a.html): whatever the
+    weights' scale, and smooth where a count of zeros, which mutation never hits, would be flat.
+    """
+
+    def scores(genomes: Tensor, start: Tensor) -> Tensor:
+        first, second = (torch.linalg.vector_norm(genomes, k, dim=1, dtype=torch.float64) for k in (1, 2))
+        root = math.sqrt(genomes.shape[1])
+        found: Tensor = (root - first / second) / (root - 1)
+        return found.masked_fill((second == 0) | (root == 1), 1.0).clamp(0, 1)
+
+    return OfGenome(scores)
+
+
+def weight_norm() -> Metric:
+    """Minus the L2 norm of the genome."""
+    return OfGenome(lambda genomes, start: -torch.linalg.vector_norm(genomes, dim=1, dtype=torch.float64))
+
+
+def distance() -> Metric:
+    """Minus the L2 distance of the genome from the (first) one that the run started from."""
+    return OfGenome(lambda genomes, start: -torch.linalg.vector_norm(genomes - start, dim=1, dtype=torch.float64))
+
+
+OF_GENOMES: dict[str, Callable[..., Metric]] = {
+    "sparsity": sparsity,
+    "weight_norm": weight_norm,
+    "distance": distance,
+}
+
 METRICS: dict[str, Callable[..., Metric]] = {
     "cross_entropy": cross_entropy,
     "accuracy": accuracy,
@@ -326,13 +369,18 @@ METRICS: dict[str, Callable[..., Metric]] = {
     "auroc": auroc,
     "calibration_error": calibration_error,
     "brier": brier,
+    **OF_GENOMES,
 }
 
-LOWER_IS_BETTER = frozenset({"cross_entropy", "cost_matrix", "calibration_error", "brier"})  # their scores are negated
+LOWER_IS_BETTER = frozenset(  # their scores are negated
+    {"cross_entropy", "cost_matrix", "calibration_error", "brier", "weight_norm", "distance"}
+)
 
 
 def adjusted(metric: Metric, offset: Tensor) -> Metric:
     """Return a metric of logits with `offset` [C] added, such as the log of the classes' shares (Menon et al. 2021)."""
+    if isinstance(metric, OfGenome):
+        return metric
     if isinstance(metric, Additive):
         whole = metric.statistics
         return Additive(lambda logits, targets: whole(logits + offset, targets), metric.finish)

@@ -6,8 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from neuroevo import rundir
+from torch import Tensor
+
+from neuroevo import checkpoint, config, rundir
 from neuroevo.errors import InputError
+from neuroevo.metrics import reported
 from neuroevo.rundir import CONFIG, HISTORY
 
 COST = ("generation", "forward_samples", "backward_samples", "seconds")
@@ -28,6 +31,9 @@ def report(run_dir: str) -> Path:
     if not history:
         raise InputError(f"{run_dir}: no generation is recorded yet")
     plots = draw(history, folder / "plots")
+    saved = checkpoint.newest(folder / "checkpoints", lambda line: None)
+    if saved is not None and saved.front is not None and saved.front.fitness.shape[1] == 2:
+        plots.append(draw_front(saved.front.fitness, objectives(saved), folder / "plots"))
     page = folder / "report.html"
     rundir.replace(page, render(folder, plots).encode())
     return page
@@ -71,12 +77,36 @@ def draw(history: list[dict[str, Any]], folder: Path) -> list[Path]:
     return files
 
 
+def objectives(saved: checkpoint.Checkpoint) -> list[str]:
+    """Return the names of a checkpoint's objectives."""
+    given = config.parse(saved.config, str(saved.path))["fitness"]["metrics"]
+    return [metric if isinstance(metric, str) else metric["name"] for metric in given]
+
+
+def draw_front(fitness: Tensor, names: list[str], folder: Path) -> Path:
+    """Draw the members of a front by two objectives, fitness [k, 2], as reported; return the file."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 5), layout="constrained")
+    FigureCanvasAgg(figure)
+    x, y = ([reported(name, value) for value in column] for name, column in zip(names, fitness.T.tolist(), strict=True))
+    axes = figure.add_subplot(xlabel=names[0].replace("_", " "), ylabel=names[1].replace("_", " "))
+    axes.plot(x, y, marker="o", markersize=4, linewidth=0.5)
+    for i in range(0, len(x), max(1, len(x) // 12)):
+        axes.annotate(str(i), (x[i], y[i]), textcoords="offset points", xytext=(4, 4))
+    axes.grid(alpha=0.3)
+    path = folder / "front.png"
+    figure.savefig(path, dpi=120)
+    return path
+
+
 def render(folder: Path, plots: list[Path]) -> str:
     """Return the page: the result as a table, the plots within it, and the config."""
     result = rundir.read_result(folder)
     rows = "".join(f"<tr><th>{html.escape(k)}</th><td>{html.escape(v)}</td></tr>" for k, v in flat(result))
     images = "".join(
-        f'<h2>{plot.stem.replace("_", " ")}</h2><img alt="{plot.stem} over generations" '
+        f'<h2>{plot.stem.replace("_", " ")}</h2><img alt="{plot.stem}" '
         f'src="data:image/png;base64,{base64.b64encode(plot.read_bytes()).decode()}">'
         for plot in plots
     )

@@ -58,6 +58,8 @@ def save(path: Path, s: Step | None = None) -> Step:
 
 
 def same(a: Any, b: Any) -> bool:
+    if isinstance(a, int):
+        return bool(a == b)
     if isinstance(a, Tensor):
         return a.dtype == b.dtype and torch.equal(a, b)
     if isinstance(a, dict):

@@ -55,10 +55,39 @@ def test_a_run_from_the_command_line_to_its_table_and_all_that_follows(tmp_path:
     assert "(270 images)" in evaluated.stdout
 
 
+def test_any_member_of_a_front_is_listed_evaluated_and_exported(tmp_path: Path) -> None:
+    many = ["--set", "fitness.metrics=[cross_entropy, weight_norm]"]
+    assert neuroevo("run", *QUICK, *many, "--out", "many", cwd=tmp_path).returncode == 0
+    listed = neuroevo("inspect", "many", cwd=tmp_path).stdout.splitlines()
+    members = [line.split() for line in listed if line.strip().startswith("front-")]
+    assert [words[0] for words in members] == [f"front-{i}" for i in range(len(members))]
+    assert all(float(words[2].rstrip(",")) >= 0 and float(words[4]) >= 0 for words in members)
+    last = str(len(members) - 1)
+    evaluated = neuroevo("evaluate", "many", "--member", last, cwd=tmp_path)
+    assert evaluated.returncode == 0, evaluated.stderr
+    norm = next(line.split()[1] for line in evaluated.stdout.splitlines() if "weight_norm" in line)
+    assert float(norm) == pytest.approx(float(members[-1][4]), abs=1e-4)
+    assert neuroevo("export", "many", "--member", last, "--out", "w", cwd=tmp_path).returncode == 0
+    assert (tmp_path / "w").exists()
+    assert neuroevo("run", *QUICK, "--out", "one", cwd=tmp_path).returncode == 0
+    for run, number, message in [
+        ("many", str(len(members)), f"has {len(members)} members, from 0"),
+        ("many", "-1", "--member: -1 given; the front of"),
+        ("one", "0", "has no front; only a run with fitness.metrics has one"),
+    ]:
+        for command in (("export", "--out", "x"), ("evaluate",)):
+            found = neuroevo(command[0], run, *command[1:], "--member", number, cwd=tmp_path)
+            assert (found.returncode, found.stdout, found.stderr.count("\n")) == (2, "", 1), found.stderr
+            assert message in found.stderr
+    assert not (tmp_path / "x").exists()
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [
         (["run", "--set", "algorithm.populaton=5"], "algorithm.populaton: unknown key (did you mean population?)"),
+        (["run", "--set=fitness.metrics=[accuracy]"], "fitness.metrics: ['accuracy'] given, a list of two or more"),
+        (["run", "--set=fitness.metrics=[accuracy, sparsity]", "--set=algorithm.name=pso"], "go with algorithm ga"),
         (["run", "nowhere.yaml"], "nowhere.yaml: can't be read"),
         (["run", "--sett", "x"], "No such option"),
         (["nothing"], "No such command"),

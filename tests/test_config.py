@@ -88,6 +88,20 @@ def test_the_resolved_config_is_whole_and_reads_back_to_itself() -> None:
             {"validate": {"metric": {"name": "kappa", "weights": "cubic"}}},
             "validate.metric.weights: 'cubic' given; input should be 'linear' or 'quadratic'",
         ),
+        ({"fitness": {"metrics": ["accuracy", "brier"], "metric": "brier"}}, "fitness.metrics: give either metric or me"),
+        ({"fitness": {"metrics": ["accuracy", "brier"], "ties": "brier"}}, "fitness.ties: breaks ties of one metric"),
+        ({"fitness": {"metrics": ["accuracy", "acuracy"]}}, "fitness.metrics.1.name: no metric is called 'acuracy' (di"),
+        ({"fitness": {"metrics": ["brier", "brier"]}}, "fitness.metrics: brier is given twice"),
+        ({"fitness": {"metrics": "brier"}}, "fitness.metrics: 'brier' given, a list of two or more metrics expected"),
+        (
+            {"fitness": {"metrics": ["brier", "accuracy"]}, "algorithm": "snes"},
+            "fitness.metrics: many objectives go with algorithm ga; 'snes' is given",
+        ),
+        (
+            {"fitness": {"metrics": ["brier", "accuracy"]}, "refine": {"inheritance": "baldwinian"}},
+            "refine.inheritance: baldwinian goes with one metric",
+        ),
+        ({"validate": {"metric": "sparsity"}}, "validate.metric: sparsity is of the weights alone; a metric of pred"),
         ({"fitness": {"metric": "os.path:nothing"}}, "fitness.metric.name: os.path:nothing can't be imported"),
         ({"head": {"name": "nowhere:f"}}, "head.name: nowhere:f can't be imported (ModuleNotFoundError"),
         ({"head": {"init": "ones"}}, "head.init: 'ones' given; input should be 'zero', 'default' or 'network'"),
@@ -101,6 +115,27 @@ def test_what_is_wrong_is_named_with_what_would_be_right(raw: dict[str, Any], me
             check(raw).algorithm.bound()(Layout(("w",), ((3,),)))
         return
     assert refused(raw).startswith(message)
+
+
+def test_with_many_metrics_the_genetic_algorithm_is_nsga_ii_where_nothing_else_is_said() -> None:
+    many = {"metrics": ["brier", {"name": "top_k", "k": 2}]}
+    c = check({"fitness": many})
+    assert [part.record() for part in c.metrics] == [{"name": "brier"}, {"name": "top_k", "k": 2}]
+    record = c.record()
+    assert record["fitness"]["metrics"] == ["brier", {"name": "top_k", "k": 2}]
+    assert not {"metric", "ties"} & set(record["fitness"])
+    assert check(yaml.safe_load(c.to_yaml())) == c
+    default = check({}).algorithm.options
+    assert (default["elites"], default["selection"].name) == (1, "random")
+    options = c.algorithm.options
+    assert (options["elites"], options["crossover"]) == (options["population"] // 2, default["crossover"])
+    assert options["selection"].record() == {"name": "truncation", "share": 0.5}
+    own = {"population": 9, "selection": "tournament", "crossover": "row"}
+    options = check({"fitness": many, "algorithm": own}).algorithm.options
+    assert (options["elites"], options["selection"].name, options["crossover"].name) == (4, "tournament", "row")
+    options = check({"fitness": many, "algorithm": {"elites": 3, "selection": {"share": 0.1}}}).algorithm.options
+    assert (options["elites"], options["selection"].record()) == (3, {"name": "truncation", "share": 0.1})
+    assert check({"fitness": {**many, "metric": None}}) == c
 
 
 def test_settings_apply_in_any_order_and_may_create_sections() -> None:
@@ -163,7 +198,7 @@ def test_a_file_that_is_no_config_is_refused(tmp_path: Path) -> None:
 
 def test_a_users_own_part_is_named_by_import_path_and_its_signature_is_its_schema() -> None:
     c = check({"fitness": {"metric": {"name": "test_config:my_metric", "weight": 3}}})
-    assert float(c.metric.metric()(torch.ones(1, 2, 2), torch.zeros(2))[0]) == 12
+    assert float(c.metrics[0].metric()(torch.ones(1, 2, 2), torch.zeros(2))[0]) == 12
     assert check({"algorithm": {"selection": "test_config:no_annotations"}}).algorithm.options["selection"].options == {
         "x": 3
     }

@@ -9,7 +9,7 @@ from conftest import Quiet, make_folder
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from neuroevo import backbones, checkpoint, composition, config, experiment, rundir
+from neuroevo import backbones, checkpoint, composition, config, experiment, pareto, rundir
 from neuroevo.config import load
 from neuroevo.errors import InputError
 
@@ -56,6 +56,30 @@ def test_a_run_leaves_what_the_contract_says(tmp_path: Path, quiet: Quiet) -> No
     assert saved == load(None, SMALL).record()
     assert checkpoint.listed(tmp_path / "r" / "checkpoints")[0].name == "generation-000006.h5"
     assert [step.generation for step in quiet.steps] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_run_of_many_objectives_validates_its_front_whose_best_is_the_champion(tmp_path: Path, quiet: Quiet) -> None:
+    sets = ["fitness.metrics=[weight_norm, cross_entropy]", "algorithm.elites=8", "genome.init_sigma=0.1"]
+    result = start(tmp_path / "r", *sets, quiet=quiet)
+    champion = result["champion"]
+    assert champion["kind"].startswith("front-") or champion["generation"] == 0
+    assert list(champion["validation"]) == ["accuracy", "weight_norm", "cross_entropy"]
+    low, high = champion["test"]["interval"]["weight_norm"]
+    assert low == high == champion["test"]["weight_norm"] == pytest.approx(champion["validation"]["weight_norm"])
+    fronts = [pareto.front(step.scores.values) for step in quiet.steps]
+    assert all(len(front) > 1 for front in fronts)
+    assert result["cost"]["validation_samples"] == 270 * (1 + sum(len(fronts[i]) for i in (1, 3, 5)))
+    last = quiet.steps[-1]
+    assert last.scores.objectives == 2
+    norms = last.population.genomes.double().norm(dim=1)
+    torch.testing.assert_close(last.scores.values[:, 0], -norms)
+    assert last.record["fitness_best"] == float(-norms.min())  # the history is of the first
+
+
+def test_class_weights_are_of_cross_entropy_wherever_it_stands(tmp_path: Path) -> None:
+    start(tmp_path / "r", "fitness.metrics=[weight_norm, cross_entropy]", "fitness.class_weights=true")
+    with pytest.raises(InputError, match=r"fitness.class_weights: only cross_entropy can be weighted"):
+        start(tmp_path / "q", "fitness.metrics=[weight_norm, accuracy]", "fitness.class_weights=true")
 
 
 def test_the_champion_is_the_best_on_validation_and_the_test_split_has_no_part_in_it(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -7,7 +8,7 @@ from conftest import Quiet
 from PIL import Image
 from safetensors.torch import load_file
 
-from neuroevo import composition, experiment, export, features
+from neuroevo import checkpoint, composition, experiment, export, features
 from neuroevo.config import load
 from neuroevo.errors import InputError
 
@@ -74,6 +75,38 @@ def test_the_onnx_graph_checks_and_takes_any_batch(finished: str, tmp_path: Path
     inputs, logits = expected(finished)
     (found,) = ReferenceEvaluator(model).run(None, {"images": inputs[:2].contiguous().numpy()})
     np.testing.assert_allclose(found, logits[:2].numpy(), rtol=1e-2, atol=1e-2)
+
+
+def test_each_exported_member_of_the_front_scores_as_its_row_says(tmp_path: Path) -> None:
+    sets = ["backbone.name=none", "backbone.weights=none", "data.image_size=null", "algorithm.population=24",
+            "budget.generations=8", "memory.limit=1e8", "fitness.metrics=[cross_entropy, weight_norm, distance]",
+            "genome.init_sigma=0.1", "fitness.samples=100000", "features.components=null"]  # fmt: skip
+    run = str(tmp_path / "r")
+    experiment.run(load(None, sets), run, "test", Quiet())
+    with h5py.File(checkpoint.listed(tmp_path / "r" / "checkpoints")[0]) as file:  # with h5py alone
+        fitness, front = file["front/fitness"][()], file["front/genomes"][()]
+        everybody = file["population/fitness"][()]
+    assert len(fitness) > 3
+    assert (np.diff(fitness[:, 0]) < 0).all()
+    assert not [i for i in fitness for j in everybody if (j >= i).all() and (j > i).any()]
+    parts, _ = experiment.opened(run, Quiet())
+    whole, splits = composition.dataset(parts.config)
+    images = torch.from_numpy(whole.images.pixels).float()[splits["train"]] / 255  # type: ignore[union-attr]
+    targets = torch.from_numpy(whole.labels)[splits["train"]]
+    champion = load_file(tmp_path / "r" / "champion.safetensors")
+    same = []
+    for i, row in enumerate(fitness):
+        export.export(run, "safetensors", str(tmp_path / "w"), i)
+        plain = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+        weights = load_file(tmp_path / "w")
+        plain[1].load_state_dict({key.rpartition(".")[2]: value for key, value in weights.items()})
+        with torch.inference_mode():
+            loss = torch.nn.functional.cross_entropy(plain(images), targets)
+        assert float(loss) == pytest.approx(-row[0], rel=1e-4)
+        assert np.linalg.norm(front[i].astype(float)) == pytest.approx(-row[1])
+        assert np.linalg.norm(front[i].astype(float)) == pytest.approx(-row[2])  # the start is zero
+        same.append(all(torch.equal(weights[key], value) for key, value in champion.items()))
+    assert sum(same) <= 1
 
 
 def test_what_cannot_be_exported_is_refused(tmp_path: Path) -> None:

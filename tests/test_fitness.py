@@ -3,12 +3,12 @@ import torch
 from reference_metrics import required
 from torch import Tensor
 
-from neuroevo import fitness, heads
+from neuroevo import fitness, heads, pareto
 from neuroevo.cost import Cost
 from neuroevo.errors import InputError
 from neuroevo.fitness import Plan
 from neuroevo.genome import Layout, Population
-from neuroevo.metrics import METRICS, score
+from neuroevo.metrics import METRICS, OF_GENOMES, score
 
 D, C, N, B = 6, 3, 7, 50
 LAYOUT = Layout(("fc.weight", "fc.bias"), ((C, D), (C,)))
@@ -41,7 +41,7 @@ def plan(individuals: int = 1000, samples: int = 1000, limit: int = 2**30) -> Pl
     return Plan("gemm", C, individuals, samples, limit, 2)
 
 
-@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize("name", sorted(METRICS.keys() - OF_GENOMES.keys()))
 @pytest.mark.parametrize(
     ("individuals", "samples", "limit"), [(1000, 1000, 2**30), (3, 7, 2**30), (1, 1, 1), (4, 1000, 9000)]
 )
@@ -72,7 +72,7 @@ def test_every_metric_has_its_column() -> None:
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
-@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize("name", sorted(METRICS.keys() - OF_GENOMES.keys()))
 def test_individuals_with_nan_or_inf_rank_last_and_change_nobody_else(name: str, bad: float) -> None:
     population = genomes()
     population[2, 4] = bad
@@ -152,3 +152,44 @@ def test_balanced_rows_have_as_many_of_each_class_and_the_right_ones() -> None:
     share = float(labels[drawn - 1000].double().mean())
     assert share == pytest.approx(0.5, abs=0.04)
     assert len(drawn[labels[drawn - 1000] == 0].unique()) > 800
+
+
+@pytest.mark.parametrize(("individuals", "samples", "limit"), [(1000, 1000, 2**30), (3, 7, 2**30), (2, 9, 9000)])
+def test_metrics_of_genomes_stand_beside_others_however_they_are_sliced(
+    individuals: int, samples: int, limit: int, device: torch.device
+) -> None:
+    rows, names, start = (
+        Rows(device=device),
+        ["weight_norm", "cross_entropy", "distance", "auroc", "sparsity"],
+        genomes(1)[0],
+    )
+    population = genomes().to(device)
+    population[2, 0] = torch.nan
+    found = fitness.evaluate(
+        population, LAYOUT.unflatten, FORWARD, rows, torch.arange(B), [METRICS[name]() for name in names],
+        plan(individuals, samples, limit), start.to(device),
+    )  # fmt: skip
+    assert found.values.shape == (N, len(names))
+    assert found.invalid.tolist() == [i == 2 for i in range(N)]
+    good = [i for i in range(N) if i != 2]
+    torch.testing.assert_close(found.values[good, 0], -population[good].double().norm(dim=1))
+    torch.testing.assert_close(found.values[good, 2], -(population[good].cpu() - start).double().norm(dim=1).to(device))
+    alone = fitness.evaluate(
+        population, LAYOUT.unflatten, FORWARD, rows, torch.arange(B), [METRICS["auroc"]()], plan()
+    ).values[good, 0]
+    torch.testing.assert_close(found.values[good, 3], alone, rtol=1e-5, atol=1e-6)
+
+
+def test_in_half_precision_the_best_by_nsga_iis_order_are_scored_again() -> None:
+    population, names = Population(genomes(), {}, torch.full((N, 2), -1)), ["cross_entropy", "weight_norm"]
+    given = (population, LAYOUT.unflatten, FORWARD, Rows(), torch.arange(B), [METRICS[name]() for name in names])
+    start = genomes(1)[0]
+    exact, _ = fitness.fitness(*given, plan(), 0, start, 2)
+    half, _ = fitness.fitness(*given, plan()._replace(precision="bfloat16"), 0, start, 2)
+    again, cost = fitness.fitness(*given, plan()._replace(precision="bfloat16"), 3, start, 2)
+    assert (again.objectives, cost) == (2, Cost(forward=(N + 3) * B))
+    best = pareto.ranked(half.values).topk(3).indices
+    rest = [i for i in range(N) if i not in best.tolist()]
+    assert torch.equal(again.values[best], exact.values[best])
+    assert torch.equal(again.values[rest], half.values[rest])
+    assert not torch.equal(half.values[best], exact.values[best])

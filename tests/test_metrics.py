@@ -13,7 +13,7 @@ from sklearn import metrics as sklearn_metrics
 
 from neuroevo import metrics
 from neuroevo.errors import InputError
-from neuroevo.metrics import LOWER_IS_BETTER, METRICS, Additive, reported, score
+from neuroevo.metrics import LOWER_IS_BETTER, METRICS, OF_GENOMES, Additive, OfGenome, reported, score
 
 
 def build(name, classes, **options):
@@ -21,7 +21,7 @@ def build(name, classes, **options):
     return METRICS[name](**{**reference.required(name, classes), **options})
 
 
-ALL = sorted(METRICS)
+ALL = sorted(METRICS.keys() - OF_GENOMES.keys())
 ADDITIVE = [name for name in ALL if isinstance(build(name, 2), Additive)]
 SHAPES = [(1, 1, 2), (3, 17, 2), (4, 33, 7), (2, 9, 300)]  # n, B, C; over 255 classes the predictions count in int32
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
@@ -65,7 +65,7 @@ def close(dtype=torch.float32):
 
 
 def test_the_reference_knows_every_metric():
-    assert set(reference.REFERENCES) == set(METRICS)
+    assert set(reference.REFERENCES) == set(ALL)
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -414,3 +414,32 @@ def test_weighted_cross_entropy_is_torchs():
     found = metrics.score(metrics.weighted_cross_entropy(weights), logits.mT.contiguous().mT, targets)
     expected = [-torch.nn.functional.cross_entropy(x, targets, weights) for x in logits]
     torch.testing.assert_close(found, torch.stack(expected).double(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", OF_GENOMES)
+def test_metrics_of_genomes_are_plain_numpys(name):
+    genomes, start = torch.randn(5, 30), torch.randn(30)
+    metric = METRICS[name]()
+    assert isinstance(metric, OfGenome)
+    assert not inspect.signature(METRICS[name]).parameters
+    found = metric.score(genomes, start)
+    x, s = genomes.double().numpy(), start.double().numpy()
+    norms = {k: (abs(x) ** k).sum(1) ** (1 / k) for k in (1, 2)}
+    wanted = {
+        "sparsity": (30**0.5 - norms[1] / norms[2]) / (30**0.5 - 1),
+        "weight_norm": -norms[2],
+        "distance": -(((x - s) ** 2).sum(1) ** 0.5),
+    }[name]
+    torch.testing.assert_close(found, torch.from_numpy(wanted), rtol=1e-6, atol=1e-6)
+    assert found.dtype == torch.float64
+    assert reported(name, float(found[0])) > 0
+    assert metrics.adjusted(metric, torch.ones(3)) is metric  # logits have no part in it
+
+
+def test_sparsity_goes_from_all_equal_to_one_weight_or_none_whatever_the_scale():
+    genomes = torch.stack([torch.ones(9), -5 * torch.ones(9), 1e-20 * torch.eye(9)[4], 1e20 * torch.eye(9)[4],
+                           torch.zeros(9), torch.tensor([1.0, 1, 1, 1, 0, 0, 0, 0, 0])])  # fmt: skip
+    found = METRICS["sparsity"]().score(genomes, genomes[0])
+    assert found.tolist() == pytest.approx([0, 0, 1, 1, 1, 0.5])
+    assert METRICS["sparsity"]().score(torch.tensor([[3.0], [0.0]]), torch.zeros(1)).tolist() == [1, 1]
+    assert METRICS["sparsity"]().score(torch.tensor([[3.0, torch.nan]]), torch.zeros(2)).isnan().all()

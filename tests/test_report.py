@@ -25,6 +25,14 @@ def test_a_run_is_drawn_and_written_to_one_page_that_needs_nothing_else(tmp_path
     assert all((tmp_path / "r" / "plots" / f"{plot}.png").read_bytes().startswith(b"\x89PNG") for plot in plots)
 
 
+def test_the_front_of_two_objectives_is_drawn(tmp_path: Path) -> None:
+    for folder, metrics in (("two", "[cross_entropy, weight_norm]"), ("three", "[cross_entropy, brier, weight_norm]")):
+        sets = [*(s for s in SETS if "refine" not in s), f"fitness.metrics={metrics}"]
+        experiment.run(load(None, sets), str(tmp_path / folder), "test", Quiet())
+        page = report.report(str(tmp_path / folder)).read_text()
+        assert (tmp_path / folder / "plots" / "front.png").exists() == (folder == "two") == ("<h2>front</h2>" in page)
+
+
 def test_a_folder_without_a_run_or_a_generation_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no run is there"):
         report.report(str(tmp_path))

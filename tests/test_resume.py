@@ -197,6 +197,21 @@ def test_cifar10_folders_interrupted_while_features_are_made_then_killed_resume_
     assert contents(tmp_path / "r") == contents(tmp_path / "whole")
 
 
+def test_a_run_of_many_objectives_that_is_killed_resumes_to_the_same_bytes_and_front(tmp_path: Path) -> None:
+    sets = [*(s for s in SETS if not s.startswith(("fitness.ties", "algorithm.elites"))),
+            "fitness.metrics=[cross_entropy, weight_norm, sparsity]"]  # fmt: skip
+    experiment.run(load(None, sets), str(tmp_path / "whole"), "test", Quiet())
+    started = process(tmp_path / "r", sets)
+    wait_for(lambda: len(checkpoint.listed(tmp_path / "r" / "checkpoints")) > 1)
+    started.kill()
+    started.join()
+    assert "result.json" not in {path.name for path in (tmp_path / "r").iterdir()}
+    experiment.resume(str(tmp_path / "r"), [], Quiet())
+    assert contents(tmp_path / "r") == contents(tmp_path / "whole")
+    assert {"front/genomes", "front/fitness"} <= set(contents(tmp_path / "r"))
+    assert contents(tmp_path / "r")["algorithm/fitness"][1] == (33, 3)
+
+
 def test_a_run_killed_before_its_first_checkpoint_begins_anew(tmp_path: Path, uninterrupted: dict[str, Any]) -> None:
     (tmp_path / "r").mkdir()
     (tmp_path / "r" / "config.yaml").write_text(load(None, SETS).to_yaml())

@@ -7,7 +7,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "neuroevo"
 ORDER = [  # each may import those before it
-    "errors", "rng", "genome", "cost", "devices", "schedules", "operators", "metrics",
+    "errors", "rng", "genome", "cost", "devices", "schedules", "operators", "metrics", "pareto",
     "heads", "cut", "fitness", "gradient", "deep", "development", "algorithms", "quantised", "loop",
     "data", "backbones", "features", "evaluation", "config", "checkpoint", "rundir", "report", "progress",
     "composition", "experiment", "export", "inspection", "cli", "__main__",

@@ -3,6 +3,9 @@
 Parents are selected from the whole population before, crossed two at a time and mutated (Holland 1975; Goldberg 1989).
 Elites go on unchanged and are scored again with their children on the new batch, so that no individual lives on a lucky
 batch.
+
+With many objectives the order is that of NSGA-II (Deb et al. 2002), and the elites are its survivors: with half the
+population as elites, parents and children are scored on one batch and the better half of both goes on.
 """
 
 from typing import Annotated, NamedTuple
@@ -11,6 +14,7 @@ import torch
 from annotated_types import Ge
 from torch import Tensor
 
+from neuroevo import pareto
 from neuroevo.algorithms.base import Algorithm, Part
 from neuroevo.errors import InputError
 from neuroevo.fitness import Scores, ranks
@@ -25,13 +29,23 @@ class GAState(NamedTuple):
     """The population and what it was found to be worth."""
 
     population: Population
-    fitness: Tensor  # [n] float64, higher is better, -inf where invalid; empty before the first scores
+    fitness: Tensor  # [n] or, of many objectives, [n, m] float64, higher is better, -inf where invalid; empty at first
 
 
 def fitness_of(scores: Scores) -> Tensor:
-    """Return fitness [n]: the metric itself, or ranks where a second one breaks its ties; -inf where invalid."""
+    """Return fitness [n]: the metric itself, or ranks where a second one breaks its ties; -inf where invalid.
+
+    With many objectives, ranks in NSGA-II's order.
+    """
     values = scores.values
+    if scores.objectives > 1:
+        return pareto.ranked(objectives_of(scores))
     return values[:, 0] if values.shape[1] == 1 else ranks(values).masked_fill(scores.invalid, -torch.inf)
+
+
+def objectives_of(scores: Scores) -> Tensor:
+    """Return objectives [n, m], -inf throughout where invalid."""
+    return scores.values[:, : scores.objectives].masked_fill(scores.invalid[:, None], -torch.inf)
 
 
 def ga(
@@ -68,12 +82,13 @@ def ga(
         if not len(state.fitness):
             return state.population
         before, count = state.population, population - elites
-        kept = state.fitness.topk(elites).indices
-        mates = selection(state.fitness, parents * count, context.generator("select")).view(parents, count).T
+        fitness = state.fitness if state.fitness.ndim == 1 else pareto.ranked(state.fitness)
+        kept = fitness.topk(elites).indices
+        mates = selection(fitness, parents * count, context.generator("select")).view(parents, count).T
         # Traits come from the better of two: of many parents, the best would be the same for all children.
         pair = mates[:, :2]
-        giver = pair.gather(1, state.fitness[pair].argmax(1, keepdim=True)).squeeze(1)
-        mates = mates.gather(1, state.fitness[mates].argsort(dim=1, descending=True, stable=True))  # best first
+        giver = pair.gather(1, fitness[pair].argmax(1, keepdim=True)).squeeze(1)
+        mates = mates.gather(1, fitness[mates].argsort(dim=1, descending=True, stable=True))  # best first
         children = mutation(
             Population(
                 crossover(before.genomes, mates, layout, context.generator("crossover")),
@@ -90,9 +105,11 @@ def ga(
         )
 
     def tell(state: GAState, scored: Population, scores: Scores) -> GAState:
-        return GAState(scored, fitness_of(scores))
+        return GAState(scored, fitness_of(scores) if scores.objectives == 1 else objectives_of(scores))
 
     def candidates(state: GAState) -> dict[str, Tensor]:
+        if state.fitness.ndim > 1:
+            return {f"front-{i}": state.population.genomes[row] for i, row in enumerate(pareto.front(state.fitness))}
         order = state.fitness.topk(max(1, elites, population // 4)).indices
         order = order[state.fitness[order] > -torch.inf]
         genomes = state.population.genomes[order]
