@@ -29,7 +29,7 @@ from neuroevo import (
     quantised,
     rundir,
 )
-from neuroevo.algorithms import Algorithm
+from neuroevo.algorithms import DOUBLING, Algorithm
 from neuroevo.backbones import Backbone
 from neuroevo.config import Config
 from neuroevo.cost import Budget, Cost
@@ -595,7 +595,12 @@ def choose(c: Config, genes: int, device: torch.device, chosen: Callable[[int, i
 
 
 def population_size(c: Config) -> int:
-    """Return how many individuals there are."""
+    """Return how many rows a population has, from the second generation on."""
+    return first_size(c) * (2 if c.algorithm.name in DOUBLING else 1)
+
+
+def first_size(c: Config) -> int:
+    """Return how many rows the first generation's population has."""
     return int(c.algorithm.options.get("population", 1))
 
 

@@ -117,14 +117,21 @@ def estimate(c: Config) -> Rows:
     genes = sum(p.numel() for p in (*evolved, *of_head))
     if c.genome.levels:  # and the scales
         genes += sum(len(p) for p in of_head if p.ndim > 1)
-    n = int(c.algorithm.options.get("population", 1))
+    first, n = composition.first_size(c), composition.population_size(c)
     batch = min(c.fitness.samples, len(splits["train"]))
     r = c.refine  # with `who` or a share, at most
-    learnt = 0 if r is None else round(n * r.share) * r.steps * min(r.batch_size, len(splits["train"]))
-    each = Cost(forward=n * batch * (2 if r is not None and r.back_off else 1) + learnt, backward=learnt)
+
+    def takes(rows: int) -> Cost:
+        learnt = 0 if r is None else round(rows * r.share) * r.steps * min(r.batch_size, len(splits["train"]))
+        return Cost(forward=rows * batch * (2 if r is not None and r.back_off else 1) + learnt, backward=learnt)
+
+    def until(limit: int | None, begin: int, each: int) -> int | None:
+        return limit and 1 + max(0, -(-(limit - begin) // each))
+
+    begin, each = takes(first), takes(n)
     budgets = [c.budget.generations]
-    budgets += [c.budget.samples and -(-c.budget.samples // each.samples)]
-    budgets += [c.budget.forward_samples and -(-c.budget.forward_samples // each.forward)]
+    budgets += [until(c.budget.samples, begin.samples, each.samples)]
+    budgets += [until(c.budget.forward_samples, begin.forward, each.forward)]
     generations = min((g for g in budgets if g), default=None)
     rows: Rows = [("images", ", ".join(f"{name} {len(index):,}" for name, index in splits.items()))]
     if backbone.cut is None:
@@ -140,13 +147,14 @@ def estimate(c: Config) -> Rows:
     rows += [("population", f"{n} individuals, {4 * n * genes / 2**20:,.0f} MiB each generation")]
     if generations is None:
         return [*rows, ("generations", "until the seconds or the target")]
-    rows += [("generations", f"{generations:,}"), ("forward samples", f"{generations * each.forward:,}")]
-    rows += [("backward samples", f"{generations * each.backward:,}")]
-    seconds = _sample_seconds(backbone, head, device, genes) * each.samples
+    later = generations - 1
+    rows += [("generations", f"{generations:,}"), ("forward samples", f"{begin.forward + later * each.forward:,}")]
+    rows += [("backward samples", f"{begin.backward + later * each.backward:,}")]
+    seconds = _sample_seconds(backbone, head, device, genes) * (begin.samples + later * each.samples)
     noise = (
         min(_seconds(lambda: float(torch.randn(2**20, device=device).sum())) for _ in range(5)) * 2 * n * genes / 2**20
     )
-    rows += [("time", f"about {generations * (seconds + noise):,.0f} s, beside features and validation")]
+    rows += [("time", f"about {seconds + generations * noise:,.0f} s, beside features and validation")]
     return rows
 
 

@@ -64,6 +64,21 @@ class Rules:
     view: View = as_it_is  # which augmented views of a batch's rows are taken
 
 
+class Proposal(NamedTuple):
+    """A generation's population, before it is known whether the budget has room for it."""
+
+    context: Context
+    population: Population
+    asked: Cost  # of asking for it
+    planned: Cost  # asking, and what else it takes whatever the batch
+    each: int  # how often a sample of the batch goes forward
+
+    @property
+    def least(self) -> Cost:
+        """What the smallest batch takes."""
+        return self.planned + Cost(forward=self.each)
+
+
 Validate = Callable[[Tensor], tuple[list[dict[str, float]], Cost]]  # genomes [k, g] -> each one's metrics as reported
 
 
@@ -97,24 +112,32 @@ def evolve(
     `device` is where the population is kept; `sensitivity` is there for mutations that ask for it.
     """
     step, began = start, clock()
-    while step.stop is None:
-        generation = step.generation + 1
-        progress = rules.budget.progress(step.generation, step.cost)
+
+    def propose(state: Any, generation: int, cost: Cost) -> Proposal:
+        progress = rules.budget.progress(generation - 1, cost)
         context = Context(rules.seed, generation, progress, device, sensitivity.of if sensitivity else None)
-        population = algorithm.ask(step.state, context)
+        population = algorithm.ask(state, context)
         asked = sensitivity.taken() if sensitivity else Cost()
         planned = asked + development.planned(population, context)
-        each = development.passes(len(population.genomes))
-        left = rules.budget.left(step.cost + planned)
+        return Proposal(context, population, asked, planned, development.passes(len(population.genomes)))
+
+    ahead: Proposal | None = None
+    while step.stop is None:
+        generation = step.generation + 1
+        now = ahead or propose(step.state, generation, step.cost)
+        left = rules.budget.left(step.cost + now.planned)
         # The last generation's batch is cut to what is left of the budget.
-        size = rules.samples if left is None else min(rules.samples, left // each)
+        size = rules.samples if left is None else min(rules.samples, left // now.each)
         if size < 1:
             raise InputError("budget: the samples allowed are too few for one generation of the smallest batch")
-        grown = development.develop(population, batch(rules, generation, size), context)
+        grown = development.develop(now.population, batch(rules, generation, size), now.context)
         state = algorithm.tell(step.state, grown.inherited, grown.scores)
-        cost = step.cost + asked + grown.cost
-        least = planned + Cost(forward=each)
-        stop = rules.budget.spent(generation, cost, start.seconds + clock() - began, least)
+        cost = step.cost + now.asked + grown.cost
+        ahead = None
+        stop = rules.budget.spent(generation, cost, start.seconds + clock() - began, Cost(forward=1))
+        if stop is None and left is not None:  # the next generation may take more than this one
+            ahead = propose(state, generation + 1, cost)
+            stop = rules.budget.spent(generation, cost, start.seconds + clock() - began, ahead.least)
         champion, stale, validation = step.champion, step.stale, None
         if generation % rules.every == 0 or stop is not None:
             same = grown.scored is grown.inherited

@@ -45,7 +45,8 @@ def generations(
 def leaves(value: Any) -> list[Tensor]:
     if isinstance(value, Tensor):
         return [value]
-    return [leaf for child in (value.values() if isinstance(value, dict) else value) for leaf in leaves(child)]
+    children = [child for _, child in sorted(value.items())] if isinstance(value, dict) else value
+    return [leaf for child in children for leaf in leaves(child)]
 
 
 def same(a: Any, b: Any) -> bool:
@@ -113,7 +114,7 @@ def test_it_goes_on_from_a_checkpoint_to_the_same_bytes(name: str, tmp_path: Pat
     state, population = generations(algorithm, device, 3)
     champion = Champion(population.genomes[0], "best", 3, {"accuracy": 0.5})
     step = Step(3, state, population, scored(population, 3), {}, Cost(), 0.0, champion, 0, None)
-    checkpoint.write(tmp_path / "c.h5", {}, step, [])
+    checkpoint.write(tmp_path / "c.h5", {}, {}, step, [])
     template = algorithm.init(torch.zeros(1, G, device=device), 0.5, Context(0, 0, 0.0, device))
     read = checkpoint.state(tmp_path / "c.h5", template, device)
     assert [leaf.dtype for leaf in leaves(read)] == [leaf.dtype for leaf in leaves(state)]

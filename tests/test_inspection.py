@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 from conftest import Quiet
 
-from neuroevo import checkpoint, config, experiment, inspection
+from neuroevo import checkpoint, config, experiment, inspection, rundir
 from neuroevo.config import load
 from neuroevo.errors import InputError
 
@@ -56,6 +56,20 @@ def test_estimates_are_what_a_run_then_costs(finished: Path) -> None:
     hybrid = dict(inspection.estimate(load(None, [*SETS, "refine.steps=5", "refine.batch_size=20"])))
     assert hybrid["forward samples"] == f"{2 * 12 * (512 + 100):,}"
     assert hybrid["backward samples"] == f"{2 * 12 * 100:,}"
+
+
+@pytest.mark.parametrize("name", ["pso", "de"])
+@pytest.mark.parametrize("limit", ["generations=3", "samples=3500", "forward_samples=6400"])
+def test_an_estimate_counts_what_is_scored_again_beside_the_new(tmp_path: Path, name: str, limit: str) -> None:
+    sets = [*SETS, f"algorithm.name={name}", "fitness.samples=100", "budget.generations=null", f"budget.{limit}"]
+    rows = dict(inspection.estimate(load(None, sets)))
+    experiment.run(load(None, sets), str(tmp_path / "r"), "test", Quiet())
+    result = rundir.read_result(tmp_path / "r")
+    generations, batch = int(rows["generations"]), 12 * 100
+    assert generations == result["generations"]
+    expected = batch + 2 * batch * (generations - 1)
+    assert rows["forward samples"] == f"{expected:,}"
+    assert expected - 2 * batch < result["cost"]["forward_samples"] <= expected  # the last batch is cut
 
 
 def test_the_machine_is_described() -> None:

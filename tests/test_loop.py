@@ -10,6 +10,7 @@ from neuroevo import loop
 from neuroevo.algorithms import Algorithm
 from neuroevo.cost import Budget, Cost
 from neuroevo.development import Scoring, unchanged
+from neuroevo.errors import InputError
 from neuroevo.fitness import Scores
 from neuroevo.genome import Population
 from neuroevo.loop import Champion, Rules, Step
@@ -24,8 +25,11 @@ class Walk(NamedTuple):
     at: Tensor
 
 
-def walk(n: int = 4) -> Algorithm[Walk]:
+def walk(growing: bool = False) -> Algorithm[Walk]:
+    """Ask for 4 individuals; where it is growing, for 8 after the first generation."""
+
     def ask(state: Walk, context: Context) -> Population:
+        n = 8 if growing and context.generation > 1 else 4
         return Population(state.at + torch.arange(n)[:, None], {}, torch.full((n, 2), -1))
 
     return Algorithm(
@@ -42,7 +46,10 @@ def rules(**changes: object) -> Rules:
 
 
 def run(
-    r: Rules, quality: Callable[[float], float] = lambda x: x, bad: float | None = None
+    r: Rules,
+    quality: Callable[[float], float] = lambda x: x,
+    bad: float | None = None,
+    algorithm: Algorithm[Walk] | None = None,
 ) -> tuple[list[Step], list[Tensor]]:
     """Run the walk; the validation accuracy of a genome is `quality` of its value, its fitness the value itself."""
     batches: list[Tensor] = []
@@ -63,7 +70,15 @@ def run(
     start = Step(0, Walk(torch.zeros(1)), empty, none, {}, Cost(), 0.0, first, 0, None)
     ticks = count()
     return list(
-        loop.evolve(walk(), unchanged(Scoring(score, lambda n: n)), validate, r, start, CPU, lambda: float(next(ticks)))
+        loop.evolve(
+            algorithm or walk(),
+            unchanged(Scoring(score, lambda n: n)),
+            validate,
+            r,
+            start,
+            CPU,
+            lambda: float(next(ticks)),
+        )
     ), batches
 
 
@@ -104,6 +119,31 @@ def test_the_last_batch_is_cut_so_that_samples_are_spent_to_within_one_each() ->
     steps, batches = run(rules(budget=Budget(forward_samples=64)))
     assert [len(index) for index in batches] == [8, 8]
     assert steps[-1].stop == "forward_samples"
+
+
+@pytest.mark.parametrize(
+    ("budget", "batches", "stop"),
+    [
+        (Budget(samples=39), [8], "samples"),
+        (Budget(forward_samples=35), [8], "forward_samples"),
+        (Budget(samples=40), [8, 1], "samples"),
+        (Budget(samples=100), [8, 8], "samples"),
+        (Budget(samples=1000, generations=1), [8], "generations"),
+        (Budget(samples=35, generations=1), [8], "generations"),
+    ],
+)
+def test_a_run_ends_before_a_generation_that_takes_more_than_is_left(
+    budget: Budget, batches: list[int], stop: str
+) -> None:
+    steps, taken = run(rules(budget=budget), algorithm=walk(growing=True))
+    assert [len(index) for index in taken] == batches
+    assert [step.stop for step in steps] == [None] * (len(batches) - 1) + [stop]
+    assert steps[-1].record["validation"] is not None
+
+
+def test_a_budget_of_less_than_the_first_generation_is_refused() -> None:
+    with pytest.raises(InputError, match="too few for one generation of the smallest batch"):
+        run(rules(budget=Budget(samples=3)))
 
 
 def test_seconds_stop_a_run() -> None:

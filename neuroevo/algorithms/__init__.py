@@ -26,4 +26,7 @@ ALGORITHMS: dict[str, Callable[..., Algorithm[Any]]] = {
     "fixed": fixed,
 }
 
-__all__ = ["ALGORITHMS", "Algorithm", "Part"]
+# Those that ask for what they remember once more beside what is new: twice as many rows after the first generation.
+DOUBLING = ("pso", "de")
+
+__all__ = ["ALGORITHMS", "DOUBLING", "Algorithm", "Part"]

@@ -1,7 +1,7 @@
 """Evolution strategies: a normal distribution over genomes is sampled, and moves towards what scored well.
 
-The distributions, and the gradients of expected fitness by their parameters, are evotorch's; which rows of a population
-were drawn as what is decided here, from named streams, so that a resumed run draws the same.
+Only the order of fitness counts, never its value, and scores of two generations are never compared: each moves the
+distribution by its own batch. What is drawn comes from a named stream, so that a resumed run draws the same.
 """
 
 import math
@@ -19,7 +19,7 @@ from neuroevo.fitness import Scores
 from neuroevo.genome import Layout, Population
 from neuroevo.rng import Context
 
-LARGEST = 1000  # genes of a full covariance, whose gradient takes population x genes^2 numbers
+LARGEST = 1000  # genes of a full covariance, whose root is exponentiated each generation
 
 Size = Annotated[int, Ge(2)]
 Rate = Annotated[float, Gt(0)]
@@ -52,8 +52,8 @@ def _strategy(
 ) -> Algorithm[Search]:
     """Make an algorithm of how a distribution begins, is sampled, and follows what scored well.
 
-    `sample` returns genomes [n, g]; `follow` is given them with their ranks [n], from 0 for the worst. An invalid
-    individual has the lowest rank, and the centre's genes, so that nothing that isn't finite gets in.
+    `sample` returns genomes [n, g]; `follow` is given them with their ranks [n], the higher the better. An invalid
+    individual has rank -1 and the centre's genes, so that nothing that isn't finite gets in.
     """
 
     def init(start: Tensor, sigma: float | Tensor, context: Context) -> Search:
@@ -78,7 +78,8 @@ def _strategy(
             return state
         if not valid.all():
             genomes = genomes.where(valid[:, None], state.center)
-        return follow(state, genomes, fitness.argsort(stable=True).argsort().to(genomes.dtype))
+        ranks = fitness.argsort(stable=True).argsort().to(genomes.dtype)
+        return follow(state, genomes, ranks.masked_fill(~valid, -1))
 
     def candidates(state: Search) -> dict[str, Tensor]:
         return {"center": state.center} | ({"best": state.best.genome} if state.best.fitness > -torch.inf else {})
@@ -109,6 +110,29 @@ def _mirrored(population: int) -> Callable[[Search, Draw], Tensor]:
     return sample
 
 
+def _pairs(genomes: Tensor, ranks: Tensor) -> tuple[Tensor, Tensor]:
+    """Return half the way [m, g] from a pair's second to its first, and centred ranks [m, 2], 0 where one is invalid."""
+    from evotorch.tools.ranking import centered
+
+    count = len(ranks) // 2 * 2
+    ends, ranks = genomes[:count].unflatten(0, (-1, 2)), ranks[:count]
+    valid = (ranks >= 0).view(-1, 2).all(1, keepdim=True)
+    return (ends[:, 0] - ends[:, 1]) / 2, centered(ranks).view(-1, 2).where(valid, 0)
+
+
+def _utilities(ranks: Tensor) -> Tensor:
+    """Return the weights [n] of natural evolution strategies, 0 for an invalid individual (Wierstra et al. 2014)."""
+    from evotorch.tools.ranking import nes
+
+    weights: Tensor = nes(ranks)
+    return weights.where(ranks >= 0, 0)
+
+
+def _over(x: Tensor, sigma: Tensor) -> Tensor:
+    """Divide by deviations; 0 where there is none."""
+    return (x / sigma).where(sigma > 0, 0)
+
+
 def snes(
     layout: Layout, *, population: Size = 256, center_rate: Rate = 1.0, sigma_rate: Rate | None = None
 ) -> Algorithm[Search]:
@@ -117,15 +141,13 @@ def snes(
     `sigma_rate` is (3 + ln g) / (5 sqrt(g)) if None.
     """
     g = layout.genes
-    rates = {"mu": center_rate, "sigma": sigma_rate or (3 + math.log(g)) / (5 * math.sqrt(g))}
+    rate = sigma_rate or (3 + math.log(g)) / (5 * math.sqrt(g))
 
     def follow(state: Search, genomes: Tensor, ranks: Tensor) -> Search:
-        from evotorch.distributions import ExpSeparableGaussian
-
-        now = ExpSeparableGaussian({"mu": state.center, "sigma": state.sigma})
-        steps = now.compute_gradients(genomes, ranks, objective_sense="max", ranking_method="nes")
-        after = now.update_parameters(steps, learning_rates=rates)
-        return state._replace(center=after.mu, sigma=after.sigma)
+        weights, steps = _utilities(ranks), genomes - state.center
+        center = state.center + center_rate * (weights @ steps)
+        wider = _over(weights @ steps.square_(), state.sigma.square()) - weights.sum()
+        return state._replace(center=center, sigma=state.sigma * (rate / 2 * wider).exp())
 
     return _strategy(population, _as_it_is, _separable(population), follow)
 
@@ -140,38 +162,38 @@ def xnes(
     g = layout.genes
     if g > LARGEST:
         raise InputError(f"algorithm.name: xnes takes up to {LARGEST} genes, and there are {g}; use snes or sep_cma")
-    rates = {"mu": center_rate, "sigma": sigma_rate or 0.6 * (3 + math.log(g)) / (g * math.sqrt(g))}
+    rate = sigma_rate or 0.6 * (3 + math.log(g)) / (g * math.sqrt(g))
 
     def remember(state: Search) -> Search:
-        root = state.sigma.clamp(min=torch.finfo(state.sigma.dtype).tiny).diag()
-        return state._replace(sigma=root, memory={"inverse": root.diag().reciprocal().diag()})
+        inverse = _over(torch.ones_like(state.sigma), state.sigma).diag()
+        return state._replace(sigma=state.sigma.diag(), memory={"inverse": inverse})
 
     def sample(state: Search, draw: Draw) -> Tensor:
         return torch.addmm(state.center, draw(population, g), state.sigma.T)
 
     def follow(state: Search, genomes: Tensor, ranks: Tensor) -> Search:
-        from evotorch.distributions import ExpGaussian
-
-        now = ExpGaussian({"mu": state.center, "sigma": state.sigma, "sigma_inv": state.memory["inverse"]})
-        steps = now.compute_gradients(genomes, ranks, objective_sense="max", ranking_method="nes")
-        after = now.update_parameters(steps, learning_rates=dict(rates))
-        return state._replace(center=after.mu, sigma=after.sigma, memory={"inverse": after.sigma_inv})
+        weights, inverse = _utilities(ranks), state.memory["inverse"]
+        drawn = (genomes - state.center) @ inverse.T  # from the standard normal distribution
+        shape = (weights[:, None] * drawn).T @ drawn  # the gradient by the root's logarithm
+        shape.diagonal().sub_(weights.sum())
+        return state._replace(
+            center=state.center + center_rate * (state.sigma @ (weights @ drawn)),
+            sigma=state.sigma @ torch.linalg.matrix_exp(rate / 2 * shape),
+            memory={"inverse": torch.linalg.matrix_exp(-rate / 2 * shape) @ inverse},
+        )
 
     return _strategy(population, remember, sample, follow)
 
 
 def cem(layout: Layout, *, population: Size = 256, share: Annotated[float, Gt(0), Lt(1)] = 0.5) -> Algorithm[Search]:
     """Take mean and deviation of the best `share`: the cross-entropy method (Rubinstein 1999)."""
-    if int(population * share) < 2:
+    elites = int(population * share)
+    if elites < 2:
         raise InputError(f"algorithm.share: {share} of a population of {population} is less than two individuals")
 
     def follow(state: Search, genomes: Tensor, ranks: Tensor) -> Search:
-        from evotorch.distributions import SeparableGaussian
-
-        now = SeparableGaussian({"mu": state.center, "sigma": state.sigma, "parenthood_ratio": share})
-        steps = now.compute_gradients(genomes, ranks, objective_sense="max", ranking_method="raw")
-        after = now.update_parameters(steps, learning_rates={"mu": 1.0, "sigma": 1.0})
-        return state._replace(center=after.mu, sigma=after.sigma)
+        sigma, center = torch.std_mean(genomes[ranks.topk(elites).indices], dim=0)
+        return state._replace(center=center, sigma=sigma)
 
     return _strategy(population, _as_it_is, _separable(population), follow)
 
@@ -190,7 +212,6 @@ def pgpe(
     `speed` is the centre's highest, in multiples of the length of the starting deviations; ClipUp's step is half of it.
     A deviation changes by `max_change` of itself at most.
     """
-    pairs = population // 2 * 2
 
     def remember(state: Search) -> Search:
         return state._replace(
@@ -198,16 +219,14 @@ def pgpe(
         )
 
     def follow(state: Search, genomes: Tensor, ranks: Tensor) -> Search:
-        from evotorch.distributions import SymmetricSeparableGaussian
-
-        by = {"divide_mu_grad_by": "num_directions", "divide_sigma_grad_by": "num_directions"}
-        now = SymmetricSeparableGaussian({"mu": state.center, "sigma": state.sigma, **by})
-        steps = now.compute_gradients(genomes[:pairs], ranks[:pairs], objective_sense="max", ranking_method="centered")
-        fastest = speed * state.memory["radius"]
-        uphill = steps["mu"] / torch.linalg.vector_norm(steps["mu"]).clamp(min=torch.finfo(genomes.dtype).tiny)
+        steps, shaped = _pairs(genomes, ranks)
+        uphill, fastest = (shaped[:, 0] - shaped[:, 1]) @ steps, speed * state.memory["radius"]
+        uphill = uphill / torch.linalg.vector_norm(uphill).clamp(min=torch.finfo(genomes.dtype).tiny)
         velocity = momentum * state.memory["velocity"] + uphill * fastest / 2
         velocity = velocity * (fastest / torch.linalg.vector_norm(velocity)).clamp(max=1).nan_to_num(nan=1)
-        sigma = state.sigma + sigma_rate * steps["sigma"]
+        weights = shaped.mean(1)
+        wider = _over(weights @ steps.square(), state.sigma) - weights.sum() * state.sigma
+        sigma = state.sigma + sigma_rate * wider / len(steps)
         sigma = sigma.clamp((1 - max_change) * state.sigma, (1 + max_change) * state.sigma)
         memory = state.memory | {"velocity": velocity}
         return state._replace(center=state.center + velocity, sigma=sigma, memory=memory)
@@ -215,42 +234,37 @@ def pgpe(
     return _strategy(population, remember, _mirrored(population), follow)
 
 
-def es(
-    layout: Layout,
-    *,
-    population: Size = 256,
-    lr: Rate = 0.01,
-) -> Algorithm[Search]:
+def es(layout: Layout, *, population: Size = 256, lr: Rate = 0.5) -> Algorithm[Search]:
     """Follow mirrored pairs by Adam, with a deviation that stays (Salimans et al. 2017, "OpenAI ES").
 
-    Fitness is shaped to centred ranks.
+    Fitness is shaped to centred ranks. Adam's `lr` is in multiples of each gene's deviation.
     """
-    pairs = population // 2 * 2
 
     def remember(state: Search) -> Search:
         zero = torch.zeros_like(state.center)
         return state._replace(memory={"mean": zero, "square": zero.clone(), "steps": zero.new_zeros(())})
 
     def follow(state: Search, genomes: Tensor, ranks: Tensor) -> Search:
-        shaped = ranks[:pairs].argsort().argsort().to(genomes.dtype) / (pairs - 1) - 0.5
-        weights = (shaped[::2] - shaped[1::2]) / pairs
-        steps = (genomes[:pairs:2] - state.center) / state.sigma.square().clamp(min=torch.finfo(genomes.dtype).tiny)
-        uphill, memory = weights @ steps, state.memory
-        count = memory["steps"] + 1
-        mean = 0.9 * memory["mean"] + 0.1 * uphill
-        square = 0.999 * memory["square"] + 0.001 * uphill.square()
+        steps, shaped = _pairs(genomes, ranks)
+        uphill = _over((shaped[:, 0] - shaped[:, 1]) @ steps, state.sigma) / len(steps)
+        count = state.memory["steps"] + 1
+        mean = torch.lerp(state.memory["mean"], uphill, 0.1)
+        square = torch.lerp(state.memory["square"], uphill.square(), 0.001)
         step = mean / (1 - 0.9**count) / ((square / (1 - 0.999**count)).sqrt() + 1e-8)
         memory = {"mean": mean, "square": square, "steps": count}
-        return state._replace(center=state.center + lr * step, memory=memory)
+        return state._replace(center=state.center + lr * state.sigma * step, memory=memory)
 
     return _strategy(population, remember, _mirrored(population), follow)
 
 
 def sep_cma(layout: Layout, *, population: Size = 256) -> Algorithm[Search]:
-    """Adapt step and deviations along the way taken: CMA-ES with a diagonal covariance (Ros and Hansen 2008)."""
+    """Adapt step and deviations along the way taken: CMA-ES with a diagonal covariance (Ros and Hansen 2008).
+
+    Constants are those of Hansen's tutorial (2016, https://arxiv.org/abs/1604.00772).
+    """
     g, mu = layout.genes, population // 2
     raw = [math.log((population + 1) / 2) - math.log(i + 1) for i in range(mu)]
-    weights = torch.tensor(raw) / sum(raw)
+    weights = torch.tensor(raw, dtype=torch.float64) / sum(raw)
     effective = 1 / float(weights.square().sum())
     c_step = (effective + 2) / (g + effective + 5)
     damping = 1 + 2 * max(0.0, math.sqrt((effective - 1) / (g + 1)) - 1) + c_step
@@ -262,30 +276,28 @@ def sep_cma(layout: Layout, *, population: Size = 256) -> Algorithm[Search]:
     expected = math.sqrt(g) * (1 - 1 / (4 * g) + 1 / (21 * g * g))  # length of g standard normal numbers
 
     def remember(state: Search) -> Search:
-        step = state.sigma.square().mean().sqrt()
         zero = torch.zeros_like(state.center)
-        # The variance is that of sigma / step.
+        step = state.sigma.square().mean().sqrt()
         return state._replace(
             memory={"step": step, "step_path": zero, "path": zero.clone(), "told": zero.new_zeros(())}
         )
 
     def follow(state: Search, genomes: Tensor, ranks: Tensor) -> Search:
-        memory = state.memory
-        step, deviation = memory["step"], (state.sigma / memory["step"]).nan_to_num(nan=0)
-        best = genomes[ranks.topk(mu).indices]
-        w = weights.to(genomes)
-        moves = (best - state.center) / step
-        move = w @ moves
+        memory, w = state.memory, weights.to(genomes)
+        step, deviation = memory["step"], _over(state.sigma, memory["step"])  # the covariance is step^2 deviation^2
+        moves = genomes[ranks.topk(mu).indices] - state.center
+        drawn = _over(moves, state.sigma)
+        move = w @ drawn
         told = memory["told"] + 1
-        step_path = (1 - c_step) * memory["step_path"] + math.sqrt(c_step * (2 - c_step) * effective) * move / deviation
+        step_path = (1 - c_step) * memory["step_path"] + math.sqrt(c_step * (2 - c_step) * effective) * move
         length = torch.linalg.vector_norm(step_path)
         going = (length / (1 - (1 - c_step) ** (2 * told)).sqrt() < (1.4 + 2 / (g + 1)) * expected).to(step.dtype)
-        path = (1 - c_path) * memory["path"] + going * math.sqrt(c_path * (2 - c_path) * effective) * move
-        variance = (1 - c_one - c_mu + (1 - going) * c_one * c_path * (2 - c_path)) * deviation.square()
-        variance = variance + c_one * path.square() + c_mu * (w @ moves.square())
-        step_after = step * ((c_step / damping) * (length / expected - 1)).exp()
-        memory = {"step": step_after, "step_path": step_path, "path": path, "told": told}
-        center, sigma = state.center + step * move, step_after * variance.sqrt()
-        return state._replace(center=center, sigma=sigma, memory=memory)
+        path = (1 - c_path) * memory["path"]
+        path = path + going * math.sqrt(c_path * (2 - c_path) * effective) * deviation * move
+        kept = 1 - c_one - c_mu + (1 - going) * c_one * c_path * (2 - c_path)
+        variance = (kept + c_mu * (w @ drawn.square())) * deviation.square() + c_one * path.square()
+        step = step * ((c_step / damping) * (length / expected - 1)).exp()
+        memory = {"step": step, "step_path": step_path, "path": path, "told": told}
+        return state._replace(center=state.center + w @ moves, sigma=step * variance.sqrt(), memory=memory)
 
     return _strategy(population, remember, _separable(population), follow)
