@@ -88,9 +88,9 @@ def test_the_resolved_config_is_whole_and_reads_back_to_itself() -> None:
             {"validate": {"metric": {"name": "kappa", "weights": "cubic"}}},
             "validate.metric.weights: 'cubic' given; input should be 'linear' or 'quadratic'",
         ),
-        ({"fitness": {"metrics": ["accuracy", "brier"], "metric": "brier"}}, "fitness.metrics: give either metric or me"),
+        ({"fitness": {"metrics": ["accuracy", "brier"], "metric": "brier"}}, "fitness.metrics: give either metric"),
         ({"fitness": {"metrics": ["accuracy", "brier"], "ties": "brier"}}, "fitness.ties: breaks ties of one metric"),
-        ({"fitness": {"metrics": ["accuracy", "acuracy"]}}, "fitness.metrics.1.name: no metric is called 'acuracy' (di"),
+        ({"fitness": {"metrics": ["accuracy", "acuracy"]}}, "fitness.metrics.1.name: no metric is called 'acuracy'"),
         ({"fitness": {"metrics": ["brier", "brier"]}}, "fitness.metrics: brier is given twice"),
         ({"fitness": {"metrics": "brier"}}, "fitness.metrics: 'brier' given, a list of two or more metrics expected"),
         (
