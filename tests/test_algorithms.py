@@ -1,11 +1,14 @@
 """What every algorithm of the table keeps to."""
 
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits
 
 from neuroevo import checkpoint
 from neuroevo.algorithms import ALGORITHMS, Algorithm
@@ -17,6 +20,8 @@ from neuroevo.rng import Context
 
 LAYOUT = Layout(("w", "b"), ((3, 4), (3,)))
 G = LAYOUT.genes
+
+Loss = Callable[[Tensor, int], Tensor]  # genomes [n, g] on the batch of a generation, 0 for all there is -> [n]
 
 everyone = pytest.mark.parametrize("name", ALGORITHMS)
 
@@ -136,3 +141,74 @@ def test_where_all_are_invalid_it_goes_on_and_names_nobody_best(name: str, devic
     values = torch.arange(len(population.genomes), device=device).double()[:, None]
     state = algorithm.tell(state, population, Scores(values, values[:, 0] < 0))
     assert torch.equal(algorithm.candidates(state)["best"], population.genomes[-1])
+
+
+def sphere(genomes: Tensor, generation: int) -> Tensor:
+    """Return the mean square of the distance to a point that is one from the start in each gene."""
+    signs = 1 - 2 * (torch.arange(G, device=genomes.device) % 2)
+    return (genomes - signs).square().mean(1)
+
+
+@cache
+def samples() -> tuple[Tensor, Tensor]:
+    """Return 14 features and a constant [512, 15], and labels [512], 0 or 1, some of them against the odds."""
+    source = torch.Generator().manual_seed(0)
+    features = torch.randn(512, G - 1, generator=source)
+    logits = 4.5 * features @ torch.randn(G - 1, generator=source) / (G - 1) ** 0.5 - 1.5
+    labels = (torch.rand(512, generator=source) < logits.sigmoid()).float()
+    return torch.cat([features, torch.ones(512, 1)], 1), labels
+
+
+def two_classes(genomes: Tensor, generation: int) -> Tensor:
+    """Return the cross-entropy of logistic regressions on 64 of the samples, or on all; ln 2 at the start."""
+    features, labels = samples()
+    rows = torch.randperm(512, generator=torch.Generator().manual_seed(generation))[: 64 if generation else 512]
+    logits = genomes.cpu() @ features[rows].T
+    losses = binary_cross_entropy_with_logits(logits, labels[rows].expand_as(logits), reduction="none")
+    return losses.mean(1).to(genomes.device)
+
+
+@cache
+def reached(name: str, loss: Loss, options: tuple[tuple[str, Any], ...], rows: int, device: torch.device) -> float:
+    """Return the loss of the best candidate after at most so many individuals were scored; the mean of three seeds."""
+    found = []
+    for seed in range(3):
+        algorithm, spent, generation = ALGORITHMS[name](LAYOUT, **dict(options)), 0, 0
+        state = algorithm.init(torch.zeros(1, G, device=device), 0.3, Context(seed, 0, 0.0, device))
+        while True:
+            generation += 1
+            population = algorithm.ask(state, Context(seed, generation, spent / rows, device))
+            spent += len(population.genomes)
+            if spent > rows:
+                break
+            values = -loss(population.genomes, generation).double()
+            state = algorithm.tell(state, population, Scores(values[:, None], values.isnan()))
+        found.append(float(loss(torch.stack(list(algorithm.candidates(state).values())), 0).min()))
+    return sum(found) / len(found)
+
+
+LEVELS: dict[str, tuple[dict[str, Any], float, float]] = {  # options, and the losses reached after 2,000 individuals
+    "ga": ({"population": 20}, 0.3, 0.54),
+    "snes": ({"population": 20}, 0.001, 0.32),
+    "xnes": ({"population": 20}, 0.01, 0.33),
+    "pgpe": ({"population": 20}, 0.02, 0.35),
+    "cem": ({"population": 50}, 0.15, 0.42),
+    "sep_cma": ({"population": 20}, 0.001, 0.33),
+    "es": ({"population": 20}, 0.005, 0.36),
+    "pso": ({"population": 10}, 0.005, 0.34),
+    "de": ({"population": 20}, 0.2, 0.42),
+    "hill_climbing": ({"population": 20, "sigma": 0.1}, 0.01, 0.35),
+    "random": ({"population": 20}, 0.7, 0.65),
+}
+
+
+@pytest.mark.parametrize(("problem", "column"), [(sphere, 0), (two_classes, 1)])
+@pytest.mark.parametrize("name", [name for name in ALGORITHMS if name != "fixed"])
+def test_it_reaches_its_level_within_a_budget_and_gets_further_than_chance(
+    name: str, problem: Loss, column: int, device: torch.device
+) -> None:
+    options, *levels = LEVELS[name]
+    loss = reached(name, problem, tuple(options.items()), 2000, device)
+    assert loss < levels[column]
+    if name != "random":
+        assert loss < 0.95 * reached("random", problem, tuple(LEVELS["random"][0].items()), 2000, device)

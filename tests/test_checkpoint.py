@@ -1,5 +1,6 @@
 import errno
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from neuroevo import checkpoint
+from neuroevo import checkpoint, pareto
 from neuroevo.cost import Cost
 from neuroevo.errors import InputError, RunError
 from neuroevo.fitness import Plan, Scores
@@ -65,6 +66,20 @@ def same(a: Any, b: Any) -> bool:
     if isinstance(a, dict):
         return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
     return all(same(x, y) for x, y in zip(a, b, strict=True))
+
+
+def test_the_front_of_many_objectives_is_in_the_file_and_of_one_there_is_none(tmp_path: Path) -> None:
+    s = step(columns=3)
+    s = replace(s, scores=s.scores._replace(objectives=2))
+    checkpoint.write(tmp_path / "c.h5", ATTRIBUTES, SCALE, s, [line(i + 1) for i in range(s.generation)])
+    read = checkpoint.read(tmp_path / "c.h5")
+    assert same(read.step.scores, s.scores)
+    rows = pareto.front(s.scores.values[:, :2])
+    assert read.front is not None
+    assert torch.equal(read.front.genomes, s.population.genomes[rows])
+    assert torch.equal(read.front.fitness, s.scores.values[rows, :2])
+    save(tmp_path / "d.h5", step(columns=2))
+    assert checkpoint.read(tmp_path / "d.h5").front is None
 
 
 @pytest.mark.parametrize("n", [2, 3, 300])

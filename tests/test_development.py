@@ -126,7 +126,7 @@ def test_with_back_off_the_best_on_a_fixed_batch_never_falls_and_without_it_does
 
 def test_with_many_objectives_back_off_puts_back_what_is_dominated_by_what_it_was() -> None:
     before = torch.tensor([[1.0, 1], [1, 1], [1, 1], [1, 1]]).double()
-    after = torch.tensor([[0.0, 1], [2, 0], [1, 1], [-torch.inf, -torch.inf]]).double()
+    after = torch.tensor([[0.0, 1], [2, 0], [0, 5], [-torch.inf, -torch.inf]]).double()
 
     def both(population: Population, index: Tensor) -> tuple[Scores, Cost]:
         values = before if torch.equal(population.genomes, people().genomes) else after
@@ -135,5 +135,5 @@ def test_with_many_objectives_back_off_puts_back_what_is_dominated_by_what_it_wa
     found = developed(development.backed_off(development.Scoring(both, lambda n: n), refine, planned))
     kept = (found.scored.genomes == people().genomes).all(1)
     assert kept.tolist() == [True, False, False, True]
-    assert found.scores.values.tolist() == [[1, 1], [2, 0], [1, 1], [1, 1]]
+    assert found.scores.values.tolist() == [[1, 1], [2, 0], [0, 5], [1, 1]]
     assert (found.scores.objectives, found.scores.invalid.any()) == (2, False)

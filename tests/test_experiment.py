@@ -59,7 +59,7 @@ def test_a_run_leaves_what_the_contract_says(tmp_path: Path, quiet: Quiet) -> No
 
 
 def test_a_run_of_many_objectives_validates_its_front_whose_best_is_the_champion(tmp_path: Path, quiet: Quiet) -> None:
-    sets = ["fitness.metrics=[weight_norm, cross_entropy]", "algorithm.elites=8", "genome.init_sigma=0.1"]
+    sets = ["fitness.metrics=[weight_norm, cross_entropy]", "algorithm.elites=8", "budget.generations=20"]
     result = start(tmp_path / "r", *sets, quiet=quiet)
     champion = result["champion"]
     assert champion["kind"].startswith("front-") or champion["generation"] == 0
@@ -67,8 +67,8 @@ def test_a_run_of_many_objectives_validates_its_front_whose_best_is_the_champion
     low, high = champion["test"]["interval"]["weight_norm"]
     assert low == high == champion["test"]["weight_norm"] == pytest.approx(champion["validation"]["weight_norm"])
     fronts = [pareto.front(step.scores.values) for step in quiet.steps]
-    assert all(len(front) > 1 for front in fronts)
-    assert result["cost"]["validation_samples"] == 270 * (1 + sum(len(fronts[i]) for i in (1, 3, 5)))
+    assert max(map(len, fronts)) > 2
+    assert result["cost"]["validation_samples"] == 270 * (1 + sum(len(fronts[i]) for i in range(1, 20, 2)))
     last = quiet.steps[-1]
     assert last.scores.objectives == 2
     norms = last.population.genomes.double().norm(dim=1)

@@ -78,9 +78,9 @@ def test_the_onnx_graph_checks_and_takes_any_batch(finished: str, tmp_path: Path
 
 
 def test_each_exported_member_of_the_front_scores_as_its_row_says(tmp_path: Path) -> None:
-    sets = ["backbone.name=none", "backbone.weights=none", "data.image_size=null", "algorithm.population=24",
-            "budget.generations=8", "memory.limit=1e8", "fitness.metrics=[cross_entropy, weight_norm, distance]",
-            "genome.init_sigma=0.1", "fitness.samples=100000", "features.components=null"]  # fmt: skip
+    sets = ["backbone.name=none", "backbone.weights=none", "data.image_size=null", "algorithm.population=32",
+            "budget.generations=40", "memory.limit=1e8", "fitness.metrics=[cross_entropy, weight_norm, distance]",
+            "algorithm.mutation.sigma=0.05", "fitness.samples=100000", "features.components=null"]  # fmt: skip
     run = str(tmp_path / "r")
     experiment.run(load(None, sets), run, "test", Quiet())
     with h5py.File(checkpoint.listed(tmp_path / "r" / "checkpoints")[0]) as file:  # with h5py alone

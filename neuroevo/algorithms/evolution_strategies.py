@@ -202,7 +202,7 @@ def pgpe(
     layout: Layout,
     *,
     population: Size = 256,
-    speed: Rate = 0.15,
+    speed: Rate = 0.05,
     momentum: Annotated[float, Ge(0), Lt(1)] = 0.9,
     sigma_rate: Annotated[float, Ge(0)] = 0.1,
     max_change: Annotated[float, Gt(0), Le(1)] = 0.2,
@@ -234,7 +234,7 @@ def pgpe(
     return _strategy(population, remember, _mirrored(population), follow)
 
 
-def es(layout: Layout, *, population: Size = 256, lr: Rate = 0.5) -> Algorithm[Search]:
+def es(layout: Layout, *, population: Size = 256, lr: Rate = 0.15) -> Algorithm[Search]:
     """Follow mirrored pairs by Adam, with a deviation that stays (Salimans et al. 2017, "OpenAI ES").
 
     Fitness is shaped to centred ranks. Adam's `lr` is in multiples of each gene's deviation.
