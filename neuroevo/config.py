@@ -52,12 +52,8 @@ DEFAULT_NAMES = {
     "refine": "sgd",
 }  # of parts that the config doesn't name
 
-# Of a ga with many objectives, where the config doesn't say: parents are drawn from the survivors, as often each, and
-# crossed as in NSGA-II; a mean of many would pull the front together.
-MANY_OBJECTIVES: dict[str, dict[str, Any]] = {
-    "selection": {"name": "truncation", "share": 0.5},
-    "crossover": {"name": "sbx"},
-}
+# Of a ga with many objectives, where the config doesn't say: parents are drawn from the survivors, as often each.
+MANY_OBJECTIVES = {"name": "truncation", "share": 0.5}
 
 Count = Annotated[int, Ge(1)]
 Share = Annotated[float, Gt(0), Lt(1)]
@@ -492,10 +488,9 @@ def _for_many(given: Any) -> dict[str, Any]:
         raise InputError(f"fitness.metrics: many objectives go with algorithm ga; {name!r} is given")
     if name != "ga":
         return algorithm
-    filled = dict(algorithm)
-    for kind, default in MANY_OBJECTIVES.items():
-        value = filled.get(kind, {})
-        filled[kind] = {**default, **value} if isinstance(value, Mapping) and "name" not in value else value
+    selection = algorithm.get("selection", {})
+    unnamed = isinstance(selection, Mapping) and "name" not in selection
+    filled = algorithm | {"selection": {**MANY_OBJECTIVES, **selection} if unnamed else selection}
     if "elites" not in filled:  # of the size that is checked with all the rest
         filled["elites"] = part("algorithm", filled, "algorithm").options["population"] // 2
     return filled

@@ -128,7 +128,7 @@ def test_with_many_metrics_the_genetic_algorithm_is_nsga_ii_where_nothing_else_i
     default = check({}).algorithm.options
     assert (default["elites"], default["selection"].name) == (1, "random")
     options = c.algorithm.options
-    assert (options["elites"], options["crossover"].name) == (options["population"] // 2, "sbx")
+    assert (options["elites"], options["crossover"]) == (options["population"] // 2, default["crossover"])
     assert options["selection"].record() == {"name": "truncation", "share": 0.5}
     own = {"population": 9, "selection": "tournament", "crossover": "row"}
     options = check({"fitness": many, "algorithm": own}).algorithm.options

@@ -134,11 +134,11 @@ def hypervolume(values: Tensor) -> float:
 
 
 def evolved(n: int, seed: int) -> Tensor:
-    """Return the last population's objectives, with what a config with fitness.metrics gives by default."""
+    """Return the last population's objectives, by NSGA-II with its own crossover."""
     from neuroevo.config import check
 
     c = check({"fitness": {"metrics": ["cross_entropy", "weight_norm"]},
-               "algorithm": {"population": n, "mutation": {"sigma": 0.15}}})  # fmt: skip
+               "algorithm": {"population": n, "crossover": "sbx", "mutation": {"sigma": 0.15}}})  # fmt: skip
     algorithm = c.algorithm.bound()(LAYOUT)
     state = algorithm.init(torch.full((1, G), 0.5), 0.1, Context(seed, 0, 0.0, CPU))
     for generation in range(1, GENERATIONS + 1):
