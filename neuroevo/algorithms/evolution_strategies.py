@@ -111,7 +111,7 @@ def _mirrored(population: int) -> Callable[[Search, Draw], Tensor]:
 
 
 def _pairs(genomes: Tensor, ranks: Tensor) -> tuple[Tensor, Tensor]:
-    """Return half the way [m, g] from a pair's second to its first, and centred ranks [m, 2], 0 where one is invalid."""
+    """Return half the way [m, g] from each pair's second to its first, and centred ranks [m, 2], 0 where invalid."""
     from evotorch.tools.ranking import centered
 
     count = len(ranks) // 2 * 2
