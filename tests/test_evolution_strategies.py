@@ -400,3 +400,16 @@ def test_the_deviation_moves_at_the_rate_that_is_given(name: str, device: torch.
         moved.append(algorithm.tell(state, population, scores(worth(population.genomes))).sigma - state.sigma)
     torch.testing.assert_close(2 * moved[0], moved[1], rtol=1e-2, atol=1e-6)
     assert moved[0].abs().max() > 1e-5
+
+
+@every
+def test_where_all_are_invalid_the_distribution_stays(name: str, device: torch.device) -> None:
+    algorithm, state = begun(name, 8, device)
+    for generation in (1, 2):
+        population = algorithm.ask(state, context(generation, device))
+        state = algorithm.tell(state, population, scores(worth(population.genomes)))
+    population = algorithm.ask(state, context(3, device))
+    after = algorithm.tell(state, population, scores(torch.full((8,), -torch.inf, device=device)))
+    assert torch.equal(after.center, state.center) and torch.equal(after.sigma, state.sigma)
+    assert all(torch.equal(after.memory[key], value) for key, value in state.memory.items())
+    assert set(algorithm.candidates(after)) == {"center"}
