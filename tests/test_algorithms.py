@@ -1,7 +1,7 @@
 """What every algorithm of the table keeps to."""
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from neuroevo.cost import Cost
 from neuroevo.fitness import Scores
 from neuroevo.genome import Layout, Population
 from neuroevo.loop import Champion, Step
+from neuroevo.operators import gaussian
 from neuroevo.rng import Context
 
 LAYOUT = Layout(("w", "b"), ((3, 4), (3,)))
@@ -188,7 +189,7 @@ def reached(name: str, loss: Loss, options: tuple[tuple[str, Any], ...], rows: i
 
 
 LEVELS: dict[str, tuple[dict[str, Any], float, float]] = {  # options, and the losses reached after 2,000 individuals
-    "ga": ({"population": 20}, 0.3, 0.54),
+    "ga": ({"population": 20, "mutation": partial(gaussian, sigma=0.03)}, 0.3, 0.54),
     "snes": ({"population": 20}, 0.001, 0.32),
     "xnes": ({"population": 20}, 0.01, 0.33),
     "pgpe": ({"population": 20}, 0.02, 0.35),

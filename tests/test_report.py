@@ -10,7 +10,7 @@ from neuroevo.errors import InputError
 
 SETS = ["backbone.name=none", "backbone.weights=none", "data.image_size=null", "algorithm.population=8",
         "budget.generations=4", "memory.limit=1e8", "validate.every=2", "refine.name=sgd", "refine.steps=1",
-        "refine.lr=[0.01, 0.1]"]  # fmt: skip
+        "refine.lr=[0.01, 0.1]", "algorithm.mutation.self_adaptive=true"]  # fmt: skip
 
 
 def test_a_run_is_drawn_and_written_to_one_page_that_needs_nothing_else(tmp_path: Path) -> None:
