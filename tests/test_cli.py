@@ -69,16 +69,9 @@ def test_any_member_of_a_front_is_listed_evaluated_and_exported(tmp_path: Path) 
     assert float(norm) == pytest.approx(float(members[-1][4]), abs=1e-4)
     assert neuroevo("export", "many", "--member", last, "--out", "w", cwd=tmp_path).returncode == 0
     assert (tmp_path / "w").exists()
-    assert neuroevo("run", *QUICK, "--out", "one", cwd=tmp_path).returncode == 0
-    for run, number, message in [
-        ("many", str(len(members)), f"has {len(members)} members, from 0"),
-        ("many", "-1", "--member: -1 given; the front of"),
-        ("one", "0", "has no front; only a run with fitness.metrics has one"),
-    ]:
-        for command in (("export", "--out", "x"), ("evaluate",)):
-            found = neuroevo(command[0], run, *command[1:], "--member", number, cwd=tmp_path)
-            assert (found.returncode, found.stdout, found.stderr.count("\n")) == (2, "", 1), found.stderr
-            assert message in found.stderr
+    found = neuroevo("export", "many", "--out", "x", "--member", str(len(members)), cwd=tmp_path)
+    assert (found.returncode, found.stdout, found.stderr.count("\n")) == (2, "", 1), found.stderr
+    assert f"has {len(members)} members, from 0" in found.stderr
     assert not (tmp_path / "x").exists()
 
 

@@ -107,6 +107,8 @@ def test_each_exported_member_of_the_front_scores_as_its_row_says(tmp_path: Path
         assert np.linalg.norm(front[i].astype(float)) == pytest.approx(-row[2])  # the start is zero
         same.append(all(torch.equal(weights[key], value) for key, value in champion.items()))
     assert sum(same) <= 1
+    with pytest.raises(InputError, match="--member: -1 given; the front of"):
+        experiment.evaluate(run, None, Quiet(), -1)
 
 
 def test_what_cannot_be_exported_is_refused(tmp_path: Path) -> None:
@@ -114,3 +116,13 @@ def test_what_cannot_be_exported_is_refused(tmp_path: Path) -> None:
         export.export("x", "zip", "y")
     with pytest.raises(InputError, match="--out: no folder"):
         export.export("x", "pt", str(tmp_path / "nowhere" / "y"))
+
+
+def test_a_run_of_one_objective_has_no_member(finished: str, tmp_path: Path) -> None:
+    for use in (
+        lambda: export.export(finished, "pt", str(tmp_path / "x"), 0),
+        lambda: experiment.evaluate(finished, None, Quiet(), 0),
+    ):
+        with pytest.raises(InputError, match="has no front; only a run with fitness.metrics has one"):
+            use()
+    assert not (tmp_path / "x").exists()

@@ -191,6 +191,6 @@ def test_in_half_precision_the_best_by_nsga_iis_order_are_scored_again() -> None
     best = pareto.ranked(half.values).topk(3).indices
     assert set(best.tolist()) != set(half.values[:, 0].topk(3).indices.tolist())
     rest = [i for i in range(N) if i not in best.tolist()]
-    assert torch.equal(again.values[best], exact.values[best])
+    torch.testing.assert_close(again.values[best], exact.values[best], rtol=1e-5, atol=1e-6)  # of another slice
     assert torch.equal(again.values[rest], half.values[rest])
     assert not torch.equal(half.values[best], exact.values[best])
