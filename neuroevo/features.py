@@ -18,7 +18,6 @@ import numpy as np
 import numpy.typing as npt
 import PIL
 import torch
-import torchvision
 from filelock import FileLock
 from PIL import Image
 from torch import Tensor
@@ -329,6 +328,7 @@ def address(
 ) -> str:
     """Return the name of the features of these images, or of a view of them: a hash of all they depend on."""
     import timm
+    import torchvision  # two seconds, for whoever needs no features
 
     record = {
         "format": 1,
