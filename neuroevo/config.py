@@ -431,6 +431,9 @@ def check(raw: Mapping[str, Any]) -> Config:
     if isinstance(mutation, Part) and mutation.options.get("relative", False) is None:
         # Parameters of a deep network are of very different sizes.
         mutation.options["relative"] = bool(backbone.trainable) and not mutation.options.get("safe")
+    judge = part("metric", validate.pop("metric", "accuracy"), "validate.metric")
+    objectives = {f"fitness.metrics.{i}" if len(metrics) > 1 else "fitness.metric": m for i, m in enumerate(metrics)}
+    _compatible({"validate.metric": judge, **objectives, **({} if ties is None else {"fitness.ties": ties})})
     if genome.levels:
         _levelled(genome.levels, features, backbone, refine, mutation)
     elif isinstance(mutation, Part) and mutation.name == "levels":
@@ -452,7 +455,7 @@ def check(raw: Mapping[str, Any]) -> Config:
         metrics=metrics,
         ties=ties,
         fitness=section(Fitness, fitness, "fitness", also=("metric", "metrics", "ties")),
-        validation_metric=_of_predictions(part("metric", validate.pop("metric", "accuracy"), "validate.metric")),
+        validation_metric=judge,
         validate=section(Validate, validate, "validate", also=("metric",)),
         budget=section(Budget, mapping("budget"), "budget"),
         checkpoint=section(Checkpoint, mapping("checkpoint"), "checkpoint"),
@@ -496,11 +499,16 @@ def _for_many(given: Any) -> dict[str, Any]:
     return filled
 
 
-def _of_predictions(metric: Part) -> Part:
-    """Return a metric that can name the champion; InputError where it is of the weights alone."""
-    if ":" not in metric.name and isinstance(metric.metric(), OfGenome):
-        raise InputError(f"validate.metric: {metric.name} is of the weights alone; a metric of predictions is expected")
-    return metric
+def _compatible(metrics: dict[str, Part]) -> None:
+    """Check metrics by the keys that name them; InputError where one can't be, or not beside another."""
+    named: dict[str, Part] = {}
+    for key, metric in metrics.items():
+        if ":" not in metric.name:
+            built = metric.metric()  # which refuses options that can't be
+            if key == "validate.metric" and isinstance(built, OfGenome):
+                raise InputError(f"{key}: {metric.name} is of the weights alone; a metric of predictions is expected")
+        if named.setdefault(metric.name, metric).options != metric.options:  # results are reported by name
+            raise InputError(f"{key}: {metric.name} is given elsewhere with other options; give it the same ones")
 
 
 LEVEL_DEFAULTS = {"selection": "truncation", "crossover": "uniform", "mutation": "levels"}

@@ -101,6 +101,10 @@ def test_the_resolved_config_is_whole_and_reads_back_to_itself() -> None:
             {"fitness": {"metrics": ["brier", "accuracy"]}, "refine": {"inheritance": "baldwinian"}},
             "refine.inheritance: baldwinian goes with one metric",
         ),
+        (
+            {"fitness": {"metric": {"name": "top_k", "k": 2}}, "validate": {"metric": "top_k"}},
+            "fitness.metric: top_k is given elsewhere with other options; give it the same ones",
+        ),
         ({"validate": {"metric": "sparsity"}}, "validate.metric: sparsity is of the weights alone; a metric of pred"),
         ({"fitness": {"metric": "os.path:nothing"}}, "fitness.metric.name: os.path:nothing can't be imported"),
         ({"head": {"name": "nowhere:f"}}, "head.name: nowhere:f can't be imported (ModuleNotFoundError"),
