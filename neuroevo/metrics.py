@@ -350,12 +350,6 @@ def distance() -> Metric:
     return OfGenome(lambda genomes, start: -torch.linalg.vector_norm(genomes - start, dim=1, dtype=torch.float64))
 
 
-OF_GENOMES: dict[str, Callable[..., Metric]] = {
-    "sparsity": sparsity,
-    "weight_norm": weight_norm,
-    "distance": distance,
-}
-
 METRICS: dict[str, Callable[..., Metric]] = {
     "cross_entropy": cross_entropy,
     "accuracy": accuracy,
@@ -369,7 +363,9 @@ METRICS: dict[str, Callable[..., Metric]] = {
     "auroc": auroc,
     "calibration_error": calibration_error,
     "brier": brier,
-    **OF_GENOMES,
+    "sparsity": sparsity,
+    "weight_norm": weight_norm,
+    "distance": distance,
 }
 
 LOWER_IS_BETTER = frozenset(  # their scores are negated

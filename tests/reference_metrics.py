@@ -6,6 +6,8 @@ is of no predicted class, C.
 
 import numpy as np
 
+from neuroevo.metrics import METRICS, OfGenome
+
 
 def probabilities(logits):
     rows = []
@@ -150,3 +152,7 @@ def required(name, classes):
     if name != "cost_matrix":
         return {}
     return {"costs": [[0.0 if t == p else 0.7 + (3 * t + p) % 5 for p in range(classes)] for t in range(classes)]}
+
+
+OF_GENOMES = [name for name in METRICS if isinstance(METRICS[name](**required(name, 2)), OfGenome)]
+OF_LOGITS = sorted(METRICS.keys() - set(OF_GENOMES))

@@ -13,7 +13,7 @@ from sklearn import metrics as sklearn_metrics
 
 from neuroevo import metrics
 from neuroevo.errors import InputError
-from neuroevo.metrics import LOWER_IS_BETTER, METRICS, OF_GENOMES, Additive, OfGenome, reported, score
+from neuroevo.metrics import LOWER_IS_BETTER, METRICS, Additive, OfGenome, reported, score
 
 
 def build(name, classes, **options):
@@ -21,7 +21,7 @@ def build(name, classes, **options):
     return METRICS[name](**{**reference.required(name, classes), **options})
 
 
-ALL = sorted(METRICS.keys() - OF_GENOMES.keys())
+ALL = reference.OF_LOGITS
 ADDITIVE = [name for name in ALL if isinstance(build(name, 2), Additive)]
 SHAPES = [(1, 1, 2), (3, 17, 2), (4, 33, 7), (2, 9, 300)]  # n, B, C; over 255 classes the predictions count in int32
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
@@ -416,7 +416,7 @@ def test_weighted_cross_entropy_is_torchs():
     torch.testing.assert_close(found, torch.stack(expected).double(), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", OF_GENOMES)
+@pytest.mark.parametrize("name", reference.OF_GENOMES)
 def test_metrics_of_genomes_are_plain_numpys(name):
     genomes, start = torch.randn(5, 30), torch.randn(30)
     metric = METRICS[name]()
