@@ -4,33 +4,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from reference_searches import LAYOUT, NOBODY, G, context, scores, worth
 from torch import Tensor
 
 from neuroevo.algorithms.baselines import Found, hill_climbing, random
-from neuroevo.fitness import Scores
-from neuroevo.genome import Layout, Population, noisy
-from neuroevo.rng import Context, generator
-
-LAYOUT = Layout(("w", "b"), ((3, 4), (3,)))
-G = LAYOUT.genes
-CPU = torch.device("cpu")
-NOBODY = float("-inf")
+from neuroevo.genome import Population, noisy
+from neuroevo.rng import generator
 
 both = pytest.mark.parametrize("build", [random, hill_climbing])
-
-
-def context(generation: int, device: torch.device = CPU) -> Context:
-    return Context(0, generation, 0.0, device)
-
-
-def scores(values: Any, device: torch.device = CPU) -> Scores:
-    values = torch.as_tensor(values, dtype=torch.float64, device=device)
-    return Scores(values[:, None], values == NOBODY)
-
-
-def worth(genome: Any, generation: int) -> float:
-    target = np.sin(np.arange(G) + generation)
-    return NOBODY if genome[-1] > 1.2 else -float(((np.asarray(genome, dtype=np.float64) - target) ** 2).sum())
 
 
 def told(algorithm: Any, state: Found, generation: int, values: Any) -> tuple[Found, Population]:

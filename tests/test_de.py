@@ -6,41 +6,17 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 import torch
+from reference_searches import LAYOUT, NOBODY, G, context, scored, scores, worth
 from torch import Tensor
 
 from neuroevo.algorithms.de import DONORS, de, donors, survivors
 from neuroevo.algorithms.ga import GAState
-from neuroevo.fitness import Scores
 from neuroevo.genome import Layout, Population, noisy
-from neuroevo.rng import Context, generator
+from neuroevo.rng import generator
 
-LAYOUT = Layout(("w", "b"), ((3, 4), (3,)))
-G = LAYOUT.genes
-CPU = torch.device("cpu")
-NOBODY = float("-inf")
 Strategy = Literal["rand", "best", "current_to_best"]
 
 strategies = pytest.mark.parametrize("strategy", ["rand", "best", "current_to_best"])
-
-
-def context(generation: int, device: torch.device = CPU) -> Context:
-    return Context(0, generation, 0.0, device)
-
-
-def scores(values: Any, device: torch.device = CPU) -> Scores:
-    values = torch.as_tensor(values, dtype=torch.float64, device=device)
-    return Scores(values[:, None], values == NOBODY)
-
-
-def worth(genome: Any, generation: int) -> float:
-    """What a genome is worth on the batch of a generation: the nearer the target the better, and some are invalid."""
-    target = np.sin(np.arange(G) + generation)
-    return NOBODY if genome[-1] > 1.3 else -float(((np.asarray(genome, dtype=np.float64) - target) ** 2).sum())
-
-
-def scored(population: Population, generation: int) -> Scores:
-    genomes = population.genomes
-    return scores([worth(genome, generation) for genome in genomes.cpu().numpy()], genomes.device)
 
 
 def drawn(fitness: list[float], source: torch.Generator) -> list[list[int]]:
