@@ -29,7 +29,7 @@ from neuroevo import (
     quantised,
     rundir,
 )
-from neuroevo.algorithms import DOUBLING, Algorithm
+from neuroevo.algorithms import Algorithm
 from neuroevo.backbones import Backbone
 from neuroevo.config import Config
 from neuroevo.cost import Budget, Cost
@@ -519,6 +519,8 @@ def compose(
         layout = quantised.levelled(layout, quantised.LEVELS[c.genome.levels])
         if not layout.tops:
             raise InputError(f"genome.levels: {c.head_part.name} has no weight matrix")
+    algorithm = c.algorithm.bound()(layout)
+    size = population_size(c, algorithm)
     method, of_features = heads.population_forward(head, backbone.head)
     if backbone.cut is None:
         forward, cached = of_features, cached if scaled is None else cached.scaled(scaled)
@@ -531,17 +533,17 @@ def compose(
 
         start = {name: w for name, w in (base | of_head).items() if name in layout.names}
         if plan is None:
-            plan = choose(c, layout.genes, device, lambda limit, batch: plan_deep(
-                c, make, start, cut.width, classes, limit, batch, device))  # fmt: skip
+            plan = choose(c, layout.genes * size, device, lambda limit, batch: plan_deep(
+                c, make, start, cut.width, classes, limit, size, batch, device))  # fmt: skip
         forward = make(plan.method)
     if plan is None:
-        plan = choose(c, layout.genes, device, lambda limit, batch: plan_heads(
-            c, method, (3 if layout.tops else 1) * layout.genes, cached.dim, head, classes, limit, batch, device,
+        held = 3 if layout.tops else 1  # copies of an individual: levels are rounded and scaled
+        plan = choose(c, layout.genes * size, device, lambda limit, batch: plan_heads(
+            c, method, held * layout.genes, cached.dim, head, classes, limit, batch, device,
         ))  # fmt: skip
     home = torch.device(plan.home)
-    algorithm = c.algorithm.bound()(layout)
     if layout.tops:
-        algorithm = quantised.whole(algorithm, layout, c.algorithm.name in quantised.TAKEN_OVER)
+        algorithm = quantised.whole(algorithm, layout)
     parts = {part.name: part for part in (c.validation_metric, *c.metrics, c.ties) if part is not None}
     for name in ("accuracy", "cross_entropy"):
         parts.setdefault(name, config.part("metric", name, name))
@@ -585,23 +587,21 @@ def head_weights(
     return batched if scale is None else unfolded(scale, batched, first, source)
 
 
-def choose(c: Config, genes: int, device: torch.device, chosen: Callable[[int, int], Plan]) -> Plan:
-    """Return a run's plan: `chosen(memory limit, samples of a gradient step)`, and what all plans share."""
+def choose(c: Config, numbers: int, device: torch.device, chosen: Callable[[int, int], Plan]) -> Plan:
+    """Return a run's plan: `chosen(memory limit, samples of a gradient step)`, and what all plans share.
+
+    `numbers` are the genes of a whole population.
+    """
     assert c.memory.limit is not None
     plan = chosen(c.memory.limit, c.refine.batch_size if c.refine is not None else PROBE if safe(c) else 0)
     # A population is kept on the device if it fits there with its children and what refines them.
-    fits = 4 * 4 * genes * population_size(c) < devices.available_memory(device) / 2
+    fits = 4 * 4 * numbers < devices.available_memory(device) / 2
     return plan._replace(precision=c.fitness.precision, home=str(device if fits else "cpu"))
 
 
-def population_size(c: Config) -> int:
+def population_size(c: Config, algorithm: Algorithm[Any]) -> int:
     """Return how many rows a population has, from the second generation on."""
-    return first_size(c) * (2 if c.algorithm.name in DOUBLING else 1)
-
-
-def first_size(c: Config) -> int:
-    """Return how many rows the first generation's population has."""
-    return int(c.algorithm.options.get("population", 1))
+    return int(c.algorithm.options.get("population", 1)) * (2 if algorithm.doubles else 1)
 
 
 def plan_heads(
@@ -619,11 +619,11 @@ def plan_heads(
 
 
 def plan_deep(
-    c: Config, make: Callable[[str], Forward], start: Weights, width: int, classes: int, limit: int, batch: int,
-    device: torch.device,
+    c: Config, make: Callable[[str], Forward], start: Weights, width: int, classes: int, limit: int, size: int,
+    batch: int, device: torch.device,
 ) -> Plan:  # fmt: skip
     """Choose how networks are evaluated beyond their heads, and trained unless `batch` is 0, by a short probe."""
-    plan = deep.plan(make, start, width, classes, limit, device, c.memory.plan, population_size(c), batch, slots(c))
+    plan = deep.plan(make, start, width, classes, limit, device, c.memory.plan, size, batch, slots(c))
     if c.backbone.batchnorm == "recalibrate" and plan.samples < CALIBRATION_BATCH:
         raise InputError(
             f"memory.limit: {limit} bytes is too little to re-estimate batch norms on {CALIBRATION_BATCH} images"

@@ -17,6 +17,7 @@ from neuroevo.backbones import Backbone
 from neuroevo.config import Config
 from neuroevo.cost import Cost
 from neuroevo.errors import InputError
+from neuroevo.genome import Layout
 from neuroevo.metrics import reported
 from neuroevo.report import objectives
 
@@ -117,7 +118,8 @@ def estimate(c: Config) -> Rows:
     genes = sum(p.numel() for p in (*evolved, *of_head))
     if c.genome.levels:  # and the scales
         genes += sum(len(p) for p in of_head if p.ndim > 1)
-    first, n = composition.first_size(c), composition.population_size(c)
+    algorithm = c.algorithm.bound()(Layout(("genes",), ((genes,),)))  # which refuses what can't be
+    n = composition.population_size(c, algorithm)
     batch = min(c.fitness.samples, len(splits["train"]))
     r = c.refine  # with `who` or a share, at most
 
@@ -128,7 +130,7 @@ def estimate(c: Config) -> Rows:
     def until(limit: int | None, begin: int, each: int) -> int | None:
         return limit and 1 + max(0, -(-(limit - begin) // each))
 
-    begin, each = takes(first), takes(n)
+    begin, each = takes(n // 2 if algorithm.doubles else n), takes(n)
     budgets = [c.budget.generations]
     budgets += [until(c.budget.samples, begin.samples, each.samples)]
     budgets += [until(c.budget.forward_samples, begin.forward, each.forward)]

@@ -574,4 +574,6 @@ CROSSOVERS: dict[str, Callable[..., Tensor]] = {
     "none": none,
 }
 
+ANY_NUMBER = (weighted,)  # crossovers that take any number of parents
+
 MUTATIONS: dict[str, Callable[..., Population]] = {"gaussian": gaussian, "levels": levels}

@@ -20,8 +20,6 @@ from neuroevo.rng import Context
 
 LEVELS = {"ternary": 1, "int4": 7, "int8": 127}  # the largest
 
-TAKEN_OVER = ("ga", "de", "hill_climbing", "random", "fixed")  # algorithms that go on from the genomes scored
-
 # The weight of the largest level in a row that starts at zero: the one level stands for usual weights, many for large.
 FULL = {1: 0.1, 7: 0.2, 127: 0.2}
 CLIPPED = [k / 20 for k in range(2, 20)]  # of a row's largest weight: what the largest level may stand for
@@ -97,8 +95,8 @@ def spread(start: Tensor, layout: Layout, sigma: float) -> float | Tensor:
     return layout.flatten(parts)[0]
 
 
-def whole(algorithm: Algorithm[Any], layout: Layout, asked: bool) -> Algorithm[Any]:
-    """Let an algorithm's candidates have whole levels, and where `asked` all that it asks for."""
+def whole(algorithm: Algorithm[Any], layout: Layout) -> Algorithm[Any]:
+    """Let an algorithm's candidates have whole levels, and all that it asks for unless it is continuous."""
 
     def ask(state: Any, context: Context) -> Population:
         population = algorithm.ask(state, context)
@@ -107,4 +105,4 @@ def whole(algorithm: Algorithm[Any], layout: Layout, asked: bool) -> Algorithm[A
     def candidates(state: Any) -> dict[str, Tensor]:
         return {kind: rounded(genome[None], layout)[0] for kind, genome in algorithm.candidates(state).items()}
 
-    return algorithm._replace(ask=ask if asked else algorithm.ask, candidates=candidates)
+    return algorithm._replace(ask=algorithm.ask if algorithm.continuous else ask, candidates=candidates)

@@ -75,3 +75,8 @@ def test_an_estimate_counts_what_is_scored_again_beside_the_new(tmp_path: Path, 
 def test_the_machine_is_described() -> None:
     rows = dict(inspection.machine())
     assert {"torch", "threads", "auto device", "cache"} <= set(rows)
+
+
+def test_what_an_algorithm_refuses_is_refused_before_any_run() -> None:
+    with pytest.raises(InputError, match="algorithm.elites: 12 must be below the population of 12"):
+        inspection.estimate(load(None, [*SETS, "algorithm.elites=12"]))

@@ -216,7 +216,7 @@ def test_a_neurons_scale_goes_with_its_levels() -> None:
 def test_what_goes_on_from_the_genomes_scored_asks_for_whole_levels(name: str, device: torch.device) -> None:
     layout = quantised.levelled(PLAIN, 7)
     options = {"mutation": operators.levels} if name == "ga" else {}
-    algorithm = quantised.whole(ALGORITHMS[name](layout, population=6, **options), layout, name in quantised.TAKEN_OVER)
+    algorithm = quantised.whole(ALGORITHMS[name](layout, population=6, **options), layout)
     begin = drawn(layout, 1, device)
     state = algorithm.init(begin, quantised.spread(begin, layout, 2.0), Context(0, 0, 0.0, device))
     for generation in range(1, 4):

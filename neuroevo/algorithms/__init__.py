@@ -26,7 +26,4 @@ ALGORITHMS: dict[str, Callable[..., Algorithm[Any]]] = {
     "fixed": fixed,
 }
 
-# Those that ask for what they remember once more beside what is new: twice as many rows after the first generation.
-DOUBLING = ("pso", "de")
-
-__all__ = ["ALGORITHMS", "DOUBLING", "Algorithm", "Part"]
+__all__ = ["ALGORITHMS", "Algorithm", "Part"]

@@ -30,3 +30,5 @@ class Algorithm(NamedTuple, Generic[S]):
     ask: Callable[[S, Context], Population]
     tell: Callable[[S, Population, Scores], S]
     candidates: Callable[[S], dict[str, Tensor]]  # kind -> genome [g], for validation
+    doubles: bool = False  # from the second generation on it asks for as many remembered rows as new ones
+    continuous: bool = False  # it moves by what it asked for, so that rounding genomes to levels would mislead it

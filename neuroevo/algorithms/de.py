@@ -84,7 +84,7 @@ def de(
         genomes = state.population.genomes
         return {"best": genomes[own[state.fitness[own].argmax()]], "mean": genomes.index_select(0, own).mean(0)}
 
-    return Algorithm(init, ask, tell, candidates)
+    return Algorithm(init, ask, tell, candidates, doubles=True)
 
 
 def survivors(fitness: Tensor, n: int) -> Tensor:

@@ -84,7 +84,7 @@ def _strategy(
     def candidates(state: Search) -> dict[str, Tensor]:
         return {"center": state.center} | ({"best": state.best.genome} if state.best.fitness > -torch.inf else {})
 
-    return Algorithm(init, ask, tell, candidates)
+    return Algorithm(init, ask, tell, candidates, continuous=True)
 
 
 def _as_it_is(state: Search) -> Search:

@@ -1,6 +1,6 @@
 """A generational genetic algorithm with elites.
 
-Parents are selected from the whole population before, crossed two at a time and mutated (Holland 1975; Goldberg 1989).
+Parents are selected from the whole population before, crossed and mutated (Holland 1975; Goldberg 1989).
 Elites go on unchanged and are scored again with their children on the new batch, so that no individual lives on a lucky
 batch.
 
@@ -19,7 +19,7 @@ from neuroevo.algorithms.base import Algorithm, Part
 from neuroevo.errors import InputError
 from neuroevo.fitness import Scores, ranks
 from neuroevo.genome import Layout, Population, noisy
-from neuroevo.operators import CROSSOVERS, Crossover, Mutation, Selection, gaussian, random, weighted
+from neuroevo.operators import ANY_NUMBER, CROSSOVERS, Crossover, Mutation, Selection, gaussian, random, weighted
 from neuroevo.rng import Context
 
 MANY = 256  # parents of a child
@@ -64,10 +64,10 @@ def ga(
     """
     if elites >= population:
         raise InputError(f"algorithm.elites: {elites} must be below the population of {population}")
-    any_number = getattr(crossover, "func", crossover) is weighted
+    function = getattr(crossover, "func", crossover)  # without its options
     if parents is None:
-        parents = min(MANY, population) if any_number else 2
-    if parents != 2 and getattr(crossover, "func", crossover) in CROSSOVERS.values() and not any_number:
+        parents = min(MANY, population) if function in ANY_NUMBER else 2
+    if parents != 2 and function in CROSSOVERS.values() and function not in ANY_NUMBER:
         raise InputError(f"algorithm.parents: {parents}, and the crossover takes two; weighted takes any number")
 
     def init(start: Tensor, sigma: float | Tensor, context: Context) -> GAState:
