@@ -25,7 +25,7 @@ BASE = {
     "decay": 0.0, "restart": False, "distance": 0.0, "competition": False, "components": 256, "whitening": 0.25,
 }  # fmt: skip
 VARIANTS: dict[str, dict[str, object]] = {
-    "the default": {},
+    "the base": {},
     "64 parents": {"parents": 64},
     "16 parents": {"parents": 16},
     "step 0.25, sigma 0.03": {"step": 0.25, "sigma": 0.03},
