@@ -33,6 +33,7 @@ from neuroevo.loop import Champion, Step
 
 FORMAT = 1
 FRONT = "front-"  # what its members are called, beside a number
+TRIALS = "trials"  # of hyperparameters
 MARK = b"neuroevo checkpoint\n"
 USER_BLOCK = 512
 DIRECT = 2**16  # arrays of at least this many bytes are written around HDF5
@@ -87,11 +88,11 @@ def _tree(value: object, prefix: str) -> dict[str, Tensor]:
     return {path: tensor for key, child in items for path, tensor in _tree(child, f"{prefix}/{key}").items()}
 
 
-def write(path: Path, attributes: dict[str, Any], scale: dict[str, Tensor], step: Step, history: History) -> None:
+def write(path: Path, attributes: dict[str, Any], beside: dict[str, Tensor], step: Step, history: History) -> None:
     """Write a checkpoint; on any error the file of that name is what it was before. RunError where the disk is full.
 
-    `attributes` are those of the file that don't change within a run: config, seed, device, layout and so on; nor does
-    `scale`.
+    `attributes` are those of the file that don't change within a run: config, seed, device, layout and so on; nor do
+    the tensors `beside` the step, by their paths. A state's `trials` are at the top.
     """
     values = step.scores.values
     arrays: dict[str, npt.NDArray[Any]] = {}
@@ -103,9 +104,10 @@ def write(path: Path, attributes: dict[str, Any], scale: dict[str, Tensor], step
         "population/invalid": step.scores.invalid,
         "population/parents": step.population.parents,
         **{f"population/traits/{key}": trait for key, trait in step.population.traits.items()},
+        **_tree(getattr(step.state, TRIALS, {}), TRIALS),
         **_tree(step.state, "algorithm"),
         "champion/genome": step.champion.genome,
-        **{f"features/{key}": tensor for key, tensor in scale.items()},
+        **beside,
     }
     if step.scores.objectives > 1:
         objectives = values[:, : step.scores.objectives]
@@ -311,11 +313,27 @@ def state(path: Path, template: Any, device: torch.device) -> Any:
                 if key not in file:
                     raise InputError(f"{path}: no {key}; written by another algorithm")
                 return torch.from_numpy(np.asarray(file[key][()])).to(device)
+            if isinstance(like, dict) and any(not isinstance(v, Tensor) for v in like.values()):
+                return {k: fill(v, f"{key}/{k}") for k, v in like.items()}
             if isinstance(like, dict):  # traits come and go with what a run is made of
                 return {k: torch.from_numpy(np.asarray(v[()])).to(device) for k, v in file.get(key, {}).items()}
             return type(like)(*(fill(v, f"{key}/{k}") for k, v in like._asdict().items()))
 
         return fill(template, "algorithm")
+
+
+def trials(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of the trials in a checkpoint, by their paths; empty where there are none."""
+    found: dict[str, Tensor] = {}
+    with h5py.File(path, "r") as file:
+
+        def take(key: str, item: object) -> None:
+            if isinstance(item, h5py.Dataset):
+                found[f"{TRIALS}/{key}"] = torch.from_numpy(np.asarray(item[()]))
+
+        if TRIALS in file:
+            file[TRIALS].visititems(take)
+    return found
 
 
 def newest(folder: Path, warn: Callable[[str], None]) -> Checkpoint | None:
@@ -334,8 +352,8 @@ def newest(folder: Path, warn: Callable[[str], None]) -> Checkpoint | None:
 class Writer:
     """Writes checkpoints of one run in the background, one at a time, and keeps the newest few and the champion's."""
 
-    def __init__(self, folder: Path, attributes: dict[str, Any], scale: dict[str, Tensor], keep: int) -> None:
-        self.folder, self.attributes, self.scale, self.keep = folder, attributes, scale, keep
+    def __init__(self, folder: Path, attributes: dict[str, Any], beside: dict[str, Tensor], keep: int) -> None:
+        self.folder, self.attributes, self.beside, self.keep = folder, attributes, beside, keep
         self.pool = ThreadPoolExecutor(1)
         self.pending: Future[None] | None = None
 
@@ -359,7 +377,7 @@ class Writer:
 
     def _write(self, step: Step, history: History) -> None:
         # A generation's tensors are replaced and never changed in place, so they can be read while the next one runs.
-        write(self.folder / name(step.generation), self.attributes, self.scale, step, history)
+        write(self.folder / name(step.generation), self.attributes, self.beside, step, history)
         for path in listed(self.folder)[self.keep :]:
             if path.name != name(step.champion.generation):
                 path.unlink(missing_ok=True)

@@ -49,12 +49,34 @@ def run(
 
 
 @app.command()
-def resume(run_dir: Run, sets: Sets = None) -> None:
-    """Go on from the newest good checkpoint; --set may change budget and checkpoint."""
-    from neuroevo import experiment, progress
+def tune(
+    config: Annotated[str, typer.Argument(help="YAML file with a section tune", metavar="CONFIG.yaml")],
+    sets: Sets = None,
+    out: Annotated[
+        str | None, typer.Option(help="the run's folder; default runs/out/CONFIG-SEED", metavar="DIR")
+    ] = None,
+    final: Annotated[bool, typer.Option(help="run the experiment with the best set afterwards")] = True,
+) -> None:
+    """Search hyperparameters, then run the experiment with the best set of them."""
+    from neuroevo import progress
+    from neuroevo import tune as tune_
+    from neuroevo.config import load
 
     with progress.shown() as reporter:
-        folder = experiment.resume(run_dir, sets or [], reporter)
+        checked = load(config, [*(sets or []), *([] if final else ["tune.final=false"])], reporter.note)
+        stem = os.path.splitext(os.path.basename(config))[0]
+        folder = tune_.run(checked, out, stem, reporter)
+    summary(str(folder))
+
+
+@app.command()
+def resume(run_dir: Run, sets: Sets = None) -> None:
+    """Go on from the newest good checkpoint; --set may change budget and checkpoint."""
+    from neuroevo import progress
+    from neuroevo import tune as tune_
+
+    with progress.shown() as reporter:
+        folder = tune_.resume(run_dir, sets or [], reporter)
     summary(str(folder))
 
 
@@ -161,6 +183,17 @@ def summary(folder: str) -> None:
     from pathlib import Path
 
     result = json.loads((Path(folder) / "result.json").read_text())
+    tuning = result.get("tuning", result)
+    if "trials" in tuning:
+        best = tuning["best"]
+        spent = tuning["cost"]["forward_samples"] + 2 * tuning["cost"]["backward_samples"]
+        rows = [("tuning", f"{tuning['status']} ({tuning['stop_reason']}) after {tuning['iterations']} iterations")]
+        rows += [("trials", f"{tuning['trials']}, {spent:,} samples, {tuning['cost']['seconds']:.1f} s")]
+        rows += [(key, str(value)) for key, value in (best or {"settings": {}})["settings"].items()]
+        rows += [(f"its validation {k}", f"{v:.4f}") for k, v in (best or {"validation": {}})["validation"].items()]
+        table(folder, rows)
+    if "champion" not in result:
+        return
     champion, cost = result["champion"], result["cost"]
     rows = [("status", f"{result['status']} ({result['stop_reason']}) after {result['generations']} generations")]
     rows += [("champion", f"{champion['kind']} of generation {champion['generation']}")]

@@ -1,6 +1,6 @@
 """What a config becomes: the parts of a run, built and fitted to each other."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache as cache_results
@@ -280,8 +280,11 @@ class Experiment:
         """Return how the outputs' sensitivity to genes is measured, where the mutation asks for it."""
         return Sensitivity(self.task(self.plan, PROBE), self.config.seed) if safe(self.config) else None
 
-    def development(self) -> Development:
-        """Return what becomes of a population in its generation: scored as it is, or trained first."""
+    def development(self, brought: Collection[str] = ()) -> Development:
+        """Return what becomes of a population in its generation: scored as it is, or trained first.
+
+        Individuals bring the hyperparameters `brought` along as traits.
+        """
         c, scoring = self.config, self.scoring()
         if c.refine is None or c.optimizer is None:
             return development.unchanged(scoring)
@@ -290,17 +293,19 @@ class Experiment:
         dropouts = [module for module in self.head.modules() if isinstance(module, nn.Dropout) and module.p > 0]
         if heads.population_forward(self.head, self.backbone.head)[0] == "vmap" and dropouts:
             raise InputError(f"head: {c.head_part.name} has dropout, which only a chain of layers can be trained with")
-        if c.refine.dropout and not dropouts:
+        if (c.refine.dropout or "dropout" in brought) and not dropouts:
             raise InputError(
                 f"refine.dropout: {c.head_part.name} has no dropout layer; give the head a dropout above 0"
             )
-        optimizer, settings = c.optimizer.bound()(), gradient.Settings(**given)
+        own = {"momentum": (0.0, 1.0)} if "momentum" in brought else {}
+        optimizer = c.optimizer.bound()(**own)
+        settings = gradient.Settings(**given | {"steps": steps(c, len(self.splits["train"]))})
         task = self.task(self.plan, c.refine.batch_size)
 
         @cache_results
         def learn(plan: Plan) -> tuple[Refine, development.Planned]:
             return gradient.refiner(
-                replace(task, individuals=plan.trained, micro=max(1, plan.micro)), optimizer, settings
+                replace(task, individuals=plan.trained, micro=max(1, plan.micro)), optimizer, settings, brought
             )
 
         def refine(population: Population, context: Context) -> tuple[Population, Cost]:
@@ -357,6 +362,21 @@ class Experiment:
 
 
 STATISTICS = ("running_mean", "running_var")
+
+
+def steps(c: Config, train: int) -> int:
+    """Return the gradient steps of a generation, of so many train images."""
+    if c.refine is None:
+        return 0
+    return max(1, train // c.refine.batch_size) if c.refine.steps == "epoch" else c.refine.steps
+
+
+def takes(c: Config, rows: int, train: int) -> Cost:
+    """Return what a generation of `rows` individuals takes at most, with so many train images."""
+    r = c.refine
+    learnt = 0 if r is None else round(rows * r.share) * steps(c, train) * min(r.batch_size, train)
+    passes = 2 if r is not None and r.back_off else 1
+    return Cost(forward=rows * min(c.fitness.samples, train) * passes + learnt, backward=learnt)
 
 
 def exact(plan: Plan) -> Plan:
@@ -488,21 +508,53 @@ def unfolded(scale: Scale, weights: Weights, first: str, source: str) -> Weights
     return found
 
 
+@dataclass(frozen=True)
+class Sources:
+    """What runs on one data set, backbone and kind of features share."""
+
+    device: torch.device
+    given: tuple[Dataset, dict[str, Tensor]]
+    backbone: Backbone
+    features: Features  # as the network gives them to what evolves
+    scale: Scale | None  # of what the head is given
+    computed: int  # images that went through the backbone just now
+
+    @cached_property
+    def scaled(self) -> Features:
+        """The features as a head alone sees them."""
+        return self.features if self.scale is None else self.features.scaled(self.scale)
+
+
+def sources(
+    c: Config, device: torch.device, given: tuple[Dataset, dict[str, Tensor]], backbone: Backbone,
+    images: Callable[[int, int], None], log: Callable[[str], None], scale: Weights | None = None,
+) -> Sources:  # fmt: skip
+    """Return what a run learns from, computing features where they aren't cached; `scale` is a checkpoint's."""
+    backbone.to(device)
+    cached, computed = cache(c, *given, backbone, device, images)
+    scaled = scaling(c, backbone, cached, given[1]["train"], scale or {}, log)
+    return Sources(device, given, backbone, cached, scaled, computed)
+
+
 def compose(
     c: Config, device: torch.device, given: tuple[Dataset, dict[str, Tensor]], backbone: Backbone,
     images: Callable[[int, int], None], log: Callable[[str], None],
     plan: Plan | None = None, changes: Sequence[dict[str, int]] = (), scale: Weights | None = None,
 ) -> Experiment:  # fmt: skip
-    """Build a run's parts, computing features where they aren't cached.
+    """Build a run's parts; `plan`, its changes and the tensors of `scale` are a resumed run's own."""
+    return assemble(c, sources(c, device, given, backbone, images, log, scale), plan, changes)
 
-    `plan`, its changes and the tensors of `scale` are a resumed run's own.
-    """
-    whole, splits = given
-    backbone.to(device)
-    cached, computed = cache(c, whole, splits, backbone, device, images)
+
+def assemble(
+    c: Config, learnt_from: Sources, plan: Plan | None = None, changes: Sequence[dict[str, int]] = ()
+) -> Experiment:
+    """Build a run's parts on what it learns from; `plan` and its changes are a resumed run's own."""
+    device, backbone, cached, scaled = (
+        learnt_from.device, learnt_from.backbone, learnt_from.features, learnt_from.scale,
+    )  # fmt: skip
+    whole, splits = learnt_from.given
     dim = cached.dim if backbone.cut is None else own_head(backbone).in_features
     classes = len(whole.classes)
-    scaled = scaling(c, backbone, cached, splits["train"], scale or {}, log)
     head = make_head(c, backbone, scaled.width if scaled else dim, classes).to(device)
     first, layer = heads.steps(head, backbone.head)[0]
     if scaled is not None and not (isinstance(layer, nn.Linear) and layer.bias is not None):
@@ -523,7 +575,7 @@ def compose(
     size = population_size(c, algorithm)
     method, of_features = heads.population_forward(head, backbone.head)
     if backbone.cut is None:
-        forward, cached = of_features, cached if scaled is None else cached.scaled(scaled)
+        forward, cached = of_features, cached if scaled is None else learnt_from.scaled
     else:
         fixed = {} if c.head.trainable else of_head
         cut = backbone.cut
@@ -550,7 +602,7 @@ def compose(
     return Experiment(
         c, device, home, whole.classes, splits, cached, scaled, backbone, head, first, dim, layout, base | of_head,
         forward, Plans(plan, list(changes)), algorithm,
-        {name: part.metric() for name, part in parts.items()}, computed,
+        {name: part.metric() for name, part in parts.items()}, learnt_from.computed,
     )  # fmt: skip
 
 

@@ -4,6 +4,7 @@ Sections are pydantic models. A part `{name: ..., option: ...}` is looked up in 
 keyword-only parameters of the function found there are its schema; a new part needs no line here.
 """
 
+import dataclasses
 import difflib
 import importlib
 import inspect
@@ -27,7 +28,9 @@ from neuroevo.gradient import OPTIMIZERS
 from neuroevo.heads import HEADS
 from neuroevo.metrics import METRICS, OfGenome
 from neuroevo.operators import CROSSOVERS, MUTATIONS, SELECTIONS
+from neuroevo.samplers import SAMPLERS
 from neuroevo.schedules import Schedule
+from neuroevo.space import VARIABLES, Space, Variable, space
 
 TABLES: dict[str, Mapping[str, Callable[..., Any]]] = {
     "data": DATASETS,
@@ -38,6 +41,8 @@ TABLES: dict[str, Mapping[str, Callable[..., Any]]] = {
     "mutation": MUTATIONS,
     "refine": OPTIMIZERS,
     "metric": METRICS,
+    "variable": VARIABLES,
+    "sampler": SAMPLERS,
 }
 
 DEFAULT: dict[str, Any] = {  # the built-in experiment, which needs no network; runs/digits.yaml spells out the same
@@ -50,6 +55,7 @@ DEFAULT_NAMES = {
     "head": "linear",
     "algorithm": "ga",
     "refine": "sgd",
+    "sampler": "pso",
 }  # of parts that the config doesn't name
 
 # Of a ga with many objectives, where the config doesn't say: parents are drawn from the survivors, as often each.
@@ -140,7 +146,7 @@ DecayRange = Annotated[tuple[Annotated[float, Ge(0)], Positive], AfterValidator(
 class Refine(Section):
     """Gradient steps in each generation, beside the optimizer's own options. A range: each individual has its own."""
 
-    steps: Annotated[int, Ge(0)] = 20
+    steps: Annotated[int, Ge(0)] | Literal["epoch"] = 20  # epoch: as many as the train split has batches
     lr: Positive | PositiveRange = 0.01
     batch_size: Count = 128
     weight_decay: Annotated[float, Ge(0)] | DecayRange = 0.0
@@ -213,11 +219,42 @@ class Memory(Section):
     plan: Literal["auto", "loop", "vmap"] = "auto"
 
 
+class Trial(Section):
+    """How a set of hyperparameters is tried: a run of so many generations, judged by its champion's validation.
+
+    At each of the rungs, counted in generations, only the best share `keep` of the trials begun together goes on.
+    """
+
+    generations: Count = 5
+    rungs: list[Count] = []
+    keep: Annotated[float, Gt(0), Le(1)] = 0.5
+
+    @model_validator(mode="after")
+    def _climbing(self) -> Self:
+        if self.rungs != sorted({*self.rungs}) or self.rungs[-1:] >= [self.generations]:
+            raise ValueError(f"rungs rise, and lie below the {self.generations} generations of a trial")
+        return self
+
+
+class Tune(Section):
+    """When a search of hyperparameters ends beside its budget, and whether a final run with the best set follows."""
+
+    patience: Count | None = None  # iterations without a better trial
+    final: bool = True
+
+
 COMMON: dict[str, list[str]] = {  # keys beside a part's own options
     "data": list(Data.model_fields),
     "head": list(Head.model_fields),
     "refine": list(Refine.model_fields),
+    "variable": ["when"],
 }
+
+TRIALS = {"generations": 10}  # the budget of a search of hyperparameters that has none, in iterations
+
+# What a search of hyperparameters can't touch: what it is judged by, and what doesn't change a trial.
+FIXED = ("seed", "device", "data", "fitness.split", "validate", "budget", "checkpoint", "memory", "tune")
+FREE = ("data.image_size", "data.augment")
 
 
 @dataclass(frozen=True)
@@ -247,6 +284,39 @@ class Part:
 
 
 @dataclass(frozen=True)
+class Tuning:
+    """A search of hyperparameters, checked."""
+
+    sampler: Part
+    variables: dict[str, Part]  # by config key
+    when: dict[str, dict[str, list[Any]]]  # what a variable needs, by config key
+    trial: Trial
+    budget: Budget
+    rest: Tune
+
+    def space(self) -> Space:
+        """Return the space of all variables."""
+        found: dict[str, tuple[Variable, Mapping[str, Sequence[Any]]]] = {}
+        for key, part in self.variables.items():
+            found[key] = part.bound()(), self.when.get(key, {})
+        return space(found)
+
+    def record(self) -> dict[str, Any]:
+        """Return the section as the config would spell it."""
+        variables = {
+            key: {**part.record(), **({"when": self.when[key]} if key in self.when else {})}
+            for key, part in self.variables.items()
+        }
+        return {
+            "sampler": self.sampler.record(),
+            "space": variables,
+            "trial": self.trial.model_dump(),
+            "budget": self.budget.model_dump(),
+            **self.rest.model_dump(),
+        }
+
+
+@dataclass(frozen=True)
 class Config:
     """An experiment, checked."""
 
@@ -270,6 +340,7 @@ class Config:
     budget: Budget
     checkpoint: Checkpoint
     memory: Memory
+    tune: Tuning | None = None
 
     def record(self) -> dict[str, Any]:
         """Return the whole config, defaults spelled out, as a YAML file would hold it."""
@@ -299,7 +370,13 @@ class Config:
             "budget": plain(self.budget),
             "checkpoint": plain(self.checkpoint),
             "memory": plain(self.memory),
+            **({} if self.tune is None else {"tune": self.tune.record()}),
         }
+
+    def trial(self, settings: Mapping[str, Any]) -> "Config":
+        """Return the config with hyperparameters set, and without the search of them."""
+        raw = {key: value for key, value in self.record().items() if key != "tune"}
+        return check(applied(raw, [(key.split("."), value) for key, value in settings.items()], lambda line: None))
 
     def to_yaml(self) -> str:
         """Return the whole config as YAML."""
@@ -359,7 +436,15 @@ def override(base: dict[str, Any], sets: Sequence[str], note: Callable[[str], No
         if not equals or not all(key.split(".")):
             raise InputError(f"--set {text}: give it as section.key=value")
         pairs.append((key.split("."), parse(value, f"--set {key}")))
+    return applied(base, pairs, note)
+
+
+def applied(
+    base: dict[str, Any], pairs: Sequence[tuple[list[str], Any]], note: Callable[[str], None]
+) -> dict[str, Any]:
+    """Return a raw config with values in place of what is under their keys, in any order."""
     merged = deepcopy(base)
+    pairs = [(_in_space(keys, merged), value) for keys, value in pairs]
     for keys, value in sorted(pairs, key=lambda pair: len(pair[0])):  # a whole section before the keys in it
         place = merged
         for key in keys[:-1]:
@@ -393,7 +478,7 @@ def _drop(kind: str, default: str, old: Any, new: Any, path: str, given: set[str
 def check(raw: Mapping[str, Any]) -> Config:
     """Check a raw config and fill in defaults; InputError names the first key that is wrong."""
     sections = {"seed", "device", "data", "backbone", "head", "features", "genome", "algorithm", "refine"}
-    _known(raw, sections | {"fitness", "validate", "budget", "checkpoint", "memory"}, "")
+    _known(raw, sections | {"fitness", "validate", "budget", "checkpoint", "memory", "tune"}, "")
 
     def mapping(key: str) -> dict[str, Any]:
         value = raw.get(key)
@@ -438,7 +523,7 @@ def check(raw: Mapping[str, Any]) -> Config:
         _levelled(genome.levels, features, backbone, refine, mutation)
     elif isinstance(mutation, Part) and mutation.name == "levels":
         raise InputError("algorithm.mutation: levels needs genome.levels: ternary, int4 or int8")
-    return Config(
+    c = Config(
         **top.model_dump(),
         data=section(Data, _own(data, Data), "data"),
         dataset=dataset,
@@ -461,6 +546,105 @@ def check(raw: Mapping[str, Any]) -> Config:
         checkpoint=section(Checkpoint, mapping("checkpoint"), "checkpoint"),
         memory=section(Memory, mapping("memory"), "memory"),
     )
+    return c if raw.get("tune") is None else dataclasses.replace(c, tune=_tuning(c, mapping("tune")))
+
+
+def _in_space(keys: list[str], raw: Mapping[str, Any]) -> list[str]:
+    """Return keys with those that name a config key within `tune.space` joined: it is one key there."""
+    if keys[:2] != ["tune", "space"] or len(keys) == 2:
+        return keys
+    there, rest = (raw.get("tune") or {}).get("space") or {}, keys[2:]
+    for size in range(len(rest), 0, -1):
+        if ".".join(rest[:size]) in there:
+            return ["tune", "space", ".".join(rest[:size]), *rest[size:]]
+    return ["tune", "space", ".".join(rest)]
+
+
+def _tuning(c: Config, given: dict[str, Any]) -> Tuning:
+    """Check the section of a search of hyperparameters against the config that it is of."""
+    _known(given, {"sampler", "space", "trial", "budget", *Tune.model_fields}, "tune")
+    sampler, variables, budget = given.get("sampler", {}), given.get("space"), given.get("budget") or {}
+    if not isinstance(variables, Mapping) or not variables:
+        raise InputError("tune.space: a mapping of config keys, each with its range, expected")
+    if isinstance(sampler, Mapping):
+        sampler = {"name": DEFAULT_NAMES["sampler"], **sampler}
+    parts, when = {}, {}
+    for key, spec in variables.items():
+        path = f"tune.space.{key}"
+        if isinstance(spec, str):
+            spec = {"name": spec}
+        if not isinstance(spec, Mapping):
+            raise InputError(
+                f"{path}: {spec!r} given, {{name: float, low: ..., high: ...}} or another variable expected"
+            )
+        options = dict(spec)
+        needs = options.pop("when", None) or {}
+        if not isinstance(needs, Mapping):
+            raise InputError(f"{path}.when: {needs!r} given, a mapping of other keys of the space to values expected")
+        if str(key).rpartition(".")[2] == "batch_size" and options.get("name") == "integer":
+            options = {"scale": "power_of_two"} | options  # so that trials that can be trained together are many
+        parts[str(key)] = part("variable", options, path)
+        if needs:
+            when[str(key)] = {str(k): v if isinstance(v, list) else [v] for k, v in needs.items()}
+        if str(key) not in FREE and any(str(key) == root or str(key).startswith(f"{root}.") for root in FIXED):
+            raise InputError(f"{path}: {key} can't be tuned: trials would not be judged alike")
+        try:
+            parts[str(key)].bound()()
+        except ValueError as error:
+            raise InputError(f"{path}: {error}") from None
+    rest = {key: value for key, value in given.items() if key in Tune.model_fields}
+    limits = section(Budget, budget, "tune.budget") if any(budget.values()) else None
+    unlimited = limits is None or not any(v for k, v in budget.items() if k != "target")
+    found = Tuning(
+        sampler=part("sampler", sampler, "tune.sampler"),
+        variables=parts,
+        when=when,
+        trial=section(Trial, given.get("trial") or {}, "tune.trial"),
+        budget=section(Budget, budget | TRIALS if unlimited else budget, "tune.budget"),
+        rest=section(Tune, rest, "tune", also=("sampler", "space", "trial", "budget")),
+    )
+    try:
+        whole = found.space()
+    except ValueError as error:
+        raise InputError(f"tune.space.{error}") from None
+    _probe(c, whole)
+    found.sampler.bound()(whole)
+    return found
+
+
+def _probe(c: Config, whole: Space) -> None:
+    """Check that what stands at either end of each variable, and each choice, can be; InputError names the key."""
+    names = [coordinate.name for coordinate in whole.coordinates]
+    for place, coordinate in enumerate(whole.coordinates):
+        cells = coordinate.variable.cells
+        for x in [(i + 0.5) / cells for i in range(cells)] or [0.0, 1.0]:
+            position = [0.5] * len(names)
+            position[place] = x
+            waiting, keys = dict(coordinate.needs), {coordinate.name}
+            while waiting:
+                parent, allowed = waiting.popitem()
+                other = whole.coordinates[names.index(parent)]
+                at = next((i / 1000 for i in range(1001) if other.variable.decode(i / 1000) in allowed), None)
+                if at is None:
+                    raise InputError(
+                        f"tune.space.{coordinate.name}: when: {parent} is never {' or '.join(map(str, allowed))}"
+                    )
+                position[names.index(parent)] = at
+                waiting |= other.needs
+                keys.add(parent)
+            settings = {key: value for key, value in whole.settings(position).items() if key in keys}
+            try:
+                c.trial(settings)
+            except InputError as error:
+                key = coordinate.name if coordinate.name in settings else coordinate.name.rpartition(".")[0]
+                said = str(error)
+                raise InputError(f"tune.space.{said if said.startswith(key) else f'{key}: {said}'}") from None
+            try:
+                c.trial(whole.settings(position))
+            except InputError as error:
+                raise InputError(
+                    f"tune.space: {error}; give the one a `when` if it doesn't always go with the other"
+                ) from None
 
 
 def _metrics(fitness: dict[str, Any]) -> tuple[tuple[Part, ...], Part | None]:
@@ -633,9 +817,9 @@ def section(model: type[M], values: Mapping[str, Any], path: str, also: Sequence
         # Of the ways in which a number or a range can be wrong, the one that isn't about its type says more; the names
         # that pydantic gives the alternatives say nothing.
         found = error.errors()
-        found = [e for e in found if e["loc"][0] == found[0]["loc"][0]]
+        found = [e for e in found if e["loc"][:1] == found[0]["loc"][:1]]
         first = next((e for e in found if not e["type"].endswith("_type")), found[0])
-        keys = (path, first["loc"][0], *(key for key in first["loc"][1:] if isinstance(key, int)))
+        keys = (path, *first["loc"][:1], *(key for key in first["loc"][1:] if isinstance(key, int)))
         where = ".".join(str(key) for key in keys if key != "")
         given = "" if first["type"] == "missing" else f"{first['input']!r} given; "
         raise InputError(f"{where}: {given}{first['msg'][0].lower()}{first['msg'][1:]}") from None

@@ -21,6 +21,9 @@ class Cost:
     def __add__(self, other: Self) -> Self:
         return type(self)(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
 
+    def __sub__(self, other: Self) -> Self:
+        return type(self)(*(getattr(self, f.name) - getattr(other, f.name) for f in fields(self)))
+
     def record(self) -> dict[str, int]:
         """Return the counts under the names that files give them."""
         return {f"{f.name}_samples": getattr(self, f.name) for f in fields(self)}

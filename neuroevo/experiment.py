@@ -12,7 +12,7 @@ from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 
@@ -26,9 +26,11 @@ from neuroevo import (
     loop,
     rundir,
 )
+from neuroevo.backbones import Backbone
 from neuroevo.composition import Experiment
 from neuroevo.config import Config
 from neuroevo.cost import Budget, Cost
+from neuroevo.data import Dataset
 from neuroevo.errors import InputError, Interrupted
 from neuroevo.loop import Champion, Rules, Step
 from neuroevo.rng import Context
@@ -79,41 +81,66 @@ class Signals:
 
 def run(c: Config, out: str | None, stem: str, reporter: Reporter) -> Path:
     """Run an experiment from data to a scored champion; return its folder. Bad input leaves no folder behind."""
+    if c.tune is not None:
+        raise InputError("tune: a config with hyperparameters to search is for neuroevo tune; here, set tune null")
     with Signals() as signals:
-        device = devices.resolve(c.device)
-        given = composition.dataset(c)
-        backbone = composition.build_backbone(c, given[0])
-        if c.memory.limit is None:
-            # A power of two, so that runs of one config on one machine have one limit.
-            limit = 1 << (devices.available_memory(device) // FREE_SHARE).bit_length() - 1
-            c = replace(c, memory=c.memory.model_copy(update={"limit": limit}))
-        was_there = out is not None and Path(out).exists()
-        folder = rundir.claim(out, stem, c.seed)
-        try:
-            with rundir.locked(folder):
-                rundir.replace(folder / rundir.CONFIG, c.to_yaml().encode())
-                with logged(folder, reporter) as log:
-                    log(f"{folder}: {c.backbone.name} on {c.dataset.name}, {device}")
-                    for line in backbone.notes:
-                        log(line)
-                    experiment = composition.compose(c, device, given, backbone, watched(reporter, signals), log)
-                    go(experiment, experiment.initial(), [], folder, signals, reporter, log)
-        except Interrupted:
-            if not begun(folder):
-                reporter.note(
-                    f"{folder}: interrupted before its first generation; begin with: neuroevo resume {folder}"
-                )
-            raise
-        except InputError:
-            if not begun(folder):
-                clear(folder, was_there)
-            raise
+        ready = prepared(c)
+        with started(ready, out, stem, reporter) as (folder, log):
+            images = watched(reporter, signals)
+            experiment = composition.compose(*ready, images, log)
+            go(experiment, experiment.initial(), [], folder, signals, reporter, log)
     return folder
+
+
+class Ready(NamedTuple):
+    """What a config needs of the world, before anything is computed."""
+
+    config: Config  # with a memory limit
+    device: torch.device
+    given: tuple[Dataset, dict[str, torch.Tensor]]
+    backbone: Backbone
+
+
+def prepared(c: Config) -> Ready:
+    """Find device, data and network; a memory limit that isn't given becomes a share of what is free."""
+    device = devices.resolve(c.device)
+    given = composition.dataset(c)
+    backbone = composition.build_backbone(c, given[0])
+    if c.memory.limit is None:
+        # A power of two, so that runs of one config on one machine have one limit.
+        limit = 1 << (devices.available_memory(device) // FREE_SHARE).bit_length() - 1
+        c = replace(c, memory=c.memory.model_copy(update={"limit": limit}))
+    return Ready(c, device, given, backbone)
+
+
+@contextmanager
+def started(
+    ready: Ready, out: str | None, stem: str, reporter: Reporter
+) -> Iterator[tuple[Path, Callable[[str], None]]]:
+    """Own a new run's folder, config written, with a log, while it is entered; bad input leaves no folder behind."""
+    c, was_there = ready.config, out is not None and Path(out).exists()
+    folder = rundir.claim(out, stem, c.seed)
+    try:
+        with rundir.locked(folder):
+            rundir.replace(folder / rundir.CONFIG, c.to_yaml().encode())
+            with logged(folder, reporter) as log:
+                log(f"{folder}: {c.backbone.name} on {c.dataset.name}, {ready.device}")
+                for line in ready.backbone.notes:
+                    log(line)
+                yield folder, log
+    except Interrupted:
+        if not begun(folder):
+            reporter.note(f"{folder}: interrupted before its first generation; begin with: neuroevo resume {folder}")
+        raise
+    except InputError:
+        if not begun(folder):
+            clear(folder, was_there)
+        raise
 
 
 def begun(folder: Path) -> bool:
     """Tell whether a run has a checkpoint of some generation."""
-    return any(path.name != checkpoint.name(0) for path in checkpoint.listed(folder / "checkpoints"))
+    return any(path.name != checkpoint.name(0) for path in checkpoint.listed(folder / rundir.CHECKPOINTS))
 
 
 def clear(folder: Path, was_there: bool) -> None:
@@ -123,7 +150,7 @@ def clear(folder: Path, was_there: bool) -> None:
         return
     for name in (rundir.CONFIG, rundir.HISTORY, rundir.LOG, ".lock"):
         (folder / name).unlink(missing_ok=True)
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    shutil.rmtree(folder / rundir.CHECKPOINTS, ignore_errors=True)
 
 
 def resume(run_dir: str, sets: list[str], reporter: Reporter) -> Path:
@@ -134,7 +161,7 @@ def resume(run_dir: str, sets: list[str], reporter: Reporter) -> Path:
             raise InputError(f"--set {text}: a run goes on as it began; only budget and checkpoint can change")
     with Signals() as signals, rundir.locked(folder), logged(folder, reporter) as log:
         c, before = reopened(folder, sets)
-        saved = checkpoint.newest(folder / "checkpoints", log)
+        saved = checkpoint.newest(folder / rundir.CHECKPOINTS, log)
         finished = rundir.read_result(folder).get("status") == "finished"
         if saved is not None and finished:
             stop = Budget(**c.budget.model_dump()).spent(
@@ -227,7 +254,7 @@ def go(
 ) -> None:
     """Evolve until a limit or a signal, writing history and checkpoints; then score the champion on test, once."""
     c, rules = experiment.config, experiment.rules()
-    (folder / "checkpoints").mkdir(exist_ok=True)
+    (folder / rundir.CHECKPOINTS).mkdir(exist_ok=True)
     attributes = {
         "config": c.to_yaml(),
         "seed": c.seed,
@@ -238,10 +265,12 @@ def go(
         "versions": json.dumps(versions()),
         "features": experiment.features.digest(),
     }
-    history = list(history)
-    rundir.write_history(folder, history)
-    scale = {} if experiment.scale is None else experiment.scale._asdict()
-    writer = checkpoint.Writer(folder / "checkpoints", attributes, scale, c.checkpoint.keep)
+    beside = {
+        f"features/{key}": tensor for key, tensor in (experiment.scale._asdict() if experiment.scale else {}).items()
+    }
+    tuned = checkpoint.newest(folder / rundir.TUNE / rundir.CHECKPOINTS, log)
+    beside |= {} if tuned is None else checkpoint.trials(tuned.path)
+    writer = checkpoint.Writer(folder / rundir.CHECKPOINTS, attributes, beside, c.checkpoint.keep)
     if step.generation == 0 and experiment.backbone.cut is not None:
         writer.submit(step, history)  # a plan that was measured is not measured again
     run = loop.evolve(
@@ -254,27 +283,17 @@ def go(
         time.monotonic,
         experiment.sensitivity(),
     )
-    try:
-        with open(folder / rundir.HISTORY, "a", buffering=1) as lines:
-            for step in run:
-                history.append(step.record)
-                lines.write(json.dumps(step.record) + "\n")
-                if experiment.plans.halved:
-                    plan, experiment.plans.halved = experiment.plan, False
-                    at_once = {"individuals": plan.individuals, "samples": plan.samples, "trained": plan.trained}
-                    experiment.plans.changes.append({"generation": step.generation, **at_once, "micro": plan.micro})
-                    log(f"generation {step.generation}: out of memory; from here on at a time: {at_once}")
-                    writer.wait()
-                    writer.attributes = attributes | planned(experiment)
-                interrupted = signals.status is not None and step.stop is None
-                if step.generation % c.checkpoint.every == 0 or step.stop or interrupted:
-                    writer.submit(step, history)
-                reporter.generation(step, rules)
-                if interrupted:
-                    break
-        writer.wait()
-    finally:
-        writer.close()
+
+    def changed(step: Step) -> None:
+        if experiment.plans.halved:
+            plan, experiment.plans.halved = experiment.plan, False
+            at_once = {"individuals": plan.individuals, "samples": plan.samples, "trained": plan.trained}
+            experiment.plans.changes.append({"generation": step.generation, **at_once, "micro": plan.micro})
+            log(f"generation {step.generation}: out of memory; from here on at a time: {at_once}")
+            writer.wait()
+            writer.attributes = attributes | planned(experiment)
+
+    step = recorded(run, step, history, folder, writer, c.checkpoint.every, rules, signals, reporter, changed)
     before = rundir.read_result(folder)
     finished = step.stop is not None
     rundir.write_champion(
@@ -303,11 +322,40 @@ def go(
             "plan_changes": experiment.plans.changes,
             "test_scored": before.get("test_scored", 0) + finished,
             "versions": versions(),
+            **({} if tuned is None else {"tuning": rundir.read_result(folder / rundir.TUNE)}),
         },
     )
     if not finished:
         log(f"{folder}: interrupted after generation {step.generation}; go on with: neuroevo resume {folder}")
         signals.check()
+
+
+def recorded(
+    run: Iterator[Step], step: Step, history: checkpoint.History, folder: Path, writer: checkpoint.Writer, every: int,
+    rules: Rules, signals: Signals, reporter: Reporter, after: Callable[[Step], None] = lambda step: None,
+) -> Step:  # fmt: skip
+    """Keep a run's history and checkpoints until it stops or a signal comes; return its last step, which is on disk.
+
+    `history` is that up to `step`; `after` is called after each generation, before its checkpoint is written.
+    """
+    history = list(history)
+    rundir.write_history(folder, history)
+    try:
+        with open(folder / rundir.HISTORY, "a", buffering=1) as lines:
+            for step in run:
+                history.append(step.record)
+                lines.write(json.dumps(step.record) + "\n")
+                after(step)
+                interrupted = signals.status is not None and step.stop is None
+                if step.generation % every == 0 or step.stop or interrupted:
+                    writer.submit(step, history)
+                reporter.generation(step, rules)
+                if interrupted:
+                    break
+        writer.wait()
+    finally:
+        writer.close()
+    return step
 
 
 def planned(experiment: Experiment) -> dict[str, str]:
@@ -322,7 +370,9 @@ def opened(run_dir: str, reporter: Reporter, member: int | None = None) -> tuple
     """
     folder = rundir.existing(run_dir)
     c, _ = reopened(folder)
-    saved = checkpoint.newest(folder / "checkpoints", reporter.note)
+    if c.tune is not None:
+        raise InputError(f"{run_dir}: a search of hyperparameters, which has no champion; its final run is not begun")
+    saved = checkpoint.newest(folder / rundir.CHECKPOINTS, reporter.note)
     if saved is None:
         raise InputError(f"{run_dir}: no checkpoint yet")
     if member is not None:

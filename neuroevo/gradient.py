@@ -9,7 +9,7 @@ The optimizers are torch's, step for step: SGD with momentum (Polyak 1964) and N
 (Kingma and Ba 2015), AdamW (Loshchilov and Hutter 2019).
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal, NamedTuple, Protocol
 
@@ -198,17 +198,22 @@ Refine = Callable[[Population, Context], tuple[Population, Cost]]
 Planned = Callable[[Population, Context], Cost]
 
 
-def refiner(task: Task, optimizer: Optimizer, settings: Settings) -> tuple[Refine, Planned]:
-    """Return the gradient part of a generation, and what it will cost a population."""
+def refiner(
+    task: Task, optimizer: Optimizer, settings: Settings, given: Collection[str] = ()
+) -> tuple[Refine, Planned]:
+    """Return the gradient part of a generation, and what it will cost a population.
+
+    Hyperparameters that are ranges, and those named in `given`, are traits [n]; the latter are brought along and stay.
+    A trait `stream` [n] says whose random numbers an individual has, where that isn't by its row.
+    """
     s = settings
-    ranges = {
-        name: value
-        for name, value in {
-            "lr": s.lr, "momentum": optimizer.momentum, "weight_decay": s.weight_decay,
-            "label_smoothing": s.label_smoothing, "dropout": s.dropout,
-        }.items()
-        if value is not None and (name != "weight_decay" or value != 0)
+    named: dict[str, float | Range | None] = {
+        "lr": s.lr, "momentum": optimizer.momentum, "weight_decay": s.weight_decay or None,
+        "label_smoothing": s.label_smoothing, "dropout": s.dropout,
     }  # fmt: skip
+    ranges = {
+        name: 0.0 if value is None else value for name, value in named.items() if name in given or value is not None
+    }
     size = min(s.batch_size, len(task.train))
     counts = torch.bincount(task.source.labels[task.train.to(task.source.labels.device)], minlength=task.classes)
     prior = (counts / counts.sum()).clamp_(min=1e-12)
@@ -227,7 +232,9 @@ def refiner(task: Task, optimizer: Optimizer, settings: Settings) -> tuple[Refin
         return Cost(forward=samples, backward=samples)
 
     def refine(population: Population, context: Context) -> tuple[Population, Cost]:
-        population = with_traits(population, ranges, context)
+        population = with_traits(
+            population, {name: value for name, value in ranges.items() if name not in given}, context
+        )
         rows = chosen(population, context)
         if s.steps == 0 or not len(rows):
             return population, Cost()
@@ -236,31 +243,34 @@ def refiner(task: Task, optimizer: Optimizer, settings: Settings) -> tuple[Refin
         if inherits:
             for slot in optimizer.slots:
                 traits[slot] = traits[slot].clone() if slot in traits else torch.zeros_like(genomes)
-            given = traits.get("steps", torch.zeros(len(genomes), device=genomes.device))
-            traits["steps"] = given.index_add(0, rows, torch.full((len(rows),), float(s.steps), device=genomes.device))
-        draws = Draws(task, s, size, len(genomes), context)
+            taken = traits.get("steps", torch.zeros(len(genomes), device=genomes.device))
+            traits["steps"] = taken.index_add(0, rows, torch.full((len(rows),), float(s.steps), device=genomes.device))
+        streams = traits.get("stream", torch.arange(len(genomes), device=genomes.device))
+        draws = Draws(task, s, size, int(streams.max()) + 1, context)
         for part in rows.split(task.individuals):
-            own = genomes[part].to(task.device)
-            count = (len(part),)
-            values = {name: traits[name][part].to(own) if isinstance(value, tuple) else own.new_full(count, value)
-                      for name, value in ranges.items()}  # fmt: skip
+            x = genomes[part].to(task.device)
+            values = {
+                name: traits[name][part].to(x) if isinstance(value, tuple) or name in given
+                else x.new_full((len(part),), value)
+                for name, value in ranges.items()
+            }  # fmt: skip
             values["lr"] = values["lr"] * factor(s.schedule, context.progress, s.final)
-            slots = [traits[slot][part].to(own) if inherits else torch.zeros_like(own) for slot in optimizer.slots]
-            before = given[part].to(own) if inherits else own.new_zeros(len(part))
-            genomes[part] = train(own, slots, before, values, part, draws).to(genomes)
+            slots = [traits[slot][part].to(x) if inherits else torch.zeros_like(x) for slot in optimizer.slots]
+            before = taken[part].to(x) if inherits else x.new_zeros(len(part))
+            genomes[part] = train(x, slots, before, values, streams[part], draws).to(genomes)
             if inherits:
                 for slot, value in zip(optimizer.slots, slots, strict=True):
                     traits[slot][part] = value.to(genomes)
         return population._replace(genomes=genomes, traits=traits), planned(population, context)
 
     def train(
-        genomes: Tensor, slots: list[Tensor], before: Tensor, values: dict[str, Tensor], rows: Tensor, draws: "Draws"
+        genomes: Tensor, slots: list[Tensor], before: Tensor, values: dict[str, Tensor], streams: Tensor, draws: "Draws"
     ) -> Tensor:
-        """Train genomes [r, g]; `slots` are changed in place."""
+        """Train genomes [r, g] with the random numbers of `streams` [r]; `slots` are changed in place."""
         weights = {name: w.contiguous() for name, w in task.layout.unflatten(genomes).items()}
         memory = [{name: m.contiguous() for name, m in task.layout.unflatten(slot).items()} for slot in slots]
         pull = task.layout.unflatten(task.start[None]) if s.decay_to_start else {}
-        for step, (features, targets, partners, share) in enumerate(draws.batches(rows)):
+        for step, (features, targets, partners, share) in enumerate(draws.batches(streams)):
             soft = soft_targets(targets, partners, share, values["label_smoothing"], task.classes)
             of_loss = features.new_full((features.shape[-2],), 1 / features.shape[-2])  # each sample's share of it
             if by_class is not None:
@@ -268,7 +278,7 @@ def refiner(task: Task, optimizer: Optimizer, settings: Settings) -> tuple[Refin
                 if partners is not None:
                     of_loss = share * of_loss + (1 - share) * by_class[partners]
                 of_loss = of_loss / of_loss.sum(-1, keepdim=True)
-            gradients = backward(weights, features, soft, of_loss, draws.dropout(values.get("dropout"), rows, step))
+            gradients = backward(weights, features, soft, of_loss, draws.dropout(values.get("dropout"), streams, step))
             with torch.no_grad():
                 for name, w in weights.items():
                     hyper = {key: v.view(-1, *[1] * (w.ndim - 1)) for key, v in values.items()}

@@ -15,7 +15,6 @@ from torch import nn
 from neuroevo import checkpoint, composition, config, data, devices, experiment, features, heads, rundir
 from neuroevo.backbones import Backbone
 from neuroevo.config import Config
-from neuroevo.cost import Cost
 from neuroevo.errors import InputError
 from neuroevo.genome import Layout
 from neuroevo.metrics import reported
@@ -29,14 +28,16 @@ def describe(path: str) -> tuple[str, Rows]:
     if Path(path).is_dir():
         folder = rundir.existing(path)
         bad: list[str] = []
-        saved = checkpoint.newest(folder / "checkpoints", bad.append)
+        saved = checkpoint.newest(folder / rundir.CHECKPOINTS, bad.append)
         if saved is None:
             raise InputError(f"{path}: no checkpoint yet")
         result = rundir.read_result(folder)
         rows: Rows = [
             ("status", f"{result.get('status', 'unfinished')} ({result.get('stop_reason', 'no result yet')})")
         ]
-        rows += [("checkpoints", ", ".join(file.name for file in reversed(checkpoint.listed(folder / "checkpoints"))))]
+        rows += [
+            ("checkpoints", ", ".join(file.name for file in reversed(checkpoint.listed(folder / rundir.CHECKPOINTS))))
+        ]
         rows += [("damaged", line) for line in bad]
         return path, rows + _checkpoint(saved)
     if not Path(path).is_file():
@@ -120,17 +121,12 @@ def estimate(c: Config) -> Rows:
         genes += sum(len(p) for p in of_head if p.ndim > 1)
     algorithm = c.algorithm.bound()(Layout(("genes",), ((genes,),)))  # which refuses what can't be
     n = composition.population_size(c, algorithm)
-    batch = min(c.fitness.samples, len(splits["train"]))
-    r = c.refine  # with `who` or a share, at most
-
-    def takes(rows: int) -> Cost:
-        learnt = 0 if r is None else round(rows * r.share) * r.steps * min(r.batch_size, len(splits["train"]))
-        return Cost(forward=rows * batch * (2 if r is not None and r.back_off else 1) + learnt, backward=learnt)
 
     def until(limit: int | None, begin: int, each: int) -> int | None:
         return limit and 1 + max(0, -(-(limit - begin) // each))
 
-    begin, each = takes(n // 2 if algorithm.doubles else n), takes(n)
+    train = len(splits["train"])
+    begin, each = composition.takes(c, n // 2 if algorithm.doubles else n, train), composition.takes(c, n, train)
     budgets = [c.budget.generations]
     budgets += [until(c.budget.samples, begin.samples, each.samples)]
     budgets += [until(c.budget.forward_samples, begin.forward, each.forward)]

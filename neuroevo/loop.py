@@ -127,7 +127,7 @@ def evolve(
         now = ahead or propose(step.state, generation, step.cost)
         left = rules.budget.left(step.cost + now.planned)
         # The last generation's batch is cut to what is left of the budget.
-        size = rules.samples if left is None else min(rules.samples, left // now.each)
+        size = rules.samples if left is None or not now.each else min(rules.samples, left // now.each)
         if size < 1:
             raise InputError("budget: the samples allowed are too few for one generation of the smallest batch")
         grown = development.develop(now.population, batch(rules, generation, size), now.context)
@@ -147,7 +147,7 @@ def evolve(
             stale += 1
             if found is not None:
                 validation = found.validation[rules.metric]
-                if merit(found, rules) > merit(champion, rules):
+                if merit(found.validation, rules) > merit(champion.validation, rules):
                     champion, stale = found, 0
             stop = stop or settled(rules, champion, stale)
         seconds = start.seconds + clock() - began
@@ -167,13 +167,13 @@ def best(
         Champion(genome, kind, generation, metrics)
         for (kind, genome), metrics in zip(candidates.items(), found, strict=True)
     ]
-    return max(named, key=lambda champion: merit(champion, rules)), cost
+    return max(named, key=lambda champion: merit(champion.validation, rules)), cost
 
 
-def merit(champion: Champion, rules: Rules) -> tuple[float, float]:
+def merit(validation: dict[str, float], rules: Rules) -> tuple[float, float]:
     """Return what candidates are compared by: the validation metric, and cross-entropy where it ties."""
-    value = champion.validation[rules.metric]
-    return (-value if rules.lower_is_better else value, -champion.validation["cross_entropy"])
+    value = validation[rules.metric]
+    return (-value if rules.lower_is_better else value, -validation["cross_entropy"])
 
 
 def settled(rules: Rules, champion: Champion, stale: int) -> str | None:

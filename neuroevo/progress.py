@@ -48,7 +48,11 @@ class Terminal:
     def generation(self, step: Step, rules: Rules) -> None:
         """Show a generation."""
         now, samples = step.seconds, step.cost.forward
-        rate = (samples - self.before[1]) / max(now - self.before[0], 1e-9) if self.before else 0.0
+        rate = (
+            (samples - self.before[1]) / max(now - self.before[0], 1e-9)
+            if self.before and self.before[1] <= samples
+            else 0.0
+        )
         self.before = now, samples
         total = rules.budget.generations
         text = f"generation {step.generation}{f' of {total}' if total else ''}  {describe(step, rate)}"

@@ -31,7 +31,7 @@ def report(run_dir: str) -> Path:
     if not history:
         raise InputError(f"{run_dir}: no generation is recorded yet")
     plots = draw(history, folder / "plots")
-    saved = checkpoint.newest(folder / "checkpoints", lambda line: None)
+    saved = checkpoint.newest(folder / rundir.CHECKPOINTS, lambda line: None)
     if saved is not None and saved.front is not None and saved.front.fitness.shape[1] == 2:
         plots.append(draw_front(saved.front.fitness, objectives(saved), folder / "plots"))
     page = folder / "report.html"

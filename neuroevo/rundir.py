@@ -14,6 +14,8 @@ from torch import Tensor
 from neuroevo.checkpoint import History, flush_folder
 from neuroevo.errors import InputError
 
+CHECKPOINTS, PLOTS = "checkpoints", "plots"
+TUNE, TRIALS, BEST = "tune", "trials.csv", "best.yaml"  # of a search of hyperparameters
 CONFIG, HISTORY, RESULT, CHAMPION, LOG = (
     "config.yaml",
     "history.jsonl",
