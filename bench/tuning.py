@@ -46,8 +46,8 @@ def against_pyswarm(rounds: int, particles: int = 32, epochs: int = 3) -> None:
     from pyswarm import pso
 
     t = tuner([
-        "tune.space={refine.lr: {name: float, low: 1.0e-5, high: 0.1, scale: log}, refine.momentum: {name: float, low: 0, "
-        "high: 0.99}, refine.weight_decay: {name: float, low: 1.0e-6, high: 1.0e-2, scale: log}}",
+        "tune.space={refine.lr: {name: float, low: 1.0e-5, high: 0.1, scale: log}, refine.momentum: {name: float, "
+        "low: 0, high: 0.99}, refine.weight_decay: {name: float, low: 1.0e-6, high: 1.0e-2, scale: log}}",
         f"tune.trial.generations={epochs}", f"tune.sampler.population={particles}",
     ])  # fmt: skip
     c = t.config
@@ -67,7 +67,10 @@ def against_pyswarm(rounds: int, particles: int = 32, epochs: int = 3) -> None:
         nn.init.zeros_(head.weight)
         nn.init.zeros_(head.bias)
         optimizer = torch.optim.SGD(
-            head.parameters(), own["refine.lr"], momentum=own["refine.momentum"], weight_decay=own["refine.weight_decay"]
+            head.parameters(),
+            own["refine.lr"],
+            momentum=own["refine.momentum"],
+            weight_decay=own["refine.weight_decay"],
         )
         loss, best = nn.CrossEntropyLoss(), 0.0
         for epoch in range(1, epochs + 1):
@@ -125,9 +128,9 @@ def against_grid(seeds: int, per_decade: int = 15) -> None:
             found = t.tried([{"refine.lr": lr} for lr in lrs], Context(seed, 1, 0.0, HOME))[0]
             accuracy, lr = max((v.metrics.get("accuracy", 0.0), lr) for v, lr in zip(found, lrs, strict=True))
             best = searched("tune_lr.yaml", sets)["best"]
-            reached = best["validation"]["accuracy"]
+            reached, own = best["validation"]["accuracy"], best["settings"]["refine.lr"]
             print(f"| 1e{low} to 1e{high} | {seed} | {accuracy:.4f} ({lr:.2g}) | {reached:.4f} "
-                  f"({best['settings']['refine.lr']:.2g}) | {100 * (accuracy - reached):.2f} |", flush=True)  # fmt: skip
+                  f"({own:.2g}) | {100 * (accuracy - reached):.2f} |", flush=True)  # fmt: skip
 
 
 def by_sampler(seeds: int, samplers: list[str], sets: list[str]) -> None:

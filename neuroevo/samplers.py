@@ -106,9 +106,8 @@ def tpe(space: Space, *, population: Size = 1) -> Sampler:
 
 def cmaes(space: Space, *, population: Size = 8) -> Sampler:
     """Optuna's CMA-ES (Hansen 2016); what has no order or doesn't always exist is drawn at random."""
-    quiet = {"warn_independent_sampling": False}
     return _optuna(
-        space, population, lambda optuna, seed: optuna.samplers.CmaEsSampler(seed=seed, popsize=population, **quiet)
+        space, population, lambda optuna, seed: optuna.samplers.CmaEsSampler(seed=seed, warn_independent_sampling=False)
     )
 
 
