@@ -78,8 +78,7 @@ def place(i: int) -> str:
     return f"{i:06d}"
 
 
-@dataclass(frozen=True)
-class Verdict:
+class Verdict(NamedTuple):
     """What a run has come to: its champion's validation, and what it took."""
 
     metrics: dict[str, float]  # of the best candidate so far, as reported; empty where there was none
@@ -94,8 +93,23 @@ class Group:
     experiment: Experiment  # of the first of them
     configs: list[Config]
     brought: dict[str, list[float]]  # {trait: a value for each run}
-    step: Step | None = None
-    verdicts: list[Verdict] | None = None
+    step: Step
+    verdicts: list[Verdict]
+
+    @classmethod
+    def begun(cls, experiment: Experiment, configs: list[Config], brought: dict[str, list[float]]) -> "Group":
+        """Return runs at their start."""
+        e, start = experiment, experiment.start()
+        nobody = Population(start, {}, torch.full((len(start), 2), -1))
+        nothing = Scores(
+            start.new_full((len(start), 1), -torch.inf, dtype=torch.float64), torch.zeros(len(start)).bool()
+        )
+        champion = Champion(start[0], "start", 0, {e.config.validation_metric.name: float("nan")})
+        step = Step(0, None, nobody, nothing, {}, Cost(), 0.0, champion, 0, None)
+        group = cls(experiment, configs, brought, step, [Verdict({}, 0, Cost()) for _ in configs])
+        state = group.algorithm(group.algorithms()).init(start, 0.0, Context(e.config.seed, 0, 0.0, e.home))
+        group.step = replace(step, state=state)
+        return group
 
     def algorithms(self) -> list[Algorithm[Any]]:
         """Return each run's algorithm."""
@@ -109,25 +123,9 @@ class Group:
         spreads = [replace(self.experiment, config=c).spread(start) for c in self.configs]
         return joined(algorithms, spreads, {name: torch.tensor(values) for name, values in self.brought.items()})
 
-    def begin(self) -> None:
-        """Put all runs at their start."""
-        e = self.experiment
-        start = e.start()
-        state = self.algorithm(self.algorithms()).init(start, 0.0, Context(e.config.seed, 0, 0.0, e.home))
-        nobody = Population(start, {}, torch.full((len(start), 2), -1))
-        nothing = Scores(
-            start.new_full((len(start), 1), -torch.inf, dtype=torch.float64), torch.zeros(len(start)).bool()
-        )
-        champion = Champion(start[0], "start", 0, {e.config.validation_metric.name: float("nan")})
-        self.step = Step(0, state, nobody, nothing, {}, Cost(), 0.0, champion, 0, None)
-        self.verdicts = [Verdict({}, 0, Cost()) for _ in self.configs]
-
     def advance(self, until: int, generations: int) -> Cost:
         """Take all runs on to the generation `until` of `generations`; return what it took, validation included."""
         e = self.experiment
-        if self.step is None or self.verdicts is None:
-            self.begin()
-        assert self.step is not None and self.verdicts is not None
         before = self.step.cost
         algorithms = self.algorithms()
         rules = replace(e.rules(), every=generations + 1, patience=None, budget=Budget(generations=generations))
@@ -148,7 +146,6 @@ class Group:
 
     def judge(self, algorithms: Sequence[Algorithm[Any]]) -> Cost:
         """Validate each run's candidates, and keep what the best so far has; return what it took."""
-        assert self.step is not None and self.verdicts is not None
         rules = self.experiment.rules()
         pairs = zip(algorithms, self.step.state.runs.values(), strict=True)
         named = [(i, genome) for i, (a, own) in enumerate(pairs) for genome in a.candidates(own).values()]
@@ -159,12 +156,11 @@ class Group:
         for (i, _), metrics in zip(named, found, strict=True):
             if not best[i] or loop.merit(metrics, rules) > loop.merit(best[i], rules):
                 best[i] = metrics
-        self.verdicts = [replace(v, metrics=metrics) for v, metrics in zip(self.verdicts, best, strict=True)]
+        self.verdicts = [v._replace(metrics=metrics) for v, metrics in zip(self.verdicts, best, strict=True)]
         return cost
 
     def only(self, places: Sequence[int]) -> "Group":
         """Return the group of some of its runs, as far as they are."""
-        assert self.step is not None and self.verdicts is not None
         runs = list(self.step.state.runs.values())
         return Group(
             self.experiment,

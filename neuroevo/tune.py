@@ -9,11 +9,9 @@ import csv
 import io
 import json
 import math
-import shutil
 import signal
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,24 +19,22 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from neuroevo import checkpoint, composition, config, experiment, lockstep, loop, rundir
+from neuroevo import checkpoint, experiment, loop, rundir, trials
 from neuroevo.algorithms import Algorithm
-from neuroevo.composition import Sources
 from neuroevo.config import Config
 from neuroevo.cost import Budget, Cost
 from neuroevo.development import Developed, Development
-from neuroevo.errors import InputError, RunError
+from neuroevo.errors import InputError, Interrupted, RunError
 from neuroevo.experiment import Ready, Reporter, Signals
-from neuroevo.fitness import Plan, Scores
+from neuroevo.fitness import Scores
 from neuroevo.genome import Layout, Population
-from neuroevo.lockstep import Group, Verdict
 from neuroevo.loop import Champion, Rules, Step
 from neuroevo.metrics import LOWER_IS_BETTER
 from neuroevo.rng import Context
+from neuroevo.trials import Trainer
 
+HOME = torch.device("cpu")  # of positions, wherever trials are trained
 EXHAUSTED = 20  # iterations without a new trial, after which none is expected any more
-KEPT_SOURCES = 3  # kinds of features that are kept in memory
-RUNG, RUNG_FILE = "rung", "rung.json"  # where an iteration is, between its rungs
 TRIAL = "trial"  # trait of a position: what is known of it
 COUNTS = ("iteration", "generations", "forward_samples", "backward_samples")  # its first columns; then the metrics
 
@@ -68,17 +64,14 @@ class Tuner:
     ) -> None:  # fmt: skip
         c = ready.config
         assert c.tune is not None
-        self.ready, self.config, self.tune, self.folder = ready, c, c.tune, folder
-        self.images, self.log, self.check = images, log, check
+        self.ready, self.config, self.tune, self.folder, self.log = ready, c, c.tune, folder, log
         self.space = c.tune.space()
         self.layout: Layout = self.space.layout
         self.metric = c.validation_metric.name
         self.metrics = list(dict.fromkeys((self.metric, "accuracy", "cross_entropy")))
         self.sampler: Algorithm[Any] = c.tune.sampler.bound()(self.space)
-        self.sources: OrderedDict[str, Sources] = OrderedDict()
+        self.trainer = Trainer(ready, folder, self.rules(), images, log, check)
         self.latest = self.nothing()  # the trials that a candidate was last taken from
-
-    # What the loop is given
 
     def nothing(self) -> Trials:
         """Return no trials."""
@@ -170,9 +163,8 @@ class Tuner:
 
     def initial(self) -> Step:
         """Return the search before its first iteration."""
-        home = torch.device("cpu")
         start = torch.full((1, self.layout.genes), 0.5)
-        state = self.algorithm().init(start, 0.0, Context(self.config.seed, 0, 0.0, home))
+        state = self.algorithm().init(start, 0.0, Context(self.config.seed, 0, 0.0, HOME))
         worst = {name: math.inf if name in LOWER_IS_BETTER else -math.inf for name in self.metrics}
         nobody = Population(start, {}, torch.full((1, 2), -1))
         nothing = Scores(torch.full((1, 1), -torch.inf, dtype=torch.float64), torch.zeros(1, dtype=torch.bool))
@@ -182,13 +174,9 @@ class Tuner:
         """Return how positions are scored: by trials of those that are new."""
 
         def develop(population: Population, index: Tensor, context: Context) -> Developed:
-            rows, positions = population.traits[TRIAL].clone(), population.genomes.tolist()
-            new: dict[str, list[int]] = {}
-            for i, position in enumerate(positions):
-                if rows[i, 1:].isnan().all():
-                    new.setdefault(self.space.identity(position), []).append(i)
-            verdicts, cost = self.tried([self.space.settings(positions[same[0]]) for same in new.values()], context)
-            for same, verdict in zip(new.values(), verdicts, strict=True):
+            rows, new = population.traits[TRIAL].clone(), self.new(population)
+            verdicts, cost = self.trainer.run([settings for settings, _ in new], context.generation)
+            for (_, same), verdict in zip(new, verdicts, strict=True):
                 spent = verdict.cost
                 counts = [context.generation, verdict.generations, spent.forward, spent.backward]
                 metrics = [verdict.metrics.get(name, math.nan) for name in self.metrics]
@@ -203,199 +191,16 @@ class Tuner:
 
     def planned(self, population: Population, context: Context) -> Cost:
         """Return what the trials of a population will take, at most."""
+        return self.trainer.planned([settings for settings, _ in self.new(population)])
+
+    def new(self, population: Population) -> list[tuple[dict[str, Any], list[int]]]:
+        """Return what a population sets that was never tried, each with the rows that set it."""
         rows, positions = population.traits[TRIAL], population.genomes.tolist()
-        new = {self.space.identity(p): p for i, p in enumerate(positions) if rows[i, 1:].isnan().all()}
-        train = len(self.ready.given[1]["train"])
-        costs = [self.each(self.trial(self.space.settings(position)), train) for position in new.values()]
-        costs.sort(key=lambda cost: cost.samples, reverse=True)
-        whole, before, going = Cost(), 0, len(costs)
-        for until in self.rungs():
-            for cost in costs[:going]:
-                whole += Cost(cost.forward * (until - before), cost.backward * (until - before))
-            before, going = until, self.survivors(going)
-        return whole
-
-    @staticmethod
-    def each(c: Config, train: int) -> Cost:
-        """Return what a generation of a trial takes, at most."""
-        algorithm = c.algorithm.bound()(Layout(("genes",), ((1,),)))
-        return composition.takes(c, composition.population_size(c, algorithm), train)
-
-    # Trials
-
-    def rungs(self) -> list[int]:
-        """Return the generations at which trials are compared, the last one's end among them."""
-        return [*self.tune.trial.rungs, self.tune.trial.generations]
-
-    def survivors(self, count: int) -> int:
-        """Return how many of so many trials go on at a rung."""
-        return math.ceil(self.tune.trial.keep * count)
-
-    def trial(self, settings: dict[str, Any]) -> Config:
-        """Return the config of a trial."""
-        c = self.config.trial(settings)
-        plan = "loop" if c.memory.plan == "auto" else c.memory.plan  # measured anew it could come out otherwise
-        generations = self.tune.trial.generations
-        return replace(
-            c,
-            budget=config.Budget(generations=generations),
-            memory=c.memory.model_copy(update={"plan": plan}),
-        )
-
-    def grouped(self, trials: Sequence[tuple[dict[str, Any], Config]]) -> list[list[int]]:
-        """Return which trials are one population: those that differ in what lockstep allows."""
-        groups: dict[str, list[int]] = {}
-        for i, (settings, c) in enumerate(trials):
-            own = {*lockstep.TRAITS, *lockstep.PROPOSALS} & {key for key, v in settings.items() if isinstance(v, float)}
-            alone = (c.refine is not None and c.refine.share < 1) or c.fitness.precision != "float32"
-            rest = c.record()
-            for key in own:
-                *path, last = key.split(".")
-                inner = rest
-                for name in path:
-                    inner = inner[name]
-                inner[last] = None
-            identity = json.dumps([rest, sorted(own), i if alone else None], sort_keys=True)
-            groups.setdefault(identity, []).append(i)
-        return list(groups.values())
-
-    def source(self, c: Config) -> Sources:
-        """Return the features that a trial learns from; trials share them."""
-        record = c.record()
-        key = json.dumps([record["data"], record["backbone"], record["features"], c.genome.levels], sort_keys=True)
-        if key not in self.sources:
-            same = all(record[name] == self.config.record()[name] for name in ("data", "backbone"))
-            given = self.ready.given if same else composition.dataset(c)
-            backbone = self.ready.backbone if same else composition.build_backbone(c, given[0])
-            self.sources[key] = composition.sources(c, self.ready.device, given, backbone, self.images, self.log)
-        self.sources.move_to_end(key)
-        while len(self.sources) > KEPT_SOURCES:
-            self.sources.popitem(last=False)
-        return self.sources[key]
-
-    def tried(self, settings: list[dict[str, Any]], context: Context) -> tuple[list[Verdict], Cost]:
-        """Run trials to their end, or to the rung where they are stopped; return how each did, and the cost of all."""
-        trials = [(own, self.trial(own)) for own in settings]
-        groups, numbers, cost = [], [], Cost()
-        for rows in self.grouped(trials):
-            first = trials[rows[0]][1]
-            fresh = len(self.sources)
-            source = self.source(first)
-            cost += Cost(backbone=source.computed if len(self.sources) > fresh else 0)
-            brought = {
-                name: [float(trials[i][0][key]) for i in rows]
-                for key, name in lockstep.TRAITS.items()
-                if isinstance(trials[rows[0]][0].get(key), float)
-            }
-            groups.append(Group(composition.assemble(first, source), [trials[i][1] for i in rows], brought))
-            numbers.append(rows)
-        verdicts = [Verdict({}, 0, Cost())] * len(trials)
-        rungs, passed = self.rungs(), 0
-        saved = self.at_rung(context.generation)
-        if saved is not None:
-            passed, numbers = saved["rung"] + 1, saved["numbers"]
-            verdicts = [Verdict(v["metrics"], v["generations"], Cost.from_record(v["cost"])) for v in saved["verdicts"]]
-            cost = Cost.from_record(saved["cost"])
-            before = self.grouped(trials)
-            groups = [
-                self.restored(group, rows, before[i], self.rung_file(context.generation, saved["rung"], i), verdicts)
-                for i, (group, rows) in enumerate(zip(groups, numbers, strict=True))
-            ]
-        for rung in range(passed, len(rungs)):
-            for group, rows in zip(groups, numbers, strict=True):
-                if rows:
-                    cost += group.advance(rungs[rung], rungs[-1])
-                    assert group.verdicts is not None
-                    for i, verdict in zip(rows, group.verdicts, strict=True):
-                        verdicts[i] = verdict
-            if rung + 1 < len(rungs):
-                groups, numbers = self.thinned(groups, numbers, verdicts)
-                self.save(context.generation, rung, groups, numbers, verdicts, cost)
-                self.check()
-        return verdicts, cost
-
-    def thinned(
-        self, groups: list[Group], numbers: list[list[int]], verdicts: list[Verdict]
-    ) -> tuple[list[Group], list[list[int]]]:
-        """Return the trials that go on after a rung: the best of all."""
-        rules = self.rules()
-        going = [i for rows in numbers for i in rows]
-        worst = (-math.inf, -math.inf)
-        order = sorted(going, key=lambda i: loop.merit(verdicts[i].metrics, rules) if verdicts[i].metrics else worst)
-        kept = set(order[len(order) - self.survivors(len(order)) :])
-        places = [[k for k, i in enumerate(rows) if i in kept] for rows in numbers]
-        return (
-            [group.only(own) if own else group for group, own in zip(groups, places, strict=True)],
-            [[i for i in rows if i in kept] for rows in numbers],
-        )
-
-    # Between rungs
-
-    def save(
-        self,
-        iteration: int,
-        rung: int,
-        groups: list[Group],
-        numbers: list[list[int]],
-        verdicts: list[Verdict],
-        cost: Cost,
-    ) -> None:
-        """Write where an iteration is, so that a resume goes on from this rung."""
-        folder = self.folder / RUNG
-        folder.mkdir(exist_ok=True)
-        for i, (group, rows) in enumerate(zip(groups, numbers, strict=True)):
-            if rows and group.step is not None:
-                e = group.experiment
-                attributes = self.attributes(e.layout, e.plan)
-                checkpoint.write(self.rung_file(iteration, rung, i), attributes, {}, group.step, [])
-        state = {
-            "iteration": iteration, "rung": rung, "numbers": numbers, "cost": cost.record(),
-            "verdicts": [
-                {"metrics": v.metrics, "generations": v.generations, "cost": v.cost.record()} for v in verdicts
-            ],
-        }  # fmt: skip
-        rundir.replace(folder / RUNG_FILE, json.dumps(state).encode())
-        for file in folder.glob("*.h5"):
-            if not file.name.startswith(f"{iteration}-{rung}-"):
-                file.unlink()
-
-    def rung_file(self, iteration: int, rung: int, group: int) -> Path:
-        """Return where a group of trials is kept at a rung."""
-        return self.folder / RUNG / f"{iteration}-{rung}-{group}.h5"
-
-    def at_rung(self, iteration: int) -> dict[str, Any] | None:
-        """Return where this iteration is, None at its beginning."""
-        file = self.folder / RUNG / RUNG_FILE
-        state: dict[str, Any] | None = json.loads(file.read_text()) if file.exists() else None
-        return state if state is not None and state["iteration"] == iteration else None
-
-    def restored(self, group: Group, rows: list[int], before: list[int], file: Path, verdicts: list[Verdict]) -> Group:
-        """Return what is left of a group at the rung that was saved."""
-        if not rows:
-            return group
-        group.begin()
-        left = group.only([before.index(i) for i in rows])
-        saved = checkpoint.read(file)
-        assert left.step is not None
-        left.step = replace(saved.step, state=checkpoint.state(saved.path, left.step.state, group.experiment.home))
-        left.verdicts = [verdicts[i] for i in rows]
-        return left
-
-    # Files
-
-    def attributes(self, layout: Layout, plan: Plan) -> dict[str, Any]:
-        """Return the attributes of a checkpoint."""
-        return {
-            "config": self.config.to_yaml(),
-            "seed": self.config.seed,
-            "device": str(self.ready.device),
-            "layout": layout.to_json(),
-            "classes": json.dumps(self.ready.given[0].classes),
-            "plan": json.dumps(plan._asdict()),
-            "plan_changes": "[]",
-            "versions": json.dumps(experiment.versions()),
-            "features": "",
-        }
+        found: dict[str, list[int]] = {}
+        for i, position in enumerate(positions):
+            if rows[i, 1:].isnan().all():
+                found.setdefault(self.space.identity(position), []).append(i)
+        return [(self.space.settings(positions[same[0]]), same) for same in found.values()]
 
     def write(self, step: Step) -> None:
         """Write the table of trials, and the config with the best of them."""
@@ -473,17 +278,17 @@ def resume(run_dir: str, sets: list[str], reporter: Reporter) -> Path:
         saved = checkpoint.newest(where / rundir.CHECKPOINTS, log)
         finished = saved is not None and saved.step.stop is not None
         assert c.tune is not None and before.tune is not None
+        if c.record() != before.record():
+            rundir.replace(folder / rundir.CONFIG, c.to_yaml().encode())
         if saved is not None and finished and (where is moved or c.tune.budget == before.tune.budget):
             log(f"{folder}: the search is finished ({saved.step.stop})")
         else:
-            if c.record() != before.record():
-                rundir.replace(folder / rundir.CONFIG, c.to_yaml().encode())
             tuner = Tuner(experiment.prepared(c), folder, experiment.watched(reporter, signals), log, signals.check)
             step, history = tuner.initial(), []
             if saved is not None:
-                context = Context(c.seed, 0, 0.0, torch.device("cpu"))
+                context = Context(c.seed, 0, 0.0, HOME)
                 template = tuner.algorithm().init(torch.full((1, tuner.layout.genes), 0.5), 0.0, context)
-                step = replace(saved.step, state=checkpoint.state(saved.path, template, torch.device("cpu")), stop=None)
+                step = replace(saved.step, state=checkpoint.state(saved.path, template, HOME), stop=None)
                 history = saved.history
                 log(f"{folder}: going on after iteration {step.generation}")
             search(tuner, step, history, signals, reporter)
@@ -494,49 +299,57 @@ def search(tuner: Tuner, step: Step, history: checkpoint.History, signals: Signa
     """Search until a limit or a signal, keeping history, checkpoints and the table of trials; write the result."""
     c, folder, rules = tuner.config, tuner.folder, tuner.rules()
     (folder / rundir.CHECKPOINTS).mkdir(exist_ok=True)
-    assert c.memory.limit is not None
-    plan = Plan("trials", len(tuner.ready.given[0].classes), 0, 0, c.memory.limit, torch.get_num_threads())
-    writer = checkpoint.Writer(folder / rundir.CHECKPOINTS, tuner.attributes(tuner.layout, plan), {}, c.checkpoint.keep)
+    notes = trials.attributes(tuner.ready, tuner.layout)
+    writer = checkpoint.Writer(folder / rundir.CHECKPOINTS, notes, {}, c.checkpoint.keep)
     algorithm = tuner.algorithm()
     if step.generation == 0:
-        first = tuner.planned(
-            algorithm.ask(step.state, Context(c.seed, 1, 0.0, torch.device("cpu"))),
-            Context(c.seed, 1, 0.0, torch.device("cpu")),
-        )
+        context = Context(c.seed, 1, 0.0, HOME)
+        first = tuner.planned(algorithm.ask(step.state, context), context)
         limit = rules.budget.spent(0, Cost(), 0.0, first)
         if limit is not None:
             raise InputError(f"tune.budget.{limit}: one iteration takes more: {first.samples:,} samples "
                              f"({first.forward:,} forward, {first.backward:,} backward)")  # fmt: skip
     run = until_exhausted(loop.evolve(
-        algorithm, tuner.development(), tuner.validate, rules, step, torch.device("cpu"), time.monotonic
+        algorithm, tuner.development(), tuner.validate, rules, step, HOME, time.monotonic
     ))  # fmt: skip
-    step = experiment.recorded(run, step, history, folder, writer, 1, rules, signals, reporter, tuner.write)
+    last = step
+
+    def after(step: Step) -> None:
+        nonlocal last
+        last = step
+        tuner.write(step)
+
+    try:
+        step = experiment.recorded(run, step, history, folder, writer, 1, rules, signals, reporter, after)
+    except Interrupted:  # at a rung
+        step = last
     finished = step.stop is not None
-    trials = step.state.trials
-    best = tuner.best(trials)
+    table = step.state.trials
+    best = tuner.best(table)
     rundir.write_result(folder, {
         "status": "finished" if finished else "interrupted",
         "stop_reason": step.stop or signal.Signals((signals.status or 128) - 128).name,
         "iterations": step.generation,
-        "trials": len(trials.positions),
+        "trials": len(table.positions),
         "seed": c.seed,
         "device": str(tuner.ready.device),
         "best": None if best is None else {
             "trial": best,
-            "settings": tuner.space.settings(trials.positions[best].tolist()),
-            "validation": {name: float(value[best]) for name, value in trials.metrics.items()},
+            "settings": tuner.space.settings(table.positions[best].tolist()),
+            "validation": {name: float(value[best]) for name, value in table.metrics.items()},
         },
         "cost": {**step.cost.record(), "seconds": step.seconds},
         "versions": experiment.versions(),
     })  # fmt: skip
     if not finished:
-        tuner.log(f"{folder}: interrupted after iteration {step.generation}; go on with: neuroevo resume {folder}")
+        if step.generation:
+            tuner.log(f"{folder}: interrupted after iteration {step.generation}; go on with: neuroevo resume {folder}")
         signals.check()
     if best is None:
         raise RunError(
             f"{folder}: no trial came to its end with a finite validation; see {rundir.TRIALS} and the ranges"
         )
-    shutil.rmtree(folder / RUNG, ignore_errors=True)
+    tuner.trainer.clear()
 
 
 def final(folder: Path, reporter: Reporter) -> Path:

@@ -9,8 +9,9 @@ PACKAGE = Path(__file__).parents[1] / "neuroevo"
 ORDER = [  # each may import those before it
     "errors", "rng", "genome", "cost", "devices", "schedules", "operators", "metrics", "pareto",
     "heads", "cut", "fitness", "gradient", "deep", "development", "algorithms", "quantised", "loop",
-    "space", "samplers", "data", "backbones", "features", "evaluation", "config", "checkpoint", "rundir", "report", "progress",
-    "composition", "lockstep", "experiment", "tune", "export", "inspection", "cli", "__main__",
+    "space", "samplers",
+    "data", "backbones", "features", "evaluation", "config", "checkpoint", "rundir", "report", "progress",
+    "composition", "lockstep", "experiment", "trials", "tune", "export", "inspection", "cli", "__main__",
 ]  # fmt: skip
 ONLY = {  # the one module that imports a library
     "h5py": {"checkpoint", "inspection"}, "pydantic": {"config"}, "typer": {"cli"}, "rich": {"progress"},

@@ -1,0 +1,241 @@
+"""Trials of hyperparameters: short runs, those of one shape trained as one population, the poor ones stopped at rungs.
+
+A trial is a run of the config with what it sets, cut to `tune.trial.generations`. With rungs (successive halving,
+Jamieson and Talwalkar 2016) only the best share of the trials begun together goes on at each. Where an iteration is at
+a rung is written down, so that a resume goes on from there.
+"""
+
+import json
+import math
+import shutil
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from neuroevo import checkpoint, composition, config, experiment, lockstep, loop, rundir
+from neuroevo.composition import Sources
+from neuroevo.config import Config
+from neuroevo.cost import Cost
+from neuroevo.experiment import Ready
+from neuroevo.fitness import Plan
+from neuroevo.genome import Layout
+from neuroevo.lockstep import Group, Verdict
+from neuroevo.loop import Rules
+
+KEPT_SOURCES = 3  # kinds of features that are kept in memory
+FOLDER, FILE = "rung", "rung.json"  # where an iteration is kept at a rung
+
+Settings = dict[str, Any]  # config key -> value
+
+
+class Part(NamedTuple):
+    """Trials of an iteration that are one population."""
+
+    group: Group
+    rows: list[int]  # which trials of the iteration are left in it
+
+
+class Trainer:
+    """Runs trials of a config."""
+
+    def __init__(
+        self, ready: Ready, folder: Path, rules: Rules, images: Callable[[int, int], None],
+        log: Callable[[str], None], check: Callable[[], None],
+    ) -> None:  # fmt: skip
+        assert ready.config.tune is not None
+        self.ready, self.config, self.given = ready, ready.config, ready.config.tune.trial
+        self.folder, self.rules = folder / FOLDER, rules
+        self.images, self.log, self.check = images, log, check
+        self.sources: OrderedDict[str, Sources] = OrderedDict()
+
+    def trial(self, settings: Settings) -> Config:
+        """Return the config of a trial."""
+        c = self.config.trial(settings)
+        plan = "loop" if c.memory.plan == "auto" else c.memory.plan  # measured anew it could come out otherwise
+        return replace(
+            c,
+            budget=config.Budget(generations=self.given.generations),
+            memory=c.memory.model_copy(update={"plan": plan}),
+        )
+
+    def rungs(self) -> list[int]:
+        """Return the generations at which trials are compared, and their end."""
+        return [*self.given.rungs, self.given.generations]
+
+    def survivors(self, count: int) -> int:
+        """Return how many of so many trials go on at a rung."""
+        return math.ceil(self.given.keep * count)
+
+    def planned(self, settings: Sequence[Settings]) -> Cost:
+        """Return what trials will take, at most."""
+        train = len(self.ready.given[1]["train"])
+        costs = []
+        for c in map(self.trial, settings):
+            algorithm = c.algorithm.bound()(Layout(("genes",), ((1,),)))
+            costs.append(composition.takes(c, composition.population_size(c, algorithm), train))
+        costs.sort(key=lambda cost: cost.samples, reverse=True)
+        whole, before, going = Cost(), 0, len(costs)
+        for until in self.rungs():
+            for cost in costs[:going]:
+                whole += Cost(cost.forward * (until - before), cost.backward * (until - before))
+            before, going = until, self.survivors(going)
+        return whole
+
+    def run(self, settings: list[Settings], iteration: int) -> tuple[list[Verdict], Cost]:
+        """Run trials to their end, or to the rung where they are stopped; return how each did, and the cost of all."""
+        parts, cost = self.begun(settings)
+        verdicts, rungs, first = [Verdict({}, 0, Cost())] * len(settings), self.rungs(), 0
+        saved = self.saved(iteration, settings)
+        if saved is not None:
+            first, cost = saved["rung"] + 1, Cost.from_record(saved["cost"])
+            verdicts = [Verdict(v["metrics"], v["generations"], Cost.from_record(v["cost"])) for v in saved["verdicts"]]
+            name = self.name(iteration, saved["rung"])
+            parts = [self.restored(part, rows, self.folder / f"{name}{i}.h5", verdicts)
+                     for i, (part, rows) in enumerate(zip(parts, saved["rows"], strict=True))]  # fmt: skip
+        for rung, until in enumerate(rungs[first:], first):
+            for group, rows in parts:
+                if rows:
+                    cost += group.advance(until, rungs[-1])
+                    for i, verdict in zip(rows, group.verdicts, strict=True):
+                        verdicts[i] = verdict
+            if until != rungs[-1]:
+                parts = self.thinned(parts, verdicts)
+                self.save(iteration, rung, settings, parts, verdicts, cost)
+                self.check()
+        return verdicts, cost
+
+    def begun(self, settings: Sequence[Settings]) -> tuple[list[Part], Cost]:
+        """Return trials at their start, those of one shape in one group, and what their features cost."""
+        configs, parts, cost = [self.trial(own) for own in settings], [], Cost()
+        for rows in self.grouped(settings, configs):
+            source, computed = self.source(configs[rows[0]])
+            cost += Cost(backbone=computed)
+            brought = {
+                name: [float(settings[i][key]) for i in rows]
+                for key, name in lockstep.TRAITS.items()
+                if isinstance(settings[rows[0]].get(key), float)
+            }
+            assembled = composition.assemble(configs[rows[0]], source)
+            parts.append(Part(Group.begun(assembled, [configs[i] for i in rows], brought), rows))
+        return parts, cost
+
+    @staticmethod
+    def grouped(settings: Sequence[Settings], configs: Sequence[Config]) -> list[list[int]]:
+        """Return which trials are one population: those that differ in what lockstep allows."""
+        groups: dict[str, list[int]] = {}
+        for i, (given, c) in enumerate(zip(settings, configs, strict=True)):
+            own = {*lockstep.TRAITS, *lockstep.PROPOSALS} & {key for key, v in given.items() if isinstance(v, float)}
+            alone = (c.refine is not None and c.refine.share < 1) or c.fitness.precision != "float32"
+            rest = c.record()
+            for key in own:
+                *path, last = key.split(".")
+                inner = rest
+                for name in path:
+                    inner = inner[name]
+                inner[last] = None
+            identity = json.dumps([rest, sorted(own), i if alone else None], sort_keys=True)
+            groups.setdefault(identity, []).append(i)
+        return list(groups.values())
+
+    def source(self, c: Config) -> tuple[Sources, int]:
+        """Return what a trial learns from, which trials share, and how many images the backbone was given just now."""
+        record = c.record()
+        key = json.dumps([record["data"], record["backbone"], record["features"], c.genome.levels], sort_keys=True)
+        computed = 0
+        if key not in self.sources:
+            whole = self.config.record()
+            same = all(record[name] == whole[name] for name in ("data", "backbone"))
+            given = self.ready.given if same else composition.dataset(c)
+            backbone = self.ready.backbone if same else composition.build_backbone(c, given[0])
+            self.sources[key] = composition.sources(c, self.ready.device, given, backbone, self.images, self.log)
+            computed = self.sources[key].computed
+        self.sources.move_to_end(key)
+        while len(self.sources) > KEPT_SOURCES:
+            self.sources.popitem(last=False)
+        return self.sources[key], computed
+
+    def thinned(self, parts: list[Part], verdicts: list[Verdict]) -> list[Part]:
+        """Return the trials that go on after a rung: the best of all."""
+        worst = (-math.inf, -math.inf)
+        order = sorted(
+            (i for part in parts for i in part.rows),
+            key=lambda i: loop.merit(verdicts[i].metrics, self.rules) if verdicts[i].metrics else worst,
+        )
+        kept = {*order[len(order) - self.survivors(len(order)) :]}
+        return [self.left(part, [i for i in part.rows if i in kept]) for part in parts]
+
+    @staticmethod
+    def left(part: Part, rows: list[int]) -> Part:
+        """Return a part with some of its trials."""
+        return Part(part.group.only([part.rows.index(i) for i in rows]), rows) if rows else Part(part.group, [])
+
+    @staticmethod
+    def name(iteration: int, rung: int) -> str:
+        """Return what the files of a rung begin with."""
+        return f"{iteration}-{rung}-"
+
+    def save(
+        self,
+        iteration: int,
+        rung: int,
+        settings: list[Settings],
+        parts: list[Part],
+        verdicts: list[Verdict],
+        cost: Cost,
+    ) -> None:
+        """Write where an iteration is; what counts is the last file, which names the others."""
+        self.folder.mkdir(exist_ok=True)
+        name = self.name(iteration, rung)
+        for i, (group, rows) in enumerate(parts):
+            if rows:
+                notes = attributes(self.ready, group.experiment.layout, group.experiment.plan)
+                checkpoint.write(self.folder / f"{name}{i}.h5", notes, {}, group.step, [])
+        state = {
+            "iteration": iteration, "rung": rung, "settings": settings, "rows": [part.rows for part in parts],
+            "cost": cost.record(), "verdicts": [v._asdict() | {"cost": v.cost.record()} for v in verdicts],
+        }  # fmt: skip
+        rundir.replace(self.folder / FILE, json.dumps(state).encode())
+        for file in self.folder.glob("*.h5"):
+            if not file.name.startswith(name):
+                file.unlink()
+
+    def saved(self, iteration: int, settings: list[Settings]) -> dict[str, Any] | None:
+        """Return where an iteration with these trials is, None at its beginning."""
+        file = self.folder / FILE
+        state: dict[str, Any] | None = json.loads(file.read_text()) if file.exists() else None
+        same = state is not None and (state["iteration"], state["settings"]) == (iteration, settings)
+        return state if same else None
+
+    def restored(self, part: Part, rows: list[int], file: Path, verdicts: list[Verdict]) -> Part:
+        """Return what is left of a part at the rung that was saved."""
+        group, _ = left = self.left(part, rows)
+        if rows:
+            saved = checkpoint.read(file)
+            state = checkpoint.state(file, group.step.state, group.experiment.home)
+            group.step, group.verdicts = replace(saved.step, state=state), [verdicts[i] for i in rows]
+        return left
+
+    def clear(self) -> None:
+        """Take the files of a rung off the disk."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def attributes(ready: Ready, layout: Layout, plan: Plan | None = None) -> dict[str, Any]:
+    """Return the attributes of a checkpoint of a search, or of a rung under a plan."""
+    c, classes = ready.config, ready.given[0].classes
+    plan = plan or Plan("trials", len(classes), 0, 0, c.memory.limit or 0, torch.get_num_threads())
+    return {
+        "config": c.to_yaml(),
+        "seed": c.seed,
+        "device": str(ready.device),
+        "layout": layout.to_json(),
+        "classes": json.dumps(classes),
+        "plan": json.dumps(plan._asdict()),
+        "plan_changes": "[]",
+        "versions": json.dumps(experiment.versions()),
+        "features": "",
+    }
