@@ -614,10 +614,10 @@ def _tuning(c: Config, given: dict[str, Any]) -> Tuning:
 
 def _probe(c: Config, whole: Space) -> None:
     """Check that what stands at either end of each variable, and each choice, can be; InputError names the key."""
-    names = [coordinate.name for coordinate in whole.coordinates]
+    names, together = [coordinate.name for coordinate in whole.coordinates], []
     for place, coordinate in enumerate(whole.coordinates):
         cells = coordinate.variable.cells
-        for x in [(i + 0.5) / cells for i in range(cells)] or [0.0, 1.0]:
+        for x in [(i + 0.5) / cells for i in range(cells)] or [0.0, 1.0, 0.382]:  # one that is no whole number
             position = [0.5] * len(names)
             position[place] = x
             waiting, keys = dict(coordinate.needs), {coordinate.name}
@@ -639,12 +639,12 @@ def _probe(c: Config, whole: Space) -> None:
                 key = coordinate.name if coordinate.name in settings else coordinate.name.rpartition(".")[0]
                 said = str(error)
                 raise InputError(f"tune.space.{said if said.startswith(key) else f'{key}: {said}'}") from None
-            try:
-                c.trial(whole.settings(position))
-            except InputError as error:
-                raise InputError(
-                    f"tune.space: {error}; give the one a `when` if it doesn't always go with the other"
-                ) from None
+            together.append(position)
+    for position in together:
+        try:
+            c.trial(whole.settings(position))
+        except InputError as error:
+            raise InputError(f"tune.space: {error}; give one a `when` if it doesn't always go with the other") from None
 
 
 def _metrics(fitness: dict[str, Any]) -> tuple[tuple[Part, ...], Part | None]:

@@ -143,6 +143,8 @@ def estimate(c: Config) -> Rows:
     size = stored * len(whole.labels) * (4 if c.features.dtype == "float32" else 2)
     rows += [("features", f"{size / 2**20:,.0f} MiB, {'cached' if there else 'to compute'}")]
     rows += [("population", f"{n} individuals, {4 * n * genes / 2**20:,.0f} MiB each generation")]
+    if c.tune is not None:
+        rows += searching(c, train)
     if generations is None:
         return [*rows, ("generations", "until the seconds or the target")]
     later = generations - 1
@@ -154,6 +156,21 @@ def estimate(c: Config) -> Rows:
     )
     rows += [("time", f"about {seconds + generations * noise:,.0f} s, beside features and validation")]
     return rows
+
+
+def searching(c: Config, train: int) -> Rows:
+    """Return what a search of hyperparameters is and takes, with so many train images."""
+    assert c.tune is not None
+    space, trial = c.tune.space(), c.tune.trial
+    own = composition.takes(c, composition.population_size(c, c.algorithm.bound()(Layout(("genes",), ((1,),)))), train)
+    count = int(c.tune.sampler.options.get("population", 1))
+    rungs = ", ".join(map(str, trial.rungs))
+    stops = f", the best {trial.keep:g} of them beyond each of {rungs}" if rungs else ""
+    limits = {k: v for k, v in c.tune.budget.model_dump().items() if v is not None}
+    rows = [("search", f"{c.tune.sampler.name} over {len(space.coordinates)} sides: {', '.join(c.tune.variables)}")]
+    rows += [("trials", f"{count} an iteration, each {trial.generations} generations{stops}")]
+    rows += [("a trial", f"{own.samples * trial.generations:,} samples, by what the config has beside the space")]
+    return [*rows, ("search until", ", ".join(f"{name} {value:,}" for name, value in limits.items()))]
 
 
 def _sample_seconds(backbone: Backbone, head: nn.Module, device: torch.device, genes: int) -> float:

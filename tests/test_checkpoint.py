@@ -54,7 +54,8 @@ def line(generation: int) -> dict[str, float | None]:
 
 def save(path: Path, s: Step | None = None) -> Step:
     s = s or step()
-    checkpoint.write(path, ATTRIBUTES, SCALE, s, [line(i + 1) for i in range(s.generation)])
+    beside = {f"features/{key}": tensor for key, tensor in SCALE.items()}
+    checkpoint.write(path, ATTRIBUTES, beside, s, [line(i + 1) for i in range(s.generation)])
     return s
 
 

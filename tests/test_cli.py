@@ -1,6 +1,7 @@
 """The command line, in processes of their own: exit statuses, one line on stderr, and nothing heavy for --help."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -28,7 +29,7 @@ def test_help_is_instant_and_imports_nothing_heavy() -> None:
     )
     found = neuroevo(program=("-c", code))
     assert found.stdout.strip().endswith("[]")
-    for command in ("run", "resume", "evaluate", "export", "report", "inspect", "validate", "list", "doctor"):
+    for command in ("run", "tune", "resume", "evaluate", "export", "report", "inspect", "validate", "list", "doctor"):
         assert command in found.stdout
     times = []
     for _ in range(5):
@@ -89,6 +90,8 @@ def test_any_member_of_a_front_is_listed_evaluated_and_exported(tmp_path: Path) 
         (["inspect", "nowhere"], "nowhere: neither a run's folder nor a checkpoint"),
         (["list", "nowhere"], "list: no kind 'nowhere'"),
         (["validate", "--set", "device=cuda:99"], "device: 'cuda:99' is not on this machine"),
+        (["tune"], "Missing argument 'CONFIG.yaml'"),
+        (["tune", "nowhere.yaml"], "nowhere.yaml: can't be read"),
         (["export", "nowhere", "--out", "x", "--format", "zip"], "--format: 'zip' is none of safetensors, pt, onnx"),
     ],
 )
@@ -99,6 +102,34 @@ def test_bad_usage_is_one_line_and_status_2(tmp_path: Path, args: list[str], mes
     assert message in found.stderr
     assert found.stdout == ""
     assert not list(tmp_path.iterdir())
+
+
+def test_tune_prints_what_it_found_and_goes_on_from_an_interruption(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text(
+        "backbone: {name: none, weights: none}\nfeatures: {components: null}\nalgorithm: {name: fixed}\n"
+        "refine: {name: sgd, steps: 5}\nbudget: {generations: 2}\nvalidate: {every: 1}\n"
+        "tune:\n  space: {refine.lr: {name: float, low: 1.0e-4, high: 1, scale: log}}\n"
+        "  trial: {generations: 2}\n  budget: {generations: 200}\n"
+    )
+    bad = neuroevo("tune", "c.yaml", "--set=tune.space.refine.lr.low=0", "--out", "r", cwd=tmp_path)
+    assert (bad.returncode, bad.stderr.count("\n")) == (2, 1)
+    assert "tune.space.refine.lr: a log range is above zero" in bad.stderr
+    assert not (tmp_path / "r").exists()
+    command = [sys.executable, "-m", "neuroevo", "tune", "c.yaml", "--no-final", "--out", "r"]
+    running = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("r/checkpoints/*.h5")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    running.send_signal(signal.SIGINT)
+    assert "go on with: neuroevo resume r" in running.communicate()[1]
+    assert running.returncode == 130
+    found = neuroevo("resume", "r", "--set=tune.budget.generations=3", cwd=tmp_path)
+    assert found.returncode == 0, found.stderr
+    words = " ".join(found.stdout.split())
+    assert "tuning finished (generations) after" in words
+    assert "refine.lr " in words
+    assert "its validation accuracy" in words
+    assert "champion" not in words
 
 
 def test_a_users_own_metric_is_found_in_the_current_folder(tmp_path: Path) -> None:

@@ -35,10 +35,10 @@ def test_the_built_in_default_is_runs_digits_yaml() -> None:
 
 @pytest.mark.parametrize("file", RUNS, ids=lambda path: path.name)
 def test_every_preset_is_valid_and_begins_with_its_command(file: Path) -> None:
-    load(str(file))
+    c = load(str(file))
     first = file.read_text().split("\n")[0]
     assert first.startswith("# ")
-    assert f"neuroevo run runs/{file.name}" in first
+    assert f"neuroevo {'tune' if c.tune else 'run'} runs/{file.name}" in first
 
 
 def test_the_resolved_config_is_whole_and_reads_back_to_itself() -> None:
@@ -212,9 +212,114 @@ def test_a_users_own_part_is_named_by_import_path_and_its_signature_is_its_schem
 
 @pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind, table in TABLES.items() for name in table])
 def test_every_part_of_every_table_has_a_schema_with_defaults_and_a_first_line(kind: str, name: str) -> None:
-    required = {"image_folder": {"root": "/x"}, "cost_matrix": {"costs": [[0, 1], [2.5, 0]]}}.get(name, {})
+    required = {
+        "image_folder": {"root": "/x"}, "cost_matrix": {"costs": [[0, 1], [2.5, 0]]},
+        "categorical": {"choices": [1, 2]},
+        "float": {"low": 0, "high": 1}, "integer": {"low": 0, "high": 1},
+        "list": {"low": 0, "high": 1, "item": {"low": 0, "high": 1}},
+    }.get(name, {})  # fmt: skip
     part = config.part(kind, {"name": name, **required}, kind)
     assert callable(part.bound())
     doc = TABLES[kind][name].__doc__
     assert doc is not None
     assert re.match(r"[A-Z].*[.:)]", doc.split("\n")[0])
+
+
+LR = "tune.space.refine.lr={name: float, low: 1.0e-4, high: 1, scale: log}"
+SGD = "refine.name=sgd"
+
+
+def test_a_space_is_spelled_out_and_read_back() -> None:
+    space = [
+        LR,
+        "tune.space.refine.batch_size={name: integer, low: 16, high: 512}",
+        "tune.space.refine.nesterov=boolean",
+        "tune.space.head.name={name: categorical, choices: [linear, mlp]}",
+        "tune.space.head.hidden={name: list, low: 0, high: 2, item: {low: 8, high: 32}, when: {head.name: mlp}}",
+    ]
+    c = load(None, [SGD, *space, "tune.sampler=random"])
+    assert check(yaml.safe_load(c.to_yaml())) == c
+    record = c.record()["tune"]
+    assert record["sampler"] == {"name": "random", "population": 8}
+    assert record["budget"]["generations"] == 10
+    assert record["space"]["refine.batch_size"]["scale"] == "power_of_two"  # by default, so that groups are large
+    assert record["space"]["refine.lr"]["scale"] == "log"
+    assert record["space"]["head.hidden"]["when"] == {"head.name": ["mlp"]}
+    assert c.tune is not None
+    assert [v.name for v in c.tune.space().coordinates] == [
+        "refine.lr", "refine.batch_size", "refine.nesterov", "head.name",
+        "head.hidden", "head.hidden.0", "head.hidden.1",
+    ]  # fmt: skip
+
+
+def test_an_option_of_a_variable_is_set_by_its_dotted_key() -> None:
+    base = {"refine": {"name": "sgd"}, "tune": {"space": {"refine.lr": {"name": "float", "low": 1e-6, "high": 1e-2}}}}
+    sets = ["tune.space.refine.lr.high=1", "tune.space.refine.momentum={name: float, low: 0, high: 0.9}"]
+    found = config.override(base, sets, lambda line: None)
+    assert found["tune"]["space"] == {
+        "refine.lr": {"name": "float", "low": 1e-6, "high": 1},
+        "refine.momentum": {"name": "float", "low": 0, "high": 0.9},
+    }
+
+
+def test_a_trial_is_the_config_with_what_it_sets() -> None:
+    c = load(None, [SGD, LR])
+    trial = c.trial({"refine.lr": 0.5, "head.name": "mlp", "head.hidden": [4], "refine.name": "adam"})
+    assert trial.tune is None
+    assert trial.refine is not None
+    assert trial.optimizer is not None
+    assert (trial.refine.lr, trial.optimizer.name, trial.head_part.options["hidden"]) == (0.5, "adam", [4])
+    assert "momentum" not in trial.optimizer.options  # sgd's own
+    assert trial.data == c.data
+
+
+@pytest.mark.parametrize(
+    ("space", "message"),
+    [
+        ("", ": a mapping of config keys"),
+        ("refine.lrr: {name: float, low: 1, high: 2}", r".refine.lrr: unknown key \(did you mean lr"),
+        ("nothing.at: boolean", ".nothing.at: nothing: unknown key"),
+        ("refine.lr: 0.1", ".refine.lr: 0.1 given"),
+        ("refine.lr: {name: floot, low: 1, high: 2}", ".refine.lr.name: no variable .* float"),
+        ("refine.lr: {name: float, lo: 1, high: 2}", ".refine.lr.lo: unknown key .*low"),
+        ("refine.lr: {name: float, low: 2, high: 1}", ".refine.lr: an empty range"),
+        ("refine.lr: {name: float, low: 1, high: 1}", ".refine.lr: an empty range"),
+        ("refine.lr: {name: float, low: 0, high: 1, scale: log}", ".refine.lr: a log range is above"),
+        ("refine.lr: {name: float, low: -1, high: 1, scale: log}", ".refine.lr: a log range is above"),
+        ("refine.lr: {name: float, low: -1, high: 1}", ".refine.lr: -1.0 given; .*greater than 0"),
+        ("refine.momentum: {name: float, low: 0, high: 1}", ".refine.momentum: 1.0 given"),
+        ("refine.batch_size: {name: float, low: 16, high: 99}", ".refine.batch_size: .*integer"),
+        ("refine.name: {name: categorical, choices: [sgd, adm]}", ".refine.name: no refine is called 'adm'"),
+        ("refine.momentum: {name: float, low: 0, high: 0.9, when: {refine.name: sgd}}",
+         ".refine.momentum: when: refine.name isn't in the space"),
+        ("refine.name: {name: categorical, choices: [sgd, adam]}, "
+         "refine.momentum: {name: float, low: 0, high: 0.9, when: {refine.name: sdg}}",
+         ".refine.momentum: when: refine.name is never sdg"),
+        ("refine.name: {name: categorical, choices: [sgd, adam]}, refine.momentum: {name: float, low: 0, high: 0.9}",
+         ": refine.momentum: unknown key.*give one a `when`"),
+        ("data.validation: {name: float, low: 0.1, high: 0.9}", "can't be tuned: trials would not be judged alike"),
+        ("seed: {name: integer, low: 0, high: 9}", "seed can't be tuned"),
+        ("fitness.split: {name: categorical, choices: [train, validation]}", "can't be tuned"),
+    ],
+)  # fmt: skip
+def test_a_space_that_can_not_be_is_one_line(space: str, message: str) -> None:
+    with pytest.raises(InputError, match=f"^tune.space.*{message}") as caught:
+        load(None, [SGD, f"tune.space={{{space}}}"])
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("tune.smapler=pso", r"tune.smapler: unknown key \(did you mean sampler"),
+        ("tune.sampler=psa", r"tune.sampler.name: no sampler is called 'psa' \(did you mean pso"),
+        ("tune.sampler={name: random, population: 0}", "tune.sampler.population: 0 given"),
+        ("tune.trial={generations: 3, rungs: [3]}", "tune.trial: .*rungs rise, and lie below the 3 generations"),
+        ("tune.trial={generations: 3, rungs: [2, 1]}", "tune.trial: .*rungs rise"),
+        ("tune.trial.keep=0", "tune.trial.keep: 0 given"),
+        ("tune.budget.generation=3", "tune.budget.generation: unknown key"),
+    ],
+)
+def test_a_search_that_can_not_be_is_one_line(text: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        load(None, [SGD, LR, text])
