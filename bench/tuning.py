@@ -52,7 +52,8 @@ def against_pyswarm(rounds: int, particles: int = 32, epochs: int = 3) -> None:
     ])  # fmt: skip
     c = t.config
     assert c.refine is not None
-    source, splits, size = t.source(t.trial({})), t.ready.given[1], c.refine.batch_size
+    trainer, splits, size = t.trainer, t.ready.given[1], c.refine.batch_size
+    source, _ = trainer.source(trainer.trial({}))
     x, y = source.scaled.batch(splits["train"])
     x_validation, y_validation = source.scaled.batch(splits["validation"])
 
@@ -101,7 +102,7 @@ def against_pyswarm(rounds: int, particles: int = 32, epochs: int = 3) -> None:
         found = []
         for first in range(0, len(asked), particles):
             part = [settings(particle) for particle, _ in asked[first : first + particles]]
-            found += t.tried(part, Context(c.seed, 1, 0.0, HOME))[0]
+            found += trainer.run(part, 1)[0]
         ours = time.perf_counter() - began
         ratios.append(theirs / ours)
         differences += [abs(v.metrics["accuracy"] - a) for v, (_, a) in zip(found, asked, strict=True)]
@@ -125,7 +126,7 @@ def against_grid(seeds: int, per_decade: int = 15) -> None:
             sets = [f"seed={seed}", space]
             lrs = [10 ** (low + i / per_decade) for i in range(per_decade * (high - low) + 1)]
             t = tuner(sets)
-            found = t.tried([{"refine.lr": lr} for lr in lrs], Context(seed, 1, 0.0, HOME))[0]
+            found = t.trainer.run([{"refine.lr": lr} for lr in lrs], 1)[0]
             accuracy, lr = max((v.metrics.get("accuracy", 0.0), lr) for v, lr in zip(found, lrs, strict=True))
             best = searched("tune_lr.yaml", sets)["best"]
             reached, own = best["validation"]["accuracy"], best["settings"]["refine.lr"]
