@@ -188,4 +188,4 @@ def test_ties_on_the_metric_are_broken_by_cross_entropy() -> None:
     r = rules()
     a = Champion(torch.zeros(1), "a", 1, {"accuracy": 0.5, "cross_entropy": 2.0})
     b = a._replace(validation={"accuracy": 0.5, "cross_entropy": 1.0})
-    assert loop.merit(b, r) > loop.merit(a, r)
+    assert loop.merit(b.validation, r) > loop.merit(a.validation, r)
