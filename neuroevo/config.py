@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar, get_type_hints
 
@@ -69,6 +69,13 @@ class Section(BaseModel):
     """A section of the config."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Top(Section):
+    """What has no section of its own."""
+
+    seed: Annotated[int, Ge(0)] = 0
+    device: str = "auto"
 
 
 class Data(Section):
@@ -486,8 +493,7 @@ def check(raw: Mapping[str, Any]) -> Config:
             raise InputError(f"{key}: {value!r} given, a mapping expected")
         return dict(value or {})
 
-    top = section(create_model("Top", __base__=Section, seed=(Annotated[int, Ge(0)], 0), device=(str, "auto")),
-                  {key: raw[key] for key in ("seed", "device") if key in raw}, "")  # fmt: skip
+    top = section(Top, {key: raw[key] for key in ("seed", "device") if key in raw}, "")
     data, head, fitness, validate = (mapping(key) for key in ("data", "head", "fitness", "validate"))
     dataset = part("data", {"name": DEFAULT_NAMES["data"]} | _rest(data, Data), "data")
     if "root" in dataset.options:
@@ -761,7 +767,11 @@ def part(kind: str, value: Any, path: str) -> Part:
 
 def schema(kind: str, name: str, path: str) -> tuple[dict[str, tuple[str, str]], type[Section]]:
     """Return a part's options: those that are parts, each with its kind and default name, and a model of the others."""
-    function = _function(kind, name, path)
+    return _schema(_function(kind, name, path))
+
+
+@cache  # a model takes a millisecond to make, and a search checks thousands of configs
+def _schema(function: Callable[..., Any]) -> tuple[dict[str, tuple[str, str]], type[Section]]:
     hints = get_type_hints(function.__init__ if inspect.isclass(function) else function, include_extras=True)
     marks: dict[str, tuple[str, str]] = {}
     fields: dict[str, Any] = {}
@@ -773,7 +783,7 @@ def schema(kind: str, name: str, path: str) -> tuple[dict[str, tuple[str, str]],
                 marks[key] = mark.kind, next(n for n, function in table.items() if function is parameter.default)
             else:
                 fields[key] = (hints.get(key, Any), ... if parameter.default is parameter.empty else parameter.default)
-    return marks, create_model(name, __base__=Section, **fields)
+    return marks, create_model(getattr(function, "__name__", "Options"), __base__=Section, **fields)
 
 
 def _function(kind: str, name: str, path: str) -> Callable[..., Any]:
