@@ -372,7 +372,10 @@ def steps(c: Config, train: int) -> int:
 
 
 def takes(c: Config, rows: int, train: int) -> Cost:
-    """Return what a generation of `rows` individuals takes at most, with so many train images."""
+    """Return what a generation of `rows` individuals takes at most, with so many train images.
+
+    Beside it go what re-estimates batch norms, rescores in half precision, and measures safe mutation's sensitivity.
+    """
     r = c.refine
     learnt = 0 if r is None else round(rows * r.share) * steps(c, train) * min(r.batch_size, train)
     passes = 2 if r is not None and r.back_off else 1

@@ -569,6 +569,9 @@ def _in_space(keys: list[str], raw: Mapping[str, Any]) -> list[str]:
 def _tuning(c: Config, given: dict[str, Any]) -> Tuning:
     """Check the section of a search of hyperparameters against the config that it is of."""
     _known(given, {"sampler", "space", "trial", "budget", *Tune.model_fields}, "tune")
+    for key in ("trial", "budget"):
+        if not isinstance(given.get(key) or {}, Mapping):
+            raise InputError(f"tune.{key}: {given[key]!r} given, a mapping expected")
     sampler, variables, budget = given.get("sampler", {}), given.get("space"), given.get("budget") or {}
     if not isinstance(variables, Mapping) or not variables:
         raise InputError("tune.space: a mapping of config keys, each with its range, expected")
@@ -599,14 +602,13 @@ def _tuning(c: Config, given: dict[str, Any]) -> Tuning:
         except ValueError as error:
             raise InputError(f"{path}: {error}") from None
     rest = {key: value for key, value in given.items() if key in Tune.model_fields}
-    limits = section(Budget, budget, "tune.budget") if any(budget.values()) else None
-    unlimited = limits is None or not any(v for k, v in budget.items() if k != "target")
+    unlimited = all(budget.get(key) is None for key in Budget.model_fields if key != "target")
     found = Tuning(
         sampler=part("sampler", sampler, "tune.sampler"),
         variables=parts,
         when=when,
         trial=section(Trial, given.get("trial") or {}, "tune.trial"),
-        budget=section(Budget, budget | TRIALS if unlimited else budget, "tune.budget"),
+        budget=section(Budget, {**budget, **TRIALS} if unlimited else budget, "tune.budget"),
         rest=section(Tune, rest, "tune", also=("sampler", "space", "trial", "budget")),
     )
     try:

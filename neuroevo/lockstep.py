@@ -70,7 +70,7 @@ def joined(
             told[key] = a.tell(own, part, scores._replace(values=scores.values[rows], invalid=scores.invalid[rows]))
         return Joined(told)
 
-    return Algorithm(init, ask, tell, lambda state: {})  # who is a candidate, `judged` asks each run for itself
+    return Algorithm(init, ask, tell, lambda state: {})  # `Group.judge` asks each run for its candidates
 
 
 def place(i: int) -> str:

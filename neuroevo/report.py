@@ -128,9 +128,7 @@ def read_trials(folder: Path) -> tuple[list[Axis], list[float], list[int], str]:
         if variable["name"] == "list":
             lists = [json.loads(cell) if cell else [] for cell in cells]
             axes.append(
-                Axis(
-                    key, [len(items) if cell else math.nan for items, cell in zip(lists, cells, strict=True)], False, []
-                )
+                Axis(key, [len(i) if cell else math.nan for i, cell in zip(lists, cells, strict=True)], False, [])
             )
             log = variable["item"].get("scale", "linear") != "linear"
             for i in range(max(map(len, lists), default=0)):
@@ -143,7 +141,8 @@ def read_trials(folder: Path) -> tuple[list[Axis], list[float], list[int], str]:
         else:
             values = [float(cell) if cell else math.nan for cell in cells]
             axes.append(Axis(key, values, variable.get("scale", "linear") != "linear", []))
-    return axes, [float(row[metric]) for row in rows], [int(row["iteration"]) for row in rows], metric
+    there = [axis for axis in axes if any(value == value for value in axis.values)]
+    return there, [float(row[metric]) for row in rows], [int(row["iteration"]) for row in rows], metric
 
 
 def draw_trials(run: Path, folder: Path) -> list[Path]:
@@ -157,9 +156,9 @@ def draw_trials(run: Path, folder: Path) -> list[Path]:
     if not valid:
         return []
     order = sorted(valid, key=lambda i: better * found[i])  # the best are drawn last, on top
-    best: list[int] = []  # the best trial of all up to each iteration
-    for last in range(1, max(iterations) + 1):
-        best.append(max((i for i in valid if iterations[i] <= last), key=lambda i: better * found[i]))
+    # The best trial of all up to each iteration; the first may have none that came to a figure.
+    until = range(min(iterations[i] for i in valid), max(iterations) + 1)
+    best = [max((i for i in valid if iterations[i] <= last), key=lambda i: better * found[i]) for last in until]
     # Colours tell the better half apart: a search's worst trials are of every kind.
     middle = sorted((found[i] for i in valid), key=lambda v: better * v)[len(valid) // 2]
     ends = (middle, max(found[i] for i in valid)) if better > 0 else (min(found[i] for i in valid), middle)
@@ -187,9 +186,7 @@ def draw_trials(run: Path, folder: Path) -> list[Path]:
     for axis, along in zip(axes, path.subplots(rows, 1, sharex=True, squeeze=False)[:, 0], strict=True):
         dots = along.scatter([iterations[i] for i in order], [axis.values[i] for i in order], s=14,
                              c=[found[i] for i in order], **colours)  # fmt: skip
-        along.plot(
-            range(1, len(best) + 1), [axis.values[i] for i in best], color="tab:red", linewidth=1, label="best so far"
-        )
+        along.plot(until, [axis.values[i] for i in best], color="tab:red", linewidth=1, label="best so far")
         along.set_ylabel(axis.name)
         scaled(axis, along, "y")
         along.grid(alpha=0.3)

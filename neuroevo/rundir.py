@@ -14,7 +14,7 @@ from torch import Tensor
 from neuroevo.checkpoint import History, flush_folder
 from neuroevo.errors import InputError
 
-CHECKPOINTS, PLOTS = "checkpoints", "plots"
+CHECKPOINTS = "checkpoints"
 TUNE, TRIALS, BEST = "tune", "trials.csv", "best.yaml"  # of a search of hyperparameters
 CONFIG, HISTORY, RESULT, CHAMPION, LOG = (
     "config.yaml",

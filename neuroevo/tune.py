@@ -214,28 +214,20 @@ class Tuner:
         """Return the trials as CSV: what each set, how long it was trained, its validation, what it took."""
         file = io.StringIO()
         table = csv.writer(file, lineterminator="\n")
-        keys = list(dict.fromkeys(self.keys()))
+        keys = [c.name for c in self.space.coordinates if c.name in self.tune.variables]
         table.writerow(["trial", *COUNTS[:2], *keys, *self.metrics, *COUNTS[2:]])
         for i, position in enumerate(trials.positions.tolist()):
             settings = self.space.settings(position)
             counts = {name: int(column[i]) for name, column in trials.counts.items()}
-            cells = [
-                settings[key]
-                if isinstance(settings.get(key), int | float)
-                else json.dumps(settings[key])
-                if key in settings
-                else ""
-                for key in keys
-            ]
+            cells = [cell(settings.get(key, "")) for key in keys]
             metrics = [float(trials.metrics[name][i]) for name in self.metrics]
             table.writerow([i, *(counts[n] for n in COUNTS[:2]), *cells, *metrics, *(counts[n] for n in COUNTS[2:])])
         return file.getvalue()
 
-    def keys(self) -> list[str]:
-        """Return the config keys of the space, in the order of its coordinates."""
-        assert self.config.tune is not None
-        names = [coordinate.name for coordinate in self.space.coordinates]
-        return [name for name in names if name in self.config.tune.variables]
+
+def cell(value: Any) -> Any:
+    """Return a value as a cell of a CSV table has it."""
+    return value if isinstance(value, int | float | str) else json.dumps(value)
 
 
 def until_exhausted(run: Iterator[Step]) -> Iterator[Step]:

@@ -420,6 +420,25 @@ def test_a_search_is_drawn(tmp_path: Path) -> None:
     assert "search_path" in report.report(str(tmp_path / "s")).read_text()
 
 
+def test_what_never_exists_or_never_came_to_a_figure_is_left_out_of_the_plots(tmp_path: Path) -> None:
+    rows = [
+        "trial,iteration,generations,refine.lr,refine.name,refine.momentum,accuracy,cross_entropy",
+        "0,1,2,0.1,adam,,-inf,inf", "1,2,2,0.2,adamw,,0.5,1.0", "2,2,2,0.3,adam,,nan,nan", "3,3,2,0.4,adamw,,0.25,1.0",
+    ]  # fmt: skip
+    (tmp_path / "trials.csv").write_text("\n".join(rows) + "\n")
+    space = {
+        "refine.lr": {"name": "float", "scale": "log"}, "refine.name": {"name": "categorical"},
+        "refine.momentum": {"name": "float"},
+    }  # fmt: skip
+    (tmp_path / "config.yaml").write_text(
+        yaml.safe_dump({"tune": {"space": space}, "validate": {"metric": "accuracy"}})
+    )
+    axes, _, _, _ = report.read_trials(tmp_path)
+    assert [(axis.name, axis.labels) for axis in axes] == [("refine.lr", []), ("refine.name", ["adam", "adamw"])]
+    (tmp_path / "plots").mkdir()
+    assert len(report.draw_trials(tmp_path, tmp_path / "plots")) == 3
+
+
 @pytest.mark.parametrize("preset", ["tune_lr", "tune_full"])
 def test_the_presets_are_what_their_comments_say(preset: str) -> None:
     path = Path(__file__).parents[1] / "runs" / f"{preset}.yaml"
