@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
+from neuroevo import backbones
 from neuroevo.loop import Rules, Step
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
@@ -75,3 +77,11 @@ def make_folder(root: Path, parts: dict[str, dict[str, int]], size: int = 8, gre
                 pixels = np.clip(rng.normal(level, 30, shape), 0, 255).astype(np.uint8)
                 Image.fromarray(pixels).save(folder / f"{i:03d}.png")
     return root
+
+
+def weights_of_a_network(folder: Path) -> str:
+    """Write the weights of timm's test_resnet; without a file each build of it would be another network."""
+    torch.manual_seed(0)
+    path = folder / "w.safetensors"
+    save_file(backbones.build("timm/test_resnet", "none", 32, (8, 8, 1)).body.state_dict(), path)
+    return f"backbone.weights={path}"

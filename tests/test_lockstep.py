@@ -1,10 +1,12 @@
 """Runs in lockstep: each goes as it would alone."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from conftest import weights_of_a_network
 
 from neuroevo import composition, config, experiment, lockstep, loop
 from neuroevo.config import Config
@@ -18,6 +20,10 @@ SETS = [
     "fitness.samples=50", "validate.every=1", "budget.generations=4", "memory.limit=1e8", "features.components=null",
 ]  # fmt: skip
 MLP = ["head.name=mlp", "head.hidden=[16]", "head.dropout=0.1"]
+DEEP = [
+    "backbone.name=timm/test_resnet", "backbone.trainable=[layer4]", "data.image_size=32", "data.limit=240",
+    "memory.plan=loop", "memory.limit=2e9", "refine.steps=3", "head.init=default",
+]  # fmt: skip
 GA = ["algorithm.name=ga", "algorithm.population=9", "algorithm.elites=1", "genome.init_sigma=0.02"]
 
 
@@ -54,10 +60,15 @@ def alone(c: Config) -> loop.Step:
         (GA, [{"genome.init_sigma": 0.5, "refine.lr": 0.1}, {"genome.init_sigma": 0.01, "refine.lr": 0.5}]),
         ([*GA, "refine=null"], [{"algorithm.mutation.sigma": sigma} for sigma in (0.3, 0.01)]),
         (["algorithm.name=pso", *GA[1:2], *GA[3:]], [{"refine.lr": lr} for lr in (0.3, 0.01)]),
+        (DEEP, [{"refine.lr": lr, "refine.weight_decay": decay} for lr, decay in ((1e-4, 0.0), (1e-5, 0.1))]),
         ([*GA, "genome.levels=int8", "refine=null"], [{"genome.init_sigma": sigma} for sigma in (0.5, 0.1)]),
     ],
 )  # fmt: skip
-def test_a_run_goes_in_a_group_as_it_goes_alone(sets: list[str], settings: list[dict[str, Any]]) -> None:
+def test_a_run_goes_in_a_group_as_it_goes_alone(
+    tmp_path: Path, sets: list[str], settings: list[dict[str, Any]]
+) -> None:
+    if sets is DEEP:  # without weights each network is another
+        sets = [*sets, weights_of_a_network(tmp_path)]
     without = "refine=null" in sets
     c = config.load(None, [s for s in [*SETS, *sets] if not (without and s.startswith("refine."))])
     together = group(c, settings)

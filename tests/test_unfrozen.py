@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Quiet
+from conftest import Quiet, weights_of_a_network
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from neuroevo import backbones, checkpoint, composition, deep, experiment, export, features, fitness, gradient, rundir
+from neuroevo import checkpoint, composition, deep, experiment, export, features, fitness, gradient, rundir
 from neuroevo.config import load
 from neuroevo.errors import InputError, RunError
 from neuroevo.fitness import Plan
@@ -34,11 +34,7 @@ def start(out: Path, *sets: str, quiet: Quiet | None = None, base: list[str] = D
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A file of weights, so that every run has the same network."""
-    torch.manual_seed(0)
-    body = backbones.build("timm/test_resnet", "none", 32, (8, 8, 1)).body
-    path = tmp_path_factory.mktemp("weights") / "w.safetensors"
-    save_file(body.state_dict(), path)
-    return f"backbone.weights={path}"
+    return weights_of_a_network(tmp_path_factory.mktemp("weights"))
 
 
 def test_a_stage_is_as_ordinary_as_a_head(tmp_path: Path, weights: str, quiet: Quiet) -> None:
