@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from functools import cache as cache_results
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -72,6 +72,13 @@ class Plans:
             self.now, self.halved = fitness.halved(self.now), True  # the failed work's memory is free again here
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
+
+
+class Tested(NamedTuple):
+    """What one network was found to be worth."""
+
+    scores: dict[str, Any]  # by metric, as reported; their intervals under `interval`, and how many `images`
+    confusion: Tensor  # [C, C] int64: samples of a class (a row) that are predicted as another (a column)
 
 
 @dataclass(frozen=True)
@@ -332,7 +339,7 @@ class Experiment:
         ]
         return found, Cost(validation=len(genomes) * (len(rows) + self.calibrating()))
 
-    def test(self, genome: Tensor, data: Features, rows: Tensor) -> dict[str, Any]:
+    def test(self, genome: Tensor, data: Features, rows: Tensor) -> Tested:
         """Score a genome [g] on the rows of some features by every metric, with intervals.
 
         What is a metric of the genome is exact: its interval has no width.
@@ -346,7 +353,7 @@ class Experiment:
             if isinstance(metric, OfGenome):
                 value = reported(name, float(metric.score(genome[None], self.origin.to(genome.device))))
                 found = {name: value, **found, "interval": {**found["interval"], name: [value, value]}}
-        return found
+        return Tested(found, evaluation.confusion(logits, targets))
 
     def initial(self) -> Step:
         """Return the run before its first generation: its champion so far is the start itself."""

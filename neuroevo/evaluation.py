@@ -27,6 +27,12 @@ def logits(
     return torch.cat([part for part, _ in parts], dim=1), torch.cat([targets for _, targets in parts])
 
 
+def confusion(logits: Tensor, targets: Tensor) -> Tensor:
+    """Return how many samples [C, C] of each class (a row) are predicted as which (a column), of logits [1, B, C]."""
+    c = logits.shape[2]
+    return torch.bincount(targets * c + logits[0].argmax(1), minlength=c * c).view(c, c)
+
+
 def with_intervals(found: Tensor, targets: Tensor, metrics: Mapping[str, OfLogits]) -> dict[str, Any]:
     """Return each metric of logits [1, B, C] as reported, and under `interval` its 95 % interval.
 

@@ -3,8 +3,10 @@
 import json
 import os
 import platform
+import shlex
 import shutil
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -148,7 +150,7 @@ def clear(folder: Path, was_there: bool) -> None:
     if not was_there:
         shutil.rmtree(folder, ignore_errors=True)
         return
-    for name in (rundir.CONFIG, rundir.HISTORY, rundir.LOG, ".lock"):
+    for name in (rundir.CONFIG, rundir.HISTORY, rundir.LINEAGE, rundir.LOG, ".lock"):
         (folder / name).unlink(missing_ok=True)
     shutil.rmtree(folder / rundir.CHECKPOINTS, ignore_errors=True)
 
@@ -233,14 +235,25 @@ def watched(reporter: Reporter, signals: Signals) -> Callable[[int, int], None]:
 
 @contextmanager
 def logged(folder: Path, reporter: Reporter) -> Iterator[Callable[[str], None]]:
-    """Return a function that tells the user a line and keeps it in the run's log."""
+    """Return a function that tells the user a line and keeps it in the run's log, where the command comes first."""
     with open(folder / rundir.LOG, "a", buffering=1) as file:
 
-        def log(line: str) -> None:
+        def keep(line: str) -> None:
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
+
+        def log(line: str) -> None:
+            keep(line)
             reporter.note(line)
 
+        keep(rundir.COMMAND + command())
         yield log
+
+
+def command() -> str:
+    """Return the command of this process, quoted for a shell."""
+    program = Path(sys.argv[0])
+    name = ["python", "-m", program.parent.name] if program.name == "__main__.py" else [program.name]
+    return shlex.join([*name, *sys.argv[1:]])
 
 
 def go(
@@ -255,6 +268,7 @@ def go(
     """Evolve until a limit or a signal, writing history and checkpoints; then score the champion on test, once."""
     c, rules = experiment.config, experiment.rules()
     (folder / rundir.CHECKPOINTS).mkdir(exist_ok=True)
+    rundir.cut_lineage(folder, step.generation)
     attributes = {
         "config": c.to_yaml(),
         "seed": c.seed,
@@ -284,7 +298,8 @@ def go(
         experiment.sensitivity(),
     )
 
-    def changed(step: Step) -> None:
+    def after(step: Step) -> None:
+        rundir.extend_lineage(folder, step)
         if experiment.plans.halved:
             plan, experiment.plans.halved = experiment.plan, False
             at_once = {"individuals": plan.individuals, "samples": plan.samples, "trained": plan.trained}
@@ -293,7 +308,7 @@ def go(
             writer.wait()
             writer.attributes = attributes | planned(experiment)
 
-    step = recorded(run, step, history, folder, writer, c.checkpoint.every, rules, signals, reporter, changed)
+    step = recorded(run, step, history, folder, writer, c.checkpoint.every, rules, signals, reporter, after)
     before = rundir.read_result(folder)
     finished = step.stop is not None
     rundir.write_champion(
@@ -307,7 +322,11 @@ def go(
         "validation": step.champion.validation,
     }
     if finished:
-        champion["test"] = experiment.test(step.champion.genome, experiment.features, experiment.splits["test"])
+        tested = experiment.test(step.champion.genome, experiment.features, experiment.splits["test"])
+        champion["test"] = tested.scores
+        rundir.write_confusion(folder, experiment.classes, tested.confusion)
+    else:
+        (folder / rundir.CONFUSION).unlink(missing_ok=True)  # of a champion before this one
     rundir.write_result(
         folder,
         {
@@ -396,10 +415,10 @@ def evaluate(run_dir: str, root: str | None, reporter: Reporter, member: int | N
     """Score a run's champion, or a member of its front, on its test split or on the class folders under `root`."""
     experiment, step = opened(run_dir, reporter, member)
     if root is None:
-        return experiment.test(step.champion.genome, experiment.features, experiment.splits["test"])
+        return experiment.test(step.champion.genome, experiment.features, experiment.splits["test"]).scores
     other = data.labelled(root, experiment.classes)
     with Signals() as signals:
         c, show = experiment.config, watched(reporter, signals)
         rows, _ = features.cached(experiment.backbone, other, experiment.device, show, c.features.dtype)
     labels = torch.from_numpy(other.labels).to(experiment.device)
-    return experiment.test(step.champion.genome, experiment.seen(rows, labels), torch.arange(len(labels)))
+    return experiment.test(step.champion.genome, experiment.seen(rows, labels), torch.arange(len(labels))).scores

@@ -1,8 +1,10 @@
 """A run's folder: who owns it, and the plain files in it. Whatever is replaced is written beside and renamed."""
 
+import csv
+import io
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,16 +15,21 @@ from torch import Tensor
 
 from neuroevo.checkpoint import History, flush_folder
 from neuroevo.errors import InputError
+from neuroevo.loop import Step
 
 CHECKPOINTS = "checkpoints"
 TUNE, TRIALS, BEST = "tune", "trials.csv", "best.yaml"  # of a search of hyperparameters
-CONFIG, HISTORY, RESULT, CHAMPION, LOG = (
+CONFIG, HISTORY, RESULT, CHAMPION, LOG, LINEAGE, CONFUSION = (
     "config.yaml",
     "history.jsonl",
     "result.json",
     "champion.safetensors",
     "run.log",
+    "lineage.jsonl",
+    "confusion.csv",
 )
+COMMAND = "command: "  # begins the log's line, after the time, of each command that worked on the run
+FEW = 2  # parents: who has more has everybody, and there is nothing to draw
 
 
 def claim(out: str | None, stem: str, seed: int) -> Path:
@@ -86,6 +93,55 @@ def replace(path: Path, content: bytes) -> None:
 def write_history(folder: Path, history: History) -> None:
     """Write the history anew, as far as a checkpoint has it."""
     replace(folder / HISTORY, "".join(json.dumps(line) + "\n" for line in history).encode())
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Return the lines of a JSON Lines file, [] where there is none; a last one that is only half written is left out.
+
+    It may be read while a run goes on, or after one was killed.
+    """
+    whole = path.read_text().rpartition("\n")[0].splitlines() if path.exists() else []
+    return [json.loads(line) for line in whole]
+
+
+def cut_lineage(folder: Path, generation: int) -> None:
+    """Take from the lineage what comes after a generation."""
+    if (folder / LINEAGE).exists():
+        kept = [line for line in read_lines(folder / LINEAGE) if line["generation"] <= generation]
+        replace(folder / LINEAGE, "".join(json.dumps(line) + "\n" for line in kept).encode())
+
+
+def extend_lineage(folder: Path, step: Step) -> None:
+    """Add a generation's line to the lineage: its parents [n, p], and its fitness [n] or [n, m], null where invalid.
+
+    Nothing is written where an individual has more than two parents.
+    """
+    parents, values = step.population.parents, step.scores.values
+    if parents.shape[1] > FEW:
+        return
+    fitness = (values[:, 0] if values.shape[1] == 1 else values).tolist()
+    invalid = step.scores.invalid.tolist()
+    line = {
+        "generation": step.generation,
+        "parents": parents.tolist(),
+        "fitness": [None if bad else value for value, bad in zip(fitness, invalid, strict=True)],
+    }
+    with open(folder / LINEAGE, "a") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+def write_confusion(folder: Path, classes: Sequence[str], counts: Tensor) -> None:
+    """Write a confusion matrix [C, C] as CSV: the classes, then a row a true class, a column a predicted one."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([classes, *counts.tolist()])
+    replace(folder / CONFUSION, text.getvalue().encode())
+
+
+def commands(folder: Path) -> list[str]:
+    """Return the commands that worked on a run, as they were given, the one that began it first."""
+    lines = (folder / LOG).read_text().splitlines() if (folder / LOG).exists() else []
+    told = [line.split(" ", 2)[-1] for line in lines]
+    return [line.removeprefix(COMMAND) for line in told if line.startswith(COMMAND)]
 
 
 def write_result(folder: Path, result: dict[str, Any]) -> None:

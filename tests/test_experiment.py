@@ -1,7 +1,9 @@
+import csv
 import json
 from pathlib import Path
 
 import h5py
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -34,6 +36,7 @@ def test_a_run_leaves_what_the_contract_says(tmp_path: Path, quiet: Quiet) -> No
     result = start(tmp_path / "r", quiet=quiet)
     assert {path.name for path in (tmp_path / "r").iterdir()} >= {
         "config.yaml", "history.jsonl", "checkpoints", "champion.safetensors", "result.json", "run.log",
+        "confusion.csv",
     }  # fmt: skip
     assert list(result) == [
         "status", "stop_reason", "generations", "seed", "device", "champion", "cost", "views",
@@ -46,6 +49,12 @@ def test_a_run_leaves_what_the_contract_says(tmp_path: Path, quiet: Quiet) -> No
     low, high = result["champion"]["test"]["interval"]["accuracy"]
     assert low < result["champion"]["test"]["accuracy"] < high
     assert result["test_scored"] == 1
+    assert len(rundir.commands(tmp_path / "r")) == 1
+    classes, *rows = csv.reader((tmp_path / "r" / "confusion.csv").read_text().splitlines())
+    counts = np.array(rows, dtype=int)
+    assert classes == [str(i) for i in range(10)]
+    assert counts.shape == (10, 10)
+    assert counts.trace() / counts.sum() == result["champion"]["test"]["accuracy"]
     assert result["cost"]["forward_samples"] == 6 * 16 * 100
     assert result["cost"]["backward_samples"] == 0
     assert result["cost"]["validation_samples"] == 270 * (1 + 3 * 2)

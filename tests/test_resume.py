@@ -57,6 +57,9 @@ def contents(folder: Path) -> dict[str, Any]:
     found["history.jsonl"] = [{k: v for k, v in line.items() if k != "seconds"} for line in lines]
     result = rundir.read_result(folder)
     found["result"] = {k: result[k] for k in ("status", "stop_reason", "generations", "champion", "test_scored")}
+    lineage = folder / "lineage.jsonl"
+    found["lineage.jsonl"] = lineage.read_bytes() if lineage.exists() else None
+    found["confusion.csv"] = (folder / "confusion.csv").read_bytes()
     found["champion.safetensors"] = (folder / "champion.safetensors").read_bytes()
     return found
 
@@ -120,6 +123,25 @@ def test_kill_9_at_20_random_moments_and_resume_ends_in_the_same_bytes_each_time
             again.join()
         experiment.resume(str(folder), [], Quiet())
         assert contents(folder) == uninterrupted, f"kill {k}"
+
+
+def test_the_lineage_is_cut_back_to_the_checkpoint_and_ends_in_the_same_bytes(tmp_path: Path) -> None:
+    two = [*SETS, "algorithm.crossover=uniform"]  # the default child has everybody as its parents, and no lineage
+    experiment.run(load(None, two), str(tmp_path / "whole"), "test", Quiet())
+    folder = tmp_path / "r"
+    started = process(folder, two)
+    wait_for(lambda: len(rundir.read_lines(folder / "lineage.jsonl")) > 6)
+    started.kill()
+    started.join()
+    with open(folder / "lineage.jsonl", "a") as file:
+        file.write('{"generation": 7, "par')  # as if it was killed while it wrote a line
+    experiment.resume(str(folder), [], Quiet())
+    assert contents(folder) == contents(tmp_path / "whole")
+    lines = rundir.read_lines(folder / "lineage.jsonl")
+    assert [line["generation"] for line in lines] == list(range(1, 41))
+    assert all(len(line["parents"]) == len(line["fitness"]) == 33 for line in lines)
+    assert all(len(parents) == 2 for line in lines for parents in line["parents"])
+    assert {parents[1] for parents in lines[1]["parents"][:5]} == {-1}  # elites
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

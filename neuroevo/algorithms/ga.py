@@ -32,6 +32,11 @@ class GAState(NamedTuple):
     fitness: Tensor  # [n] or, of many objectives, [n, m] float64, higher is better, -inf where invalid; empty at first
 
 
+def averaged(population: int, elites: int) -> int:
+    """Return how many of the best the candidate `elite_mean` is the mean of: the elites, but a quarter at least."""
+    return max(1, elites, population // 4)
+
+
 def fitness_of(scores: Scores) -> Tensor:
     """Return fitness [n]: the metric itself, or ranks where a second one breaks its ties; -inf where invalid.
 
@@ -110,7 +115,7 @@ def ga(
     def candidates(state: GAState) -> dict[str, Tensor]:
         if state.fitness.ndim > 1:
             return {f"front-{i}": state.population.genomes[row] for i, row in enumerate(pareto.front(state.fitness))}
-        order = state.fitness.topk(max(1, elites, population // 4)).indices
+        order = state.fitness.topk(averaged(population, elites)).indices
         order = order[state.fitness[order] > -torch.inf]
         genomes = state.population.genomes[order]
         named = {"best": genomes[:1], "elite_mean": genomes.mean(0, keepdim=True) if len(order) > 1 else genomes[:0]}
