@@ -24,7 +24,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from neuroevo import pareto
+from neuroevo import config, pareto
 from neuroevo.cost import Cost
 from neuroevo.errors import InputError, RunError
 from neuroevo.fitness import Plan, Scores
@@ -68,6 +68,12 @@ class Checkpoint:
     step: Step  # state None
     history: History
     front: Front | None  # of many objectives
+
+    @property
+    def objectives(self) -> list[str]:
+        """The names of many objectives, in the order of the front's columns."""
+        given = config.parse(self.config, str(self.path))["fitness"]["metrics"]
+        return [metric if isinstance(metric, str) else metric["name"] for metric in given]
 
 
 def name(generation: int) -> str:

@@ -108,11 +108,24 @@ def export_(
 
 
 @app.command()
-def report(run_dir: Run) -> None:
-    """Draw a run's plots and write its page, report.html."""
+def report(
+    folder: Annotated[str, typer.Argument(help="the folder of a run or of a bench", metavar="DIR")],
+    watch: Annotated[bool, typer.Option("--watch", help="serve the page while the run goes on")] = False,
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="of the served page; default any that is free")
+    ] = None,
+) -> None:
+    """Write the page of a run or a bench, report.html, and its plots; with --watch, serve it to this machine."""
+    if watch:
+        from neuroevo.watch import watch as watch_
+
+        watch_(folder, port or 0)
+        return
+    if port is not None:
+        raise InputError("--port: only a page that is served has one; add --watch")
     from neuroevo import report as report_
 
-    print(report_.report(run_dir))
+    print(report_.report(folder))
 
 
 @app.command()

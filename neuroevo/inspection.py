@@ -18,7 +18,6 @@ from neuroevo.config import Config
 from neuroevo.errors import InputError
 from neuroevo.genome import Layout
 from neuroevo.metrics import reported
-from neuroevo.report import objectives
 
 Rows = list[tuple[str, str]]
 
@@ -77,7 +76,7 @@ def front(saved: checkpoint.Checkpoint) -> Rows:
     """Return each member of a checkpoint's front with its objectives as reported, by the generation's own batch."""
     if saved.front is None:
         return []
-    names = objectives(saved)
+    names = saved.objectives
     lines = [", ".join(f"{name} {reported(name, value):.4f}" for name, value in zip(names, member, strict=True))
              for member in saved.front.fitness.tolist()]  # fmt: skip
     return [(f"{checkpoint.FRONT}{i}", line) for i, line in enumerate(lines)]

@@ -29,7 +29,7 @@ CONFIG, HISTORY, RESULT, CHAMPION, LOG, LINEAGE, CONFUSION = (
     "confusion.csv",
 )
 COMMAND = "command: "  # begins the log's line, after the time, of each command that worked on the run
-FEW = 2  # parents: who has more has everybody, and there is nothing to draw
+FEW = 2  # parents: with more, often everybody, there is nothing to draw
 
 
 def claim(out: str | None, stem: str, seed: int) -> Path:
@@ -114,10 +114,12 @@ def cut_lineage(folder: Path, generation: int) -> None:
 def extend_lineage(folder: Path, step: Step) -> None:
     """Add a generation's line to the lineage: its parents [n, p], and its fitness [n] or [n, m], null where invalid.
 
-    Nothing is written where an individual has more than two parents.
+    Nothing is written where individuals have more than two parents, or after the first generation none at all.
     """
     parents, values = step.population.parents, step.scores.values
-    if parents.shape[1] > FEW:
+    if step.scores.objectives > 1:
+        values = values[:, : step.scores.objectives]
+    if parents.shape[1] > FEW or (step.generation > 1 and not (parents >= 0).any()):
         return
     fitness = (values[:, 0] if values.shape[1] == 1 else values).tolist()
     invalid = step.scores.invalid.tolist()
@@ -138,10 +140,10 @@ def write_confusion(folder: Path, classes: Sequence[str], counts: Tensor) -> Non
 
 
 def commands(folder: Path) -> list[str]:
-    """Return the commands that worked on a run, as they were given, the one that began it first."""
+    """Return the commands that worked on a run, as they were given, the one that began it first; each once."""
     lines = (folder / LOG).read_text().splitlines() if (folder / LOG).exists() else []
     told = [line.split(" ", 2)[-1] for line in lines]
-    return [line.removeprefix(COMMAND) for line in told if line.startswith(COMMAND)]
+    return list(dict.fromkeys(line.removeprefix(COMMAND) for line in told if line.startswith(COMMAND)))
 
 
 def write_result(folder: Path, result: dict[str, Any]) -> None:

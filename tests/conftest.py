@@ -1,14 +1,19 @@
+import csv
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 from safetensors.torch import save_file
 
-from neuroevo import backbones
+from neuroevo import backbones, experiment, rundir
+from neuroevo.config import load
 from neuroevo.loop import Rules, Step
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
@@ -85,3 +90,80 @@ def weights_of_a_network(folder: Path) -> str:
     path = folder / "w.safetensors"
     save_file(backbones.build("timm/test_resnet", "none", 32, (8, 8, 1)).body.state_dict(), path)
     return f"backbone.weights={path}"
+
+
+TINY = ["backbone.name=none", "backbone.weights=none", "data.image_size=null", "memory.limit=1e8", "validate.every=2",
+        "algorithm.population=8", "budget.generations=6", "fitness.samples=100"]  # fmt: skip
+ARMS: dict[str, dict[str, Any]] = {
+    "hybrid": {"refine": {"name": "sgd", "steps": 1, "lr": [0.01, 0.1]},
+               "algorithm": {"crossover": "uniform", "mutation": {"self_adaptive": True}}},
+    "two objectives": {"fitness": {"metrics": ["cross_entropy", "weight_norm"]}, "algorithm": {"elites": 4}},
+    "default <ga>": {},
+}  # fmt: skip
+
+
+def make_bench(folder: Path) -> Path:
+    """Write the folder of a bench: real runs of each arm with two seeds, and tables with intervals that are made up."""
+    base = load(None, TINY)
+    results, curves = [], []
+    for arm, overlay in ARMS.items():
+        sets = [f"{section}.{key}={json.dumps(v)}" for section, part in overlay.items() for key, v in part.items()]
+        for seed in range(2):
+            at = folder / "runs" / arm / f"0-{seed}"
+            experiment.run(load(None, [*TINY, *sets, f"seed={seed}"]), str(at), "test", Quiet())
+            result = rundir.read_result(at)
+            champion, cost = result["champion"], result["cost"]
+            results.append({
+                "arm": arm, "split": 0, "seed": seed, "status": result["status"], "stop_reason": result["stop_reason"],
+                "generations": result["generations"], "champion_kind": champion["kind"],
+                "champion_generation": champion["generation"], "validation": champion["validation"]["accuracy"],
+                "test": champion["test"]["accuracy"], "samples": cost["forward_samples"] + 2 * cost["backward_samples"],
+                **cost,
+            })  # fmt: skip
+            best = 0.0
+            for line in rundir.read_lines(at / "history.jsonl"):
+                if line["validation"] is not None:
+                    best = max(best, line["validation"])
+                    samples = line["forward_samples"] + 2 * line["backward_samples"]
+                    curves.append({"arm": arm, "split": 0, "seed": seed, "generation": line["generation"],
+                                   "samples": samples, "seconds": line["seconds"], "validation": best})  # fmt: skip
+    summary, levels, comparisons = [], [], []
+    for arm in ARMS:
+        rows = [row for row in results if row["arm"] == arm]
+        row = {"arm": arm, "runs": 2}
+        columns = {"test_mean": "test", "test_iqm": "test", "validation_mean": "validation"}
+        values = {key: float(np.mean([r[source] for r in rows])) for key, source in columns.items()}
+        for key, value in values.items():
+            row |= {key: value, f"{key}_low": value - 0.02, f"{key}_high": value + 0.02}
+        gap = values["validation_mean"] - values["test_mean"]
+        row |= {"gap_mean": gap, "gap_low": gap - 0.01, "gap_high": gap + 0.01}
+        row |= {f"{key}_mean": float(np.mean([r[key] for r in rows])) for key in ("samples", "seconds")}
+        summary.append(row)
+        levels += [
+            {"arm": arm, "level": 0.1, "reached": 2, "runs": 2, "samples_median": 2400, "seconds_median": 0.1},
+            {"arm": arm, "level": 0.9, "reached": 0, "runs": 2, "samples_median": "", "seconds_median": ""},
+        ]
+        comparisons += [
+            {"a": arm, "b": other, "difference": 0.1, "difference_low": 0.0, "difference_high": 0.2,
+             "probability": 0.75, "probability_low": 0.5, "probability_high": 1.0}
+            for other in list(ARMS)[list(ARMS).index(arm) + 1 :]
+        ]  # fmt: skip
+    about = {"config": base.record(), "arms": ARMS, "seeds": 2, "splits": 1, "samples": 100_000, "machine": "a machine",
+             "command": "neuroevo bench base.yaml --arms 'hybrid,default <ga>' --seeds 2", "commit": None}  # fmt: skip
+    (folder / "bench.yaml").write_text(yaml.safe_dump(about, sort_keys=False))
+    tables = {"results": results, "curves": curves, "summary": summary, "levels": levels, "comparisons": comparisons}
+    for name, table in tables.items():
+        with open(folder / f"{name}.csv", "w", newline="") as file:
+            writer = csv.DictWriter(file, list(table[0]), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(table)
+    (folder / "result.json").write_text(
+        json.dumps({"status": "finished", "metric": "accuracy", "lower_is_better": False})
+    )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def bench_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a bench; tests that write into it copy it first."""
+    return make_bench(tmp_path_factory.mktemp("bench"))

@@ -1,0 +1,279 @@
+"""What is on the page of a bench: arms side by side first, then the best run of each, then how it was made.
+
+Of a bench that is still going on it shows what there is; last lines that are half written are left out.
+"""
+
+import csv
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from neuroevo import config, page, plots, rundir
+from neuroevo.metrics import LOWER_IS_BETTER
+from neuroevo.plots import Interval, Plot, Point, words
+from neuroevo.runpage import descended, front, named, on_test, over_generations, read, short, shown
+
+BENCH = "bench.yaml"  # makes a folder a bench's
+
+Row = dict[str, str]
+
+
+class Bench(NamedTuple):
+    """What a bench's folder says, as far as it goes."""
+
+    folder: Path
+    about: dict[str, Any]  # bench.yaml
+    result: dict[str, Any]
+    arms: list[str]  # the best on validation first
+    runs: list[Row]
+    summary: dict[str, Row]  # by arm
+
+    @property
+    def metric(self) -> str:
+        """The metric that champions are named by."""
+        return named(self.about["config"]["validate"]["metric"])
+
+    @property
+    def lower_is_better(self) -> bool:
+        """Whether that metric, as reported, is better when lower."""
+        lower: bool = self.metric in LOWER_IS_BETTER
+        return lower
+
+    def of(self, arm: str) -> list[Row]:
+        """Return the runs of an arm that came to a result."""
+        return [row for row in self.runs if row["arm"] == arm]
+
+    def best(self, arm: str) -> Row | None:
+        """Return the run of an arm that did best on validation."""
+        better = -1 if self.lower_is_better else 1
+        scored = [(value, row) for row in self.of(arm) if (value := figure(row, "validation")) is not None]
+        return max(scored, key=lambda pair: better * pair[0])[1] if scored else None
+
+
+def table(path: Path) -> list[Row]:
+    """Return the rows of a CSV file, [] where there is none; a last line that is only half written is left out."""
+    return list(csv.DictReader(path.read_text().rpartition("\n")[0].splitlines())) if path.exists() else []
+
+
+def figure(row: Mapping[str, str], key: str) -> float | None:
+    """Return a number of a row, or None where there is none."""
+    cell = row.get(key)
+    value = float(cell) if cell else math.nan
+    return value if math.isfinite(value) else None
+
+
+def interval(row: Mapping[str, str], key: str, mean: str = "_mean") -> Interval:
+    """Return a mean of a row and its interval."""
+    return Interval(*(figure(row, f"{key}{end}") for end in (mean, f"{mean}_low", f"{mean}_high")))
+
+
+def bracketed(found: Interval) -> str:
+    """Return a mean, with its interval in brackets where there is one."""
+    ends = "" if found.low is None else f" [{page.number(found.low)}, {page.number(found.high)}]"
+    return page.number(found.mean) + ends
+
+
+def read_bench(folder: Path) -> Bench:
+    """Read what there is of a bench."""
+    about = config.parse((folder / BENCH).read_text(), str(folder / BENCH))
+    summary = {row["arm"]: row for row in table(folder / "summary.csv")}
+    found = Bench(folder, about, rundir.read_result(folder), [], table(folder / "results.csv"), summary)
+    sign = 1 if found.lower_is_better else -1
+
+    def place(arm: str) -> float:
+        value = figure(summary.get(arm, {}), "validation_mean")
+        return math.inf if value is None else sign * value
+
+    return found._replace(arms=sorted(about["arms"], key=place))
+
+
+def bench_page(folder: Path, pictures: Path | None, refresh: int | None = None) -> str:
+    """Return a bench's page; its plots are written under `pictures`, if that is given.
+
+    With `refresh` the page loads itself again after so many seconds.
+    """
+    found = read_bench(folder)
+    planned = len(found.arms) * found.about["seeds"] * found.about["splits"]
+    state = found.result.get("status") or "not finished"
+    done = f"{state}: {len(found.runs)} of {planned} runs, {found.about['samples']:,} samples each at most"
+    body = (
+        page.section("Result", page.note(done), summary(found), shown(compared(found), pictures))
+        + page.section("On the way", shown([*curves(found), *spent(found)], pictures), levels(found))
+        + page.section("Runs", shown(spread(found), pictures), every_run(found))
+        + "".join(best_run(found, arm, pictures) for arm in found.arms)
+        + page.section("How it was made", *made_bench(found))
+    )
+    return page.document(f"neuroevo bench: {folder.resolve().name}", body, refresh)
+
+
+def summary(found: Bench) -> str:
+    """Return the table of arms, the best on validation first."""
+    metric = words(found.metric)
+    rows: list[list[Any]] = []
+    for arm in found.arms:
+        row = found.summary.get(arm)
+        if row is None:
+            rows.append([arm, *[None] * 7])
+            continue
+        gap = Interval(figure(row, "gap_mean"), figure(row, "gap_low"), figure(row, "gap_high"))
+        means = [interval(row, "validation"), interval(row, "test"), interval(row, "test", "_iqm"), gap]
+        cost = [figure(row, key) for key in ("samples_mean", "seconds_mean")]
+        rows.append([arm, int(row["runs"]), *map(bracketed, means), *cost])
+    header = ["arm", "runs", f"validation {metric}", f"test {metric}", "test IQM", "gap", "samples", "seconds"]
+    order = "lower" if found.lower_is_better else "higher"
+    caption = (f"Means over runs, in brackets their 95 % intervals; arms in the order of validation, where {order} is "
+               "better. IQM: mean of the middle half of the runs. Gap: validation minus test of the champion, which is "
+               "how far being selected flatters it.")  # fmt: skip
+    return page.grid(header, rows, caption)
+
+
+def compared(found: Bench) -> list[Plot]:
+    """Draw the probability that one arm does better than another."""
+    values: dict[tuple[str, str], float] = {}
+    for row in table(found.folder / "comparisons.csv"):
+        probability = figure(row, "probability")
+        if probability is not None:
+            values |= {(row["b"], row["a"]): 1 - probability, (row["a"], row["b"]): probability}
+    return [plots.probabilities("probability", found.arms, values)] if values else []
+
+
+def curves(found: Bench) -> list[Plot]:
+    """Draw the arms' best validation so far against samples."""
+    drawn: dict[str, list[Point]] = {}
+    rows = table(found.folder / "curves.csv")
+    for arm in found.arms:
+        runs: dict[tuple[str, str], list[tuple[float, float]]] = {}
+        for row in rows:
+            samples, value = figure(row, "samples"), figure(row, "validation")
+            if row["arm"] == arm and samples is not None and value is not None:
+                runs.setdefault((row["split"], row["seed"]), []).append((samples, value))
+        if runs:
+            drawn[arm] = averaged(list(runs.values()))
+    return [plots.curves("curves", drawn, found.metric)] if drawn else []
+
+
+def averaged(runs: Sequence[Sequence[tuple[float, float]]]) -> list[Point]:
+    """Return the mean and the range of runs' (samples, best so far) wherever one of them has a new value.
+
+    From where all have one; a run that has ended keeps its last.
+    """
+    first = max(run[0][0] for run in runs)
+    grid = np.array(sorted({samples for run in runs for samples, _ in run if samples >= first}))
+    values = np.stack([
+        np.array([value for _, value in run])[np.searchsorted([samples for samples, _ in run], grid, "right") - 1]
+        for run in runs
+    ])  # fmt: skip
+    columns = (grid, values.mean(0), values.min(0), values.max(0))
+    return [Point(*point) for point in zip(*(column.tolist() for column in columns), strict=True)]
+
+
+def spent(found: Bench) -> list[Plot]:
+    """Draw what an arm's runs took in the mean."""
+    rows = {arm: found.of(arm) for arm in found.arms if found.of(arm)}
+    means = {
+        arm: {key: float(np.mean([figure(run, key) or 0.0 for run in runs])) for key in plots.COSTS.values()}
+        for arm, runs in rows.items()
+    }
+    return [plots.costs("cost", means)] if means else []
+
+
+def levels(found: Bench) -> str:
+    """Return how many samples and seconds arms needed to a level of validation."""
+    rows = [
+        [row["arm"], row["level"], f"{row['reached']} of {row['runs']}", figure(row, "samples_median"),
+         figure(row, "seconds_median")]
+        for arm in found.arms
+        for row in table(found.folder / "levels.csv")
+        if row["arm"] == arm
+    ]  # fmt: skip
+    header = [
+        "arm",
+        f"validation {words(found.metric)}",
+        "runs that reached it",
+        "samples (median)",
+        "seconds (median)",
+    ]
+    caption = "What it took to a level of validation; a dash where fewer than half of the runs reached it."
+    return page.grid(header, rows, caption) if rows else ""
+
+
+def spread(found: Bench) -> list[Plot]:
+    """Draw each run's test, and its gap between validation and test, by arm."""
+    test: dict[str, tuple[list[float], Interval]] = {}
+    gap: dict[str, tuple[list[float], Interval]] = {}
+    for arm in found.arms:
+        pairs = [(figure(row, "validation"), figure(row, "test")) for row in found.of(arm)]
+        scored = [(validation, value) for validation, value in pairs if validation is not None and value is not None]
+        row = found.summary.get(arm, {})
+        if scored:
+            test[arm] = [value for _, value in scored], interval(row, "test")
+            between = Interval(figure(row, "gap_mean"), figure(row, "gap_low"), figure(row, "gap_high"))
+            gap[arm] = [validation - value for validation, value in scored], between
+    if not test:
+        return []
+    about = "Each run a dot; the line is their mean, the bar its interval."
+    metric = words(found.metric)
+    return [
+        plots.distributions("test", "Champions on test", about, f"test {metric}", test),
+        plots.distributions(
+            "gap", "Validation minus test", f"Of the champion. {about}", f"validation - test {metric}", gap, zero=True
+        ),
+    ]
+
+
+def every_run(found: Bench) -> str:
+    """Return the table of all runs, folded away."""
+    if not found.runs:
+        return ""
+    rows = [
+        [cell if _text(cell) else float(cell) if "." in cell else int(cell) for cell in row.values()]
+        for row in found.runs
+    ]
+    return page.details("all runs", page.grid([words(key) for key in found.runs[0]], rows))
+
+
+def _text(cell: str) -> bool:
+    """Tell whether a cell is no plain number."""
+    return re.fullmatch(r"-?\d+(\.\d+(e-?\d+)?)?", cell) is None
+
+
+def best_run(found: Bench, arm: str, pictures: Path | None) -> str:
+    """Return what there is to see of an arm's best run."""
+    row = found.best(arm)
+    if row is None:
+        return page.section(arm, page.note("No run is finished yet."))
+    folder = found.folder / "runs" / arm / f"{row['split']}-{row['seed']}"
+    run = read(folder) if (folder / rundir.CONFIG).is_file() else None
+    if run is None or not run.history:
+        return page.section(arm, page.note(f"{folder}: the best run isn't there."))
+    prefix = f"{re.sub('[^A-Za-z0-9_-]+', '-', arm)}-"
+    title = f"{arm}: the best run on validation (split {row['split']}, seed {row['seed']})"
+    return page.section(
+        title,
+        page.listed(short(run)),
+        shown([plots.fitness("fitness", run.history), *over_generations(run)], pictures, prefix),
+        *on_test(run, pictures, prefix),
+        *descended(run, pictures, prefix),
+        shown(front(run), pictures, prefix),
+    )
+
+
+def made_bench(found: Bench) -> list[str]:
+    """Return the command that made a bench, what it ran on, and its configs."""
+    about = found.about
+    run = next((read(found.folder / "runs" / row["arm"] / f"{row['split']}-{row['seed']}") for row in found.runs), None)
+    facts = [("machine", str(about.get("machine"))), ("commit", str(about.get("commit") or "unknown"))]
+    facts += [(key, page.number(about[key])) for key in ("seeds", "splits", "samples")]
+    overlays = [(arm, json.dumps(overlay)) for arm, overlay in about["arms"].items()]
+    return [
+        page.text(str(about.get("command"))),
+        page.listed(facts),
+        page.details("arms: what each changes in the config", page.listed(overlays)),
+        page.details("versions", page.listed(page.flat(run.result.get("versions", {})))) if run else "",
+        page.details("config of all arms", page.listed(page.flat(about["config"]))),
+    ]

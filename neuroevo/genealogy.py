@@ -1,0 +1,82 @@
+"""Who descends from whom: the champion's ancestors, read from a run's lineage."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from neuroevo import pareto, rundir
+from neuroevo.algorithms.ga import averaged
+from neuroevo.checkpoint import FRONT
+
+
+class Ancestor(NamedTuple):
+    """An individual of a generation, and whom it has in the generation before."""
+
+    generation: int
+    row: int
+    fitness: float | None  # the first objective's; None where invalid
+    parents: tuple[int, ...]  # rows of the generation before
+
+
+class Generation(NamedTuple):
+    """A line of the lineage."""
+
+    parents: list[list[int]]  # [n][p], -1 for none
+    fitness: list[Any]  # [n] or [n][m], higher is better, None where invalid
+
+    def order(self) -> list[int]:
+        """Return the rows of the valid, the best first; a second column breaks ties of the first."""
+        return sorted((i for i, value in enumerate(self.fitness) if value is not None),
+                      key=lambda i: self.fitness[i], reverse=True)  # fmt: skip
+
+    def ancestor(self, generation: int, row: int) -> Ancestor:
+        """Return one of its individuals."""
+        value = self.fitness[row]
+        parents = dict.fromkeys(parent for parent in self.parents[row] if parent >= 0)
+        return Ancestor(generation, row, value[0] if isinstance(value, list) else value, tuple(parents))
+
+
+Lineage = dict[int, Generation]
+
+
+def read(folder: Path) -> Lineage:
+    """Return a run's lineage by generation; empty where there is none."""
+    lines = rundir.read_lines(folder / rundir.LINEAGE)
+    return {line["generation"]: Generation(line["parents"], line["fitness"]) for line in lines}
+
+
+def origin(generation: Generation, kind: str, algorithm: dict[str, Any]) -> list[int]:
+    """Return the rows of a generation that a candidate of some kind was made of, the best first; [] where unknown."""
+    order = generation.order()
+    if kind == "best":
+        return order[:1]
+    if kind == "elite_mean":
+        return order[: averaged(algorithm["population"], algorithm["elites"])]
+    if kind.startswith(FRONT):
+        m = len(generation.fitness[order[0]])
+        values = [[-torch.inf] * m if value is None else value for value in generation.fitness]
+        return [int(pareto.front(torch.tensor(values, dtype=torch.float64))[int(kind.removeprefix(FRONT))])]
+    return []
+
+
+def ancestors(lineage: Lineage, generation: int, rows: list[int], depth: int, widest: int) -> list[list[Ancestor]]:
+    """Return individuals of a generation and, behind them, their ancestors generation by generation.
+
+    It ends after `depth` generations, before one with more than `widest` ancestors, or where the lineage does.
+    """
+    found: list[list[Ancestor]] = []
+    while rows and generation in lineage and len(found) < depth and (not found or len(rows) <= widest):
+        found.append([lineage[generation].ancestor(generation, row) for row in rows])
+        rows = list(dict.fromkeys(parent for individual in found[-1] for parent in individual.parents))
+        generation -= 1
+    return found
+
+
+def descent(lineage: Lineage, generation: int, row: int) -> list[Ancestor]:
+    """Return an individual's line of descent, the newest first: of two parents the fitter one leads on."""
+    line = [lineage[generation].ancestor(generation, row)]
+    while line[-1].parents and (before := lineage.get(line[-1].generation - 1)) is not None:
+        candidates = [before.ancestor(line[-1].generation - 1, parent) for parent in line[-1].parents]
+        line.append(max(candidates, key=lambda a: -torch.inf if a.fitness is None else a.fitness))
+    return line

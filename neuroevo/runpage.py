@@ -1,0 +1,280 @@
+"""What is on the page of a run: the result first, then plots, then how it was made."""
+
+import csv
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from neuroevo import checkpoint, config, genealogy, page, plots, rundir
+from neuroevo.errors import InputError
+from neuroevo.metrics import LOWER_IS_BETTER, reported
+from neuroevo.plots import Axis, Plot, Trials, words
+
+COST = ("generation", "forward_samples", "backward_samples", "seconds")
+FITNESS = ("fitness_best", "fitness_mean", "fitness_std")
+DEPTH, WIDEST = 8, 64  # generations of a genealogy, and individuals of one
+PARTS = 8  # of those that a mean is of, whose ancestors are drawn
+
+
+class Run(NamedTuple):
+    """What a run's folder says, as far as it goes."""
+
+    folder: Path
+    config: dict[str, Any]
+    history: list[dict[str, Any]]
+    result: dict[str, Any]  # {} where there is none yet
+
+    @property
+    def metric(self) -> str:
+        """The metric that champions are named by."""
+        return named(self.config["validate"]["metric"])
+
+    @property
+    def champion(self) -> dict[str, Any]:
+        """The champion as the result has it, {} while there is none."""
+        champion: dict[str, Any] = self.result.get("champion", {})
+        return champion
+
+    @property
+    def going_on(self) -> bool:
+        """Whether more generations are recorded than the result knows of."""
+        known: int = self.result.get("generations", self.result.get("iterations", -1))
+        return self.generation > known
+
+    @property
+    def generation(self) -> int:
+        """The last generation that is recorded."""
+        return int(self.history[-1]["generation"]) if self.history else 0
+
+    @property
+    def cost(self) -> dict[str, float]:
+        """What the run took; only the result knows of validation and the backbone."""
+        if self.result and not self.going_on:
+            cost: dict[str, float] = self.result["cost"]
+            return cost
+        return dict.fromkeys(plots.COSTS.values(), 0) | {key: self.history[-1][key] for key in COST[1:]}
+
+
+def named(metric: Any) -> str:
+    """Return the name of a metric as a config gives it."""
+    return str(metric["name"] if isinstance(metric, dict) else metric)
+
+
+def read(folder: Path) -> Run:
+    """Read what there is of a run."""
+    given = config.parse((folder / rundir.CONFIG).read_text(), str(folder / rundir.CONFIG))
+    return Run(folder, given or {}, rundir.read_lines(folder / rundir.HISTORY), rundir.read_result(folder))
+
+
+def run_page(folder: Path, pictures: Path | None, refresh: int | None = None) -> str:
+    """Return a run's page; its plots are written under `pictures`, if that is given.
+
+    InputError where no generation is recorded. With `refresh` the page loads itself again after so many seconds.
+    """
+    run = read(folder)
+    if not run.history:
+        raise InputError(f"{folder}: no generation is recorded yet")
+    progress = [anytime(run), plots.fitness("fitness", run.history), plots.costs("cost", {folder.name: run.cost})]
+    searched = read_trials(folder)
+    body = (
+        page.section("Result", page.listed(short(run)), everything(run))
+        + page.section("Progress", shown([*progress, *over_generations(run)], pictures))
+        + page.section("The champion on test", *on_test(run, pictures))
+        + page.section("Genealogy", *descended(run, pictures))
+        + page.section("Pareto front", shown(front(run), pictures))
+        + page.section("Search of hyperparameters", shown([] if searched is None else plots.trials(searched), pictures))
+        + page.section("How it was made", *made(run))
+    )
+    return page.document(f"neuroevo: {folder.resolve().name}", body, refresh)
+
+
+def shown(given: Iterable[Plot], pictures: Path | None, prefix: str = "", beside: str = "") -> str:
+    """Return plots for a page, and what is `beside` them, and write the plots under `pictures` if that is given.
+
+    Their names begin with `prefix`.
+    """
+    drawn = [plot._replace(name=prefix + plot.name) for plot in given]
+    if pictures is not None and drawn:
+        pictures.mkdir(exist_ok=True)
+        for plot in drawn:
+            plots.save(plot, pictures)
+    figures = [page.figure(plots.svg(plot), plot.title, plot.caption, plot.wide) for plot in drawn]
+    return f'<div class="plots">{"".join(figures)}{beside}</div>' if drawn else ""
+
+
+def short(run: Run) -> list[tuple[str, str]]:
+    """Return the rows of a run's result that a reader looks for first."""
+    result, champion, cost, metric = run.result, run.champion, run.cost, run.metric
+    tuning = result.get("tuning", result if "trials" in result else {})
+    rows = []
+    if tuning:
+        rows += [("search", f"{tuning['status']} ({words(tuning['stop_reason'])}): {tuning['trials']} trials "
+                  f"in {tuning['iterations']} iterations")]  # fmt: skip
+        rows += [
+            (f"best {key}", page.number(value))
+            for key, value in (tuning["best"] or {"settings": {}})["settings"].items()
+        ]
+    if result and (champion or not tuning):
+        rows += [
+            ("status", f"{result['status']} ({words(result['stop_reason'])}) after {result['generations']} generations")
+        ]
+    if run.going_on:
+        rows += [("now" if result else "status", f"not finished: generation {run.generation}")]
+        best = [value for _, _, value in validations(run)]
+        rows += [(f"best validation {words(metric)}", page.number(best[-1] if best else None))]
+    if champion:
+        rows += [("champion", f"{words(champion['kind'])} of generation {champion['generation']}")]
+        rows += [(f"validation {words(metric)}", page.number(champion["validation"][metric]))]
+    if "test" in champion:
+        test = champion["test"]
+        interval = test["interval"][metric]
+        rows += [(f"test {words(metric)}", f"{page.number(test[metric])} (95 %: {page.number(interval)})")]
+        rows += [("test images", page.number(test["images"]))]
+    samples = int(cost["forward_samples"] + 2 * cost["backward_samples"])
+    rows += [("samples", f"{samples:,} (forward + 2 x backward)"), ("seconds", f"{cost['seconds']:,.2f}")]
+    return rows
+
+
+def everything(run: Run) -> str:
+    """Return all figures of the result but versions, folded away."""
+    rest = {key: value for key, value in run.result.items() if key != "versions"}
+    return page.details("all figures", page.listed(page.flat(rest))) if rest else ""
+
+
+def validations(run: Run) -> list[tuple[float, float, float]]:
+    """Return each validation of a run: samples until then, its value, and the best so far."""
+    choose = min if run.metric in LOWER_IS_BETTER else max
+    found: list[tuple[float, float, float]] = []
+    for line in run.history:
+        if line["validation"] is not None:
+            value, samples = line["validation"], line["forward_samples"] + 2 * line["backward_samples"]
+            found.append((samples, value, choose(value, found[-1][2]) if found else value))
+    return found
+
+
+def anytime(run: Run) -> Plot:
+    """Draw a run's best validation so far."""
+    return plots.anytime("anytime", validations(run), run.metric)
+
+
+def over_generations(run: Run) -> list[Plot]:
+    """Draw diversity, invalid individuals, and what individuals have of their own; nothing that is always 0."""
+    others = [key for key in run.history[0] if key not in (*COST, *FITNESS, "validation")]
+    about = {"diversity": "The deviation of a gene over the population, the mean over genes.",
+             "invalid": "Individuals with a NaN or infinite logit."}  # fmt: skip
+    median = "Each individual has its own: the median of the population."
+    there = [key for key in others if any(line[key] for line in run.history)]
+    return [plots.column(key, run.history, key, about.get(key, median)) for key in there]
+
+
+def on_test(run: Run, pictures: Path | None, prefix: str = "") -> list[str]:
+    """Return the champion's confusion matrix on test and its scores for each class; [] where test wasn't scored."""
+    path = run.folder / rundir.CONFUSION
+    if not path.exists():
+        return []
+    with open(path, newline="") as file:
+        classes, *rows = csv.reader(file)
+    counts = np.array(rows, dtype=np.int64)
+    header, scores = ["class", "precision", "recall", "F1", "support"], by_class(classes, counts)
+    if pictures is not None:
+        pictures.mkdir(exist_ok=True)
+        with open(pictures / f"{prefix}per_class.csv", "w", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerows([header, *scores])
+    table = page.grid(header, scores, "A dash: of a class that is never predicted, or not there.")
+    if len(classes) > plots.COUNTED:
+        table = page.details(f"scores of each of {len(classes)} classes", table)
+    return [shown([plots.confusion("confusion", classes, counts)], pictures, prefix, f"<div>{table}</div>")]
+
+
+def by_class(classes: Sequence[str], counts: npt.NDArray[np.int64]) -> list[list[Any]]:
+    """Return each class with its precision, recall, F1 and support from a confusion matrix [C, C]; None for 0 / 0."""
+    hits, predicted, support = counts.diagonal(), counts.sum(0), counts.sum(1)
+
+    def share(part: float, whole: float) -> float | None:
+        return float(part / whole) if whole else None
+
+    return [
+        [name, share(hits[i], predicted[i]), share(hits[i], support[i]),
+         share(2 * hits[i], predicted[i] + support[i]), int(support[i])]
+        for i, name in enumerate(classes)
+    ]  # fmt: skip
+
+
+def descended(run: Run, pictures: Path | None, prefix: str = "") -> list[str]:
+    """Return the champion's genealogy, or why there is none; [] while there is no champion."""
+    if not run.champion:
+        return []
+    kind, generation = run.champion["kind"], run.champion["generation"]
+    lineage = genealogy.read(run.folder)
+    if generation == 0:
+        return [page.note("None: the champion is what the run started from.")]
+    if generation not in lineage:
+        return [page.note("None: here individuals have no parents, or very many.")]
+    rows = genealogy.origin(lineage[generation], kind, run.config["algorithm"])
+    if not rows:
+        return [page.note(f"None: the champion ({words(kind)}) was made of the whole population.")]
+    tree = genealogy.ancestors(lineage, generation, rows[:PARTS], DEPTH, WIDEST)
+    line = genealogy.descent(lineage, generation, rows[0])
+    drawn = [plots.genealogy("genealogy", tree, kind), plots.descent("descent", line, run.history)]
+    return [shown(drawn, pictures, prefix)]
+
+
+def front(run: Run) -> list[Plot]:
+    """Draw the newest front of a run of two objectives."""
+    two = len(run.config["fitness"].get("metrics") or []) == 2
+    saved = checkpoint.newest(run.folder / rundir.CHECKPOINTS, lambda line: None) if two else None
+    if saved is None or saved.front is None:
+        return []
+    names = saved.objectives
+    points = [[reported(*pair) for pair in zip(names, row, strict=True)] for row in saved.front.fitness.tolist()]
+    return [plots.front("front", names, points)]
+
+
+def made(run: Run) -> list[str]:
+    """Return the commands that made a run, versions, and its config."""
+    commands = rundir.commands(run.folder)
+    versions = run.result.get("versions", {})
+    return [
+        page.text("\n".join(commands)) if commands else "",
+        page.details("versions", page.listed(page.flat(versions))) if versions else "",
+        page.details("config", page.text((run.folder / rundir.CONFIG).read_text())),
+    ]
+
+
+def read_trials(folder: Path) -> Trials | None:
+    """Return the trials of a search of hyperparameters, or None where there was none."""
+    if not (folder / rundir.TRIALS).exists():
+        return None
+    searched = folder / rundir.TUNE / rundir.CONFIG
+    given = config.parse((searched if searched.exists() else folder / rundir.CONFIG).read_text(), str(folder))
+    metric = named(given["validate"]["metric"])
+    with open(folder / rundir.TRIALS, newline="") as file:
+        rows = list(csv.DictReader(file))
+    axes = [axis for key, variable in given["tune"]["space"].items() for axis in _axes(key, variable, rows)]
+    there = [axis for axis in axes if any(value == value for value in axis.values)]
+    found, iterations = [float(row[metric]) for row in rows], [int(row["iteration"]) for row in rows]
+    return Trials(there, found, iterations, metric, metric in LOWER_IS_BETTER)
+
+
+def _axes(key: str, variable: dict[str, Any], rows: Sequence[Mapping[str, str]]) -> list[Axis]:
+    """Return a variable of a search as axes: of a list its length, and each item."""
+    cells = [row[key] for row in rows]
+    if variable["name"] == "list":
+        lists = [json.loads(cell) if cell else [] for cell in cells]
+        lengths = [len(items) if cell else math.nan for items, cell in zip(lists, cells, strict=True)]
+        log = variable["item"].get("scale", "linear") != "linear"
+        items = [
+            Axis(f"{key}.{i}", [float(found[i]) if i < len(found) else math.nan for found in lists], log, [])
+            for i in range(max(map(len, lists), default=0))
+        ]
+        return [Axis(key, lengths, False, []), *items]
+    if variable["name"] in ("categorical", "boolean"):
+        labels = sorted({cell for cell in cells if cell})
+        return [Axis(key, [labels.index(cell) if cell else math.nan for cell in cells], False, labels)]
+    values = [float(cell) if cell else math.nan for cell in cells]
+    return [Axis(key, values, variable.get("scale", "linear") != "linear", [])]

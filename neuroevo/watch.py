@@ -1,0 +1,86 @@
+"""A run or a bench to look at while it goes on: its page, served to this machine alone, drawn anew when it changed.
+
+Nothing is written: the folder belongs to the run.
+"""
+
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+from neuroevo import page, report
+from neuroevo.errors import InputError
+
+REFRESH = 5  # seconds until the page loads itself again
+HOST = "127.0.0.1"
+
+
+class Latest:
+    """A folder's page as it is now; it is drawn again only when a file of the folder has changed."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.lock = threading.Lock()  # plots are drawn by one thread at a time
+        self.state: Any = None
+        self.content = ""
+
+    def page(self) -> str:
+        """Return the page; one that waits where nothing is recorded yet."""
+        with self.lock:
+            state = self.changed()
+            if state != self.state:
+                try:
+                    self.content = report.render(self.folder, None, REFRESH)
+                except (InputError, OSError) as error:  # nothing yet, or a checkpoint that was taken away just now
+                    note = page.note(f"Waiting: {error}")
+                    return page.document(f"neuroevo: {self.folder.resolve().name}", note, REFRESH)
+                self.state = state
+            return self.content
+
+    def changed(self) -> list[tuple[str, int, int]]:
+        """Return what tells whether a file of the folder has changed: names, times and sizes."""
+        found = []
+        for path in sorted(self.folder.iterdir()):
+            try:
+                about = path.stat()
+            except FileNotFoundError:  # a temporary one
+                continue
+            if path.is_file() and path.name != report.PAGE:
+                found.append((path.name, about.st_mtime_ns, about.st_size))
+        return found
+
+
+def server(folder: str, port: int) -> ThreadingHTTPServer:
+    """Return a server of a folder's page on a port of this machine (0: any that is free).
+
+    InputError where no run or bench is there, or the port isn't to be had.
+    """
+    latest = Latest(report.existing(folder))
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            if self.path != "/":
+                self.send_error(404)
+                return
+            content = latest.page().encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html; charset=utf-8")
+            self.send_header("Content-Length", str(len(content)))
+            self.send_header("Cache-Control", "no-store")
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    try:
+        return ThreadingHTTPServer((HOST, port), Handler)
+    except OSError as error:
+        raise InputError(f"--port: {port}: {error.strerror}") from None
+
+
+def watch(folder: str, port: int) -> None:
+    """Serve a folder's page until Ctrl-C; print where."""
+    with server(folder, port) as serving:
+        print(f"http://{HOST}:{serving.server_port}/", flush=True)
+        serving.serve_forever()

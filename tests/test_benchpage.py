@@ -1,0 +1,54 @@
+import shutil
+from pathlib import Path
+
+import pytest
+from conftest import ARMS
+
+from neuroevo import benchpage
+from neuroevo.plots import Point
+
+
+@pytest.fixture
+def folder(bench_folder: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(bench_folder, tmp_path / "b")
+
+
+def test_arms_come_in_the_order_of_their_validation(folder: Path) -> None:
+    found = benchpage.read_bench(folder)
+    means = [float(found.summary[arm]["validation_mean"]) for arm in found.arms]
+    assert means == sorted(means, reverse=True)
+    text = (folder / "bench.yaml").read_text().replace("metric: accuracy", "metric: cross_entropy")
+    (folder / "bench.yaml").write_text(text)
+    assert benchpage.read_bench(folder).arms == found.arms[::-1]
+
+
+def test_the_best_run_of_an_arm_is_the_one_that_validation_names(folder: Path) -> None:
+    found = benchpage.read_bench(folder)
+    for arm in ARMS:
+        best = found.best(arm)
+        assert best is not None
+        assert float(best["validation"]) == max(float(row["validation"]) for row in found.of(arm))
+    assert found.best("nobody") is None
+
+
+def test_curves_are_averaged_from_where_all_runs_have_a_value_and_ended_ones_keep_theirs() -> None:
+    a, b = [(10.0, 0.1), (20.0, 0.3)], [(15.0, 0.2), (20.0, 0.3), (40.0, 0.5)]
+    assert benchpage.averaged([a, b]) == [
+        Point(15.0, pytest.approx(0.15), 0.1, 0.2), Point(20.0, 0.3, 0.3, 0.3), Point(40.0, 0.4, 0.3, 0.5),
+    ]  # fmt: skip
+
+
+def test_a_bench_that_goes_on_is_shown_as_far_as_it_is(folder: Path) -> None:
+    for name in ("result.json", "comparisons.csv", "levels.csv", "summary.csv"):
+        (folder / name).unlink()
+    lines = (folder / "results.csv").read_text().splitlines()
+    (folder / "results.csv").write_text("\n".join(lines[:3]) + "\n" + lines[3][:30])  # one line is half written
+    text = benchpage.bench_page(folder, None)
+    assert "not finished: 2 of 6 runs" in text
+    assert text.count("No run is finished yet.") == 2
+    assert not (folder / "plots").exists()
+    for name in ("results.csv", "curves.csv"):
+        (folder / name).unlink()
+    text = benchpage.bench_page(folder, None)
+    assert "<svg" not in text
+    assert all(arm.replace("<", "&lt;").replace(">", "&gt;") in text for arm in ARMS)

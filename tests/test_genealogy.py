@@ -1,0 +1,59 @@
+from pathlib import Path
+
+import torch
+from conftest import TINY, Quiet
+
+from neuroevo import experiment, genealogy, pareto
+from neuroevo.config import load
+from neuroevo.genealogy import Generation
+
+LINEAGE = {
+    1: Generation([[-1, -1], [-1, -1], [-1, -1]], [0.1, 0.3, None]),
+    2: Generation([[1, -1], [0, 1], [1, 1]], [0.2, 0.6, 0.5]),
+    3: Generation([[1, -1], [2, 0], [0, 1]], [0.4, 0.9, 0.7]),
+}
+
+
+def test_ancestors_are_followed_back_to_the_first_generation_each_once() -> None:
+    found = genealogy.ancestors(LINEAGE, 3, [1, 2], 8, 8)
+    assert [[(a.generation, a.row) for a in generation] for generation in found] == [
+        [(3, 1), (3, 2)], [(2, 2), (2, 0), (2, 1)], [(1, 1), (1, 0)],
+    ]  # fmt: skip
+    assert [a.parents for a in found[1]] == [(1,), (1,), (0, 1)]
+    assert [a.fitness for a in found[2]] == [0.3, 0.1]
+
+
+def test_a_genealogy_ends_at_its_depth_before_it_is_too_wide_and_where_the_lineage_does() -> None:
+    assert len(genealogy.ancestors(LINEAGE, 3, [1], 2, 8)) == 2
+    assert len(genealogy.ancestors(LINEAGE, 3, [1, 2], 8, 2)) == 1
+    assert len(genealogy.ancestors({3: LINEAGE[3]}, 3, [1], 8, 8)) == 1
+
+
+def test_of_two_parents_the_fitter_one_leads_on() -> None:
+    line = genealogy.descent(LINEAGE, 3, 1)
+    assert [(a.generation, a.row, a.fitness) for a in line] == [(3, 1, 0.9), (2, 2, 0.5), (1, 1, 0.3)]
+
+
+def test_a_champion_is_of_the_best_row_of_the_best_rows_or_of_the_front() -> None:
+    algorithm = {"population": 8, "elites": 1}
+    generation = Generation([[-1, -1]] * 8, [0.1, 0.5, None, 0.4, 0.3, 0.2, 0.0, 0.45])
+    assert genealogy.origin(generation, "best", algorithm) == [1]
+    assert genealogy.origin(generation, "elite_mean", algorithm) == [1, 7]
+    assert genealogy.origin(generation, "elite_mean", algorithm | {"elites": 3}) == [1, 7, 3]
+    assert genealogy.origin(generation, "personal_mean", algorithm) == []
+    tied = Generation([[-1, -1]] * 3, [[0.5, 0.1], [0.5, 0.2], [0.4, 0.9]])
+    assert genealogy.origin(tied, "best", algorithm) == [1]
+    values = torch.tensor(tied.fitness, dtype=torch.float64)
+    assert [genealogy.origin(tied, f"front-{i}", algorithm) for i in range(2)] == [[i] for i in pareto.front(values)]
+
+
+def test_the_rows_of_a_real_runs_champion_are_its_genome(tmp_path: Path) -> None:
+    runs = {"plain": [], "elites": ["algorithm.elites=3", "seed=1"], "ties": ["fitness.ties=accuracy", "seed=2"]}
+    for name, sets in runs.items():
+        kept = Quiet()
+        c = load(None, [*TINY, "algorithm.crossover=uniform", *sets])
+        folder = experiment.run(c, str(tmp_path / name), "test", kept)
+        champion = kept.steps[-1].champion
+        population = kept.steps[champion.generation - 1].population
+        rows = genealogy.origin(genealogy.read(folder)[champion.generation], champion.kind, c.record()["algorithm"])
+        torch.testing.assert_close(champion.genome, population.genomes[rows].mean(0))

@@ -1,0 +1,83 @@
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import TINY, Quiet
+from sklearn.metrics import precision_recall_fscore_support
+
+from neuroevo import experiment, runpage
+from neuroevo.config import load
+
+
+@pytest.fixture
+def folder(bench_folder: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(bench_folder / "runs" / "hybrid" / "0-0", tmp_path / "r")
+
+
+def test_scores_of_classes_are_those_of_scikit_learn() -> None:
+    targets, predicted = np.random.default_rng(0).integers(0, 5, (2, 300))
+    counts = np.zeros((5, 5), dtype=np.int64)
+    np.add.at(counts, (targets, predicted), 1)
+    rows = runpage.by_class(list("abcde"), counts)
+    expected = precision_recall_fscore_support(targets, predicted)
+    np.testing.assert_allclose(np.array([row[1:] for row in rows], dtype=float).T, np.stack(expected))
+
+
+def test_a_class_that_is_never_predicted_or_not_there_has_no_such_score() -> None:
+    counts = np.array([[1, 0, 0], [2, 0, 0], [0, 0, 0]])
+    assert runpage.by_class(["a", "b", "c"], counts) == [
+        ["a", 1 / 3, 1.0, 0.5, 1], ["b", None, 0.0, 0.0, 2], ["c", None, None, None, 0],
+    ]  # fmt: skip
+
+
+def test_the_best_so_far_is_the_lowest_where_lower_is_better(folder: Path) -> None:
+    run = runpage.read(folder)
+    values = [line["validation"] for line in run.history if line["validation"] is not None]
+    assert [best for _, _, best in runpage.validations(run)] == np.maximum.accumulate(values).tolist()
+    run.config["validate"]["metric"] = "cross_entropy"
+    assert [best for _, _, best in runpage.validations(run)] == np.minimum.accumulate(values).tolist()
+    last = run.history[-1]
+    assert runpage.validations(run)[-1][0] == last["forward_samples"] + 2 * last["backward_samples"]
+
+
+def test_a_run_that_goes_on_is_shown_as_far_as_it_is_and_nothing_is_written(folder: Path) -> None:
+    for name in ("result.json", "champion.safetensors", "confusion.csv"):
+        (folder / name).unlink()
+    with open(folder / "history.jsonl", "a") as file:
+        file.write('{"generation": 7, "fitn')
+    with open(folder / "lineage.jsonl", "a") as file:
+        file.write('{"gener')
+    before = sorted(path.name for path in folder.rglob("*"))
+    text = runpage.run_page(folder, None, 5)
+    assert "not finished: generation 6" in text
+    assert text.count("<svg") == 6
+    assert 'http-equiv="refresh"' in text
+    assert sorted(path.name for path in folder.rglob("*")) == before
+
+
+def test_a_finished_run_that_goes_on_says_so(folder: Path) -> None:
+    line = json.loads((folder / "history.jsonl").read_text().splitlines()[-1])
+    with open(folder / "history.jsonl", "a") as file:
+        file.write(json.dumps(line | {"generation": 7, "forward_samples": 10**6}) + "\n")
+    rows = dict(runpage.short(runpage.read(folder)))
+    assert rows["status"].endswith("after 6 generations")
+    assert rows["now"] == "not finished: generation 7"
+    assert rows["samples"].startswith(f"{10**6 + 2 * line['backward_samples']:,} ")
+
+
+@pytest.mark.parametrize(
+    ("sets", "why"),
+    [
+        (["algorithm.crossover=weighted"], "no parents, or very many"),
+        (["algorithm.name=snes"], "no parents, or very many"),
+        (["genome.init_sigma=0", "algorithm.mutation.sigma=0"], "what the run started from"),  # nobody ever beats it
+    ],
+)
+def test_a_page_says_why_there_is_no_genealogy(tmp_path: Path, sets: list[str], why: str) -> None:
+    experiment.run(load(None, [*TINY, *sets]), str(tmp_path / "r"), "test", Quiet())
+    found = runpage.descended(runpage.read(tmp_path / "r"), None)
+    assert len(found) == 1
+    assert why in found[0]
+    assert found[0].startswith('<p class="soft">None: ')
