@@ -73,8 +73,8 @@ def interval(row: Mapping[str, str], key: str, mean: str = "_mean") -> Interval:
 
 
 def bracketed(found: Interval) -> str:
-    """Return a mean, with its interval in brackets where there is one."""
-    ends = "" if found.low is None else f" [{page.number(found.low)}, {page.number(found.high)}]"
+    """Return a mean, and below it its interval in brackets where there is one."""
+    ends = "" if found.low is None else f"\n[{page.number(found.low)}, {page.number(found.high)}]"
     return page.number(found.mean) + ends
 
 
@@ -269,11 +269,20 @@ def made_bench(found: Bench) -> list[str]:
     run = next((read(found.folder / "runs" / row["arm"] / f"{row['split']}-{row['seed']}") for row in found.runs), None)
     facts = [("machine", str(about.get("machine"))), ("commit", str(about.get("commit") or "unknown"))]
     facts += [(key, page.number(about[key])) for key in ("seeds", "splits", "samples")]
-    overlays = [(arm, json.dumps(overlay)) for arm, overlay in about["arms"].items()]
+    overlays = [(arm, "\n".join(dotted(overlay)) or "nothing") for arm, overlay in about["arms"].items()]
     return [
         page.text(str(about.get("command"))),
         page.listed(facts),
         page.details("arms: what each changes in the config", page.listed(overlays)),
         page.details("versions", page.listed(page.flat(run.result.get("versions", {})))) if run else "",
-        page.details("config of all arms", page.listed(page.flat(about["config"]))),
+        page.details("config of all arms", page.text("\n".join(dotted(about["config"])))),
     ]
+
+
+def dotted(given: dict[str, Any], prefix: str = "") -> list[str]:
+    """Return a config as lines of dotted keys and values, such as --set takes."""
+    lines: list[str] = []
+    for key, value in given.items():
+        name = f"{prefix}{key}"
+        lines += dotted(value, f"{name}.") if isinstance(value, dict) else [f"{name}={json.dumps(value)}"]
+    return lines

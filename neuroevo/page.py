@@ -15,23 +15,24 @@ body { font: 16px/1.5 system-ui, sans-serif; background: var(--paper); color: va
 h1 { font-size: 1.5rem; margin: .5rem 0; } h2 { font-size: 1.2rem; margin: 2rem 0 .5rem; }
 h3 { font-size: 1rem; margin: 1.5rem 0 .5rem; }
 p { margin: .5rem 0; } .soft, caption, figcaption { color: var(--soft); font-size: .875rem; }
-.box { overflow-x: auto; max-width: 100%; }
+.box { overflow-x: auto; max-width: 100%; } table { margin: .5rem 0; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; overflow-wrap: normal; }
 caption { text-align: left; caption-side: bottom; padding-top: .5rem; overflow-wrap: anywhere; }
 td, th { text-align: left; padding: .2rem 1rem .2rem 0; vertical-align: top; border-bottom: 1px solid var(--rule); }
 tr > :last-child { padding-right: 0; }
-.list td { overflow-wrap: anywhere; } .list th { font-weight: 600; }
-.grid td, .grid thead th { text-align: right; white-space: nowrap; }
+.list td { overflow-wrap: anywhere; white-space: pre-line; } .list th { font-weight: 600; }
+.grid { font-size: .875rem; } .grid td, .grid thead th { text-align: right; white-space: pre; }
 .grid tr > :first-child { text-align: left; }
-.plots { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 24rem), 1fr)); gap: 1.5rem; }
+.plots { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 24rem), 1fr)); gap: 1.5rem;
+         margin: 1rem 0; }
 figure { margin: 0; min-width: 0; break-inside: avoid; } figure.wide { grid-column: 1 / -1; }
-figure.wide svg { min-width: 36rem; }
+figure.wide svg { min-width: 36rem; max-width: 48rem; }
 figcaption b { color: var(--ink); font-size: 1rem; display: block; }
 svg { display: block; width: 100%; height: auto; } svg * { stroke-linejoin: round; stroke-linecap: butt; }
 svg image { image-rendering: pixelated; }
 details { margin: .75rem 0; } summary { cursor: pointer; }
 pre { white-space: pre-wrap; font-size: .8125rem; border: 1px solid var(--rule); padding: .75rem; margin: .5rem 0; }
-@media (max-width: 30rem) { .grid { font-size: .875rem; } td, th { padding-right: .6rem; } }
+@media (max-width: 30rem) { td, th { padding-right: .6rem; } }
 @media print {
   :root { color-scheme: light; --paper: #fff; --ink: #000; --soft: #444; --rule: #bbb; }
   @page { margin: 12mm; }
@@ -50,7 +51,8 @@ def number(value: Any) -> str:
         return "-"
     if isinstance(value, float):
         small = value != 0 and abs(value) < 0.001
-        return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.3g}" if small else f"{value:.4f}"
+        size = abs(value)
+        return f"{value:.3g}" if small else f"{value:,.{4 if size < 10 else 2 if size < 1000 else 0}f}"
     if isinstance(value, list):
         interval = len(value) == 2 and all(isinstance(end, float) for end in value)
         return " to ".join(map(number, value)) if interval else ", ".join(map(str, value)) or "none"

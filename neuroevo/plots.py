@@ -106,8 +106,9 @@ def thinned(rows: Sequence[Any]) -> Sequence[Any]:
 
 
 def short(name: str, length: int) -> str:
-    """Return a name cut to a length."""
-    return name if len(name) <= length else f"{name[: length - 1]}…"
+    """Return a name cut to a length, in its middle: many names begin alike, or end so."""
+    end = (length - 1) // 2
+    return name if len(name) <= length else f"{name[: length - 1 - end]}…{name[-end:]}"
 
 
 def log_ticks(along: Any, low: float, high: float, form: Any) -> None:
@@ -451,7 +452,7 @@ class Point(NamedTuple):
 
 def curves(name: str, arms: Mapping[str, Sequence[Point]], metric: str) -> Plot:
     """Draw each arm's mean best validation against samples, with a band from its worst to its best run."""
-    with drawing("samples (forward + 2 x backward)", f"best validation {words(metric)}", 4.2, WIDE) as (figure, axes):
+    with drawing("samples (forward + 2 x backward)", f"best validation {words(metric)}", 3.8) as (figure, axes):
         for i, (arm, points) in enumerate(arms.items()):
             shown = thinned(points)
             x = [point.samples for point in shown]
@@ -459,10 +460,10 @@ def curves(name: str, arms: Mapping[str, Sequence[Point]], metric: str) -> Plot:
             low, high = [point.low for point in shown], [point.high for point in shown]
             axes.fill_between(x, low, high, step="post", alpha=0.15, color=SERIES[i % len(SERIES)], linewidth=0)
         samples_along(axes, [point.samples for points in arms.values() for point in points])
-        figure.legend(loc="outside upper left", ncols=4)
+        figure.legend(loc="outside upper left", ncols=3)
     rows = [[arm, *point] for arm, points in arms.items() for point in points]
     caption = "The mean over runs of the best validation so far; the band is from the worst run to the best."
-    return Plot(name, "Best validation against samples", caption, figure, ["arm", *Point._fields], rows, wide=True)
+    return Plot(name, "Best validation against samples", caption, figure, ["arm", *Point._fields], rows)
 
 
 class Interval(NamedTuple):
@@ -502,7 +503,7 @@ def distributions(
 def probabilities(name: str, arms: Sequence[str], found: Mapping[tuple[str, str], float]) -> Plot:
     """Draw the probability that an arm (a row) does better than another (a column); `found` {(row, column): p}."""
     n = len(arms)
-    size = max(WIDTH, 1.6 + 0.5 * n)
+    size = WIDTH if n <= 8 else WIDE
     values = np.array([[found.get((a, b), math.nan) for b in arms] for a in arms])
     with drawing("", "", size * 0.85, size) as (figure, axes):
         matrix(axes, np.abs(np.nan_to_num(values, nan=0.5) - 0.5) * 2, SERIES[0])

@@ -212,15 +212,17 @@ def descended(run: Run, pictures: Path | None, prefix: str = "") -> list[str]:
     kind, generation = run.champion["kind"], run.champion["generation"]
     lineage = genealogy.read(run.folder)
     if generation == 0:
-        return [page.note("None: the champion is what the run started from.")]
+        return [page.note("No genealogy: the champion is what the run started from.")]
     if generation not in lineage:
-        return [page.note("None: here individuals have no parents, or very many.")]
+        return [page.note("No genealogy: here individuals have no parents, or more than two.")]
     rows = genealogy.origin(lineage[generation], kind, run.config["algorithm"])
     if not rows:
-        return [page.note(f"None: the champion ({words(kind)}) was made of the whole population.")]
+        return [page.note(f"No genealogy: the champion ({words(kind)}) was made of the whole population.")]
     tree = genealogy.ancestors(lineage, generation, rows[:PARTS], DEPTH, WIDEST)
     line = genealogy.descent(lineage, generation, rows[0])
-    drawn = [plots.genealogy("genealogy", tree, kind), plots.descent("descent", line, run.history)]
+    drawn = [plots.descent("descent", line, run.history)]
+    if any(len(individuals) > 1 for individuals in tree):
+        drawn.insert(0, plots.genealogy("genealogy", tree, kind))
     return [shown(drawn, pictures, prefix)]
 
 

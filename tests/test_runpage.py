@@ -70,8 +70,8 @@ def test_a_finished_run_that_goes_on_says_so(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("sets", "why"),
     [
-        (["algorithm.crossover=weighted"], "no parents, or very many"),
-        (["algorithm.name=snes"], "no parents, or very many"),
+        (["algorithm.crossover=weighted"], "no parents, or more than two"),
+        (["algorithm.name=snes"], "no parents, or more than two"),
         (["genome.init_sigma=0", "algorithm.mutation.sigma=0"], "what the run started from"),  # nobody ever beats it
     ],
 )
@@ -80,4 +80,4 @@ def test_a_page_says_why_there_is_no_genealogy(tmp_path: Path, sets: list[str], 
     found = runpage.descended(runpage.read(tmp_path / "r"), None)
     assert len(found) == 1
     assert why in found[0]
-    assert found[0].startswith('<p class="soft">None: ')
+    assert found[0].startswith('<p class="soft">No genealogy: ')
