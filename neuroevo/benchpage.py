@@ -16,7 +16,7 @@ import numpy as np
 from neuroevo import config, page, plots, rundir
 from neuroevo.metrics import LOWER_IS_BETTER
 from neuroevo.plots import Interval, Plot, Point, words
-from neuroevo.runpage import descended, front, named, on_test, over_generations, read, short, shown
+from neuroevo.runpage import Run, descended, front, named, on_test, over_generations, read, short, shown
 
 BENCH = "bench.yaml"  # makes a folder a bench's
 
@@ -53,6 +53,11 @@ class Bench(NamedTuple):
         better = -1 if self.lower_is_better else 1
         scored = [(value, row) for row in self.of(arm) if (value := figure(row, "validation")) is not None]
         return max(scored, key=lambda pair: better * pair[0])[1] if scored else None
+
+    def run(self, row: Row) -> Run | None:
+        """Return the run of a row of the results, or None where its folder isn't there."""
+        folder = self.folder / "runs" / row["arm"] / f"{row['split']}-{row['seed']}"
+        return read(folder) if (folder / rundir.CONFIG).is_file() else None
 
 
 def table(path: Path) -> list[Row]:
@@ -247,10 +252,9 @@ def best_run(found: Bench, arm: str, pictures: Path | None) -> str:
     row = found.best(arm)
     if row is None:
         return page.section(arm, page.note("No run is finished yet."))
-    folder = found.folder / "runs" / arm / f"{row['split']}-{row['seed']}"
-    run = read(folder) if (folder / rundir.CONFIG).is_file() else None
+    run = found.run(row)
     if run is None or not run.history:
-        return page.section(arm, page.note(f"{folder}: the best run isn't there."))
+        return page.section(arm, page.note("The folder of the best run isn't there."))
     prefix = f"{re.sub('[^A-Za-z0-9_-]+', '-', arm)}-"
     title = f"{arm}: the best run on validation (split {row['split']}, seed {row['seed']})"
     return page.section(
@@ -266,7 +270,7 @@ def best_run(found: Bench, arm: str, pictures: Path | None) -> str:
 def made_bench(found: Bench) -> list[str]:
     """Return the command that made a bench, what it ran on, and its configs."""
     about = found.about
-    run = next((read(found.folder / "runs" / row["arm"] / f"{row['split']}-{row['seed']}") for row in found.runs), None)
+    run = found.run(found.runs[0]) if found.runs else None
     facts = [("machine", str(about.get("machine"))), ("commit", str(about.get("commit") or "unknown"))]
     facts += [(key, page.number(about[key])) for key in ("seeds", "splits", "samples")]
     overlays = [(arm, "\n".join(dotted(overlay)) or "nothing") for arm, overlay in about["arms"].items()]

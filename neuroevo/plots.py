@@ -90,7 +90,7 @@ def drawing(xlabel: str, ylabel: str, height: float = HEIGHT, width: float = WID
 def settle(figure: Any) -> None:
     """Lay a figure out once and for all: each time that it is drawn, the layout would move a little."""
     for _ in range(2):
-        figure.draw_without_rendering()
+        figure.get_layout_engine().execute(figure)
     figure.set_layout_engine("none")
 
 

@@ -96,7 +96,7 @@ TINY = ["backbone.name=none", "backbone.weights=none", "data.image_size=null", "
         "algorithm.population=8", "budget.generations=6", "fitness.samples=100"]  # fmt: skip
 ARMS: dict[str, dict[str, Any]] = {
     "hybrid": {"refine": {"name": "sgd", "steps": 1, "lr": [0.01, 0.1]},
-               "algorithm": {"crossover": "uniform", "mutation": {"self_adaptive": True}}},
+               "algorithm": {"elites": 0, "crossover": "uniform", "mutation": {"self_adaptive": True}}},
     "two objectives": {"fitness": {"metrics": ["cross_entropy", "weight_norm"]}, "algorithm": {"elites": 4}},
     "default <ga>": {},
 }  # fmt: skip

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from sklearn.metrics import confusion_matrix
 
 from neuroevo import evaluation
 from neuroevo.metrics import METRICS
@@ -40,3 +41,10 @@ def test_the_bootstrap_agrees_with_the_normal_interval_of_a_mean() -> None:
     low, high = found["interval"]["cross_entropy"]
     assert low == pytest.approx(float(losses.mean()) - half, abs=0.15 * half)
     assert high == pytest.approx(float(losses.mean()) + half, abs=0.15 * half)
+
+
+def test_a_confusion_matrix_has_a_row_for_a_true_class_and_a_column_for_a_predicted_one() -> None:
+    torch.manual_seed(0)
+    targets, logits = torch.randint(3, (200,)), torch.randn(1, 200, 5)
+    expected = confusion_matrix(targets, logits[0].argmax(1), labels=range(5))
+    assert evaluation.confusion(logits, targets).tolist() == expected.tolist()

@@ -1,5 +1,6 @@
 import csv
 import json
+import sys
 from pathlib import Path
 
 import h5py
@@ -65,6 +66,21 @@ def test_a_run_leaves_what_the_contract_says(tmp_path: Path, quiet: Quiet) -> No
     assert saved == load(None, SMALL).record()
     assert checkpoint.listed(tmp_path / "r" / "checkpoints")[0].name == "generation-000006.h5"
     assert [step.generation for step in quiet.steps] == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize(
+    ("argv", "command"),
+    [
+        (["/usr/bin/neuroevo", "run", "a b.yaml", "--set", "x=[1, 2]"], "neuroevo run 'a b.yaml' --set 'x=[1, 2]'"),
+        (["/lib/neuroevo/__main__.py", "resume", "r"], "python -m neuroevo resume r"),
+        (["sweep.py"], "sweep.py"),
+    ],
+)
+def test_the_command_is_given_as_a_shell_takes_it(
+    argv: list[str], command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", argv)
+    assert experiment.command() == command
 
 
 def test_a_run_of_many_objectives_validates_its_front_whose_best_is_the_champion(tmp_path: Path, quiet: Quiet) -> None:
