@@ -113,12 +113,11 @@ def short(run: Run) -> list[tuple[str, str]]:
     tuning = result.get("tuning", result if "trials" in result else {})
     rows = []
     if tuning:
-        rows += [("search", f"{tuning['status']} ({words(tuning['stop_reason'])}): {tuning['trials']} trials "
-                  f"in {tuning['iterations']} iterations")]  # fmt: skip
-        rows += [
-            (f"best {key}", page.number(value))
-            for key, value in (tuning["best"] or {"settings": {}})["settings"].items()
-        ]
+        spent = tuning["cost"]["forward_samples"] + 2 * tuning["cost"]["backward_samples"]
+        state = f"{tuning['status']} ({words(tuning['stop_reason'])}): {tuning['trials']} trials "
+        rows += [("search", f"{state}in {tuning['iterations']} iterations, {spent:,} samples")]
+        settings = (tuning["best"] or {"settings": {}})["settings"]
+        rows += [(f"best {key}", page.number(value)) for key, value in settings.items()]
     if result and (champion or not tuning):
         rows += [
             ("status", f"{result['status']} ({words(result['stop_reason'])}) after {result['generations']} generations")
