@@ -16,7 +16,7 @@ import torch
 import yaml
 from conftest import Quiet, weights_of_a_network
 
-from neuroevo import checkpoint, config, experiment, report, rundir, trials, tune
+from neuroevo import checkpoint, config, experiment, plots, report, rundir, runpage, trials, tune
 from neuroevo.config import Config
 from neuroevo.cost import Cost
 from neuroevo.errors import InputError, Interrupted, RunError
@@ -410,8 +410,10 @@ def test_a_search_is_drawn(tmp_path: Path) -> None:
     page = report.report(str(tmp_path / "r")).read_text()
     for plot in ("search_path", "hyperparameters", "parallel_coordinates"):
         assert (tmp_path / "r" / "plots" / f"{plot}.png").read_bytes().startswith(b"\x89PNG")
-        assert f'alt="{plot}"' in page
-    axes, found, iterations, metric = report.read_trials(tmp_path / "r")
+        assert f'id="{plot}-figure_1"' in page
+    read = runpage.read_trials(tmp_path / "r")
+    assert read is not None
+    axes, found, iterations, metric, _ = read
     assert [axis.name for axis in axes][:3] == ["refine.lr", "refine.batch_size", "head.hidden"]
     assert metric == "accuracy"
     assert iterations == [1] * 4 + [2] * 4 + [3] * 4
@@ -437,10 +439,10 @@ def test_what_never_exists_or_never_came_to_a_figure_is_left_out_of_the_plots(tm
     (tmp_path / "config.yaml").write_text(
         yaml.safe_dump({"tune": {"space": space}, "validate": {"metric": "accuracy"}})
     )
-    axes, _, _, _ = report.read_trials(tmp_path)
-    assert [(axis.name, axis.labels) for axis in axes] == [("refine.lr", []), ("refine.name", ["adam", "adamw"])]
-    (tmp_path / "plots").mkdir()
-    assert len(report.draw_trials(tmp_path, tmp_path / "plots")) == 3
+    read = runpage.read_trials(tmp_path)
+    assert read is not None
+    assert [(axis.name, axis.labels) for axis in read.axes] == [("refine.lr", []), ("refine.name", ["adam", "adamw"])]
+    assert len(plots.trials(read)) == 3
 
 
 @pytest.mark.parametrize("preset", ["tune_lr", "tune_full"])
