@@ -16,7 +16,7 @@ import numpy as np
 from neuroevo import config, page, plots, rundir
 from neuroevo.metrics import LOWER_IS_BETTER
 from neuroevo.plots import Interval, Plot, Point, words
-from neuroevo.runpage import Run, descended, front, named, on_test, over_generations, read, short, shown
+from neuroevo.runpage import Run, descended, front, on_test, over_generations, read, short, shown
 
 BENCH = "bench.yaml"  # makes a folder a bench's
 
@@ -36,7 +36,7 @@ class Bench(NamedTuple):
     @property
     def metric(self) -> str:
         """The metric that champions are named by."""
-        return named(self.about["config"]["validate"]["metric"])
+        return str(self.result.get("metric") or config.check(self.about["config"]).validation_metric.name)
 
     @property
     def lower_is_better(self) -> bool:
@@ -125,15 +125,15 @@ def summary(found: Bench) -> str:
         if row is None:
             rows.append([arm, *[None] * 7])
             continue
-        gap = Interval(figure(row, "gap_mean"), figure(row, "gap_low"), figure(row, "gap_high"))
+        gap = interval(row, "gap", "")
         means = [interval(row, "validation"), interval(row, "test"), interval(row, "test", "_iqm"), gap]
         cost = [figure(row, key) for key in ("samples_mean", "seconds_mean")]
         rows.append([arm, int(row["runs"]), *map(bracketed, means), *cost])
     header = ["arm", "runs", f"validation {metric}", f"test {metric}", "test IQM", "gap", "samples", "seconds"]
     order = "lower" if found.lower_is_better else "higher"
     caption = (f"Means over runs, in brackets their 95 % intervals; arms in the order of validation, where {order} is "
-               "better. IQM: mean of the middle half of the runs. Gap: validation minus test of the champion, which is "
-               "how far being selected flatters it.")  # fmt: skip
+               "better. IQM: mean of the middle half of the runs. Gap: how much better the champion is on "
+               "validation than on test, which is how far being selected flatters it.")  # fmt: skip
     return page.grid(header, rows, caption)
 
 
@@ -211,14 +211,15 @@ def spread(found: Bench) -> list[Plot]:
     """Draw each run's test, and its gap between validation and test, by arm."""
     test: dict[str, tuple[list[float], Interval]] = {}
     gap: dict[str, tuple[list[float], Interval]] = {}
+    sign = -1 if found.lower_is_better else 1
     for arm in found.arms:
         pairs = [(figure(row, "validation"), figure(row, "test")) for row in found.of(arm)]
         scored = [(validation, value) for validation, value in pairs if validation is not None and value is not None]
         row = found.summary.get(arm, {})
         if scored:
             test[arm] = [value for _, value in scored], interval(row, "test")
-            between = Interval(figure(row, "gap_mean"), figure(row, "gap_low"), figure(row, "gap_high"))
-            gap[arm] = [validation - value for validation, value in scored], between
+            between = interval(row, "gap", "")
+            gap[arm] = [sign * (validation - value) for validation, value in scored], between
     if not test:
         return []
     about = "Each run a dot; the line is their mean, the bar its interval."
@@ -226,7 +227,12 @@ def spread(found: Bench) -> list[Plot]:
     return [
         plots.distributions("test", "Champions on test", about, f"test {metric}", test),
         plots.distributions(
-            "gap", "Validation minus test", f"Of the champion. {about}", f"validation - test {metric}", gap, zero=True
+            "gap",
+            "Better on validation than on test",
+            f"By how much the champion is. {about}",
+            f"{'test - validation' if sign < 0 else 'validation - test'} {metric}",
+            gap,
+            zero=True,
         ),
     ]
 
@@ -273,7 +279,10 @@ def made_bench(found: Bench) -> list[str]:
     run = found.run(found.runs[0]) if found.runs else None
     facts = [("machine", str(about.get("machine"))), ("commit", str(about.get("commit") or "unknown"))]
     facts += [(key, page.number(about[key])) for key in ("seeds", "splits", "samples")]
-    overlays = [(arm, "\n".join(dotted(overlay)) or "nothing") for arm, overlay in about["arms"].items()]
+    overlays = [
+        (arm, "\n".join(dotted(overlay or {})) or "as neuroevo list arm has it")
+        for arm, overlay in about["arms"].items()
+    ]
     return [
         page.text(str(about.get("command"))),
         page.listed(facts),

@@ -17,8 +17,8 @@ def test_arms_come_in_the_order_of_their_validation(folder: Path) -> None:
     found = benchpage.read_bench(folder)
     means = [float(found.summary[arm]["validation_mean"]) for arm in found.arms]
     assert means == sorted(means, reverse=True)
-    text = (folder / "bench.yaml").read_text().replace("metric: accuracy", "metric: cross_entropy")
-    (folder / "bench.yaml").write_text(text)
+    text = (folder / "result.json").read_text().replace('"accuracy"', '"cross_entropy"')
+    (folder / "result.json").write_text(text)
     assert benchpage.read_bench(folder).arms == found.arms[::-1]
 
 
