@@ -10,7 +10,8 @@ from copy import deepcopy
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from neuroevo import composition, config
+from neuroevo import composition
+from neuroevo import config as config_
 from neuroevo.config import Config
 from neuroevo.cost import Cost
 from neuroevo.errors import InputError
@@ -59,14 +60,19 @@ def ga(given: Given) -> Overlay:
     return _searching(given, "ga")
 
 
+def config(given: Given) -> Overlay:
+    """Run the config as it is."""
+    return {}
+
+
 def snes(given: Given) -> Overlay:
     """Search by a separable natural evolution strategy (Wierstra et al. 2014)."""
     return _searching(given, "snes")
 
 
 def pso(given: Given) -> Overlay:
-    """Let a particle swarm search the weights."""
-    return _searching(given, "pso")
+    """Let a particle swarm search the weights, neighbours in a ring."""
+    return _searching(given, "pso", population=64, neighbourhood="ring") | {"genome": {"init_sigma": 0.02}}
 
 
 def random(given: Given) -> Overlay:
@@ -138,18 +144,17 @@ def classic(given: Given) -> Overlay:
 
 ARMS: dict[str, Callable[[Given], Overlay]] = {
     "ga": ga, "hybrid": hybrid, "sgd": sgd, "sgd_restarts": sgd_restarts, "snes": snes, "pso": pso, "random": random,
-    "classic": classic,
+    "classic": classic, "config": config,
 }  # fmt: skip
-AS_IT_IS = "config"  # the arm that is the config itself
 
 
 def named(arm: str) -> tuple[str, Overlay | None]:
     """Return an arm's name, and the overlay where it is a YAML file; InputError where it is neither that nor known."""
-    if arm in ARMS or arm == AS_IT_IS:
+    if arm in ARMS:
         return arm, None
     if not arm.endswith((".yaml", ".yml")):
-        raise InputError(f"--arms: no arm is called {arm!r}; there are {', '.join([*ARMS, AS_IT_IS])}, and YAML files")
-    overlay = config.read(arm)
+        raise InputError(f"--arms: no arm is called {arm!r}; there are {', '.join(ARMS)}, and YAML files")
+    overlay = config_.read(arm)
     for key, value in overlay.items():
         inner = value if isinstance(value, Mapping) else {}
         for wrong in sorted(SHARED & {key, *(f"{key}.{name}" for name in inner)}):
@@ -157,7 +162,7 @@ def named(arm: str) -> tuple[str, Overlay | None]:
         if key not in SECTIONS:
             raise InputError(f"{arm}: {key}: unknown section; an arm can have: {', '.join(SECTIONS)}")
     name = os.path.splitext(os.path.basename(arm))[0]
-    if name in ARMS or name == AS_IT_IS:
+    if name in ARMS:
         raise InputError(f"{arm}: {name} is the name of an arm already; give the file another")
     return name, overlay
 
@@ -168,9 +173,9 @@ def applied(base: Mapping[str, Any], arm: str, overlay: Overlay | None, given: G
     raw.setdefault("data", {})
     raw |= {"seed": seed, "budget": {"samples": given.samples}}
     raw["data"] = {**raw["data"], "split_seed": split}
-    changes = {} if arm == AS_IT_IS else overlay if overlay is not None else ARMS[arm](given)
-    if overlay is None and arm != AS_IT_IS:
-        bare = config.check(raw | {"algorithm": {}, "refine": None, "tune": None})
+    changes = ARMS[arm](given) if overlay is None else overlay
+    if overlay is None and changes:
+        bare = config_.check(raw | {"algorithm": {}, "refine": None, "tune": None})
         if base.get("features") or bare.features.components is None:
             changes.pop("features", None)
         raw["tune"] = None
@@ -181,7 +186,7 @@ def applied(base: Mapping[str, Any], arm: str, overlay: Overlay | None, given: G
         raw["tune"] = {**raw["tune"], "included": True, "final": True}
         raw["tune"]["budget"] = {"samples": given.samples // 2} | (raw["tune"].get("budget") or {})
     try:
-        c = config.check(raw)
+        c = config_.check(raw)
     except InputError as error:
         raise InputError(f"arm {arm}: {error}") from None
     return looked_at(c, given, _mapping(changes.get("validate")))

@@ -96,7 +96,7 @@ class Counted:
         return quiet
 
 
-@pytest.mark.parametrize("arm", [*arms.ARMS, "tuned.yaml", "config"])
+@pytest.mark.parametrize("arm", [*arms.ARMS, "tuned.yaml"])
 def test_every_arm_takes_its_budget_to_within_one_batch(
     base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arm: str
 ) -> None:

@@ -11,7 +11,8 @@ ORDER = [  # each may import those before it
     "heads", "cut", "fitness", "gradient", "deep", "development", "algorithms", "quantised", "loop",
     "space", "samplers",
     "data", "backbones", "features", "evaluation", "config", "checkpoint", "rundir", "report", "progress",
-    "composition", "lockstep", "experiment", "trials", "tune", "arms", "bench", "export", "inspection", "cli", "__main__",
+    "composition", "lockstep", "experiment", "trials", "tune", "arms", "bench", "export",
+    "inspection", "cli", "__main__",
 ]  # fmt: skip
 ONLY = {  # the one module that imports a library
     "h5py": {"checkpoint", "inspection"}, "pydantic": {"config"}, "typer": {"cli"}, "rich": {"progress"},
