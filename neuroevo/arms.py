@@ -19,6 +19,7 @@ from neuroevo.genome import Layout
 
 LOOKS = 60  # validations of a run, about: each arm gets as many chances to name its champion
 LEARNING_RATES = (0.003, 0.01, 0.03, 0.1)  # that SGD pays for trying
+WEIGHT_DECAY = 0.01
 SHARED = {  # what arms have in common, or the comparison means nothing
     "seed", "device", "data", "backbone", "head", "budget", "validate.metric", "memory.limit",
 }  # fmt: skip
@@ -99,7 +100,7 @@ def _sgd(given: Given, individuals: int) -> Overlay:
         "algorithm": {"name": "fixed", "population": individuals},
         "refine": {
             "name": "sgd", "momentum": 0.9, "lr": list(LEARNING_RATES), "batch_size": 128, "schedule": "cosine",
-            "steps": _steps(given, individuals, 128), "optimizer_state": "inherit",
+            "weight_decay": WEIGHT_DECAY, "steps": _steps(given, individuals, 128), "optimizer_state": "inherit",
         },
         "features": {"components": None, "whitening": 0.0},
         "fitness": {"samples": 128},
@@ -116,7 +117,7 @@ def hybrid(given: Given) -> Overlay:
         },
         "refine": {
             "name": "sgd", "momentum": 0.9, "lr": [LEARNING_RATES[0], LEARNING_RATES[-1]], "batch_size": 128,
-            "schedule": "cosine", "steps": _steps(given, n, 128), "batches": "own",
+            "weight_decay": WEIGHT_DECAY, "schedule": "cosine", "steps": _steps(given, n, 128), "batches": "own",
         },
         "genome": {"init_sigma": 0.001},
         "features": {"components": None, "whitening": 0.0},
