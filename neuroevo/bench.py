@@ -38,7 +38,8 @@ RESULTS, CURVES, SUMMARY, COMPARISONS, LEVELS = (
     "results.csv", "curves.csv", "summary.csv", "comparisons.csv", "levels.csv",
 )  # fmt: skip
 SHARES = (0.5, 0.8, 0.9, 0.95, 0.99)  # of the way from the start to the best arm: the levels, where none are given
-COSTS = ("forward_samples", "backward_samples", "validation_samples", "backbone_samples")
+# Images through the backbone depend on what was cached when a run began, and are left to its result.json.
+COSTS = ("forward_samples", "backward_samples", "validation_samples")
 
 
 class Task(NamedTuple):
@@ -195,12 +196,16 @@ def finished(folder: Path, bench: Bench, tasks: list[Task], jobs: int, reporter:
         left = [task for task in tasks if not done(task)]
         if len(left) < len(tasks):
             reporter.note(f"{folder}: {len(tasks) - len(left)} of {len(tasks)} runs are finished")
+        failed = []
         try:
-            for task in (alone if jobs == 1 else together)(left, jobs, reporter):
-                reporter.note(f"{label(task)}: {outcome(task)}")
+            for task, error in (alone if jobs == 1 else together)(left, jobs, reporter):
+                reporter.note(f"{label(task)}: {error or outcome(task)}")
+                failed += [f"{label(task)}: {error}"] if error else []
                 write(folder, bench, tasks)
         finally:
             write(folder, bench, tasks)
+    if failed:
+        raise RunError(f"{folder}: {len(failed)} of {len(tasks)} runs failed; the first: {failed[0]}")
     return folder
 
 
@@ -237,16 +242,20 @@ def work(task: Task, reporter: Reporter) -> None:
         raise InputError(f"arm {label(task)}: {error}") from None
 
 
-def alone(tasks: Iterable[Task], jobs: int, reporter: Reporter) -> Iterator[Task]:
-    """Do runs one after another in this process, and yield each that is finished."""
+def alone(tasks: Iterable[Task], jobs: int, reporter: Reporter) -> Iterator[tuple[Task, str]]:
+    """Do runs one after another in this process, and yield each with what made it fail, empty where nothing did."""
     for task in tasks:
         reporter.note(f"{label(task)}: {task.folder}")
-        work(task, reporter)
-        yield task
+        try:
+            work(task, reporter)
+        except (RunError, OSError) as error:
+            yield task, str(error)
+        else:
+            yield task, ""
 
 
-def together(tasks: Iterable[Task], jobs: int, reporter: Reporter) -> Iterator[Task]:
-    """Do runs in processes of their own, so many at a time, and yield each that is finished.
+def together(tasks: Iterable[Task], jobs: int, reporter: Reporter) -> Iterator[tuple[Task, str]]:
+    """Do runs in processes of their own, so many at a time, and yield each with what made it fail, or nothing.
 
     Unless OMP_NUM_THREADS says otherwise, the processes share the threads of this one.
     """
@@ -279,15 +288,15 @@ def together(tasks: Iterable[Task], jobs: int, reporter: Reporter) -> Iterator[T
                     kind, line = pipe.recv()
                 except EOFError:
                     signals.check()
-                    kind, line = "failed", f"{label(task)}: its process is gone"
-                if kind != "done":
-                    raise (InputError if kind == "input" else RunError)(line)
+                    raise RunError(f"{label(task)}: its process is gone; the same command goes on") from None
+                if kind == "input":
+                    raise InputError(line)
                 if waiting:
                     at_work[pipe] = waiting.pop(0)
                     pipe.send(at_work[pipe])
                 else:
                     pipe.close()
-                yield task
+                yield task, line
 
 
 class Silent:
@@ -325,7 +334,7 @@ def worker(pipe: Connection, threads: int) -> None:
         except InputError as error:
             pipe.send(("input", str(error)))
         except (RunError, OSError) as error:
-            pipe.send(("failed", f"{label(task)}: {error}"))
+            pipe.send(("failed", str(error)))
         else:
             pipe.send(("done", ""))
 

@@ -20,7 +20,7 @@ from conftest import Quiet
 
 from neuroevo import arms, bench, composition, config, experiment, gradient, heads, rundir
 from neuroevo.composition import Experiment
-from neuroevo.errors import InputError, Interrupted
+from neuroevo.errors import InputError, Interrupted, RunError
 
 # Digits' own pixels: quick, and nothing to download.
 BASE = "data: {name: digits}\nbackbone: {name: none, weights: none}\nmemory: {limit: 100000000}\n"
@@ -239,6 +239,17 @@ def test_ctrl_c_leaves_checkpoints_and_tables_and_the_same_command_goes_on(base:
     benched(base, ["ga", "sgd"], tmp_path / "b")
     for name in ("results.csv", "curves.csv"):
         assert rows(whole / name, "seconds") == rows(tmp_path / "b" / name, "seconds"), name
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_an_arm_that_fails_does_not_keep_others_from_finishing(base: str, tmp_path: Path, jobs: int) -> None:
+    """All trials of a search end in NaN."""
+    hopeless = TUNED.replace("low: 0.001, high: 0.3", "low: 1.0e+30, high: 1.0e+35")
+    (tmp_path / "hopeless.yaml").write_text(hopeless)
+    names = [str(tmp_path / "hopeless.yaml"), "random"]
+    with pytest.raises(RunError, match="1 of 2 runs failed; the first: hopeless, split 0, seed 0: .*no trial"):
+        benched(base, names, tmp_path / "out", budget="samples=1e5", jobs=jobs)
+    assert [row["arm"] for row in rows(tmp_path / "out" / "results.csv")] == ["random"]
 
 
 @pytest.mark.parametrize(
