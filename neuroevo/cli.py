@@ -70,14 +70,59 @@ def tune(
 
 
 @app.command()
+def bench(
+    config: Annotated[str, typer.Argument(help="YAML file that all arms share", metavar="CONFIG.yaml")],
+    arms: Annotated[str, typer.Option(help="names (neuroevo list arm) and YAML overlays", metavar="A,B.yaml,...")],
+    seeds: Annotated[int, typer.Option(help="runs of each arm on each split")] = 5,
+    splits: Annotated[int, typer.Option(help="splits of the data, for small data sets")] = 1,
+    budget: Annotated[
+        str | None, typer.Option(help="samples=N of each run, tuning included; default: the config's own", metavar="")
+    ] = None,
+    jobs: Annotated[int, typer.Option(help="runs at a time")] = 1,
+    levels: Annotated[
+        str | None, typer.Option(help="validation levels whose first reach is tabled", metavar="X,Y,...")
+    ] = None,
+    sets: Sets = None,
+    out: Annotated[
+        str | None, typer.Option(help="the benchmark's folder; default runs/out/CONFIG-bench", metavar="DIR")
+    ] = None,
+) -> None:
+    """Compare arms at equal budget over seeds; the same command goes on where it stopped, or adds arms and seeds."""
+    from neuroevo import bench as bench_
+    from neuroevo import progress, report
+
+    try:
+        chosen = [float(level) for level in levels.split(",")] if levels else []
+    except ValueError:
+        raise InputError(f"--levels {levels}: give numbers with commas between them") from None
+    with progress.shown() as reporter:
+        folder = bench_.run(
+            config, arms.split(","), seeds, splits, budget, jobs, chosen, sets or [], out, reporter, command_line()
+        )
+        report.bench(folder)
+    standings(str(folder))
+
+
+@app.command()
 def resume(run_dir: Run, sets: Sets = None) -> None:
     """Go on from the newest good checkpoint; --set may change budget and checkpoint."""
+    from pathlib import Path
+
+    from neuroevo import bench as bench_
     from neuroevo import progress
     from neuroevo import tune as tune_
 
     with progress.shown() as reporter:
-        folder = tune_.resume(run_dir, sets or [], reporter)
-    summary(str(folder))
+        if (Path(run_dir) / bench_.BENCH).exists():
+            if sets:
+                raise InputError("--set: a benchmark goes on as it began; neuroevo bench adds arms, seeds and splits")
+            from neuroevo import report
+
+            folder = bench_.resume(run_dir, 1, reporter)
+            report.bench(folder)
+        else:
+            folder = tune_.resume(run_dir, sets or [], reporter)
+    (standings if (folder / bench_.BENCH).exists() else summary)(str(folder))
 
 
 @app.command()
@@ -214,6 +259,30 @@ def summary(folder: str) -> None:
     rows += [(f"test {name}", value) for name, value in scores(champion.get("test", {"interval": {}}))]
     rows += [("forward samples", f"{cost['forward_samples']:,}"), ("seconds", f"{cost['seconds']:.1f}")]
     table(folder, rows)
+
+
+def command_line() -> str:
+    """Return the command as a user would type it."""
+    import shlex
+
+    return shlex.join(["neuroevo", *sys.argv[1:]])
+
+
+def standings(folder: str) -> None:
+    """Print what the arms of a benchmark came to, best on validation first."""
+    import json
+    from pathlib import Path
+
+    result = json.loads((Path(folder) / "result.json").read_text())
+    sign = 1 if result["lower_is_better"] else -1
+    rows = [(f"{result['metric']} at {result['samples']:,} samples", "validation, test with 95 % interval, seconds")]
+    for name, arm in sorted(result["arms"].items(), key=lambda item: sign * item[1]["validation_mean"]):
+        low, high = arm["test_mean_low"], arm["test_mean_high"]
+        interval = "[one run]" if low is None else f"[{low:.4f}, {high:.4f}]"
+        rows.append(
+            (name, f"{arm['validation_mean']:.4f}  {arm['test_mean']:.4f} {interval}  {arm['seconds_mean']:.1f}")
+        )
+    table(f"{folder}: {result['runs']} of {result['runs_asked']} runs", rows)
 
 
 def fail(line: str, status: int) -> NoReturn:

@@ -321,7 +321,7 @@ class Experiment:
             return refined, spent + cost()
 
         wrap = development.backed_off if back_off else development.lamarckian
-        whole = wrap(scoring, refine, learn(self.plan)[1])
+        whole = wrap(scoring, refine, learn(self.plan)[1], settings.steps)
         return development.baldwinian(whole) if inheritance == "baldwinian" else whole
 
     def validate(self, genomes: Tensor) -> tuple[list[dict[str, float]], Cost]:

@@ -8,6 +8,7 @@ import dataclasses
 import difflib
 import importlib
 import inspect
+import itertools
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
@@ -137,21 +138,24 @@ class Genome(Section):
     start: list[str] = Field(default=[], alias="from")
 
 
-def _rising(value: tuple[float, float]) -> tuple[float, float]:
-    if not value[0] < value[1]:
-        raise ValueError("a range is [low, high] with low below high")
+def _rising(value: tuple[float, ...]) -> tuple[float, ...]:
+    if any(not low < high for low, high in itertools.pairwise(value)):
+        raise ValueError("a range is [low, high] with low below high, and a longer list of values rises as well")
     return value
 
 
 Positive = Annotated[float, Gt(0)]
 Rate = Annotated[float, Ge(0), Lt(1)]
-PositiveRange = Annotated[tuple[Positive, Positive], AfterValidator(_rising)]
+PositiveRange = Annotated[tuple[Positive, ...], MinLen(2), AfterValidator(_rising)]
 RateRange = Annotated[tuple[Rate, Rate], AfterValidator(_rising)]
 DecayRange = Annotated[tuple[Annotated[float, Ge(0)], Positive], AfterValidator(_rising)]
 
 
 class Refine(Section):
-    """Gradient steps in each generation, beside the optimizer's own options. A range: each individual has its own."""
+    """Gradient steps in each generation, beside the optimizer's own options. A range: each individual has its own.
+
+    More than two learning rates are dealt round the first population.
+    """
 
     steps: Annotated[int, Ge(0)] | Literal["epoch"] = 20  # epoch: as many as the train split has batches
     lr: Positive | PositiveRange = 0.01
@@ -248,6 +252,7 @@ class Tune(Section):
 
     patience: Count | None = None  # iterations without a better trial
     final: bool = True
+    included: bool = False  # whether the search's samples are taken off the final run's budget.samples
 
 
 COMMON: dict[str, list[str]] = {  # keys beside a part's own options
@@ -387,7 +392,7 @@ class Config:
 
     def to_yaml(self) -> str:
         """Return the whole config as YAML."""
-        return yaml.safe_dump(self.record(), sort_keys=False)
+        return dump(self.record())
 
 
 def _short(part: Part) -> Any:
@@ -413,23 +418,29 @@ def parse(text: str, source: str) -> Any:
         raise InputError(f"{source}{where}: not YAML ({getattr(error, 'problem', None) or error})") from None
 
 
+def dump(value: Any) -> str:
+    """Return plain values as YAML, keys in their order."""
+    return yaml.safe_dump(value, sort_keys=False)
+
+
 def load(file: str | None, sets: Sequence[str] = (), note: Callable[[str], None] = lambda line: None) -> Config:
     """Read a config file (None: the built-in default), apply `a.b=value` settings, and check the whole.
 
     `note` is told of options that a setting made pointless. InputError names the key that is wrong and what would be
     right.
     """
-    if file is None:
-        base = deepcopy(DEFAULT)
-    else:
-        path = Path(file)
-        try:
-            base = parse(path.read_text(), file) or {}
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"{file}: can't be read ({getattr(error, 'strerror', None) or error})") from None
-        if not isinstance(base, dict):
-            raise InputError(f"{file}: a config is a mapping of sections")
-    return check(override(base, sets, note))
+    return check(override(deepcopy(DEFAULT) if file is None else read(file), sets, note))
+
+
+def read(file: str) -> dict[str, Any]:
+    """Read a YAML file of sections as it is; InputError where it can't be, or is none."""
+    try:
+        found = parse(Path(file).read_text(), file) or {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{file}: can't be read ({getattr(error, 'strerror', None) or error})") from None
+    if not isinstance(found, dict):
+        raise InputError(f"{file}: a config is a mapping of sections")
+    return found
 
 
 def override(base: dict[str, Any], sets: Sequence[str], note: Callable[[str], None]) -> dict[str, Any]:

@@ -53,6 +53,12 @@ class Budget:
         ]
         return max(0, min(limits)) if limits else None
 
+    def allows(self, cost: Cost) -> bool:
+        """Tell whether a cost stays within the sample limits."""
+        return (self.samples is None or cost.samples <= self.samples) and (
+            self.forward_samples is None or cost.forward <= self.forward_samples
+        )
+
     def progress(self, generation: int, cost: Cost) -> float:
         """Return the share in [0, 1] of the budget in generations or samples that is spent; 0 where neither is set."""
         pairs = ((self.generations, generation), (self.samples, cost.samples), (self.forward_samples, cost.forward))

@@ -42,6 +42,7 @@ class Development(NamedTuple):
     develop: Callable[[Population, Tensor, Context], Developed]  # the Tensor: rows of the generation's batch
     planned: Planned  # of learning, and of scoring whatever the batch
     passes: Callable[[int], int]  # how often a sample of the generation's batch goes forward for n individuals
+    steps: int = 0  # gradient steps in a generation; `Context.steps` can make them fewer
 
 
 def unchanged(scoring: Scoring) -> Development:
@@ -56,7 +57,7 @@ def unchanged(scoring: Scoring) -> Development:
     return Development(develop, planned, scoring.passes)
 
 
-def lamarckian(scoring: Scoring, refine: Refine, learning: Planned) -> Development:
+def lamarckian(scoring: Scoring, refine: Refine, learning: Planned, steps: int = 0) -> Development:
     """Refine a population, score it, and let it inherit what it learnt."""
 
     def develop(population: Population, index: Tensor, context: Context) -> Developed:
@@ -67,10 +68,10 @@ def lamarckian(scoring: Scoring, refine: Refine, learning: Planned) -> Developme
     def planned(population: Population, context: Context) -> Cost:
         return learning(population, context) + Cost(forward=scoring.beside(len(population.genomes)))
 
-    return Development(develop, planned, scoring.passes)
+    return Development(develop, planned, scoring.passes, steps)
 
 
-def backed_off(scoring: Scoring, refine: Refine, learning: Planned) -> Development:
+def backed_off(scoring: Scoring, refine: Refine, learning: Planned, steps: int = 0) -> Development:
     """As `lamarckian`, but an individual that scores worse on the generation's batch than before is put back."""
 
     def develop(population: Population, index: Tensor, context: Context) -> Developed:
@@ -93,7 +94,7 @@ def backed_off(scoring: Scoring, refine: Refine, learning: Planned) -> Developme
     def planned(population: Population, context: Context) -> Cost:
         return learning(population, context) + Cost(forward=2 * scoring.beside(len(population.genomes)))
 
-    return Development(develop, planned, lambda n: 2 * scoring.passes(n))
+    return Development(develop, planned, lambda n: 2 * scoring.passes(n), steps)
 
 
 def baldwinian(development: Development) -> Development:

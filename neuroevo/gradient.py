@@ -10,7 +10,7 @@ The optimizers are torch's, step for step: SGD with momentum (Polyak 1964) and N
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal, NamedTuple, Protocol
 
 import torch
@@ -30,7 +30,7 @@ CPU_SLICE = 2**22  # genes in a slice of individuals, measured best; of heads of
 
 PROBE, SIGNS = 64, 4  # samples, and random signs of their outputs, by which sensitivity is measured
 
-Range = tuple[float, float]  # a hyperparameter that each individual has its own of
+Range = tuple[float, ...]  # a hyperparameter that each individual has its own of, between the first and the last
 Weights = dict[str, Tensor]  # {name: [r, *shape]}
 
 
@@ -227,26 +227,30 @@ def refiner(
             rows = rows[order[: round(s.share * len(rows))]].sort().values
         return rows
 
+    def taken(context: Context) -> int:
+        """Return how many steps a generation takes: fewer in the last one, where the budget hasn't as many."""
+        return s.steps if context.steps is None else min(s.steps, context.steps)
+
     def planned(population: Population, context: Context) -> Cost:
-        samples = len(chosen(population, context)) * s.steps * size
+        samples = len(chosen(population, context)) * taken(context) * size
         return Cost(forward=samples, backward=samples)
 
     def refine(population: Population, context: Context) -> tuple[Population, Cost]:
         population = with_traits(
             population, {name: value for name, value in ranges.items() if name not in given}, context
         )
-        rows = chosen(population, context)
-        if s.steps == 0 or not len(rows):
+        rows, steps = chosen(population, context), taken(context)
+        if steps == 0 or not len(rows):
             return population, Cost()
         genomes, traits = population.genomes.clone(), dict(population.traits)
         inherits = s.optimizer_state == "inherit" and bool(optimizer.slots)
         if inherits:
             for slot in optimizer.slots:
                 traits[slot] = traits[slot].clone() if slot in traits else torch.zeros_like(genomes)
-            taken = traits.get("steps", torch.zeros(len(genomes), device=genomes.device))
-            traits["steps"] = taken.index_add(0, rows, torch.full((len(rows),), float(s.steps), device=genomes.device))
+            so_far = traits.get("steps", torch.zeros(len(genomes), device=genomes.device))
+            traits["steps"] = so_far.index_add(0, rows, torch.full((len(rows),), float(steps), device=genomes.device))
         streams = traits.get("stream", torch.arange(len(genomes), device=genomes.device))
-        draws = Draws(task, s, size, int(streams.max()) + 1, context)
+        draws = Draws(task, replace(s, steps=steps), size, int(streams.max()) + 1, context)
         for part in rows.split(task.individuals):
             x = genomes[part].to(task.device)
             values = {
@@ -256,7 +260,7 @@ def refiner(
             }  # fmt: skip
             values["lr"] = values["lr"] * factor(s.schedule, context.progress, s.final)
             slots = [traits[slot][part].to(x) if inherits else torch.zeros_like(x) for slot in optimizer.slots]
-            before = taken[part].to(x) if inherits else x.new_zeros(len(part))
+            before = so_far[part].to(x) if inherits else x.new_zeros(len(part))
             genomes[part] = train(x, slots, before, values, streams[part], draws).to(genomes)
             if inherits:
                 for slot, value in zip(optimizer.slots, slots, strict=True):
@@ -382,23 +386,27 @@ def soft_targets(targets: Tensor, partners: Tensor | None, share: float, smoothi
 def with_traits(population: Population, ranges: dict[str, float | Range], context: Context) -> Population:
     """Give every individual its own of each hyperparameter that is a range.
 
-    New individuals draw theirs, log-uniformly where the range is above zero; those bred mutate what they inherited by
-    a log-normal factor, within the range (Schwefel's rule; population based training does likewise, Jaderberg et al.
-    2017).
+    New individuals draw theirs, log-uniformly where the range is above zero; more than two values are dealt round
+    instead. Those bred mutate what they inherited by a log-normal factor, within the range (Schwefel's rule; population
+    based training does likewise, Jaderberg et al. 2017).
     """
     traits, n = dict(population.traits), len(population.genomes)
     bred = population.parents[:, -1] >= 0
+    streams = traits.get("stream", torch.arange(n, device=population.genomes.device))
+    drawn = int(streams.max()) + 1
     for name, value in ranges.items():
         if not isinstance(value, tuple):
             continue
-        low, high = value
+        low, high = value[0], value[-1]
         generator = context.generator(f"refine/{name}")
         device = population.genomes.device
-        if name not in traits:
-            u = torch.rand(n, generator=generator, device=device)
+        if name not in traits and len(value) > 2:
+            traits[name] = torch.tensor(value, device=device)[streams % len(value)]
+        elif name not in traits:
+            u = torch.rand(drawn, generator=generator, device=device)[streams]
             traits[name] = low * (high / low) ** u if low > 0 else low + (high - low) * u
         else:
-            step = (TAU * torch.randn(n, generator=generator, device=device)).exp()
+            step = (TAU * torch.randn(drawn, generator=generator, device=device)[streams]).exp()
             traits[name] = torch.where(bred, traits[name] * step, traits[name]).clamp(low, high)
     return population._replace(traits=traits)
 

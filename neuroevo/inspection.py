@@ -5,6 +5,7 @@ import inspect
 import os
 import platform
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from torch import nn
 
 from neuroevo import checkpoint, composition, config, data, devices, experiment, features, heads, rundir
+from neuroevo.arms import ARMS
 from neuroevo.backbones import Backbone
 from neuroevo.config import Config
 from neuroevo.errors import InputError
@@ -84,13 +86,13 @@ def front(saved: checkpoint.Checkpoint) -> Rows:
 
 def names(kind: str | None) -> list[tuple[str, Rows]]:
     """Return, for one kind of part or all, each name in its table with its options."""
-    if kind is not None and kind not in config.TABLES:
-        raise InputError(f"list: no kind {kind!r}; there are: {', '.join(config.TABLES)}")
-    return [(k, [_part(k, name) for name in config.TABLES[k]]) for k in ([kind] if kind else config.TABLES)]
+    tables = {**config.TABLES, "arm": ARMS}
+    if kind is not None and kind not in tables:
+        raise InputError(f"list: no kind {kind!r}; there are: {', '.join(tables)}")
+    return [(k, [_part(name, tables[k][name]) for name in tables[k]]) for k in ([kind] if kind else tables)]
 
 
-def _part(kind: str, name: str) -> tuple[str, str]:
-    function = config.TABLES[kind][name]
+def _part(name: str, function: Callable[..., Any]) -> tuple[str, str]:
     options = [p for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
 
     def spelled(p: inspect.Parameter) -> str:

@@ -4,6 +4,7 @@ It knows nothing of files. Each generation it yields a `Step`, whose parts are e
 written step, and `evolve` goes on from one as if it had never stopped.
 """
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -118,15 +119,27 @@ def evolve(
         context = Context(rules.seed, generation, progress, device, sensitivity.of if sensitivity else None)
         population = algorithm.ask(state, context)
         asked = sensitivity.taken() if sensitivity else Cost()
-        planned = asked + development.planned(population, context)
-        return Proposal(context, population, asked, planned, development.passes(len(population.genomes)))
+        each = development.passes(len(population.genomes))
+
+        def planned(steps: int | None) -> Cost:
+            return asked + development.planned(population, context._replace(steps=steps))
+
+        def room(steps: int | None, samples: int) -> bool:
+            return rules.budget.allows(cost + planned(steps) + Cost(forward=samples * each))
+
+        steps = None
+        if development.steps and not room(None, rules.samples):
+            # The last generation learns for as many steps as the budget has left beside its batch, at least for one.
+            most = bisect_left(range(2, development.steps + 1), True, key=lambda k: not room(k, rules.samples))
+            steps = most + 1
+        return Proposal(context._replace(steps=steps), population, asked, planned(steps), each)
 
     ahead: Proposal | None = None
     while step.stop is None:
         generation = step.generation + 1
         now = ahead or propose(step.state, generation, step.cost)
         left = rules.budget.left(step.cost + now.planned)
-        # The last generation's batch is cut to what is left of the budget.
+        # The last generation's batch is cut to what its steps leave of the budget.
         size = rules.samples if left is None or not now.each else min(rules.samples, left // now.each)
         if size < 1:
             raise InputError("budget: the samples allowed are too few for one generation of the smallest batch")

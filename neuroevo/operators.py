@@ -13,6 +13,7 @@ Mutation: `(children, context, layout) -> Population`; it may work in place on t
 """
 
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from functools import cache, reduce
 from typing import Annotated, Literal
@@ -354,7 +355,9 @@ def sbx(
 
     Of the two children that evotorch makes of each pair, the first, which is the one nearer to the first parent.
     """
-    from evotorch.operators.functional import simulated_binary_cross_over
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # evotorch scripts functions at import, which torch deprecates
+        from evotorch.operators.functional import simulated_binary_cross_over
 
     def mix(first: Tensor, second: Tensor, rows: slice, columns: slice) -> None:
         first.copy_(simulated_binary_cross_over(torch.cat([first, second]), eta=eta)[: len(first)])

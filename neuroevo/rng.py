@@ -27,6 +27,7 @@ class Context(NamedTuple):
     device: torch.device  # where the population is kept
     # How much outputs depend on each gene, genomes [n, g] -> [n, g]; there only where something asks for it.
     sensitivity: Callable[[torch.Tensor], torch.Tensor] | None = None
+    steps: int | None = None  # gradient steps that the budget has left, where that is fewer than a generation's
 
     def generator(self, stream: str) -> torch.Generator:
         """Return this generation's generator of a stream, on the population's device."""

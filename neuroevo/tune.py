@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from neuroevo import checkpoint, experiment, loop, rundir, trials
+from neuroevo import checkpoint, config, experiment, loop, rundir, trials
 from neuroevo.algorithms import Algorithm
 from neuroevo.config import Config
 from neuroevo.cost import Budget, Cost
@@ -356,6 +356,13 @@ def final(folder: Path, reporter: Reporter) -> Path:
         for name in (rundir.RESULT, rundir.HISTORY, rundir.CHECKPOINTS):
             if (folder / name).exists() and not (moved / name).exists():
                 (folder / name).rename(moved / name)
+        best = config.check(config.read(str(folder / rundir.BEST)))
+        if c.tune.rest.included and best.budget.samples is not None:
+            spent = rundir.read_result(moved)["cost"]
+            left = best.budget.samples - spent["forward_samples"] - 2 * spent["backward_samples"]
+            if left < 1:
+                raise InputError("budget.samples: the search took them all; see tune.budget and tune.included")
+            best = replace(best, budget=best.budget.model_copy(update={"samples": left}))
         rundir.replace(moved / rundir.CONFIG, (folder / rundir.CONFIG).read_bytes())
-        rundir.replace(folder / rundir.CONFIG, (folder / rundir.BEST).read_bytes())
+        rundir.replace(folder / rundir.CONFIG, best.to_yaml().encode())
     return experiment.resume(str(folder), [], reporter)

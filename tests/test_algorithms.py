@@ -213,3 +213,17 @@ def test_it_reaches_its_level_within_a_budget_and_gets_further_than_chance(
     assert loss < levels[column]
     if name != "random":
         assert loss < 0.95 * reached("random", problem, tuple(LEVELS["random"][0].items()), 2000, device)
+
+
+def test_validation_sees_everybody_who_only_learns_and_nobody_invalid() -> None:
+    algorithm = ALGORITHMS["fixed"](LAYOUT, population=4)
+    context = Context(0, 1, 0.0, torch.device("cpu"))
+    population = algorithm.ask(algorithm.init(torch.zeros(1, G), 0.1, context), context)
+    values = torch.tensor([[1.0], [-torch.inf], [3.0], [2.0]], dtype=torch.float64)
+    found = algorithm.candidates(
+        algorithm.tell(
+            algorithm.init(torch.zeros(1, G), 0.1, context), population, Scores(values, values[:, 0].isinf())
+        )
+    )
+    assert list(found) == ["individual_0", "best", "individual_3"]
+    assert torch.equal(torch.stack(list(found.values())), population.genomes[[0, 2, 3]])

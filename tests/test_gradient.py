@@ -377,3 +377,38 @@ def test_the_same_generation_draws_the_same_and_another_does_not() -> None:
     assert torch.equal(a, b)
     assert not torch.equal(a, c)
     assert math.isfinite(float(a.sum()))
+
+
+def test_more_than_two_learning_rates_are_dealt_round_and_stay_where_nobody_is_bred() -> None:
+    t, rates = task(linear), (0.001, 0.01, 0.1)
+    start = population(t, 7)._replace(parents=torch.full((7, 2), -1))
+    refine, _ = gradient.refiner(t, OPTIMIZERS["sgd"](momentum=0.0), settings(lr=rates))
+    once, _ = refine(start, context())
+    twice, _ = refine(once, context(2))
+    for found in (once, twice):
+        torch.testing.assert_close(found.traits["lr"], torch.tensor([rates[i % 3] for i in range(7)]))
+    for i, lr in enumerate(rates):  # each learns by its own
+        alone, _ = gradient.refiner(t, OPTIMIZERS["sgd"](momentum=0.0), settings(lr=lr))[0](start, context())
+        torch.testing.assert_close(once.genomes[i::3], alone.genomes[i::3])
+
+
+def test_bred_individuals_keep_their_learning_rate_between_the_first_and_the_last() -> None:
+    t = task(linear)
+    bred = population(t, 40, {"lr": torch.full((40,), 0.1)})
+    found, _ = gradient.refiner(t, OPTIMIZERS["sgd"](), settings(lr=(0.001, 0.01, 0.1)))[0](bred, context())
+    assert 0.001 <= float(found.traits["lr"].min()) < float(found.traits["lr"].max()) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("name", list(OPTIMIZERS))
+def test_steps_that_the_budget_cuts_are_those_of_fewer_steps(name: str) -> None:
+    for state in ("fresh", "inherit"):
+        t = task(mlp, individuals=2)
+        whole = gradient.refiner(t, OPTIMIZERS[name](), settings(steps=9, optimizer_state=state))
+        short = gradient.refiner(t, OPTIMIZERS[name](), settings(steps=3, optimizer_state=state))
+        cut = context()._replace(steps=3)
+        (a, cost), (b, expected) = whole[0](population(t), cut), short[0](population(t), context())
+        assert cost == expected == whole[1](population(t), cut) == Cost(forward=N * 3 * 16, backward=N * 3 * 16)
+        assert torch.equal(a.genomes, b.genomes)
+        assert a.traits.keys() == b.traits.keys()
+        assert all(torch.equal(a.traits[key], b.traits[key]) for key in a.traits)
+        assert whole[1](population(t), context()._replace(steps=20)) == whole[1](population(t), context())

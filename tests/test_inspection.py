@@ -4,6 +4,7 @@ import pytest
 from conftest import Quiet
 
 from neuroevo import checkpoint, config, experiment, inspection, rundir
+from neuroevo.arms import ARMS
 from neuroevo.config import load
 from neuroevo.errors import InputError
 
@@ -42,7 +43,7 @@ def test_damage_is_shown(finished: Path, tmp_path: Path) -> None:
 
 def test_every_name_of_every_table_is_listed() -> None:
     listed = {kind: [name for name, _ in rows] for kind, rows in inspection.names(None)}
-    assert listed == {kind: list(table) for kind, table in config.TABLES.items()}
+    assert listed == {kind: list(table) for kind, table in {**config.TABLES, "arm": ARMS}.items()}
     assert dict(inspection.names("selection")[0][1])["tournament"].endswith("(size=4)")
 
 

@@ -57,6 +57,8 @@ def alone(c: Config) -> loop.Step:
         (["refine.optimizer_state=inherit", "refine.nesterov=true"], [{"refine.momentum": m} for m in (0.9, 0.5)]),
         (["refine.name=adamw"], [{"refine.lr": lr} for lr in (0.01, 0.001)]),
         (GA, [{"algorithm.mutation.sigma": sigma} for sigma in (0.3, 0.01)]),
+        (["algorithm.population=3", "refine.lr=[0.01, 0.1]"], [{"refine.momentum": m} for m in (0.9, 0.5)]),
+        (["algorithm.population=3", "refine.lr=[0.01, 0.1, 0.3]"], [{"refine.momentum": m} for m in (0.9, 0.5)]),
         (GA, [{"genome.init_sigma": 0.5, "refine.lr": 0.1}, {"genome.init_sigma": 0.01, "refine.lr": 0.5}]),
         ([*GA, "refine=null"], [{"algorithm.mutation.sigma": sigma} for sigma in (0.3, 0.01)]),
         (["algorithm.name=pso", *GA[1:2], *GA[3:]], [{"refine.lr": lr} for lr in (0.3, 0.01)]),

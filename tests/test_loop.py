@@ -9,7 +9,7 @@ from torch import Tensor
 from neuroevo import loop
 from neuroevo.algorithms import Algorithm
 from neuroevo.cost import Budget, Cost
-from neuroevo.development import Scoring, unchanged
+from neuroevo.development import Developed, Development, Scoring, unchanged
 from neuroevo.errors import InputError
 from neuroevo.fitness import Scores
 from neuroevo.genome import Population
@@ -189,3 +189,53 @@ def test_ties_on_the_metric_are_broken_by_cross_entropy() -> None:
     a = Champion(torch.zeros(1), "a", 1, {"accuracy": 0.5, "cross_entropy": 2.0})
     b = a._replace(validation={"accuracy": 0.5, "cross_entropy": 1.0})
     assert loop.merit(b.validation, r) > loop.merit(a.validation, r)
+
+
+def learning(steps: int, batch: int, budget: Budget) -> tuple[list[Step], list[int | None]]:
+    """Run the walk, whose 4 individuals learn `steps` steps of `batch` samples a generation; return what was taken."""
+    taken: list[int | None] = []
+
+    def cost(population: Population, context: Context) -> Cost:
+        n = len(population.genomes) * batch * (steps if context.steps is None else min(steps, context.steps))
+        return Cost(forward=n, backward=n)
+
+    def develop(population: Population, index: Tensor, context: Context) -> Developed:
+        taken.append(context.steps)
+        n = len(population.genomes)
+        scores = Scores(population.genomes[:, :1].double(), torch.zeros(n, dtype=torch.bool))
+        return Developed(population, population, scores, cost(population, context) + Cost(forward=n * len(index)))
+
+    first = Champion(torch.zeros(1), "start", 0, {"accuracy": -1.0, "cross_entropy": 1.0})
+    none = Scores(torch.zeros(1, 1), torch.zeros(1, dtype=torch.bool))
+    start = Step(0, Walk(torch.zeros(1)), Population(torch.zeros(1, 1), {}, torch.full((1, 2), -1)), none, {}, Cost(),
+                 0.0, first, 0, None)  # fmt: skip
+
+    def validate(genomes: Tensor) -> tuple[list[dict[str, float]], Cost]:
+        return [{"accuracy": 0.0, "cross_entropy": 1.0} for _ in genomes], Cost()
+
+    d = Development(develop, cost, lambda n: n, steps)
+    return list(loop.evolve(walk(), d, validate, rules(budget=budget), start, CPU, lambda: 0.0)), taken
+
+
+def test_the_last_generation_learns_for_as_many_steps_as_the_budget_has_left() -> None:
+    # A generation: 5 steps of 4 x 10 samples, forward and twice backward, a batch of 8: 5 x 120 + 32 = 632 samples.
+    for extra, expected in ((0, 0), (123, 0), (124, 1), (151, 1), (152, 1), (2 * 120 + 31, 1), (2 * 120 + 32, 2),
+                            (631, 4)):  # fmt: skip
+        steps, taken = learning(5, 10, Budget(samples=632 + extra))
+        assert taken == [None, *([expected] if expected else [])], extra
+        spent = steps[-1].cost.samples
+        assert 632 + extra - 120 - 4 < spent <= 632 + extra
+        assert steps[-1].stop == "samples"
+
+
+def test_a_budget_that_one_step_of_the_smallest_batch_exceeds_is_refused_and_one_that_it_fits_is_not() -> None:
+    steps, taken = learning(5, 10, Budget(samples=124))
+    assert (taken, steps[-1].cost.samples) == ([1], 124)
+    with pytest.raises(InputError, match="too few"):
+        learning(5, 10, Budget(samples=123))
+
+
+def test_steps_are_cut_to_forward_samples_too() -> None:
+    steps, taken = learning(5, 10, Budget(forward_samples=232 + 100))
+    assert taken == [None, 1]
+    assert steps[-1].cost.forward == 232 + 72

@@ -169,6 +169,19 @@ def test_best_yaml_alone_gives_the_final_run_again(tmp_path: Path) -> None:
     assert "tuning" not in again
 
 
+def test_the_search_can_be_included_in_the_budget(tmp_path: Path) -> None:
+    total = 3 * 12 * 2 * EPOCH + 12 * 2 * 50 + 100_000
+    budget = ["tune.included=true", f"budget.samples={total}", "budget.generations=null"]
+    result = searched(tmp_path / "r", *budget)
+    spent = [cost["forward_samples"] + 2 * cost["backward_samples"] for cost in
+             (result["cost"], result["tuning"]["cost"])]  # fmt: skip
+    assert spent[1] == total - 100_000
+    assert total - 3 * 64 < sum(spent) <= total
+    assert (tmp_path / "r" / "best.yaml").read_text().count(f"samples: {total}\n") == 1
+    with pytest.raises(InputError, match="the search took them all"):
+        searched(tmp_path / "s", "tune.included=true", "budget.samples=80000")
+
+
 def test_what_sets_the_same_is_not_trained_twice(tmp_path: Path) -> None:
     space = "tune.space={refine.batch_size: {name: integer, low: 32, high: 64}, refine.nesterov: boolean}"
     result = searched(tmp_path / "r", space, "tune.budget.generations=8", "tune.final=false")

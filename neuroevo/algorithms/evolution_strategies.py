@@ -5,8 +5,10 @@ distribution by its own batch. What is drawn comes from a named stream, so that 
 """
 
 import math
+import warnings
 from collections.abc import Callable
-from typing import Annotated, NamedTuple
+from functools import cache
+from typing import Annotated, Any, NamedTuple
 
 import torch
 from annotated_types import Ge, Gt, Le, Lt
@@ -110,21 +112,25 @@ def _mirrored(population: int) -> Callable[[Search, Draw], Tensor]:
     return sample
 
 
+@cache
+def _ranking() -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # evotorch scripts functions at import, which torch deprecates
+        from evotorch.tools import ranking
+    return ranking
+
+
 def _pairs(genomes: Tensor, ranks: Tensor) -> tuple[Tensor, Tensor]:
     """Return half the way [m, g] from each pair's second to its first, and centred ranks [m, 2], 0 where invalid."""
-    from evotorch.tools.ranking import centered
-
     count = len(ranks) // 2 * 2
     ends, ranks = genomes[:count].unflatten(0, (-1, 2)), ranks[:count]
     valid = (ranks >= 0).view(-1, 2).all(1, keepdim=True)
-    return (ends[:, 0] - ends[:, 1]) / 2, centered(ranks).view(-1, 2).where(valid, 0)
+    return (ends[:, 0] - ends[:, 1]) / 2, _ranking().centered(ranks).view(-1, 2).where(valid, 0)
 
 
 def _utilities(ranks: Tensor) -> Tensor:
     """Return the weights [n] of natural evolution strategies, 0 for an invalid individual (Wierstra et al. 2014)."""
-    from evotorch.tools.ranking import nes
-
-    weights: Tensor = nes(ranks)
+    weights: Tensor = _ranking().nes(ranks)
     return weights.where(ranks >= 0, 0)
 
 

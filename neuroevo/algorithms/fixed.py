@@ -34,7 +34,9 @@ def fixed(layout: Layout, *, population: Annotated[int, Ge(1)] = 1) -> Algorithm
         return GAState(scored, fitness_of(scores))
 
     def candidates(state: GAState) -> dict[str, Tensor]:
-        best = int(state.fitness.argmax())
-        return {"best": state.population.genomes[best]} if state.fitness[best] > -torch.inf else {}
+        # Nobody competes with anybody here: validation sees all.
+        best, valid = int(state.fitness.argmax()), (state.fitness > -torch.inf).tolist()
+        names = ["best" if i == best else f"individual_{i}" for i in range(population)]
+        return {names[i]: state.population.genomes[i] for i in range(population) if valid[i]}
 
     return Algorithm(init, ask, tell, candidates)

@@ -1,0 +1,488 @@
+"""A benchmark: arms at equal budget over seeds and splits, each run an ordinary one, then tables of what they came to.
+
+Everything is read back from the runs' folders, so an interrupted benchmark goes on by the same command, and arms and
+seeds may be added by another.
+"""
+
+import csv
+import io
+import json
+import math
+import multiprocessing
+import os
+import platform
+import subprocess
+import sys
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from neuroevo import arms, config, experiment, rundir, statistics, tune
+from neuroevo.arms import Given, Overlay
+from neuroevo.config import Config
+from neuroevo.errors import InputError, Interrupted, RunError
+from neuroevo.experiment import Reporter, Signals
+from neuroevo.metrics import LOWER_IS_BETTER
+from neuroevo.statistics import Estimate
+
+BENCH, RUNS = "bench.yaml", "runs"
+RESULTS, CURVES, SUMMARY, COMPARISONS, LEVELS = (
+    "results.csv", "curves.csv", "summary.csv", "comparisons.csv", "levels.csv",
+)  # fmt: skip
+SHARES = (0.5, 0.8, 0.9, 0.95, 0.99)  # of the way from the start to the best arm: the levels, where none are given
+# Images through the backbone depend on what was cached when a run began, and are left to its result.json.
+COSTS = ("forward_samples", "backward_samples", "validation_samples")
+
+
+class Task(NamedTuple):
+    """One run of a benchmark."""
+
+    arm: str
+    split: int  # data.split_seed
+    seed: int
+    folder: Path
+    config: Config
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A benchmark as it was asked for."""
+
+    base: dict[str, Any]  # the config that arms share, as it was given, with a memory limit
+    overlays: dict[str, Overlay | None]  # by arm; None for one of the table
+    samples: int
+    seeds: int
+    splits: int
+    levels: list[float]  # of validation; empty: shares of the way to the best arm
+    command: str
+
+    def record(self) -> dict[str, Any]:
+        """Return what bench.yaml holds."""
+        return {
+            "config": self.base, "arms": self.overlays, "samples": self.samples, "seeds": self.seeds,
+            "splits": self.splits, "levels": self.levels, "command": self.command, "machine": platform.platform(),
+            "commit": commit(),
+        }  # fmt: skip
+
+    def tasks(self, folder: Path, given: Given) -> list[Task]:
+        """Return all runs, seed by seed, so that a benchmark that goes on has about as many of each arm."""
+        c = config.check(self.base)
+        found = []
+        for split in range(c.data.split_seed, c.data.split_seed + self.splits):
+            for seed in range(c.seed, c.seed + self.seeds):
+                for arm, overlay in self.overlays.items():
+                    own = arms.applied(self.base, arm, overlay, given, seed, split)
+                    found.append(Task(arm, split, seed, folder / RUNS / arm / f"{split}-{seed}", own))
+        return found
+
+
+def commit() -> str | None:
+    """Return the commit of a checkout that the package lies in, marked where files differ from it; None without."""
+    found = subprocess.run(  # noqa: S603
+        ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--exclude=*"],  # noqa: S607
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    return found.stdout.strip() or None
+
+
+def run(
+    file: str, names: Sequence[str], seeds: int, splits: int, budget: str | None, jobs: int, levels: Sequence[float],
+    sets: Sequence[str], out: str | None, reporter: Reporter, command: str,
+) -> Path:  # fmt: skip
+    """Run what is missing of a benchmark in `out`, beginning it where there is none; return the folder."""
+    base = config.override(config.read(file), sets, reporter.note)
+    c = config.check(base)
+    overlays = arms.listed(names)
+    for name, count in (("--seeds", seeds), ("--splits", splits), ("--jobs", jobs)):
+        if count < 1:
+            raise InputError(f"{name}: {count} given, one or more expected")
+    folder = Path(out or Path("runs/out") / f"{Path(file).stem}-bench")
+    if (folder / rundir.CONFIG).exists():
+        raise InputError(f"--out: {folder} already holds a run")
+    ready = experiment.prepared(c)
+    given = sizes(c, ready.given[1])
+    samples = asked(budget) or own_budget(c, given)
+    # What is free differs from run to run; slices, and with them rounding, must not.
+    assert ready.config.memory.limit is not None
+    limit = c.memory.limit or ready.config.memory.limit // jobs
+    base = base | {"memory": {**(base.get("memory") or {}), "limit": limit}}
+    bench = Bench(base, overlays, samples, seeds, splits, sorted(levels), command)
+    known = opened(folder) if (folder / BENCH).exists() else None
+    if known is not None:
+        bench = joined(known, bench, c.memory.limit is not None, folder)
+    tasks = bench.tasks(folder, given._replace(samples=samples))  # a wrong arm leaves nothing behind
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--out: {folder}: {error.strerror}") from None
+    return finished(folder, bench, tasks, jobs, reporter)
+
+
+def resume(run_dir: str, jobs: int, reporter: Reporter) -> Path:
+    """Go on with a benchmark; one that is finished is left as it is, its tables written anew."""
+    folder = Path(run_dir)
+    bench = opened(folder)
+    c = config.check(bench.base)
+    given = sizes(c, experiment.prepared(c).given[1])._replace(samples=bench.samples)
+    return finished(folder, bench, bench.tasks(folder, given), jobs, reporter)
+
+
+def opened(folder: Path) -> Bench:
+    """Read what a benchmark was asked for."""
+    raw = config.read(str(folder / BENCH))
+    return Bench(raw["config"], raw["arms"], raw["samples"], raw["seeds"], raw["splits"], raw["levels"], raw["command"])
+
+
+def joined(known: Bench, more: Bench, limited: bool, folder: Path) -> Bench:
+    """Return a benchmark with what another command adds to it; InputError where the two don't compare."""
+
+    def but_memory(bench: Bench) -> dict[str, Any]:
+        return bench.base if limited else {key: value for key, value in bench.base.items() if key != "memory"}
+
+    if but_memory(known) != but_memory(more):
+        keys = {**but_memory(known), **but_memory(more)}
+        differ = ", ".join(key for key in keys if known.base.get(key) != more.base.get(key))
+        raise InputError(f"--out: {folder} holds a benchmark of another config ({differ}); give another --out")
+    if known.samples != more.samples:
+        raise InputError(f"--out: {folder} holds a benchmark at {known.samples:,} samples; give another --out")
+    for arm, overlay in more.overlays.items():
+        if arm in known.overlays and known.overlays[arm] != overlay:
+            raise InputError(f"--arms: {arm} was another in {folder}; give the file another name")
+    return replace(
+        known, overlays={**known.overlays, **more.overlays}, seeds=max(known.seeds, more.seeds),
+        splits=max(known.splits, more.splits), levels=more.levels or known.levels, command=more.command,
+    )  # fmt: skip
+
+
+def asked(budget: str | None) -> int | None:
+    """Read `samples=N`; InputError where it is something else."""
+    if budget is None:
+        return None
+    key, _, text = budget.partition("=")
+    value = config.parse(text, "--budget")
+    if key != "samples" or not isinstance(value, int | float) or isinstance(value, bool) or not value >= 1:
+        raise InputError(f"--budget {budget}: give it as samples=N, forward + 2 x backward; arms are compared on those")
+    return int(value)
+
+
+def sizes(c: Config, splits: Mapping[str, torch.Tensor]) -> Given:
+    """Return what arms are told of the data."""
+    return Given(0, len(splits["train"]), len(splits["validation"]))
+
+
+def own_budget(c: Config, given: Given) -> int:
+    """Return the samples that the config's own run takes; InputError where nothing says how many."""
+    if c.budget.samples is not None:
+        return c.budget.samples
+    if c.budget.generations is None and c.budget.forward_samples is None:
+        raise InputError("--budget: the config has no budget in samples or generations; give samples=N")
+    each = arms.generation(c, given).samples
+    limits = [each * c.budget.generations] if c.budget.generations is not None else []
+    return min([*limits, *([c.budget.forward_samples] if c.budget.forward_samples is not None else [])])
+
+
+def finished(folder: Path, bench: Bench, tasks: list[Task], jobs: int, reporter: Reporter) -> Path:
+    """Do what is left of a benchmark, keeping its tables up to date, whatever ends it."""
+    with rundir.locked(folder):
+        rundir.replace(folder / BENCH, config.dump(bench.record()).encode())
+        left = [task for task in tasks if not done(task)]
+        if len(left) < len(tasks):
+            reporter.note(f"{folder}: {len(tasks) - len(left)} of {len(tasks)} runs are finished")
+        failed = []
+        try:
+            for task, error in (alone if jobs == 1 else together)(left, jobs, reporter):
+                reporter.note(f"{label(task)}: {error or outcome(task)}")
+                failed += [f"{label(task)}: {error}"] if error else []
+                write(folder, bench, tasks)
+        finally:
+            write(folder, bench, tasks)
+    if failed:
+        raise RunError(f"{folder}: {len(failed)} of {len(tasks)} runs failed; the first: {failed[0]}")
+    return folder
+
+
+def done(task: Task) -> bool:
+    """Tell whether a run came to its end."""
+    result = rundir.read_result(task.folder)
+    return result.get("status") == "finished" and "champion" in result
+
+
+def label(task: Task) -> str:
+    """Return what a run is called."""
+    return f"{task.arm}, split {task.split}, seed {task.seed}"
+
+
+def outcome(task: Task) -> str:
+    """Return a finished run in a line."""
+    result = rundir.read_result(task.folder)
+    metric = task.config.validation_metric.name
+    champion = result["champion"]
+    return (f"validation {metric} {champion['validation'][metric]:.4f}, test {champion['test'][metric]:.4f}, "
+            f"{result['cost']['seconds']:.0f} s")  # fmt: skip
+
+
+def work(task: Task, reporter: Reporter) -> None:
+    """Begin a run, or go on with it."""
+    try:
+        if (task.folder / rundir.CONFIG).exists():
+            tune.resume(str(task.folder), [], reporter)
+        elif task.config.tune is not None:
+            tune.run(task.config, str(task.folder), "", reporter)
+        else:
+            experiment.run(task.config, str(task.folder), "", reporter)
+    except InputError as error:
+        raise InputError(f"arm {label(task)}: {error}") from None
+
+
+def alone(tasks: Iterable[Task], jobs: int, reporter: Reporter) -> Iterator[tuple[Task, str]]:
+    """Do runs one after another in this process, and yield each with what made it fail, empty where nothing did."""
+    for task in tasks:
+        reporter.note(f"{label(task)}: {task.folder}")
+        try:
+            work(task, reporter)
+        except (RunError, OSError) as error:
+            yield task, str(error)
+        else:
+            yield task, ""
+
+
+def together(tasks: Iterable[Task], jobs: int, reporter: Reporter) -> Iterator[tuple[Task, str]]:
+    """Do runs in processes of their own, so many at a time, and yield each with what made it fail, or nothing.
+
+    Unless OMP_NUM_THREADS says otherwise, the processes share the threads of this one.
+    """
+    waiting, threads = list(tasks), max(1, torch.get_num_threads() // jobs)
+    jobs = min(jobs, len(waiting))
+    if "OMP_NUM_THREADS" not in os.environ:
+        reporter.note(f"{jobs} runs at a time, {threads} threads each")
+    spawn, at_work = multiprocessing.get_context("spawn"), dict[Connection, Task]()
+    with Signals() as signals, ExitStack() as processes:
+
+        def ended(process: BaseProcess) -> None:  # each writes its checkpoint
+            if process.is_alive():
+                process.terminate()
+            process.join()
+
+        for _ in range(jobs):
+            mine, theirs = spawn.Pipe()
+            process = spawn.Process(target=worker, args=(theirs, threads))
+            process.start()
+            processes.callback(ended, process)
+            theirs.close()
+            at_work[mine] = waiting.pop(0)
+            mine.send(at_work[mine])
+        while at_work:
+            signals.check()
+            for pipe in wait(list(at_work), timeout=0.5):
+                assert isinstance(pipe, Connection)
+                task = at_work.pop(pipe)
+                try:
+                    kind, line = pipe.recv()
+                except EOFError:
+                    signals.check()
+                    raise RunError(f"{label(task)}: its process is gone; the same command goes on") from None
+                if kind == "input":
+                    raise InputError(line)
+                if waiting:
+                    at_work[pipe] = waiting.pop(0)
+                    pipe.send(at_work[pipe])
+                else:
+                    pipe.close()
+                yield task, line
+
+
+class Silent:
+    """A reporter for a run that others run beside: it says nothing, and run.log has what it would have."""
+
+    def note(self, line: str) -> None: ...  # noqa: D102
+
+    def images(self, done: int, total: int) -> None: ...  # noqa: D102
+
+    def generation(self, step: Any, rules: Any) -> None: ...  # noqa: D102
+
+
+def worker(pipe: Connection, threads: int) -> None:
+    """Do runs that come through the pipe, in a process of its own, and say what came of each."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def orphaned() -> None:  # a killed benchmark leaves no process behind, and a run that is killed can be resumed
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=orphaned, daemon=True).start()
+    os.setsid()  # Ctrl-C on a terminal is for the parent, which passes it on
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(threads)
+    while True:
+        try:
+            task = pipe.recv()
+        except EOFError:
+            return
+        try:
+            work(task, Silent())
+        except Interrupted as error:
+            sys.exit(error.status)
+        except InputError as error:
+            pipe.send(("input", str(error)))
+        except (RunError, OSError) as error:
+            pipe.send(("failed", str(error)))
+        else:
+            pipe.send(("done", ""))
+
+
+class Found(NamedTuple):
+    """What a run came to."""
+
+    task: Task
+    row: dict[str, Any]  # of results.csv
+    curve: list[tuple[int, int, float, float]]  # generation, samples, seconds, best validation so far
+
+
+def read(task: Task) -> Found | None:
+    """Read a finished run; None where it isn't finished."""
+    if not done(task):
+        return None
+    metric = task.config.validation_metric.name
+    lower = metric in LOWER_IS_BETTER
+    result = rundir.read_result(task.folder)
+    parts = [(task.folder / rundir.TUNE, result["tuning"]), (task.folder, result)] if "tuning" in result else [
+        (task.folder, result)
+    ]  # fmt: skip
+    cost = {key: sum(part["cost"][key] for _, part in parts) for key in (*COSTS, "seconds")}
+    curve: list[tuple[int, int, float, float]] = []
+    generation, samples, seconds, best = 0, 0, 0.0, math.inf if lower else -math.inf
+    for folder, part in parts:
+        for line in map(json.loads, (folder / rundir.HISTORY).read_text().splitlines()):
+            if line["validation"] is not None:
+                best = (min if lower else max)(best, line["validation"])
+                spent = line["forward_samples"] + 2 * line["backward_samples"]
+                point = generation + line["generation"], samples + spent, seconds + line["seconds"], best
+                curve.append(point)
+        generation += part["generations"] if "generations" in part else part["iterations"]
+        samples += part["cost"]["forward_samples"] + 2 * part["cost"]["backward_samples"]
+        seconds += part["cost"]["seconds"]
+    champion = result["champion"]
+    scores = {f"{split}_{name}": champion[split][name] for split in ("validation", "test")
+              for name in champion["validation"]}  # fmt: skip
+    row = {
+        "arm": task.arm, "split": task.split, "seed": task.seed, "status": result["status"],
+        "stop_reason": result["stop_reason"], "generations": generation, "champion_kind": champion["kind"],
+        "champion_generation": champion["generation"], "validation": champion["validation"][metric],
+        "test": champion["test"][metric], **scores, **{key: cost[key] for key in COSTS[:2]}, "samples": samples,
+        **{key: cost[key] for key in (*COSTS[2:], "seconds")},
+    }  # fmt: skip
+    return Found(task, row, curve)
+
+
+def write(folder: Path, bench: Bench, tasks: Sequence[Task]) -> None:
+    """Write all tables of what is finished."""
+    found = [run for run in map(read, tasks) if run is not None]
+    metric = tasks[0].config.validation_metric.name
+    lower = metric in LOWER_IS_BETTER
+    table(folder / RESULTS, [run.row for run in found])
+    curves = [
+        {"arm": run.task.arm, "split": run.task.split, "seed": run.task.seed,
+         **dict(zip(("generation", "samples", "seconds", "validation"), point, strict=True))}
+        for run in found for point in run.curve
+    ]  # fmt: skip
+    table(folder / CURVES, curves)
+    names = [arm for arm in bench.overlays if any(run.task.arm == arm for run in found)]
+    summary = [summarised(arm, found, tasks, lower) for arm in names]
+    table(folder / SUMMARY, summary)
+    table(folder / COMPARISONS, compared(names, found, tasks, lower))
+    levels = bench.levels or between(found, summary, lower)
+    table(folder / LEVELS, [reached(arm, level, found, lower) for arm in names for level in levels])
+    rundir.write_result(folder, {
+        "status": "finished" if len(found) == len(tasks) else "interrupted",
+        "metric": metric,
+        "lower_is_better": lower,
+        "samples": bench.samples,
+        "runs": len(found),
+        "runs_asked": len(tasks),
+        "arms": {row["arm"]: {k: v if v == v else None for k, v in row.items() if k != "arm"} for row in summary},
+        "versions": experiment.versions(),
+    })  # fmt: skip
+
+
+def table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows of the same columns as CSV; what isn't known is empty."""
+    file = io.StringIO()
+    if rows:
+        writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({key: "" if value != value else value for key, value in row.items()} for row in rows)
+    rundir.replace(path, file.getvalue().encode())
+
+
+def scores(arm: str, column: str, found: Sequence[Found], tasks: Sequence[Task]) -> statistics.Scores:
+    """Return an arm's column of results.csv as [splits, seeds], NaN where a run isn't finished."""
+    splits, seeds = (sorted({getattr(task, name) for task in tasks}) for name in ("split", "seed"))
+    values = np.full((len(splits), len(seeds)), np.nan)
+    for run in found:
+        if run.task.arm == arm:
+            values[splits.index(run.task.split), seeds.index(run.task.seed)] = run.row[column]
+    return values
+
+
+def spread(name: str, estimate: Estimate) -> dict[str, float]:
+    """Return an estimate as three columns."""
+    return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
+
+
+def summarised(arm: str, found: Sequence[Found], tasks: Sequence[Task], lower: bool) -> dict[str, Any]:
+    """Return an arm's row of summary.csv."""
+    test, validation = (scores(arm, column, found, tasks) for column in ("test", "validation"))
+    # How much better the champion looked where it was chosen.
+    gap = test - validation if lower else validation - test
+    own = [run.row for run in found if run.task.arm == arm]
+    return {
+        "arm": arm,
+        "runs": len(own),
+        **spread("test_mean", statistics.estimate(test)),
+        **spread("test_iqm", statistics.estimate(test, statistics.interquartile_mean)),
+        **spread("validation_mean", statistics.estimate(validation)),
+        **spread("gap", statistics.estimate(gap)),
+        "samples_mean": sum(row["samples"] for row in own) / len(own),
+        "seconds_mean": sum(row["seconds"] for row in own) / len(own),
+    }
+
+
+def compared(names: Sequence[str], found: Sequence[Found], tasks: Sequence[Task], lower: bool) -> list[dict[str, Any]]:
+    """Return the rows of comparisons.csv: test of each pair of arms, by seed and split."""
+    rows = []
+    for i, a in enumerate(names):
+        for b in names[i + 1 :]:
+            both = statistics.compare(scores(a, "test", found, tasks), scores(b, "test", found, tasks), lower)
+            rows.append({
+                "a": a, "b": b, **spread("difference", both.difference), **spread("probability", both.probability)
+            })  # fmt: skip
+    return rows
+
+
+def between(found: Sequence[Found], summary: Sequence[Mapping[str, Any]], lower: bool) -> list[float]:
+    """Return levels between the worst first validation of a run and the mean of the best arm."""
+    firsts, ends = [run.curve[0][3] for run in found if run.curve], [row["validation_mean"] for row in summary]
+    if not firsts:
+        return []
+    start, end = (max(firsts), min(ends)) if lower else (min(firsts), max(ends))
+    return [round(start + share * (end - start), 4) for share in SHARES]
+
+
+def reached(arm: str, level: float, found: Sequence[Found], lower: bool) -> dict[str, Any]:
+    """Return a row of levels.csv."""
+    curves = [[point[1:] for point in run.curve] for run in found if run.task.arm == arm]
+    soon = statistics.reach(curves, level, lower)
+    known = {"samples_median": soon.samples, "seconds_median": soon.seconds}
+    return {
+        "arm": arm, "level": level, "reached": soon.reached, "runs": len(curves),
+        **{key: "" if math.isinf(value) else value for key, value in known.items()},
+    }  # fmt: skip

@@ -1,0 +1,67 @@
+import pytest
+
+from neuroevo import arms
+from neuroevo.arms import Given
+
+RAW = {"data": {"name": "digits"}, "backbone": {"name": "none", "weights": "none"}}
+
+
+@pytest.mark.parametrize("samples", [200_000, 5_000_000, 150_000_000])
+@pytest.mark.parametrize("arm", [arm for arm in arms.ARMS if arm != "config"])
+def test_every_arm_is_a_config_that_is_looked_at_about_as_often(arm: str, samples: int) -> None:
+    given = Given(samples, 40_000, 5_000)
+    c = arms.applied(RAW, arm, None, given, 0, 0)
+    generations = samples / arms.generation(c, given).samples
+    looks = generations / c.validate.every
+    assert looks <= 2.1 * arms.LOOKS
+    if arm != "classic" and generations > arms.LOOKS:
+        assert looks >= 0.6 * arms.LOOKS
+
+
+def test_restarts_try_each_learning_rate_as_often_and_are_more_where_there_is_budget() -> None:
+    counts = [arms.sgd_restarts(Given(samples, 40_000, 5_000))["algorithm"]["population"]
+              for samples in (10**6, 20_000_000, 144_000_000)]  # fmt: skip
+    assert counts == sorted(counts)
+    assert counts[0] == 2 * len(arms.LEARNING_RATES)
+    assert counts[-1] > counts[0]
+    assert all(count % len(arms.LEARNING_RATES) == 0 for count in counts)
+
+
+def test_what_a_config_says_beside_what_an_arm_changes_is_kept() -> None:
+    raw = RAW | {"fitness": {"metric": "brier", "samples": 99}, "genome": {"init_sigma": 0.3},
+                 "head": {"name": "mlp", "hidden": [5]}, "validate": {"metric": "macro_f1"}}  # fmt: skip
+    c = arms.applied(raw, "snes", None, Given(10**6, 1257, 270), 0, 0)
+    assert [m.name for m in c.metrics] == ["brier"]
+    assert (c.validation_metric.name, c.head_part.options["hidden"]) == ("macro_f1", [5])
+    assert c.genome.init_sigma == 0.3
+    as_it_is = arms.applied(raw, "config", None, Given(10**6, 1257, 270), 0, 0)
+    assert as_it_is.fitness.samples == 99
+
+
+def test_an_overlay_replaces_parts_it_names_and_changes_options_of_those_it_does_not() -> None:
+    raw = RAW | {"algorithm": {"name": "ga", "population": 12}, "refine": {"name": "sgd", "lr": 0.5}}
+    given = Given(10**6, 1257, 270)
+    changed = arms.applied(raw, "own", {"algorithm": {"elites": 3}, "refine": None}, given, 0, 0)
+    assert (changed.algorithm.options["population"], changed.algorithm.options["elites"]) == (12, 3)
+    assert changed.refine is None
+    replaced = arms.applied(raw, "own", {"algorithm": {"name": "pso"}}, given, 0, 0)
+    assert (replaced.algorithm.name, replaced.algorithm.options["population"]) == ("pso", 128)
+    assert replaced.refine is not None
+    assert replaced.refine.lr == 0.5
+
+
+def test_a_search_within_an_arm_gets_half_of_its_budget_unless_the_overlay_says_otherwise() -> None:
+    overlay = {"refine": {"name": "sgd"}, "tune": {"space": {"refine.lr": {"name": "float", "low": 0.1, "high": 0.2}}}}
+    given = Given(10**6, 1257, 270)
+    found = arms.applied(RAW, "own", overlay, given, 0, 0).tune
+    assert found is not None
+    assert (found.budget.samples, found.rest.included, found.rest.final) == (500_000, True, True)
+    overlay["tune"] |= {"budget": {"samples": 1000}}
+    found = arms.applied(RAW, "own", overlay, given, 0, 0).tune
+    assert found is not None
+    assert found.budget.samples == 1000
+
+
+def test_the_table_of_arms_says_what_each_is() -> None:
+    assert all((function.__doc__ or "").strip() for function in arms.ARMS.values())
+    assert set(arms.ARMS) == {function.__name__ for function in arms.ARMS.values()}
