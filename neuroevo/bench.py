@@ -95,7 +95,7 @@ def commit() -> str | None:
 
 def run(
     file: str, names: Sequence[str], seeds: int, splits: int, budget: str | None, jobs: int, levels: Sequence[float],
-    sets: Sequence[str], out: str | None, reporter: Reporter, command: str,
+    sets: Sequence[str], out: str | None, reporter: Reporter,
 ) -> Path:  # fmt: skip
     """Run what is missing of a benchmark in `out`, beginning it where there is none; return the folder."""
     base = config.override(config.read(file), sets, reporter.note)
@@ -114,7 +114,7 @@ def run(
     assert ready.config.memory.limit is not None
     limit = c.memory.limit or ready.config.memory.limit // jobs
     base = base | {"memory": {**(base.get("memory") or {}), "limit": limit}}
-    bench = Bench(base, overlays, samples, seeds, splits, sorted(levels), command)
+    bench = Bench(base, overlays, samples, seeds, splits, sorted(levels), experiment.command())
     known = opened(folder) if (folder / BENCH).exists() else None
     if known is not None:
         bench = joined(known, bench, c.memory.limit is not None, folder)

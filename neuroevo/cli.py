@@ -96,9 +96,7 @@ def bench(
     except ValueError:
         raise InputError(f"--levels {levels}: give numbers with commas between them") from None
     with progress.shown() as reporter:
-        folder = bench_.run(
-            config, arms.split(","), seeds, splits, budget, jobs, chosen, sets or [], out, reporter, command_line()
-        )
+        folder = bench_.run(config, arms.split(","), seeds, splits, budget, jobs, chosen, sets or [], out, reporter)
         report.bench(folder)
     standings(str(folder))
 
@@ -259,13 +257,6 @@ def summary(folder: str) -> None:
     rows += [(f"test {name}", value) for name, value in scores(champion.get("test", {"interval": {}}))]
     rows += [("forward samples", f"{cost['forward_samples']:,}"), ("seconds", f"{cost['seconds']:.1f}")]
     table(folder, rows)
-
-
-def command_line() -> str:
-    """Return the command as a user would type it."""
-    import shlex
-
-    return shlex.join(["neuroevo", *sys.argv[1:]])
 
 
 def standings(folder: str) -> None:

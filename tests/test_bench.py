@@ -47,7 +47,7 @@ def base(tmp_path: Path) -> str:
 def benched(file: str, names: Sequence[str], out: Path, **changes: Any) -> Path:
     given: dict[str, Any] = {
         "seeds": 1, "splits": 1, "budget": f"samples={SAMPLES}", "jobs": 1, "levels": [], "sets": [],
-        "reporter": Quiet(), "command": "neuroevo bench",
+        "reporter": Quiet(),
     }  # fmt: skip
     return bench.run(file, list(names), out=str(out), **(given | changes))
 
@@ -324,4 +324,4 @@ def test_bench_yaml_says_what_was_asked_for(base: str, tmp_path: Path) -> None:
     out = benched(base, ["random"], tmp_path / "out", budget="samples=1e5")
     found = yaml.safe_load((out / "bench.yaml").read_text())
     assert (found["samples"], found["seeds"], found["splits"], list(found["arms"])) == (100_000, 1, 1, ["random"])
-    assert found["command"] == "neuroevo bench"
+    assert found["command"] == experiment.command()
