@@ -188,23 +188,24 @@ def spent(found: Bench) -> list[Plot]:
 
 
 def levels(found: Bench) -> str:
-    """Return how many samples and seconds arms needed to a level of validation."""
-    rows = [
-        [row["arm"], row["level"], f"{row['reached']} of {row['runs']}", figure(row, "samples_median"),
-         figure(row, "seconds_median")]
-        for arm in found.arms
-        for row in table(found.folder / "levels.csv")
-        if row["arm"] == arm
-    ]  # fmt: skip
-    header = [
-        "arm",
-        f"validation {words(found.metric)}",
-        "runs that reached it",
-        "samples (median)",
-        "seconds (median)",
-    ]
-    caption = "What it took to a level of validation; a dash where fewer than half of the runs reached it."
-    return page.grid(header, rows, caption) if rows else ""
+    """Return how many samples and seconds arms needed to levels of validation."""
+    rows = table(found.folder / "levels.csv")
+    asked = sorted({row["level"] for row in rows}, key=float, reverse=found.lower_is_better)
+
+    def cell(arm: str, level: str) -> str:
+        row = next((row for row in rows if (row["arm"], row["level"]) == (arm, level)), None)
+        if row is None:
+            return "-"
+        samples, seconds = figure(row, "samples_median"), figure(row, "seconds_median")
+        share = f"{row['reached']} of {row['runs']}"
+        if samples is None or seconds is None:
+            return f"-\n{share}"
+        return f"{plots.rounded(samples)}, {seconds:,.1f} s" + ("" if row["reached"] == row["runs"] else f"\n{share}")
+
+    lines = [[arm, *(cell(arm, level) for level in asked)] for arm in found.arms if arm in {row["arm"] for row in rows}]
+    caption = (f"Samples and seconds to levels of validation {words(found.metric)}, medians over runs; a dash where "
+               "fewer than half of the runs reached it, and below it how many did.")  # fmt: skip
+    return page.grid(["arm", *asked], lines, caption) if lines else ""
 
 
 def spread(found: Bench) -> list[Plot]:

@@ -99,6 +99,11 @@ def words(name: str) -> str:
     return name.replace("_", " ")
 
 
+def rounded(samples: float) -> str:
+    """Return a count of samples to three figures, with k, M or G behind it."""
+    return EngFormatter(sep="", places=1 if samples < 1e9 else 2)(samples)
+
+
 def thinned(rows: Sequence[Any]) -> Sequence[Any]:
     """Return as many rows as a line needs, the last among them."""
     every = -(-len(rows) // POINTS)
