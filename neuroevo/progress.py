@@ -29,8 +29,8 @@ def describe(step: Step, rate: float) -> str:
 class Terminal:
     """Tells a person how a run goes."""
 
-    def __init__(self, stream: TextIO = sys.stderr) -> None:
-        self.console = Console(file=stream)
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self.console = Console(file=stream or sys.stderr)
         self.live: Progress | None = None
         self.task: tuple[str, TaskID] | None = None
         self.last = 0.0

@@ -57,7 +57,7 @@ def test_a_bench_that_goes_on_is_shown_as_far_as_it_is(folder: Path) -> None:
 def test_levels_are_columns_and_say_how_many_runs_reached_them(folder: Path) -> None:
     (folder / "levels.csv").write_text(
         "arm,level,reached,runs,samples_median,seconds_median\n"
-        f"hybrid,0.5,2,2,2399744.0,3.24\nhybrid,0.75,0,2,,\ntwo objectives,0.5,1,2,500.0,0.1\n"
+        "hybrid,0.5,2,2,2399744.0,3.24\nhybrid,0.75,0,2,,\ntwo objectives,0.5,1,2,500.0,0.1\n"
     )
     text = benchpage.levels(benchpage.read_bench(folder))
     assert text.index(">0.5<") < text.index(">0.75<")

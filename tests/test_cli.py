@@ -1,13 +1,19 @@
-"""The command line, in processes of their own: exit statuses, one line on stderr, and nothing heavy for --help."""
+"""The command line: exit statuses, one line on stderr, and nothing heavy for --help.
+
+What doesn't need a process of its own is called in this one: importing everything takes seconds.
+"""
 
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from neuroevo import cli
 
 QUICK = [f"--set={s}" for s in (
     "backbone.name=none", "backbone.weights=none", "data.image_size=null", "algorithm.population=16",
@@ -15,10 +21,29 @@ QUICK = [f"--set={s}" for s in (
 )]  # fmt: skip
 
 
-def neuroevo(
-    *args: str, cwd: Path | None = None, program: tuple[str, ...] = ("-m", "neuroevo")
-) -> "subprocess.CompletedProcess[str]":
+Finished = subprocess.CompletedProcess[str]
+Command = Callable[..., Finished]
+
+
+def process(*args: str, cwd: Path | None = None, program: tuple[str, ...] = ("-m", "neuroevo")) -> Finished:
     return subprocess.run([sys.executable, *program, *args], capture_output=True, text=True, cwd=cwd, check=False)
+
+
+@pytest.fixture
+def neuroevo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Command:
+    """Call the program in a folder of its own, as `python -m neuroevo` would."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+
+    def call(*args: str) -> Finished:
+        monkeypatch.setattr(sys, "argv", ["neuroevo", *args])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as left:
+            cli.main()
+        out, err = capfd.readouterr()
+        return Finished(args, int(left.value.code or 0), out, err)
+
+    return call
 
 
 def test_help_is_instant_and_imports_nothing_heavy() -> None:
@@ -27,50 +52,51 @@ def test_help_is_instant_and_imports_nothing_heavy() -> None:
         "try: runpy.run_module('neuroevo', run_name='__main__')\n"
         "finally: print([m for m in ('torch', 'timm', 'numpy', 'h5py', 'pydantic', 'evotorch') if m in sys.modules])"
     )
-    found = neuroevo(program=("-c", code))
+    found = process(program=("-c", code))
     assert found.stdout.strip().endswith("[]")
-    for command in ("run", "tune", "resume", "evaluate", "export", "report", "inspect", "validate", "list", "doctor"):
+    for command in ("run", "tune", "bench", "resume", "evaluate", "export", "report", "inspect", "validate", "list",
+                    "doctor"):  # fmt: skip
         assert command in found.stdout
     times = []
     for _ in range(5):
         began = time.perf_counter()
-        assert neuroevo("--help").returncode == 0
+        assert process("--help").returncode == 0
         times.append(time.perf_counter() - began)
     assert min(times) < 0.5
 
 
-def test_a_run_from_the_command_line_to_its_table_and_all_that_follows(tmp_path: Path) -> None:
-    found = neuroevo("run", *QUICK, cwd=tmp_path)
+def test_a_run_from_the_command_line_to_its_table_and_all_that_follows(neuroevo: Command) -> None:
+    found = neuroevo("run", *QUICK)
     assert found.returncode == 0, found.stderr
     assert "test accuracy" in found.stdout
     assert "generation 3 of 3" in found.stderr
     folder = "runs/out/default-0"
-    again = neuroevo("resume", folder, "--set", "budget.generations=4", cwd=tmp_path)
+    again = neuroevo("resume", folder, "--set", "budget.generations=4")
     assert again.returncode == 0, again.stderr
     assert "going on after generation 3" in again.stderr
-    inspected = neuroevo("inspect", folder, cwd=tmp_path)
+    inspected = neuroevo("inspect", folder)
     assert inspected.returncode == 0, inspected.stderr
     assert "16 individuals of 610 genes" in inspected.stdout
-    evaluated = neuroevo("evaluate", folder, cwd=tmp_path)
+    evaluated = neuroevo("evaluate", folder)
     assert evaluated.returncode == 0, evaluated.stderr
     assert "(270 images)" in evaluated.stdout
 
 
-def test_any_member_of_a_front_is_listed_evaluated_and_exported(tmp_path: Path) -> None:
+def test_any_member_of_a_front_is_listed_evaluated_and_exported(neuroevo: Command, tmp_path: Path) -> None:
     many = ["--set", "fitness.metrics=[cross_entropy, weight_norm]"]
-    assert neuroevo("run", *QUICK, *many, "--out", "many", cwd=tmp_path).returncode == 0
-    listed = neuroevo("inspect", "many", cwd=tmp_path).stdout.splitlines()
+    assert neuroevo("run", *QUICK, *many, "--out", "many").returncode == 0
+    listed = neuroevo("inspect", "many").stdout.splitlines()
     members = [line.split() for line in listed if line.strip().startswith("front-")]
     assert [words[0] for words in members] == [f"front-{i}" for i in range(len(members))]
     assert all(float(words[2].rstrip(",")) >= 0 and float(words[4]) >= 0 for words in members)
     last = str(len(members) - 1)
-    evaluated = neuroevo("evaluate", "many", "--member", last, cwd=tmp_path)
+    evaluated = neuroevo("evaluate", "many", "--member", last)
     assert evaluated.returncode == 0, evaluated.stderr
     norm = next(line.split()[1] for line in evaluated.stdout.splitlines() if "weight_norm" in line)
     assert float(norm) == pytest.approx(float(members[-1][4]), abs=1e-4)
-    assert neuroevo("export", "many", "--member", last, "--out", "w", cwd=tmp_path).returncode == 0
+    assert neuroevo("export", "many", "--member", last, "--out", "w").returncode == 0
     assert (tmp_path / "w").exists()
-    found = neuroevo("export", "many", "--out", "x", "--member", str(len(members)), cwd=tmp_path)
+    found = neuroevo("export", "many", "--out", "x", "--member", str(len(members)))
     assert (found.returncode, found.stdout, found.stderr.count("\n")) == (2, "", 1), found.stderr
     assert f"has {len(members)} members, from 0" in found.stderr
     assert not (tmp_path / "x").exists()
@@ -90,13 +116,20 @@ def test_any_member_of_a_front_is_listed_evaluated_and_exported(tmp_path: Path) 
         (["inspect", "nowhere"], "nowhere: neither a run's folder nor a checkpoint"),
         (["list", "nowhere"], "list: no kind 'nowhere'"),
         (["validate", "--set", "device=cuda:99"], "device: 'cuda:99' is not on this machine"),
+        (["bench", "nowhere.yaml", "--arms=ga"], "nowhere.yaml: can't be read"),
+        (["bench", "nowhere.yaml"], "Missing option '--arms'"),
+        (["bench", "nowhere.yaml", "--arms=ga", "--levels=a"], "--levels a: give numbers with commas between them"),
+        (["bench", "nowhere.yaml", "--arms=ga", "--seeds=few"], "Invalid value for '--seeds'"),
+        (["report", "nowhere"], "nowhere: no run is there"),
+        (["report", "nowhere", "--port=80"], "--port: only a page that is served has one; add --watch"),
+        (["report", "nowhere", "--watch"], "nowhere: no run is there"),
         (["tune"], "Missing argument 'CONFIG.yaml'"),
         (["tune", "nowhere.yaml"], "nowhere.yaml: can't be read"),
         (["export", "nowhere", "--out", "x", "--format", "zip"], "--format: 'zip' is none of safetensors, pt, onnx"),
     ],
 )
-def test_bad_usage_is_one_line_and_status_2(tmp_path: Path, args: list[str], message: str) -> None:
-    found = neuroevo(*args, cwd=tmp_path)
+def test_bad_usage_is_one_line_and_status_2(neuroevo: Command, tmp_path: Path, args: list[str], message: str) -> None:
+    found = neuroevo(*args)
     assert found.returncode == 2
     assert found.stderr.count("\n") == 1, found.stderr
     assert message in found.stderr
@@ -104,14 +137,14 @@ def test_bad_usage_is_one_line_and_status_2(tmp_path: Path, args: list[str], mes
     assert not list(tmp_path.iterdir())
 
 
-def test_tune_prints_what_it_found_and_goes_on_from_an_interruption(tmp_path: Path) -> None:
+def test_tune_prints_what_it_found_and_goes_on_from_an_interruption(neuroevo: Command, tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text(
         "backbone: {name: none, weights: none}\nfeatures: {components: null}\nalgorithm: {name: fixed}\n"
         "refine: {name: sgd, steps: 5}\nbudget: {generations: 2}\nvalidate: {every: 1}\n"
         "tune:\n  space: {refine.lr: {name: float, low: 1.0e-4, high: 1, scale: log}}\n"
         "  trial: {generations: 2}\n  budget: {generations: 200}\n"
     )
-    bad = neuroevo("tune", "c.yaml", "--set=tune.space.refine.lr.low=0", "--out", "r", cwd=tmp_path)
+    bad = neuroevo("tune", "c.yaml", "--set=tune.space.refine.lr.low=0", "--out", "r")
     assert (bad.returncode, bad.stderr.count("\n")) == (2, 1)
     assert "tune.space.refine.lr: a log range is above zero" in bad.stderr
     assert not (tmp_path / "r").exists()
@@ -123,7 +156,7 @@ def test_tune_prints_what_it_found_and_goes_on_from_an_interruption(tmp_path: Pa
     running.send_signal(signal.SIGINT)
     assert "go on with: neuroevo resume r" in running.communicate()[1]
     assert running.returncode == 130
-    found = neuroevo("resume", "r", "--set=tune.budget.generations=3", cwd=tmp_path)
+    found = neuroevo("resume", "r", "--set=tune.budget.generations=3")
     assert found.returncode == 0, found.stderr
     words = " ".join(found.stdout.split())
     assert "tuning finished (generations) after" in words
@@ -146,7 +179,7 @@ def test_a_users_own_metric_is_found_in_the_current_folder(tmp_path: Path) -> No
     assert "mine:margin" in found.stdout
 
 
-def test_a_full_disk_is_one_line_and_status_1(tmp_path: Path) -> None:
+def test_a_full_disk_is_one_line_and_status_1(neuroevo: Command, tmp_path: Path) -> None:
     small = tmp_path / "small"
     small.mkdir()
     if (
@@ -156,24 +189,43 @@ def test_a_full_disk_is_one_line_and_status_1(tmp_path: Path) -> None:
         pytest.skip("a small file system can be mounted by root only")
     try:
         sets = ["--set=algorithm.population=64", "--set=checkpoint.every=1", "--set=budget.generations=50"]
-        found = neuroevo("run", *QUICK, *sets, "--out", str(small / "r"), cwd=tmp_path)
+        found = neuroevo("run", *QUICK, *sets, "--out", str(small / "r"))
         assert found.returncode == 1, found.stderr
         last = found.stderr.strip().split("\n")[-1]
         assert "No space left on device" in last
         assert "Traceback" not in found.stderr
-        assert neuroevo("inspect", str(small / "r"), cwd=tmp_path).returncode == 0
+        assert neuroevo("inspect", str(small / "r")).returncode == 0
     finally:
         subprocess.run(["umount", small], check=True)
 
 
-def test_list_validate_and_doctor_print_what_they_should(tmp_path: Path) -> None:
-    listed = neuroevo("list", "selection", cwd=tmp_path)
+def test_list_validate_and_doctor_print_what_they_should(neuroevo: Command) -> None:
+    listed = neuroevo("list", "selection")
     assert "tournament" in listed.stdout
     assert "size=4" in listed.stdout
-    validated = neuroevo("validate", *QUICK, cwd=tmp_path)
+    validated = neuroevo("validate", *QUICK)
     assert validated.returncode == 0, validated.stderr
     assert "forward samples  24,576" in " ".join(validated.stdout.split()).replace("samples ", "samples  ")
     assert "population: 16" in validated.stdout
-    doctor = neuroevo("doctor", cwd=tmp_path)
+    doctor = neuroevo("doctor")
     assert doctor.returncode == 0
     assert "torch" in doctor.stdout
+
+
+def test_one_line_and_status_2_from_a_process_of_its_own(tmp_path: Path) -> None:
+    found = process("resume", "nowhere", cwd=tmp_path)
+    assert (found.returncode, found.stdout, found.stderr.count("\n")) == (2, "", 1), found.stderr
+
+
+def test_bench_prints_its_standings_and_resume_goes_on_with_it(neuroevo: Command, tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("backbone: {name: none, weights: none}\nbudget: {samples: 100000}\n")
+    found = neuroevo("bench", "c.yaml", "--arms", "random,sgd", "--seeds", "2", "--out", "b")
+    assert found.returncode == 0, found.stderr
+    lines = [line.split() for line in found.stdout.splitlines()]
+    assert " ".join(lines[0]) == "b: 4 of 4 runs"
+    assert [line[0] for line in lines[2:]] == ["sgd", "random"]  # the best on validation first
+    assert (tmp_path / "b" / "report.html").exists()
+    again = neuroevo("resume", "b")
+    assert (again.returncode, again.stdout) == (0, found.stdout)
+    wrong = neuroevo("resume", "b", "--set", "budget.samples=5")
+    assert (wrong.returncode, wrong.stderr.count("\n")) == (2, 1)
