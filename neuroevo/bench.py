@@ -68,7 +68,7 @@ class Bench:
         """Return what bench.yaml holds."""
         return {
             "config": self.base, "arms": self.overlays, "samples": self.samples, "seeds": self.seeds,
-            "splits": self.splits, "levels": self.levels, "command": self.command, "machine": platform.platform(),
+            "splits": self.splits, "levels": self.levels, "command": self.command, "machine": machine(),
             "commit": commit(),
         }  # fmt: skip
 
@@ -91,6 +91,12 @@ def commit() -> str | None:
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     return found.stdout.strip() or None
+
+
+def machine() -> str:
+    """Return what a benchmark runs on."""
+    graphics = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
+    return f"{platform.platform()}, {os.cpu_count()} processors, {torch.get_num_threads()} threads{graphics}"
 
 
 def run(
