@@ -88,9 +88,9 @@ def build(
     """Build the backbone `timm/NAME`, `torchvision/NAME`, a user's `module:function`, or `none`, with its weights.
 
     InputError where it can't be. `image_size` in pixels, None for what the weights were made for; `native` is the
-    images' own height, width and channels, which `none` and a user's own network keep. `channels` adapts the first layer to images of as many, as timm does (None: 3).
-    `trainable` are patterns of the parameters that evolve beside the head; `transfer` files from which to take those
-    that patterns match.
+    images' own height, width and channels, which `none` and a user's own network keep. `channels` adapts the first
+    layer to images of as many, as timm does (None: 3). `trainable` are patterns of the parameters that evolve beside
+    the head; `transfer` files from which to take those that patterns match.
     """
     if name == "none":
         if trainable or transfer:

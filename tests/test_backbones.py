@@ -180,7 +180,11 @@ def test_a_pickle_that_is_no_plain_weights_is_refused_and_never_executed(tmp_pat
 @pytest.mark.parametrize(
     ("name", "weights", "message"),
     [
-        ("resnet18", "none", r"backbone.name: 'resnet18' is none of timm/NAME, torchvision/NAME, module:function, none"),
+        (
+            "resnet18",
+            "none",
+            r"backbone.name: 'resnet18' is none of timm/NAME, torchvision/NAME, module:function, none",
+        ),
         ("timm/resnet18x", "none", r"backbone.name: timm has no model 'resnet18x'"),
         ("torchvision/resnet", "none", r"backbone.name: torchvision has no classifier 'resnet'; there are: resnet101"),
         ("timm/resnet10t", "/nowhere.pth", r"backbone.weights: /nowhere.pth is not a file"),
