@@ -6,6 +6,7 @@ more than the head is trainable, the network is cut before that (`cut`), and wha
 """
 
 import hashlib
+import importlib
 import importlib.util
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -84,12 +85,12 @@ def build(
     trainable: Sequence[str] = (),
     transfer: Sequence[tuple[Path, Sequence[str]]] = (),
 ) -> Backbone:
-    """Build the backbone `timm/NAME`, `torchvision/NAME` or `none`, with its weights; InputError where it can't be.
+    """Build the backbone `timm/NAME`, `torchvision/NAME`, a user's `module:function`, or `none`, with its weights.
 
-    `image_size` in pixels, None for what the weights were made for; `native` is the images' own height, width and
-    channels, which `none` keeps. `channels` adapts the first layer to images of as many, as timm does (None: 3).
-    `trainable` are patterns of the parameters that evolve beside the head; `transfer` files from which to take those
-    that patterns match.
+    InputError where it can't be. `image_size` in pixels, None for what the weights were made for; `native` is the
+    images' own height, width and channels, which `none` and a user's own network keep. `channels` adapts the first
+    layer to images of as many, as timm does (None: 3). `trainable` are patterns of the parameters that evolve beside
+    the head; `transfer` files from which to take those that patterns match.
     """
     if name == "none":
         if trainable or transfer:
@@ -100,11 +101,16 @@ def build(
         size = (image_size, image_size) if image_size else native[:2]
         transform = Transform(size, "bilinear", channels or native[2], None, None)
         return Backbone(name, body, "head", None, transform, digest({}))
-    library, _, model = name.partition("/")
-    if library not in LIBRARIES or not model:
-        raise InputError(f"backbone.name: {name!r} is none of timm/NAME, torchvision/NAME, none")
     file = _weights_file(name, weights)
-    network, head, transform = LIBRARIES[library](model, weights == "default", image_size)
+    library, _, model = name.partition("/")
+    if ":" in name:
+        network, head = _own(name)
+        size = (image_size, image_size) if image_size else native[:2]
+        transform, channels = Transform(size, "bilinear", channels or native[2], None, None), None
+    elif library in LIBRARIES and model:
+        network, head, transform = LIBRARIES[library](model, weights == "default", image_size)
+    else:
+        raise InputError(f"backbone.name: {name!r} is none of timm/NAME, torchvision/NAME, module:function, none")
     own = network.get_submodule(head)
     if not isinstance(own, nn.Linear):
         raise InputError(f"backbone.name: the head of {name} ({head}) is a {type(own).__name__}, not a linear layer")
@@ -258,6 +264,23 @@ def _torchvision(model: str, pretrained: bool, image_size: int | None) -> tuple[
         heads[-1],
         Transform((size, size), preset.interpolation.value, 3, tuple(preset.mean), tuple(preset.std)),
     )
+
+
+def _own(name: str) -> tuple[nn.Module, str]:
+    """Make a user's own network, always from the same random numbers; its last linear layer is the head."""
+    module, _, attribute = name.partition(":")
+    try:
+        with torch.random.fork_rng([]):
+            torch.manual_seed(0)
+            network = getattr(importlib.import_module(module), attribute)()
+    except Exception as error:  # a user's module may fail in any way
+        raise InputError(f"backbone.name: {name} can't be made ({type(error).__name__}: {error})") from None
+    if not isinstance(network, nn.Module):
+        raise InputError(f"backbone.name: {name} returns no torch module")
+    heads = [key for key, part in network.named_modules() if key and isinstance(part, nn.Linear)]
+    if not heads:
+        raise InputError(f"backbone.name: {name} has no linear layer to take for its head")
+    return network, heads[-1]
 
 
 LIBRARIES: dict[str, Callable[[str, bool, int | None], tuple[nn.Module, str, Transform]]] = {

@@ -74,6 +74,57 @@ def test_none_feeds_pixels_to_the_head() -> None:
     assert list(backbone.network(head).state_dict()) == ["head.weight", "head.bias"]
 
 
+OWN = """
+import torch
+from torch import nn
+
+def network():
+    return nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(12, 2))
+
+def broken():
+    raise ValueError("no such luck")
+
+def headless():
+    return nn.Conv2d(1, 3, 3)
+
+def number():
+    return 3
+"""
+
+
+def test_a_users_own_network_is_made_alike_each_time_and_takes_images_as_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own_backbone.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    before = torch.random.get_rng_state()
+    first, again = (backbones.build("own_backbone:network", "none", None, (4, 4, 1)) for _ in range(2))
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert first.digest == again.digest
+    assert first.transform == backbones.build("none", "none", None, (4, 4, 1)).transform
+    x = torch.randn(5, 1, 4, 4)
+    assert first.features(x).shape == (5, 12)
+    assert first.own_head is not None
+    torch.testing.assert_close(first.network(first.own_head)(x), first.own_head(again.features(x)))
+    opened = backbones.build("own_backbone:network", "none", None, (4, 4, 1), None, ["0"])
+    assert opened.trainable == ("0.weight", "0.bias")
+    file = tmp_path / "w.safetensors"
+    state = {name: value + 1 for name, value in first.network(first.own_head).state_dict().items()}
+    save_file(state, file)
+    loaded = backbones.build("own_backbone:network", str(file), None, (4, 4, 1))
+    assert torch.equal(loaded.body.get_parameter("0.weight"), state["0.weight"])
+    for name, message in [
+        ("broken", r"own_backbone:broken can't be made \(ValueError: no such luck\)"),
+        ("missing", r"own_backbone:missing can't be made \(AttributeError"),
+        ("headless", r"own_backbone:headless has no linear layer to take for its head"),
+        ("number", r"own_backbone:number returns no torch module"),
+    ]:
+        with pytest.raises(InputError, match=rf"backbone.name: {message}"):
+            backbones.build(f"own_backbone:{name}", "none", None, (4, 4, 1))
+    with pytest.raises(InputError, match=r"data.image_size: own_backbone:network does not take images of 9 pixels"):
+        backbones.build("own_backbone:network", "none", 9, (4, 4, 1))
+
+
 def test_the_normalisation_is_the_weights_own() -> None:
     assert build("timm/tf_efficientnet_lite0", 32).transform.mean == (0.5, 0.5, 0.5)
     assert build("torchvision/resnet18").transform.mean == (0.485, 0.456, 0.406)
@@ -129,7 +180,11 @@ def test_a_pickle_that_is_no_plain_weights_is_refused_and_never_executed(tmp_pat
 @pytest.mark.parametrize(
     ("name", "weights", "message"),
     [
-        ("resnet18", "none", r"backbone.name: 'resnet18' is none of timm/NAME, torchvision/NAME, none"),
+        (
+            "resnet18",
+            "none",
+            r"backbone.name: 'resnet18' is none of timm/NAME, torchvision/NAME, module:function, none",
+        ),
         ("timm/resnet18x", "none", r"backbone.name: timm has no model 'resnet18x'"),
         ("torchvision/resnet", "none", r"backbone.name: torchvision has no classifier 'resnet'; there are: resnet101"),
         ("timm/resnet10t", "/nowhere.pth", r"backbone.weights: /nowhere.pth is not a file"),
