@@ -21,9 +21,10 @@ LOOKS = 60  # validations of a run, about: each arm gets as many chances to name
 LEARNING_RATES = (0.003, 0.01, 0.03, 0.1)  # that SGD pays for trying
 WEIGHT_DECAY = 0.01
 SHARED = {  # what arms have in common, or the comparison means nothing
-    "seed", "device", "data", "backbone", "head", "budget", "validate.metric", "memory.limit",
+    "seed", "device", "data", "backbone", "head", "budget", "validate.metric", "validate.patience",
+    "memory.limit",
 }  # fmt: skip
-SECTIONS = ("algorithm", "refine", "genome", "features", "fitness", "validate", "checkpoint", "memory", "tune")
+SECTIONS = ("algorithm", "refine", "genome", "features", "fitness", "validate", "memory", "tune")
 REPLACED = ("algorithm", "refine", "tune")  # sections that an arm brings whole
 
 Overlay = dict[str, Any]
@@ -62,7 +63,7 @@ def ga(given: Given) -> Overlay:
 
 
 def config(given: Given) -> Overlay:
-    """Run the config as it is."""
+    """Run the config as it is, but for budget, validations and checkpoints."""
     return {}
 
 
@@ -171,26 +172,39 @@ def named(arm: str) -> tuple[str, Overlay | None]:
 def applied(base: Mapping[str, Any], arm: str, overlay: Overlay | None, given: Given, seed: int, split: int) -> Config:
     """Return the config of an arm's run; what the base says of features holds for every arm of the table."""
     raw: dict[str, Any] = deepcopy(dict(base))
-    raw.setdefault("data", {})
     raw |= {"seed": seed, "budget": {"samples": given.samples}}
-    raw["data"] = {**raw["data"], "split_seed": split}
+    raw["data"] = {**_mapping(raw.get("data")), "split_seed": split}
     changes = ARMS[arm](given) if overlay is None else overlay
+    if changes and "tune" not in changes:
+        raw["tune"] = None
     if overlay is None and changes:
         bare = config_.check(raw | {"algorithm": {}, "refine": None, "tune": None})
-        if base.get("features") or bare.features.components is None:
+        if bare.features.components is None or {"components", "whitening"} & _mapping(base.get("features")).keys():
             changes.pop("features", None)
-        raw["tune"] = None
     for key, value in changes.items():
         whole = key in REPLACED and (not isinstance(value, Mapping) or "name" in value or key == "tune")
-        raw[key] = value if whole or not isinstance(value, Mapping) else {**_mapping(raw.get(key)), **value}
-    if raw.get("tune"):
-        raw["tune"] = {**raw["tune"], "included": True, "final": True}
-        raw["tune"]["budget"] = {"samples": given.samples // 2} | (raw["tune"].get("budget") or {})
+        kept = _mapping(raw.get(key)) if isinstance(value, Mapping) and not whole else {}
+        if key == "fitness" and "metric" in value:
+            kept.pop("metrics", None)
+        raw[key] = {**kept, **value} if isinstance(value, Mapping) else value
     try:
+        if isinstance(raw.get("tune"), Mapping):
+            raw["tune"] = paid(raw["tune"], given)
         c = config_.check(raw)
     except InputError as error:
         raise InputError(f"arm {arm}: {error}") from None
     return looked_at(c, given, _mapping(changes.get("validate")))
+
+
+def paid(search: Mapping[str, Any], given: Given) -> dict[str, Any]:
+    """Return a section tune whose search is paid for out of the arm's budget: half of it unless it says otherwise."""
+    budget = search.get("budget") or {}
+    if isinstance(budget, Mapping):  # else the check says what is wrong
+        samples = budget.get("samples")
+        if isinstance(samples, int | float) and not samples < given.samples:
+            raise InputError(f"tune.budget.samples: {samples:,} given, of which {given.samples:,} are the arm's in all")
+        budget = {**budget, "samples": given.samples // 2 if samples is None else samples}
+    return {**search, "budget": budget, "included": True, "final": True}
 
 
 def looked_at(c: Config, given: Given, validate: Mapping[str, Any]) -> Config:

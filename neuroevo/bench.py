@@ -6,32 +6,27 @@ seeds may be added by another.
 
 import csv
 import io
-import json
 import math
-import multiprocessing
 import os
 import platform
 import subprocess
-import sys
-import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
-from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from neuroevo import arms, config, experiment, rundir, statistics, tune
+from neuroevo import arms, config, experiment, report, rundir, statistics, tune, workers
 from neuroevo.arms import Given, Overlay
 from neuroevo.config import Config
-from neuroevo.errors import InputError, Interrupted, RunError
-from neuroevo.experiment import Reporter, Signals
+from neuroevo.errors import InputError, RunError
+from neuroevo.experiment import Reporter
 from neuroevo.metrics import LOWER_IS_BETTER
 from neuroevo.statistics import Estimate
+from neuroevo.workers import Failure
 
 BENCH, RUNS = "bench.yaml", "runs"
 RESULTS, CURVES, SUMMARY, COMPARISONS, LEVELS = (
@@ -51,6 +46,9 @@ class Task(NamedTuple):
     folder: Path
     config: Config
 
+    def __str__(self) -> str:
+        return f"{self.arm}, split {self.split}, seed {self.seed}"
+
 
 @dataclass(frozen=True)
 class Bench:
@@ -62,14 +60,15 @@ class Bench:
     seeds: int
     splits: int
     levels: list[float]  # of validation; empty: shares of the way to the best arm
+    jobs: int
     command: str
 
     def record(self) -> dict[str, Any]:
         """Return what bench.yaml holds."""
         return {
             "config": self.base, "arms": self.overlays, "samples": self.samples, "seeds": self.seeds,
-            "splits": self.splits, "levels": self.levels, "command": self.command, "machine": machine(),
-            "commit": commit(),
+            "splits": self.splits, "levels": self.levels, "jobs": self.jobs, "command": self.command,
+            "machine": machine(), "commit": commit(),
         }  # fmt: skip
 
     def tasks(self, folder: Path, given: Given) -> list[Task]:
@@ -86,11 +85,16 @@ class Bench:
 
 def commit() -> str | None:
     """Return the commit of a checkout that the package lies in, marked where files differ from it; None without."""
-    found = subprocess.run(  # noqa: S603
-        ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--exclude=*"],  # noqa: S607
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    return found.stdout.strip() or None
+    git = ["git", "-C", str(Path(__file__).parent)]
+    try:
+        for words in (
+            ["ls-files", "--error-unmatch", Path(__file__).name],
+            ["describe", "--always", "--dirty", "--exclude=*"],
+        ):
+            found = subprocess.run([*git, *words], capture_output=True, text=True, check=True)  # noqa: S603
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return found.stdout.strip()
 
 
 def machine() -> str:
@@ -120,51 +124,53 @@ def run(
     assert ready.config.memory.limit is not None
     limit = c.memory.limit or ready.config.memory.limit // jobs
     base = base | {"memory": {**(base.get("memory") or {}), "limit": limit}}
-    bench = Bench(base, overlays, samples, seeds, splits, sorted(levels), experiment.command())
+    bench = Bench(base, overlays, samples, seeds, splits, sorted(levels), jobs, experiment.command())
     known = opened(folder) if (folder / BENCH).exists() else None
     if known is not None:
-        bench = joined(known, bench, c.memory.limit is not None, folder)
+        bench = joined(known, bench, folder)
     tasks = bench.tasks(folder, given._replace(samples=samples))  # a wrong arm leaves nothing behind
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"--out: {folder}: {error.strerror}") from None
-    return finished(folder, bench, tasks, jobs, reporter)
+    return finished(folder, bench, tasks, reporter)
 
 
-def resume(run_dir: str, jobs: int, reporter: Reporter) -> Path:
+def resume(run_dir: str, reporter: Reporter) -> Path:
     """Go on with a benchmark; one that is finished is left as it is, its tables written anew."""
     folder = Path(run_dir)
     bench = opened(folder)
     c = config.check(bench.base)
     given = sizes(c, experiment.prepared(c).given[1])._replace(samples=bench.samples)
-    return finished(folder, bench, bench.tasks(folder, given), jobs, reporter)
+    return finished(folder, bench, bench.tasks(folder, given), reporter)
 
 
 def opened(folder: Path) -> Bench:
     """Read what a benchmark was asked for."""
     raw = config.read(str(folder / BENCH))
-    return Bench(raw["config"], raw["arms"], raw["samples"], raw["seeds"], raw["splits"], raw["levels"], raw["command"])
+    keys = ("config", "arms", "samples", "seeds", "splits", "levels", "jobs", "command")
+    for key in keys:
+        if key not in raw:
+            raise InputError(f"{folder / BENCH}: {key} is missing; a benchmark's folder has what neuroevo bench wrote")
+    return Bench(*(raw[key] for key in keys))
 
 
-def joined(known: Bench, more: Bench, limited: bool, folder: Path) -> Bench:
+def joined(known: Bench, more: Bench, folder: Path) -> Bench:
     """Return a benchmark with what another command adds to it; InputError where the two don't compare."""
-
-    def but_memory(bench: Bench) -> dict[str, Any]:
-        return bench.base if limited else {key: value for key, value in bench.base.items() if key != "memory"}
-
-    if but_memory(known) != but_memory(more):
-        keys = {**but_memory(known), **but_memory(more)}
-        differ = ", ".join(key for key in keys if known.base.get(key) != more.base.get(key))
+    limit = known.base["memory"]["limit"]  # what was free when it began
+    base = more.base | {"memory": more.base["memory"] | {"limit": limit}}
+    if known.base != base:
+        differ = ", ".join(key for key in {**known.base, **base} if known.base.get(key) != base.get(key))
         raise InputError(f"--out: {folder} holds a benchmark of another config ({differ}); give another --out")
     if known.samples != more.samples:
         raise InputError(f"--out: {folder} holds a benchmark at {known.samples:,} samples; give another --out")
     for arm, overlay in more.overlays.items():
-        if arm in known.overlays and known.overlays[arm] != overlay:
+        begun = any((folder / RUNS / arm).glob(f"*/{rundir.CONFIG}"))
+        if begun and arm in known.overlays and known.overlays[arm] != overlay:
             raise InputError(f"--arms: {arm} was another in {folder}; give the file another name")
     return replace(
-        known, overlays={**known.overlays, **more.overlays}, seeds=max(known.seeds, more.seeds),
-        splits=max(known.splits, more.splits), levels=more.levels or known.levels, command=more.command,
+        more, base=known.base, overlays={**known.overlays, **more.overlays}, seeds=max(known.seeds, more.seeds),
+        splits=max(known.splits, more.splits), levels=more.levels or known.levels,
     )  # fmt: skip
 
 
@@ -174,7 +180,7 @@ def asked(budget: str | None) -> int | None:
         return None
     key, _, text = budget.partition("=")
     value = config.parse(text, "--budget")
-    if key != "samples" or not isinstance(value, int | float) or isinstance(value, bool) or not value >= 1:
+    if key != "samples" or not isinstance(value, int | float) or isinstance(value, bool) or not 1 <= value < math.inf:
         raise InputError(f"--budget {budget}: give it as samples=N, forward + 2 x backward; arms are compared on those")
     return int(value)
 
@@ -186,44 +192,59 @@ def sizes(c: Config, splits: Mapping[str, torch.Tensor]) -> Given:
 
 def own_budget(c: Config, given: Given) -> int:
     """Return the samples that the config's own run takes; InputError where nothing says how many."""
-    if c.budget.samples is not None:
-        return c.budget.samples
-    if c.budget.generations is None and c.budget.forward_samples is None:
+    each, b = arms.generation(c, given), c.budget
+    limits = [
+        b.samples,
+        None if b.generations is None else each.samples * b.generations,
+        None if b.forward_samples is None else b.forward_samples * each.samples // max(1, each.forward),
+    ]
+    known = [limit for limit in limits if limit is not None]
+    if not known:
         raise InputError("--budget: the config has no budget in samples or generations; give samples=N")
-    each = arms.generation(c, given).samples
-    limits = [each * c.budget.generations] if c.budget.generations is not None else []
-    return min([*limits, *([c.budget.forward_samples] if c.budget.forward_samples is not None else [])])
+    return min(known)
 
 
-def finished(folder: Path, bench: Bench, tasks: list[Task], jobs: int, reporter: Reporter) -> Path:
-    """Do what is left of a benchmark, keeping its tables up to date, whatever ends it."""
+def finished(folder: Path, bench: Bench, tasks: list[Task], reporter: Reporter) -> Path:
+    """Do what is left of a benchmark, keeping its tables up to date, and write its page; raise what runs failed by."""
     with rundir.locked(folder):
         rundir.replace(folder / BENCH, config.dump(bench.record()).encode())
         left = [task for task in tasks if not done(task)]
         if len(left) < len(tasks):
             reporter.note(f"{folder}: {len(tasks) - len(left)} of {len(tasks)} runs are finished")
-        failed = []
+        for task in tasks:
+            if altered(task):
+                reporter.note(f"{task}: was begun with other settings than now; to have it again, delete {task.folder}")
+        failed: list[tuple[Task, Failure]] = []
+        todo = workers.alone(work, left, reporter) if bench.jobs == 1 else workers.together(
+            work, left, bench.jobs, reporter)  # fmt: skip
         try:
-            for task, error in (alone if jobs == 1 else together)(left, jobs, reporter):
-                reporter.note(f"{label(task)}: {error or outcome(task)}")
-                failed += [f"{label(task)}: {error}"] if error else []
-                write(folder, bench, tasks)
+            with closing(todo):
+                for task, failure in todo:
+                    reporter.note(f"{task}: {failure.line if failure else outcome(task)}")
+                    failed += [(task, failure)] if failure else []
+                    write(folder, bench, tasks)
         finally:
             write(folder, bench, tasks)
+        report.bench(folder)
     if failed:
-        raise RunError(f"{folder}: {len(failed)} of {len(tasks)} runs failed; the first: {failed[0]}")
+        first, failure = failed[0]
+        kind = InputError if all(failure.of_input for _, failure in failed) else RunError
+        raise kind(f"{folder}: {len(failed)} of {len(tasks)} runs failed; the first: {first}: {failure.line}")
     return folder
+
+
+def altered(task: Task) -> bool:
+    """Tell whether a run that there is was begun under another config; one that is tuned isn't looked at."""
+    file = task.folder / rundir.CONFIG
+    if task.config.tune is not None or not file.exists():
+        return False
+    return config.check(config.read(str(file))).record() != task.config.record()
 
 
 def done(task: Task) -> bool:
     """Tell whether a run came to its end."""
     result = rundir.read_result(task.folder)
     return result.get("status") == "finished" and "champion" in result
-
-
-def label(task: Task) -> str:
-    """Return what a run is called."""
-    return f"{task.arm}, split {task.split}, seed {task.seed}"
 
 
 def outcome(task: Task) -> str:
@@ -237,112 +258,12 @@ def outcome(task: Task) -> str:
 
 def work(task: Task, reporter: Reporter) -> None:
     """Begin a run, or go on with it."""
-    try:
-        if (task.folder / rundir.CONFIG).exists():
-            tune.resume(str(task.folder), [], reporter)
-        elif task.config.tune is not None:
-            tune.run(task.config, str(task.folder), "", reporter)
-        else:
-            experiment.run(task.config, str(task.folder), "", reporter)
-    except InputError as error:
-        raise InputError(f"arm {label(task)}: {error}") from None
-
-
-def alone(tasks: Iterable[Task], jobs: int, reporter: Reporter) -> Iterator[tuple[Task, str]]:
-    """Do runs one after another in this process, and yield each with what made it fail, empty where nothing did."""
-    for task in tasks:
-        reporter.note(f"{label(task)}: {task.folder}")
-        try:
-            work(task, reporter)
-        except (RunError, OSError) as error:
-            yield task, str(error)
-        else:
-            yield task, ""
-
-
-def together(tasks: Iterable[Task], jobs: int, reporter: Reporter) -> Iterator[tuple[Task, str]]:
-    """Do runs in processes of their own, so many at a time, and yield each with what made it fail, or nothing.
-
-    Unless OMP_NUM_THREADS says otherwise, the processes share the threads of this one.
-    """
-    waiting, threads = list(tasks), max(1, torch.get_num_threads() // jobs)
-    jobs = min(jobs, len(waiting))
-    if "OMP_NUM_THREADS" not in os.environ:
-        reporter.note(f"{jobs} runs at a time, {threads} threads each")
-    spawn, at_work = multiprocessing.get_context("spawn"), dict[Connection, Task]()
-    with Signals() as signals, ExitStack() as processes:
-
-        def ended(process: BaseProcess) -> None:  # each writes its checkpoint
-            if process.is_alive():
-                process.terminate()
-            process.join()
-
-        for _ in range(jobs):
-            mine, theirs = spawn.Pipe()
-            process = spawn.Process(target=worker, args=(theirs, threads))
-            process.start()
-            processes.callback(ended, process)
-            theirs.close()
-            at_work[mine] = waiting.pop(0)
-            mine.send(at_work[mine])
-        while at_work:
-            signals.check()
-            for pipe in wait(list(at_work), timeout=0.5):
-                assert isinstance(pipe, Connection)
-                task = at_work.pop(pipe)
-                try:
-                    kind, line = pipe.recv()
-                except EOFError:
-                    signals.check()
-                    raise RunError(f"{label(task)}: its process is gone; the same command goes on") from None
-                if kind == "input":
-                    raise InputError(line)
-                if waiting:
-                    at_work[pipe] = waiting.pop(0)
-                    pipe.send(at_work[pipe])
-                else:
-                    pipe.close()
-                yield task, line
-
-
-class Silent:
-    """A reporter for a run that others run beside: it says nothing, and run.log has what it would have."""
-
-    def note(self, line: str) -> None: ...  # noqa: D102
-
-    def images(self, done: int, total: int) -> None: ...  # noqa: D102
-
-    def generation(self, step: Any, rules: Any) -> None: ...  # noqa: D102
-
-
-def worker(pipe: Connection, threads: int) -> None:
-    """Do runs that come through the pipe, in a process of its own, and say what came of each."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def orphaned() -> None:  # a killed benchmark leaves no process behind, and a run that is killed can be resumed
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=orphaned, daemon=True).start()
-    os.setsid()  # Ctrl-C on a terminal is for the parent, which passes it on
-    if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(threads)
-    while True:
-        try:
-            task = pipe.recv()
-        except EOFError:
-            return
-        try:
-            work(task, Silent())
-        except Interrupted as error:
-            sys.exit(error.status)
-        except InputError as error:
-            pipe.send(("input", str(error)))
-        except (RunError, OSError) as error:
-            pipe.send(("failed", str(error)))
-        else:
-            pipe.send(("done", ""))
+    if (task.folder / rundir.CONFIG).exists():
+        tune.resume(str(task.folder), [], reporter)
+    elif task.config.tune is not None:
+        tune.run(task.config, str(task.folder), "", reporter)
+    else:
+        experiment.run(task.config, str(task.folder), "", reporter)
 
 
 class Found(NamedTuple):
@@ -367,8 +288,9 @@ def read(task: Task) -> Found | None:
     curve: list[tuple[int, int, float, float]] = []
     generation, samples, seconds, best = 0, 0, 0.0, math.inf if lower else -math.inf
     for folder, part in parts:
-        for line in map(json.loads, (folder / rundir.HISTORY).read_text().splitlines()):
-            if line["validation"] is not None:
+        for line in rundir.read_lines(folder / rundir.HISTORY):
+            # A search's trials are thrown away: they cost, but nobody gets what they reached.
+            if folder is task.folder and line["validation"] is not None:
                 best = (min if lower else max)(best, line["validation"])
                 spent = line["forward_samples"] + 2 * line["backward_samples"]
                 point = generation + line["generation"], samples + spent, seconds + line["seconds"], best
@@ -480,7 +402,7 @@ def between(found: Sequence[Found], summary: Sequence[Mapping[str, Any]], lower:
     if not firsts:
         return []
     start, end = (max(firsts), min(ends)) if lower else (min(firsts), max(ends))
-    return [round(start + share * (end - start), 4) for share in SHARES]
+    return list(dict.fromkeys(round(start + share * (end - start), 4) for share in SHARES))
 
 
 def reached(arm: str, level: float, found: Sequence[Found], lower: bool) -> dict[str, Any]:

@@ -204,7 +204,7 @@ def levels(found: Bench) -> str:
 
     lines = [[arm, *(cell(arm, level) for level in asked)] for arm in found.arms if arm in {row["arm"] for row in rows}]
     caption = (f"Samples and seconds to levels of validation {words(found.metric)}, medians over runs; a dash where "
-               "fewer than half of the runs reached it, and below it how many did.")  # fmt: skip
+               "half of the runs or more did not reach it, and below it how many did.")  # fmt: skip
     return page.grid(["arm", *asked], lines, caption) if lines else ""
 
 

@@ -88,16 +88,20 @@ def bench(
     ] = None,
 ) -> None:
     """Compare arms at equal budget over seeds; the same command goes on where it stopped, or adds arms and seeds."""
+    from math import isfinite
+
     from neuroevo import bench as bench_
-    from neuroevo import progress, report
+    from neuroevo import progress
 
     try:
         chosen = [float(level) for level in levels.split(",")] if levels else []
     except ValueError:
-        raise InputError(f"--levels {levels}: give numbers with commas between them") from None
+        chosen = [float("nan")]
+    if not all(map(isfinite, chosen)):
+        raise InputError(f"--levels {levels}: give numbers with commas between them")
+    names = [name.strip() for name in arms.split(",")]
     with progress.shown() as reporter:
-        folder = bench_.run(config, arms.split(","), seeds, splits, budget, jobs, chosen, sets or [], out, reporter)
-        report.bench(folder)
+        folder = bench_.run(config, names, seeds, splits, budget, jobs, chosen, sets or [], out, reporter)
     standings(str(folder))
 
 
@@ -114,10 +118,7 @@ def resume(run_dir: Run, sets: Sets = None) -> None:
         if (Path(run_dir) / bench_.BENCH).exists():
             if sets:
                 raise InputError("--set: a benchmark goes on as it began; neuroevo bench adds arms, seeds and splits")
-            from neuroevo import report
-
-            folder = bench_.resume(run_dir, 1, reporter)
-            report.bench(folder)
+            folder = bench_.resume(run_dir, reporter)
         else:
             folder = tune_.resume(run_dir, sets or [], reporter)
     (standings if (folder / bench_.BENCH).exists() else summary)(str(folder))

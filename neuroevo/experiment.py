@@ -69,6 +69,9 @@ class Signals:
     def __exit__(self, *_: object) -> None:
         for number, handler in self.before.items():
             signal.signal(number, handler)
+            outer = getattr(handler, "__self__", None)
+            if isinstance(outer, Signals):  # what came here is for whoever waits for it, too
+                outer.status = outer.status or self.status
 
     def _arrived(self, number: int, frame: FrameType | None) -> None:
         if self.status is not None:

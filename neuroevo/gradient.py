@@ -32,6 +32,7 @@ PROBE, SIGNS = 64, 4  # samples, and random signs of their outputs, by which sen
 
 Range = tuple[float, ...]  # a hyperparameter that each individual has its own of, between the first and the last
 Weights = dict[str, Tensor]  # {name: [r, *shape]}
+Beta = Annotated[float, Ge(0), Lt(1)]
 
 
 class Product(NamedTuple):
@@ -73,10 +74,10 @@ class Optimizer(NamedTuple):
     slots: tuple[str, ...]  # what it remembers of each parameter
     # In place: parameter [r, ...], gradient, slots, hyperparameters each [r, 1, ...], steps so far [r, 1, ...]
     step: Callable[[Tensor, Gradient, list[Tensor], dict[str, Tensor], Tensor], None]
-    momentum: float | Range | None = None
+    momentum: float | tuple[float, float] | None = None
 
 
-def sgd(*, momentum: Annotated[float, Ge(0), Lt(1)] | Range = 0.9, nesterov: bool = False) -> Optimizer:
+def sgd(*, momentum: Beta | tuple[Beta, Beta] = 0.9, nesterov: bool = False) -> Optimizer:
     """Stochastic gradient descent with momentum, as `torch.optim.SGD`."""
 
     def step(p: Tensor, gradient: Gradient, slots: list[Tensor], hyper: dict[str, Tensor], count: Tensor) -> None:
@@ -116,9 +117,6 @@ def _adam(beta1: float, beta2: float, eps: float, decoupled: bool) -> Optimizer:
         p.addcdiv_(mean * (-hyper["lr"] / (1 - beta1**count)), scale)
 
     return Optimizer(("mean", "square"), step)
-
-
-Beta = Annotated[float, Ge(0), Lt(1)]
 
 
 def adam(*, beta1: Beta = 0.9, beta2: Beta = 0.999, eps: Annotated[float, Gt(0)] = 1e-8) -> Optimizer:

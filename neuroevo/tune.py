@@ -250,6 +250,7 @@ def run(c: Config, out: str | None, stem: str, reporter: Reporter) -> Path:
         with experiment.started(ready, out, stem, reporter) as (folder, log):
             tuner = Tuner(ready, folder, experiment.watched(reporter, signals), log, signals.check)
             search(tuner, tuner.initial(), [], signals, reporter)
+            signals.check()
     return final(folder, reporter)
 
 
@@ -284,6 +285,7 @@ def resume(run_dir: str, sets: list[str], reporter: Reporter) -> Path:
                 history = saved.history
                 log(f"{folder}: going on after iteration {step.generation}")
             search(tuner, step, history, signals, reporter)
+        signals.check()
     return final(folder, reporter)
 
 
@@ -338,16 +340,21 @@ def search(tuner: Tuner, step: Step, history: checkpoint.History, signals: Signa
             tuner.log(f"{folder}: interrupted after iteration {step.generation}; go on with: neuroevo resume {folder}")
         signals.check()
     if best is None:
-        raise RunError(
-            f"{folder}: no trial came to its end with a finite validation; see {rundir.TRIALS} and the ranges"
-        )
+        raise hopeless(folder)
     tuner.trainer.clear()
+
+
+def hopeless(folder: Path) -> RunError:
+    """Return what a search ends with that found nothing."""
+    return RunError(f"{folder}: no trial came to its end with a finite validation; see {rundir.TRIALS} and the ranges")
 
 
 def final(folder: Path, reporter: Reporter) -> Path:
     """Move a finished search into a folder of its own, and begin the final run in its place, if there is to be one."""
     c, _ = experiment.reopened(folder)
     assert c.tune is not None
+    if not (folder / rundir.BEST).exists():
+        raise hopeless(folder)
     if not c.tune.rest.final:
         return folder
     with rundir.locked(folder):

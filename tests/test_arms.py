@@ -65,3 +65,26 @@ def test_a_search_within_an_arm_gets_half_of_its_budget_unless_the_overlay_says_
 def test_the_table_of_arms_says_what_each_is() -> None:
     assert all((function.__doc__ or "").strip() for function in arms.ARMS.values())
     assert set(arms.ARMS) == {function.__name__ for function in arms.ARMS.values()}
+
+
+def test_features_of_the_config_hold_for_all_arms_and_leave_alone_what_they_do_not_touch() -> None:
+    given = Given(10**6, 1257, 270)
+    for features, expected in (({"views": 4}, (None, 0.0)), ({"dtype": "float16"}, (None, 0.0)),
+                               ({"components": 16}, (16, 0.25)), ({"whitening": 0.5}, (512, 0.5))):  # fmt: skip
+        c = arms.applied(RAW | {"features": features}, "sgd", None, given, 0, 0)
+        assert (c.features.components, c.features.whitening) == expected
+        assert all(getattr(c.features, key) == value for key, value in features.items())
+
+
+def test_many_objectives_of_the_config_are_not_the_classic_recipes() -> None:
+    raw = RAW | {"fitness": {"metrics": ["cross_entropy", "weight_norm"]}}
+    assert [m.name for m in arms.applied(raw, "classic", None, Given(10**6, 1257, 270), 0, 0).metrics] == ["accuracy"]
+
+
+def test_a_search_of_the_config_is_the_config_arms_alone() -> None:
+    space = {"refine.lr": {"name": "float", "low": 0.1, "high": 0.2}}
+    raw = RAW | {"data": None, "refine": {"name": "sgd"}, "tune": {"space": space}}
+    given = Given(10**6, 1257, 270)
+    assert arms.applied(raw, "config", None, given, 0, 0).tune is not None
+    assert arms.applied(raw, "sgd", None, given, 0, 0).tune is None
+    assert arms.applied(raw, "own", {"refine": None}, given, 0, 0).tune is None

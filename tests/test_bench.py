@@ -44,6 +44,14 @@ def base(tmp_path: Path) -> str:
     return str(tmp_path / "base.yaml")
 
 
+@pytest.fixture(autouse=True)
+def pages(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Pages that were asked for; tests/test_report.py draws them."""
+    drawn: list[Path] = []
+    monkeypatch.setattr(bench.report, "bench", drawn.append)
+    return drawn
+
+
 def benched(file: str, names: Sequence[str], out: Path, **changes: Any) -> Path:
     given: dict[str, Any] = {
         "seeds": 1, "splits": 1, "budget": f"samples={SAMPLES}", "jobs": 1, "levels": [], "sets": [],
@@ -130,7 +138,7 @@ def test_arms_see_the_same_splits_and_features(base: str, tmp_path: Path) -> Non
 
 
 def test_arms_have_about_as_many_chances_to_name_a_champion(base: str, tmp_path: Path) -> None:
-    out = benched(base, ["random", "sgd", "snes", "hybrid"], tmp_path / "out", budget="samples=4e6")
+    out = benched(base, ["random", "sgd", "snes", "hybrid"], tmp_path / "out", budget="samples=2e6")
     looks = Counter(row["arm"] for row in rows(out / "curves.csv"))
     assert all(0.7 * arms.LOOKS <= count <= 1.4 * arms.LOOKS for count in looks.values()), looks
 
@@ -191,7 +199,7 @@ def test_arms_and_seeds_are_added_and_finished_runs_left_alone(base: str, tmp_pa
     assert (out / "runs/sgd/0-0/result.json").stat().st_mtime_ns == when
     assert any("1 of 4 runs are finished" in line for line in quiet.lines)
     whole = {name: (out / name).read_bytes() for name in ("results.csv", "summary.csv", "curves.csv")}
-    bench.resume(str(out), 1, Quiet())
+    bench.resume(str(out), Quiet())
     assert whole == {name: (out / name).read_bytes() for name in whole}
 
 
@@ -241,16 +249,47 @@ def test_ctrl_c_leaves_checkpoints_and_tables_and_the_same_command_goes_on(base:
         assert rows(whole / name, "seconds") == rows(tmp_path / "b" / name, "seconds"), name
 
 
-@pytest.mark.parametrize("jobs", [1, 2])
-def test_an_arm_that_fails_does_not_keep_others_from_finishing(base: str, tmp_path: Path, jobs: int) -> None:
-    """All trials of a search end in NaN."""
+def test_an_arm_that_fails_keeps_no_other_from_finishing_and_can_be_mended(
+    base: str, tmp_path: Path, pages: list[Path]
+) -> None:
+    """All trials of a search end in NaN; another arm's population is too large for the budget."""
     hopeless = TUNED.replace("low: 0.001, high: 0.3", "low: 1.0e+37, high: 1.0e+38")
     (tmp_path / "hopeless.yaml").write_text(hopeless)
-    names = [str(tmp_path / "hopeless.yaml"), "random"]
-    with pytest.raises(RunError, match="1 of 2 runs failed; the first: hopeless, split 0, seed 0: .*no trial"):
-        benched(base, names, tmp_path / "out", budget="samples=1e5", jobs=jobs,
-                sets=["head={name: mlp, hidden: [8]}"])  # fmt: skip
-    assert [row["arm"] for row in rows(tmp_path / "out" / "results.csv")] == ["random"]
+    (tmp_path / "large.yaml").write_text("algorithm: {name: ga, population: 200000}")
+    names = [str(tmp_path / f"{name}.yaml") for name in ("hopeless", "large")]
+    changes: dict[str, Any] = {"budget": "samples=1e5", "sets": ["head={name: mlp, hidden: [8]}"]}
+    for seeds in (1, 2):  # the same again doesn't stop there either
+        with pytest.raises(RunError, match=f"{2 * seeds} of {3 * seeds} runs failed; the first: hopeless, .*no trial"):
+            benched(base, [*names, "random"], tmp_path / "out", seeds=seeds, **changes)
+        assert [row["arm"] for row in rows(tmp_path / "out" / "results.csv")] == ["random"] * seeds
+        assert pages == [tmp_path / "out"] * seeds
+    (tmp_path / "large.yaml").write_text("algorithm: {name: ga, population: 200}")
+    with pytest.raises(RunError, match="2 of 6 runs failed"):
+        benched(base, names[1:], tmp_path / "out", **changes)
+    assert {row["arm"] for row in rows(tmp_path / "out" / "results.csv")} == {"random", "large"}
+
+
+def test_what_all_arms_fail_by_is_the_users_to_mend(base: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="2 of 2 runs failed; the first: random, split 0, seed 0: budget"):
+        benched(base, ["random", "ga"], tmp_path / "out", budget="samples=10")
+
+
+def test_a_run_that_was_begun_with_other_settings_is_said_to_be(
+    base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, quiet = benched(base, ["random"], tmp_path / "out", budget="samples=1e5"), Quiet()
+    monkeypatch.setitem(arms.ARMS, "random", lambda given: {"algorithm": {"name": "random", "population": 7}})
+    benched(base, ["random"], out, budget="samples=1e5", reporter=quiet)
+    assert any("begun with other settings" in line for line in quiet.lines)
+
+
+def test_a_search_leaves_no_mark_in_the_curve_of_what_is_kept(base: str, tmp_path: Path) -> None:
+    out = benched(base, [str(tmp_path / "tuned.yaml")], tmp_path / "out")
+    (row,), curve = rows(out / "results.csv"), rows(out / "curves.csv")
+    assert float(curve[-1]["validation"]) == float(row["validation"])
+    search = rundir.read_result(out / "runs/tuned/0-0")["tuning"]["cost"]
+    assert int(curve[0]["samples"]) > search["forward_samples"] + 2 * search["backward_samples"] > 0.4 * SAMPLES
+    assert curve[-1]["samples"] == row["samples"]
 
 
 @pytest.mark.parametrize(
@@ -264,7 +303,8 @@ def test_an_arm_that_fails_does_not_keep_others_from_finishing(base: str, tmp_pa
         (["ga"], {"budget": "samples=many"}, "samples=N"),
         (["ga"], {"seeds": 0}, "--seeds: 0"),
         (["ga"], {"sets": ["head.nme=mlp"]}, "head.nme"),
-        (["ga"], {"budget": "samples=10"}, "arm ga, split 0, seed 0: budget"),
+        (["ga"], {"budget": "samples=10"}, "ga, split 0, seed 0: budget"),
+        (["ga"], {"budget": "samples=.inf"}, "samples=N"),
         (["config"], {"budget": None, "sets": ["budget.seconds=3"]}, "--budget"),
     ],
 )  # fmt: skip
@@ -284,6 +324,14 @@ def test_what_is_wrong_is_one_line_that_names_it(
         ("seed: 3", "seed is the same"),
         ("optimiser: {}", "optimiser: unknown section"),
         ("algorithm: {name: gaa}", "arm own: algorithm.name"),
+        ("validate: {patience: 3}", "validate.patience is the same"),
+        ("checkpoint: {every: 3}", "checkpoint: unknown section"),
+        ("tune: 5", "arm own: tune"),
+        ("tune: {budget: 3, space: {}}", "arm own: tune.budget: 3 given"),
+        (
+            "tune: {budget: {samples: 600000}, space: {}}",
+            "arm own: tune.budget.samples: 600,000 given, of which 600,000",
+        ),
         ("[1]", "a mapping of sections"),
     ],
 )
@@ -316,6 +364,10 @@ def test_a_benchmark_of_another_config_or_budget_is_not_mixed_in(base: str, tmp_
 def test_without_a_budget_of_its_own_an_arm_gets_what_the_configs_run_takes(base: str) -> None:
     c = config.load(base, ["budget.generations=30", "algorithm.population=16", "fitness.samples=100"])
     assert bench.own_budget(c, arms.Given(0, 1257, 270)) == 30 * 16 * 100
+    both = ["budget.generations=10", "budget.samples=1000000000", "algorithm.population=16", "fitness.samples=100"]
+    assert bench.own_budget(config.load(base, both), arms.Given(0, 1257, 270)) == 10 * 16 * 100
+    forward = ["refine.steps=2", "refine.batch_size=50", "budget.forward_samples=6120", "fitness.samples=512"]
+    assert bench.own_budget(config.load(base, forward), arms.Given(0, 1257, 270)) == 6120 * (512 + 300) // (512 + 100)
     c = config.load(base, ["refine.steps=2", "refine.batch_size=50", "budget.generations=3", "algorithm.population=4"])
     assert bench.own_budget(c, arms.Given(0, 1257, 270)) == 3 * 4 * (512 + 3 * 2 * 50)
 
@@ -325,3 +377,14 @@ def test_bench_yaml_says_what_was_asked_for(base: str, tmp_path: Path) -> None:
     found = yaml.safe_load((out / "bench.yaml").read_text())
     assert (found["samples"], found["seeds"], found["splits"], list(found["arms"])) == (100_000, 1, 1, ["random"])
     assert found["command"] == experiment.command()
+
+
+def test_a_folder_that_is_no_benchmarks_is_said_to_be_none(tmp_path: Path) -> None:
+    (tmp_path / "bench.yaml").write_text("{}")
+    with pytest.raises(InputError, match="bench.yaml: config is missing"):
+        bench.resume(str(tmp_path), Quiet())
+
+
+def test_without_git_there_is_no_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    assert bench.commit() is None

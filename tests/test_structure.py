@@ -12,7 +12,7 @@ ORDER = [  # each may import those before it
     "space", "samplers",
     "data", "backbones", "features", "evaluation", "config", "checkpoint", "rundir", "progress",
     "genealogy", "plots", "page", "runpage", "benchpage", "report", "watch",
-    "composition", "lockstep", "experiment", "trials", "tune", "arms", "bench", "export",
+    "composition", "lockstep", "experiment", "trials", "tune", "arms", "workers", "bench", "export",
     "inspection", "cli", "__main__",
 ]  # fmt: skip
 ONLY = {  # the one module that imports a library
