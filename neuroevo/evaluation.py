@@ -19,7 +19,8 @@ def logits(
     genome: Tensor, express: Express, forward: Forward, data: Batches, index: Tensor, plan: Plan
 ) -> tuple[Tensor, Tensor]:
     """Return one genome's logits [1, B, C] on the rows in `index`, and their labels [B]."""
-    weights = express(genome[None])
+    # A row of a population and the same read from a checkpoint lie otherwise in memory, by which products round.
+    weights = express(genome[None].clone())
     parts = []
     for rows in index.split(plan.samples):
         features, targets = data.batch(rows)

@@ -38,7 +38,8 @@ def test_every_preset_is_valid_and_begins_with_its_command(file: Path) -> None:
     c = load(str(file))
     first = file.read_text().split("\n")[0]
     assert first.startswith("# ")
-    assert f"neuroevo {'tune' if c.tune else 'run'} runs/{file.name}" in first
+    command = "bench" if file.name.startswith("bench_") else "tune" if c.tune else "run"
+    assert f"neuroevo {command} runs/{file.name}" in first
 
 
 def test_the_resolved_config_is_whole_and_reads_back_to_itself() -> None:

@@ -90,11 +90,20 @@ def test_a_folder_without_a_run_is_not_watched(tmp_path: Path) -> None:
 
 def test_ctrl_c_ends_it_with_status_130(bench_folder: Path) -> None:
     command = [sys.executable, "-m", "neuroevo", "report", "--watch", str(bench_folder)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    # A shell's background job has it ignored.
+    with subprocess.Popen(
+        ["sh", "-c", 'trap "" INT; exec "$@"', "sh", *command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
         assert process.stdout is not None
         assert process.stdout.readline().startswith("http://127.0.0.1:")
         process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 130
+        try:
+            assert process.wait(30) == 130
+        finally:
+            process.kill()
         assert process.stderr is not None
         assert process.stderr.read() == ""
 
