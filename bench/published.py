@@ -1,18 +1,11 @@
 """Print the tables of benchmarks as Markdown, as docs/benchmark.md has them: python bench/published.py DIR..."""
 
-import csv
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import yaml
-
-from neuroevo import rundir
-
-
-def rows(path: Path) -> list[dict[str, str]]:
-    with open(path, newline="") as file:
-        return list(csv.DictReader(file))
+from neuroevo import config, rundir
+from neuroevo.benchpage import table as rows
 
 
 def table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
@@ -26,17 +19,17 @@ def figure(row: dict[str, str], name: str, mean: str = "_mean") -> str:
 
 
 def published(folder: Path) -> str:
-    about = yaml.safe_load((folder / "bench.yaml").read_text())
+    about = config.read(str(folder / rundir.BENCH))
     result = rundir.read_result(folder)
     sign = 1 if result["lower_is_better"] else -1
-    summary = sorted(rows(folder / "summary.csv"), key=lambda row: sign * float(row["validation_mean"]))
+    summary = sorted(rows(folder / rundir.SUMMARY), key=lambda row: sign * float(row["validation_mean"]))
     order = [row["arm"] for row in summary]
     arms = table(
         ["arm", "runs", "validation", "test", "test IQM", "gap", "seconds"],
         [[row["arm"], row["runs"], figure(row, "validation"), figure(row, "test"), f"{float(row['test_iqm']):.4f}",
           figure(row, "gap", ""), f"{float(row['seconds_mean']):.0f}"] for row in summary],
     )  # fmt: skip
-    levels = rows(folder / "levels.csv")
+    levels = rows(folder / rundir.LEVELS)
     asked = sorted({row["level"] for row in levels}, key=float, reverse=result["lower_is_better"])
     reach = table(
         ["samples to", *asked],
@@ -47,9 +40,9 @@ def published(folder: Path) -> str:
     pairs = table(
         ["test", "difference", "probability of improvement"],
         [[f"{row['a']} - {row['b']}", figure(row, "difference", ""), f"{float(row['probability']):.2f}"]
-         for row in rows(folder / "comparisons.csv")],
+         for row in rows(folder / rundir.COMPARISONS)],
     )  # fmt: skip
-    spent = sorted(int(row["samples"]) for row in rows(folder / "results.csv"))
+    spent = sorted(int(row["samples"]) for row in rows(folder / rundir.RESULTS))
     return (
         f"`{about['command']}`\n\n{about['commit']}, {about['machine']}; {result['status']}: {result['runs']} of "
         f"{result['runs_asked']} runs, {result['metric']}, {result['samples']:,} samples asked, {spent[0]:,} to "

@@ -13,9 +13,7 @@ from typing import Any, NamedTuple
 from neuroevo import composition
 from neuroevo import config as config_
 from neuroevo.config import Config
-from neuroevo.cost import Cost
 from neuroevo.errors import InputError
-from neuroevo.genome import Layout
 
 LOOKS = 60  # validations of a run, about: each arm gets as many chances to name its champion
 LEARNING_RATES = (0.003, 0.01, 0.03, 0.1)  # that SGD pays for trying
@@ -209,19 +207,13 @@ def paid(search: Mapping[str, Any], given: Given) -> dict[str, Any]:
 
 def looked_at(c: Config, given: Given, validate: Mapping[str, Any]) -> Config:
     """Return a config that validates `LOOKS` times, unless its arm says how often, and checkpoints as often."""
-    takes = generation(c, given).samples
+    takes = composition.generation(c, given.train).samples
     every = int(validate.get("every") or max(1, round(given.samples / max(1, takes) / LOOKS)))
     return replace(
         c,
         validate=c.validate.model_copy(update={"every": every, "patience": None}),
         checkpoint=c.checkpoint.model_copy(update={"every": every, "keep": 1}),
     )
-
-
-def generation(c: Config, given: Given) -> Cost:
-    """Return what a generation takes at most."""
-    algorithm = c.algorithm.bound()(Layout(("genes",), ((1,),)))
-    return composition.takes(c, composition.population_size(c, algorithm), given.train)
 
 
 def _mapping(section: Any) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from neuroevo import arms, config, experiment, report, rundir, statistics, tune, workers
+from neuroevo import arms, composition, config, experiment, rundir, statistics, tune, workers
 from neuroevo.arms import Given, Overlay
 from neuroevo.config import Config
 from neuroevo.errors import InputError, RunError
@@ -28,10 +28,6 @@ from neuroevo.metrics import LOWER_IS_BETTER
 from neuroevo.statistics import Estimate
 from neuroevo.workers import Failure
 
-BENCH, RUNS = "bench.yaml", "runs"
-RESULTS, CURVES, SUMMARY, COMPARISONS, LEVELS = (
-    "results.csv", "curves.csv", "summary.csv", "comparisons.csv", "levels.csv",
-)  # fmt: skip
 SHARES = (0.5, 0.8, 0.9, 0.95, 0.99)  # of the way from the start to the best arm: the levels, where none are given
 # Images through the backbone depend on what was cached when a run began, and are left to its result.json.
 COSTS = ("forward_samples", "backward_samples", "validation_samples")
@@ -79,7 +75,7 @@ class Bench:
             for seed in range(c.seed, c.seed + self.seeds):
                 for arm, overlay in self.overlays.items():
                     own = arms.applied(self.base, arm, overlay, given, seed, split)
-                    found.append(Task(arm, split, seed, folder / RUNS / arm / f"{split}-{seed}", own))
+                    found.append(Task(arm, split, seed, folder / rundir.RUNS / arm / f"{split}-{seed}", own))
         return found
 
 
@@ -125,7 +121,7 @@ def run(
     limit = c.memory.limit or ready.config.memory.limit // jobs
     base = base | {"memory": {**(base.get("memory") or {}), "limit": limit}}
     bench = Bench(base, overlays, samples, seeds, splits, sorted(levels), jobs, experiment.command())
-    known = opened(folder) if (folder / BENCH).exists() else None
+    known = opened(folder) if (folder / rundir.BENCH).exists() else None
     if known is not None:
         bench = joined(known, bench, folder)
     tasks = bench.tasks(folder, given._replace(samples=samples))  # a wrong arm leaves nothing behind
@@ -147,11 +143,13 @@ def resume(run_dir: str, reporter: Reporter) -> Path:
 
 def opened(folder: Path) -> Bench:
     """Read what a benchmark was asked for."""
-    raw = config.read(str(folder / BENCH))
+    raw = config.read(str(folder / rundir.BENCH))
     keys = ("config", "arms", "samples", "seeds", "splits", "levels", "jobs", "command")
     for key in keys:
         if key not in raw:
-            raise InputError(f"{folder / BENCH}: {key} is missing; a benchmark's folder has what neuroevo bench wrote")
+            raise InputError(
+                f"{folder / rundir.BENCH}: {key} is missing; a benchmark's folder has what neuroevo bench wrote"
+            )
     return Bench(*(raw[key] for key in keys))
 
 
@@ -165,7 +163,7 @@ def joined(known: Bench, more: Bench, folder: Path) -> Bench:
     if known.samples != more.samples:
         raise InputError(f"--out: {folder} holds a benchmark at {known.samples:,} samples; give another --out")
     for arm, overlay in more.overlays.items():
-        begun = any((folder / RUNS / arm).glob(f"*/{rundir.CONFIG}"))
+        begun = any((folder / rundir.RUNS / arm).glob(f"*/{rundir.CONFIG}"))
         if begun and arm in known.overlays and known.overlays[arm] != overlay:
             raise InputError(f"--arms: {arm} was another in {folder}; give the file another name")
     return replace(
@@ -192,7 +190,7 @@ def sizes(c: Config, splits: Mapping[str, torch.Tensor]) -> Given:
 
 def own_budget(c: Config, given: Given) -> int:
     """Return the samples that the config's own run takes; InputError where nothing says how many."""
-    each, b = arms.generation(c, given), c.budget
+    each, b = composition.generation(c, given.train), c.budget
     limits = [
         b.samples,
         None if b.generations is None else each.samples * b.generations,
@@ -207,7 +205,7 @@ def own_budget(c: Config, given: Given) -> int:
 def finished(folder: Path, bench: Bench, tasks: list[Task], reporter: Reporter) -> Path:
     """Do what is left of a benchmark, keeping its tables up to date, and write its page; raise what runs failed by."""
     with rundir.locked(folder):
-        rundir.replace(folder / BENCH, config.dump(bench.record()).encode())
+        rundir.replace(folder / rundir.BENCH, config.dump(bench.record()).encode())
         left = [task for task in tasks if not done(task)]
         if len(left) < len(tasks):
             reporter.note(f"{folder}: {len(tasks) - len(left)} of {len(tasks)} runs are finished")
@@ -225,7 +223,9 @@ def finished(folder: Path, bench: Bench, tasks: list[Task], reporter: Reporter) 
                     write(folder, bench, tasks)
         finally:
             write(folder, bench, tasks)
-        report.bench(folder)
+        from neuroevo import report  # it brings matplotlib along, which no worker needs
+
+        report.report(str(folder))
     if failed:
         first, failure = failed[0]
         kind = InputError if all(failure.of_input for _, failure in failed) else RunError
@@ -316,19 +316,19 @@ def write(folder: Path, bench: Bench, tasks: Sequence[Task]) -> None:
     found = [run for run in map(read, tasks) if run is not None]
     metric = tasks[0].config.validation_metric.name
     lower = metric in LOWER_IS_BETTER
-    table(folder / RESULTS, [run.row for run in found])
+    table(folder / rundir.RESULTS, [run.row for run in found])
     curves = [
         {"arm": run.task.arm, "split": run.task.split, "seed": run.task.seed,
          **dict(zip(("generation", "samples", "seconds", "validation"), point, strict=True))}
         for run in found for point in run.curve
     ]  # fmt: skip
-    table(folder / CURVES, curves)
+    table(folder / rundir.CURVES, curves)
     names = [arm for arm in bench.overlays if any(run.task.arm == arm for run in found)]
     summary = [summarised(arm, found, tasks, lower) for arm in names]
-    table(folder / SUMMARY, summary)
-    table(folder / COMPARISONS, compared(names, found, tasks, lower))
+    table(folder / rundir.SUMMARY, summary)
+    table(folder / rundir.COMPARISONS, compared(names, found, tasks, lower))
     levels = bench.levels or between(found, summary, lower)
-    table(folder / LEVELS, [reached(arm, level, found, lower) for arm in names for level in levels])
+    table(folder / rundir.LEVELS, [reached(arm, level, found, lower) for arm in names for level in levels])
     rundir.write_result(folder, {
         "status": "finished" if len(found) == len(tasks) else "interrupted",
         "metric": metric,

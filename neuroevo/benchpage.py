@@ -18,8 +18,6 @@ from neuroevo.metrics import LOWER_IS_BETTER
 from neuroevo.plots import Interval, Plot, Point, words
 from neuroevo.runpage import Run, descended, front, on_test, over_generations, read, short, shown
 
-BENCH = "bench.yaml"  # makes a folder a bench's
-
 Row = dict[str, str]
 
 
@@ -56,7 +54,7 @@ class Bench(NamedTuple):
 
     def run(self, row: Row) -> Run | None:
         """Return the run of a row of the results, or None where its folder isn't there."""
-        folder = self.folder / "runs" / row["arm"] / f"{row['split']}-{row['seed']}"
+        folder = self.folder / rundir.RUNS / row["arm"] / f"{row['split']}-{row['seed']}"
         return read(folder) if (folder / rundir.CONFIG).is_file() else None
 
 
@@ -85,9 +83,9 @@ def bracketed(found: Interval) -> str:
 
 def read_bench(folder: Path) -> Bench:
     """Read what there is of a bench."""
-    about = config.parse((folder / BENCH).read_text(), str(folder / BENCH))
-    summary = {row["arm"]: row for row in table(folder / "summary.csv")}
-    found = Bench(folder, about, rundir.read_result(folder), [], table(folder / "results.csv"), summary)
+    about = config.parse((folder / rundir.BENCH).read_text(), str(folder / rundir.BENCH))
+    summary = {row["arm"]: row for row in table(folder / rundir.SUMMARY)}
+    found = Bench(folder, about, rundir.read_result(folder), [], table(folder / rundir.RESULTS), summary)
     sign = 1 if found.lower_is_better else -1
 
     def place(arm: str) -> float:
@@ -140,7 +138,7 @@ def summary(found: Bench) -> str:
 def compared(found: Bench) -> list[Plot]:
     """Draw the probability that one arm does better than another."""
     values: dict[tuple[str, str], float] = {}
-    for row in table(found.folder / "comparisons.csv"):
+    for row in table(found.folder / rundir.COMPARISONS):
         probability = figure(row, "probability")
         if probability is not None:
             values |= {(row["b"], row["a"]): 1 - probability, (row["a"], row["b"]): probability}
@@ -150,7 +148,7 @@ def compared(found: Bench) -> list[Plot]:
 def curves(found: Bench) -> list[Plot]:
     """Draw the arms' best validation so far against samples."""
     drawn: dict[str, list[Point]] = {}
-    rows = table(found.folder / "curves.csv")
+    rows = table(found.folder / rundir.CURVES)
     for arm in found.arms:
         runs: dict[tuple[str, str], list[tuple[float, float]]] = {}
         for row in rows:
@@ -189,7 +187,7 @@ def spent(found: Bench) -> list[Plot]:
 
 def levels(found: Bench) -> str:
     """Return how many samples and seconds arms needed to levels of validation."""
-    rows = table(found.folder / "levels.csv")
+    rows = table(found.folder / rundir.LEVELS)
     asked = sorted({row["level"] for row in rows}, key=float, reverse=found.lower_is_better)
 
     def cell(arm: str, level: str) -> str:

@@ -111,17 +111,15 @@ def resume(run_dir: Run, sets: Sets = None) -> None:
     from pathlib import Path
 
     from neuroevo import bench as bench_
-    from neuroevo import progress
+    from neuroevo import progress, rundir
     from neuroevo import tune as tune_
 
+    benchmark = (Path(run_dir) / rundir.BENCH).exists()
+    if benchmark and sets:
+        raise InputError("--set: a benchmark goes on as it began; neuroevo bench adds arms, seeds and splits")
     with progress.shown() as reporter:
-        if (Path(run_dir) / bench_.BENCH).exists():
-            if sets:
-                raise InputError("--set: a benchmark goes on as it began; neuroevo bench adds arms, seeds and splits")
-            folder = bench_.resume(run_dir, reporter)
-        else:
-            folder = tune_.resume(run_dir, sets or [], reporter)
-    (standings if (folder / bench_.BENCH).exists() else summary)(str(folder))
+        folder = bench_.resume(run_dir, reporter) if benchmark else tune_.resume(run_dir, sets or [], reporter)
+    (standings if benchmark else summary)(str(folder))
 
 
 @app.command()

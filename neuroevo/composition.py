@@ -389,6 +389,12 @@ def takes(c: Config, rows: int, train: int) -> Cost:
     return Cost(forward=rows * min(c.fitness.samples, train) * passes + learnt, backward=learnt)
 
 
+def generation(c: Config, train: int) -> Cost:
+    """Return what a generation takes at most, from the second on, with so many train images."""
+    algorithm = c.algorithm.bound()(Layout(("genes",), ((1,),)))
+    return takes(c, population_size(c, algorithm), train)
+
+
 def exact(plan: Plan) -> Plan:
     """Return a plan in full precision."""
     return plan._replace(precision="float32")

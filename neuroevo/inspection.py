@@ -163,7 +163,7 @@ def searching(c: Config, train: int) -> Rows:
     """Return what a search of hyperparameters is and takes, with so many train images."""
     assert c.tune is not None
     space, trial = c.tune.space(), c.tune.trial
-    own = composition.takes(c, composition.population_size(c, c.algorithm.bound()(Layout(("genes",), ((1,),)))), train)
+    own = composition.generation(c, train)
     count = int(c.tune.sampler.options.get("population", 1))
     rungs = ", ".join(map(str, trial.rungs))
     stops = f", the best {trial.keep:g} of them beyond each of {rungs}" if rungs else ""

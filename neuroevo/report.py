@@ -6,7 +6,7 @@ Each picture is there as PNG, beside the CSV of its numbers. What is still going
 from pathlib import Path
 
 from neuroevo import rundir
-from neuroevo.benchpage import BENCH, bench_page
+from neuroevo.benchpage import bench_page
 from neuroevo.runpage import run_page
 
 PAGE, PLOTS = "report.html", "plots"
@@ -22,15 +22,10 @@ def report(folder: str) -> Path:
     return path / PAGE
 
 
-def bench(folder: Path) -> Path:
-    """Write the page of a bench, and its plots; return the page's path."""
-    return report(str(folder))
-
-
 def existing(folder: str) -> Path:
     """Return the folder of a run or a bench that is there, or InputError."""
     path = Path(folder)
-    return path if (path / BENCH).is_file() else rundir.existing(folder)
+    return path if (path / rundir.BENCH).is_file() else rundir.existing(folder)
 
 
 def render(folder: Path, pictures: Path | None, refresh: int | None = None) -> str:
@@ -38,5 +33,5 @@ def render(folder: Path, pictures: Path | None, refresh: int | None = None) -> s
 
     InputError where nothing is recorded yet. With `refresh` the page loads itself again after so many seconds.
     """
-    page = bench_page if (folder / BENCH).is_file() else run_page
+    page = bench_page if (folder / rundir.BENCH).is_file() else run_page
     return page(folder, pictures, refresh)

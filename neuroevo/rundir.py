@@ -19,6 +19,10 @@ from neuroevo.loop import Step
 
 CHECKPOINTS = "checkpoints"
 TUNE, TRIALS, BEST = "tune", "trials.csv", "best.yaml"  # of a search of hyperparameters
+BENCH, RUNS = "bench.yaml", "runs"  # of a benchmark: what makes a folder one, and where its runs are
+RESULTS, CURVES, SUMMARY, COMPARISONS, LEVELS = (
+    "results.csv", "curves.csv", "summary.csv", "comparisons.csv", "levels.csv",
+)  # fmt: skip
 CONFIG, HISTORY, RESULT, CHAMPION, LOG, LINEAGE, CONFUSION = (
     "config.yaml",
     "history.jsonl",

@@ -73,10 +73,7 @@ class Trainer:
     def planned(self, settings: Sequence[Settings]) -> Cost:
         """Return what trials will take, at most."""
         train = len(self.ready.given[1]["train"])
-        costs = []
-        for c in map(self.trial, settings):
-            algorithm = c.algorithm.bound()(Layout(("genes",), ((1,),)))
-            costs.append(composition.takes(c, composition.population_size(c, algorithm), train))
+        costs = [composition.generation(c, train) for c in map(self.trial, settings)]
         costs.sort(key=lambda cost: cost.samples, reverse=True)
         whole, before, going = Cost(), 0, len(costs)
         for until in self.rungs():

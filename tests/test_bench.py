@@ -18,7 +18,7 @@ import torch
 import yaml
 from conftest import Quiet
 
-from neuroevo import arms, bench, composition, config, experiment, gradient, heads, rundir
+from neuroevo import arms, bench, composition, config, experiment, gradient, heads, report, rundir
 from neuroevo.composition import Experiment
 from neuroevo.errors import InputError, Interrupted, RunError
 
@@ -48,7 +48,7 @@ def base(tmp_path: Path) -> str:
 def pages(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """Pages that were asked for; tests/test_report.py draws them."""
     drawn: list[Path] = []
-    monkeypatch.setattr(bench.report, "bench", drawn.append)
+    monkeypatch.setattr(report, "report", lambda folder: drawn.append(Path(folder)))
     return drawn
 
 
