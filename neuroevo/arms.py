@@ -1,7 +1,7 @@
 """The arms of a benchmark: what each changes in the config that all share, given the budget.
 
-Settings are the best found on validation of the two data sets in docs/benchmark.md; those that depend on the budget are
-functions of it. What decides what an arm sees and how it is judged is none of its business.
+Settings were chosen on validation, with the effort that docs/benchmark.md tells of each; those that depend on the
+budget are functions of it. What decides what an arm sees and how it is judged is none of its business.
 """
 
 import os
