@@ -8,7 +8,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib import metadata
@@ -48,6 +48,8 @@ class Reporter(Protocol):
     def images(self, done: int, total: int) -> None: ...  # noqa: D102
 
     def generation(self, step: Step, rules: Rules) -> None: ...  # noqa: D102
+
+    def several(self, shares: Mapping[str, float]) -> None: ...  # noqa: D102
 
 
 def versions() -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TextIO
 
@@ -33,6 +33,7 @@ class Terminal:
         self.console = Console(file=stream or sys.stderr)
         self.live: Progress | None = None
         self.task: tuple[str, TaskID] | None = None
+        self.beside: dict[str, TaskID] = {}
         self.last = 0.0
         self.validated = ""  # the last validation, which a live line goes on showing
         self.before: tuple[float, int] | None = None
@@ -63,6 +64,17 @@ class Terminal:
         elif self.live is not None and self.validated:
             text = text.replace("validation -", f"validation {self.validated}")
         self._show("generations", text, progress * 1000, 1000 if progress else None, whole)
+
+    def several(self, shares: Mapping[str, float]) -> None:
+        """Show how far each of some runs beside each other is, from 0 to 1; who isn't among them is done."""
+        if self.live is None:
+            return
+        for name in self.beside.keys() - shares.keys():
+            self.live.remove_task(self.beside.pop(name))
+        for name, share in shares.items():
+            if name not in self.beside:
+                self.beside[name] = self.live.add_task(name, total=1)
+            self.live.update(self.beside[name], completed=share)
 
     def _show(self, what: str, text: str, done: float, total: float | None, whole: bool) -> None:
         if self.live is None:  # no terminal: a line now and then

@@ -5,7 +5,9 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Generator, Iterable
+import time
+from collections.abc import Callable, Generator, Iterable, Mapping
+from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, NamedTuple, TypeVar
@@ -14,6 +16,7 @@ import torch
 
 from neuroevo.errors import InputError, Interrupted, RunError
 from neuroevo.experiment import Reporter, Signals
+from neuroevo.loop import Rules, Step
 
 T = TypeVar("T")
 Work = Callable[[Any, Reporter], None]  # a function of a module, of something that can be pickled
@@ -29,14 +32,24 @@ class Failure(NamedTuple):
 Done = Generator[tuple[T, Failure | None], None, None]  # each thing, with why it failed
 
 
-class Silent:
-    """A reporter for what others are done beside: it says nothing, and run.log has what it would have."""
+class Telling:
+    """A reporter for what is done beside others: how far it is, once a second; run.log has all else."""
+
+    def __init__(self, pipe: Connection) -> None:
+        self.pipe, self.last = pipe, 0.0
 
     def note(self, line: str) -> None: ...  # noqa: D102
 
     def images(self, done: int, total: int) -> None: ...  # noqa: D102
 
-    def generation(self, step: Any, rules: Any) -> None: ...  # noqa: D102
+    def several(self, shares: Mapping[str, float]) -> None: ...  # noqa: D102
+
+    def generation(self, step: Step, rules: Rules) -> None:
+        """Tell the share of the budget that is used."""
+        if time.monotonic() - self.last > 1:
+            self.last = time.monotonic()
+            with suppress(OSError):  # nobody listens any more: a signal is on its way, and a checkpoint comes first
+                self.pipe.send(rules.budget.progress(step.generation, step.cost))
 
 
 def attempt(work: Work, item: Any, reporter: Reporter) -> Failure | None:
@@ -77,9 +90,10 @@ def together(work: Work, items: Iterable[T], jobs: int, reporter: Reporter) -> D
         reporter.note(f"{jobs} at a time, {threads} threads each")
     crew: dict[Connection, BaseProcess] = {}
     at_work: dict[Connection, T] = {}
+    shares: dict[Connection, float] = {}
 
     def handed(pipe: Connection) -> None:
-        at_work[pipe] = waiting.pop(0)
+        at_work[pipe], shares[pipe] = waiting.pop(0), 0.0
         reporter.note(f"{at_work[pipe]}: begun")
         pipe.send(at_work[pipe])
 
@@ -89,22 +103,27 @@ def together(work: Work, items: Iterable[T], jobs: int, reporter: Reporter) -> D
                 handed(joined(crew, work, threads))
             while at_work:
                 signals.check()
+                reporter.several({str(item): shares[pipe] for pipe, item in at_work.items()})
                 for ready in wait(list(at_work), timeout=0.5):
                     assert isinstance(ready, Connection)
-                    item = at_work.pop(ready)
+                    pipe = ready
                     try:
-                        failure: Failure | None = ready.recv()
+                        told: float | Failure | None = ready.recv()
+                        if isinstance(told, float):
+                            shares[ready] = told
+                            continue
                     except (EOFError, OSError):
                         signals.check()
                         crew[ready].join()
-                        failure = Failure(False, f"its process ended with status {crew[ready].exitcode}")
+                        told = Failure(False, f"its process ended with status {crew[ready].exitcode}")
                         if waiting:
-                            handed(joined(crew, work, threads))
-                    else:
-                        if waiting:
-                            handed(ready)
-                    yield item, failure
+                            pipe = joined(crew, work, threads)
+                    item = at_work.pop(ready)
+                    if waiting:
+                        handed(pipe)
+                    yield item, told
         finally:
+            reporter.several({})
             for pipe in crew:  # who waits for more goes home
                 pipe.close()
             for process in crew.values():  # each writes its checkpoint
@@ -144,7 +163,7 @@ def worker(work: Work, pipe: Connection, threads: int) -> None:
     with Signals() as signals:
         try:
             while signals.status is None:
-                pipe.send(attempt(work, pipe.recv(), Silent()))
+                pipe.send(attempt(work, pipe.recv(), Telling(pipe)))
         except (EOFError, BrokenPipeError, ConnectionResetError):  # nothing more to do, or nobody to tell
             pass
         except Interrupted as error:

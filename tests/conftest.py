@@ -1,7 +1,7 @@
 import csv
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,7 @@ class Quiet:
         self.lines: list[str] = []
         self.steps: list[Step] = []
         self.done: list[tuple[int, int]] = []
+        self.shares: list[dict[str, float]] = []
 
     def note(self, line: str) -> None:
         self.lines.append(line)
@@ -62,6 +63,9 @@ class Quiet:
 
     def generation(self, step: Step, rules: Rules) -> None:
         self.steps.append(step)
+
+    def several(self, shares: Mapping[str, float]) -> None:
+        self.shares.append(dict(shares))
 
 
 @pytest.fixture

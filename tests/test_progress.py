@@ -1,6 +1,8 @@
 import io
 
 import torch
+from rich.console import Console
+from rich.progress import Progress
 
 from neuroevo.cost import Budget, Cost
 from neuroevo.fitness import Scores
@@ -36,3 +38,17 @@ def test_notes_are_printed_as_they_are() -> None:
     out = io.StringIO()
     Terminal(out).note("[bold]x[/bold] " + "y" * 200)
     assert out.getvalue() == "[bold]x[/bold] " + "y" * 200 + "\n"
+
+
+def test_several_runs_have_a_bar_each_while_they_go_on() -> None:
+    out = io.StringIO()
+    terminal = Terminal(out)
+    terminal.several({"ga": 0.25})
+    assert out.getvalue() == ""
+    with Progress(console=Console(file=out, force_terminal=True, width=80)) as terminal.live:
+        terminal.several({"ga": 0.25, "sgd": 0.0})
+        terminal.several({"sgd": 0.5, "pso": 0.75})
+        bars = {task.description: task.completed for task in terminal.live.tasks}
+        assert bars == {"sgd": 0.5, "pso": 0.75}
+        terminal.several({})
+        assert not terminal.live.tasks

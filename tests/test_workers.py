@@ -1,3 +1,4 @@
+import multiprocessing
 import os
 import signal
 import threading
@@ -9,6 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 from conftest import Quiet
+from test_progress import RULES, step
 
 from neuroevo import workers
 from neuroevo.errors import InputError, Interrupted, RunError
@@ -35,6 +37,14 @@ def absorbed(folder: str, reporter: Reporter) -> None:
         time.sleep(0.7)
 
 
+def halfway(item: int, reporter: Reporter) -> None:
+    """Be at half of a budget, for so long that it is seen."""
+    reporter.note("not heard")
+    for generation in (3, 4):  # the second comes too soon
+        reporter.generation(step(generation, None), RULES)
+    time.sleep(1.0)
+
+
 EXPECTED = {0: None, 1: Failure(True, "one"), 2: None, 3: Failure(False, "three"), 4: None,
             5: Failure(False, "[Errno 28] No space left"), 6: None}  # fmt: skip
 
@@ -53,6 +63,22 @@ def test_nor_does_it_side_by_side_even_if_a_process_is_killed() -> None:
     found = dict(workers.together(numbered, [7, *range(7)], 2, Quiet()))
     assert found == {7: Failure(False, "its process ended with status -9"), **EXPECTED}
     assert not crew()
+
+
+def test_it_is_told_how_far_each_process_is() -> None:
+    quiet = Quiet()
+    assert dict(workers.together(halfway, [0, 1, 2], 2, quiet)) == {0: None, 1: None, 2: None}
+    assert {"0": 0.5, "1": 0.5} in quiet.shares
+    assert {"2": 0.5} in quiet.shares
+    assert quiet.shares[-1] == {}
+    assert {share for shares in quiet.shares for share in shares.values()} == {0.0, 0.5}
+    assert quiet.lines[-3:] == ["0: begun", "1: begun", "2: begun"]
+
+
+def test_a_run_to_which_nobody_listens_goes_on() -> None:
+    mine, theirs = multiprocessing.Pipe()
+    mine.close()
+    workers.Telling(theirs).generation(step(3, None), RULES)
 
 
 def test_nothing_to_do_starts_no_process() -> None:
