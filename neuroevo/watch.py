@@ -60,7 +60,9 @@ def server(folder: str, port: int) -> ThreadingHTTPServer:
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            if self.path != "/":
+            host = self.headers.get("Host", "").rpartition(":")[0]
+            # Under another name a web page elsewhere could have a browser read this one for it.
+            if self.path != "/" or host not in (HOST, "localhost"):
                 self.send_error(404)
                 return
             content = latest.page().encode()

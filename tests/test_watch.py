@@ -29,9 +29,9 @@ def served(folder: Path) -> Iterator[int]:
             thread.join()
 
 
-def get(port: int, path: str = "/") -> tuple[int, str]:
+def get(port: int, path: str = "/", host: str | None = None) -> tuple[int, str]:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-    connection.request("GET", path)
+    connection.request("GET", path, headers={} if host is None else {"Host": host})
     response = connection.getresponse()
     text = response.read().decode()
     connection.close()
@@ -60,6 +60,8 @@ def test_a_served_page_waits_and_then_follows_the_run_and_writes_nothing(bench_f
         (folder / "history.jsonl").write_text("".join(lines))
         assert "finished (generations) after 6 generations" in get(port)[1]
         assert get(port, "/run.log")[0] == 404
+        assert get(port, host=f"localhost:{port}")[0] == 200
+        assert get(port, host=f"rebound.example:{port}")[0] == 404
     assert {path.name for path in folder.iterdir()} == {"config.yaml", "history.jsonl", "result.json"}
 
 
