@@ -36,17 +36,17 @@ class Given(NamedTuple):
     validation: int
 
 
-def _batch(given: Given, population: int) -> int:
+def _batch(given: Given, population: int, generations: int = 400, least: int = 128, most: int = 1024) -> int:
     """Return a generation's samples for a search without gradients: fewer in short runs, as docs/search.md has it."""
-    wanted = given.samples // (population * 400)
-    return min(1024, max(128, 1 << max(0, wanted.bit_length() - 1)))
+    wanted = given.samples // (population * generations)
+    return min(most, max(least, 1 << max(0, wanted.bit_length() - 1)))
 
 
-def _searching(given: Given, algorithm: str, **options: Any) -> Overlay:
+def _searching(given: Given, algorithm: str, population: int = 256) -> Overlay:
     return {
-        "algorithm": {"name": algorithm, **options},
+        "algorithm": {"name": algorithm, "population": population},
         "refine": None,
-        "fitness": {"samples": _batch(given, options.get("population", 256))},
+        "fitness": {"samples": _batch(given, population)},
     }
 
 
@@ -67,12 +67,19 @@ def config(given: Given) -> Overlay:
 
 def snes(given: Given) -> Overlay:
     """Search by a separable natural evolution strategy (Wierstra et al. 2014)."""
-    return _searching(given, "snes")
+    return _searching(given, "snes", population=128)
 
 
 def pso(given: Given) -> Overlay:
-    """Let a particle swarm search the weights, neighbours in a ring."""
-    return _searching(given, "pso", population=64, neighbourhood="ring") | {"genome": {"init_sigma": 0.02}}
+    """Let a particle swarm search the weights: few particles in a ring, small steps, few genes, many generations."""
+    n = 32
+    return {
+        "algorithm": {"name": "pso", "population": n, "neighbourhood": "ring", "max_velocity": 1.0},
+        "refine": None,
+        "genome": {"init_sigma": 0.02},
+        "features": {"components": 128},
+        "fitness": {"samples": _batch(given, 2 * n, generations=2000, least=64, most=256)},
+    }
 
 
 def random(given: Given) -> Overlay:

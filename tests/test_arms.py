@@ -27,6 +27,18 @@ def test_restarts_try_each_learning_rate_as_often_and_are_more_where_there_is_bu
     assert all(count % len(arms.LEARNING_RATES) == 0 for count in counts)
 
 
+@pytest.mark.parametrize(
+    ("arm", "expected"),
+    [("ga", [128, 128, 1024]), ("snes", [128, 256, 1024]), ("pso", [64, 128, 256]), ("random", [128, 128, 1024])],
+)
+def test_searches_without_gradients_have_smaller_batches_where_there_is_less_budget(
+    arm: str, expected: list[int]
+) -> None:
+    found = [arms.applied(RAW, arm, None, Given(samples, 40_000, 5_000), 0, 0).fitness.samples
+             for samples in (10_000_000, 20_000_000, 144_000_000)]  # fmt: skip
+    assert found == expected
+
+
 def test_what_a_config_says_beside_what_an_arm_changes_is_kept() -> None:
     raw = RAW | {"fitness": {"metric": "brier", "samples": 99}, "genome": {"init_sigma": 0.3},
                  "head": {"name": "mlp", "hidden": [5]}, "validate": {"metric": "macro_f1"}}  # fmt: skip
