@@ -157,7 +157,7 @@ def curves(found: Bench) -> list[Plot]:
                 runs.setdefault((row["split"], row["seed"]), []).append((samples, value))
         if runs:
             drawn[arm] = averaged(list(runs.values()))
-    return [plots.curves("curves", drawn, found.metric)] if drawn else []
+    return [plots.curves("curves", drawn, found.metric, list(found.about["arms"]))] if drawn else []
 
 
 def averaged(runs: Sequence[Sequence[tuple[float, float]]]) -> list[Point]:
@@ -222,15 +222,16 @@ def spread(found: Bench) -> list[Plot]:
     if not test:
         return []
     about = "Each run a dot; the line is their mean, the bar its interval."
-    metric = words(found.metric)
+    metric, series = words(found.metric), list(found.about["arms"])
     return [
-        plots.distributions("test", "Champions on test", about, f"test {metric}", test),
+        plots.distributions("test", "Champions on test", about, f"test {metric}", test, series),
         plots.distributions(
             "gap",
             "Better on validation than on test",
             f"By how much the champion is. {about}",
             f"{'test - validation' if sign < 0 else 'validation - test'} {metric}",
             gap,
+            series,
             zero=True,
         ),
     ]

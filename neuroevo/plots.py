@@ -455,11 +455,14 @@ class Point(NamedTuple):
     high: float
 
 
-def curves(name: str, arms: Mapping[str, Sequence[Point]], metric: str) -> Plot:
-    """Draw each arm's mean best validation against samples, with a band from its worst to its best run."""
+def curves(name: str, arms: Mapping[str, Sequence[Point]], metric: str, series: Sequence[str]) -> Plot:
+    """Draw each arm's mean best validation against samples, with a band from its worst to its best run.
+
+    Colours are by the place of an arm in `series`, whichever is ahead.
+    """
     with drawing("samples (forward + 2 x backward)", f"best validation {words(metric)}", 3.8) as (figure, axes):
-        for i, (arm, points) in enumerate(arms.items()):
-            shown = thinned(points)
+        for arm, points in arms.items():
+            shown, i = thinned(points), series.index(arm)
             x = [point.samples for point in shown]
             axes.plot(x, [point.mean for point in shown], drawstyle="steps-post", label=short(arm, 28), **style(i))
             low, high = [point.low for point in shown], [point.high for point in shown]
@@ -481,14 +484,14 @@ class Interval(NamedTuple):
 
 def distributions(
     name: str, title: str, caption: str, xlabel: str, arms: Mapping[str, tuple[Sequence[float], Interval]],
-    zero: bool = False,
+    series: Sequence[str], zero: bool = False,
 ) -> Plot:  # fmt: skip
-    """Draw each arm's runs as dots over the interval of their mean as a bar, one arm a row."""
+    """Draw each arm's runs as dots over the interval of their mean as a bar, one arm a row, coloured as in curves."""
     with drawing(xlabel, "", height=1.0 + 0.35 * len(arms)) as (figure, axes):
         if zero:
             axes.axvline(0, color=INK, alpha=0.5, linewidth=0.8)
-        for i, (values, (mean, low, high)) in enumerate(arms.values()):
-            colour = SERIES[i % len(SERIES)]
+        for i, (arm, (values, (mean, low, high))) in enumerate(arms.items()):
+            colour = style(series.index(arm))["color"]
             if mean is not None:
                 ends = (mean if low is None else low, mean if high is None else high)
                 axes.plot(ends, [i, i], color=colour, linewidth=8, alpha=0.35, solid_capstyle="butt")

@@ -46,9 +46,10 @@ PLOTS: dict[str, Callable[[], Plot]] = {
     "genealogy of one": lambda: plots.genealogy("p", [TREE[0][:1]], "best"),
     "descent": lambda: plots.descent("p", [TREE[0][0], TREE[1][1]], HISTORY),
     "front": lambda: plots.front("p", ["cross_entropy", "weight_norm"], [(0.5, 2.0), (0.6, 1.0)]),
-    "curves": lambda: plots.curves("p", {str(i): POINTS for i in range(9)}, "accuracy"),
+    "curves": lambda: plots.curves("p", {str(i): POINTS for i in range(9)}, "accuracy", [str(i) for i in range(9)]),
     "distributions": lambda: plots.distributions("p", "t", "c", "x", {"a": ([0.5, 0.6], Interval(0.55, 0.5, 0.6)),
-                                                                     "b": ([0.1], Interval(None, None, None))}, True),
+                                                                     "b": ([0.1], Interval(None, None, None))},
+                                                 ["b", "a"], True),
     "probabilities": lambda: plots.probabilities("p", ["a", "b"], {("a", "b"): 0.75, ("b", "a"): 0.25}),
     **{f"trials {i}": lambda i=i: searched()[i] for i in range(3)},
 }  # fmt: skip
@@ -88,6 +89,16 @@ def test_a_line_of_many_points_is_thinned_and_keeps_its_ends() -> None:
 
 def test_nothing_is_drawn_of_a_search_without_a_figure() -> None:
     assert plots.trials(Trials(AXES, [float("nan")] * 3, [1, 1, 1], "accuracy", False)) == []
+
+
+def test_an_arm_has_its_colour_whichever_is_ahead() -> None:
+    nothing = Interval(None, None, None)
+    for arms in (["a", "b"], ["b", "a"]):
+        lines = plots.curves("p", dict.fromkeys(arms, POINTS), "accuracy", ["a", "b"]).figure.axes[0].get_lines()
+        assert {line.get_label(): line.get_color() for line in lines} == {"a": plots.SERIES[0], "b": plots.SERIES[1]}
+        shown = plots.distributions("p", "t", "c", "x", {arm: ([0.5], nothing) for arm in arms}, ["a", "b"])
+        colours = [line.get_color() for line in shown.figure.axes[0].get_lines()]
+        assert colours == [plots.SERIES["ab".index(arm)] for arm in arms]
 
 
 def test_series_differ_in_colour_or_in_line() -> None:
