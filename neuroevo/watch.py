@@ -60,7 +60,7 @@ def server(folder: str, port: int) -> ThreadingHTTPServer:
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            host = self.headers.get("Host", "").rpartition(":")[0]
+            host = self.headers.get("Host", "").partition(":")[0]  # of port 80 browsers say nothing
             # Under another name a web page elsewhere could have a browser read this one for it.
             if self.path != "/" or host not in (HOST, "localhost"):
                 self.send_error(404)

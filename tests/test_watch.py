@@ -60,7 +60,7 @@ def test_a_served_page_waits_and_then_follows_the_run_and_writes_nothing(bench_f
         (folder / "history.jsonl").write_text("".join(lines))
         assert "finished (generations) after 6 generations" in get(port)[1]
         assert get(port, "/run.log")[0] == 404
-        assert get(port, host=f"localhost:{port}")[0] == 200
+        assert get(port, host=f"localhost:{port}")[0] == get(port, host="127.0.0.1")[0] == 200
         assert get(port, host=f"rebound.example:{port}")[0] == 404
     assert {path.name for path in folder.iterdir()} == {"config.yaml", "history.jsonl", "result.json"}
 
