@@ -15,3 +15,8 @@ class Interrupted(Exception):
 
 class RunError(Exception):
     """A run that failed through no bug of ours, such as a full disk: one line for the user, exit status 1."""
+
+
+def printable(text: str) -> str:
+    """Return a text with control characters and what is no Unicode spelled out, for a terminal, a log or a page."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)

@@ -22,6 +22,8 @@ from matplotlib.colors import ListedColormap, to_rgba
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
+from neuroevo import glyphs
+from neuroevo.errors import printable
 from neuroevo.genealogy import Ancestor
 
 INK = "#010203"  # stands for the page's own colour, and is all but black in a PNG
@@ -33,6 +35,7 @@ RC: Any = {
     "axes.grid": True, "axes.axisbelow": True, "grid.color": INK, "grid.alpha": 0.15, "legend.frameon": False,
     "axes.facecolor": "none", "lines.linewidth": 1.5, "text.color": INK, "axes.edgecolor": INK, "axes.labelcolor": INK,
     "xtick.color": INK, "ytick.color": INK, "axes.unicode_minus": False, "legend.fontsize": 8,
+    "text.parse_math": False,  # names with dollars are no formulas
 }  # fmt: skip
 WIDTH, HEIGHT = 4.8, 3.0  # inches; as wide as a phone, so that text is as large there as it is meant to be
 WIDE = 7.5
@@ -61,7 +64,7 @@ def save(plot: Plot, folder: Path) -> None:
 
 
 def svg(plot: Plot) -> str:
-    """Return a picture as an SVG element to put into a page."""
+    """Return a picture as an SVG element to put into a page, whose fonts draw all names: nothing is spelled out."""
     file = io.StringIO()
     with matplotlib.rc_context({**RC, "svg.hashsalt": plot.name}):
         plot.figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
@@ -69,6 +72,8 @@ def svg(plot: Plot) -> str:
     text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", text, flags=re.DOTALL)
     text = re.sub(r'\b(id="|href="#|url\(#)', rf"\g<1>{plot.name}-", text)
     text = re.sub(r'^.*?(viewBox="[^"]*").*?>', r"\1>", text, count=1, flags=re.DOTALL)
+    for as_drawn, given in plot.figure.spelled.items():
+        text = text.replace(html.escape(as_drawn, quote=False), html.escape(printable(given), quote=False))
     label = html.escape(f"{plot.title}: {plot.caption}" if plot.caption else plot.title)
     return f'<svg role="img" aria-label="{label}" {text}'.replace(INK, "currentColor").strip()
 
@@ -89,6 +94,7 @@ def drawing(xlabel: str, ylabel: str, height: float = HEIGHT, width: float = WID
 
 def settle(figure: Any) -> None:
     """Lay a figure out once and for all: each time that it is drawn, the layout would move a little."""
+    glyphs.fit(figure)
     for _ in range(2):
         figure.get_layout_engine().execute(figure)
     figure.set_layout_engine("none")

@@ -11,7 +11,7 @@ ORDER = [  # each may import those before it
     "heads", "cut", "fitness", "gradient", "deep", "development", "algorithms", "quantised", "loop",
     "space", "samplers",
     "data", "backbones", "features", "evaluation", "config", "checkpoint", "rundir", "progress",
-    "genealogy", "plots", "page", "runpage", "benchpage", "report", "watch",
+    "genealogy", "glyphs", "plots", "page", "runpage", "benchpage", "report", "watch",
     "composition", "lockstep", "experiment", "trials", "tune", "arms", "workers", "bench", "export",
     "inspection", "cli", "__main__",
 ]  # fmt: skip
@@ -19,7 +19,7 @@ ONLY = {  # the one module that imports a library
     "h5py": {"checkpoint", "inspection"}, "pydantic": {"config"}, "typer": {"cli"}, "rich": {"progress"},
     "safetensors": {"backbones", "rundir", "export"}, "sklearn": {"data"}, "evotorch": {"operators", "algorithms"},
     "scipy": {"evaluation", "statistics"}, "yaml": {"config"}, "platformdirs": {"data"}, "psutil": {"devices"},
-    "matplotlib": {"plots"}, "optuna": {"samplers"},
+    "matplotlib": {"glyphs", "plots"}, "optuna": {"samplers"},
 }  # fmt: skip
 
 
