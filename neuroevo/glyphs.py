@@ -30,7 +30,7 @@ def family_with(character: str) -> str | None:
     own = font_manager.findfont(font_manager.FontProperties())
     if ord(character) in characters(own):
         return font_manager.get_font(own).family_name
-    entries = (entry for entry in font_manager.fontManager.ttflist if entry.name != "Last Resort")
+    entries = (entry for entry in font_manager.fontManager.ttflist if not entry.name.startswith("Last Resort"))
     return next((entry.name for entry in entries if ord(character) in characters(entry.fname)), None)
 
 

@@ -58,6 +58,11 @@ def test_another_font_stands_in_for_characters_that_the_own_font_lacks(monkeypat
     assert label.get_fontfamily()[-1] == "STIXGeneral"
 
 
+@pytest.mark.parametrize("character", ["猫", "🐈", "\U000f0000"])
+def test_a_font_of_boxes_is_none_that_has_a_character(character: str) -> None:
+    assert "Last Resort" not in (glyphs.family_with(character) or "")
+
+
 NAMES = ["$5_to_$10", "$$", r"$\frac{$", "a_$x^$", "猫", "🐈", "a\rb", "a\x1b]0;x\x07", "=1+2", "<b>&"]
 
 
