@@ -4,6 +4,8 @@ import html
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from neuroevo.errors import printable
+
 STYLE = """
 :root { color-scheme: light dark; --paper: #fff; --ink: #1b1d20; --soft: #5d6570; --rule: #d5d9de; }
 @media (prefers-color-scheme: dark) {
@@ -45,6 +47,11 @@ pre { white-space: pre-wrap; font-size: .8125rem; border: 1px solid var(--rule);
 """
 
 
+def escape(text: str) -> str:
+    """Return a text as HTML has it; control characters but for line ends are spelled out."""
+    return html.escape("\n".join(map(printable, text.split("\n"))))
+
+
 def number(value: Any) -> str:
     """Return a figure as a reader wants it, an interval's ends and anything else as text; a dash for none."""
     if value is None or value == "":
@@ -70,20 +77,20 @@ def flat(value: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
 
 def listed(rows: Iterable[tuple[str, str]]) -> str:
     """Return names and values as a table of two columns."""
-    inside = "".join(f'<tr><th scope="row">{html.escape(k)}</th><td>{html.escape(v)}</td></tr>' for k, v in rows)
+    inside = "".join(f'<tr><th scope="row">{escape(k)}</th><td>{escape(v)}</td></tr>' for k, v in rows)
     return f'<table class="list">{inside}</table>'
 
 
 def grid(header: Sequence[str], rows: Iterable[Sequence[Any]], caption: str = "") -> str:
     """Return a table of figures, whose first column names the rows; a wide one scrolls in a box of its own."""
-    head = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in header)
+    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in header)
     body = "".join(
-        f'<tr><th scope="row">{html.escape(str(first))}</th>'
-        + "".join(f"<td>{html.escape(number(cell))}</td>" for cell in cells)
+        f'<tr><th scope="row">{escape(str(first))}</th>'
+        + "".join(f"<td>{escape(number(cell))}</td>" for cell in cells)
         + "</tr>"
         for first, *cells in rows
     )
-    about = f"<p class=soft>{html.escape(caption)}</p>" if caption else ""
+    about = f"<p class=soft>{escape(caption)}</p>" if caption else ""
     return (
         f'<div class="box" tabindex="0"><table class="grid"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
         f"</div>{about}"
@@ -93,31 +100,29 @@ def grid(header: Sequence[str], rows: Iterable[Sequence[Any]], caption: str = ""
 def figure(svg: str, title: str, caption: str, wide: bool = False) -> str:
     """Return a picture, under its title and what it shows."""
     kind = ' class="wide"' if wide else ""
-    said = f"{html.escape(caption)}" if caption else ""
-    return (
-        f'<figure{kind}><figcaption><b>{html.escape(title)}</b>{said}</figcaption><div class="box">{svg}</div></figure>'
-    )
+    said = f"{escape(caption)}" if caption else ""
+    return f'<figure{kind}><figcaption><b>{escape(title)}</b>{said}</figcaption><div class="box">{svg}</div></figure>'
 
 
 def details(summary: str, inside: str) -> str:
     """Return what is folded away until a reader asks for it."""
-    return f"<details><summary>{html.escape(summary)}</summary>{inside}</details>"
+    return f"<details><summary>{escape(summary)}</summary>{inside}</details>"
 
 
 def text(content: str) -> str:
     """Return text as it is, in a box of its own."""
-    return f"<pre>{html.escape(content)}</pre>"
+    return f"<pre>{escape(content)}</pre>"
 
 
 def note(content: str) -> str:
     """Return a remark."""
-    return f'<p class="soft">{html.escape(content)}</p>'
+    return f'<p class="soft">{escape(content)}</p>'
 
 
 def section(title: str, *parts: str) -> str:
     """Return a part of the page under its title; nothing where there is nothing in it."""
     inside = "".join(parts)
-    return f"<section><h2>{html.escape(title)}</h2>{inside}</section>" if inside else ""
+    return f"<section><h2>{escape(title)}</h2>{inside}</section>" if inside else ""
 
 
 def document(title: str, body: str, refresh: int | None = None) -> str:
@@ -127,6 +132,6 @@ def document(title: str, body: str, refresh: int | None = None) -> str:
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">{again}'
         # Without an icon of its own a browser asks the server for one.
-        f'<link rel="icon" href="data:,"><title>{html.escape(title)}</title><style>{STYLE}</style></head>'
-        f"<body><h1>{html.escape(title)}</h1>{body}</body></html>\n"
+        f'<link rel="icon" href="data:,"><title>{escape(title)}</title><style>{STYLE}</style></head>'
+        f"<body><h1>{escape(title)}</h1>{body}</body></html>\n"
     )

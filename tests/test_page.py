@@ -2,7 +2,7 @@ from neuroevo import page
 
 
 def test_whatever_is_shown_is_escaped() -> None:
-    bad = "<i>&\"'"
+    bad = "<i>&\"'\x1b]0;\r\udce9"
     parts = [
         page.listed([(bad, bad)]), page.grid([bad, bad], [[bad, bad]], bad), page.figure("", bad, bad),
         page.details(bad, ""), page.text(bad), page.note(bad), page.section(bad, " "), page.document(bad, ""),
@@ -10,6 +10,9 @@ def test_whatever_is_shown_is_escaped() -> None:
     for part in parts:
         assert "<i>&" not in part
         assert "&lt;i&gt;&amp;" in part
+        assert not any(ord(c) < 32 and c != "\n" for c in part)
+        assert r"\x1b]0;\r\udce9" in part
+        part.encode()
 
 
 def test_figures_are_rounded_for_a_reader_and_counts_are_whole() -> None:
