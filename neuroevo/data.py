@@ -5,129 +5,24 @@ test split stays the test split; what it lacks is cut from the rest, stratified 
 alone, so that runs of different seeds share their splits.
 """
 
-import hashlib
-import json
 import os
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-import platformdirs
 import torch
-from PIL import Image
 from torch import Tensor
 
+from neuroevo.cache import cache_folder
 from neuroevo.errors import InputError
+from neuroevo.images import Arrays, Files
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".npy"}
 SPLITS = ("train", "validation", "test")
 FOLDERS = {"train": ("train", "training"), "validation": ("validation", "val", "valid"), "test": ("test", "testing")}
-
-
-def cache_folder() -> Path:
-    """Return the user's cache folder for features, or the one that NEUROEVO_CACHE names."""
-    return Path(os.environ.get("NEUROEVO_CACHE") or platformdirs.user_cache_dir("neuroevo"))
-
-
-Picture = Image.Image | npt.NDArray[np.uint8]  # an image, or one of any number of channels, uint8 [H, W, channels]
-
-
-class Arrays:
-    """Images that lie in memory: uint8 [N, H, W] (grey) or [N, H, W, 3]."""
-
-    def __init__(self, pixels: npt.NDArray[np.uint8]) -> None:
-        self.pixels = pixels
-
-    def __len__(self) -> int:
-        return len(self.pixels)
-
-    def __getitem__(self, index: int) -> Image.Image:
-        return Image.fromarray(self.pixels[index])
-
-    def take(self, rows: npt.NDArray[np.int64]) -> "Arrays":
-        """Return some of the images, in the order given."""
-        return Arrays(self.pixels[rows])
-
-    def fingerprint(self) -> str:
-        """Return a hash of the images' content, in order."""
-        return hashlib.sha256(
-            repr(self.pixels.shape).encode() + np.ascontiguousarray(self.pixels).tobytes()
-        ).hexdigest()
-
-
-class Files:
-    """Images in files, opened when asked for."""
-
-    def __init__(self, paths: Sequence[str]) -> None:
-        self.paths = paths
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: int) -> "Picture":
-        try:
-            if self.paths[index].endswith(".npy"):
-                pixels: npt.NDArray[np.uint8] = np.load(self.paths[index], allow_pickle=False)
-                if pixels.ndim != 3 or pixels.dtype != np.uint8:
-                    raise ValueError(f"uint8 [H, W, channels] expected, {pixels.dtype} {pixels.shape} found")
-                return pixels
-            with Image.open(self.paths[index]) as image:
-                image.load()
-                return image
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise InputError(
-                f"{self.paths[index]}: broken image ({error}); mend or remove it, or leave such files out with "
-                "--set data.broken=skip"
-            ) from None
-
-    def take(self, rows: npt.NDArray[np.int64]) -> "Files":
-        """Return some of the images, in the order given."""
-        return Files([self.paths[i] for i in rows])
-
-    def fingerprint(self) -> str:
-        """Return a hash of the files' content, in order; a list seen before and untouched since isn't read again."""
-        return str(self._remembered("content", self._hash))
-
-    def broken(self) -> list[int]:
-        """Return the places of files that are no readable images."""
-        places = self._remembered("broken", lambda: [i for i in range(len(self)) if not self._readable(i)])
-        assert isinstance(places, list)
-        return places
-
-    def _readable(self, index: int) -> bool:
-        try:
-            self[index]
-        except InputError:
-            return False
-        return True
-
-    def _hash(self) -> str:
-        digest = hashlib.sha256()
-        for path in self.paths:
-            digest.update(hashlib.sha256(Path(path).read_bytes()).digest())
-        return digest.hexdigest()
-
-    def _remembered(self, what: str, find: Callable[[], object]) -> object:
-        # As git's index does: known by path, size, inode and both times. ctime can't be set back by a user's tools. A
-        # file touched in the last seconds may change again within the clock's resolution, so it isn't remembered.
-        stats = [
-            (path, s.st_size, s.st_ino, s.st_mtime_ns, s.st_ctime_ns) for path in self.paths for s in [os.stat(path)]
-        ]
-        key = hashlib.sha256(json.dumps([what, stats]).encode()).hexdigest()
-        note = cache_folder() / "files" / f"{key}.json"
-        if note.exists():
-            return json.loads(note.read_text())
-        found = find()
-        if time.time() - max((s[4] for s in stats), default=0) / 1e9 > 3:
-            note.parent.mkdir(parents=True, exist_ok=True)
-            temporary = note.with_suffix(f".{os.getpid()}")
-            temporary.write_text(json.dumps(found))
-            temporary.replace(note)
-        return found
 
 
 @dataclass(frozen=True)
