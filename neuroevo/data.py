@@ -9,11 +9,12 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from annotated_types import Ge
 from torch import Tensor
 
 from neuroevo.cache import cache_folder
@@ -33,6 +34,7 @@ class Dataset:
     images: Arrays | Files
     labels: npt.NDArray[np.int64]  # [N]
     part: npt.NDArray[np.int64]  # [N]
+    notes: tuple[str, ...] = ()  # what was taken and left out, a line each
 
     def native(self) -> tuple[int, int, int]:
         """Return height, width and channels of the first image; 1 or 3 unless it is an array."""
@@ -40,7 +42,7 @@ class Dataset:
         if isinstance(first, np.ndarray):
             height, width, channels = first.shape
             return height, width, channels
-        return first.height, first.width, 1 if first.mode in ("1", "L", "I", "I;16") else 3
+        return first.height, first.width, 1 if first.mode in ("L", "LA") else 3
 
     def take(self, rows: npt.NDArray[np.int64]) -> "Dataset":
         """Return the data set of some of the images, in the order given."""
@@ -57,7 +59,9 @@ def digits() -> Dataset:
     return Dataset(tuple("0123456789"), Arrays(pixels), labels, np.full(len(labels), -1))
 
 
-def image_folder(*, root: str, broken: Literal["refuse", "skip"] = "refuse") -> Dataset:
+def image_folder(
+    *, root: str, broken: Literal["refuse", "skip"] = "refuse", max_pixels: Annotated[int, Ge(1)] | None = None
+) -> Dataset:
     """Class folders under train, test and perhaps validation (or right under the root: then all splits are cut)."""
     top = Path(root)
     if not top.is_dir():
@@ -91,11 +95,19 @@ def image_folder(*, root: str, broken: Literal["refuse", "skip"] = "refuse") -> 
             paths += files
             labels += [classes.index(name)] * len(files)
             part += [SPLITS.index(split) if split in SPLITS else -1] * len(files)
-    data = Dataset(tuple(classes), Files(paths), np.array(labels, dtype=np.int64), np.array(part, dtype=np.int64))
+    data = Dataset(
+        tuple(classes), Files(paths, max_pixels), np.array(labels, dtype=np.int64), np.array(part, dtype=np.int64)
+    )
     return without_broken(data) if broken == "skip" else data
 
 
-def labelled(root: str, classes: tuple[str, ...]) -> Dataset:
+def labelled(
+    root: str,
+    classes: tuple[str, ...],
+    *,
+    broken: Literal["refuse", "skip"] = "refuse",
+    max_pixels: int | None = None,
+) -> Dataset:
     """Return the images of class folders right under a root, or under its test folder; InputError for other classes."""
     top = Path(root)
     if not top.is_dir():
@@ -110,7 +122,9 @@ def labelled(root: str, classes: tuple[str, ...]) -> Dataset:
     labels = np.repeat([classes.index(name) for name in names], [len(files[name]) for name in names]).astype(np.int64)
     if not len(labels):
         raise InputError(f"--data: {top} has no images")
-    return Dataset(classes, Files([path for name in names for path in files[name]]), labels, np.full(len(labels), 2))
+    images = Files([path for name in names for path in files[name]], max_pixels)
+    found = Dataset(classes, images, labels, np.full(len(labels), 2))
+    return without_broken(found) if broken == "skip" else found
 
 
 def class_folders(folder: Path) -> list[str]:
@@ -132,14 +146,26 @@ def image_files(folder: Path) -> list[str]:
 
 
 def without_broken(data: Dataset) -> Dataset:
-    """Return the data set less the files that can't be read as images; InputError where a class is left without any."""
+    """Return the data set less the files that can't be read as images, with a note of how many of which class.
+
+    InputError where a class is left without any.
+    """
     assert isinstance(data.images, Files)
-    good = np.setdiff1d(np.arange(len(data.labels)), np.array(data.images.broken(), dtype=np.int64))
-    left = data.take(good)
-    for label, name in enumerate(data.classes):
-        if not (left.labels == label).any():
-            raise InputError(f"data.root: class {name} has no image that can be read")
-    return left
+    faults = data.images.faults()
+    if not faults:
+        return data
+    places = np.array(list(faults), dtype=np.int64)
+    left = data.take(np.setdiff1d(np.arange(len(data.labels)), places))
+    had, lost = (np.bincount(labels, minlength=len(data.classes)) for labels in (data.labels, data.labels[places]))
+    first, reason = next(iter(faults.items()))
+    example = f"{data.images.paths[first]}: {reason}"
+    for name, before, less in zip(data.classes, had, lost, strict=True):
+        if less and less == before:
+            raise InputError(f"data.root: class {name} has no image that can be read ({example})")
+    counts = [f"{name} {less} of {n}" for name, n, less in zip(data.classes, had, lost, strict=True) if less]
+    what = "image is" if len(faults) == 1 else "images are"
+    note = f"data.broken: {len(faults)} broken {what} left out: {', '.join(counts)}; the first is {example}"
+    return replace(left, notes=(*data.notes, note))
 
 
 def _torchvision(name: str, root: str | None, download: bool) -> Dataset:

@@ -27,7 +27,7 @@ from neuroevo.backbones import Backbone, Transform
 from neuroevo.cache import cache_folder
 from neuroevo.data import Dataset
 from neuroevo.errors import InputError
-from neuroevo.images import MODES, Arrays, Files, Picture, pixels
+from neuroevo.images import DECODING, MODES, Arrays, Files, Picture, fitted, flattened, pixels
 
 LIVE_KEPT = 64  # batches of live views that are kept for their second use
 SLICE = 4096  # rows of features at a time
@@ -226,11 +226,12 @@ class Augment:
         """Return an augmented image as uint8 [H, W, channels]."""
         if isinstance(image, np.ndarray):
             raise InputError("data.augment: .npy images can't be augmented")
-        image = image.convert(MODES[transform.channels])
+        view = flattened(image, transform.channels)
         with torch.random.fork_rng([]):
             torch.manual_seed(seed)
-            image = self.transforms(image)
-        return pixels(image, transform.channels, transform.size, Image.Resampling[transform.interpolation.upper()])
+            view = self.transforms(view)
+        resample = Image.Resampling[transform.interpolation.upper()]
+        return fitted(view.convert(MODES[transform.channels]), transform.size, resample)
 
 
 def views(count: int, clean: int, train: Tensor) -> Callable[[Tensor, torch.Generator], Tensor]:
@@ -334,6 +335,7 @@ def address(
 
     record = {
         "format": 1,
+        "decoding": DECODING,
         "backbone": [backbone.name, backbone.digest],
         "transform": backbone.transform,
         "images": images.fingerprint(),
