@@ -34,7 +34,7 @@ FORMATS = (
 )  # fmt: skip
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 BACKGROUND = "white"  # what is transparent lies on it, as on a page
-TALL = 16  # a resized image of more than so many times the pixels that are wanted is resized in part
+TALL, LARGE = 16, 2**24  # a resized image of more than so many times the pixels wanted, and pixels, is made in part
 ORIENTATION = 0x0112  # in EXIF
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -349,8 +349,12 @@ def _eight_bits(image: Image.Image, raw: str) -> Image.Image:
 
 
 def _rounded(deep: npt.NDArray[np.uint16]) -> npt.NDArray[np.uint8]:
-    """Return 16 bits as the nearest 8, round(x / 257), without a wider number in between."""
-    return ((deep - (deep >> 8) + 128) >> 8).astype(np.uint8)
+    """Return 16 bits as the nearest 8, round(x / 257)."""
+    wide = deep.astype(np.uint32)
+    wide *= 255
+    wide += 32_895
+    wide >>= 16
+    return wide.astype(np.uint8)
 
 
 def flattened(image: Image.Image, channels: int) -> Image.Image:
@@ -390,7 +394,7 @@ def fitted(image: Image.Image, size: tuple[int, int], resample: Image.Resampling
     scale = max(height / image.height, width / image.width)
     around = (max(width, round(image.width * scale)), max(height, round(image.height * scale)))
     left, top = (around[0] - width) // 2, (around[1] - height) // 2
-    if around[0] * around[1] > TALL * width * height:  # a strip, which takes gigabytes as a whole
+    if around[0] * around[1] > max(TALL * width * height, LARGE):  # a strip, which takes gigabytes as a whole
         across, down = image.width / around[0], image.height / around[1]
         box = (left * across, top * down, (left + width) * across, (top + height) * down)
         image = image.resize((width, height), resample, box)
