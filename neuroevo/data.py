@@ -5,129 +5,25 @@ test split stays the test split; what it lacks is cut from the rest, stratified 
 alone, so that runs of different seeds share their splits.
 """
 
-import hashlib
-import json
 import os
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import numpy.typing as npt
-import platformdirs
 import torch
-from PIL import Image
+from annotated_types import Ge
 from torch import Tensor
 
+from neuroevo.cache import cache_folder
 from neuroevo.errors import InputError
+from neuroevo.images import Arrays, Files
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".npy"}
 SPLITS = ("train", "validation", "test")
 FOLDERS = {"train": ("train", "training"), "validation": ("validation", "val", "valid"), "test": ("test", "testing")}
-
-
-def cache_folder() -> Path:
-    """Return the user's cache folder for features, or the one that NEUROEVO_CACHE names."""
-    return Path(os.environ.get("NEUROEVO_CACHE") or platformdirs.user_cache_dir("neuroevo"))
-
-
-Picture = Image.Image | npt.NDArray[np.uint8]  # an image, or one of any number of channels, uint8 [H, W, channels]
-
-
-class Arrays:
-    """Images that lie in memory: uint8 [N, H, W] (grey) or [N, H, W, 3]."""
-
-    def __init__(self, pixels: npt.NDArray[np.uint8]) -> None:
-        self.pixels = pixels
-
-    def __len__(self) -> int:
-        return len(self.pixels)
-
-    def __getitem__(self, index: int) -> Image.Image:
-        return Image.fromarray(self.pixels[index])
-
-    def take(self, rows: npt.NDArray[np.int64]) -> "Arrays":
-        """Return some of the images, in the order given."""
-        return Arrays(self.pixels[rows])
-
-    def fingerprint(self) -> str:
-        """Return a hash of the images' content, in order."""
-        return hashlib.sha256(
-            repr(self.pixels.shape).encode() + np.ascontiguousarray(self.pixels).tobytes()
-        ).hexdigest()
-
-
-class Files:
-    """Images in files, opened when asked for."""
-
-    def __init__(self, paths: Sequence[str]) -> None:
-        self.paths = paths
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: int) -> "Picture":
-        try:
-            if self.paths[index].endswith(".npy"):
-                pixels: npt.NDArray[np.uint8] = np.load(self.paths[index], allow_pickle=False)
-                if pixels.ndim != 3 or pixels.dtype != np.uint8:
-                    raise ValueError(f"uint8 [H, W, channels] expected, {pixels.dtype} {pixels.shape} found")
-                return pixels
-            with Image.open(self.paths[index]) as image:
-                image.load()
-                return image
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise InputError(
-                f"{self.paths[index]}: broken image ({error}); mend or remove it, or leave such files out with "
-                "--set data.broken=skip"
-            ) from None
-
-    def take(self, rows: npt.NDArray[np.int64]) -> "Files":
-        """Return some of the images, in the order given."""
-        return Files([self.paths[i] for i in rows])
-
-    def fingerprint(self) -> str:
-        """Return a hash of the files' content, in order; a list seen before and untouched since isn't read again."""
-        return str(self._remembered("content", self._hash))
-
-    def broken(self) -> list[int]:
-        """Return the places of files that are no readable images."""
-        places = self._remembered("broken", lambda: [i for i in range(len(self)) if not self._readable(i)])
-        assert isinstance(places, list)
-        return places
-
-    def _readable(self, index: int) -> bool:
-        try:
-            self[index]
-        except InputError:
-            return False
-        return True
-
-    def _hash(self) -> str:
-        digest = hashlib.sha256()
-        for path in self.paths:
-            digest.update(hashlib.sha256(Path(path).read_bytes()).digest())
-        return digest.hexdigest()
-
-    def _remembered(self, what: str, find: Callable[[], object]) -> object:
-        # As git's index does: known by path, size, inode and both times. ctime can't be set back by a user's tools. A
-        # file touched in the last seconds may change again within the clock's resolution, so it isn't remembered.
-        stats = [
-            (path, s.st_size, s.st_ino, s.st_mtime_ns, s.st_ctime_ns) for path in self.paths for s in [os.stat(path)]
-        ]
-        key = hashlib.sha256(json.dumps([what, stats]).encode()).hexdigest()
-        note = cache_folder() / "files" / f"{key}.json"
-        if note.exists():
-            return json.loads(note.read_text())
-        found = find()
-        if time.time() - max((s[4] for s in stats), default=0) / 1e9 > 3:
-            note.parent.mkdir(parents=True, exist_ok=True)
-            temporary = note.with_suffix(f".{os.getpid()}")
-            temporary.write_text(json.dumps(found))
-            temporary.replace(note)
-        return found
 
 
 @dataclass(frozen=True)
@@ -138,6 +34,7 @@ class Dataset:
     images: Arrays | Files
     labels: npt.NDArray[np.int64]  # [N]
     part: npt.NDArray[np.int64]  # [N]
+    notes: tuple[str, ...] = ()  # what was taken and left out, a line each
 
     def native(self) -> tuple[int, int, int]:
         """Return height, width and channels of the first image; 1 or 3 unless it is an array."""
@@ -145,7 +42,7 @@ class Dataset:
         if isinstance(first, np.ndarray):
             height, width, channels = first.shape
             return height, width, channels
-        return first.height, first.width, 1 if first.mode in ("1", "L", "I", "I;16") else 3
+        return first.height, first.width, 1 if first.mode in ("L", "LA") else 3
 
     def take(self, rows: npt.NDArray[np.int64]) -> "Dataset":
         """Return the data set of some of the images, in the order given."""
@@ -162,7 +59,9 @@ def digits() -> Dataset:
     return Dataset(tuple("0123456789"), Arrays(pixels), labels, np.full(len(labels), -1))
 
 
-def image_folder(*, root: str, broken: Literal["refuse", "skip"] = "refuse") -> Dataset:
+def image_folder(
+    *, root: str, broken: Literal["refuse", "skip"] = "refuse", max_pixels: Annotated[int, Ge(1)] | None = None
+) -> Dataset:
     """Class folders under train, test and perhaps validation (or right under the root: then all splits are cut)."""
     top = Path(root)
     if not top.is_dir():
@@ -196,11 +95,19 @@ def image_folder(*, root: str, broken: Literal["refuse", "skip"] = "refuse") -> 
             paths += files
             labels += [classes.index(name)] * len(files)
             part += [SPLITS.index(split) if split in SPLITS else -1] * len(files)
-    data = Dataset(tuple(classes), Files(paths), np.array(labels, dtype=np.int64), np.array(part, dtype=np.int64))
+    data = Dataset(
+        tuple(classes), Files(paths, max_pixels), np.array(labels, dtype=np.int64), np.array(part, dtype=np.int64)
+    )
     return without_broken(data) if broken == "skip" else data
 
 
-def labelled(root: str, classes: tuple[str, ...]) -> Dataset:
+def labelled(
+    root: str,
+    classes: tuple[str, ...],
+    *,
+    broken: Literal["refuse", "skip"] = "refuse",
+    max_pixels: int | None = None,
+) -> Dataset:
     """Return the images of class folders right under a root, or under its test folder; InputError for other classes."""
     top = Path(root)
     if not top.is_dir():
@@ -215,7 +122,9 @@ def labelled(root: str, classes: tuple[str, ...]) -> Dataset:
     labels = np.repeat([classes.index(name) for name in names], [len(files[name]) for name in names]).astype(np.int64)
     if not len(labels):
         raise InputError(f"--data: {top} has no images")
-    return Dataset(classes, Files([path for name in names for path in files[name]]), labels, np.full(len(labels), 2))
+    images = Files([path for name in names for path in files[name]], max_pixels)
+    found = Dataset(classes, images, labels, np.full(len(labels), 2))
+    return without_broken(found) if broken == "skip" else found
 
 
 def class_folders(folder: Path) -> list[str]:
@@ -237,14 +146,26 @@ def image_files(folder: Path) -> list[str]:
 
 
 def without_broken(data: Dataset) -> Dataset:
-    """Return the data set less the files that can't be read as images; InputError where a class is left without any."""
+    """Return the data set less the files that can't be read as images, with a note of how many of which class.
+
+    InputError where a class is left without any.
+    """
     assert isinstance(data.images, Files)
-    good = np.setdiff1d(np.arange(len(data.labels)), np.array(data.images.broken(), dtype=np.int64))
-    left = data.take(good)
-    for label, name in enumerate(data.classes):
-        if not (left.labels == label).any():
-            raise InputError(f"data.root: class {name} has no image that can be read")
-    return left
+    faults = data.images.faults()
+    if not faults:
+        return data
+    places = np.array(list(faults), dtype=np.int64)
+    left = data.take(np.setdiff1d(np.arange(len(data.labels)), places))
+    had, lost = (np.bincount(labels, minlength=len(data.classes)) for labels in (data.labels, data.labels[places]))
+    first, reason = next(iter(faults.items()))
+    example = f"{data.images.paths[first]}: {reason}"
+    for name, before, less in zip(data.classes, had, lost, strict=True):
+        if less and less == before:
+            raise InputError(f"data.root: class {name} has no image that can be read ({example})")
+    counts = [f"{name} {less} of {n}" for name, n, less in zip(data.classes, had, lost, strict=True) if less]
+    what = "image is" if len(faults) == 1 else "images are"
+    note = f"data.broken: {len(faults)} broken {what} left out: {', '.join(counts)}; the first is {example}"
+    return replace(left, notes=(*data.notes, note))
 
 
 def _torchvision(name: str, root: str | None, download: bool) -> Dataset:

@@ -132,7 +132,7 @@ def started(
             rundir.replace(folder / rundir.CONFIG, c.to_yaml().encode())
             with logged(folder, reporter) as log:
                 log(f"{folder}: {c.backbone.name} on {c.dataset.name}, {ready.device}")
-                for line in ready.backbone.notes:
+                for line in (*ready.given[0].notes, *ready.backbone.notes):
                     log(line)
                 yield folder, log
     except Interrupted:

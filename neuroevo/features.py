@@ -22,10 +22,12 @@ from filelock import FileLock
 from PIL import Image
 from torch import Tensor
 
-from neuroevo import backbones, data, devices
+from neuroevo import backbones, devices
 from neuroevo.backbones import Backbone, Transform
+from neuroevo.cache import cache_folder
 from neuroevo.data import Dataset
 from neuroevo.errors import InputError
+from neuroevo.images import DECODING, MODES, Arrays, Files, Picture, fitted, flattened, pixels
 
 LIVE_KEPT = 64  # batches of live views that are kept for their second use
 SLICE = 4096  # rows of features at a time
@@ -220,15 +222,16 @@ class Augment:
             v2.Compose(parts) if len(parts) > 1 else parts[0],
         )
 
-    def __call__(self, image: data.Picture, transform: Transform, seed: int) -> npt.NDArray[np.uint8]:
+    def __call__(self, image: Picture, transform: Transform, seed: int) -> npt.NDArray[np.uint8]:
         """Return an augmented image as uint8 [H, W, channels]."""
         if isinstance(image, np.ndarray):
             raise InputError("data.augment: .npy images can't be augmented")
-        image = image.convert(MODES[transform.channels])
+        view = flattened(image, transform.channels)
         with torch.random.fork_rng([]):
             torch.manual_seed(seed)
-            image = self.transforms(image)
-        return pixels(image, transform.channels, transform.size, Image.Resampling[transform.interpolation.upper()])
+            view = self.transforms(view)
+        resample = Image.Resampling[transform.interpolation.upper()]
+        return fitted(view.convert(MODES[transform.channels]), transform.size, resample)
 
 
 def views(count: int, clean: int, train: Tensor) -> Callable[[Tensor, torch.Generator], Tensor]:
@@ -265,7 +268,7 @@ def principal(rows: Tensor, train: Tensor, scale: Standardise, key: str) -> tupl
     """
     some = {"rows": rows[:: max(1, len(rows) // 1024)], "train": train, **scale._asdict()}
     name = hashlib.sha256(f"{key} {backbones.digest(some)}".encode()).hexdigest()
-    path = data.cache_folder() / "features" / f"{name}.npz"
+    path = cache_folder() / "features" / f"{name}.npz"
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_suffix(".lock")):
         if not path.exists():
@@ -324,7 +327,7 @@ def projection(
 
 
 def address(
-    backbone: Backbone, images: data.Arrays | data.Files, dtype: str, augment: Augment | None = None, view: int = 0
+    backbone: Backbone, images: Arrays | Files, dtype: str, augment: Augment | None = None, view: int = 0
 ) -> str:
     """Return the name of the features of these images, or of a view of them: a hash of all they depend on."""
     import timm
@@ -332,6 +335,7 @@ def address(
 
     record = {
         "format": 1,
+        "decoding": DECODING,
         "backbone": [backbone.name, backbone.digest],
         "transform": backbone.transform,
         "images": images.fingerprint(),
@@ -359,7 +363,7 @@ def cached(
     They are kept as `dtype`, float32 or float16. `augment` gives those of augmented images, `view` which of their
     views. `progress(done, total)` is called after each batch; what it raises ends the computation and leaves no file.
     """
-    folder = data.cache_folder() / "features"
+    folder = cache_folder() / "features"
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{address(backbone, dataset.images, dtype, augment, view)}.npy"
     computed = 0
@@ -383,7 +387,7 @@ def _open(path: Path, device: torch.device) -> Tensor:
 def _compute(
     path: Path,
     backbone: Backbone,
-    images: data.Arrays | data.Files,
+    images: Arrays | Files,
     device: torch.device,
     progress: Callable[[int, int], None],
     dtype: str,
@@ -414,9 +418,7 @@ def _compute(
         temporary.unlink(missing_ok=True)
 
 
-def _batches(
-    images: data.Arrays | data.Files, transform: Transform, augment: Augment | None, view: int
-) -> Iterator[Tensor]:
+def _batches(images: Arrays | Files, transform: Transform, augment: Augment | None, view: int) -> Iterator[Tensor]:
     """Yield images as uint8 [B, channels, H, W], in order; threads decode ahead, for PIL releases the GIL.
 
     Augmented ones are made one after another, since transforms draw from the one global generator.
@@ -439,32 +441,6 @@ def _batches(
         for k in range(len(chunks)):
             now, ahead = ahead, [pool.submit(decode, i) for i in (chunks[k + 1] if k + 1 < len(chunks) else ())]
             yield torch.from_numpy(np.stack([future.result() for future in now])).permute(0, 3, 1, 2)
-
-
-MODES = {1: "L", 3: "RGB", 4: "RGBA"}
-
-
-def pixels(
-    image: data.Picture, channels: int, size: tuple[int, int], resample: Image.Resampling
-) -> npt.NDArray[np.uint8]:
-    """Return an image as uint8 [H, W, channels]: shorter side to size, centre crop."""
-    if isinstance(image, np.ndarray):  # a channel at a time
-        planes = [pixels(Image.fromarray(image[:, :, c]), 1, size, resample) for c in range(image.shape[2])]
-        if len(planes) != channels:
-            raise InputError(f"backbone.channels: an image has {len(planes)} channels, {channels} are expected")
-        return np.concatenate(planes, axis=2)
-    if channels not in MODES:
-        raise InputError(f"backbone.channels: {channels}, which only .npy images have")
-    image = image.convert(MODES[channels])
-    height, width = size
-    scale = max(height / image.height, width / image.width)
-    around = (max(width, round(image.width * scale)), max(height, round(image.height * scale)))
-    if image.size != around:
-        image = image.resize(around, resample)
-    left, top = (around[0] - width) // 2, (around[1] - height) // 2
-    if around != (width, height):
-        image = image.crop((left, top, left + width, top + height))
-    return np.asarray(image).reshape(height, width, channels)
 
 
 def normalised(batch: Tensor, transform: Transform, device: torch.device) -> Tensor:

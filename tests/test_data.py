@@ -9,8 +9,9 @@ from conftest import make_folder
 from PIL import Image
 
 from neuroevo import data
-from neuroevo.data import Arrays, Dataset, Files
+from neuroevo.data import Dataset
 from neuroevo.errors import InputError
+from neuroevo.images import Arrays, Files
 
 
 def toy(labels: list[int], part: list[int] | None = None) -> Dataset:

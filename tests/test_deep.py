@@ -10,11 +10,12 @@ from torch import Tensor, nn
 from neuroevo import backbones, deep, devices, features, fitness, gradient, heads, metrics
 from neuroevo.backbones import Backbone
 from neuroevo.cut import cut, matching
-from neuroevo.data import Arrays, Dataset
+from neuroevo.data import Dataset
 from neuroevo.errors import InputError
 from neuroevo.fitness import Plan
 from neuroevo.genome import Layout, Population
 from neuroevo.heads import Forward
+from neuroevo.images import Arrays
 from neuroevo.rng import Context
 
 C, N, B = 3, 3, 10

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from neuroevo import checkpoint, composition, experiment, export, features
 from neuroevo.config import load
 from neuroevo.errors import InputError
+from neuroevo.images import pixels
 
 SETS = [
     "backbone.name=timm/resnet10t", "backbone.weights=none", "data.image_size=32", "data.limit=150",
@@ -39,7 +40,7 @@ def expected(run: str) -> tuple[torch.Tensor, torch.Tensor]:
     logits = parts.forward(parts.express(step.champion.genome[None]), parts.features.batch(rows)[0])[0]
     whole = composition.dataset(parts.config)[0]
     t = parts.backbone.transform
-    images = [features.pixels(whole.images[i], 3, t.size, Image.Resampling[t.interpolation.upper()]) for i in range(5)]
+    images = [pixels(whole.images[i], 3, t.size, Image.Resampling[t.interpolation.upper()]) for i in range(5)]
     batch = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
     return features.normalised(batch, t, torch.device("cpu")), logits
 

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from neuroevo import backbones, data, devices, features
 from neuroevo.backbones import Backbone, Transform
-from neuroevo.data import Arrays, Dataset
+from neuroevo.data import Dataset
 from neuroevo.errors import InputError, Interrupted
+from neuroevo.images import Arrays, pixels
 
 CPU = torch.device("cpu")
 
@@ -234,16 +235,6 @@ def test_features_are_projected_at_once_or_as_they_are_asked_for(monkeypatch: py
     torch.testing.assert_close(at_once.batch(index)[0], p(torch.cat([rows, rows[:10] + 1])[index]))
 
 
-@pytest.mark.parametrize(("width", "height"), [(8, 8), (20, 10), (10, 30), (33, 7)])
-@pytest.mark.parametrize("channels", [1, 3])
-def test_images_of_any_shape_are_cut_to_the_centre(width: int, height: int, channels: int) -> None:
-    x = np.zeros((height, width, 3), dtype=np.uint8)
-    x[height // 2 - 2 : height // 2 + 2, width // 2 - 2 : width // 2 + 2] = 255
-    out = features.pixels(Image.fromarray(x), channels, (8, 8), Image.Resampling.BILINEAR)
-    assert out.shape == (8, 8, channels)
-    assert out[3:5, 3:5].min() > 100
-
-
 def test_grey_images_are_fed_to_colour_backbones(tmp_path: Path) -> None:
     make_folder(tmp_path / "data", {"train": {"a": 3, "b": 3}}, grey=True)
     whole = data.image_folder(root=str(tmp_path / "data"))
@@ -259,7 +250,7 @@ def test_a_real_network_gives_the_features_it_gives_alone() -> None:
     backbone = backbones.build("timm/resnet10t", "none", 32, (8, 8, 1))
     whole = images(5)
     rows, _ = features.cached(backbone, whole, CPU, nothing)
-    up = [features.pixels(whole.images[i], 3, (32, 32), Image.Resampling.BICUBIC) for i in range(5)]
+    up = [pixels(whole.images[i], 3, (32, 32), Image.Resampling.BICUBIC) for i in range(5)]
     x = torch.from_numpy(np.stack(up)).permute(0, 3, 1, 2).float() / 255
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (backbone.transform.mean, backbone.transform.std))
     with torch.inference_mode():
