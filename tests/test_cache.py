@@ -36,6 +36,11 @@ def grow(path: Path, until: int = 150, rows: np.ndarray = ROWS) -> int:
     return begun
 
 
+def take(path: Path) -> None:
+    with cache.locked(path, "features"):
+        pass
+
+
 def flip(path: Path, source: random.Random) -> None:
     content = bytearray(path.read_bytes())
     content[source.randrange(len(content))] ^= 1 << source.randrange(8)
@@ -189,8 +194,7 @@ def test_a_real_disk_that_is_full_is_one_line(folder: Path) -> None:
         assert [path.suffix for path in folder.iterdir()] == [cache.LOCK]
         subprocess.run(["mount", "-o", "remount,ro", folder], check=True)
         with pytest.raises(InputError, match="Read-only file system; mend that, or set NEUROEVO_CACHE"):
-            with cache.locked(folder / ("2" * 64 + ".npy"), "features"):
-                pass
+            take(folder / ("2" * 64 + ".npy"))
     finally:
         subprocess.run(["umount", folder], check=True)
 
@@ -202,8 +206,7 @@ def test_a_cache_folder_of_no_use_is_one_line(folder: Path, monkeypatch: pytest.
         at = cache.cache_folder() / "features" / NAME
         assert not cache.sound(at)
         with pytest.raises(InputError, match=f"cache folder {place}: features: .*; mend that, or set NEUROEVO_CACHE"):
-            with cache.locked(at, "features"):
-                pass
+            take(at)
         cache.tidy(at)
         cache.keep_note("key", 1)
         assert cache.note("key") is None
@@ -212,8 +215,7 @@ def test_a_cache_folder_of_no_use_is_one_line(folder: Path, monkeypatch: pytest.
 def test_a_lock_that_can_not_be_had_and_a_place_that_is_taken_are_one_line(folder: Path) -> None:
     (folder / ("0" * 64 + cache.LOCK)).mkdir()
     with pytest.raises(InputError, match=r"cache folder .*: features: .*\.lock: Is a directory"):
-        with cache.locked(folder / NAME, "features"):
-            pass
+        take(folder / NAME)
     (folder / "file.npz" / "in it").mkdir(parents=True)
     with pytest.raises(InputError, match=r"components: .*file.npz: Directory not empty"):
         cache.write(folder / "file.npz", b"content", "components")
