@@ -460,18 +460,18 @@ def build_backbone(c: Config, given: Dataset) -> Backbone:
 
 def cache(
     c: Config, whole: Dataset, splits: dict[str, Tensor], backbone: Backbone, device: torch.device,
-    images: Callable[[int, int], None],
+    images: Callable[[int, int], None], log: Callable[[str], None] = features.unsaid,
 ) -> tuple[Features, int]:  # fmt: skip
     """Return the features of a run's images and of their views, and how many images the backbone was given for them."""
     augment = features.Augment(c.data.augment, backbone.transform.size) if c.data.augment else None
-    rows, computed = features.cached(backbone, whole, device, images, c.features.dtype)
+    rows, computed = features.cached(backbone, whole, device, images, c.features.dtype, log=log)
     pieces, labels, live = [rows], [torch.from_numpy(whole.labels)], None
     if augment is not None and c.features.views == "live":
         live = features.Live(backbone, whole, augment, device)
     elif augment is not None and c.features.views != "live":
         train = whole.take(splits["train"].numpy())
         for view in range(c.features.views):
-            piece, more = features.cached(backbone, train, device, images, c.features.dtype, augment, view)
+            piece, more = features.cached(backbone, train, device, images, c.features.dtype, augment, view, log)
             pieces.append(piece)
             labels.append(torch.from_numpy(train.labels))
             computed += more
@@ -506,7 +506,7 @@ def scaling(
         standard = standard._replace(std=torch.ones_like(standard.std))
     if asked.components is None and not asked.whitening:
         return standard
-    axes, deviations = features.principal(rows, index, standard, f"{backbone.name} {backbone.digest}")
+    axes, deviations = features.principal(rows, index, standard, f"{backbone.name} {backbone.digest}", log)
     if len(deviations) < (asked.components or 0):
         log(f"features.components: {len(deviations)}, for the train images have no more")
     return features.projection(axes, deviations, standard, asked.components, asked.whitening or 0.0)
@@ -547,7 +547,7 @@ def sources(
 ) -> Sources:  # fmt: skip
     """Return what a run learns from, computing features where they aren't cached; `scale` is a checkpoint's."""
     backbone.to(device)
-    cached, computed = cache(c, *given, backbone, device, images)
+    cached, computed = cache(c, *given, backbone, device, images, log)
     scaled = scaling(c, backbone, cached, given[1]["train"], scale or {}, log)
     return Sources(device, given, backbone, cached, scaled, computed)
 

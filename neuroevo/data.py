@@ -17,7 +17,7 @@ import torch
 from annotated_types import Ge
 from torch import Tensor
 
-from neuroevo.cache import cache_folder
+from neuroevo import cache
 from neuroevo.errors import InputError
 from neuroevo.images import Arrays, Files
 
@@ -223,7 +223,7 @@ def find_root(root: str | None) -> str:
     None is the folder NEUROEVO_DATA names itself, or one of the cache's where it names none.
     """
     elsewhere = os.environ.get("NEUROEVO_DATA")
-    path = Path(root or elsewhere or cache_folder() / "data").expanduser()
+    path = Path(root or elsewhere or cache.cache_folder() / "data").expanduser()
     if not path.is_absolute() and not path.exists() and elsewhere and (Path(elsewhere) / path).exists():
         path = Path(elsewhere) / path
     return str(path.absolute())

@@ -424,6 +424,8 @@ def evaluate(run_dir: str, root: str | None, reporter: Reporter, member: int | N
     other = data.labelled(root, experiment.classes)
     with Signals() as signals:
         c, show = experiment.config, watched(reporter, signals)
-        rows, _ = features.cached(experiment.backbone, other, experiment.device, show, c.features.dtype)
+        rows, _ = features.cached(
+            experiment.backbone, other, experiment.device, show, c.features.dtype, log=reporter.note
+        )
     labels = torch.from_numpy(other.labels).to(experiment.device)
     return experiment.test(step.champion.genome, experiment.seen(rows, labels), torch.arange(len(labels))).scores

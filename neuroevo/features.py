@@ -1,14 +1,14 @@
 """The frozen part's output, computed once an image and kept on disk.
 
 A file of features is addressed by everything it depends on (architecture, weights, transform, images, versions), so it
-is shared by every run that asks for the same and can't be stale. It is written under another name and renamed when
-complete; of two runs that need the same file, one computes it and the other waits.
+is shared by every run that asks for the same and can't be stale. It is checked before use (`cache`); of two runs that
+need the same file, one computes it and the other waits. A pass that ends early leaves the batches it has to the next.
 """
 
 import difflib
 import hashlib
+import io
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,13 +18,11 @@ import numpy as np
 import numpy.typing as npt
 import PIL
 import torch
-from filelock import FileLock
 from PIL import Image
 from torch import Tensor
 
-from neuroevo import backbones, devices
+from neuroevo import backbones, cache, devices
 from neuroevo.backbones import Backbone, Transform
-from neuroevo.cache import cache_folder
 from neuroevo.data import Dataset
 from neuroevo.errors import InputError
 from neuroevo.images import DECODING, MODES, Arrays, Files, Picture, fitted, flattened, pixels
@@ -260,29 +258,36 @@ def statistics(rows: Tensor, train: Tensor) -> Standardise:
     return Standardise((shift + mean).float(), std.float())
 
 
-def principal(rows: Tensor, train: Tensor, scale: Standardise, key: str) -> tuple[Tensor, Tensor]:
+def unsaid(line: str) -> None:
+    """Say nothing."""
+
+
+def principal(
+    rows: Tensor, train: Tensor, scale: Standardise, key: str, log: Callable[[str], None] = unsaid
+) -> tuple[Tensor, Tensor]:
     """Return the principal axes [d, r] float64 of the train rows on a scale, and deviations [r] along them, falling.
 
     Computed in float64 and kept in the cache folder under a hash of `key`, of the rows and of the scale. There are
     fewer than d where there are fewer train rows, or where deviations are next to nothing.
     """
     some = {"rows": rows[:: max(1, len(rows) // 1024)], "train": train, **scale._asdict()}
-    name = hashlib.sha256(f"{key} {backbones.digest(some)}".encode()).hexdigest()
-    path = cache_folder() / "features" / f"{name}.npz"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_suffix(".lock")):
-        if not path.exists():
-            axes, deviations = _principal(rows, train, scale)
-            temporary = path.with_suffix(f".{os.getpid()}.partial")
-            try:
-                with open(temporary, "wb") as file:
-                    np.savez(file, axes=axes.numpy(), deviations=deviations.numpy())
-                    file.flush()
-                    os.fsync(file.fileno())
-                temporary.replace(path)
-            finally:
-                temporary.unlink(missing_ok=True)
-    with np.load(path) as saved:
+    name = hashlib.sha256(f"sealed {key} {backbones.digest(some)}".encode()).hexdigest()
+    path, what = cache.cache_folder() / "features" / f"{name}.npz", "components"
+    content = cache.read(path)
+    if content is None:
+        with cache.locked(path, what):
+            content = cache.read(path)  # another run may have made it while this one waited
+            if content is None:
+                with cache.explained(what):
+                    damaged = cache.clear(path)
+                if damaged:
+                    log(f"cached components {path}: damaged, computed anew")
+                axes, deviations = _principal(rows, train, scale)
+                file = io.BytesIO()
+                np.savez(file, axes=axes.numpy(), deviations=deviations.numpy())
+                content = file.getvalue()
+                cache.write(path, content, what)
+    with np.load(io.BytesIO(content)) as saved:
         return torch.from_numpy(saved["axes"]), torch.from_numpy(saved["deviations"])
 
 
@@ -334,7 +339,7 @@ def address(
     import torchvision  # two seconds, for whoever needs no features
 
     record = {
-        "format": 1,
+        "format": 3,
         "decoding": DECODING,
         "backbone": [backbone.name, backbone.digest],
         "transform": backbone.transform,
@@ -357,21 +362,31 @@ def cached(
     dtype: str = "float32",
     augment: Augment | None = None,
     view: int = 0,
+    log: Callable[[str], None] = unsaid,
 ) -> tuple[Tensor, int]:
     """Return the features [N, d] of a data set's images, and how many images went through the backbone for it.
 
     They are kept as `dtype`, float32 or float16. `augment` gives those of augmented images, `view` which of their
-    views. `progress(done, total)` is called after each batch; what it raises ends the computation and leaves no file.
+    views. `progress(done, total)` is called after each batch, and while another run is at work on them; what it raises
+    ends the computation, with which the next call goes on. `log` is told what was damaged or begun before.
+
+    InputError where features aren't finite, or the cache folder is of no use; RunError where its disk is full.
     """
-    folder = cache_folder() / "features"
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{address(backbone, dataset.images, dtype, augment, view)}.npy"
-    computed = 0
-    if not path.exists():
-        with FileLock(path.with_suffix(".lock")):
-            if not path.exists():  # another run may have made it while this one waited
-                _compute(path, backbone, dataset.images, device, progress, dtype, augment, view)
-                computed = len(dataset.images)
+    path = cache.cache_folder() / "features" / f"{address(backbone, dataset.images, dtype, augment, view)}.npy"
+    what, total, computed = "features", len(dataset.images), 0
+    cache.tidy(path)
+    if not cache.sound(path):
+
+        def waiting() -> None:
+            progress(min(total, cache.appended(path) * BATCH), total)
+
+        with cache.locked(path, what, waiting):
+            if not cache.sound(path):  # another run may have made it while this one waited
+                with cache.explained(what):
+                    damaged = cache.clear(path)
+                if damaged:
+                    log(f"cached features {path}: damaged, computed anew")
+                computed = _compute(path, backbone, dataset.images, device, progress, dtype, augment, view, log)
     return _open(path, device), computed
 
 
@@ -393,51 +408,67 @@ def _compute(
     dtype: str,
     augment: Augment | None,
     view: int,
-) -> None:
-    temporary = path.with_suffix(f".{os.getpid()}.partial")
+    log: Callable[[str], None],
+) -> int:
     backbone.to(device)
-    out: np.memmap[Any, np.dtype[Any]] | None = None
-    done = 0
-    try:
-        with torch.inference_mode():
-            for batch in _batches(images, backbone.transform, augment, view):
-                rows = backbone.features(normalised(batch, backbone.transform, device))
-                if out is None:
-                    shape = (len(images), rows.shape[1])
-                    out = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.dtype(dtype), shape=shape)
-                out[done : done + len(rows)] = rows.to(getattr(torch, dtype)).cpu().numpy()
-                done += len(rows)
-                progress(done, len(images))
-        assert out is not None
-        out.flush()
-        del out
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    total = len(images)
+    with torch.inference_mode(), cache.Growing(path, total, dtype) as file:
+        begun = file.done
+        if begun:
+            log(f"features: going on after {begun:,} of {total:,} images")
+        for batch in _batches(images, backbone.transform, augment, view, begun):
+            rows = backbone.features(normalised(batch, backbone.transform, device))
+            kept = rows.to(getattr(torch, dtype)).cpu().numpy()
+            if not np.isfinite(kept).all():
+                file.discard()
+                raise InputError(_strange(backbone, images, rows.cpu(), file.done))
+            file.append(kept)
+            progress(file.done, total)
+        file.finish()
+    return total - begun
 
 
-def _batches(images: Arrays | Files, transform: Transform, augment: Augment | None, view: int) -> Iterator[Tensor]:
-    """Yield images as uint8 [B, channels, H, W], in order; threads decode ahead, for PIL releases the GIL.
+def _strange(backbone: Backbone, images: Arrays | Files, rows: Tensor, offset: int) -> str:
+    """Return what is wrong with rows [B, d] that can't be kept, those of the images from `offset` on."""
 
-    Augmented ones are made one after another, since transforms draw from the one global generator.
+    def name(row: int) -> str:
+        return images.paths[offset + row] if isinstance(images, Files) else f"image {offset + row}"
+
+    bad = (~rows.isfinite()).any(1)
+    if bad.any():
+        image = name(int(bad.nonzero()[0]))
+        return f"{image}: its features by {backbone.name} are NaN or infinite; are the backbone's weights sound?"
+    row = int(rows.abs().max(1).values.argmax())
+    most = torch.finfo(torch.float16).max
+    return (
+        f"features.dtype: float16 can't hold {float(rows[row].abs().max()):g}, a feature of {name(row)} "
+        f"(it ends at {most:g}); use float32"
+    )
+
+
+def _batches(
+    images: Arrays | Files, transform: Transform, augment: Augment | None, view: int, begin: int = 0
+) -> Iterator[Tensor]:
+    """Yield images as uint8 [B, channels, H, W], in order from `begin` on.
+
+    Threads decode ahead, for PIL releases the GIL. Augmented ones are made one after another, since transforms draw
+    from the one global generator.
     """
     if augment is not None:
-        for start in range(0, len(images), BATCH):
+        for start in range(begin, len(images), BATCH):
             rows = range(start, min(start + BATCH, len(images)))
             made = [augment(images[i], transform, view * len(images) + i) for i in rows]
             yield torch.from_numpy(np.stack(made)).permute(0, 3, 1, 2)
         return
     resample = Image.Resampling[transform.interpolation.upper()]
     with ThreadPoolExecutor() as pool:
-        starts = range(0, len(images), BATCH)
+        starts = range(begin, len(images), BATCH)
         chunks = [range(start, min(start + BATCH, len(images))) for start in starts]
 
         def decode(index: int) -> npt.NDArray[np.uint8]:
             return pixels(images[index], transform.channels, transform.size, resample)
 
-        ahead = [pool.submit(decode, i) for i in chunks[0]]
+        ahead = [pool.submit(decode, i) for i in (chunks[0] if chunks else ())]
         for k in range(len(chunks)):
             now, ahead = ahead, [pool.submit(decode, i) for i in (chunks[k + 1] if k + 1 < len(chunks) else ())]
             yield torch.from_numpy(np.stack([future.result() for future in now])).permute(0, 3, 1, 2)

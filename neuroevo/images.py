@@ -23,8 +23,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from PIL.ImageFile import ImageFile
 
-from neuroevo import devices
-from neuroevo.cache import cache_folder
+from neuroevo import cache, devices
 from neuroevo.errors import InputError, RunError
 
 DECODING = 2  # changes whenever some file is read as other pixels than before, so that no features of those are taken
@@ -149,15 +148,12 @@ class Files:
         # file touched in the last seconds may change again within the clock's resolution, so it isn't remembered.
         stats = [_known_by(path) for path in self.paths]
         key = hashlib.sha256(json.dumps([what, stats]).encode()).hexdigest()
-        note = cache_folder() / "files" / f"{key}.json"
-        if note.exists():
-            return json.loads(note.read_text())
+        noted: object = cache.note(key)
+        if noted is not None:
+            return noted
         found = find()
         if time.time() - max((s[-1] for s in stats), default=0) / 1e9 > 3:
-            note.parent.mkdir(parents=True, exist_ok=True)
-            temporary = note.with_suffix(f".{os.getpid()}")
-            temporary.write_text(json.dumps(found))
-            temporary.replace(note)
+            cache.keep_note(key, found)
         return found
 
 

@@ -8,7 +8,7 @@ from conftest import make_folder
 from PIL import Image
 from torch import Tensor, nn
 
-from neuroevo import backbones, data, devices, features
+from neuroevo import backbones, cache, data, devices, features
 from neuroevo.backbones import Backbone, Transform
 from neuroevo.data import Dataset
 from neuroevo.errors import InputError, Interrupted
@@ -102,15 +102,161 @@ def test_two_runs_at_once_compute_features_once() -> None:
     assert sorted(seen) == [0, 600]
 
 
-def test_an_interrupted_computation_leaves_no_features_behind(fresh: Path) -> None:
-    def stop(done: int, total: int) -> None:
-        if done > 64:
-            raise Interrupted(130)
+def stop(done: int, total: int) -> None:
+    if done > 64:
+        raise Interrupted(130)
 
+
+def only(folder: Path, suffix: str) -> Path:
+    (path,) = (folder / "features").glob(f"*{suffix}")
+    return path
+
+
+@pytest.mark.parametrize("augmented", [False, True])
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_an_interrupted_computation_is_gone_on_with_to_the_same_bytes(
+    fresh: Path, augmented: bool, dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = (dtype, features.Augment([CROP], (8, 8)), 1) if augmented else (dtype,)
+    features.cached(counting(), images(), CPU, nothing, *given)
+    whole = only(fresh, ".npy").read_bytes()
+    monkeypatch.setenv("NEUROEVO_CACHE", str(fresh / "again"))
+    backbone, lines = counting(), []
     with pytest.raises(Interrupted):
-        features.cached(counting(), images(), CPU, stop)
+        features.cached(backbone, images(), CPU, stop, *given)
+    assert features.cached(backbone, images(), CPU, nothing, *given, log=lines.append)[1] == 22
+    assert backbone.body.seen == 150
+    assert lines == ["features: going on after 128 of 150 images"]
+    assert only(fresh / "again", ".npy").read_bytes() == whole
+    assert sorted(path.suffix for path in (fresh / "again" / "features").iterdir()) == [".lock", ".npy"]
+
+
+def test_a_pass_that_was_killed_before_its_last_step_computes_nothing_again(fresh: Path) -> None:
+    with pytest.raises(Interrupted):
+        features.cached(counting(), images(128), CPU, stop)
+    assert features.cached(counting(), images(128), CPU, nothing)[1] == 0
+
+
+def test_who_waited_for_a_pass_that_died_goes_on_with_it() -> None:
+    begun, waits, end = threading.Event(), threading.Event(), []
+
+    def dies(done: int, total: int) -> None:
+        begun.set()
+        waits.wait()
+        stop(done, total)
+
+    def first() -> None:
+        with pytest.raises(Interrupted):
+            features.cached(counting(), images(), CPU, dies)
+
+    shown: list[tuple[int, int]] = []
+
+    def show(done: int, total: int) -> None:
+        shown.append((done, total))
+        waits.set()
+
+    threads = [
+        threading.Thread(target=first),
+        threading.Thread(target=lambda: end.append(features.cached(counting(), images(), CPU, show)[1])),
+    ]
+    threads[0].start()
+    begun.wait()
+    threads[1].start()
+    for thread in threads:
+        thread.join()
+    assert shown[0] == (64, 150)  # of the other
+    assert shown[-1] == (150, 150)
+    assert end == [22]
+
+
+def test_damaged_features_are_computed_anew_and_it_is_said(fresh: Path) -> None:
+    expected, _ = features.cached(counting(), images(), CPU, nothing)
+    path = only(fresh, ".npy")
+    content = path.read_bytes()
+    for at in (0, 70, 131, len(content) // 2, len(content) - 1):
+        damaged, lines = bytearray(content), []
+        damaged[at] ^= 4
+        path.write_bytes(damaged)
+        rows, computed = features.cached(counting(), images(), CPU, nothing, log=lines.append)
+        assert (computed, lines) == (150, [f"cached features {path}: damaged, computed anew"])
+        assert torch.equal(rows, expected)
+        assert path.read_bytes() == content
+    path.unlink()
+    (path / "in it").mkdir(parents=True)
+    with pytest.raises(InputError, match="features: .*: Directory not empty; mend that"):
+        features.cached(counting(), images(), CPU, nothing)
+
+
+def test_damaged_components_are_computed_anew_and_it_is_said(fresh: Path) -> None:
+    rows, train, lines = correlated(77, 5), torch.arange(77), []
+    scale = features.statistics(rows, train)
+    axes, deviations = features.principal(rows, train, scale, "k", lines.append)
+    path = only(fresh, ".npz")
+    content = path.read_bytes()
+    for damaged in (b"", content[: len(content) // 2], content[:-1], content[:300] + b"?" + content[301:]):
+        path.write_bytes(damaged)
+        again = features.principal(rows, train, scale, "k", lines.append)
+        assert torch.equal(again[0], axes)
+        assert torch.equal(again[1], deviations)
+        assert path.read_bytes() == content
+    assert lines == [f"cached components {path}: damaged, computed anew"] * 4
+
+
+def test_a_cache_that_can_only_be_read_serves_what_it_has(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, _ = features.cached(counting(), images(), CPU, nothing)
+    components = fitted(rows, 2, 0.0)
+    monkeypatch.setattr(cache, "locked", None)
+    assert features.cached(counting(), images(), CPU, nothing)[1] == 0
+    assert torch.equal(fitted(rows, 2, 0.0).axes, components.axes)
+
+
+class Odd(Counting):
+    """A backbone whose features are `value` where an image is bright."""
+
+    def __init__(self, value: float) -> None:
+        super().__init__()
+        self.value = value
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.where(super().forward(x) > 0.9, self.value, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("value", "dtype", "line"),
+    [
+        (float("nan"), "float32", "image 70: its features by test/counting are NaN or infinite"),
+        (float("inf"), "float16", "image 70: its features by test/counting are NaN or infinite"),
+        (
+            -70000.0,
+            "float16",
+            r"features.dtype: float16 can't hold 70000, a feature of image 70 \(it ends at 65504\); u",
+        ),
+        (70000.0, "float32", None),
+        (60000.0, "float16", None),
+    ],
+)
+def test_features_that_are_not_finite_are_refused(fresh: Path, value: float, dtype: str, line: str | None) -> None:
+    whole, backbone = images(), counting()._replace(body=Odd(value))
+    whole.images.pixels[70] = 255  # type: ignore[union-attr]
+    if line is None:
+        assert float(features.cached(backbone, whole, CPU, nothing, dtype)[0].max()) == value
+        return
+    with pytest.raises(InputError, match=line):
+        features.cached(backbone, whole, CPU, nothing, dtype)
     assert [path.suffix for path in (fresh / "features").iterdir()] == [".lock"]
-    assert features.cached(counting(), images(), CPU, nothing)[1] == 150
+
+
+def test_a_broken_image_costs_none_of_the_batches_before_it(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "data", {"": {"a": 80, "b": 80}})
+    whole = data.image_folder(root=str(root))
+    backbone = counting()
+    content = (root / "b" / "079.png").read_bytes()
+    (root / "b" / "079.png").write_bytes(content[:40])  # after its content was hashed, as a network drive fails
+    whole.images.fingerprint = lambda: "known"  # type: ignore[method-assign]
+    with pytest.raises(InputError, match="079.png: broken image"):
+        features.cached(backbone, whole, CPU, nothing)
+    (root / "b" / "079.png").write_bytes(content)
+    assert features.cached(backbone, whole, CPU, nothing)[1] < 160
 
 
 def test_features_that_do_not_fit_in_memory_are_mapped(monkeypatch: pytest.MonkeyPatch) -> None:

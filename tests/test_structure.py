@@ -19,7 +19,7 @@ ONLY = {  # the one module that imports a library
     "h5py": {"checkpoint", "inspection"}, "pydantic": {"config"}, "typer": {"cli"}, "rich": {"progress"},
     "safetensors": {"backbones", "rundir", "export"}, "sklearn": {"data"}, "evotorch": {"operators", "algorithms"},
     "scipy": {"evaluation", "statistics"}, "yaml": {"config"}, "platformdirs": {"cache"}, "psutil": {"devices"},
-    "matplotlib": {"glyphs", "plots"}, "optuna": {"samplers"},
+    "matplotlib": {"glyphs", "plots"}, "optuna": {"samplers"}, "filelock": {"cache", "rundir"},
 }  # fmt: skip
 
 
