@@ -158,7 +158,7 @@ def test_a_class_left_without_a_readable_image_is_refused(tmp_path: Path) -> Non
 
 def test_a_fingerprint_follows_content_and_order_but_not_names(tmp_path: Path) -> None:
     make_folder(tmp_path, {"train": {"a": 2, "b": 2}})
-    paths = data.image_files(tmp_path / "train")
+    paths = data.image_folder(root=str(tmp_path)).images.paths  # type: ignore[union-attr]
     first = Files(paths).fingerprint()
     assert Files(paths[::-1]).fingerprint() != first
     moved = tmp_path / "train" / "a" / "zzz.png"
@@ -172,7 +172,7 @@ def test_files_seen_before_are_not_read_again_until_they_change(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_folder(tmp_path, {"train": {"a": 2, "b": 2}})
-    files = Files(data.image_files(tmp_path / "train"))
+    files = Files(data.image_folder(root=str(tmp_path)).images.paths)  # type: ignore[union-attr]
     now = time.time()
     monkeypatch.setattr(time, "time", lambda: now + 10)  # files just written aren't trusted
     first = files.fingerprint()
@@ -186,7 +186,7 @@ def test_files_seen_before_are_not_read_again_until_they_change(
 
 def test_files_written_just_now_are_not_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_folder(tmp_path, {"train": {"a": 2, "b": 2}})
-    files = Files(data.image_files(tmp_path / "train"))
+    files = Files(data.image_folder(root=str(tmp_path)).images.paths)  # type: ignore[union-attr]
     files.fingerprint()
     monkeypatch.setattr(Files, "_hash", lambda self: "read again")
     assert files.fingerprint() == "read again"

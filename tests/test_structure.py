@@ -10,7 +10,7 @@ ORDER = [  # each may import those before it
     "errors", "rng", "genome", "cost", "devices", "schedules", "statistics", "operators", "metrics", "pareto",
     "heads", "cut", "fitness", "gradient", "deep", "development", "algorithms", "quantised", "loop",
     "space", "samplers",
-    "data", "backbones", "features", "evaluation", "config", "checkpoint", "rundir", "progress",
+    "folders", "data", "inventory", "backbones", "features", "evaluation", "config", "checkpoint", "rundir", "progress",
     "genealogy", "plots", "page", "runpage", "benchpage", "report", "watch",
     "composition", "lockstep", "experiment", "trials", "tune", "arms", "workers", "bench", "export",
     "inspection", "cli", "__main__",
