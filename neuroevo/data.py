@@ -178,7 +178,7 @@ def image_folder(*, root: str, broken: Literal["refuse", "skip"] = "refuse") -> 
 
 def labelled(root: str, classes: tuple[str, ...]) -> Dataset:
     """Return the images of class folders right under a root, or under its test folder; InputError for other classes."""
-    return _dataset(folders.scan_labelled(root, classes))
+    return _dataset(folders.scan_labelled(root, classes, own=[cache_folder()]))
 
 
 def _dataset(found: folders.Found) -> Dataset:
@@ -308,8 +308,9 @@ def long_tailed(
 
 def _share(wanted: float, total: int, least: int, most: int) -> str:
     """Return the shortest share beside a wanted one by which from `least` to `most` of a total are cut."""
+    ways = (math.floor, math.ceil) if wanted == least / total else (math.ceil, math.floor)
     for digits in range(2, 9):
-        for way in (math.floor, math.ceil):
+        for way in ways:
             share = way(wanted * 10**digits) / 10**digits
             if least <= round(share * total) <= most:
                 return f"{share:g}"

@@ -42,7 +42,7 @@ JUNK_ENDS = ("@synoeastream", "@synoresource", ":zone.identifier")
 # Formats that Pillow knows by name but that are documents, films and fields, or need another program to be drawn.
 NO_IMAGES = {"BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "PDF", "WMF"}
 RUN = {"checkpoints", "history.jsonl", "run.log", "result.json", ".lock"}  # beside config.yaml: a run's folder
-SHOWN = 3  # examples in a note
+SHOWN, EXTRA = 3, 10  # examples in a note, and folders named that are left out beside splits
 
 
 class Found(NamedTuple):
@@ -103,7 +103,9 @@ def scan(root: str, key: str = "data.root", own: Iterable[str | os.PathLike[str]
     splits = walk.splits(top)
     if splits and "train" not in splits:
         names = " and ".join(splits.values())
-        walk.refuse(f"{top} has {names} but no train folder; right is {LAYOUT} (classes of such names: all under train)")
+        walk.refuse(
+            f"{top} has {names} but no train folder; right is {LAYOUT} (classes of such names: all under train)"
+        )
     chosen = {split: walk.split_folder(os.path.join(top, name)) for split, name in splits.items()}
     if splits:
         walk.say_extra(top, splits.values(), chosen["train"])
@@ -115,20 +117,19 @@ def scan(root: str, key: str = "data.root", own: Iterable[str | os.PathLike[str]
     if len(chosen) < 2:
         chosen = {"pool": chosen.get("train", top)}
     first, *later = chosen
-    classes = walk.classes(chosen[first])
-    walk.say_shape(chosen[first], classes)
-    images = {first: walk.take(chosen[first], classes, first)}
+    own_classes = walk.classes(chosen[first])
+    walk.say_shape(chosen[first], own_classes)
+    images = {first: walk.take(chosen[first], own_classes, first)}
     known = tuple(images[first])
     if len(known) < 2:
         walk.refuse(f"{chosen[first]} has fewer than two class folders{walk.why_no_classes(chosen[first])}")
     for split in later:
-        names = walk.classes(chosen[split])
-        images[split] = walk.take(chosen[split], names, split, known)
+        images[split] = walk.take(chosen[split], walk.classes(chosen[split]), split, known)
     paths: list[str] = []
     labels: list[int] = []
     part: list[int] = []
-    for split, found in images.items():
-        for name, files in found.items():
+    for split, of_split in images.items():
+        for name, files in of_split.items():
             paths += files
             labels += [known.index(name)] * len(files)
             part += [SPLITS.index(split) if split in SPLITS else -1] * len(files)
@@ -137,9 +138,11 @@ def scan(root: str, key: str = "data.root", own: Iterable[str | os.PathLike[str]
     return Found(known, paths, labels, part, folders, walk.said())
 
 
-def scan_labelled(root: str, classes: Sequence[str], key: str = "--data") -> Found:
+def scan_labelled(
+    root: str, classes: Sequence[str], key: str = "--data", own: Iterable[str | os.PathLike[str]] = ()
+) -> Found:
     """Return the images of class folders right under a root, or under its test folder; InputError for other classes."""
-    walk = Walk(root, key)
+    walk = Walk(root, key, own)
     top = walk.innermost(root, classes)
     if not _all_in(walk.folders(top), classes):
         splits = walk.splits(top)
@@ -180,7 +183,7 @@ class Walk:
         self.left: dict[str, list[str]] = {}  # {why: paths}
         self.seen: dict[str, tuple[str, str]] = {}  # {real path: (its split and class, its path)}
         self.listings: dict[str, Listing] = {}  # of folders that were looked into for their shape
-        if not os.path.isdir(root) and not os.path.exists(root):
+        if "\0" in root or not os.path.lexists(root):
             self.refuse(f"{root} is not a folder")
         self.root = os.path.realpath(root)
         self.look(root)
@@ -209,7 +212,7 @@ class Walk:
                     names.add(entry.name)
                     if not is_junk(entry.name):
                         self._sort(entry, found)
-        except NotADirectoryError:
+        except (NotADirectoryError, FileNotFoundError):
             self.refuse(f"{folder} is not a folder")
         except OSError as error:
             self.refuse(f"{error.filename or folder} can't be read ({error.strerror or error}); mend or remove it")
@@ -271,7 +274,7 @@ class Walk:
     def splits(self, top: str) -> dict[str, str]:
         """Return the name of the folder of each split in a folder, {} where it has class folders."""
         names = self.folders(top)
-        about = {name: found for name in names if (found := role(name))}
+        about = {name: its for name in names if (its := role(name))}
         plain = {name: split for name, (split, rest) in about.items() if not rest}
         if not plain:
             # cats_train and cats_test: what else they say is the same.
@@ -299,12 +302,14 @@ class Walk:
         train = inside[found["train"]]
         for name, (split, rest) in about.items():
             if rest and split not in found and inside[name] & train:
-                self.refuse(f"{top} has {name}: if it is the {split} split, rename it to {split}, else move it elsewhere")
+                self.refuse(
+                    f"{top} has {name}: if it is the {split} split, rename it to {split}, else move it elsewhere"
+                )
         beside = [name for name in inside if name not in found.values() and self.look(os.path.join(top, name)).images]
         if len(found) == 1 and not train and self.look(os.path.join(top, found["train"])).images and beside:
             self.refuse(
-                f"{top} has {found['train']} beside {_few(beside)}: if all are classes, put them under one folder train "
-                f"({os.path.join(top, 'train', found['train'])}); if it is the train split, right is {LAYOUT}"
+                f"{top} has {found['train']} beside {_few(beside)}: if all are classes, put them under one folder "
+                f"train ({os.path.join(top, 'train', found['train'])}); if it is the train split, right is {LAYOUT}"
             )
 
     def split_folder(self, folder: str) -> str:
@@ -331,9 +336,11 @@ class Walk:
     def plain(self, names: Sequence[str]) -> dict[str, str]:
         """Return {split: name} where all the names are those of splits and of nothing besides, else {}."""
         about = [role(name) for name in names]
-        return {its[0]: name for its, name in zip(about, names, strict=True) if its} if all(
-            its and not its[1] for its in about
-        ) else {}
+        return (
+            {its[0]: name for its, name in zip(about, names, strict=True) if its}
+            if all(its and not its[1] for its in about)
+            else {}
+        )
 
     def say_extra(self, top: str, taken: Iterable[str], train: str) -> None:
         """Note the folders beside those of splits."""
@@ -341,8 +348,9 @@ class Walk:
         for name in self.folders(top):
             if name not in taken:
                 path = os.path.join(top, name)
-                same = classes & set(self.folders(path)) and "; it has classes too, but is not named after a split"
-                self.notes.append(f"extra folder {path} left out{same or ''}")
+                self.leave("extra folders left out", path)
+                if classes & set(self.folders(path)):
+                    self.notes.append(f"{path} has classes too, but is not named after a split: left out")
 
     def say_shape(self, folder: str, classes: Mapping[str, str]) -> None:
         """Refuse classes that hold splits, or are parts of a data set; note those that hold the same folders."""
@@ -368,8 +376,8 @@ class Walk:
             )
         if all(len(found) > 1 and set(found) == shared for found in inside.values()):
             self.notes.append(
-                f"classes are {_few(names)}; each has folders {_few(sorted(shared))}, which are not classes here. If they "
-                f"should be, right is {LAYOUT}"
+                f"classes are {_few(names)}; each has folders {_few(sorted(shared))}, which are not classes here. If "
+                f"they should be, right is {LAYOUT}"
             )
 
     def classes(self, folder: str) -> dict[str, str]:
@@ -385,7 +393,7 @@ class Walk:
             if normal in found:
                 self.refuse(
                     f"{folder} has two folders that are one class, {normal}, written in two ways "
-                    f"({ascii(os.path.basename(found[normal]))} and {ascii(name)}); join them"
+                    f"({os.path.basename(found[normal])!a} and {name!a}); join them"
                 )
             found[normal] = path
         if found and self.look(folder).images:
@@ -482,7 +490,7 @@ class Walk:
         """Return all notes."""
         lines = list(self.notes)
         for why, paths in self.left.items():
-            lines.append(f"{why} ({len(paths)}): {_few(paths)}")
+            lines.append(f"{why} ({len(paths)}): {_few(paths, EXTRA if why.startswith('extra') else SHOWN)}")
         if self.others:
             lines.append(f"{_count(self.others.elements(), 'file')} of other kinds left out: {_kinds(self.others)}")
         return tuple(lines)
