@@ -3,12 +3,13 @@
 import os
 import sys
 from collections.abc import Callable
+from io import TextIOWrapper
 from typing import Annotated, Any, NoReturn
 
 import typer
 
 from neuroevo import __version__
-from neuroevo.errors import InputError, Interrupted, RunError
+from neuroevo.errors import InputError, Interrupted, RunError, printable
 
 app = typer.Typer(
     name="neuroevo",
@@ -146,7 +147,7 @@ def export_(
     """Write the champion as a plain network."""
     from neuroevo import export
 
-    print(export.export(run_dir, format, out, member))
+    print(printable(str(export.export(run_dir, format, out, member))))
 
 
 @app.command()
@@ -167,7 +168,7 @@ def report(
         raise InputError("--port: only a page that is served has one; add --watch")
     from neuroevo import report as report_
 
-    print(report_.report(folder))
+    print(printable(str(report_.report(folder))))
 
 
 @app.command()
@@ -185,7 +186,7 @@ def validate(config: ConfigFile = None, sets: Sets = None) -> None:
     from neuroevo import inspection
     from neuroevo.config import load
 
-    checked = load(config, sets or [], lambda line: print(line, file=sys.stderr))
+    checked = load(config, sets or [], lambda line: print(printable(line), file=sys.stderr))
     rows = inspection.estimate(checked)
     print(checked.to_yaml(), end="")
     table("estimates", rows)
@@ -217,8 +218,9 @@ def version(show: Annotated[bool, typer.Option("--version", help="print the vers
 
 def table(title: str, rows: list[tuple[str, str]]) -> None:
     """Print a title and two columns, plain enough for a pipe."""
+    rows = [(printable(name), printable(value)) for name, value in rows]
     width = max((len(name) for name, _ in rows), default=0)
-    print(title)
+    print(printable(title))
     for name, value in rows:
         print(f"  {name:<{width}}  {value}")
 
@@ -277,7 +279,7 @@ def standings(folder: str) -> None:
 
 def fail(line: str, status: int) -> NoReturn:
     """Say what was wrong in one line and leave."""
-    print(f"neuroevo: {' '.join(line.split())}", file=sys.stderr)
+    print(f"neuroevo: {printable(' '.join(line.split()))}", file=sys.stderr)
     sys.exit(status)
 
 
@@ -285,6 +287,9 @@ def main() -> NoReturn:
     """Run the command line and leave with its exit status."""
     if os.getcwd() not in sys.path:  # the console script doesn't look for a user's modules here by itself
         sys.path.insert(0, os.getcwd())
+    for stream in (sys.stdout, sys.stderr):  # of any encoding: what it lacks is escaped, and never ends a command
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     command: Callable[..., Any] = app
     try:
         sys.exit(command(standalone_mode=False) or 0)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache as cache_results
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +23,7 @@ from neuroevo import (
     fitness,
     gradient,
     heads,
+    inventory,
     loop,
     metrics,
     operators,
@@ -103,6 +104,7 @@ class Experiment:
     algorithm: Algorithm[Any]
     metrics: dict[str, Metric]  # all that the config names, and accuracy and cross-entropy, by name
     computed: int  # images that went through the backbone just now
+    data: dict[str, Any] = field(default_factory=dict)  # what a result says of the data set
 
     @property
     def plan(self) -> Plan:
@@ -446,7 +448,8 @@ def dataset(c: Config) -> tuple[Dataset, dict[str, Tensor]]:
     whole: Dataset = c.dataset.bound()()
     if c.data.limit is not None:
         whole = data.limited(whole, c.data.limit, c.data.split_seed)
-    return whole, data.split(whole, c.data.split_seed, c.data.validation, c.data.test, c.data.long_tail)
+    splits = data.split(whole, c.data.split_seed, c.data.validation, c.data.test, c.data.long_tail)
+    return inventory.noted(whole, splits), splits
 
 
 def build_backbone(c: Config, given: Dataset) -> Backbone:
@@ -619,6 +622,7 @@ def assemble(
         c, device, home, whole.classes, splits, cached, scaled, backbone, head, first, dim, layout, base | of_head,
         forward, Plans(plan, list(changes)), algorithm,
         {name: part.metric() for name, part in parts.items()}, learnt_from.computed,
+        inventory.record(whole, splits),
     )  # fmt: skip
 
 

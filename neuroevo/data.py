@@ -5,6 +5,7 @@ test split stays the test split; what it lacks is cut from the rest, stratified 
 alone, so that runs of different seeds share their splits.
 """
 
+import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -17,13 +18,11 @@ import torch
 from annotated_types import Ge
 from torch import Tensor
 
-from neuroevo import cache
+from neuroevo import cache, folders
 from neuroevo.errors import InputError
 from neuroevo.images import Arrays, Files
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".npy"}
-SPLITS = ("train", "validation", "test")
-FOLDERS = {"train": ("train", "training"), "validation": ("validation", "val", "valid"), "test": ("test", "testing")}
+SPLITS = folders.SPLITS
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,8 @@ class Dataset:
     images: Arrays | Files
     labels: npt.NDArray[np.int64]  # [N]
     part: npt.NDArray[np.int64]  # [N]
-    notes: tuple[str, ...] = ()  # what was taken and left out, a line each
+    folders: tuple[tuple[str, str], ...] = ()  # (split, the folder that serves it, or what it is cut from)
+    notes: tuple[str, ...] = ()  # lines about what was taken and left out
 
     def native(self) -> tuple[int, int, int]:
         """Return height, width and channels of the first image; 1 or 3 unless it is an array."""
@@ -63,41 +63,7 @@ def image_folder(
     *, root: str, broken: Literal["refuse", "skip"] = "refuse", max_pixels: Annotated[int, Ge(1)] | None = None
 ) -> Dataset:
     """Class folders under train, test and perhaps validation (or right under the root: then all splits are cut)."""
-    top = Path(root)
-    if not top.is_dir():
-        raise InputError(f"data.root: {root} is not a folder")
-    parts = {split: [top / name for name in FOLDERS[split] if (top / name).is_dir()] for split in SPLITS}
-    for split, folders in parts.items():
-        if len(folders) > 1:
-            raise InputError(
-                f"data.root: {root} has {folders[0].name} and {folders[1].name}: which is the {split} split?"
-            )
-    found = {split: folders[0] for split, folders in parts.items() if folders}
-    if found and "train" not in found:
-        raise InputError(f"data.root: {root} has {', '.join(p.name for p in found.values())} but no train folder")
-    if len(found) == 2:  # two parts only: the second is the test split, whatever its name
-        found = {"train": found["train"], "test": found.get("test") or found["validation"]}
-    if len(found) < 2:
-        found = {"pool": found.get("train", top)}
-    classes = class_folders(next(iter(found.values())))
-    if len(classes) < 2:
-        raise InputError(f"data.root: {next(iter(found.values()))} has fewer than two class folders")
-    paths: list[str] = []
-    labels: list[int] = []
-    part: list[int] = []
-    for split, folder in found.items():
-        for name in class_folders(folder):
-            if name not in classes:
-                raise InputError(f"data.root: {folder / name} is a class that the train split doesn't have")
-            files = image_files(folder / name)
-            if not files:
-                raise InputError(f"data.root: {folder / name} has no images")
-            paths += files
-            labels += [classes.index(name)] * len(files)
-            part += [SPLITS.index(split) if split in SPLITS else -1] * len(files)
-    data = Dataset(
-        tuple(classes), Files(paths, max_pixels), np.array(labels, dtype=np.int64), np.array(part, dtype=np.int64)
-    )
+    data = _dataset(folders.scan(root, own=[cache.cache_folder()]), max_pixels)
     return without_broken(data) if broken == "skip" else data
 
 
@@ -109,40 +75,15 @@ def labelled(
     max_pixels: int | None = None,
 ) -> Dataset:
     """Return the images of class folders right under a root, or under its test folder; InputError for other classes."""
-    top = Path(root)
-    if not top.is_dir():
-        raise InputError(f"--data: {root} is not a folder")
-    top = next((top / name for name in FOLDERS["test"] if (top / name).is_dir() and name not in classes), top)
-    names = class_folders(top)
-    strange = [name for name in names if name not in classes]
-    if strange or not names:
-        what = f"class {strange[0]}, which the run doesn't know" if strange else "no class folders"
-        raise InputError(f"--data: {top} has {what}; the run's classes are {', '.join(classes)}")
-    files = {name: image_files(top / name) for name in names}
-    labels = np.repeat([classes.index(name) for name in names], [len(files[name]) for name in names]).astype(np.int64)
-    if not len(labels):
-        raise InputError(f"--data: {top} has no images")
-    images = Files([path for name in names for path in files[name]], max_pixels)
-    found = Dataset(classes, images, labels, np.full(len(labels), 2))
+    found = _dataset(folders.scan_labelled(root, classes, own=[cache.cache_folder()]), max_pixels)
     return without_broken(found) if broken == "skip" else found
 
 
-def class_folders(folder: Path) -> list[str]:
-    """Return the names of the class folders in a folder, sorted; dot folders are none."""
-    return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
-
-
-def image_files(folder: Path) -> list[str]:
-    """Return the image files at any depth below a folder, sorted; dot files and other suffixes are ignored."""
-    found = []
-    for base, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [
-            os.path.join(base, name)
-            for name in sorted(files)
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES
-        ]
-    return found
+def _dataset(found: folders.Found, max_pixels: int | None) -> Dataset:
+    labels, part = np.array(found.labels, dtype=np.int64), np.array(found.part, dtype=np.int64)
+    return Dataset(
+        found.classes, Files(found.paths, max_pixels), labels, part, tuple(found.folders.items()), found.notes
+    )
 
 
 def without_broken(data: Dataset) -> Dataset:
@@ -229,15 +170,22 @@ def find_root(root: str | None) -> str:
     return str(path.absolute())
 
 
-def _stratified(labels: npt.NDArray[np.int64], count: int, rng: np.random.Generator) -> npt.NDArray[np.bool_]:
-    """Choose `count` places with each class's share kept by largest remainder; every class keeps one on either side."""
+def _stratified(
+    labels: npt.NDArray[np.int64], count: int, rng: np.random.Generator, kept: int = 1
+) -> npt.NDArray[np.bool_]:
+    """Choose `count` places with each class's share kept by largest remainder.
+
+    Of every class at least one is chosen and `kept` are left; of one that has too few for both, none is chosen.
+    """
     names, sizes = np.unique(labels, return_counts=True)
     exact = sizes * (count / len(labels))
-    quota = np.clip(np.floor(exact).astype(np.int64), np.minimum(1, sizes - 1), np.maximum(sizes - 1, 0))
+    most = np.maximum(sizes - kept, 0)
+    least = np.minimum(1, most)
+    quota = np.clip(np.floor(exact).astype(np.int64), least, most)
     # One place at a time to whoever is furthest from its share; bounded by the number of classes.
     while quota.sum() != count:
         step = 1 if quota.sum() < count else -1
-        room = (quota + step >= 0) & (quota + step <= sizes)
+        room = (quota + step >= least) & (quota + step <= most)
         quota[np.argmax(np.where(room, step * (exact - quota), -np.inf))] += step
     chosen = np.zeros(len(labels), dtype=bool)
     for name, k in zip(names, quota, strict=True):
@@ -252,7 +200,7 @@ def limited(data: Dataset, limit: int, split_seed: int) -> Dataset:
     strata = data.labels * (len(SPLITS) + 1) + data.part
     if limit < len(np.unique(strata)):
         raise InputError(f"data.limit: {limit} leaves some class without an image; at least {len(np.unique(strata))}")
-    return data.take(np.flatnonzero(_stratified(strata, limit, np.random.default_rng([split_seed, 0]))))
+    return data.take(np.flatnonzero(_stratified(strata, limit, np.random.default_rng([split_seed, 0]), kept=0)))
 
 
 def long_tailed(
@@ -270,12 +218,23 @@ def long_tailed(
     return np.sort(np.concatenate(kept))
 
 
+def _share(wanted: float, total: int, least: int, most: int) -> str:
+    """Return the shortest share beside a wanted one by which from `least` to `most` of a total are cut."""
+    ways = (math.floor, math.ceil) if wanted == least / total else (math.ceil, math.floor)
+    for digits in range(2, 9):
+        for way in ways:
+            share = way(wanted * 10**digits) / 10**digits
+            if least <= round(share * total) <= most:
+                return f"{share:g}"
+    return f"{wanted:g}"
+
+
 def split(
     data: Dataset, split_seed: int, validation: float, test: float, long_tail: float | None = None
 ) -> dict[str, Tensor]:
     """Return the rows of each split, `{name: [rows] int64}`; shares are of what the data set leaves undecided.
 
-    `long_tail` thins train and validation, as in life, and leaves test as it is.
+    A class's only image stays in train. `long_tail` thins train and validation, as in life, and leaves test as it is.
     """
     part = data.part.copy()
     for stream, (name, share) in enumerate((("test", test), ("validation", validation)), start=1):
@@ -286,9 +245,20 @@ def split(
         pool = np.flatnonzero(part == -1) if name == "test" else np.flatnonzero((part == -1) | (part == 0))
         total = int((data.part == -1).sum()) or len(pool)
         count = round(share * total)
-        classes = len(np.unique(data.labels[pool]))
-        if not classes <= count <= len(pool) - classes:
-            raise InputError(f"data.{name}: {share} of {total} images is {count}; every class must be on either side")
+        sizes = np.bincount(data.labels[pool], minlength=len(data.classes))
+        least, most = int((sizes > 1).sum()), int(np.maximum(sizes - 1, 0).sum())
+        if not most:
+            raise InputError(
+                f"data.{name}: no class has two images to cut from ({len(pool)} of {len(data.classes)} classes); three "
+                "images of a class are the least for train, validation and test"
+            )
+        if not least <= count <= most:
+            few = count < least
+            right = _share((least if few else most) / total, total, least, most)
+            raise InputError(
+                f"data.{name}: {share} of {total} images is {count}; every class must be on either side, which takes "
+                f"{least if few else most}: {'at least' if few else 'at most'} {right} would do"
+            )
         part[pool[_stratified(data.labels[pool], count, np.random.default_rng([split_seed, stream]))]] = index
     part[part == -1] = 0
     rows = {name: np.flatnonzero(part == i) for i, name in enumerate(SPLITS)}

@@ -25,6 +25,7 @@ from neuroevo import (
     data,
     devices,
     features,
+    inventory,
     loop,
     rundir,
 )
@@ -33,7 +34,7 @@ from neuroevo.composition import Experiment
 from neuroevo.config import Config
 from neuroevo.cost import Budget, Cost
 from neuroevo.data import Dataset
-from neuroevo.errors import InputError, Interrupted
+from neuroevo.errors import InputError, Interrupted, printable
 from neuroevo.loop import Champion, Rules, Step
 from neuroevo.rng import Context
 
@@ -132,7 +133,7 @@ def started(
             rundir.replace(folder / rundir.CONFIG, c.to_yaml().encode())
             with logged(folder, reporter) as log:
                 log(f"{folder}: {c.backbone.name} on {c.dataset.name}, {ready.device}")
-                for line in (*ready.given[0].notes, *ready.backbone.notes):
+                for line in [*inventory.lines(*ready.given), *ready.backbone.notes]:
                     log(line)
                 yield folder, log
     except Interrupted:
@@ -241,10 +242,10 @@ def watched(reporter: Reporter, signals: Signals) -> Callable[[int, int], None]:
 @contextmanager
 def logged(folder: Path, reporter: Reporter) -> Iterator[Callable[[str], None]]:
     """Return a function that tells the user a line and keeps it in the run's log, where the command comes first."""
-    with open(folder / rundir.LOG, "a", buffering=1) as file:
+    with open(folder / rundir.LOG, "a", buffering=1, encoding="utf-8") as file:
 
         def keep(line: str) -> None:
-            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
+            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {printable(line)}\n")
 
         def log(line: str) -> None:
             keep(line)
@@ -340,6 +341,7 @@ def go(
             "generations": step.generation,
             "seed": c.seed,
             "device": str(experiment.device),
+            "data": experiment.data,
             "champion": champion,
             "cost": {**step.cost.record(), "seconds": step.seconds},
             "views": c.features.views if c.data.augment else None,
@@ -422,6 +424,8 @@ def evaluate(run_dir: str, root: str | None, reporter: Reporter, member: int | N
     if root is None:
         return experiment.test(step.champion.genome, experiment.features, experiment.splits["test"]).scores
     other = data.labelled(root, experiment.classes)
+    for line in other.notes:
+        reporter.note(line)
     with Signals() as signals:
         c, show = experiment.config, watched(reporter, signals)
         rows, _ = features.cached(

@@ -113,7 +113,7 @@ class Files:
 
     def fingerprint(self) -> str:
         """Return a hash of the files' content, in order; a list seen before and untouched since isn't read again."""
-        return str(self._remembered("content", self._hash))
+        return hashlib.sha256(b"".join(bytes.fromhex(content) for content in self.hashes())).hexdigest()
 
     def faults(self) -> dict[int, str]:
         """Return the places of files that can't be read, each with the reason."""
@@ -133,15 +133,11 @@ class Files:
         with ThreadPoolExecutor() as pool:
             return [(i, reason) for i, reason in enumerate(pool.map(fault, self.paths)) if reason]
 
-    def _hash(self) -> str:
-        digest = hashlib.sha256()
-        for path in self.paths:
-            try:
-                with regular(path) as file:
-                    digest.update(hashlib.file_digest(file, "sha256").digest())
-            except OSError as error:
-                raise InputError(f"{path}: {broken(reason_of(error))}") from None
-        return digest.hexdigest()
+    def hashes(self) -> list[str]:
+        """Return a hash of each file's content, in order."""
+        found = self._remembered("each", lambda: [_hash(path) for path in self.paths])
+        assert isinstance(found, list)
+        return found
 
     def _remembered(self, what: str, find: Callable[[], object]) -> object:
         # As git's index does: known by path, size, inode and both times. ctime can't be set back by a user's tools. A
@@ -155,6 +151,14 @@ class Files:
         if time.time() - max((s[-1] for s in stats), default=0) / 1e9 > 3:
             cache.keep_note(key, found)
         return found
+
+
+def _hash(path: str) -> str:
+    try:
+        with regular(path) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"{path}: {broken(reason_of(error))}") from None
 
 
 def _known_by(path: str) -> tuple[str, bool, int, int, int, int]:

@@ -13,7 +13,7 @@ import h5py
 import torch
 from torch import nn
 
-from neuroevo import cache, checkpoint, composition, config, devices, experiment, features, heads, rundir
+from neuroevo import cache, checkpoint, composition, config, devices, experiment, features, heads, inventory, rundir
 from neuroevo.arms import ARMS
 from neuroevo.backbones import Backbone
 from neuroevo.config import Config
@@ -133,6 +133,7 @@ def estimate(c: Config) -> Rows:
     budgets += [until(c.budget.forward_samples, begin.forward, each.forward)]
     generations = min((g for g in budgets if g), default=None)
     rows: Rows = [("images", ", ".join(f"{name} {len(index):,}" for name, index in splits.items()))]
+    rows += inventory.rows(whole, splits)
     if backbone.cut is None:
         what, stored = f"{heads.steps(head, backbone.head)[0][0]} and on, {seen:,} features", dim
     else:

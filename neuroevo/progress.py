@@ -9,6 +9,7 @@ from typing import TextIO
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from neuroevo.errors import printable
 from neuroevo.loop import Rules, Step
 
 QUIET = 1.0  # seconds between plain lines that bring no validation
@@ -40,7 +41,7 @@ class Terminal:
 
     def note(self, line: str) -> None:
         """Say something once."""
-        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        self.console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
 
     def images(self, done: int, total: int) -> None:
         """Show how far the backbone's pass is."""

@@ -14,7 +14,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from neuroevo.checkpoint import History, flush_folder
-from neuroevo.errors import InputError
+from neuroevo.errors import InputError, printable
 from neuroevo.loop import Step
 
 CHECKPOINTS = "checkpoints"
@@ -139,7 +139,7 @@ def extend_lineage(folder: Path, step: Step) -> None:
 def write_confusion(folder: Path, classes: Sequence[str], counts: Tensor) -> None:
     """Write a confusion matrix [C, C] as CSV: the classes, then a row a true class, a column a predicted one."""
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([classes, *counts.tolist()])
+    csv.writer(text, lineterminator="\n").writerows([map(printable, classes), *counts.tolist()])
     replace(folder / CONFUSION, text.getvalue().encode())
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from neuroevo import checkpoint, config, genealogy, page, plots, rundir
-from neuroevo.errors import InputError
+from neuroevo.errors import InputError, printable
 from neuroevo.metrics import LOWER_IS_BETTER, reported
 from neuroevo.plots import Axis, Plot, Trials, words
 
@@ -83,6 +83,7 @@ def run_page(folder: Path, pictures: Path | None, refresh: int | None = None) ->
     searched = read_trials(folder)
     body = (
         page.section("Result", page.listed(short(run)), everything(run))
+        + page.section("Data", *taken(run))
         + page.section("Progress", shown([*progress, *over_generations(run)], pictures))
         + page.section("The champion on test", *on_test(run, pictures))
         + page.section("Genealogy", *descended(run, pictures))
@@ -139,9 +140,20 @@ def short(run: Run) -> list[tuple[str, str]]:
     return rows
 
 
+def taken(run: Run) -> list[str]:
+    """Return where each split's images come from, and the notes on them; [] where there is nothing to say."""
+    about = run.result.get("data", {})
+    rows = [
+        (split, f"{about.get('images', {}).get(split, 0):,} images, {printable(folder)}")
+        for split, folder in about.get("folders", {}).items()
+    ]
+    rows += [("note", printable(note)) for note in about.get("notes", [])]
+    return [page.listed(rows)] if rows else []
+
+
 def everything(run: Run) -> str:
     """Return all figures of the result but versions, folded away."""
-    rest = {key: value for key, value in run.result.items() if key != "versions"}
+    rest = {key: value for key, value in run.result.items() if key not in ("versions", "data")}
     return page.details("all figures", page.listed(page.flat(rest))) if rest else ""
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from conftest import make_folder
 
 from neuroevo import cli
 
@@ -229,3 +230,17 @@ def test_bench_prints_its_standings_and_resume_goes_on_with_it(neuroevo: Command
     assert (again.returncode, again.stdout) == (0, found.stdout)
     wrong = neuroevo("resume", "b", "--set", "budget.samples=5")
     assert (wrong.returncode, wrong.stderr.count("\n")) == (2, 1)
+
+
+def test_names_are_printed_safely_in_any_encoding(tmp_path: Path) -> None:
+    make_folder(tmp_path, {".": {"caf\u00e9": 8, "a\x1b]0;owned\x07\n": 8, "\u732b": 8}})
+    sets = ["data.name=image_folder", f"data.root={tmp_path}", "data.image_size=8", "backbone.name=none",
+            "backbone.weights=none"]  # fmt: skip
+    command = [sys.executable, "-m", "neuroevo", "validate", *(f"--set={text}" for text in sets)]
+    for encoding, shown in (("ascii", r"class caf\xe9"), ("utf-8", "class caf\u00e9")):
+        found = subprocess.run(command, capture_output=True, timeout=100, check=False,
+                               env={**os.environ, "PYTHONIOENCODING": encoding})  # fmt: skip
+        assert found.returncode == 0, found.stderr
+        assert b"\x1b" not in found.stdout + found.stderr
+        assert shown in found.stdout.decode(encoding)
+        assert r"class a\x1b]0;owned\x07\n" in found.stdout.decode(encoding)

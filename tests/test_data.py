@@ -1,3 +1,4 @@
+import hashlib
 import os
 import time
 from pathlib import Path
@@ -159,7 +160,7 @@ def test_a_class_left_without_a_readable_image_is_refused(tmp_path: Path) -> Non
 
 def test_a_fingerprint_follows_content_and_order_but_not_names(tmp_path: Path) -> None:
     make_folder(tmp_path, {"train": {"a": 2, "b": 2}})
-    paths = data.image_files(tmp_path / "train")
+    paths = data.image_folder(root=str(tmp_path)).images.paths  # type: ignore[union-attr]
     first = Files(paths).fingerprint()
     assert Files(paths[::-1]).fingerprint() != first
     moved = tmp_path / "train" / "a" / "zzz.png"
@@ -173,7 +174,7 @@ def test_files_seen_before_are_not_read_again_until_they_change(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_folder(tmp_path, {"train": {"a": 2, "b": 2}})
-    files = Files(data.image_files(tmp_path / "train"))
+    files = Files(data.image_folder(root=str(tmp_path)).images.paths)  # type: ignore[union-attr]
     now = time.time()
     monkeypatch.setattr(time, "time", lambda: now + 10)  # files just written aren't trusted
     first = files.fingerprint()
@@ -187,7 +188,7 @@ def test_files_seen_before_are_not_read_again_until_they_change(
 
 def test_files_written_just_now_are_not_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_folder(tmp_path, {"train": {"a": 2, "b": 2}})
-    files = Files(data.image_files(tmp_path / "train"))
+    files = Files(data.image_folder(root=str(tmp_path)).images.paths)  # type: ignore[union-attr]
     files.fingerprint()
     monkeypatch.setattr(Files, "_hash", lambda self: "read again")
     assert files.fingerprint() == "read again"
@@ -240,3 +241,78 @@ def test_a_long_tail_falls_to_its_ratio_and_leaves_test_as_it_is(ratio: float) -
         counts = np.bincount(whole.labels[tailed[name]], minlength=4)
         assert counts.tolist() == [max(1, round(full * ratio ** (c / 3))) for c in range(4)]
         assert set(tailed[name].tolist()) <= set(plain[name].tolist())
+
+
+def test_a_classs_only_image_stays_in_train() -> None:
+    whole = toy([0] * 100 + [1] * 100 + [2] * 100 + list(range(3, 23)))
+    splits = data.split(whole, 0, 0.15, 0.15)
+    assert [len(splits[name]) for name in data.SPLITS] == [224, 48, 48]
+    assert set(range(300, 320)) <= set(splits["train"].tolist())
+
+
+def test_of_two_images_of_a_class_one_is_for_test_and_of_three_each_split_has_one() -> None:
+    whole = toy([0] * 100 + [1] * 100 + [2] * 2 + [3] * 3)
+    counts = [np.bincount(whole.labels[rows], minlength=4)[2:] for rows in data.split(whole, 1, 0.15, 0.15).values()]
+    assert np.array(counts).tolist() == [[1, 1], [0, 1], [1, 1]]
+
+
+def test_rare_classes_do_not_push_each_other_out_of_a_split() -> None:
+    whole = toy([0] * 200 + [c for c in range(1, 21) for _ in range(3)])
+    for rows in data.split(whole, 0, 0.15, 0.15).values():
+        assert set(whole.labels[rows]) == set(range(21))
+
+
+def test_a_limit_keeps_an_image_of_every_class() -> None:
+    part = data.limited(toy([0] * 200 + list(range(1, 6))), 20, 0)
+    assert np.bincount(part.labels).tolist() == [15, 1, 1, 1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("each", "classes", "share", "word"),
+    [
+        (5, 10, 0.15, "at least 0.2"),
+        (4, 7, 0.15, "at least 0.25"),
+        (3, 4, 0.9, "at most 0.67"),
+        (40, 3, 0.001, "at least"),
+    ],
+)
+def test_a_share_that_is_refused_names_one_that_does(each: int, classes: int, share: float, word: str) -> None:
+    whole = toy([c for c in range(classes) for _ in range(each)])
+    with pytest.raises(InputError, match=word) as refused:
+        data.split(whole, 0, 0.15, share)
+    right = float(str(refused.value).split(" would do")[0].split()[-1])
+    try:
+        data.split(whole, 0, 0.15, right)
+    except InputError as error:
+        assert "data.test" not in str(error)
+
+
+def test_images_of_one_of_each_class_cannot_be_cut() -> None:
+    with pytest.raises(InputError, match=r"data.test: no class has two images to cut from"):
+        data.split(toy([0, 1, 2]), 0, 0.15, 0.15)
+
+
+def test_splits_of_classes_with_enough_images_are_those_of_ever() -> None:
+    labels = np.concatenate([np.arange(7)] * 60 + [np.arange(3)] * 40).tolist()
+    splits = data.split(data.limited(toy(labels), 400, 3), 5, 0.15, 0.15)
+    digests = {name: hashlib.sha256(rows.numpy().tobytes()).hexdigest()[:16] for name, rows in splits.items()}
+    assert digests == {"train": "6aa6b0c0ddd988c6", "validation": "1fc85d9ca4811091", "test": "3e89fc319a6ed756"}
+
+
+def test_hashes_of_files_are_remembered_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_folder(tmp_path, {".": {"a": 2, "b": 2}})
+    files = data.image_folder(root=str(tmp_path)).images
+    assert isinstance(files, Files)
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 10)
+    first = files.hashes()
+    assert len(set(first)) == 4
+    monkeypatch.setattr(Path, "read_bytes", lambda self: b"")
+    assert Files(files.paths).hashes() == first
+
+
+def test_notes_of_a_folder_come_with_its_images(tmp_path: Path) -> None:
+    make_folder(tmp_path, {"Training": {"a": 2, "b": 2}, "Val": {"a": 1, "b": 1}})
+    found = data.image_folder(root=str(tmp_path))
+    assert dict(found.folders)["test"] == str(tmp_path / "Val")
+    assert any("serves as test" in note for note in found.notes)

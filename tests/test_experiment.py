@@ -40,8 +40,8 @@ def test_a_run_leaves_what_the_contract_says(tmp_path: Path, quiet: Quiet) -> No
         "confusion.csv",
     }  # fmt: skip
     assert list(result) == [
-        "status", "stop_reason", "generations", "seed", "device", "champion", "cost", "views",
-        "plan_changes", "test_scored", "versions",
+        "status", "stop_reason", "generations", "seed", "device", "data", "champion", "cost",
+        "views", "plan_changes", "test_scored", "versions",
     ]  # fmt: skip
     assert (result["status"], result["stop_reason"], result["generations"]) == ("finished", "generations", 6)
     assert set(result["champion"]) == {"kind", "generation", "validation", "test"}
@@ -425,3 +425,34 @@ def test_class_weights_of_another_metric_are_refused(tmp_path: Path) -> None:
         start(tmp_path / "r", "fitness.metric=accuracy", "fitness.class_weights=true")
     result = start(tmp_path / "s", "fitness.class_weights=true", "data.long_tail=0.1", "fitness.balanced=true")
     assert result["status"] == "finished"
+
+
+def test_log_and_result_say_which_folder_served_which_split_and_what_was_left_out(tmp_path: Path, quiet: Quiet) -> None:
+    root = make_folder(tmp_path / "data", {"Training": {"a": 20, "b\x1b": 20}, "Testing": {"a": 4, "b\x1b": 4}})
+    (root / "Training/a/notes.txt").write_text("x")
+    (root / "Testing/a/copy.png").write_bytes((root / "Training/a/000.png").read_bytes())
+    result = start(tmp_path / "r", "data.name=image_folder", f"data.root={root}", quiet=quiet)
+    log = (tmp_path / "r/run.log").read_text()
+    for line in (f"train: 34 images, {root}/Training", f"validation: 6 images, cut from {root}/Training",
+                 f"test: 9 images, {root}/Testing", "1 file of other kinds left out: .txt 1",
+                 "train and test 1"):  # fmt: skip
+        assert line in log
+        assert any(line in told for told in quiet.lines)
+    assert "\x1b" not in log
+    assert result["data"]["images"] == {"train": 34, "validation": 6, "test": 9}
+    assert result["data"]["folders"]["test"] == f"{root}/Testing"
+    assert len(result["data"]["notes"]) == 2
+
+
+def test_runs_beside_the_class_folders_are_no_classes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quiet: Quiet
+) -> None:
+    make_folder(tmp_path, {".": {"a": 20, "b": 20}})
+    monkeypatch.chdir(tmp_path)
+    sets = ["data.name=image_folder", "data.root=."]
+    for out in (None, None, "r"):
+        folder = experiment.run(load(None, [*SMALL, *sets]), out, "test", quiet)
+    assert experiment.evaluate(str(folder), None, quiet) == rundir.read_result(folder)["champion"]["test"]
+    assert experiment.evaluate(str(folder), ".", quiet)["images"] == 40
+    experiment.resume(str(folder), ["budget.generations=8"], quiet)
+    assert rundir.read_result(folder)["data"]["images"] == {"train": 28, "validation": 6, "test": 6}

@@ -499,7 +499,9 @@ def test_what_is_no_file_is_named_at_once(tmp_path: Path) -> None:
     for i in files.faults():
         with pytest.raises(InputError, match="broken image"):
             files[i]
-        with pytest.raises(InputError, match=r"broken image \((not a regular file|No such file|Too many levels|Is a dir)"):
+        with pytest.raises(
+            InputError, match=r"broken image \((not a regular file|No such file|Too many levels|Is a dir)"
+        ):
             Files([files.paths[i]]).fingerprint()
     assert files.take(np.array([1])).fingerprint() == Files([str(tmp_path / "good.png")]).fingerprint()
 

@@ -11,7 +11,7 @@ def test_whatever_is_shown_is_escaped() -> None:
         assert "<i>&" not in part
         assert "&lt;i&gt;&amp;" in part
         assert not any(ord(c) < 32 and c != "\n" for c in part)
-        assert r"\x1b]0;\r\udce9" in part
+        assert r"\x1b]0;\r\xe9" in part
         part.encode()
 
 

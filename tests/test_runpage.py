@@ -81,3 +81,14 @@ def test_a_page_says_why_there_is_no_genealogy(tmp_path: Path, sets: list[str], 
     assert len(found) == 1
     assert why in found[0]
     assert found[0].startswith('<p class="soft">No genealogy: ')
+
+
+def test_the_page_says_what_was_taken_of_a_folder_and_obeys_nothing_in_it(folder: Path) -> None:
+    assert "<h2>Data</h2>" not in runpage.run_page(folder, None)
+    result = json.loads((folder / "result.json").read_text())
+    result["data"] = {"images": {"train": 1234}, "folders": {"train": "<b>\x1b"}, "notes": ["<i>left out"]}
+    (folder / "result.json").write_text(json.dumps(result))
+    page = runpage.run_page(folder, None)
+    assert "<h2>Data</h2>" in page
+    assert "1,234 images, &lt;b&gt;\\x1b" in page
+    assert "&lt;i&gt;left out" in page
