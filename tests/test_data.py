@@ -9,7 +9,7 @@ import torch
 from conftest import make_folder
 from PIL import Image
 
-from neuroevo import data
+from neuroevo import data, images
 from neuroevo.data import Dataset
 from neuroevo.errors import InputError
 from neuroevo.images import Arrays, Files
@@ -178,20 +178,21 @@ def test_files_seen_before_are_not_read_again_until_they_change(
     now = time.time()
     monkeypatch.setattr(time, "time", lambda: now + 10)  # files just written aren't trusted
     first = files.fingerprint()
-    monkeypatch.setattr(Files, "_hash", lambda self: "read again")
+    monkeypatch.setattr(images, "_hash", lambda path: "00")
     assert files.fingerprint() == first
     stat = os.stat(files.paths[0])
     Image.new("RGB", (8, 8)).save(files.paths[0])
     os.utime(files.paths[0], ns=(stat.st_atime_ns, stat.st_mtime_ns))  # ctime can't be set back
-    assert files.fingerprint() == "read again"
+    assert files.hashes() == ["00"] * 4  # read again
+    assert files.fingerprint() != first
 
 
 def test_files_written_just_now_are_not_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_folder(tmp_path, {"train": {"a": 2, "b": 2}})
     files = Files(data.image_folder(root=str(tmp_path)).images.paths)  # type: ignore[union-attr]
     files.fingerprint()
-    monkeypatch.setattr(Files, "_hash", lambda self: "read again")
-    assert files.fingerprint() == "read again"
+    monkeypatch.setattr(images, "_hash", lambda path: "00")
+    assert files.hashes() == ["00"] * 4  # read again
 
 
 def test_a_root_is_found_in_the_current_folder_then_under_neuroevo_data(
