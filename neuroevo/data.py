@@ -138,6 +138,7 @@ class Dataset:
     images: Arrays | Files
     labels: npt.NDArray[np.int64]  # [N]
     part: npt.NDArray[np.int64]  # [N]
+    notes: tuple[str, ...] = ()  # lines about what was taken and left out
 
     def native(self) -> tuple[int, int, int]:
         """Return height, width and channels of the first image; 1 or 3 unless it is an array."""
@@ -200,7 +201,13 @@ def image_folder(*, root: str, broken: Literal["refuse", "skip"] = "refuse") -> 
     return without_broken(data) if broken == "skip" else data
 
 
-def labelled(root: str, classes: tuple[str, ...]) -> Dataset:
+def labelled(
+    root: str,
+    classes: tuple[str, ...],
+    *,
+    broken: Literal["refuse", "skip"] = "refuse",
+    max_pixels: int | None = None,
+) -> Dataset:
     """Return the images of class folders right under a root, or under its test folder; InputError for other classes."""
     top = Path(root)
     if not top.is_dir():
@@ -215,7 +222,9 @@ def labelled(root: str, classes: tuple[str, ...]) -> Dataset:
     labels = np.repeat([classes.index(name) for name in names], [len(files[name]) for name in names]).astype(np.int64)
     if not len(labels):
         raise InputError(f"--data: {top} has no images")
-    return Dataset(classes, Files([path for name in names for path in files[name]]), labels, np.full(len(labels), 2))
+    images = Files([path for name in names for path in files[name]])
+    data = Dataset(classes, images, labels, np.full(len(labels), 2))
+    return data.take(np.setdiff1d(np.arange(len(labels)), images.broken())) if broken == "skip" else data
 
 
 def class_folders(folder: Path) -> list[str]:

@@ -22,10 +22,11 @@ from filelock import FileLock
 from PIL import Image
 from torch import Tensor
 
-from neuroevo import backbones, data, devices
+from neuroevo import data, devices
 from neuroevo.backbones import Backbone, Transform
 from neuroevo.data import Dataset
 from neuroevo.errors import InputError
+from neuroevo.weightfiles import digest
 
 LIVE_KEPT = 64  # batches of live views that are kept for their second use
 SLICE = 4096  # rows of features at a time
@@ -119,7 +120,7 @@ class Features(NamedTuple):
 
     def digest(self) -> str:
         """Return a hash of some 1,024 rows, evenly spaced: features computed anew may round otherwise."""
-        return backbones.digest({str(i): piece[:: max(1, len(piece) // 1024)] for i, piece in enumerate(self.pieces)})
+        return digest({str(i): piece[:: max(1, len(piece) // 1024)] for i, piece in enumerate(self.pieces)})
 
     def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """Return the features [B, d] as the head sees them, and the labels [B], of the rows in `index`."""
@@ -264,7 +265,7 @@ def principal(rows: Tensor, train: Tensor, scale: Standardise, key: str) -> tupl
     fewer than d where there are fewer train rows, or where deviations are next to nothing.
     """
     some = {"rows": rows[:: max(1, len(rows) // 1024)], "train": train, **scale._asdict()}
-    name = hashlib.sha256(f"{key} {backbones.digest(some)}".encode()).hexdigest()
+    name = hashlib.sha256(f"{key} {digest(some)}".encode()).hexdigest()
     path = data.cache_folder() / "features" / f"{name}.npz"
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_suffix(".lock")):
