@@ -155,7 +155,8 @@ def opened(folder: Path) -> Bench:
             raise InputError(
                 f"{folder / rundir.BENCH}: {key} is missing; a benchmark's folder has what neuroevo bench wrote"
             )
-    return Bench(*(raw[key] for key in keys), raw.get("data") or {})
+    values = {"base" if key == "config" else "overlays" if key == "arms" else key: raw[key] for key in keys}
+    return Bench(**values, data=raw.get("data") or {})
 
 
 def same_data(bench: Bench, folder: Path, reporter: Reporter) -> Bench:
