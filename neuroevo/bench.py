@@ -19,11 +19,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from neuroevo import arms, composition, config, experiment, rundir, statistics, tune, workers
+from neuroevo import arms, composition, config, experiment, identity, rundir, statistics, tune, workers
 from neuroevo.arms import Given, Overlay
 from neuroevo.config import Config
 from neuroevo.errors import InputError, RunError
 from neuroevo.experiment import Reporter
+from neuroevo.identity import Identity
 from neuroevo.metrics import LOWER_IS_BETTER
 from neuroevo.statistics import Estimate
 from neuroevo.workers import Failure
@@ -58,12 +59,14 @@ class Bench:
     levels: list[float]  # of validation; empty: shares of the way to the best arm
     jobs: int
     command: str
+    data: dict[str, Any]  # what the data of each split are, by its number
 
     def record(self) -> dict[str, Any]:
         """Return what bench.yaml holds."""
         return {
             "config": self.base, "arms": self.overlays, "samples": self.samples, "seeds": self.seeds,
             "splits": self.splits, "levels": self.levels, "jobs": self.jobs, "command": self.command,
+            "data": self.data,
             "machine": machine(), "commit": commit(),
         }  # fmt: skip
 
@@ -120,11 +123,12 @@ def run(
     assert ready.config.memory.limit is not None
     limit = c.memory.limit or ready.config.memory.limit // jobs
     base = base | {"memory": {**(base.get("memory") or {}), "limit": limit}}
-    bench = Bench(base, overlays, samples, seeds, splits, sorted(levels), jobs, experiment.command())
+    bench = Bench(base, overlays, samples, seeds, splits, sorted(levels), jobs, experiment.command(), {})
     known = opened(folder) if (folder / rundir.BENCH).exists() else None
     if known is not None:
         bench = joined(known, bench, folder)
     tasks = bench.tasks(folder, given._replace(samples=samples))  # a wrong arm leaves nothing behind
+    bench = same_data(bench, folder, reporter)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -138,6 +142,7 @@ def resume(run_dir: str, reporter: Reporter) -> Path:
     bench = opened(folder)
     c = config.check(bench.base)
     given = sizes(c, experiment.prepared(c).given[1])._replace(samples=bench.samples)
+    bench = same_data(bench, folder, reporter)
     return finished(folder, bench, bench.tasks(folder, given), reporter)
 
 
@@ -150,7 +155,23 @@ def opened(folder: Path) -> Bench:
             raise InputError(
                 f"{folder / rundir.BENCH}: {key} is missing; a benchmark's folder has what neuroevo bench wrote"
             )
-    return Bench(*(raw[key] for key in keys))
+    values = {"base" if key == "config" else "overlays" if key == "arms" else key: raw[key] for key in keys}
+    return Bench(**values, data=raw.get("data") or {})
+
+
+def same_data(bench: Bench, folder: Path, reporter: Reporter) -> Bench:
+    """Return a benchmark with what its data are; InputError where they aren't those of the runs that it has."""
+    found, c = {}, config.check(bench.base)
+    for split in range(c.data.split_seed, c.data.split_seed + bench.splits):
+        own = replace(c, data=c.data.model_copy(update={"split_seed": split}))
+        now = Identity.of(*composition.dataset(own))
+        known = bench.data.get(str(split))
+        if known is not None:
+            line = identity.agree(Identity.from_record(known), now.classes, now, folder / rundir.BENCH)
+            if line is not None:
+                reporter.note(line)
+        found[str(split)] = known or now.record()
+    return replace(bench, data=found)
 
 
 def joined(known: Bench, more: Bench, folder: Path) -> Bench:
@@ -167,8 +188,8 @@ def joined(known: Bench, more: Bench, folder: Path) -> Bench:
         if begun and arm in known.overlays and known.overlays[arm] != overlay:
             raise InputError(f"--arms: {arm} was another in {folder}; give the file another name")
     return replace(
-        more, base=known.base, overlays={**known.overlays, **more.overlays}, seeds=max(known.seeds, more.seeds),
-        splits=max(known.splits, more.splits), levels=more.levels or known.levels,
+        more, base=known.base, data=known.data, overlays={**known.overlays, **more.overlays},
+        seeds=max(known.seeds, more.seeds), splits=max(known.splits, more.splits), levels=more.levels or known.levels,
     )  # fmt: skip
 
 

@@ -29,11 +29,13 @@ from neuroevo.cost import Cost
 from neuroevo.errors import InputError, RunError
 from neuroevo.fitness import Plan, Scores
 from neuroevo.genome import Layout, Population
+from neuroevo.identity import Identity
 from neuroevo.loop import Champion, Step
 
 FORMAT = 1
 FRONT = "front-"  # what its members are called, beside a number
 TRIALS = "trials"  # of hyperparameters
+KEPT = "kept"  # of what other runs' files gave
 MARK = b"neuroevo checkpoint\n"
 USER_BLOCK = 512
 DIRECT = 2**16  # arrays of at least this many bytes are written around HDF5
@@ -68,6 +70,10 @@ class Checkpoint:
     step: Step  # state None
     history: History
     front: Front | None  # of many objectives
+    data: Identity | None = None  # what the splits are of; None, as the next two, in a checkpoint from before these
+    native: tuple[int, int, int] | None = None  # height, width and channels of the data set's images
+    frozen: str | None = None  # a hash of the weights that never evolve
+    kept: dict[str, Tensor] | None = None  # what other runs' files gave: `start` [s, g], and `head/...` as it stays
 
     @property
     def objectives(self) -> list[str]:
@@ -303,6 +309,10 @@ def read(path: Path) -> Checkpoint:
         step,
         history,
         front,
+        Identity.from_record(json.loads(attributes["data"])) if "data" in attributes else None,
+        tuple(json.loads(attributes["native"])) if "native" in attributes else None,
+        attributes.get("frozen"),
+        tensors(path, KEPT),
     )
 
 
@@ -330,15 +340,20 @@ def state(path: Path, template: Any, device: torch.device) -> Any:
 
 def trials(path: Path) -> dict[str, Tensor]:
     """Return the tensors of the trials in a checkpoint, by their paths; empty where there are none."""
+    return {f"{TRIALS}/{key}": tensor for key, tensor in tensors(path, TRIALS).items()}
+
+
+def tensors(path: Path, group: str) -> dict[str, Tensor]:
+    """Return the tensors of a group of a checkpoint, by their paths in it; empty where there is no such group."""
     found: dict[str, Tensor] = {}
     with h5py.File(path, "r") as file:
 
         def take(key: str, item: object) -> None:
             if isinstance(item, h5py.Dataset):
-                found[f"{TRIALS}/{key}"] = torch.from_numpy(np.asarray(item[()]))
+                found[key] = torch.from_numpy(np.asarray(item[()]))
 
-        if TRIALS in file:
-            file[TRIALS].visititems(take)
+        if group in file:
+            file[group].visititems(take)
     return found
 
 

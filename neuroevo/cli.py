@@ -108,7 +108,7 @@ def bench(
 
 @app.command()
 def resume(run_dir: Run, sets: Sets = None) -> None:
-    """Go on from the newest good checkpoint; --set may change budget and checkpoint."""
+    """Go on from the newest good checkpoint; --set may change budget, checkpoint and data.root."""
     from pathlib import Path
 
     from neuroevo import bench as bench_
@@ -128,12 +128,15 @@ def evaluate(
     run_dir: Run,
     data: Annotated[str | None, typer.Option(help="class folders to score on instead", metavar="ROOT")] = None,
     member: Member = None,
+    sets: Annotated[
+        list[str] | None, typer.Option("--set", help="data.root, data.broken or data.max_pixels", metavar="A.B=VALUE")
+    ] = None,
 ) -> None:
     """Score a champion on its test split, or on other labelled images."""
     from neuroevo import experiment, progress
 
     with progress.shown() as reporter:
-        found = experiment.evaluate(run_dir, data, reporter, member)
+        found = experiment.evaluate(run_dir, data, reporter, member, sets or [])
     table(f"{run_dir} on {data or 'its test split'} ({found['images']} images)", scores(found))
 
 
@@ -141,7 +144,7 @@ def evaluate(
 def export_(
     run_dir: Run,
     out: Annotated[str, typer.Option(help="the file to write", metavar="FILE")],
-    format: Annotated[str, typer.Option(help="safetensors, pt or onnx")] = "safetensors",
+    format: Annotated[str | None, typer.Option(help="safetensors, pt or onnx; default as FILE's name ends")] = None,
     member: Member = None,
 ) -> None:
     """Write the champion as a plain network."""

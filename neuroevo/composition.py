@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cache as cache_results
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -42,12 +43,16 @@ from neuroevo.fitness import Plan, Scores
 from neuroevo.genome import Layout, Population
 from neuroevo.gradient import PROBE, Refine, Sensitivity, View
 from neuroevo.heads import Forward
+from neuroevo.identity import Identity
+from neuroevo.images import Arrays
 from neuroevo.loop import Rules, Step
 from neuroevo.metrics import LOWER_IS_BETTER, Metric, OfGenome, reported
 from neuroevo.rng import Context, forked, generator
+from neuroevo.weightfiles import read_weights, stripped
 
 SCALED_BY = 8192  # train images at most by which what precedes an evolved head is standardised
 LOST = 1e-3  # of a head's weights: what a projection may leave out of it
+START, HEAD = "start", "head"  # names of what a checkpoint keeps: genomes [s, g], weights {name: [1, *shape]}
 CALIBRATED_BY, CALIBRATION_BATCH = 512, 128  # train images by which batch norms are re-estimated, and at a time
 
 T = TypeVar("T")
@@ -104,7 +109,9 @@ class Experiment:
     algorithm: Algorithm[Any]
     metrics: dict[str, Metric]  # all that the config names, and accuracy and cross-entropy, by name
     computed: int  # images that went through the backbone just now
-    data: dict[str, Any] = field(default_factory=dict)  # what a result says of the data set
+    whole: Dataset
+    kept: Weights  # of a checkpoint: what other runs' files gave at the start, {} at the start itself
+    statistics: Weights | None = None  # {buffer: [channels]} of the one genome that is asked about, where known
 
     @property
     def plan(self) -> Plan:
@@ -114,6 +121,8 @@ class Experiment:
     def express(self, genomes: Tensor) -> Weights:
         """Return the weights {name: [n, *shape]} that genomes [n, g] stand for, on features as the head sees them."""
         weights = quantised.express(genomes.to(self.device), self.layout)
+        if self.statistics is not None:
+            return weights | {name: value[None].to(self.device) for name, value in self.statistics.items()}
         batches = self.calibration()
         if batches and self.backbone.cut is not None:
             own = {name: w for name, w in weights.items() if name in self.backbone.trainable}
@@ -150,6 +159,7 @@ class Experiment:
         Parameters of the backbone that they lack are the backbone's own.
         """
         network = self.backbone.body.state_dict()
+        weights = stripped(dict(weights), {*network, *self.base})
         for name, weight in weights.items():
             here = None if name in self.base else network.get(name)
             recalibrated = name.endswith(STATISTICS) and self.config.backbone.batchnorm == "recalibrate"
@@ -170,9 +180,23 @@ class Experiment:
     def start(self) -> Tensor:
         """Return the genomes [s, g] that the population starts from."""
         sources = self.config.genome.start
+        if START in self.kept:
+            return self.kept[START].to(self.home)
         if not sources:
             return quantised.genomes(self.base, self.layout).to(self.home)
         return torch.cat([self.from_network(*named(source, "genome.from")) for source in sources]).to(self.home)
+
+    def keeps(self) -> Weights:
+        """Return what a checkpoint holds so that other runs' files aren't needed again."""
+        own = {START: self.start()} if self.config.genome.start else {}
+        names = [name for name in self.base if name.startswith(self.backbone.head + ".")]
+        fixed = () if self.config.head.trainable else names
+        return own | {f"{HEAD}/{name}": self.base[name] for name in fixed}
+
+    @cached_property
+    def data(self) -> Identity:
+        """What data the run is of."""
+        return Identity.of(self.whole, self.splits)
 
     @cached_property
     def origin(self) -> Tensor:
@@ -419,7 +443,7 @@ def weights_file(source: str, key: str) -> Path:
 
 def named(source: str, key: str) -> tuple[Weights, str]:
     """Read the trainable weights of an earlier run's champion, or of a file, with what to call them in an error."""
-    return backbones.read_weights(weights_file(source, key)), f"{key}: {source}"
+    return read_weights(weights_file(source, key)), f"{key}: {source}"
 
 
 def make_head(c: Config, backbone: Backbone, dim: int, classes: int) -> nn.Module:
@@ -454,11 +478,36 @@ def dataset(c: Config) -> tuple[Dataset, dict[str, Tensor]]:
 
 def build_backbone(c: Config, given: Dataset) -> Backbone:
     """Return the backbone that a config asks for."""
-    b = c.backbone
-    transfer = [
-        (weights_file(entry.source, f"backbone.transfer.{i}.from"), entry.parts) for i, entry in enumerate(b.transfer)
-    ]
-    return backbones.build(b.name, b.weights, c.data.image_size, given.native(), b.channels, b.trainable, transfer)
+    return backbone_for(c, given.native(), None)
+
+
+def backbone_for(c: Config, native: tuple[int, int, int], frozen: str | None) -> Backbone:
+    """Return the backbone that a config asks for; `native` is the images' own height, width and channels.
+
+    `frozen` is the hash that a checkpoint has of its frozen weights: InputError where they are others now. A file of
+    `backbone.transfer` isn't needed again where all that it gave evolved.
+    """
+    b, transfer, missing = c.backbone, [], []
+    for i, entry in enumerate(b.transfer):
+        try:
+            transfer.append((weights_file(entry.source, f"backbone.transfer.{i}.from"), entry.parts))
+        except InputError as error:
+            if frozen is None:
+                raise
+            missing.append(str(error))
+    found = backbones.build(b.name, b.weights, c.data.image_size, native, b.channels, b.trainable, transfer)
+    if missing and found.frozen != frozen:
+        raise InputError(missing[0])
+    same_weights(found, frozen, b.weights)
+    return found
+
+
+def same_weights(backbone: Backbone, frozen: str | None, weights: str) -> None:
+    """See that a backbone's frozen weights are those that a checkpoint has the hash of; InputError if not."""
+    if frozen is not None and backbone.frozen != frozen:
+        raise InputError(
+            f"backbone.weights: {weights}: the frozen weights of {backbone.name} aren't those that the run was of"
+        )
 
 
 def cache(
@@ -559,15 +608,39 @@ def compose(
     c: Config, device: torch.device, given: tuple[Dataset, dict[str, Tensor]], backbone: Backbone,
     images: Callable[[int, int], None], log: Callable[[str], None],
     plan: Plan | None = None, changes: Sequence[dict[str, int]] = (), scale: Weights | None = None,
+    kept: Weights | None = None,
 ) -> Experiment:  # fmt: skip
-    """Build a run's parts; `plan`, its changes and the tensors of `scale` are a resumed run's own."""
-    return assemble(c, sources(c, device, given, backbone, images, log, scale), plan, changes)
+    """Build a run's parts; `plan`, its changes, the tensors of `scale` and what is `kept` are a resumed run's own."""
+    return assemble(c, sources(c, device, given, backbone, images, log, scale), plan, changes, kept or {})
+
+
+def without_data(
+    c: Config, device: torch.device, backbone: Backbone, classes: tuple[str, ...], plan: Plan,
+    changes: Sequence[dict[str, int]], scale: Weights, kept: Weights,
+) -> Experiment:  # fmt: skip
+    """Build a run's parts from its config and what a checkpoint holds, with no image in any split."""
+    backbone.to(device)
+    height, width = backbone.transform.size
+    if backbone.cut is not None:
+        dim = backbone.cut.width
+    elif backbone.own_head is not None:
+        dim = backbone.own_head.in_features
+    else:
+        dim = height * width * backbone.transform.channels
+    none = torch.empty(0, dtype=torch.int64)
+    rows = Features((torch.empty(0, dim, device=device),), none.to(device), None, device)
+    labels = none.numpy()
+    images = Arrays(np.empty((0, height, width), dtype=np.uint8))
+    given = Dataset(classes, images, labels, labels), dict.fromkeys(data.SPLITS, none)
+    found = scaling(c, backbone, rows, none, scale, lambda line: None) if scale else None
+    return assemble(c, Sources(device, given, backbone, rows, found, 0), plan, changes, kept)
 
 
 def assemble(
-    c: Config, learnt_from: Sources, plan: Plan | None = None, changes: Sequence[dict[str, int]] = ()
-) -> Experiment:
-    """Build a run's parts on what it learns from; `plan` and its changes are a resumed run's own."""
+    c: Config, learnt_from: Sources, plan: Plan | None = None, changes: Sequence[dict[str, int]] = (),
+    kept: Weights | None = None,
+) -> Experiment:  # fmt: skip
+    """Build a run's parts on what it learns from; `plan`, its changes and what is `kept` are a resumed run's own."""
     device, backbone, cached, scaled = (
         learnt_from.device, learnt_from.backbone, learnt_from.features, learnt_from.scale,
     )  # fmt: skip
@@ -584,7 +657,7 @@ def assemble(
             )
         scaled = None
     base = {name: backbone.body.get_parameter(name).detach()[None] for name in backbone.trainable}
-    of_head = head_weights(c, backbone, head, scaled, first, device)
+    of_head = head_weights(c, backbone, head, scaled, first, device, kept or {})
     layout = Layout.of({name: w[0] for name, w in (base | (of_head if c.head.trainable else {})).items()})
     if c.genome.levels:
         layout = quantised.levelled(layout, quantised.LEVELS[c.genome.levels])
@@ -621,8 +694,7 @@ def assemble(
     return Experiment(
         c, device, home, whole.classes, splits, cached, scaled, backbone, head, first, dim, layout, base | of_head,
         forward, Plans(plan, list(changes)), algorithm,
-        {name: part.metric() for name, part in parts.items()}, learnt_from.computed,
-        inventory.record(whole, splits),
+        {name: part.metric() for name, part in parts.items()}, learnt_from.computed, whole, kept or {},
     )  # fmt: skip
 
 
@@ -633,18 +705,24 @@ def own_head(backbone: Backbone) -> nn.Linear:
 
 
 def head_weights(
-    c: Config, backbone: Backbone, head: nn.Module, scale: Scale | None, first: str, device: torch.device
-) -> Weights:
+    c: Config, backbone: Backbone, head: nn.Module, scale: Scale | None, first: str, device: torch.device,
+    kept: Weights,
+) -> Weights:  # fmt: skip
     """Return the head's weights {name: [1, *shape]} at the start, on features as it sees them.
 
-    Those of the network are on raw features. A head that doesn't evolve is that of the first of `genome.from`, if any.
+    Those of the network are on raw features. A head that doesn't evolve is that of the first of `genome.from`, if any,
+    or what a checkpoint `kept` of it.
     """
+    own = {key.removeprefix(HEAD + "/"): value.to(device) for key, value in kept.items() if key.startswith(HEAD + "/")}
+    if own:
+        return own
     weights = {f"{backbone.head}.{name}": p.detach()[None] for name, p in head.named_parameters()}
     raw: Weights | None = None
     if c.head.init == "network":
         raw = {f"{backbone.head}.{name}": value for name, value in own_head(backbone).state_dict().items()}
     if not c.head.trainable and c.genome.start:
         given, _ = named(c.genome.start[0], "genome.from")
+        given = stripped(given, {*weights, *backbone.body.state_dict()})
         expected = weights if scale is None else scale.fold(weights, first)
         if all(name in given and given[name].shape == w.shape[1:] for name, w in expected.items()):
             raw = {name: given[name] for name in weights}

@@ -1,5 +1,6 @@
 """Which device a run is on, how much memory is free there, and how much some work needs."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -27,6 +28,22 @@ def resolve(name: str) -> torch.device:
     if name not in there:
         raise InputError(f"device: {name!r} is not on this machine; there are: auto, {', '.join(there)}")
     return torch.device(name)
+
+
+def there(name: str) -> bool:
+    """Tell whether this machine has a device."""
+    device = torch.device(name)
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return device.type != "cuda" or (device.index or 0) < count
+
+
+def nearest(name: str, note: Callable[[str], None]) -> torch.device:
+    """Return a device, or in place of a GPU that isn't there what `auto` is; `note` is told."""
+    if re.fullmatch(r"cuda(:\d+)?", name) and not there(name):
+        device = resolve("auto")
+        note(f"device: {name} is not on this machine; {device} takes its place")
+        return device
+    return resolve(name)
 
 
 def available_memory(device: torch.device) -> int:

@@ -8,7 +8,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib import metadata
@@ -17,6 +17,7 @@ from types import FrameType
 from typing import Any, NamedTuple, Protocol
 
 import torch
+from torch import Tensor
 
 from neuroevo import (
     checkpoint,
@@ -25,9 +26,11 @@ from neuroevo import (
     data,
     devices,
     features,
+    identity,
     inventory,
     loop,
     rundir,
+    weightfiles,
 )
 from neuroevo.backbones import Backbone
 from neuroevo.composition import Experiment
@@ -35,6 +38,8 @@ from neuroevo.config import Config
 from neuroevo.cost import Budget, Cost
 from neuroevo.data import Dataset
 from neuroevo.errors import InputError, Interrupted, printable
+from neuroevo.fitness import Plan
+from neuroevo.identity import Identity
 from neuroevo.loop import Champion, Rules, Step
 from neuroevo.rng import Context
 
@@ -165,8 +170,10 @@ def resume(run_dir: str, sets: list[str], reporter: Reporter) -> Path:
     """Go on with a run from its newest good checkpoint; a finished one is left as it is unless its budget grew."""
     folder = rundir.existing(run_dir)
     for text in sets:
-        if not text.startswith(("budget.", "checkpoint.")):
-            raise InputError(f"--set {text}: a run goes on as it began; only budget and checkpoint can change")
+        if not text.startswith(("budget.", "checkpoint.", "data.root=")):
+            raise InputError(
+                f"--set {text}: a run goes on as it began; only budget, checkpoint and data.root can change"
+            )
     with Signals() as signals, rundir.locked(folder), logged(folder, reporter) as log:
         c, before = reopened(folder, sets)
         saved = checkpoint.newest(folder / rundir.CHECKPOINTS, log)
@@ -178,9 +185,11 @@ def resume(run_dir: str, sets: list[str], reporter: Reporter) -> Path:
             if stop is not None or c.budget == before.budget:
                 log(f"{folder}: finished ({rundir.read_result(folder)['stop_reason']}); nothing to do")
                 return folder
-        if c.record() != before.record():
-            rundir.replace(folder / rundir.CONFIG, c.to_yaml().encode())
         experiment, step, history = restored(c, saved, signals, reporter, log)
+        if saved is None:
+            searched(folder, experiment, log)
+        if c.record() != before.record():  # and its data are those that it began with
+            rundir.replace(folder / rundir.CONFIG, c.to_yaml().encode())
         if finished:  # its budget grew: patience that ran out starts anew
             step = replace(step, stop=None, stale=0 if step.stop == "patience" else step.stale)
         if saved is not None:
@@ -200,14 +209,17 @@ def restored(
     c: Config, saved: checkpoint.Checkpoint | None, signals: Signals, reporter: Reporter, log: Callable[[str], None]
 ) -> tuple[Experiment, Step, checkpoint.History]:
     """Compose a run's parts again and read its state from a checkpoint, or begin it where there is none."""
-    device = devices.resolve(c.device)
-    given = composition.dataset(c)
-    own = () if saved is None else (saved.plan, saved.changes, saved.scale)
-    experiment = composition.compose(
-        c, device, given, composition.build_backbone(c, given[0]), watched(reporter, signals), log, *own
-    )
     if saved is None:
+        device, given = devices.resolve(c.device), composition.dataset(c)
+        backbone = composition.build_backbone(c, given[0])
+        experiment = composition.compose(c, device, given, backbone, watched(reporter, signals), log)
         return experiment, experiment.initial(), []
+    device, given = devices.nearest(c.device, log), composition.dataset(found(c, log))
+    agree(saved, Identity.of(*given), log)
+    experiment = composition.compose(
+        c, device, given, composition.backbone_for(c, given[0].native(), saved.frozen), watched(reporter, signals), log,
+        here(saved.plan, device, log), saved.changes, saved.scale, saved.kept,
+    )  # fmt: skip
     if saved.layout != experiment.layout:
         raise InputError(f"{saved.path}: of another layout: {saved.layout.names} {saved.layout.shapes}")
     for what, then, now in (
@@ -227,6 +239,38 @@ def restored(
         cost=saved.step.cost + Cost(backbone=experiment.computed),
     )
     return experiment, step, saved.history
+
+
+def agree(saved: checkpoint.Checkpoint, now: Identity, log: Callable[[str], None]) -> None:
+    """See that data are those that a checkpoint's run is of; InputError says what differs."""
+    line = identity.agree(saved.data, saved.classes, now, saved.path)
+    if line is not None:
+        log(line)
+
+
+def searched(folder: Path, experiment: Experiment, log: Callable[[str], None]) -> None:
+    """See that a run that follows on a search of hyperparameters is of the search's data; InputError if not."""
+    before = checkpoint.newest(folder / rundir.TUNE / rundir.CHECKPOINTS, log)
+    if before is not None:
+        agree(before, experiment.data, log)
+
+
+def found(c: Config, log: Callable[[str], None]) -> Config:
+    """Return a run's config with the root that its data set has now, which may have moved."""
+    root = c.dataset.options.get("root")
+    now = root and identity.located(str(root))
+    if now == root:
+        return c
+    log(f"data.root: {root} isn't there; {now} is taken")
+    return replace(c, dataset=replace(c.dataset, options=c.dataset.options | {"root": now}))
+
+
+def here(plan: Plan, device: torch.device, log: Callable[[str], None]) -> Plan:
+    """Return a plan for this machine, which may lack the GPU on which a population was kept."""
+    if devices.there(plan.home):
+        return plan
+    log(f"the population was kept on {plan.home}, which is not on this machine, and is now on {device}")
+    return plan._replace(home=str(device))
 
 
 def watched(reporter: Reporter, signals: Signals) -> Callable[[int, int], None]:
@@ -284,10 +328,14 @@ def go(
         **planned(experiment),
         "versions": json.dumps(versions()),
         "features": experiment.features.digest(),
+        "data": json.dumps(experiment.data.record()),
+        "native": json.dumps(experiment.whole.native()),
+        "frozen": experiment.backbone.frozen,
     }
     beside = {
         f"features/{key}": tensor for key, tensor in (experiment.scale._asdict() if experiment.scale else {}).items()
     }
+    beside |= {f"{checkpoint.KEPT}/{key}": tensor for key, tensor in experiment.keeps().items()}
     tuned = checkpoint.newest(folder / rundir.TUNE / rundir.CHECKPOINTS, log)
     beside |= {} if tuned is None else checkpoint.trials(tuned.path)
     writer = checkpoint.Writer(folder / rundir.CHECKPOINTS, attributes, beside, c.checkpoint.keep)
@@ -320,7 +368,7 @@ def go(
     rundir.write_champion(
         folder,
         experiment.network_weights(step.champion.genome),
-        {"backbone": c.backbone.name, "classes": experiment.classes},
+        {"backbone": c.backbone.name, "classes": experiment.classes, "genome": of_genome(step.champion)},
     )
     champion: dict[str, Any] = {
         "kind": step.champion.kind,
@@ -341,7 +389,7 @@ def go(
             "generations": step.generation,
             "seed": c.seed,
             "device": str(experiment.device),
-            "data": experiment.data,
+            "data": inventory.record(experiment.whole, experiment.splits),
             "champion": champion,
             "cost": {**step.cost.record(), "seconds": step.seconds},
             "views": c.features.views if c.data.augment else None,
@@ -389,13 +437,17 @@ def planned(experiment: Experiment) -> dict[str, str]:
     return {"plan": json.dumps(experiment.plan._asdict()), "plan_changes": json.dumps(experiment.plans.changes)}
 
 
-def opened(run_dir: str, reporter: Reporter, member: int | None = None) -> tuple[Experiment, Step]:
-    """Return the parts of a run and its newest good step, for use and not to go on from.
+def of_genome(champion: Champion) -> str:
+    """Return a hash of a champion's genome, by which its file is known to be of it."""
+    return weightfiles.digest({"genome": champion.genome})
 
-    With `member`, that one of the step's front takes the champion's place; InputError where there is none.
-    """
+
+def saved_run(
+    run_dir: str, reporter: Reporter, member: int | None, sets: Sequence[str] = ()
+) -> tuple[Config, checkpoint.Checkpoint]:
+    """Return a run's config and its newest good checkpoint, in which a member of the front may be the champion."""
     folder = rundir.existing(run_dir)
-    c, _ = reopened(folder)
+    c, _ = reopened(folder, list(sets))
     if c.tune is not None:
         raise InputError(f"{run_dir}: a search of hyperparameters, which has no champion; its final run is not begun")
     saved = checkpoint.newest(folder / rundir.CHECKPOINTS, reporter.note)
@@ -403,9 +455,62 @@ def opened(run_dir: str, reporter: Reporter, member: int | None = None) -> tuple
         raise InputError(f"{run_dir}: no checkpoint yet")
     if member is not None:
         saved = replace(saved, step=replace(saved.step, champion=chosen(saved, member)))
+    return c, saved
+
+
+def opened(
+    run_dir: str, reporter: Reporter, member: int | None = None, sets: Sequence[str] = ()
+) -> tuple[Experiment, Step]:
+    """Return the parts of a run, data included, and its newest good step, for use and not to go on from.
+
+    With `member`, that one of the step's front takes the champion's place; InputError where there is none.
+    """
+    c, saved = saved_run(run_dir, reporter, member, sets)
     with Signals() as signals:
         experiment, step, _ = restored(c, saved, signals, reporter, reporter.note)
     return experiment, step
+
+
+def rebuilt(run_dir: str, reporter: Reporter, member: int | None = None) -> tuple[Experiment, Champion]:
+    """Return the parts of a run and its champion, or a member of its front, from its folder alone, without its data.
+
+    Its splits are empty. Only batch norms that are re-estimated for a member need the train images.
+    """
+    c, saved = saved_run(run_dir, reporter, member)
+    champion, statistics = saved.step.champion, None
+    if c.backbone.batchnorm == "recalibrate" and c.backbone.trainable:
+        statistics = champions_own(Path(run_dir), champion)
+        if statistics is None:
+            try:
+                return opened(run_dir, reporter, member)[0], champion
+            except InputError as error:
+                raise InputError(
+                    f"{error} (the batch norms of {champion.kind} are re-estimated on the run's train images: those of "
+                    f"a finished run's champion alone are in {rundir.CHAMPION})"
+                ) from None
+    device, name = devices.nearest(c.device, reporter.note), c.backbone.name
+    native = saved.native
+    if native is None:  # a checkpoint from before it was in there; only these two keep their images' size
+        own = name == "none" or ":" in name
+        native = composition.dataset(found(c, reporter.note))[0].native() if own else (1, 1, 3)
+    experiment = composition.without_data(
+        c, device, composition.backbone_for(c, native, saved.frozen), saved.classes,
+        here(saved.plan, device, reporter.note), saved.changes, saved.scale, saved.kept or {},
+    )  # fmt: skip
+    if saved.layout != experiment.layout:
+        raise InputError(f"{saved.path}: of another layout: {saved.layout.names} {saved.layout.shapes}")
+    return replace(experiment, statistics=statistics), champion
+
+
+def champions_own(folder: Path, champion: Champion) -> dict[str, Tensor] | None:
+    """Return the batch norm statistics in a champion's file, None where that is of another genome or not there."""
+    path = folder / rundir.CHAMPION
+    if not path.exists():
+        return None
+    weights, about = weightfiles.read_safetensors(path)
+    if about.get("genome") != of_genome(champion):
+        return None
+    return {name: value for name, value in weights.items() if name.endswith(composition.STATISTICS)}
 
 
 def chosen(saved: checkpoint.Checkpoint, member: int) -> Champion:
@@ -418,12 +523,22 @@ def chosen(saved: checkpoint.Checkpoint, member: int) -> Champion:
     return Champion(saved.front.genomes[member], f"{checkpoint.FRONT}{member}", saved.step.generation, {})
 
 
-def evaluate(run_dir: str, root: str | None, reporter: Reporter, member: int | None = None) -> dict[str, Any]:
-    """Score a run's champion, or a member of its front, on its test split or on the class folders under `root`."""
-    experiment, step = opened(run_dir, reporter, member)
+def evaluate(
+    run_dir: str, root: str | None, reporter: Reporter, member: int | None = None, sets: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Score a run's champion, or a member of its front, on its test split or on the class folders under `root`.
+
+    `sets` are settings of how images are read: `data.root` of the run's own, `data.broken` and `data.max_pixels`.
+    """
+    keys = ("data.broken", "data.max_pixels") if root is not None else ("data.root", "data.broken", "data.max_pixels")
+    for text in sets:
+        if text.partition("=")[0] not in keys:
+            raise InputError(f"--set {text}: a run is scored as it is; here, only {', '.join(keys)} can be set")
     if root is None:
+        experiment, step = opened(run_dir, reporter, member, sets)
         return experiment.test(step.champion.genome, experiment.features, experiment.splits["test"]).scores
-    other = data.labelled(root, experiment.classes)
+    experiment, champion = rebuilt(run_dir, reporter, member)
+    other = data.labelled(root, experiment.classes, **reading(sets))
     for line in other.notes:
         reporter.note(line)
     with Signals() as signals:
@@ -432,4 +547,11 @@ def evaluate(run_dir: str, root: str | None, reporter: Reporter, member: int | N
             experiment.backbone, other, experiment.device, show, c.features.dtype, log=reporter.note
         )
     labels = torch.from_numpy(other.labels).to(experiment.device)
-    return experiment.test(step.champion.genome, experiment.seen(rows, labels), torch.arange(len(labels))).scores
+    return experiment.test(champion.genome, experiment.seen(rows, labels), torch.arange(len(labels))).scores
+
+
+def reading(sets: Sequence[str]) -> dict[str, Any]:
+    """Return the options of `data.labelled` that settings `data.KEY=value` give, checked as an image folder's are."""
+    given = config.override({}, sets, lambda line: None).get("data", {})
+    checked = config.part("data", {"name": "image_folder", "root": "", **given}, "data").options
+    return {key: checked[key] for key in given}

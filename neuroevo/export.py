@@ -1,40 +1,48 @@
 """The champion as a plain network: the library's own module with the evolved head in its place, folded."""
 
-import json
+import io
+import os
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
-from neuroevo import composition, experiment, progress
-from neuroevo.errors import InputError
+from neuroevo import composition, experiment, progress, rundir
+from neuroevo.backbones import Transform
+from neuroevo.errors import InputError, RunError
+from neuroevo.weightfiles import sealed
 
-FORMATS = ("safetensors", "pt", "onnx")
+FORMATS = {"safetensors": (".safetensors",), "pt": (".pt", ".pth"), "onnx": (".onnx",)}  # by what a file's name ends in
+EXAMPLES = 2  # images by which a graph is traced; of one, some networks make a graph for one alone
 
 
 def network(run_dir: str, member: int | None = None) -> tuple[nn.Module, composition.Experiment]:
     """Return a champion as a network, normalised images [B, channels, H, W] to logits [B, C], and its run's parts.
 
-    With `member`, that one of the newest checkpoint's front takes the champion's place.
+    With `member`, that one of the newest checkpoint's front takes the champion's place. The run's data aren't needed:
+    the parts have no image in any split.
     """
     with progress.shown() as reporter:
-        parts, step = experiment.opened(run_dir, reporter, member)
+        parts, champion = experiment.rebuilt(run_dir, reporter, member)
     whole = parts.backbone.network(composition.make_head(parts.config, parts.backbone, parts.dim, len(parts.classes)))
-    missing = whole.load_state_dict(parts.network_weights(step.champion.genome), strict=False).unexpected_keys
+    missing = whole.load_state_dict(parts.network_weights(champion.genome), strict=False).unexpected_keys
     assert not missing, missing
     return whole.cpu().to(memory_format=torch.contiguous_format).eval(), parts
 
 
-def export(run_dir: str, format: str, out: str, member: int | None = None) -> str:
+def export(run_dir: str, format: str | None, out: str, member: int | None = None) -> str:
     """Write a champion's network as a state dict (`safetensors`, `pt`) or graph (`onnx`); return a line about it.
 
-    With `member`, that one of the newest checkpoint's front takes the champion's place.
+    The file's suffix says which, where `format` is None. With `member`, that one of the newest checkpoint's front takes
+    the champion's place.
     """
-    if format not in FORMATS:
-        raise InputError(f"--format: {format!r} is none of {', '.join(FORMATS)}")
     path = Path(out)
+    format = chosen(format, path)
     if not path.parent.is_dir():
         raise InputError(f"--out: no folder {path.parent}")
+    if os.path.lexists(path) and not path.is_file():
+        raise InputError(f"--out: {path} is there and is no file")
     if format == "onnx":
         try:
             import onnx  # noqa: F401
@@ -43,28 +51,44 @@ def export(run_dir: str, format: str, out: str, member: int | None = None) -> st
             raise InputError("--format: onnx needs the extra 'onnx': pip install 'neuroevo[onnx]'") from None
     whole, parts = network(run_dir, member)
     t = parts.backbone.transform
-    temporary = path.with_name(path.name + ".partial")
-    state = {name: tensor.contiguous() for name, tensor in whole.state_dict().items()}
-    try:
-        if format == "safetensors":
-            from safetensors.torch import save_file
-
-            notes = {
-                "neuroevo": json.dumps(
-                    {"backbone": parts.backbone.name, "classes": parts.classes, "transform": t._asdict()}
-                )
-            }
-            save_file(state, temporary, notes)
-        elif format == "pt":
-            torch.save(state, temporary)
-        else:
-            example = torch.zeros(1, t.channels, *t.size)
-            torch.onnx.export(
-                whole, (example,), str(temporary), input_names=["images"], output_names=["logits"], dynamo=True,
-                dynamic_shapes=({0: torch.export.Dim("batch")},), external_data=False, verbose=False,
-            )  # fmt: skip
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    about = {"backbone": parts.backbone.name, "classes": parts.classes, "transform": t._asdict()}
+    rundir.replace(path, content(whole, format, about, t))
     shape = f"inputs {t.size[0]} x {t.size[1]}, mean {t.mean}, std {t.std}"
     return f"{path}: {parts.backbone.name} with {len(parts.classes)} classes; {shape}"
+
+
+def chosen(format: str | None, path: Path) -> str:
+    """Return the format that is asked for, by its name or the file's suffix; InputError where they contradict."""
+    by_suffix = next((name for name, ends in FORMATS.items() if path.suffix.lower() in ends), None)
+    if format is None and by_suffix is None:
+        ends = ", ".join(end for ends in FORMATS.values() for end in ends)
+        raise InputError(f"--out: {path.name} ends in none of {ends}; give it one, or a --format")
+    if format is None:
+        format = by_suffix
+    if format not in FORMATS:
+        raise InputError(f"--format: {format!r} is none of {', '.join(FORMATS)}")
+    if by_suffix not in (None, format):
+        raise InputError(f"--format: {format}, but {path.name} ends as {by_suffix} does; name it {FORMATS[format][0]}")
+    return format
+
+
+def content(whole: nn.Module, format: str, about: dict[str, Any], transform: Transform) -> bytes:
+    """Return a network as the bytes of a file; RunError where a graph can't be made of it."""
+    state = {name: tensor.contiguous() for name, tensor in whole.state_dict().items()}
+    if format == "safetensors":
+        return sealed(state, about)
+    if format == "pt":
+        file = io.BytesIO()
+        torch.save(state, file)
+        return file.getvalue()
+    example = torch.zeros(EXAMPLES, transform.channels, *transform.size)
+    try:
+        program = torch.onnx.export(
+            whole, (example,), input_names=["images"], output_names=["logits"], dynamo=True,
+            dynamic_shapes=({0: torch.export.Dim("batch")},), external_data=False, verbose=False,
+        )  # fmt: skip
+        assert program is not None
+        return bytes(program.model_proto.SerializeToString())
+    except Exception as error:  # a network may resist the exporter in any way
+        reason = " ".join(str(error.__cause__ or error).split())[:300]
+        raise RunError(f"{about['backbone']} can't be exported as a graph with a free batch size ({reason})") from error

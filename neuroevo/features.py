@@ -21,11 +21,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from neuroevo import backbones, cache, devices
+from neuroevo import cache, devices
 from neuroevo.backbones import Backbone, Transform
 from neuroevo.data import Dataset
 from neuroevo.errors import InputError
 from neuroevo.images import DECODING, MODES, Arrays, Files, Picture, fitted, flattened, pixels
+from neuroevo.weightfiles import digest
 
 LIVE_KEPT = 64  # batches of live views that are kept for their second use
 SLICE = 4096  # rows of features at a time
@@ -119,7 +120,7 @@ class Features(NamedTuple):
 
     def digest(self) -> str:
         """Return a hash of some 1,024 rows, evenly spaced: features computed anew may round otherwise."""
-        return backbones.digest({str(i): piece[:: max(1, len(piece) // 1024)] for i, piece in enumerate(self.pieces)})
+        return digest({str(i): piece[:: max(1, len(piece) // 1024)] for i, piece in enumerate(self.pieces)})
 
     def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """Return the features [B, d] as the head sees them, and the labels [B], of the rows in `index`."""
@@ -271,7 +272,7 @@ def principal(
     fewer than d where there are fewer train rows, or where deviations are next to nothing.
     """
     some = {"rows": rows[:: max(1, len(rows) // 1024)], "train": train, **scale._asdict()}
-    name = hashlib.sha256(f"sealed {key} {backbones.digest(some)}".encode()).hexdigest()
+    name = hashlib.sha256(f"sealed {key} {digest(some)}".encode()).hexdigest()
     path, what = cache.cache_folder() / "features" / f"{name}.npz", "components"
     content = cache.read(path)
     if content is None:

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
-from safetensors.torch import save
 from torch import Tensor
 
 from neuroevo.checkpoint import History, flush_folder
 from neuroevo.errors import InputError, printable
 from neuroevo.loop import Step
+from neuroevo.weightfiles import sealed
 
 CHECKPOINTS = "checkpoints"
 TUNE, TRIALS, BEST = "tune", "trials.csv", "best.yaml"  # of a search of hyperparameters
@@ -163,9 +163,5 @@ def read_result(folder: Path) -> dict[str, Any]:
 
 
 def write_champion(folder: Path, weights: dict[str, Tensor], about: dict[str, Any]) -> None:
-    """Write the champion's trainable part under its names in the network, with a note of what it is about."""
-    # One entry only: safetensors writes several in an order that changes from process to process.
-    content = save(
-        {name: tensor.contiguous().cpu() for name, tensor in weights.items()}, {"neuroevo": json.dumps(about)}
-    )
-    replace(folder / CHAMPION, content)
+    """Write the champion's trainable part under its names in the network, with a note and a checksum."""
+    replace(folder / CHAMPION, sealed(weights, about))

@@ -23,6 +23,7 @@ from neuroevo.cost import Cost
 from neuroevo.experiment import Ready
 from neuroevo.fitness import Plan
 from neuroevo.genome import Layout
+from neuroevo.identity import Identity
 from neuroevo.lockstep import Group, Verdict
 from neuroevo.loop import Rules
 
@@ -51,6 +52,7 @@ class Trainer:
         self.folder, self.rules = folder / FOLDER, rules
         self.images, self.log, self.check = images, log, check
         self.sources: OrderedDict[str, Sources] = OrderedDict()
+        self.data = Identity.of(*ready.given)
 
     def trial(self, settings: Settings) -> Config:
         """Return the config of a trial."""
@@ -189,7 +191,7 @@ class Trainer:
         name = self.name(iteration, rung)
         for i, (group, rows) in enumerate(parts):
             if rows:
-                notes = attributes(self.ready, group.experiment.layout, group.experiment.plan)
+                notes = attributes(self.ready, self.data, group.experiment.layout, group.experiment.plan)
                 checkpoint.write(self.folder / f"{name}{i}.h5", notes, {}, group.step, [])
         state = {
             "iteration": iteration, "rung": rung, "settings": settings, "rows": [part.rows for part in parts],
@@ -212,6 +214,8 @@ class Trainer:
         group, _ = left = self.left(part, rows)
         if rows:
             saved = checkpoint.read(file)
+            experiment.agree(saved, self.data, self.log)
+            composition.same_weights(self.ready.backbone, saved.frozen, self.config.backbone.weights)
             state = checkpoint.state(file, group.step.state, group.experiment.home)
             group.step, group.verdicts = replace(saved.step, state=state), [verdicts[i] for i in rows]
         return left
@@ -221,7 +225,7 @@ class Trainer:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def attributes(ready: Ready, layout: Layout, plan: Plan | None = None) -> dict[str, Any]:
+def attributes(ready: Ready, data: Identity, layout: Layout, plan: Plan | None = None) -> dict[str, Any]:
     """Return the attributes of a checkpoint of a search, or of a rung under a plan."""
     c, classes = ready.config, ready.given[0].classes
     plan = plan or Plan("trials", len(classes), 0, 0, c.memory.limit or 0, torch.get_num_threads())
@@ -235,4 +239,6 @@ def attributes(ready: Ready, layout: Layout, plan: Plan | None = None) -> dict[s
         "plan_changes": "[]",
         "versions": json.dumps(experiment.versions()),
         "features": "",
+        "data": json.dumps(data.record()),
+        "frozen": ready.backbone.frozen,
     }

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from neuroevo import checkpoint, config, experiment, loop, rundir, trials
+from neuroevo import checkpoint, composition, config, experiment, loop, rundir, trials
 from neuroevo.algorithms import Algorithm
 from neuroevo.config import Config
 from neuroevo.cost import Budget, Cost
@@ -261,9 +261,9 @@ def resume(run_dir: str, sets: list[str], reporter: Reporter) -> Path:
     if c.tune is None:
         return experiment.resume(run_dir, sets, reporter)
     for text in sets:
-        if not text.startswith(("tune.budget.", "tune.patience=", "tune.final=", "checkpoint.")):
-            raise InputError(f"--set {text}: a search goes on as it began; only tune.budget, tune.patience, tune.final "
-                             "and checkpoint can change")  # fmt: skip
+        if not text.startswith(("tune.budget.", "tune.patience=", "tune.final=", "checkpoint.", "data.root=")):
+            raise InputError(f"--set {text}: a search goes on as it began; only tune.budget, tune.patience, "
+                             "tune.final, checkpoint and data.root can change")  # fmt: skip
     with Signals() as signals, rundir.locked(folder), experiment.logged(folder, reporter) as log:
         c, before = experiment.reopened(folder, sets)
         moved = folder / rundir.TUNE
@@ -271,29 +271,38 @@ def resume(run_dir: str, sets: list[str], reporter: Reporter) -> Path:
         saved = checkpoint.newest(where / rundir.CHECKPOINTS, log)
         finished = saved is not None and saved.step.stop is not None
         assert c.tune is not None and before.tune is not None
-        if c.record() != before.record():
-            rundir.replace(folder / rundir.CONFIG, c.to_yaml().encode())
         if saved is not None and finished and (where is moved or c.tune.budget == before.tune.budget):
             log(f"{folder}: the search is finished ({saved.step.stop})")
         else:
-            tuner = Tuner(experiment.prepared(c), folder, experiment.watched(reporter, signals), log, signals.check)
+            ready = experiment.prepared(c if saved is None else experiment.found(c, log))
+            tuner = Tuner(ready, folder, experiment.watched(reporter, signals), log, signals.check)
             step, history = tuner.initial(), []
             if saved is not None:
+                experiment.agree(saved, tuner.trainer.data, log)
+                composition.same_weights(tuner.ready.backbone, saved.frozen, c.backbone.weights)
                 context = Context(c.seed, 0, 0.0, HOME)
                 template = tuner.algorithm().init(torch.full((1, tuner.layout.genes), 0.5), 0.0, context)
                 step = replace(saved.step, state=checkpoint.state(saved.path, template, HOME), stop=None)
                 history = saved.history
                 log(f"{folder}: going on after iteration {step.generation}")
+            keep(c, before, folder)
             search(tuner, step, history, signals, reporter)
+        keep(c, before, folder)
         signals.check()
     return final(folder, reporter)
+
+
+def keep(c: Config, before: Config, folder: Path) -> None:
+    """Keep a search's config where settings changed it."""
+    if c.record() != before.record():
+        rundir.replace(folder / rundir.CONFIG, c.to_yaml().encode())
 
 
 def search(tuner: Tuner, step: Step, history: checkpoint.History, signals: Signals, reporter: Reporter) -> None:
     """Search until a limit or a signal, keeping history, checkpoints and the table of trials; write the result."""
     c, folder, rules = tuner.config, tuner.folder, tuner.rules()
     (folder / rundir.CHECKPOINTS).mkdir(exist_ok=True)
-    notes = trials.attributes(tuner.ready, tuner.layout)
+    notes = trials.attributes(tuner.ready, tuner.trainer.data, tuner.layout)
     writer = checkpoint.Writer(folder / rundir.CHECKPOINTS, notes, {}, c.checkpoint.keep)
     algorithm = tuner.algorithm()
     if step.generation == 0:
@@ -363,7 +372,7 @@ def final(folder: Path, reporter: Reporter) -> Path:
         for name in (rundir.RESULT, rundir.HISTORY, rundir.CHECKPOINTS):
             if (folder / name).exists() and not (moved / name).exists():
                 (folder / name).rename(moved / name)
-        best = config.check(config.read(str(folder / rundir.BEST)))
+        best = replace(config.check(config.read(str(folder / rundir.BEST))), dataset=c.dataset)
         if c.tune.rest.included and best.budget.samples is not None:
             spent = rundir.read_result(moved)["cost"]
             left = best.budget.samples - spent["forward_samples"] - 2 * spent["backward_samples"]

@@ -10,7 +10,7 @@ ORDER = [  # each may import those before it
     "errors", "rng", "genome", "cost", "devices", "schedules", "statistics", "operators", "metrics", "pareto",
     "heads", "cut", "fitness", "gradient", "deep", "development", "algorithms", "quantised", "loop",
     "space", "samplers",
-    "cache", "images", "folders", "data", "inventory", "backbones", "features", "evaluation",
+    "weightfiles", "cache", "images", "folders", "data", "inventory", "identity", "backbones", "features", "evaluation",
     "config", "checkpoint", "rundir", "progress",
     "genealogy", "glyphs", "plots", "page", "runpage", "benchpage", "report", "watch",
     "composition", "lockstep", "experiment", "trials", "tune", "arms", "workers", "bench", "export",
@@ -18,7 +18,7 @@ ORDER = [  # each may import those before it
 ]  # fmt: skip
 ONLY = {  # the one module that imports a library
     "h5py": {"checkpoint", "inspection"}, "pydantic": {"config"}, "typer": {"cli"}, "rich": {"progress"},
-    "safetensors": {"backbones", "rundir", "export"}, "sklearn": {"data"}, "evotorch": {"operators", "algorithms"},
+    "safetensors": {"weightfiles"}, "sklearn": {"data"}, "evotorch": {"operators", "algorithms"},
     "scipy": {"evaluation", "statistics"}, "yaml": {"config"}, "platformdirs": {"cache"}, "psutil": {"devices"},
     "matplotlib": {"glyphs", "plots"}, "optuna": {"samplers"}, "filelock": {"cache", "rundir"},
 }  # fmt: skip
