@@ -1,5 +1,7 @@
 """Every mode that Pillow writes, in every format, against the picture that a viewer shows."""
 
+import contextlib
+import errno
 import io
 import os
 import struct
@@ -541,6 +543,33 @@ def test_flipped_bytes_give_an_image_or_one_line(tmp_path: Path, form: str) -> N
         else:
             assert isinstance(image, Image.Image)
             assert image.mode in ("L", "LA", "RGB", "RGBA")
+
+
+def test_no_flipped_byte_in_the_pixels_of_a_png_goes_unseen(tmp_path: Path) -> None:
+    whole, rng = encoded("PNG"), np.random.default_rng(0)
+    (tmp_path / "x.png").write_bytes(whole)
+    start, right = whole.index(b"IDAT") + 4, seen(tmp_path / "x.png")
+    for place in rng.integers(start, len(whole) - 12, 60):
+        data = bytearray(whole)
+        data[place] ^= 1 << int(rng.integers(8))
+        (tmp_path / "x.png").write_bytes(data)
+        with contextlib.suppress(images.Unreadable):
+            assert np.array_equal(seen(tmp_path / "x.png"), right)
+
+
+def test_files_that_a_process_may_not_open_any_more_are_not_broken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.fromarray(COLOUR).save(tmp_path / "x.png")
+
+    def none_left(*given: object) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(os, "open", none_left)
+    files = Files([str(tmp_path / "x.png")])
+    for call in (lambda: files[0], files.fingerprint, files.faults):
+        with pytest.raises(OSError, match="Too many open files"):
+            call()
 
 
 @pytest.mark.parametrize("suffix", ["npy", "NPY", "png"])
