@@ -104,8 +104,8 @@ def without_broken(data: Dataset) -> Dataset:
         if less and less == before:
             raise InputError(f"data.root: class {name} has no image that can be read ({example})")
     counts = [f"{name} {less} of {n}" for name, n, less in zip(data.classes, had, lost, strict=True) if less]
-    what = "image is" if len(faults) == 1 else "images are"
-    note = f"data.broken: {len(faults)} broken {what} left out: {', '.join(counts)}; the first is {example}"
+    what = "image" if len(faults) == 1 else "images"
+    note = f"data.broken: {len(faults)} unreadable {what} left out: {', '.join(counts)}; the first is {example}"
     return replace(left, notes=(*data.notes, note))
 
 

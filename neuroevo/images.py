@@ -5,6 +5,7 @@ what is transparent lies on white. docs/images.md has the table.
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -34,6 +35,7 @@ FORMATS = (
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 BACKGROUND = "white"  # what is transparent lies on it, as on a page
 TALL, LARGE = 16, 2**24  # a resized image of more than so many times the pixels wanted, and pixels, is made in part
+STRAITS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # of the machine, and no fault of a file
 ORIENTATION = 0x0112  # in EXIF
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -158,6 +160,8 @@ def _hash(path: str) -> str:
         with regular(path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
+        if error.errno in STRAITS:
+            raise
         raise InputError(f"{path}: {broken(reason_of(error))}") from None
 
 
@@ -209,6 +213,8 @@ def read(path: str, max_pixels: int = MAX_PIXELS) -> Picture:
             raise RunError(f"{path}: no memory left to read {size[0]:,} x {size[1]:,} pixels") from None
         raise broken("it asks for more memory than there is") from None
     except Exception as error:  # decoders raise whatever they like
+        if getattr(error, "errno", None) in STRAITS:
+            raise
         raise broken(reason_of(error)) from None
 
 
@@ -282,11 +288,11 @@ def _upright(image: ImageFile) -> Image.Image:
         raise refused(f"a TIFF of {_pages(image)} pages", "save the one that is meant as a file of its own")
     raw = image.tile[0][3] if image.tile else None  # how samples lie in the file; gone once they are loaded
     raw = raw[0] if isinstance(raw, tuple) and raw else raw
+    image.load()
     turn = None
     if image.format != "TIFF":  # which Pillow turns as it loads
         with contextlib.suppress(Exception):  # what can't be read turns no picture, in a viewer neither
             turn = TURNS.get(image.getexif().get(ORIENTATION, 1))
-    image.load()
     lying = _eight_bits(image, raw if isinstance(raw, str) else "")
     return lying if turn is None else lying.transpose(turn)
 

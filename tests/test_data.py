@@ -148,7 +148,47 @@ def test_a_broken_image_is_named_and_skipped_only_if_asked(tmp_path: Path) -> No
     whole = data.image_folder(root=str(tmp_path))
     with pytest.raises(InputError, match=r"train/a/001.png: broken image .*data.broken=skip"):
         whole.images[1]
-    assert len(data.image_folder(root=str(tmp_path), broken="skip").labels) == 7
+    left = data.image_folder(root=str(tmp_path), broken="skip")
+    assert len(left.labels) == 7
+    line = f"data.broken: 1 unreadable image left out: a 1 of 4; the first is {bad}: broken image (in no format"
+    assert left.notes[0].startswith(line)
+    assert data.image_folder(root=str(tmp_path / "train"), broken="skip").take(np.array([0])).notes
+    found = data.labelled(str(tmp_path / "train"), ("a", "b", "c"), broken="skip")
+    assert len(found.labels) == 5
+    assert "a 1 of 3" in found.notes[0]
+
+
+def test_the_first_image_may_be_broken(tmp_path: Path) -> None:
+    make_folder(tmp_path, {"train": {"a": 3, "b": 3}})
+    (tmp_path / "train" / "a" / "000.png").unlink()
+    (tmp_path / "train" / "a" / "000.png").symlink_to("nowhere")
+    with pytest.raises(InputError, match=r"a/000.png: broken image \(No such file"):
+        data.image_folder(root=str(tmp_path)).native()
+    assert data.image_folder(root=str(tmp_path), broken="skip").native() == (8, 8, 3)
+
+
+def test_max_pixels_holds_for_a_data_set_and_for_other_images(tmp_path: Path) -> None:
+    make_folder(tmp_path, {"train": {"a": 3, "b": 3}})
+    for whole in (
+        data.image_folder(root=str(tmp_path), max_pixels=63),
+        data.labelled(str(tmp_path / "train"), ("a", "b"), max_pixels=63),
+    ):
+        with pytest.raises(InputError, match=r"8 x 8 pixels .* data.max_pixels, 63; .*data.max_pixels=64"):
+            whole.take(np.array([0, 4])).images[0]
+    assert data.image_folder(root=str(tmp_path), max_pixels=64).native() == (8, 8, 3)
+
+
+@pytest.mark.parametrize(
+    ("mode", "channels"),
+    [("L", 1), ("LA", 1), ("1", 1), ("I;16", 1), ("P", 3), ("RGB", 3), ("RGBA", 3), ("PA", 3), ("CMYK", 3)],
+)
+def test_channels_of_the_first_image_are_those_of_what_is_seen(tmp_path: Path, mode: str, channels: int) -> None:
+    path = str(tmp_path / "x.tif")
+    image = Image.new("I;16", (8, 6)) if mode == "I;16" else Image.new("L", (8, 6), 9).convert(mode)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image.save(path, exif=exif)
+    assert Dataset(("a",), Files([path]), np.zeros(1, np.int64), np.zeros(1, np.int64)).native() == (8, 6, channels)
 
 
 def test_a_class_left_without_a_readable_image_is_refused(tmp_path: Path) -> None:

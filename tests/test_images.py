@@ -1,5 +1,7 @@
 """Every mode that Pillow writes, in every format, against the picture that a viewer shows."""
 
+import contextlib
+import errno
 import io
 import os
 import struct
@@ -212,9 +214,9 @@ def test_tiff_of_12_bits_or_with_white_as_zero_is_as_a_viewer_shows_it(tmp_path:
         (lambda p: Image.fromarray(GREY.astype(np.int32) * 257).save(p), "tif", "32-bit or signed integers"),
         (lambda p: Image.fromarray((GREY / 255).astype(np.float32)).save(p), "tif", "floating point"),
         (lambda p: Image.fromarray((GREY / 255).astype(np.float32)).save(p), "pfm", "floating point"),
-        (lambda p: p.write_bytes(tiff("<", GREY.astype("<i2").tobytes(), {258: 16, 339: 2})), "tif", "32-bit or signed"),
+        (lambda p: p.write_bytes(tiff("<", GREY.astype("<i2").tobytes(), {258: 16, 339: 2})), "tif", "32-bit or sign"),
         (lambda p: p.write_bytes(tiff("<", GREY.tobytes(), {}, 3)), "tif", "a TIFF of 3 pages"),
-        (lambda p: p.write_bytes(png(2, 16, np.zeros((16, 96), np.uint8), {b"tRNS": bytes(6)})), "png", "16-bit colour"),
+        (lambda p: p.write_bytes(png(2, 16, np.zeros((16, 96), np.uint8), {b"tRNS": bytes(6)})), "png", "16-bit col"),
         (lambda p: Image.fromarray(COLOUR).save(p, "EPS"), "png", "EPS files are not read"),
         (lambda p: Image.fromarray(COLOUR).save(p, "ICNS"), "png", "ICNS files are not read"),
         (lambda p: Image.fromarray(GREY).save(p, "SPIDER"), "spi", "SPIDER files are not read"),
@@ -449,6 +451,7 @@ def damaged_avif() -> bytes:
     return bytes(raw)
 
 
+WRITTEN = ("JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP", "PPM", "AVIF", "JPEG2000", "TGA", "QOI", "SGI", "PCX")
 DAMAGED: dict[str, bytes] = {
     "empty.jpg": b"",
     "empty.npy": b"",
@@ -469,7 +472,7 @@ DAMAGED: dict[str, bytes] = {
     "cut.npy": saved(np.zeros((8, 8, 3), np.uint8))[:-1],
     "cut-header.npy": saved(np.zeros((8, 8, 3), np.uint8))[:20],
     **{f"cut.{form}": encoded(form)[: len(encoded(form)) // 2]
-       for form in ("JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP", "PPM", "AVIF", "JPEG2000", "TGA", "QOI", "SGI", "PCX")},
+       for form in WRITTEN},
 }  # fmt: skip
 
 
@@ -524,8 +527,7 @@ def test_a_link_that_leads_somewhere_again_is_no_longer_broken(tmp_path: Path, m
     assert not files.faults()
 
 
-@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP", "PPM", "AVIF", "JPEG2000", "TGA", "QOI",
-                                  "SGI", "PCX"])  # fmt: skip
+@pytest.mark.parametrize("form", WRITTEN)
 def test_flipped_bytes_give_an_image_or_one_line(tmp_path: Path, form: str) -> None:
     rng, whole, path = np.random.default_rng(0), encoded(form), str(tmp_path / "x")
     for _ in range(40):
@@ -541,6 +543,33 @@ def test_flipped_bytes_give_an_image_or_one_line(tmp_path: Path, form: str) -> N
         else:
             assert isinstance(image, Image.Image)
             assert image.mode in ("L", "LA", "RGB", "RGBA")
+
+
+def test_no_flipped_byte_in_the_pixels_of_a_png_goes_unseen(tmp_path: Path) -> None:
+    whole, rng = encoded("PNG"), np.random.default_rng(0)
+    (tmp_path / "x.png").write_bytes(whole)
+    start, right = whole.index(b"IDAT") + 4, seen(tmp_path / "x.png")
+    for place in rng.integers(start, len(whole) - 12, 60):
+        data = bytearray(whole)
+        data[place] ^= 1 << int(rng.integers(8))
+        (tmp_path / "x.png").write_bytes(data)
+        with contextlib.suppress(images.Unreadable):
+            assert np.array_equal(seen(tmp_path / "x.png"), right)
+
+
+def test_files_that_a_process_may_not_open_any_more_are_not_broken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.fromarray(COLOUR).save(tmp_path / "x.png")
+
+    def none_left(*given: object) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(os, "open", none_left)
+    files = Files([str(tmp_path / "x.png")])
+    for call in (lambda: files[0], files.fingerprint, files.faults):
+        with pytest.raises(OSError, match="Too many open files"):
+            call()
 
 
 @pytest.mark.parametrize("suffix", ["npy", "NPY", "png"])
