@@ -22,9 +22,9 @@ def test_copies_across_splits_and_classes_are_counted_with_an_example(tmp_path: 
     shutil.copy(tmp_path / "train/a/005.png", tmp_path / "train/b/copy.png")
     whole, splits = taken(tmp_path)
     across, labels = (note for note in whole.notes if note.startswith("duplicates"))
-    assert "of train and test 2, validation and test 1," in across
+    assert ": 2 of test in train, 1 of test in validation, such as" in across
     assert f"{tmp_path}/train/a/000.png and {tmp_path}/test/a/copy0.png" in across
-    assert "in two classes: 1, such as" in labels
+    assert "in two classes, byte for byte: 1, such as" in labels
     rows = inventory.rows(whole, splits)
     assert [value for name, value in rows if name == "duplicates"] == [
         note.removeprefix("duplicates: ") for note in (across, labels)
