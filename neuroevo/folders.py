@@ -43,6 +43,7 @@ JUNK_ENDS = ("@synoeastream", "@synoresource", ":zone.identifier")
 # Formats that Pillow knows by name but that are documents, films and fields, or need another program to be drawn.
 NO_IMAGES = {"BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "PDF", "WMF"}
 RUN = {"checkpoints", "history.jsonl", "run.log", "result.json", ".lock"}  # beside config.yaml: a run's folder
+OWN = "folders of neuroevo's runs or cache, or of Python, left out"
 SPECIAL = "left out, as no regular files (FIFOs, sockets, devices, links that lead nowhere)"
 SHOWN, EXTRA = 3, 10  # examples in a note, and folders named that are left out beside splits
 
@@ -251,7 +252,7 @@ class Walk:
             self.leave("links to folders above left out", path)
             return False
         if self.look(path).own:
-            self.leave("folders of neuroevo's runs or cache, or of Python, left out", path)
+            self.leave(OWN, path)
             return False
         return True
 
@@ -462,7 +463,7 @@ class Walk:
             entered.add(real)
             here = self.listings.pop(path, None) or self._list(path)
             if here.own:
-                self.leave("folders of neuroevo's runs or cache, or of Python, left out", path)
+                self.leave(OWN, path)
                 runs = True
                 continue
             for name in here.images:

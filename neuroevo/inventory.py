@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from neuroevo import folders
 from neuroevo.data import SPLITS, Dataset, Files
 
 Splits = Mapping[str, Tensor]  # {name: [rows] int64}
@@ -45,8 +46,8 @@ def duplicates(data: Dataset, splits: Splits) -> list[str]:
         return []
     try:
         hashes = images.hashes()
-    except OSError:  # what can't be read is named when it is needed
-        return []
+    except OSError as error:
+        return [f"duplicates: not looked for, as {error.filename} can't be read ({error.strerror})"]
     split_of = np.full(len(hashes), -1)
     for split, index in splits.items():
         split_of[index.numpy()] = SPLITS.index(split)
@@ -90,7 +91,8 @@ def record(data: Dataset, splits: Splits) -> dict[str, Any]:
     return {
         "images": {split: len(rows) for split, rows in splits.items()},
         "folders": {split: _short(folder) for split, folder in data.folders},
-        "notes": [_short(note) for note in data.notes][:LINES],
+        # Not runs that lie beside the classes: a resumed run, which sees itself, has the same result.
+        "notes": [_short(note) for note in data.notes if not note.startswith(folders.OWN)][:LINES],
     }
 
 

@@ -454,5 +454,7 @@ def test_runs_beside_the_class_folders_are_no_classes(
         folder = experiment.run(load(None, [*SMALL, *sets]), out, "test", quiet)
     assert experiment.evaluate(str(folder), None, quiet) == rundir.read_result(folder)["champion"]["test"]
     assert experiment.evaluate(str(folder), ".", quiet)["images"] == 40
+    before = rundir.read_result(folder)["data"]
     experiment.resume(str(folder), ["budget.generations=8"], quiet)
+    assert rundir.read_result(folder)["data"] == before
     assert rundir.read_result(folder)["data"]["images"] == {"train": 28, "validation": 6, "test": 6}

@@ -38,7 +38,9 @@ def test_where_nothing_is_twice_that_is_said_and_what_cannot_be_read_is_left_to_
     whole, splits = taken(tmp_path)
     assert ("duplicates", "none across splits or classes") in inventory.rows(whole, splits)
     (tmp_path / "a/000.png").unlink()
-    assert inventory.duplicates(whole, splits) == []
+    assert inventory.duplicates(whole, splits) == [
+        f"duplicates: not looked for, as {tmp_path}/a/000.png can't be read (No such file or directory)"
+    ]
 
 
 def test_rows_say_what_serves_which_split_and_count_kinds_of_files_by_class_and_split(tmp_path: Path) -> None:
