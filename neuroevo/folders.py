@@ -13,9 +13,11 @@ import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cache
+from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 from neuroevo.errors import InputError
+from neuroevo.images import FORMATS
 
 SPLITS = ("train", "validation", "test")
 LAYOUT = "<root>/train/<class>/ and <root>/test/<class>/, or <root>/<class>/"
@@ -39,9 +41,9 @@ JUNK = {
     "$recycle.bin", "system volume information", "lost+found", "__pycache__", "node_modules",
 }  # fmt: skip
 JUNK_ENDS = ("@synoeastream", "@synoresource", ":zone.identifier")
-# Formats that Pillow knows by name but that are documents, films and fields, or need another program to be drawn.
-NO_IMAGES = {"BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "PDF", "WMF"}
 RUN = {"checkpoints", "history.jsonl", "run.log", "result.json", ".lock"}  # beside config.yaml: a run's folder
+OWN = "folders of neuroevo's runs or cache, or of Python, left out"
+SPECIAL = "left out, as no regular files (FIFOs, sockets, devices, links that lead nowhere)"
 SHOWN, EXTRA = 3, 10  # examples in a note, and folders named that are left out beside splits
 
 
@@ -58,12 +60,12 @@ class Found(NamedTuple):
 
 @cache
 def suffixes() -> frozenset[str]:
-    """Return the suffixes of image files: all that Pillow opens here, and .npy."""
+    """Return the suffixes of image files: of the formats that are read, and .npy."""
     from PIL import Image
 
     Image.init()
     known = Image.registered_extensions().items()
-    return frozenset({".npy", ".mpo"} | {end for end, name in known if name in Image.OPEN and name not in NO_IMAGES})
+    return frozenset({".npy", ".mpo"} | {end for end, name in known if name in Image.OPEN and name in FORMATS})
 
 
 def is_image(name: str) -> bool:
@@ -249,7 +251,7 @@ class Walk:
             self.leave("links to folders above left out", path)
             return False
         if self.look(path).own:
-            self.leave("folders of neuroevo's runs or cache, or of Python, left out", path)
+            self.leave(OWN, path)
             return False
         return True
 
@@ -274,6 +276,7 @@ class Walk:
     def splits(self, top: str) -> dict[str, str]:
         """Return the name of the folder of each split in a folder, {} where it has class folders."""
         names = self.folders(top)
+        self._refuse_dangling(top, (name for name in self.look(top).special if role(name)))
         about = {name: its for name in names if (its := role(name))}
         plain = {name: split for name, (split, rest) in about.items() if not rest}
         if not plain:
@@ -348,15 +351,16 @@ class Walk:
         for name in self.folders(top):
             if name not in taken:
                 path = os.path.join(top, name)
-                self.leave("extra folders left out", path)
                 if classes & set(self.folders(path)):
-                    self.notes.append(f"{path} has classes too, but is not named after a split: left out")
+                    self.notes.append(f"extra folder {path} left out: it has classes, but no split's name")
+                else:
+                    self.leave("extra folders left out", path)
 
     def say_shape(self, folder: str, classes: Mapping[str, str]) -> None:
         """Refuse classes that hold splits, or are parts of a data set; note those that hold the same folders."""
         inside = {path: self.folders(path) for path in classes.values()}
         for path, names in inside.items():
-            found = self.plain(names)
+            found = {its[0]: name for name in names if (its := role(name)) and not its[1]}
             if len(found) > 1:
                 name = os.path.basename(path)
                 first, second = list(found.values())[:2]
@@ -383,6 +387,9 @@ class Walk:
     def classes(self, folder: str) -> dict[str, str]:
         """Return the class folders in a folder, {name in NFC: path}, sorted; InputError for a name that can't be."""
         found: dict[str, str] = {}
+        self._refuse_dangling(folder, self.look(folder).special)
+        for name in self.look(folder).special:
+            self.leave(SPECIAL, os.path.join(folder, name))
         for name in self.folders(folder):
             path = os.path.join(folder, name)
             try:
@@ -402,6 +409,12 @@ class Walk:
             self.notes.append(f"{count} images beside the class folders left out: {where}{' ...' * (count > 1)}")
         return dict(sorted(found.items()))
 
+    def _refuse_dangling(self, folder: str, names: Iterable[str]) -> None:
+        for name in names:
+            path = os.path.join(folder, name)
+            if name in self.look(folder).links and not Path(path).exists():
+                self.refuse(f"{path} is a link that leads nowhere; mend or remove it")
+
     def take(
         self, folder: str, classes: Mapping[str, str], split: str, known: Collection[str] | None = None
     ) -> dict[str, list[str]]:
@@ -414,7 +427,8 @@ class Walk:
                 continue
             kinds = self.others - before
             if not images and known is None:
-                self.refuse(f"{path} has no images{f' (files of other kinds: {_kinds(kinds)})' if kinds else ''}")
+                what = f" (files of other kinds: {_kinds(kinds)})" if kinds else ""
+                self.refuse(f"{path} has no images{what}; if it is no class, move it elsewhere")
             if images and known is not None and name not in known:
                 like = [other for other in known if _alike(other) == _alike(name)]
                 hint = f"; there is {like[0]}: rename one of them" if like else ""
@@ -448,7 +462,7 @@ class Walk:
             entered.add(real)
             here = self.listings.pop(path, None) or self._list(path)
             if here.own:
-                self.leave("folders of neuroevo's runs or cache, or of Python, left out", path)
+                self.leave(OWN, path)
                 runs = True
                 continue
             for name in here.images:
@@ -457,8 +471,7 @@ class Walk:
                     found.append(file)
             self.others.update(os.path.splitext(name)[1].lower() or "no suffix" for name in here.others)
             for name in here.special:
-                self.leave("left out, as no regular file (a FIFO, socket or device, or a link to nowhere)",
-                           os.path.join(path, name))  # fmt: skip
+                self.leave(SPECIAL, os.path.join(path, name))
             below = []
             for name in here.folders:
                 inner = os.path.join(path, name)

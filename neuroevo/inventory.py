@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from neuroevo import folders
 from neuroevo.data import SPLITS, Dataset
 from neuroevo.errors import InputError
 from neuroevo.images import Files
@@ -47,8 +48,8 @@ def duplicates(data: Dataset, splits: Splits) -> list[str]:
         return []
     try:
         hashes = images.hashes()
-    except InputError:  # what can't be read is named when it is needed
-        return []
+    except InputError as error:
+        return [f"duplicates: not looked for ({error})"]
     split_of = np.full(len(hashes), -1)
     for split, index in splits.items():
         split_of[index.numpy()] = SPLITS.index(split)
@@ -63,20 +64,21 @@ def duplicates(data: Dataset, splits: Splits) -> list[str]:
             continue
         firsts = {int(split_of[row]): row for row in reversed(rows)}
         for a, b in combinations(sorted(firsts), 2):
-            pairs[f"{SPLITS[a]} and {SPLITS[b]} {{}}"] += 1
+            pairs[f"of {SPLITS[b]} in {SPLITS[a]}"] += sum(int(split_of[row]) == b for row in rows)
             example = example or (firsts[a], firsts[b])
         other = next((row for row in rows if data.labels[row] != data.labels[rows[0]]), None)
         if other is not None:
             classes.append((rows[0], other))
     found = []
     if example is not None:
-        counts = ", ".join(text.format(f"{count:,}") for text, count in pairs.items())
+        counts = ", ".join(f"{count:,} {where}" for where, count in pairs.items())
         first, second = (images.paths[row] for row in example)
-        found.append(f"duplicates: byte for byte in two splits are, of {counts}, such as {first} and {second}: "
-                     "scores on them tell nothing")  # fmt: skip
+        found.append(f"duplicates: images in two splits, byte for byte: {counts}, such as {first} and {second}")
     if classes:
         first, second = (images.paths[row] for row in classes[0])
-        found.append(f"duplicates: byte for byte in two classes: {len(classes):,}, such as {first} and {second}")
+        found.append(
+            f"duplicates: images in two classes, byte for byte: {len(classes):,}, such as {first} and {second}"
+        )
     return found
 
 
@@ -91,7 +93,8 @@ def record(data: Dataset, splits: Splits) -> dict[str, Any]:
     return {
         "images": {split: len(rows) for split, rows in splits.items()},
         "folders": {split: _short(folder) for split, folder in data.folders},
-        "notes": [_short(note) for note in data.notes][:LINES],
+        # Not runs that lie beside the classes: a resumed run, which sees itself, has the same result.
+        "notes": [_short(note) for note in data.notes if not note.startswith(folders.OWN)][:LINES],
     }
 
 
@@ -125,7 +128,9 @@ def rows(data: Dataset, splits: Splits) -> list[tuple[str, str]]:
 
 
 def _kinds(counts: Mapping[str, int]) -> str:
-    return " + ".join(f"{count:,} {kind}" for kind, count in sorted(counts.items(), key=lambda item: -item[1]))
+    return " + ".join(
+        f"{count:,} {kind}" for kind, count in sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    )
 
 
 def _short(line: str) -> str:

@@ -435,7 +435,7 @@ def test_log_and_result_say_which_folder_served_which_split_and_what_was_left_ou
     log = (tmp_path / "r/run.log").read_text()
     for line in (f"train: 34 images, {root}/Training", f"validation: 6 images, cut from {root}/Training",
                  f"test: 9 images, {root}/Testing", "1 file of other kinds left out: .txt 1",
-                 "train and test 1"):  # fmt: skip
+                 "1 of test in train"):  # fmt: skip
         assert line in log
         assert any(line in told for told in quiet.lines)
     assert "\x1b" not in log
@@ -454,5 +454,7 @@ def test_runs_beside_the_class_folders_are_no_classes(
         folder = experiment.run(load(None, [*SMALL, *sets]), out, "test", quiet)
     assert experiment.evaluate(str(folder), None, quiet) == rundir.read_result(folder)["champion"]["test"]
     assert experiment.evaluate(str(folder), ".", quiet)["images"] == 40
+    before = rundir.read_result(folder)["data"]
     experiment.resume(str(folder), ["budget.generations=8"], quiet)
+    assert rundir.read_result(folder)["data"] == before
     assert rundir.read_result(folder)["data"]["images"] == {"train": 28, "validation": 6, "test": 6}

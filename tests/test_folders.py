@@ -85,7 +85,11 @@ def test_one_folder_that_holds_all_is_the_root(tmp_path: Path, inner: str) -> No
         ({"train": TWO, ".": {"Test": 5}}, "Test has 5 images but no class folders"),
         ({"train": TWO, "test": {"test": 5}}, "test/test has 5 images but no class folders"),
         ({"cat": {"train": 2, "test": 2}, "dog": {"train": 2, "test": 2}}, "splits come first, as .*/train/cat"),
-        ({"train": {"train": 2, "test": 2}}, "train and 1 more|has test, train inside"),
+        ({"train": {"train": 2, "test": 2}}, "has test, train inside"),
+        ({"bottle": {"train": 2, "test": 2, "ground_truth": 1}, "cap": {"train": 1}}, "splits come first"),
+        ({"trainA": TWO, "trainB": TWO, "testA": TWO, "testB": TWO}, "look like splits"),
+        ({"images": TWO, "annotations": {"xml": 0}}, "annotations has no images; if it is no class"),
+        ({".": {"train": 4, "test": 4}}, "train has 4 images but no class folders"),
         ({"fold1": TWO, "fold2": TWO}, "look like parts of a data set"),
         ({"cats_train": TWO, "dogs_test": TWO}, "look like splits"),
         ({"train": TWO, "pets_test": TWO}, "if it is the test split, rename it to test"),
@@ -103,6 +107,14 @@ def test_what_is_doubtful_is_refused_with_what_is_right(
         scan(str(tmp_path))
 
 
+@pytest.mark.parametrize("place", ["train/c", "test", "test/a"])
+def test_a_class_or_split_that_is_a_link_to_nowhere_is_refused(tmp_path: Path, place: str) -> None:
+    make_folder(tmp_path, {"train": TWO, **({} if place == "test" else {"test": {"b": 1}})})
+    (tmp_path / place).symlink_to("nowhere")
+    with pytest.raises(InputError, match=rf"{place} is a link that leads nowhere"):
+        scan(str(tmp_path))
+
+
 def test_images_right_under_the_root_are_no_classes(tmp_path: Path) -> None:
     make_folder(tmp_path, {".": {"x": 3}})
     with pytest.raises(InputError, match="fewer than two class folders; 3 images lie right in it"):
@@ -114,7 +126,7 @@ def test_folders_beside_the_splits_and_images_beside_the_classes_are_said(tmp_pa
     (tmp_path / "train" / "stray.png").write_bytes(b"x")
     notes = "\n".join(scan(str(tmp_path)).notes)
     assert "docs" in notes
-    assert "holdout" in notes
+    assert "holdout left out: it has classes, but no split's name" in notes
     assert "1 images beside the class folders left out" in notes
     assert "stray.png" in notes
 
@@ -262,7 +274,7 @@ def test_fifos_sockets_and_devices_are_left_out_by_name_and_nothing_waits_for_th
     worker.join(20)
     assert found
     assert len(found[0].paths) == 4
-    assert any("no regular file" in note and "(4)" in note and "x.png" in note for note in found[0].notes)
+    assert any("no regular files" in note and "(5)" in note and "x.png" in note for note in found[0].notes)
 
 
 def test_every_suffix_that_pillow_reads_counts_in_any_case_and_others_are_counted(tmp_path: Path) -> None:

@@ -22,9 +22,9 @@ def test_copies_across_splits_and_classes_are_counted_with_an_example(tmp_path: 
     shutil.copy(tmp_path / "train/a/005.png", tmp_path / "train/b/copy.png")
     whole, splits = taken(tmp_path)
     across, labels = (note for note in whole.notes if note.startswith("duplicates"))
-    assert "of train and test 2, validation and test 1," in across
+    assert ": 2 of test in train, 1 of test in validation, such as" in across
     assert f"{tmp_path}/train/a/000.png and {tmp_path}/test/a/copy0.png" in across
-    assert "in two classes: 1, such as" in labels
+    assert "in two classes, byte for byte: 1, such as" in labels
     rows = inventory.rows(whole, splits)
     assert [value for name, value in rows if name == "duplicates"] == [
         note.removeprefix("duplicates: ") for note in (across, labels)
@@ -38,7 +38,9 @@ def test_where_nothing_is_twice_that_is_said_and_what_cannot_be_read_is_left_to_
     whole, splits = taken(tmp_path)
     assert ("duplicates", "none across splits or classes") in inventory.rows(whole, splits)
     (tmp_path / "a/000.png").unlink()
-    assert inventory.duplicates(whole, splits) == []
+    assert inventory.duplicates(whole, splits) == [
+        f"duplicates: not looked for, as {tmp_path}/a/000.png can't be read (No such file or directory)"
+    ]
 
 
 def test_rows_say_what_serves_which_split_and_count_kinds_of_files_by_class_and_split(tmp_path: Path) -> None:
