@@ -243,7 +243,7 @@ def test_who_waits_for_a_lock_is_asked_now_and_then_and_may_leave(folder: Path) 
     def hold() -> None:
         with cache.locked(folder / NAME, "features"):
             held.set()
-            done.wait()
+            done.wait(20)
 
     thread = threading.Thread(target=hold)
     thread.start()
