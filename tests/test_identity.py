@@ -42,7 +42,7 @@ def swap(a: Path, b: Path) -> None:
 
 
 CHANGES: dict[str, tuple[Callable[[Path], Any], str]] = {
-    "an image more": (lambda d: shutil.copy(d / "train/dog/000.png", d / "train/dog/new.png"), r"1 image added \(dog\)"),
+    "an image more": (lambda d: shutil.copy(d / "train/dog/000.png", d / "train/dog/n.png"), r"1 image added \(dog\)"),
     "two images fewer": (lambda d: [(d / f"train/cat/00{i}.png").unlink() for i in "12"], r"2 images removed \(cat\)"),
     "one more, one fewer": (
         lambda d: (d / "train/cat/000.png").rename(d / "train/dog/x.png"),
@@ -56,7 +56,7 @@ CHANGES: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda d: [(d / f"{a}/cat/001.png").rename(d / f"{b}/cat/x.png") for a, b in (("test", "train"),)],
         "images moved from split to split",
     ),
-    "labels swapped": (lambda d: swap(d / "train/cat/000.png", d / "train/dog/000.png"), "the contents of images differ"),
+    "labels swapped": (lambda d: swap(d / "train/cat/000.png", d / "train/dog/000.png"), "contents of images differ"),
     "a class renamed": (
         lambda d: [(d / part / "cat").rename(d / part / "zebra") for part in PARTS],
         r"the classes are now dog, zebra \(zebra new, cat gone\)",
@@ -156,8 +156,13 @@ def seal(path: Path) -> None:
 
 
 def test_a_search_and_its_final_run_go_with_the_searchs_data_only(there: Path) -> None:
-    space = ["tune.space={algorithm.mutation.sigma: {name: float, low: 0.01, high: 1.0}}", "tune.budget={generations: 1}",
-             "tune.trial={generations: 2}", "tune.sampler={name: pso, population: 2}", "tune.final=false"]  # fmt: skip
+    space = [
+        "tune.space={algorithm.mutation.sigma: {name: float, low: 0.01, high: 1.0}}",
+        "tune.budget={generations: 1}",
+        "tune.trial={generations: 2}",
+        "tune.sampler={name: pso, population: 2}",
+        "tune.final=false",
+    ]
     c = load(None, [*FOLDER, f"data.root={there / 'pets'}", *space])
     tune.run(c, str(there / "t"), "test", Quiet())
     (there / "pets/train/cat/000.png").unlink()
@@ -178,3 +183,30 @@ def test_a_bench_compares_runs_on_the_same_data_only(there: Path) -> None:
         bench.run(str(there / "base.yaml"), ["ga"], 2, *given[2:], Quiet())
     with pytest.raises(InputError, match=r"data: 1 image removed \(cat\)"):
         bench.resume(str(there / "b"), Quiet())
+
+
+def test_evaluate_sets_how_images_are_read_and_nothing_else(there: Path) -> None:
+    run, other = str(there / "r"), str(there / "pets/test")
+    expected = experiment.evaluate(run, other, Quiet())
+    assert expected == experiment.evaluate(run, None, Quiet())
+    (there / "pets/test/cat/broken.png").write_bytes(b"broken")
+    assert experiment.evaluate(run, other, Quiet(), sets=["data.broken=skip"]) == expected
+    assert experiment.evaluate(run, None, Quiet(), sets=["data.broken=skip"]) == expected
+    for sets, root, message in (
+        (["data.root=x"], other, "--set data.root=x: .*; here, only data.broken, data.max_pixels can be set"),
+        (["seed=1"], None, "--set seed=1: .*; here, only data.root, data.broken, data.max_pixels can be set"),
+        (["data.broken=maybe"], other, "data.broken: 'maybe' given"),
+        (["data.broken"], other, "--set data.broken: give it as section.key=value"),
+    ):
+        with pytest.raises(InputError, match=message):
+            experiment.evaluate(run, root, Quiet(), sets=sets)
+
+
+def test_a_start_that_is_damaged_is_named(there: Path) -> None:
+    path = there / "r/champion.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"champion.safetensors: damaged: its content doesn't match its checksum"):
+        experiment.run(load(None, [*TINY, f"genome.from=[{there / 'r'}]"]), str(there / "s"), "test", Quiet())
+    assert not (there / "s").exists()
