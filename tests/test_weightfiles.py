@@ -28,7 +28,7 @@ BESIDE = {"epoch": 3, "optimizer": {"state": {0: {"exp_avg": torch.ones(2)}}, "p
         STATE, {"state_dict": STATE}, {"model": STATE, **BESIDE}, {"model_state_dict": STATE, **BESIDE},
         {"net": STATE, "epoch": 1}, {"ema": {"module": STATE}}, {"state_dict_ema": STATE}, {"generator": STATE},
         {"model": {"state_dict": STATE}, "lr_scheduler": {"last_epoch": 3}},
-        {"state_dict": STATE, "optimizer": STATE},
+        {"state_dict": STATE, "optimizer": STATE, "callbacks": {"best": torch.tensor(1.0)}},
     ],
 )  # fmt: skip
 def test_weights_are_found_in_what_training_scripts_wrap_them_in(tmp_path: Path, wrapped: dict[str, Any]) -> None:
@@ -81,6 +81,10 @@ def test_a_backbone_loads_weights_of_data_parallel_and_lightning(tmp_path: Path,
     torch.save({"state_dict": {prefix + name: value for name, value in state.items()}}, tmp_path / "w.pth")
     found = backbones.build("timm/test_resnet", str(tmp_path / "w.pth"), 32, (8, 8, 1))
     assert torch.equal(found.body.get_parameter("conv1.0.weight"), state["conv1.0.weight"])
+    more = {f"model.{name}": value for name, value in state.items()} | {"criterion.weight": torch.ones(3)}
+    torch.save({"state_dict": more}, tmp_path / "w.pth")
+    with pytest.raises(InputError, match=r"another architecture: .* only some of its names begin with model\., so"):
+        backbones.build("timm/test_resnet", str(tmp_path / "w.pth"), 32, (8, 8, 1))
 
 
 def test_weights_none_are_the_same_in_every_process() -> None:
