@@ -343,7 +343,12 @@ def _load(network: nn.Module, head: str, own: nn.Linear, path: Path, in_order: b
         if key in state and state[key].shape != value.shape
     ]
     if wrong:
-        raise InputError(f"backbone.weights: {path} is of another architecture: {wrong[0]} ({len(wrong)} differences)")
+        some = next(iter(expected))
+        prefix = next((key.removesuffix(some) for key in state if key.endswith(f".{some}")), None)
+        hint = "" if prefix is None else f"; only some of its names begin with {prefix}, so it can't be taken off"
+        raise InputError(
+            f"backbone.weights: {path} is of another architecture: {wrong[0]} ({len(wrong)} differences){hint}"
+        )
     network.load_state_dict(state, strict=False)
     if weight is not None and weight.ndim == 2 and weight.shape[1] == own.in_features:
         own = nn.Linear(own.in_features, len(weight), bias=bias is not None)

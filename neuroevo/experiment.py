@@ -114,9 +114,12 @@ class Ready(NamedTuple):
     backbone: Backbone
 
 
-def prepared(c: Config) -> Ready:
-    """Find device, data and network; a memory limit that isn't given becomes a share of what is free."""
-    device = devices.resolve(c.device)
+def prepared(c: Config, log: Callable[[str], None] | None = None) -> Ready:
+    """Find device, data and network; a memory limit that isn't given becomes a share of what is free.
+
+    With `log`, which is told, what began on a GPU goes on without one.
+    """
+    device = devices.resolve(c.device) if log is None else devices.nearest(c.device, log)
     given = composition.dataset(c)
     backbone = composition.build_backbone(c, given[0])
     if c.memory.limit is None:
@@ -210,7 +213,7 @@ def restored(
 ) -> tuple[Experiment, Step, checkpoint.History]:
     """Compose a run's parts again and read its state from a checkpoint, or begin it where there is none."""
     if saved is None:
-        device, given = devices.resolve(c.device), composition.dataset(c)
+        device, given = devices.nearest(c.device, log), composition.dataset(c)
         backbone = composition.build_backbone(c, given[0])
         experiment = composition.compose(c, device, given, backbone, watched(reporter, signals), log)
         return experiment, experiment.initial(), []

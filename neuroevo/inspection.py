@@ -64,6 +64,7 @@ def _checkpoint(saved: checkpoint.Checkpoint) -> Rows:
     validation = ", ".join(f"{name} {value:.4f}" for name, value in champion.validation.items())
     rows += [("champion", f"{champion.kind} of generation {champion.generation}: {validation}")]
     rows += [("cost", ", ".join(f"{name} {count:,}" for name, count in step.cost.record().items()))]
+    rows += [("data", str(saved.data))] if saved.data else []
     rows += [("seconds", f"{step.seconds:.1f}"), ("seed", str(saved.seed)), ("device", saved.device)]
     rows += [("plan", ", ".join(f"{key} {value}" for key, value in saved.plan._asdict().items()))]
     rows += [("versions", ", ".join(f"{key} {value}" for key, value in saved.versions.items()))]

@@ -274,7 +274,7 @@ def resume(run_dir: str, sets: list[str], reporter: Reporter) -> Path:
         if saved is not None and finished and (where is moved or c.tune.budget == before.tune.budget):
             log(f"{folder}: the search is finished ({saved.step.stop})")
         else:
-            ready = experiment.prepared(c if saved is None else experiment.found(c, log))
+            ready = experiment.prepared(c if saved is None else experiment.found(c, log), log)
             tuner = Tuner(ready, folder, experiment.watched(reporter, signals), log, signals.check)
             step, history = tuner.initial(), []
             if saved is not None:

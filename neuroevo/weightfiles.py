@@ -125,7 +125,9 @@ def _candidates(content: Any, depth: int = 0) -> dict[str, dict[str, Tensor]]:
     if not isinstance(content, Mapping) or not content or depth > DEPTH:
         return {}
     if all(isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()):
-        return {"": dict(content)}
+        # Within a file there are other tensors by name, such as a callback's best score.
+        likely = any("." in name or value.ndim > 1 for name, value in content.items())
+        return {"": dict(content)} if likely or not depth else {}
     found = {}
     for key, value in content.items():
         inner = _candidates(value, depth + 1) if isinstance(key, str) else {}

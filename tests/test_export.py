@@ -1,14 +1,18 @@
+import os
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 import pytest
 import torch
-from conftest import Quiet
+from conftest import Quiet, make_folder, weights_of_a_network
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
+from torch import nn
 
-from neuroevo import checkpoint, composition, experiment, export, features
+from neuroevo import checkpoint, composition, data, experiment, export, features
 from neuroevo.config import load
 from neuroevo.errors import InputError
 from neuroevo.images import pixels
@@ -113,8 +117,18 @@ def test_each_exported_member_of_the_front_scores_as_its_row_says(tmp_path: Path
 
 
 def test_what_cannot_be_exported_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="--format: 'zip'"):
-        export.export("x", "zip", "y")
+    for format, name, message in (
+        ("zip", "y", "--format: 'zip'"),
+        (None, "y", "--out: y ends in none of .safetensors, .pt, .pth, .onnx; give it one, or a --format"),
+        (None, "y.zip", "--out: y.zip ends in none of"),
+        ("pt", "y.onnx", "--format: pt, but y.onnx ends as onnx does; name it .pt"),
+        ("safetensors", "y.PTH", "--format: safetensors, but y.PTH ends as pt does"),
+    ):
+        with pytest.raises(InputError, match=message):
+            export.export("x", format, name)
+    (tmp_path / "m.pt").mkdir()
+    with pytest.raises(InputError, match=r"--out: .*m.pt is there and is no file"):
+        export.export("x", None, str(tmp_path / "m.pt"))
     with pytest.raises(InputError, match="--out: no folder"):
         export.export("x", "pt", str(tmp_path / "nowhere" / "y"))
 
@@ -127,3 +141,158 @@ def test_a_run_of_one_objective_has_no_member(finished: str, tmp_path: Path) -> 
         with pytest.raises(InputError, match="has no front; only a run with fitness.metrics has one"):
             use()
     assert not (tmp_path / "x").exists()
+
+
+ALONE = ["data.image_size=16", "data.limit=120", "algorithm.population=6", "budget.generations=2", "memory.limit=2e9",
+         "genome.init_sigma=0.5", "fitness.samples=40"]  # fmt: skip
+NETWORK = ["backbone.name=timm/test_resnet", "backbone.weights=none", "data.image_size=32"]
+KINDS: dict[str, list[str]] = {
+    "pixels": ["backbone.name=none", "backbone.weights=none", "data.image_size=null"],
+    "mlp": [*NETWORK, "head.name=mlp", "head.hidden=[7]", "head.init=default"],
+    "a stage": [*NETWORK, "backbone.trainable=[layer4]", "head.init=default", "memory.plan=loop"],
+    "levels": [*NETWORK, "genome.levels=ternary"],
+    "as they are": [*NETWORK, "features.standardise=false", "features.components=null"],
+}
+
+
+@pytest.mark.parametrize("given", KINDS.values(), ids=KINDS)
+def test_export_and_scores_on_other_images_need_the_runs_folder_alone(
+    tmp_path: Path, given: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = str(tmp_path / "r")
+    experiment.run(load(None, [*ALONE, *given]), run, "test", Quiet())
+    make_folder(tmp_path, {"other": {"0": 3, "7": 2}}, grey=True)
+    parts, step = experiment.opened(run, Quiet())
+    other = data.labelled(str(tmp_path / "other"), parts.classes)
+    rows, _ = features.cached(parts.backbone, other, parts.device, lambda done, total: None)
+    labels = torch.from_numpy(other.labels)
+    expected = parts.test(step.champion.genome, parts.seen(rows, labels), torch.arange(5)).scores
+    monkeypatch.setattr(composition, "dataset", lambda c: pytest.fail("the data set was asked for"))
+    assert experiment.evaluate(run, str(tmp_path / "other"), Quiet()) == expected
+    export.export(run, None, str(tmp_path / "m.safetensors"))
+    exported, champion = load_file(tmp_path / "m.safetensors"), load_file(tmp_path / "r" / "champion.safetensors")
+    assert all(torch.equal(exported[name], value) for name, value in champion.items())
+    network, _ = export.network(run)
+    transform = parts.backbone.transform
+    batch = next(features._batches(other.images, transform, None, 0))
+    with torch.inference_mode():
+        logits = network(features.normalised(batch, transform, torch.device("cpu")))
+    assert float(torch.nn.functional.cross_entropy(logits, labels)) == pytest.approx(
+        expected["cross_entropy"], rel=1e-3
+    )
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_a_run_that_was_made_on_a_gpu_opens_and_goes_on_without_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quiet: Quiet
+) -> None:
+    folder = tmp_path / "r"
+    experiment.run(load(None, [*ALONE, *KINDS["pixels"]]), str(folder), "test", Quiet())
+    expected = experiment.evaluate(str(folder), None, Quiet())
+    text = (folder / "config.yaml").read_text()
+    (folder / "config.yaml").write_text(text.replace("device: auto", "device: cuda"))
+    real = checkpoint.newest
+
+    def of_a_gpu(*args: Any) -> Any:
+        saved = real(*args)
+        return saved and replace(saved, plan=saved.plan._replace(home="cuda:0"), device="cuda:0")
+
+    monkeypatch.setattr(checkpoint, "newest", of_a_gpu)
+    assert experiment.evaluate(str(folder), None, quiet) == expected
+    assert [line.split(":")[0] for line in quiet.lines[:2]] == ["device", "the population was kept on cuda"]
+    export.export(str(folder), None, str(tmp_path / "m.pt"))
+    make_folder(tmp_path, {"other": {"0": 3}}, grey=True)
+    experiment.evaluate(str(folder), str(tmp_path / "other"), Quiet())
+    experiment.resume(str(folder), ["budget.generations=3"], quiet)
+    assert any("device were cuda:0 and are cpu" in line for line in quiet.lines)
+    assert "device: cuda" in (folder / "config.yaml").read_text()
+
+
+def test_files_of_other_runs_are_not_needed_again_where_all_they_gave_evolved(tmp_path: Path) -> None:
+    first, run = tmp_path / "a", tmp_path / "r"
+    sets = [*ALONE, *KINDS["a stage"]]
+    experiment.run(load(None, sets), str(first), "test", Quiet())
+    own = [f"genome.from=[{first}]", "fitness.metrics=[cross_entropy, distance]", "backbone.transfer="
+           f"[{{from: {first}, parts: [layer4]}}]", "algorithm.name=ga", "head.trainable=false"]  # fmt: skip
+    experiment.run(load(None, [*sets, *own]), str(run), "test", Quiet())
+    expected = experiment.evaluate(str(run), None, Quiet())
+    export.export(str(run), None, str(tmp_path / "before.pt"))
+    first.rename(tmp_path / "elsewhere")
+    assert experiment.evaluate(str(run), None, Quiet()) == expected
+    export.export(str(run), None, str(tmp_path / "after.pt"))
+    assert (tmp_path / "after.pt").read_bytes() == (tmp_path / "before.pt").read_bytes()
+    experiment.resume(str(run), ["budget.generations=3"], Quiet())
+
+
+def test_frozen_weights_that_are_not_the_runs_are_refused(tmp_path: Path) -> None:
+    sets = [*ALONE, *NETWORK, weights_of_a_network(tmp_path)]
+    experiment.run(load(None, sets), str(tmp_path / "r"), "test", Quiet())
+    state = load_file(tmp_path / "w.safetensors")
+    save_file({name: value + 1 for name, value in state.items()}, tmp_path / "w.safetensors")
+    for use in (
+        lambda: export.export(str(tmp_path / "r"), None, str(tmp_path / "m.pt")),
+        lambda: experiment.evaluate(str(tmp_path / "r"), None, Quiet()),
+        lambda: experiment.resume(str(tmp_path / "r"), ["budget.generations=3"], Quiet()),
+    ):
+        with pytest.raises(InputError, match=r"backbone.weights: .*w.safetensors: the frozen weights .* aren't those"):
+            use()
+
+
+def test_a_file_is_written_in_the_format_of_its_suffix_and_as_readable_as_any(tmp_path: Path) -> None:
+    run = str(tmp_path / "r")
+    experiment.run(load(None, [*ALONE, *KINDS["pixels"]]), run, "test", Quiet())
+    before = os.umask(0o027)
+    try:
+        for name in ("m.safetensors", "m.pt", "m.PTH", "m.bin"):
+            export.export(run, "pt" if name == "m.bin" else None, str(tmp_path / name))
+            assert (tmp_path / name).stat().st_mode & 0o777 == 0o640, name
+    finally:
+        os.umask(before)
+    state = load_file(tmp_path / "m.safetensors")
+    for name in ("m.pt", "m.PTH", "m.bin"):
+        found = torch.load(tmp_path / name, weights_only=True)
+        assert all(torch.equal(found[key], value) for key, value in state.items())
+
+
+class Tied(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.fc = nn.Linear(64, 64), nn.Linear(64, 64), nn.Linear(64, 5)
+        self.b.weight = self.a.weight
+        self.also = nn.ModuleList([self.a])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(self.b(self.also[0](x.flatten(1)).relu()).relu())  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("trainable", ["[]", "[b]"])
+def test_tied_weights_are_exported_under_each_of_their_names(tmp_path: Path, trainable: str) -> None:
+    given = ["backbone.name=test_export:Tied", "data.image_size=null", f"backbone.trainable={trainable}"]
+    run = str(tmp_path / "r")
+    experiment.run(load(None, [*ALONE, *NETWORK, *given, "head.init=default"]), run, "test", Quiet())
+    network, _ = export.network(run)
+    x = torch.randn(3, 1, 8, 8)
+    for name in ("m.safetensors", "m.pt"):
+        export.export(run, None, str(tmp_path / name))
+        plain = Tied()
+        plain.fc = nn.Linear(64, 10)
+        state = load_file(tmp_path / name) if name == "m.safetensors" else torch.load(tmp_path / name)
+        plain.load_state_dict(state, strict=True)
+        assert torch.equal(plain(x), network(x))
+
+
+@pytest.mark.filterwarnings("ignore")  # the exporter's own
+def test_a_graph_of_a_network_with_layer_norms_takes_any_batch(tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript", reason="the extra onnx is not installed")
+    runtime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    run = str(tmp_path / "r")
+    given = ["backbone.name=timm/test_convnext", "backbone.weights=none", "data.image_size=32"]
+    experiment.run(load(None, [*ALONE, *given]), run, "test", Quiet())
+    export.export(run, None, str(tmp_path / "m.onnx"))
+    network, _ = export.network(run)
+    session = runtime.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
+    for count in (1, 2, 5):
+        x = torch.randn(count, 3, 32, 32)
+        (found,) = session.run(None, {"images": x.numpy()})
+        with torch.inference_mode():
+            np.testing.assert_allclose(found, network(x).numpy(), rtol=1e-3, atol=1e-3)

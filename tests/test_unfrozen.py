@@ -45,7 +45,8 @@ def test_a_stage_is_as_ordinary_as_a_head(tmp_path: Path, weights: str, quiet: Q
     saved = checkpoint.newest(tmp_path / "r" / "checkpoints", pytest.fail)
     assert saved is not None
     assert saved.plan.method in deep.METHODS
-    network, parts = export.network(str(tmp_path / "r"))
+    network, _ = export.network(str(tmp_path / "r"))
+    parts, _ = experiment.opened(str(tmp_path / "r"), Quiet())
     named = [name for name, _ in network.named_parameters() if name.startswith(("layer4.", "fc."))]
     assert list(saved.layout.names) == named  # in the network's own order
     champion = load_file(tmp_path / "r" / "champion.safetensors")
@@ -146,20 +147,35 @@ def test_a_network_that_runs_whole_says_so(tmp_path: Path, weights: str, quiet: 
 # Batch norms
 
 
-def test_recalibrated_norms_are_the_champions_own_and_counted(tmp_path: Path, weights: str) -> None:
+def test_recalibrated_norms_are_the_champions_own_and_counted(
+    tmp_path: Path, weights: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     given = ["backbone.batchnorm=recalibrate", "algorithm.mutation.sigma=0.2", "genome.init_sigma=0.2"]
     result = start(tmp_path / "r", weights, *given)
     assert result["cost"]["forward_samples"] == 3 * 6 * (40 + TRAIN)  # all of train: 512 at most
     assert result["cost"]["validation_samples"] == (VALIDATION + TRAIN) * (1 + 2 * 2)
     champion = load_file(tmp_path / "r" / "champion.safetensors")
     assert "layer4.0.bn1.running_mean" in champion
-    network, parts = export.network(str(tmp_path / "r"))
+    with monkeypatch.context() as without:
+        without.setattr(composition, "dataset", lambda c: pytest.fail("the champion's are in its file"))
+        network, _ = export.network(str(tmp_path / "r"))
+    parts, _ = experiment.opened(str(tmp_path / "r"), Quiet())
     assert torch.equal(network.get_buffer("layer4.0.bn1.running_mean"), champion["layer4.0.bn1.running_mean"])
     images = features.normalised(pixels(parts), parts.backbone.transform, torch.device("cpu"))
     with torch.inference_mode():
         logits = network(images[parts.splits["test"]])
     found = torch.nn.functional.cross_entropy(logits, parts.features.labels[parts.splits["test"]])
     assert float(found) == pytest.approx(result["champion"]["test"]["cross_entropy"], rel=1e-3)
+    (tmp_path / "r" / "champion.safetensors").unlink()  # then they are estimated again, from the train images
+    again, _ = export.network(str(tmp_path / "r"))
+    assert torch.equal(again.get_buffer("layer4.0.bn1.running_mean"), champion["layer4.0.bn1.running_mean"])
+    monkeypatch.setattr(composition, "dataset", gone)
+    with pytest.raises(InputError, match=r"data.root: nothing there \(the batch norms of .* are re-estimated on"):
+        export.network(str(tmp_path / "r"))
+
+
+def gone(c: Any) -> None:
+    raise InputError("data.root: nothing there")
 
 
 # Cost and precision
