@@ -1,5 +1,6 @@
 """What a config becomes: the parts of a run, built and fitted to each other."""
 
+import traceback
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -10,6 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedTensorMixin
 
 from neuroevo import (
     backbones,
@@ -99,6 +101,7 @@ class Experiment:
     layout: Layout
     base: Weights  # {name: [1, *shape]}: all that evolves, and the head, before `genome.from`
     forward: Forward
+    method: str  # by which heads are evaluated: gemm or vmap
     plans: Plans
     algorithm: Algorithm[Any]
     metrics: dict[str, Metric]  # all that the config names, and accuracy and cross-entropy, by name
@@ -128,7 +131,8 @@ class Experiment:
 
     def calibration(self) -> list[Tensor]:
         """Return the train rows, batch by batch, by which batch norms are re-estimated; for everybody, always."""
-        if self.config.backbone.batchnorm != "recalibrate":
+        cut = self.backbone.cut
+        if self.config.backbone.batchnorm != "recalibrate" or cut is None or not deep.norms(cut.rest):
             return []
         train = self.splits["train"]
         drawn = torch.randperm(len(train), generator=generator(self.config.seed, "calibration", 0))[:CALIBRATED_BY]
@@ -156,6 +160,7 @@ class Experiment:
                 raise InputError(f"{source}: its {name} is another, and doesn't evolve here; see backbone.transfer")
         backbone = {name: self.base[name] for name in self.backbone.trainable}
         given = {name: weights[name][None].to(self.device) for name in self.layout.names if name in weights}
+        backbones.check_finite(given, source)
         raw = self.base if self.scale is None else self.scale.fold(self.base, self.first)
         try:  # shapes first
             Layout.of({name: w[0] for name, w in raw.items() if name in self.layout.names}).flatten(backbone | given)
@@ -267,7 +272,8 @@ class Experiment:
     def task(self, plan: Plan, batch_size: int) -> gradient.Task:
         """Return what gradient steps train."""
         layers = heads.steps(self.head, self.backbone.head)
-        alone = self.backbone.cut is None and len(layers) == 1 and isinstance(layers[0][1], nn.Linear)
+        # A chain of one layer is a linear one.
+        alone = self.backbone.cut is None and len(layers) == 1 and self.method == "gemm"
         return gradient.Task(
             layout=self.layout,
             forward=self.forward,
@@ -298,7 +304,7 @@ class Experiment:
         given = c.refine.model_dump()
         inheritance, back_off = given.pop("inheritance"), given.pop("back_off")
         dropouts = [module for module in self.head.modules() if isinstance(module, nn.Dropout) and module.p > 0]
-        if heads.population_forward(self.head, self.backbone.head)[0] == "vmap" and dropouts:
+        if self.method == "vmap" and heads.noisy_in_training(self.head, self.scale.width if self.scale else self.dim):
             raise InputError(f"head: {c.head_part.name} has dropout, which only a chain of layers can be trained with")
         if (c.refine.dropout or "dropout" in brought) and not dropouts:
             raise InputError(
@@ -420,25 +426,43 @@ def named(source: str, key: str) -> tuple[Weights, str]:
     return backbones.read_weights(weights_file(source, key)), f"{key}: {source}"
 
 
+def said(error: Exception) -> str:
+    """Return what an error of a user's function says, and where in the user's file it came up."""
+    frames = traceback.extract_tb(error.__traceback__)[1:]
+    own = [frame for frame in frames if "site-packages" not in frame.filename]
+    where = f"; {Path(own[-1].filename).name}, line {own[-1].lineno}" if own else ""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}{where}"
+
+
 def make_head(c: Config, backbone: Backbone, dim: int, classes: int) -> nn.Module:
     """Build the head and set its last layer as `head.init` says; InputError where it can't be so."""
+    name = c.head_part.name
     with forked(generator(c.seed, "head", 0)):
         try:
             head = c.head_part.bound()(dim, classes)
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise InputError(f"head: {c.head_part.name} can't be built ({error})") from None
+        except Exception as error:  # a user's function may fail in any way
+            raise InputError(f"head: {name} can't be built ({said(error)})") from None
+    if not isinstance(head, nn.Module):
+        raise InputError(f"head: {name} returns {type(head).__name__}, not a torch module")
+    if any(isinstance(p, UninitializedTensorMixin) for p in (*head.parameters(), *head.buffers())):
+        raise InputError(f"head: {name} has lazy layers; give them their sizes, features and classes")
+    if not any(True for _ in head.parameters()):
+        raise InputError(f"head: {name} has no parameters to evolve")
     layers = [module for module in head.modules() if isinstance(module, nn.Linear)]
     if c.head.init == "zero":
         if not layers:
-            raise InputError(f"head.init: zero needs a linear layer, and {c.head_part.name} has none; use default")
+            raise InputError(f"head.init: zero needs a linear layer, and {name} has none; use default")
+        if {key for key, _ in layers[-1].named_parameters()} - {"weight", "bias"}:  # a norm would divide by zero
+            raise InputError(f"head.init: zero: the last linear layer of {name} is parametrized; use default")
         with torch.no_grad():
             for parameter in layers[-1].parameters():
                 parameter.zero_()
+    backbones.check_finite(dict(head.named_parameters()), f"head: {name}")
     own = backbone.own_head
-    if c.head.init == "network" and (c.head_part.name != "linear" or own is None or own.out_features != classes):
+    if c.head.init == "network" and (name != "linear" or own is None or own.out_features != classes):
         has = "no head" if own is None else f"a linear head of {own.out_features} classes"
         raise InputError(f"head.init: network: the weights have {has}, the data {classes} classes")
-    return head  # type: ignore[no-any-return]
+    return head
 
 
 def dataset(c: Config) -> tuple[Dataset, dict[str, Tensor]]:
@@ -558,12 +582,13 @@ def compose(
     plan: Plan | None = None, changes: Sequence[dict[str, int]] = (), scale: Weights | None = None,
 ) -> Experiment:  # fmt: skip
     """Build a run's parts; `plan`, its changes and the tensors of `scale` are a resumed run's own."""
-    return assemble(c, sources(c, device, given, backbone, images, log, scale), plan, changes)
+    return assemble(c, sources(c, device, given, backbone, images, log, scale), plan, changes, log)
 
 
 def assemble(
-    c: Config, learnt_from: Sources, plan: Plan | None = None, changes: Sequence[dict[str, int]] = ()
-) -> Experiment:
+    c: Config, learnt_from: Sources, plan: Plan | None = None, changes: Sequence[dict[str, int]] = (),
+    log: Callable[[str], None] = lambda line: None,
+) -> Experiment:  # fmt: skip
     """Build a run's parts on what it learns from; `plan` and its changes are a resumed run's own."""
     device, backbone, cached, scaled = (
         learnt_from.device, learnt_from.backbone, learnt_from.features, learnt_from.scale,
@@ -571,15 +596,17 @@ def assemble(
     whole, splits = learnt_from.given
     dim = cached.dim if backbone.cut is None else own_head(backbone).in_features
     classes = len(whole.classes)
-    head = make_head(c, backbone, scaled.width if scaled else dim, classes).to(device)
-    first, layer = heads.steps(head, backbone.head)[0]
-    if scaled is not None and not (isinstance(layer, nn.Linear) and layer.bias is not None):
+    seen = scaled.width if scaled else dim
+    head, again = (make_head(c, backbone, seen, classes).to(device) for _ in range(2))
+    first = heads.first_linear(head, backbone.head)
+    if scaled is not None and first is None:
         if not centred(c):
             raise InputError(
                 f"features: {c.head_part.name} doesn't begin with a linear layer with bias, into which a scale could "
                 "be folded; set standardise false, components null and whitening 0"
             )
         scaled = None
+    first = first or backbone.head
     base = {name: backbone.body.get_parameter(name).detach()[None] for name in backbone.trainable}
     of_head = head_weights(c, backbone, head, scaled, first, device)
     layout = Layout.of({name: w[0] for name, w in (base | (of_head if c.head.trainable else {})).items()})
@@ -589,7 +616,7 @@ def assemble(
             raise InputError(f"genome.levels: {c.head_part.name} has no weight matrix")
     algorithm = c.algorithm.bound()(layout)
     size = population_size(c, algorithm)
-    method, of_features = heads.population_forward(head, backbone.head)
+    method, of_features = heads.population_forward(head, backbone.head, (seen, classes), again, log)
     if backbone.cut is None:
         forward, cached = of_features, cached if scaled is None else learnt_from.scaled
     else:
@@ -617,7 +644,7 @@ def assemble(
         parts.setdefault(name, config.part("metric", name, name))
     return Experiment(
         c, device, home, whole.classes, splits, cached, scaled, backbone, head, first, dim, layout, base | of_head,
-        forward, Plans(plan, list(changes)), algorithm,
+        forward, method, Plans(plan, list(changes)), algorithm,
         {name: part.metric() for name, part in parts.items()}, learnt_from.computed,
     )  # fmt: skip
 
@@ -644,6 +671,7 @@ def head_weights(
         expected = weights if scale is None else scale.fold(weights, first)
         if all(name in given and given[name].shape == w.shape[1:] for name, w in expected.items()):
             raw = {name: given[name] for name in weights}
+            backbones.check_finite(raw, f"genome.from: {c.genome.start[0]}")
     if raw is None:
         if not c.head.trainable and c.head.init == "zero":
             raise InputError(
@@ -681,7 +709,7 @@ def plan_heads(
     plan = fitness.plan(method, genes, dim, widths, limit, device)
     if not batch:
         return plan
-    own, linear = c.refine is not None and c.refine.batches == "own", isinstance(head, nn.Linear)
+    own, linear = c.refine is not None and c.refine.batches == "own", type(head) is nn.Linear
     trained = gradient.slice_size(genes, dim, widths, linear, slots(c), own, batch, limit, device)
     return plan._replace(trained=trained, micro=batch)
 
