@@ -1,7 +1,8 @@
 """What a config becomes: the parts of a run, built and fitted to each other."""
 
+import math
 import traceback
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache as cache_results
@@ -31,7 +32,7 @@ from neuroevo import (
     quantised,
     rundir,
 )
-from neuroevo.algorithms import Algorithm
+from neuroevo.algorithms import Algorithm, Sizes, measure
 from neuroevo.backbones import Backbone
 from neuroevo.config import Config
 from neuroevo.cost import Budget, Cost
@@ -239,10 +240,7 @@ class Experiment:
     def scoring(self) -> Scoring:
         """Return how a population is scored: by the fitness metrics, and by the one that breaks ties."""
         metrics, c = self.fitness_metrics(), self.config
-        half, beside = c.fitness.precision != "float32", self.calibrating()
-
-        def rescored(n: int) -> int:
-            return min(n, int(c.algorithm.options.get("elites") or max(1, n // 4))) if half else 0
+        beside = self.calibrating()
 
         def score(population: Population, index: Tensor) -> tuple[Scores, Cost]:
             n = len(population.genomes)
@@ -256,14 +254,14 @@ class Experiment:
                         index,
                         metrics,
                         plan,
-                        rescored(n),
+                        rescored(c, n),
                         self.origin,
                         len(c.metrics),
                     )
                 )
-            return scores, spent + cost() + Cost(forward=beside * (n + rescored(n)))
+            return scores, spent + cost() + Cost(forward=beside * (n + rescored(c, n)))
 
-        return Scoring(score, lambda n: n + rescored(n), lambda n: beside * (n + rescored(n)))
+        return Scoring(score, lambda n: n + rescored(c, n), lambda n: beside * (n + rescored(c, n)))
 
     def calibrating(self) -> int:
         """Return how many samples go forward to re-estimate an individual's batch norms."""
@@ -345,6 +343,23 @@ class Experiment:
         ]
         return found, Cost(validation=len(genomes) * (len(rows) + self.calibrating()))
 
+    def check_outputs(self, genomes: Tensor) -> None:
+        """See that genomes [k, g] have finite logits on the validation split; InputError says what is to blame."""
+        rows = self.splits["validation"]
+        for part in rows.split(features.BATCH):
+            bad = int((~self.features.batch(part)[0].isfinite()).any(1).sum())
+            if bad:
+                wide = "; give features.dtype float32" if self.config.features.dtype == "float16" else ""
+                raise InputError(f"features: {bad} of {len(part)} validation images have features that are NaN or infinite{wide}")
+        accuracy = [self.metrics["accuracy"]]
+        scores = fitness.evaluate(
+            genomes, self.express, self.forward, self.features, rows, accuracy, exact(self.plan), self.origin
+        )
+        if bool(scores.invalid.any()):
+            raise InputError(
+                f"head: {self.config.head_part.name} starts with outputs that are NaN or infinite; see head.init and the weights"
+            )
+
     def test(self, genome: Tensor, data: Features, rows: Tensor) -> Tested:
         """Score a genome [g] on the rows of some features by every metric, with intervals.
 
@@ -368,6 +383,8 @@ class Experiment:
         state = self.algorithm.init(start, self.spread(start), context)
         found, cost = loop.best({"start": start[0]}, self.validate, self.rules(), 0)
         assert found is not None
+        if not math.isfinite(found.validation[self.config.validation_metric.name]):
+            self.check_outputs(start[:1])
         nobody = Population(start, {}, torch.full((len(start), 2), -1))
         nothing = torch.full((len(start), 1), -torch.inf, dtype=torch.float64)
         scores = Scores(nothing, torch.zeros(len(start), dtype=torch.bool))
@@ -384,21 +401,59 @@ def steps(c: Config, train: int) -> int:
     return max(1, train // c.refine.batch_size) if c.refine.steps == "epoch" else c.refine.steps
 
 
-def takes(c: Config, rows: int, train: int) -> Cost:
-    """Return what a generation of `rows` individuals takes at most, with so many train images.
+def takes(c: Config, rows: int, counts: Mapping[str, int], asked: int = 0) -> Cost:
+    """Return what a generation of `rows` individuals takes at most, with so many images a split.
 
-    Beside it go what re-estimates batch norms, rescores in half precision, and measures safe mutation's sensitivity.
+    `asked` genomes have their sensitivity measured for safe mutation.
     """
+    train = counts["train"]
     r = c.refine
     learnt = 0 if r is None else round(rows * r.share) * steps(c, train) * min(r.batch_size, train)
     passes = 2 if r is not None and r.back_off else 1
-    return Cost(forward=rows * min(c.fitness.samples, train) * passes + learnt, backward=learnt)
+    scored = (rows + rescored(c, rows)) * passes
+    batch = min(c.fitness.samples, counts[c.fitness.split])
+    calibrated = sum(calibration_batches(train)) if c.backbone.batchnorm == "recalibrate" and c.backbone.trainable else 0
+    fixed = Cost(forward=scored * (batch + calibrated) + learnt, backward=learnt)
+    return fixed + gradient.probed(asked, train)
 
 
-def generation(c: Config, train: int) -> Cost:
-    """Return what a generation takes at most, from the second on, with so many train images."""
-    algorithm = c.algorithm.bound()(Layout(("genes",), ((1,),)))
-    return takes(c, population_size(c, algorithm), train)
+def rescored(c: Config, rows: int) -> int:
+    """Return how many of so many individuals are scored again in full precision."""
+    if c.fitness.precision == "float32":
+        return 0
+    return min(rows, int(c.algorithm.options.get("elites") or max(1, rows // 4)))
+
+
+def calibration_batches(train: int) -> list[int]:
+    """Return the sizes of the batches by which batch norms are re-estimated, with so many train images."""
+    whole, rest = divmod(min(train, CALIBRATED_BY), CALIBRATION_BATCH)
+    return [CALIBRATION_BATCH] * whole + ([rest] if rest > 1 else [])
+
+
+def generation(c: Config, counts: Mapping[str, int]) -> Cost:
+    """Return what a generation takes at most, from the second on, with so many images a split."""
+    own = sizes(c)
+    return takes(c, own.later, counts, own.asked)
+
+
+def sizes(c: Config) -> Sizes:
+    """Return how many individuals a config's algorithm asks for; InputError where a user's own doesn't tell."""
+    part, layout = c.algorithm, Layout(("genes",), ((1,),))
+    algorithm = part.bound()(layout)
+    if ":" not in part.name:
+        n = int(part.options["population"])
+        asked = n - int(part.options["elites"]) if safe(c) else 0
+        return Sizes(n, n * (2 if algorithm.doubles else 1), asked)
+    try:
+        return measure(algorithm, layout, len(c.metrics))
+    except Exception as error:  # a user's function may fail in any way
+        n = part.options.get("population")
+        if not isinstance(n, int):
+            raise InputError(
+                f"algorithm: {part.name} can't be asked for a population of one gene, and has no option population "
+                f"that would tell its size ({said(error)})"
+            ) from None
+        return Sizes(n, n * (2 if algorithm.doubles else 1), n if safe(c) else 0)
 
 
 def exact(plan: Plan) -> Plan:
@@ -607,6 +662,8 @@ def assemble(
             )
         scaled = None
     first = first or backbone.head
+    if c.backbone.batchnorm == "recalibrate" and not (backbone.cut and deep.norms(backbone.cut.rest)):
+        log("backbone.batchnorm: recalibrate, but no batch norm comes behind what evolves: there is nothing to re-estimate")
     base = {name: backbone.body.get_parameter(name).detach()[None] for name in backbone.trainable}
     of_head = head_weights(c, backbone, head, scaled, first, device)
     layout = Layout.of({name: w[0] for name, w in (base | (of_head if c.head.trainable else {})).items()})
@@ -615,7 +672,7 @@ def assemble(
         if not layout.tops:
             raise InputError(f"genome.levels: {c.head_part.name} has no weight matrix")
     algorithm = c.algorithm.bound()(layout)
-    size = population_size(c, algorithm)
+    size = sizes(c).later
     method, of_features = heads.population_forward(head, backbone.head, (seen, classes), again, log)
     if backbone.cut is None:
         forward, cached = of_features, cached if scaled is None else learnt_from.scaled
@@ -693,11 +750,6 @@ def choose(c: Config, numbers: int, device: torch.device, chosen: Callable[[int,
     # A population is kept on the device if it fits there with its children and what refines them.
     fits = 4 * 4 * numbers < devices.available_memory(device) / 2
     return plan._replace(precision=c.fitness.precision, home=str(device if fits else "cpu"))
-
-
-def population_size(c: Config, algorithm: Algorithm[Any]) -> int:
-    """Return how many rows a population has, from the second generation on."""
-    return int(c.algorithm.options.get("population", 1)) * (2 if algorithm.doubles else 1)
 
 
 def plan_heads(

@@ -1,6 +1,7 @@
 """A run from its config to a scored champion, and from its folder on."""
 
 import json
+import math
 import os
 import platform
 import shlex
@@ -316,6 +317,8 @@ def go(
     step = recorded(run, step, history, folder, writer, c.checkpoint.every, rules, signals, reporter, after)
     before = rundir.read_result(folder)
     finished = step.stop is not None
+    if not math.isfinite(step.champion.validation[rules.metric]):
+        log(f"no candidate had a finite {rules.metric} in validation: the champion is the start, and its scores mean nothing")
     rundir.write_champion(
         folder,
         experiment.network_weights(step.champion.genome),
