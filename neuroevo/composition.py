@@ -1,6 +1,7 @@
 """What a config becomes: the parts of a run, built and fitted to each other."""
 
 import math
+import shutil
 import traceback
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -50,6 +51,7 @@ from neuroevo.rng import Context, forked, generator
 
 SCALED_BY = 8192  # train images at most by which what precedes an evolved head is standardised
 LOST = 1e-3  # of a head's weights: what a projection may leave out of it
+NETWORK = 8  # times an image's own size: what a network needs beside it, or more
 CALIBRATED_BY, CALIBRATION_BATCH = 512, 128  # train images by which batch norms are re-estimated, and at a time
 
 T = TypeVar("T")
@@ -456,6 +458,100 @@ def sizes(c: Config) -> Sizes:
         return Sizes(n, n * (2 if algorithm.doubles else 1), n if safe(c) else 0)
 
 
+def fits(size: int, what: str) -> None:
+    """See that so many bytes fit into this machine's memory; InputError says `what` takes them."""
+    there = devices.total_memory()
+    if size > there:
+        raise InputError(f"{what} {spelled(size)} of memory; this machine has {spelled(there)}")
+
+
+def spelled(size: float) -> str:
+    """Return a number of bytes as people read it."""
+    for unit in ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB"):
+        if size < 1024 or unit == "PiB":
+            return f"{size:,.0f} {unit}" if unit == "bytes" else f"{size:,.1f} {unit}"
+        size /= 1024
+    raise AssertionError
+
+
+def check_size(c: Config, genes: int, train: int) -> None:
+    """See that the parts of a run fit into memory, before any is made; InputError names the key that is too large."""
+    options, own = c.algorithm.options, sizes(c)
+    fits(
+        2 * 4 * own.later * genes,
+        f"algorithm.population: {own.later:,} individuals of {genes:,} genes and their children take",
+    )
+    parents, selection = options.get("parents"), options.get("selection")
+    if isinstance(parents, int):
+        fits(3 * 8 * own.later * parents, f"algorithm.parents: {parents:,} for each of {own.later:,} individuals take")
+    for part in (selection, options.get("crossover"), options.get("mutation")):
+        for key in ("size", "points", "rank") if isinstance(part, config.Part) else ():
+            count = part.options.get(key)
+            if isinstance(count, int):
+                each = (parents if isinstance(parents, int) else min(256, own.later)) if key == "size" else 1
+                fits(8 * own.later * each * count, f"algorithm.{part.kind}.{key}: {count:,} for each individual take")
+    r = c.refine
+    if r is not None:
+        drawn = steps(c, train) * min(r.batch_size, train)
+        batches = own.later if r.batches == "own" else 1
+        fits(8 * drawn * batches, f"refine.steps: the batches of {steps(c, train):,} steps take")
+        if r.optimizer_state == "inherit":
+            fits(
+                (2 + slots(c)) * 4 * own.later * genes,
+                f"refine.optimizer_state: what the optimizer keeps for {own.later:,} individuals takes",
+            )
+
+
+class Dims(NamedTuple):
+    """How large a run's parts are."""
+
+    stored: int  # numbers of an image that are cached
+    seen: int  # features that the head sees, at most
+    genes: int
+
+
+def dimensions(c: Config, given: tuple[Dataset, dict[str, Tensor]], backbone: Backbone) -> tuple[Dims, nn.Module]:
+    """Return how large a run's parts are, and its head; InputError where they are larger than this machine."""
+    whole, splits = given
+    t = backbone.transform
+    dim = t.size[0] * t.size[1] * t.channels if backbone.own_head is None else backbone.own_head.in_features
+    stored = dim if backbone.cut is None else backbone.cut.width
+    views = c.features.views if c.data.augment and isinstance(c.features.views, int) else 0
+    rows = len(whole.labels) + views * len(splits["train"])
+    size, disk = rows * stored * (4 if c.features.dtype == "float32" else 2), data.cache_folder()
+    there = shutil.disk_usage(next(path for path in (disk, *disk.absolute().parents) if path.exists())).total
+    if size > there:
+        key = "data.image_size" if views * len(splits["train"]) < len(whole.labels) else "features.views"
+        raise InputError(f"{key}: features of {rows:,} images and views take {spelled(size)}; the cache's disk has "
+                         f"{spelled(there)}")  # fmt: skip
+    seen = dim
+    if c.features.components is not None or c.features.whitening:  # constant features have no component: at most
+        seen = min(c.features.components or dim, dim, len(splits["train"]) - 1)
+    head = make_head(c, backbone, seen, len(whole.classes))
+    evolved = [backbone.body.get_parameter(name) for name in backbone.trainable]
+    of_head = list(head.parameters()) if c.head.trainable else []
+    genes = sum(p.numel() for p in (*evolved, *of_head))
+    if c.genome.levels:  # and the scales
+        genes += sum(len(p) for p in of_head if p.ndim > 1)
+    check_size(c, genes, len(splits["train"]))
+    return Dims(stored, seen, genes), head
+
+
+def check_search(c: Config, given: tuple[Dataset, dict[str, Tensor]], backbone: Backbone) -> None:
+    """See that the largest trials of a search fit into memory; InputError names the key that is too large."""
+    assert c.tune is not None
+    space = c.tune.space()
+    count = int(c.tune.sampler.options.get("population", 1))
+    fits(count * (1024 + 64 * len(space.coordinates)), f"tune.sampler.population: {count:,} trials an iteration take")
+    for name, position, keys in config.corners(space):
+        if name.startswith(("algorithm", "head", "refine.steps", "refine.batch_size", "features")):
+            settings = {key: value for key, value in space.settings(position).items() if key in keys}
+            try:
+                dimensions(c.trial(settings), given, backbone)
+            except InputError as error:
+                raise InputError(f"tune.space.{error}") from None
+
+
 def exact(plan: Plan) -> Plan:
     """Return a plan in full precision."""
     return plan._replace(precision="float32")
@@ -492,6 +588,10 @@ def said(error: Exception) -> str:
 def make_head(c: Config, backbone: Backbone, dim: int, classes: int) -> nn.Module:
     """Build the head and set its last layer as `head.init` says; InputError where it can't be so."""
     name = c.head_part.name
+    if ":" not in name:
+        with torch.device("meta"):
+            numbers = sum(p.numel() for p in c.head_part.bound()(dim, classes).parameters())
+        fits(2 * 4 * numbers, f"head: {name} of {numbers:,} numbers, and its start, take")
     with forked(generator(c.seed, "head", 0)):
         try:
             head = c.head_part.bound()(dim, classes)
@@ -531,6 +631,13 @@ def dataset(c: Config) -> tuple[Dataset, dict[str, Tensor]]:
 def build_backbone(c: Config, given: Dataset) -> Backbone:
     """Return the backbone that a config asks for."""
     b = c.backbone
+    if c.data.image_size is not None:
+        channels = b.channels or given.native()[2]
+        copies = 2 if b.name == "none" else NETWORK
+        fits(
+            4 * copies * channels * c.data.image_size**2,
+            f"data.image_size: an image of {c.data.image_size:,} x {c.data.image_size:,} pixels takes",
+        )
     transfer = [
         (weights_file(entry.source, f"backbone.transfer.{i}.from"), entry.parts) for i, entry in enumerate(b.transfer)
     ]
@@ -671,6 +778,7 @@ def assemble(
         layout = quantised.levelled(layout, quantised.LEVELS[c.genome.levels])
         if not layout.tops:
             raise InputError(f"genome.levels: {c.head_part.name} has no weight matrix")
+    check_size(c, layout.genes, len(splits["train"]))
     algorithm = c.algorithm.bound()(layout)
     size = sizes(c).later
     method, of_features = heads.population_forward(head, backbone.head, (seen, classes), again, log)

@@ -9,7 +9,7 @@ import difflib
 import importlib
 import inspect
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache, partial
@@ -273,6 +273,8 @@ TRIALS = {"generations": 10}  # the budget of a search of hyperparameters that h
 # What a search of hyperparameters can't touch: what it is judged by, and what doesn't change a trial.
 FIXED = ("seed", "device", "data", "fitness.split", "validate", "budget", "checkpoint", "memory", "tune")
 FREE = ("data.image_size", "data.augment")
+# Sections in which no default depends on what a search can set.
+SETTLED = ("seed", "device", "data", "validate", "budget", "checkpoint", "memory", "tune")
 
 
 @dataclass(frozen=True)
@@ -359,6 +361,7 @@ class Config:
     checkpoint: Checkpoint
     memory: Memory
     tune: Tuning | None = None
+    given: dict[str, Any] = dataclasses.field(default_factory=dict, compare=False, repr=False)  # as `check` was given it
 
     def record(self) -> dict[str, Any]:
         """Return the whole config, defaults spelled out, as a YAML file would hold it."""
@@ -388,12 +391,17 @@ class Config:
             "budget": plain(self.budget),
             "checkpoint": plain(self.checkpoint),
             "memory": plain(self.memory),
-            **({} if self.tune is None else {"tune": self.tune.record()}),
+            **({} if self.tune is None else {"tune": {**self.tune.record(), "given": self.searched()}}),
         }
 
+    def searched(self) -> dict[str, Any]:
+        """Return the sections that hyperparameters may be in, as they were given: defaults may depend on those."""
+        return {key: deepcopy(value) for key, value in self.given.items() if key not in SETTLED}
+
     def trial(self, settings: Mapping[str, Any]) -> "Config":
-        """Return the config with hyperparameters set, and without the search of them."""
-        raw = {key: value for key, value in self.record().items() if key != "tune"}
+        """Return what the config would be with hyperparameters written into it in place of the search of them."""
+        record = self.record()
+        raw = self.searched() | {key: record[key] for key in SETTLED if key in record and key != "tune"}
         return check(applied(raw, [(key.split("."), value) for key, value in settings.items()], lambda line: None))
 
     def to_yaml(self) -> str:
@@ -425,7 +433,12 @@ def override(base: dict[str, Any], sets: Sequence[str], note: Callable[[str], No
         if not equals or not all(key.split(".")):
             raise InputError(f"--set {shown(text)[1:-1]}: give it as section.key=value")
         pairs.append((key.split("."), parse(value, f"--set {shown(key)[1:-1]}")))
-    return applied(base, pairs, note)
+    raw = applied(base, pairs, note)
+    given = _at(raw, ("tune", "given"))
+    if isinstance(given, dict):  # of a search that was written down: what is set holds for its trials as well
+        own = [(keys, value) for keys, value in pairs if keys[0] not in SETTLED]
+        raw["tune"]["given"] = applied(given, own, lambda line: None)
+    return raw
 
 
 def applied(
@@ -559,8 +572,23 @@ def check(raw: Mapping[str, Any]) -> Config:
         budget=section(Budget, mapping("budget"), "budget"),
         checkpoint=section(Checkpoint, mapping("checkpoint"), "checkpoint"),
         memory=section(Memory, mapping("memory"), "memory"),
+        given=dict(raw),
     )
-    return c if raw.get("tune") is None else dataclasses.replace(c, tune=_tuning(c, mapping("tune")))
+    return c if raw.get("tune") is None else _tuned(c, mapping("tune"))
+
+
+def _tuned(c: Config, tune: dict[str, Any]) -> Config:
+    """Return a config with its section of a search, of which `given` is what the sections were given as."""
+    given = tune.pop("given", None)
+    if given is not None:
+        if not isinstance(given, dict) or set(given) & set(SETTLED):
+            raise InputError(f"tune.given: {shown(given)} given, the sections expected that a search can change")
+        before, now = dataclasses.replace(c, given=given).trial({}).record(), c.record()
+        for key, value in now.items():
+            if before[key] != value:
+                raise InputError(f"tune.given: another {key} than the config has; change both, or leave tune.given out")
+        c = dataclasses.replace(c, given=given)
+    return dataclasses.replace(c, tune=_tuning(c, tune))
 
 
 def _in_space(keys: list[str], raw: Mapping[str, Any]) -> list[str]:
@@ -632,7 +660,30 @@ def _tuning(c: Config, given: dict[str, Any]) -> Tuning:
 
 def _probe(c: Config, whole: Space) -> None:
     """Check that what stands at either end of each variable, and each choice, can be; InputError names the key."""
-    names, together = [coordinate.name for coordinate in whole.coordinates], []
+    together = []
+    for name, position, keys in corners(whole):
+        settings = {key: value for key, value in whole.settings(position).items() if key in keys}
+        try:
+            c.trial(settings)
+        except InputError as error:
+            key = name if name in settings else name.rpartition(".")[0]
+            said = str(error)
+            raise InputError(f"tune.space.{said if said.startswith(key) else f'{key}: {said}'}") from None
+        together.append(position)
+    for position in together:
+        try:
+            c.trial(whole.settings(position))
+        except InputError as error:
+            raise InputError(f"tune.space: {error}; give one a `when` if it doesn't always go with the other") from None
+
+
+def corners(whole: Space) -> Iterator[tuple[str, list[float], set[str]]]:
+    """Yield positions at either end of each variable, and at each choice, with what the variable needs.
+
+    Each comes with the variable's coordinate, and with the keys that it and its needs set; InputError where they can't
+    be met.
+    """
+    names = [coordinate.name for coordinate in whole.coordinates]
     for place, coordinate in enumerate(whole.coordinates):
         cells = coordinate.variable.cells
         for x in [(i + 0.5) / cells for i in range(cells)] or [0.0, 1.0, 0.382]:  # one that is no whole number
@@ -650,19 +701,7 @@ def _probe(c: Config, whole: Space) -> None:
                 position[names.index(parent)] = at
                 waiting |= other.needs
                 keys.add(parent)
-            settings = {key: value for key, value in whole.settings(position).items() if key in keys}
-            try:
-                c.trial(settings)
-            except InputError as error:
-                key = coordinate.name if coordinate.name in settings else coordinate.name.rpartition(".")[0]
-                said = str(error)
-                raise InputError(f"tune.space.{said if said.startswith(key) else f'{key}: {said}'}") from None
-            together.append(position)
-    for position in together:
-        try:
-            c.trial(whole.settings(position))
-        except InputError as error:
-            raise InputError(f"tune.space: {error}; give one a `when` if it doesn't always go with the other") from None
+            yield coordinate.name, position, keys
 
 
 def _metrics(fitness: dict[str, Any]) -> tuple[tuple[Part, ...], Part | None]:

@@ -118,6 +118,9 @@ def prepared(c: Config) -> Ready:
         # A power of two, so that runs of one config on one machine have one limit.
         limit = 1 << (devices.available_memory(device) // FREE_SHARE).bit_length() - 1
         c = replace(c, memory=c.memory.model_copy(update={"limit": limit}))
+    composition.dimensions(c, given, backbone)
+    if c.tune is not None:
+        composition.check_search(c, given, backbone)
     return Ready(c, device, given, backbone)
 
 

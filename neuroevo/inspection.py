@@ -109,17 +109,8 @@ def estimate(c: Config) -> Rows:
     device = devices.resolve(c.device)
     whole, splits = composition.dataset(c)
     backbone = composition.build_backbone(c, whole)
-    height, width = backbone.transform.size
-    dim = height * width * backbone.transform.channels if backbone.own_head is None else backbone.own_head.in_features
-    seen = dim
-    if c.features.components is not None or c.features.whitening:  # constant features have no component: at most
-        seen = min(c.features.components or dim, dim, len(splits["train"]) - 1)
-    head = composition.make_head(c, backbone, seen, len(whole.classes))
-    evolved = [backbone.body.get_parameter(name) for name in backbone.trainable]
-    of_head = list(head.parameters()) if c.head.trainable else []
-    genes = sum(p.numel() for p in (*evolved, *of_head))
-    if c.genome.levels:  # and the scales
-        genes += sum(len(p) for p in of_head if p.ndim > 1)
+    dims, head = composition.dimensions(c, (whole, splits), backbone)
+    genes, seen = dims.genes, dims.seen
     c.algorithm.bound()(Layout(("genes",), ((genes,),)))  # which refuses what can't be
     own = composition.sizes(c)
     n = own.later
@@ -135,14 +126,14 @@ def estimate(c: Config) -> Rows:
     generations = min((g for g in budgets if g), default=None)
     rows: Rows = [("images", ", ".join(f"{name} {len(index):,}" for name, index in splits.items()))]
     if backbone.cut is None:
-        what, stored = f"{heads.steps(head, backbone.head)[0][0]} and on, {seen:,} features", dim
+        what = f"{heads.steps(head, backbone.head)[0][0]} and on, {seen:,} features"
     else:
-        what, stored = f"all that is trainable behind {' and '.join(backbone.cut.places)}", backbone.cut.width
+        what = f"all that is trainable behind {' and '.join(backbone.cut.places)}"
     rows += [("genome", f"{genes:,} genes: {what}")]
     rows += [("note", line) for line in backbone.notes]
     address = features.address(backbone, whole.images, c.features.dtype)
     there = (data.cache_folder() / "features" / f"{address}.npy").exists()
-    size = stored * len(whole.labels) * (4 if c.features.dtype == "float32" else 2)
+    size = dims.stored * len(whole.labels) * (4 if c.features.dtype == "float32" else 2)
     rows += [("features", f"{size / 2**20:,.0f} MiB, {'cached' if there else 'to compute'}")]
     rows += [("population", f"{n} individuals, {4 * n * genes / 2**20:,.0f} MiB each generation")]
     if c.tune is not None:
