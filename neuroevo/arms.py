@@ -194,7 +194,7 @@ def applied(base: Mapping[str, Any], arm: str, overlay: Overlay | None, given: G
     for key, value in changes.items():
         whole = key in REPLACED and (not isinstance(value, Mapping) or "name" in value or key == "tune")
         kept = _mapping(raw.get(key)) if isinstance(value, Mapping) and not whole else {}
-        if key == "fitness" and "metric" in value:
+        if key == "fitness" and isinstance(value, Mapping) and "metric" in value:
             kept.pop("metrics", None)
         raw[key] = {**kept, **value} if isinstance(value, Mapping) else value
     try:

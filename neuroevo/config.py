@@ -807,9 +807,8 @@ def part(kind: str, value: Any, path: str) -> Part:
     marks, model = schema(kind, name, f"{path}.name")
     options = {key: option for key, option in value.items() if key != "name"}
     _known(options, {*marks, *model.model_fields}, path, also=("name", *COMMON.get(kind, ())))
-    checked = section(model, {key: option for key, option in options.items() if key not in marks}, path).model_dump()
-    for key, option in checked.items():
-        _bounded(option, f"{path}.{key}", LARGEST_SEED if ":" in name else MOST)
+    plain = {key: option for key, option in options.items() if key not in marks}
+    checked = section(model, plain, path, largest=LARGEST_SEED if ":" in name else MOST).model_dump()
     for key, (inner, default) in marks.items():
         given = options.get(key, default)
         if isinstance(given, Mapping):
@@ -871,8 +870,13 @@ def _known(values: Mapping[str, Any], names: set[str], path: str, also: Sequence
 M = TypeVar("M", bound=Section)
 
 
-def section(model: type[M], values: Mapping[str, Any], path: str, also: Sequence[str] = ()) -> M:
-    """Check the values of a section; `also` names keys that belong to it and were taken out before."""
+def section(
+    model: type[M], values: Mapping[str, Any], path: str, also: Sequence[str] = (), largest: int = LARGEST_SEED
+) -> M:
+    """Check the values of a section; `also` names keys that belong to it and were taken out before.
+
+    Whole numbers are `largest` at most, where the section itself doesn't say.
+    """
     _known(values, {field.alias or name for name, field in model.model_fields.items()}, path, also)
     try:
         found = model.model_validate(values)
@@ -887,9 +891,10 @@ def section(model: type[M], values: Mapping[str, Any], path: str, also: Sequence
         keys = (path, *first["loc"][:1], *(key for key in first["loc"][1:] if isinstance(key, int)))
         where = ".".join(str(key) for key in keys if key != "")
         given = "" if first["type"] == "missing" else f"{shown(first['input'])} given; "
-        raise InputError(f"{where}: {given}{first['msg'][0].lower()}{first['msg'][1:]}") from None
+        said = "no whole number is so large" if first["type"] == "int_parsing_size" else first["msg"]
+        raise InputError(f"{where}: {given}{said[0].lower()}{said[1:][:300]}") from None
     for name in model.model_fields:
-        _bounded(getattr(found, name), f"{path}.{name}" if path else name, LARGEST_SEED)
+        _bounded(getattr(found, name), f"{path}.{name}" if path else name, largest)
     return found
 
 

@@ -18,6 +18,8 @@ LARGEST = 2**24  # bytes of a file
 DEEPEST, MOST = 100, 2 * 10**6  # levels of nesting, and values with aliases spelled out
 DIGITS = 400  # of a whole number
 
+NESTED = re.compile(r"(?:[\[{]\s*|[-?] ){%d}" % (DEEPEST + 1))  # over which PyYAML takes its time
+
 _short = reprlib.Repr()
 _short.maxlevel, _short.maxlist, _short.maxdict, _short.maxtuple, _short.maxset = 2, 3, 3, 3, 3
 _short.maxstring, _short.maxlong, _short.maxother = 80, 40, 80
@@ -68,6 +70,8 @@ def parse(text: str, source: str) -> Any:
     """Read YAML into plain values; InputError names the source and the line where it isn't any."""
     loader = None
     try:
+        if NESTED.search(text):
+            raise RecursionError
         loader = _Loader(text)
         node = loader.get_single_node()
         if node is None:
