@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.parameter import is_lazy
 
 from neuroevo import (
     backbones,
@@ -351,15 +351,15 @@ class Experiment:
         for part in rows.split(features.BATCH):
             bad = int((~self.features.batch(part)[0].isfinite()).any(1).sum())
             if bad:
-                wide = "; give features.dtype float32" if self.config.features.dtype == "float16" else ""
-                raise InputError(f"features: {bad} of {len(part)} validation images have features that are NaN or infinite{wide}")
+                how = "; give features.dtype float32" if self.config.features.dtype == "float16" else ""
+                raise InputError(f"features: {bad} of {len(part)} validation images have NaN or infinite ones{how}")
         accuracy = [self.metrics["accuracy"]]
         scores = fitness.evaluate(
             genomes, self.express, self.forward, self.features, rows, accuracy, exact(self.plan), self.origin
         )
         if bool(scores.invalid.any()):
             raise InputError(
-                f"head: {self.config.head_part.name} starts with outputs that are NaN or infinite; see head.init and the weights"
+                f"head: {self.config.head_part.name} starts with outputs that are NaN or infinite; see head.init"
             )
 
     def test(self, genome: Tensor, data: Features, rows: Tensor) -> Tested:
@@ -414,8 +414,9 @@ def takes(c: Config, rows: int, counts: Mapping[str, int], asked: int = 0) -> Co
     passes = 2 if r is not None and r.back_off else 1
     scored = (rows + rescored(c, rows)) * passes
     batch = min(c.fitness.samples, counts[c.fitness.split])
-    calibrated = sum(calibration_batches(train)) if c.backbone.batchnorm == "recalibrate" and c.backbone.trainable else 0
-    fixed = Cost(forward=scored * (batch + calibrated) + learnt, backward=learnt)
+    if c.backbone.batchnorm == "recalibrate" and c.backbone.trainable:
+        batch += sum(calibration_batches(train))
+    fixed = Cost(forward=scored * batch + learnt, backward=learnt)
     return fixed + gradient.probed(asked, train)
 
 
@@ -449,13 +450,13 @@ def sizes(c: Config) -> Sizes:
     try:
         return measure(algorithm, layout, len(c.metrics))
     except Exception as error:  # a user's function may fail in any way
-        n = part.options.get("population")
-        if not isinstance(n, int):
+        given = part.options.get("population")
+        if not isinstance(given, int):
             raise InputError(
                 f"algorithm: {part.name} can't be asked for a population of one gene, and has no option population "
                 f"that would tell its size ({said(error)})"
             ) from None
-        return Sizes(n, n * (2 if algorithm.doubles else 1), n if safe(c) else 0)
+        return Sizes(given, given * (2 if algorithm.doubles else 1), given if safe(c) else 0)
 
 
 def fits(size: int, what: str) -> None:
@@ -485,9 +486,9 @@ def check_size(c: Config, genes: int, train: int) -> None:
     if isinstance(parents, int):
         fits(3 * 8 * own.later * parents, f"algorithm.parents: {parents:,} for each of {own.later:,} individuals take")
     for part in (selection, options.get("crossover"), options.get("mutation")):
-        for key in ("size", "points", "rank") if isinstance(part, config.Part) else ():
-            count = part.options.get(key)
-            if isinstance(count, int):
+        for key in ("size", "points", "rank"):
+            count = part.options.get(key) if isinstance(part, config.Part) else None
+            if isinstance(part, config.Part) and isinstance(count, int):
                 each = (parents if isinstance(parents, int) else min(256, own.later)) if key == "size" else 1
                 fits(8 * own.later * each * count, f"algorithm.{part.kind}.{key}: {count:,} for each individual take")
     r = c.refine
@@ -599,7 +600,7 @@ def make_head(c: Config, backbone: Backbone, dim: int, classes: int) -> nn.Modul
             raise InputError(f"head: {name} can't be built ({said(error)})") from None
     if not isinstance(head, nn.Module):
         raise InputError(f"head: {name} returns {type(head).__name__}, not a torch module")
-    if any(isinstance(p, UninitializedTensorMixin) for p in (*head.parameters(), *head.buffers())):
+    if any(is_lazy(p) for p in (*head.parameters(), *head.buffers())):
         raise InputError(f"head: {name} has lazy layers; give them their sizes, features and classes")
     if not any(True for _ in head.parameters()):
         raise InputError(f"head: {name} has no parameters to evolve")
@@ -770,7 +771,7 @@ def assemble(
         scaled = None
     first = first or backbone.head
     if c.backbone.batchnorm == "recalibrate" and not (backbone.cut and deep.norms(backbone.cut.rest)):
-        log("backbone.batchnorm: recalibrate, but no batch norm comes behind what evolves: there is nothing to re-estimate")
+        log("backbone.batchnorm: recalibrate, but no batch norm comes behind what evolves: nothing is re-estimated")
     base = {name: backbone.body.get_parameter(name).detach()[None] for name in backbone.trainable}
     of_head = head_weights(c, backbone, head, scaled, first, device)
     layout = Layout.of({name: w[0] for name, w in (base | (of_head if c.head.trainable else {})).items()})

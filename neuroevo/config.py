@@ -88,7 +88,8 @@ class Top(Section):
 class Data(Section):
     """Which images, and how they are split."""
 
-    image_size: Annotated[int, Ge(1), Le(2**16)] | None = None  # pixels; None: what the backbone's weights were made for
+    # Pixels; None: what the backbone's weights were made for.
+    image_size: Annotated[int, Ge(1), Le(2**16)] | None = None
     split_seed: Seed = 0
     validation: Share = 0.15
     test: Share = 0.15
@@ -361,7 +362,8 @@ class Config:
     checkpoint: Checkpoint
     memory: Memory
     tune: Tuning | None = None
-    given: dict[str, Any] = dataclasses.field(default_factory=dict, compare=False, repr=False)  # as `check` was given it
+    # The raw config that this was checked from.
+    given: dict[str, Any] = dataclasses.field(default_factory=dict, compare=False, repr=False)
 
     def record(self) -> dict[str, Any]:
         """Return the whole config, defaults spelled out, as a YAML file would hold it."""
@@ -459,6 +461,7 @@ def applied(
             place = inner
         place[keys[-1]] = value
     given = {".".join(keys) for keys, _ in pairs}
+    parts: list[tuple[str, str, tuple[Any, ...]]]
     parts = [(kind, default, (kind,)) for kind, default in DEFAULT_NAMES.items() if kind != "sampler"]
     parts += [("sampler", DEFAULT_NAMES["sampler"], ("tune", "sampler")), *METRIC_KEYS]
     space = _at(merged, ("tune", "space"))
@@ -627,7 +630,7 @@ def _tuning(c: Config, given: dict[str, Any]) -> Tuning:
         options = dict(spec)
         needs = options.pop("when", None) or {}
         if not isinstance(needs, Mapping):
-            raise InputError(f"{path}.when: {shown(needs)} given, a mapping of other keys of the space to values expected")
+            raise InputError(f"{path}.when: {shown(needs)} given, a mapping of other keys to values expected")
         if str(key).rpartition(".")[2] == "batch_size" and options.get("name") == "integer":
             options = {"scale": "power_of_two"} | options  # so that trials that can be trained together are many
         parts[str(key)] = part("variable", options, path)
@@ -844,7 +847,8 @@ def _function(kind: str, name: str, path: str) -> Callable[..., Any]:
         return table[name]
     module, colon, attribute = name.partition(":")
     if not colon:
-        raise InputError(f"{path}: no {kind} is called {shown(name)}{_near(name, table)}; there are: {', '.join(table)}")
+        near = _near(name, table)
+        raise InputError(f"{path}: no {kind} is called {shown(name)}{near}; there are: {', '.join(table)}")
     try:
         function: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
     except Exception as error:  # a user's module may fail in any way
@@ -863,8 +867,9 @@ def _known(values: Mapping[str, Any], names: set[str], path: str, also: Sequence
     for key in values:
         if key not in names:
             word = key if isinstance(key, str) and len(key) < 100 and key.isprintable() else shown(key)
-            right = sorted({*names, *also})
-            raise InputError(f"{path and path + '.'}{word}: unknown key{_near(str(key), right)}; there are: {', '.join(right) or 'none'}")
+            right, where = sorted({*names, *also}), f"{path}.{word}" if path else word
+            near = _near(str(key), right)
+            raise InputError(f"{where}: unknown key{near}; there are: {', '.join(right) or 'none'}")
 
 
 M = TypeVar("M", bound=Section)

@@ -321,7 +321,7 @@ def go(
     before = rundir.read_result(folder)
     finished = step.stop is not None
     if not math.isfinite(step.champion.validation[rules.metric]):
-        log(f"no candidate had a finite {rules.metric} in validation: the champion is the start, and its scores mean nothing")
+        log(f"no candidate had a finite {rules.metric} in validation: the champion is the start, and means nothing")
     rundir.write_champion(
         folder,
         experiment.network_weights(step.champion.genome),

@@ -1,7 +1,7 @@
 """YAML as people mean it, read so that a file can only be right or wrong in one line.
 
-Scalars are those of YAML 1.2's core schema: `1e-3` is a number, `1:30`, `2020-01-01`, `yes` and `off` are words. A key that
-is given twice, aliases that stand for more than a config can hold, and deep nesting are errors that name the line.
+Scalars are those of YAML 1.2's core schema: `1e-3` is a number, `1:30`, `2020-01-01`, `yes` and `off` are words. A key
+that is given twice, aliases that stand for more than a config can hold, and deep nesting are errors that name the line.
 """
 
 import re
@@ -18,7 +18,7 @@ LARGEST = 2**24  # bytes of a file
 DEEPEST, MOST = 100, 2 * 10**6  # levels of nesting, and values with aliases spelled out
 DIGITS = 400  # of a whole number
 
-NESTED = re.compile(r"(?:[\[{]\s*|[-?] ){%d}" % (DEEPEST + 1))  # over which PyYAML takes its time
+NESTED = re.compile(r"(?:[\[{]\s*|[-?] )" + f"{{{DEEPEST + 1}}}")  # over which PyYAML takes its time
 
 _short = reprlib.Repr()
 _short.maxlevel, _short.maxlist, _short.maxdict, _short.maxtuple, _short.maxset = 2, 3, 3, 3, 3
@@ -57,9 +57,7 @@ for tag, pattern, first in (
 def _whole(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
     text = str(loader.construct_scalar(node)).replace("_", "")
     if len(text) > DIGITS:
-        raise yaml.constructor.ConstructorError(
-            None, None, f"a whole number of {len(text):,} digits", node.start_mark
-        )
+        raise yaml.constructor.ConstructorError(None, None, f"a whole number of {len(text):,} digits", node.start_mark)
     return int(text, 16 if text.startswith("0x") else 8 if text.startswith("0o") else 10)
 
 
@@ -89,7 +87,7 @@ def parse(text: str, source: str) -> Any:
         raise InputError(f"{source}{where}: not YAML ({reason})") from None
     finally:
         if loader is not None:
-            loader.dispose()  # type: ignore[no-untyped-call]
+            loader.dispose()
 
 
 def _check(root: yaml.Node, source: str) -> None:
@@ -116,7 +114,8 @@ def _check(root: yaml.Node, source: str) -> None:
                     raise InputError(f"{source}, line {at}: a key is a word, not a list or mapping")
                 name = key.tag, key.value
                 if name in given:
-                    raise InputError(f"{source}, line {at}: {shown(key.value)} is given twice, first in line {given[name]}")
+                    word = shown(key.value)
+                    raise InputError(f"{source}, line {at}: {word} is given twice, first in line {given[name]}")
                 given[name] = at
                 total += 1 + size(inner, depth + 1)
         if total > MOST:
@@ -137,7 +136,8 @@ def read(file: str) -> dict[str, Any]:
     try:
         about = Path(file).stat()
         if not stat.S_ISREG(about.st_mode):
-            raise InputError(f"{file}: not a file, but a {'folder' if stat.S_ISDIR(about.st_mode) else 'device or pipe'}")
+            kind = "folder" if stat.S_ISDIR(about.st_mode) else "device or pipe"
+            raise InputError(f"{file}: not a file, but a {kind}")
         if about.st_size > LARGEST:
             raise InputError(f"{file}: {about.st_size:,} bytes; a config has {LARGEST:,} at most")
         text = Path(file).read_bytes().decode("utf-8-sig")
