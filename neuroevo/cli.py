@@ -228,10 +228,15 @@ def table(title: str, rows: list[tuple[str, str]]) -> None:
         print(f"  {name:<{width}}  {value}")
 
 
+def number(value: float | None) -> str:
+    """Return a score as text; null is one that isn't finite."""
+    return "-" if value is None else f"{value:.4f}"
+
+
 def scores(found: dict[str, Any]) -> list[tuple[str, str]]:
     """Return rows for metrics, each with its 95 % interval."""
     return [
-        (name, f"{value:.4f}  [{found['interval'][name][0]:.4f}, {found['interval'][name][1]:.4f}]")
+        (name, f"{number(value)}  [{', '.join(map(number, found['interval'][name]))}]")
         for name, value in found.items()
         if name in found["interval"]
     ]
@@ -250,14 +255,14 @@ def summary(folder: str) -> None:
         rows = [("tuning", f"{tuning['status']} ({tuning['stop_reason']}) after {tuning['iterations']} iterations")]
         rows += [("trials", f"{tuning['trials']}, {spent:,} samples, {tuning['cost']['seconds']:.1f} s")]
         rows += [(key, str(value)) for key, value in (best or {"settings": {}})["settings"].items()]
-        rows += [(f"its validation {k}", f"{v:.4f}") for k, v in (best or {"validation": {}})["validation"].items()]
+        rows += [(f"its validation {k}", number(v)) for k, v in (best or {"validation": {}})["validation"].items()]
         table(folder, rows)
     if "champion" not in result:
         return
     champion, cost = result["champion"], result["cost"]
     rows = [("status", f"{result['status']} ({result['stop_reason']}) after {result['generations']} generations")]
     rows += [("champion", f"{champion['kind']} of generation {champion['generation']}")]
-    rows += [(f"validation {name}", f"{value:.4f}") for name, value in champion["validation"].items()]
+    rows += [(f"validation {name}", number(value)) for name, value in champion["validation"].items()]
     rows += [(f"test {name}", value) for name, value in scores(champion.get("test", {"interval": {}}))]
     rows += [("forward samples", f"{cost['forward_samples']:,}"), ("seconds", f"{cost['seconds']:.1f}")]
     table(folder, rows)

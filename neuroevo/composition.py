@@ -1,6 +1,9 @@
 """What a config becomes: the parts of a run, built and fitted to each other."""
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+import math
+import shutil
+import traceback
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache as cache_results
@@ -11,6 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from neuroevo import (
     backbones,
@@ -31,8 +35,9 @@ from neuroevo import (
     quantised,
     rundir,
 )
-from neuroevo.algorithms import Algorithm
+from neuroevo.algorithms import Algorithm, Sizes, measure
 from neuroevo.backbones import Backbone
+from neuroevo.cache import cache_folder
 from neuroevo.config import Config
 from neuroevo.cost import Budget, Cost
 from neuroevo.data import Dataset
@@ -53,6 +58,7 @@ from neuroevo.weightfiles import read_weights, stripped
 SCALED_BY = 8192  # train images at most by which what precedes an evolved head is standardised
 LOST = 1e-3  # of a head's weights: what a projection may leave out of it
 START, HEAD = "start", "head"  # names of what a checkpoint keeps: genomes [s, g], weights {name: [1, *shape]}
+NETWORK = 8  # times an image's own size: what a network needs beside it, or more
 CALIBRATED_BY, CALIBRATION_BATCH = 512, 128  # train images by which batch norms are re-estimated, and at a time
 
 T = TypeVar("T")
@@ -105,6 +111,7 @@ class Experiment:
     layout: Layout
     base: Weights  # {name: [1, *shape]}: all that evolves, and the head, before `genome.from`
     forward: Forward
+    method: str  # by which heads are evaluated: gemm or vmap
     plans: Plans
     algorithm: Algorithm[Any]
     metrics: dict[str, Metric]  # all that the config names, and accuracy and cross-entropy, by name
@@ -139,7 +146,8 @@ class Experiment:
 
     def calibration(self) -> list[Tensor]:
         """Return the train rows, batch by batch, by which batch norms are re-estimated; for everybody, always."""
-        if self.config.backbone.batchnorm != "recalibrate":
+        cut = self.backbone.cut
+        if self.config.backbone.batchnorm != "recalibrate" or cut is None or not deep.norms(cut.rest):
             return []
         train = self.splits["train"]
         drawn = torch.randperm(len(train), generator=generator(self.config.seed, "calibration", 0))[:CALIBRATED_BY]
@@ -168,6 +176,7 @@ class Experiment:
                 raise InputError(f"{source}: its {name} is another, and doesn't evolve here; see backbone.transfer")
         backbone = {name: self.base[name] for name in self.backbone.trainable}
         given = {name: weights[name][None].to(self.device) for name in self.layout.names if name in weights}
+        backbones.check_finite(given, source)
         raw = self.base if self.scale is None else self.scale.fold(self.base, self.first)
         try:  # shapes first
             Layout.of({name: w[0] for name, w in raw.items() if name in self.layout.names}).flatten(backbone | given)
@@ -260,10 +269,7 @@ class Experiment:
     def scoring(self) -> Scoring:
         """Return how a population is scored: by the fitness metrics, and by the one that breaks ties."""
         metrics, c = self.fitness_metrics(), self.config
-        half, beside = c.fitness.precision != "float32", self.calibrating()
-
-        def rescored(n: int) -> int:
-            return min(n, int(c.algorithm.options.get("elites") or max(1, n // 4))) if half else 0
+        beside = self.calibrating()
 
         def score(population: Population, index: Tensor) -> tuple[Scores, Cost]:
             n = len(population.genomes)
@@ -277,14 +283,14 @@ class Experiment:
                         index,
                         metrics,
                         plan,
-                        rescored(n),
+                        rescored(c, n),
                         self.origin,
                         len(c.metrics),
                     )
                 )
-            return scores, spent + cost() + Cost(forward=beside * (n + rescored(n)))
+            return scores, spent + cost() + Cost(forward=beside * (n + rescored(c, n)))
 
-        return Scoring(score, lambda n: n + rescored(n), lambda n: beside * (n + rescored(n)))
+        return Scoring(score, lambda n: n + rescored(c, n), lambda n: beside * (n + rescored(c, n)))
 
     def calibrating(self) -> int:
         """Return how many samples go forward to re-estimate an individual's batch norms."""
@@ -293,7 +299,8 @@ class Experiment:
     def task(self, plan: Plan, batch_size: int) -> gradient.Task:
         """Return what gradient steps train."""
         layers = heads.steps(self.head, self.backbone.head)
-        alone = self.backbone.cut is None and len(layers) == 1 and isinstance(layers[0][1], nn.Linear)
+        # A chain of one layer is a linear one.
+        alone = self.backbone.cut is None and len(layers) == 1 and self.method == "gemm"
         return gradient.Task(
             layout=self.layout,
             forward=self.forward,
@@ -324,7 +331,7 @@ class Experiment:
         given = c.refine.model_dump()
         inheritance, back_off = given.pop("inheritance"), given.pop("back_off")
         dropouts = [module for module in self.head.modules() if isinstance(module, nn.Dropout) and module.p > 0]
-        if heads.population_forward(self.head, self.backbone.head)[0] == "vmap" and dropouts:
+        if self.method == "vmap" and heads.noisy_in_training(self.head, self.scale.width if self.scale else self.dim):
             raise InputError(f"head: {c.head_part.name} has dropout, which only a chain of layers can be trained with")
         if (c.refine.dropout or "dropout" in brought) and not dropouts:
             raise InputError(
@@ -365,6 +372,23 @@ class Experiment:
         ]
         return found, Cost(validation=len(genomes) * (len(rows) + self.calibrating()))
 
+    def check_outputs(self, genomes: Tensor) -> None:
+        """See that genomes [k, g] have finite logits on the validation split; InputError says what is to blame."""
+        rows = self.splits["validation"]
+        for part in rows.split(features.BATCH):
+            bad = int((~self.features.batch(part)[0].isfinite()).any(1).sum())
+            if bad:
+                how = "; give features.dtype float32" if self.config.features.dtype == "float16" else ""
+                raise InputError(f"features: {bad} of {len(part)} validation images have NaN or infinite ones{how}")
+        accuracy = [self.metrics["accuracy"]]
+        scores = fitness.evaluate(
+            genomes, self.express, self.forward, self.features, rows, accuracy, exact(self.plan), self.origin
+        )
+        if bool(scores.invalid.any()):
+            raise InputError(
+                f"head: {self.config.head_part.name} starts with outputs that are NaN or infinite; see head.init"
+            )
+
     def test(self, genome: Tensor, data: Features, rows: Tensor) -> Tested:
         """Score a genome [g] on the rows of some features by every metric, with intervals.
 
@@ -388,6 +412,8 @@ class Experiment:
         state = self.algorithm.init(start, self.spread(start), context)
         found, cost = loop.best({"start": start[0]}, self.validate, self.rules(), 0)
         assert found is not None
+        if not math.isfinite(found.validation[self.config.validation_metric.name]):
+            self.check_outputs(start[:1])
         nobody = Population(start, {}, torch.full((len(start), 2), -1))
         nothing = torch.full((len(start), 1), -torch.inf, dtype=torch.float64)
         scores = Scores(nothing, torch.zeros(len(start), dtype=torch.bool))
@@ -404,21 +430,154 @@ def steps(c: Config, train: int) -> int:
     return max(1, train // c.refine.batch_size) if c.refine.steps == "epoch" else c.refine.steps
 
 
-def takes(c: Config, rows: int, train: int) -> Cost:
-    """Return what a generation of `rows` individuals takes at most, with so many train images.
+def takes(c: Config, rows: int, counts: Mapping[str, int], asked: int = 0) -> Cost:
+    """Return what a generation of `rows` individuals takes at most, with so many images a split.
 
-    Beside it go what re-estimates batch norms, rescores in half precision, and measures safe mutation's sensitivity.
+    `asked` genomes have their sensitivity measured for safe mutation.
     """
+    train = counts["train"]
     r = c.refine
     learnt = 0 if r is None else round(rows * r.share) * steps(c, train) * min(r.batch_size, train)
     passes = 2 if r is not None and r.back_off else 1
-    return Cost(forward=rows * min(c.fitness.samples, train) * passes + learnt, backward=learnt)
+    scored = (rows + rescored(c, rows)) * passes
+    batch = min(c.fitness.samples, counts[c.fitness.split])
+    if c.backbone.batchnorm == "recalibrate" and c.backbone.trainable:
+        batch += sum(calibration_batches(train))
+    fixed = Cost(forward=scored * batch + learnt, backward=learnt)
+    return fixed + gradient.probed(asked, train)
 
 
-def generation(c: Config, train: int) -> Cost:
-    """Return what a generation takes at most, from the second on, with so many train images."""
-    algorithm = c.algorithm.bound()(Layout(("genes",), ((1,),)))
-    return takes(c, population_size(c, algorithm), train)
+def rescored(c: Config, rows: int) -> int:
+    """Return how many of so many individuals are scored again in full precision."""
+    if c.fitness.precision == "float32":
+        return 0
+    return min(rows, int(c.algorithm.options.get("elites") or max(1, rows // 4)))
+
+
+def calibration_batches(train: int) -> list[int]:
+    """Return the sizes of the batches by which batch norms are re-estimated, with so many train images."""
+    whole, rest = divmod(min(train, CALIBRATED_BY), CALIBRATION_BATCH)
+    return [CALIBRATION_BATCH] * whole + ([rest] if rest > 1 else [])
+
+
+def generation(c: Config, counts: Mapping[str, int]) -> Cost:
+    """Return what a generation takes at most, from the second on, with so many images a split."""
+    own = sizes(c)
+    return takes(c, own.later, counts, own.asked)
+
+
+def sizes(c: Config) -> Sizes:
+    """Return how many individuals a config's algorithm asks for; InputError where a user's own doesn't tell."""
+    part, layout = c.algorithm, Layout(("genes",), ((1,),))
+    algorithm = part.bound()(layout)
+    if ":" not in part.name:
+        n = int(part.options["population"])
+        asked = n - int(part.options["elites"]) if safe(c) else 0
+        return Sizes(n, n * (2 if algorithm.doubles else 1), asked)
+    try:
+        return measure(algorithm, layout, len(c.metrics))
+    except Exception as error:  # a user's function may fail in any way
+        given = part.options.get("population")
+        if not isinstance(given, int):
+            raise InputError(
+                f"algorithm: {part.name} can't be asked for a population of one gene, and has no option population "
+                f"that would tell its size ({said(error)})"
+            ) from None
+        return Sizes(given, given * (2 if algorithm.doubles else 1), given if safe(c) else 0)
+
+
+def fits(size: int, what: str) -> None:
+    """See that so many bytes fit into this machine's memory; InputError says `what` takes them."""
+    there = devices.total_memory()
+    if size > there:
+        raise InputError(f"{what} {spelled(size)} of memory; this machine has {spelled(there)}")
+
+
+def spelled(size: float) -> str:
+    """Return a number of bytes as people read it."""
+    for unit in ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB"):
+        if size < 1024 or unit == "PiB":
+            return f"{size:,.0f} {unit}" if unit == "bytes" else f"{size:,.1f} {unit}"
+        size /= 1024
+    raise AssertionError
+
+
+def check_size(c: Config, genes: int, train: int) -> None:
+    """See that the parts of a run fit into memory, before any is made; InputError names the key that is too large."""
+    options, own = c.algorithm.options, sizes(c)
+    fits(
+        2 * 4 * own.later * genes,
+        f"algorithm.population: {own.later:,} individuals of {genes:,} genes and their children take",
+    )
+    parents, selection = options.get("parents"), options.get("selection")
+    if isinstance(parents, int):
+        fits(3 * 8 * own.later * parents, f"algorithm.parents: {parents:,} for each of {own.later:,} individuals take")
+    for part in (selection, options.get("crossover"), options.get("mutation")):
+        for key in ("size", "points", "rank"):
+            count = part.options.get(key) if isinstance(part, config.Part) else None
+            if isinstance(part, config.Part) and isinstance(count, int):
+                each = (parents if isinstance(parents, int) else min(256, own.later)) if key == "size" else 1
+                fits(8 * own.later * each * count, f"algorithm.{part.kind}.{key}: {count:,} for each individual take")
+    r = c.refine
+    if r is not None:
+        drawn = steps(c, train) * min(r.batch_size, train)
+        batches = own.later if r.batches == "own" else 1
+        fits(8 * drawn * batches, f"refine.steps: the batches of {steps(c, train):,} steps take")
+        if r.optimizer_state == "inherit":
+            fits(
+                (2 + slots(c)) * 4 * own.later * genes,
+                f"refine.optimizer_state: what the optimizer keeps for {own.later:,} individuals takes",
+            )
+
+
+class Dims(NamedTuple):
+    """How large a run's parts are."""
+
+    stored: int  # numbers of an image that are cached
+    seen: int  # features that the head sees, at most
+    genes: int
+
+
+def dimensions(c: Config, given: tuple[Dataset, dict[str, Tensor]], backbone: Backbone) -> tuple[Dims, nn.Module]:
+    """Return how large a run's parts are, and its head; InputError where they are larger than this machine."""
+    whole, splits = given
+    t = backbone.transform
+    dim = t.size[0] * t.size[1] * t.channels if backbone.own_head is None else backbone.own_head.in_features
+    stored = dim if backbone.cut is None else backbone.cut.width
+    views = c.features.views if c.data.augment and isinstance(c.features.views, int) else 0
+    rows = len(whole.labels) + views * len(splits["train"])
+    size, disk = rows * stored * (4 if c.features.dtype == "float32" else 2), cache_folder()
+    there = shutil.disk_usage(next(path for path in (disk, *disk.absolute().parents) if path.exists())).total
+    if size > there:
+        key = "data.image_size" if views * len(splits["train"]) < len(whole.labels) else "features.views"
+        raise InputError(f"{key}: features of {rows:,} images and views take {spelled(size)}; the cache's disk has "
+                         f"{spelled(there)}")  # fmt: skip
+    seen = dim
+    if c.features.components is not None or c.features.whitening:  # constant features have no component: at most
+        seen = min(c.features.components or dim, dim, len(splits["train"]) - 1)
+    head = make_head(c, backbone, seen, len(whole.classes))
+    evolved = [backbone.body.get_parameter(name) for name in backbone.trainable]
+    of_head = list(head.parameters()) if c.head.trainable else []
+    genes = sum(p.numel() for p in (*evolved, *of_head))
+    if c.genome.levels:  # and the scales
+        genes += sum(len(p) for p in of_head if p.ndim > 1)
+    check_size(c, genes, len(splits["train"]))
+    return Dims(stored, seen, genes), head
+
+
+def check_search(c: Config, given: tuple[Dataset, dict[str, Tensor]], backbone: Backbone) -> None:
+    """See that the largest trials of a search fit into memory; InputError names the key that is too large."""
+    assert c.tune is not None
+    space = c.tune.space()
+    count = int(c.tune.sampler.options.get("population", 1))
+    fits(count * (1024 + 64 * len(space.coordinates)), f"tune.sampler.population: {count:,} trials an iteration take")
+    for name, position, keys in config.corners(space):
+        if name.startswith(("algorithm", "head", "refine.steps", "refine.batch_size", "features")):
+            settings = {key: value for key, value in space.settings(position).items() if key in keys}
+            try:
+                dimensions(c.trial(settings), given, backbone)
+            except InputError as error:
+                raise InputError(f"tune.space.{error}") from None
 
 
 def exact(plan: Plan) -> Plan:
@@ -446,25 +605,47 @@ def named(source: str, key: str) -> tuple[Weights, str]:
     return read_weights(weights_file(source, key)), f"{key}: {source}"
 
 
+def said(error: Exception) -> str:
+    """Return what an error of a user's function says, and where in the user's file it came up."""
+    frames = traceback.extract_tb(error.__traceback__)[1:]
+    own = [frame for frame in frames if "site-packages" not in frame.filename]
+    where = f"; {Path(own[-1].filename).name}, line {own[-1].lineno}" if own else ""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}{where}"
+
+
 def make_head(c: Config, backbone: Backbone, dim: int, classes: int) -> nn.Module:
     """Build the head and set its last layer as `head.init` says; InputError where it can't be so."""
+    name = c.head_part.name
+    if ":" not in name:
+        with torch.device("meta"):
+            numbers = sum(p.numel() for p in c.head_part.bound()(dim, classes).parameters())
+        fits(2 * 4 * numbers, f"head: {name} of {numbers:,} numbers, and its start, take")
     with forked(generator(c.seed, "head", 0)):
         try:
             head = c.head_part.bound()(dim, classes)
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise InputError(f"head: {c.head_part.name} can't be built ({error})") from None
+        except Exception as error:  # a user's function may fail in any way
+            raise InputError(f"head: {name} can't be built ({said(error)})") from None
+    if not isinstance(head, nn.Module):
+        raise InputError(f"head: {name} returns {type(head).__name__}, not a torch module")
+    if any(is_lazy(p) for p in (*head.parameters(), *head.buffers())):
+        raise InputError(f"head: {name} has lazy layers; give them their sizes, features and classes")
+    if not any(True for _ in head.parameters()):
+        raise InputError(f"head: {name} has no parameters to evolve")
     layers = [module for module in head.modules() if isinstance(module, nn.Linear)]
     if c.head.init == "zero":
         if not layers:
-            raise InputError(f"head.init: zero needs a linear layer, and {c.head_part.name} has none; use default")
+            raise InputError(f"head.init: zero needs a linear layer, and {name} has none; use default")
+        if {key for key, _ in layers[-1].named_parameters()} - {"weight", "bias"}:  # a norm would divide by zero
+            raise InputError(f"head.init: zero: the last linear layer of {name} is parametrized; use default")
         with torch.no_grad():
             for parameter in layers[-1].parameters():
                 parameter.zero_()
+    backbones.check_finite(dict(head.named_parameters()), f"head: {name}")
     own = backbone.own_head
-    if c.head.init == "network" and (c.head_part.name != "linear" or own is None or own.out_features != classes):
+    if c.head.init == "network" and (name != "linear" or own is None or own.out_features != classes):
         has = "no head" if own is None else f"a linear head of {own.out_features} classes"
         raise InputError(f"head.init: network: the weights have {has}, the data {classes} classes")
-    return head  # type: ignore[no-any-return]
+    return head
 
 
 def dataset(c: Config) -> tuple[Dataset, dict[str, Tensor]]:
@@ -478,6 +659,14 @@ def dataset(c: Config) -> tuple[Dataset, dict[str, Tensor]]:
 
 def build_backbone(c: Config, given: Dataset) -> Backbone:
     """Return the backbone that a config asks for."""
+    b = c.backbone
+    if c.data.image_size is not None:
+        channels = b.channels or given.native()[2]
+        copies = 2 if b.name == "none" else NETWORK
+        fits(
+            4 * copies * channels * c.data.image_size**2,
+            f"data.image_size: an image of {c.data.image_size:,} x {c.data.image_size:,} pixels takes",
+        )
     return backbone_for(c, given.native(), None)
 
 
@@ -611,7 +800,7 @@ def compose(
     kept: Weights | None = None,
 ) -> Experiment:  # fmt: skip
     """Build a run's parts; `plan`, its changes, the tensors of `scale` and what is `kept` are a resumed run's own."""
-    return assemble(c, sources(c, device, given, backbone, images, log, scale), plan, changes, kept or {})
+    return assemble(c, sources(c, device, given, backbone, images, log, scale), plan, changes, kept, log)
 
 
 def without_data(
@@ -638,7 +827,7 @@ def without_data(
 
 def assemble(
     c: Config, learnt_from: Sources, plan: Plan | None = None, changes: Sequence[dict[str, int]] = (),
-    kept: Weights | None = None,
+    kept: Weights | None = None, log: Callable[[str], None] = lambda line: None,
 ) -> Experiment:  # fmt: skip
     """Build a run's parts on what it learns from; `plan`, its changes and what is `kept` are a resumed run's own."""
     device, backbone, cached, scaled = (
@@ -647,15 +836,19 @@ def assemble(
     whole, splits = learnt_from.given
     dim = cached.dim if backbone.cut is None else own_head(backbone).in_features
     classes = len(whole.classes)
-    head = make_head(c, backbone, scaled.width if scaled else dim, classes).to(device)
-    first, layer = heads.steps(head, backbone.head)[0]
-    if scaled is not None and not (isinstance(layer, nn.Linear) and layer.bias is not None):
+    seen = scaled.width if scaled else dim
+    head, again = (make_head(c, backbone, seen, classes).to(device) for _ in range(2))
+    first = heads.first_linear(head, backbone.head)
+    if scaled is not None and first is None:
         if not centred(c):
             raise InputError(
                 f"features: {c.head_part.name} doesn't begin with a linear layer with bias, into which a scale could "
                 "be folded; set standardise false, components null and whitening 0"
             )
         scaled = None
+    first = first or backbone.head
+    if c.backbone.batchnorm == "recalibrate" and not (backbone.cut and deep.norms(backbone.cut.rest)):
+        log("backbone.batchnorm: recalibrate, but no batch norm comes behind what evolves: nothing is re-estimated")
     base = {name: backbone.body.get_parameter(name).detach()[None] for name in backbone.trainable}
     of_head = head_weights(c, backbone, head, scaled, first, device, kept or {})
     layout = Layout.of({name: w[0] for name, w in (base | (of_head if c.head.trainable else {})).items()})
@@ -663,9 +856,10 @@ def assemble(
         layout = quantised.levelled(layout, quantised.LEVELS[c.genome.levels])
         if not layout.tops:
             raise InputError(f"genome.levels: {c.head_part.name} has no weight matrix")
+    check_size(c, layout.genes, len(splits["train"]))
     algorithm = c.algorithm.bound()(layout)
-    size = population_size(c, algorithm)
-    method, of_features = heads.population_forward(head, backbone.head)
+    size = sizes(c).later
+    method, of_features = heads.population_forward(head, backbone.head, (seen, classes), again, log)
     if backbone.cut is None:
         forward, cached = of_features, cached if scaled is None else learnt_from.scaled
     else:
@@ -693,7 +887,7 @@ def assemble(
         parts.setdefault(name, config.part("metric", name, name))
     return Experiment(
         c, device, home, whole.classes, splits, cached, scaled, backbone, head, first, dim, layout, base | of_head,
-        forward, Plans(plan, list(changes)), algorithm,
+        forward, method, Plans(plan, list(changes)), algorithm,
         {name: part.metric() for name, part in parts.items()}, learnt_from.computed, whole, kept or {},
     )  # fmt: skip
 
@@ -726,6 +920,7 @@ def head_weights(
         expected = weights if scale is None else scale.fold(weights, first)
         if all(name in given and given[name].shape == w.shape[1:] for name, w in expected.items()):
             raw = {name: given[name] for name in weights}
+            backbones.check_finite(raw, f"genome.from: {c.genome.start[0]}")
     if raw is None:
         if not c.head.trainable and c.head.init == "zero":
             raise InputError(
@@ -749,11 +944,6 @@ def choose(c: Config, numbers: int, device: torch.device, chosen: Callable[[int,
     return plan._replace(precision=c.fitness.precision, home=str(device if fits else "cpu"))
 
 
-def population_size(c: Config, algorithm: Algorithm[Any]) -> int:
-    """Return how many rows a population has, from the second generation on."""
-    return int(c.algorithm.options.get("population", 1)) * (2 if algorithm.doubles else 1)
-
-
 def plan_heads(
     c: Config, method: str, genes: int, dim: int, head: nn.Module, classes: int, limit: int, batch: int,
     device: torch.device,
@@ -763,7 +953,7 @@ def plan_heads(
     plan = fitness.plan(method, genes, dim, widths, limit, device)
     if not batch:
         return plan
-    own, linear = c.refine is not None and c.refine.batches == "own", isinstance(head, nn.Linear)
+    own, linear = c.refine is not None and c.refine.batches == "own", type(head) is nn.Linear
     trained = gradient.slice_size(genes, dim, widths, linear, slots(c), own, batch, limit, device)
     return plan._replace(trained=trained, micro=batch)
 

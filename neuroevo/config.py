@@ -9,15 +9,12 @@ import difflib
 import importlib
 import inspect
 import itertools
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache, partial
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar, get_type_hints
 
-import yaml
 from annotated_types import Ge, Gt, Le, Lt, MinLen
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
 
@@ -32,6 +29,10 @@ from neuroevo.operators import CROSSOVERS, MUTATIONS, SELECTIONS
 from neuroevo.samplers import SAMPLERS
 from neuroevo.schedules import Schedule
 from neuroevo.space import VARIABLES, Space, Variable, space
+from neuroevo.yamlfile import dump as dump
+from neuroevo.yamlfile import parse as parse
+from neuroevo.yamlfile import read as read
+from neuroevo.yamlfile import shown
 
 TABLES: dict[str, Mapping[str, Callable[..., Any]]] = {
     "data": DATASETS,
@@ -62,7 +63,12 @@ DEFAULT_NAMES = {
 # Of a ga with many objectives, where the config doesn't say: parents are drawn from the survivors, as often each.
 MANY_OBJECTIVES = {"name": "truncation", "share": 0.5}
 
-Count = Annotated[int, Ge(1)]
+MOST, MOST_SAMPLES, LARGEST_SEED = 2**31 - 1, 2**53, 2**63 - 1
+LARGEST_FLOAT = 3.4028234663852886e38  # of float32
+
+Count = Annotated[int, Ge(1), Le(MOST)]
+Samples = Annotated[int, Ge(1), Le(MOST_SAMPLES)]
+Seed = Annotated[int, Ge(0), Le(LARGEST_SEED)]
 Share = Annotated[float, Gt(0), Lt(1)]
 
 
@@ -75,15 +81,16 @@ class Section(BaseModel):
 class Top(Section):
     """What has no section of its own."""
 
-    seed: Annotated[int, Ge(0)] = 0
+    seed: Seed = 0
     device: str = "auto"
 
 
 class Data(Section):
     """Which images, and how they are split."""
 
-    image_size: Count | None = None  # pixels; None: what the backbone's weights were made for
-    split_seed: Annotated[int, Ge(0)] = 0
+    # Pixels; None: what the backbone's weights were made for.
+    image_size: Annotated[int, Ge(1), Le(2**16)] | None = None
+    split_seed: Seed = 0
     validation: Share = 0.15
     test: Share = 0.15
     limit: Count | None = None  # images in all
@@ -157,7 +164,7 @@ class Refine(Section):
     More than two learning rates are dealt round the first population.
     """
 
-    steps: Annotated[int, Ge(0)] | Literal["epoch"] = 20  # epoch: as many as the train split has batches
+    steps: Annotated[int, Ge(0), Le(MOST)] | Literal["epoch"] = 20  # epoch: as many as the train split has batches
     lr: Positive | PositiveRange = 0.01
     batch_size: Count = 128
     weight_decay: Annotated[float, Ge(0)] | DecayRange = 0.0
@@ -200,8 +207,8 @@ class Budget(Section):
     """Limits; the first one reached stops the run. Without any, 400 generations."""
 
     generations: Count | None = None
-    samples: Count | None = None
-    forward_samples: Count | None = None
+    samples: Samples | None = None
+    forward_samples: Samples | None = None
     seconds: Annotated[float, Gt(0)] | None = None
     target: float | None = None
 
@@ -226,7 +233,7 @@ class Memory(Section):
     measures both.
     """
 
-    limit: Count | None = None
+    limit: Samples | None = None
     plan: Literal["auto", "loop", "vmap"] = "auto"
 
 
@@ -267,6 +274,8 @@ TRIALS = {"generations": 10}  # the budget of a search of hyperparameters that h
 # What a search of hyperparameters can't touch: what it is judged by, and what doesn't change a trial.
 FIXED = ("seed", "device", "data", "fitness.split", "validate", "budget", "checkpoint", "memory", "tune")
 FREE = ("data.image_size", "data.augment")
+# Sections in which no default depends on what a search can set.
+SETTLED = ("seed", "device", "data", "validate", "budget", "checkpoint", "memory", "tune")
 
 
 @dataclass(frozen=True)
@@ -353,6 +362,8 @@ class Config:
     checkpoint: Checkpoint
     memory: Memory
     tune: Tuning | None = None
+    # The raw config that this was checked from.
+    given: dict[str, Any] = dataclasses.field(default_factory=dict, compare=False, repr=False)
 
     def record(self) -> dict[str, Any]:
         """Return the whole config, defaults spelled out, as a YAML file would hold it."""
@@ -382,12 +393,17 @@ class Config:
             "budget": plain(self.budget),
             "checkpoint": plain(self.checkpoint),
             "memory": plain(self.memory),
-            **({} if self.tune is None else {"tune": self.tune.record()}),
+            **({} if self.tune is None else {"tune": {**self.tune.record(), "given": self.searched()}}),
         }
 
+    def searched(self) -> dict[str, Any]:
+        """Return the sections that hyperparameters may be in, as they were given: defaults may depend on those."""
+        return {key: deepcopy(value) for key, value in self.given.items() if key not in SETTLED}
+
     def trial(self, settings: Mapping[str, Any]) -> "Config":
-        """Return the config with hyperparameters set, and without the search of them."""
-        raw = {key: value for key, value in self.record().items() if key != "tune"}
+        """Return what the config would be with hyperparameters written into it in place of the search of them."""
+        record = self.record()
+        raw = self.searched() | {key: record[key] for key in SETTLED if key in record and key != "tune"}
         return check(applied(raw, [(key.split("."), value) for key, value in settings.items()], lambda line: None))
 
     def to_yaml(self) -> str:
@@ -399,30 +415,6 @@ def _short(part: Part) -> Any:
     return part.record() if part.options else part.name
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML 1.1 takes 1e8 for a string; everybody means a number."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
-)
-
-
-def parse(text: str, source: str) -> Any:
-    """Read YAML; InputError names the source and the line where it isn't any."""
-    try:
-        return yaml.load(text, _Loader)  # noqa: S506  a SafeLoader
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark else ""
-        raise InputError(f"{source}{where}: not YAML ({getattr(error, 'problem', None) or error})") from None
-
-
-def dump(value: Any) -> str:
-    """Return plain values as YAML, keys in their order."""
-    return yaml.safe_dump(value, sort_keys=False)
-
-
 def load(file: str | None, sets: Sequence[str] = (), note: Callable[[str], None] = lambda line: None) -> Config:
     """Read a config file (None: the built-in default), apply `a.b=value` settings, and check the whole.
 
@@ -430,17 +422,6 @@ def load(file: str | None, sets: Sequence[str] = (), note: Callable[[str], None]
     right.
     """
     return check(override(deepcopy(DEFAULT) if file is None else read(file), sets, note))
-
-
-def read(file: str) -> dict[str, Any]:
-    """Read a YAML file of sections as it is; InputError where it can't be, or is none."""
-    try:
-        found = parse(Path(file).read_text(), file) or {}
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{file}: can't be read ({getattr(error, 'strerror', None) or error})") from None
-    if not isinstance(found, dict):
-        raise InputError(f"{file}: a config is a mapping of sections")
-    return found
 
 
 def override(base: dict[str, Any], sets: Sequence[str], note: Callable[[str], None]) -> dict[str, Any]:
@@ -452,9 +433,14 @@ def override(base: dict[str, Any], sets: Sequence[str], note: Callable[[str], No
     for text in sets:
         key, equals, value = text.partition("=")
         if not equals or not all(key.split(".")):
-            raise InputError(f"--set {text}: give it as section.key=value")
-        pairs.append((key.split("."), parse(value, f"--set {key}")))
-    return applied(base, pairs, note)
+            raise InputError(f"--set {shown(text)[1:-1]}: give it as section.key=value")
+        pairs.append((key.split("."), parse(value, f"--set {shown(key)[1:-1]}")))
+    raw = applied(base, pairs, note)
+    given = _at(raw, ("tune", "given"))
+    if isinstance(given, dict):  # of a search that was written down: what is set holds for its trials as well
+        own = [(keys, value) for keys, value in pairs if keys[0] not in SETTLED]
+        raw["tune"]["given"] = applied(given, own, lambda line: None)
+    return raw
 
 
 def applied(
@@ -465,17 +451,39 @@ def applied(
     pairs = [(_in_space(keys, merged), value) for keys, value in pairs]
     for keys, value in sorted(pairs, key=lambda pair: len(pair[0])):  # a whole section before the keys in it
         place = merged
-        for key in keys[:-1]:
-            inner = place.get(key)
+        for i, key in enumerate(keys[:-1]):
+            inner = {} if place.get(key) is None else place[key]
             if isinstance(inner, str):  # a part given by its name alone
                 inner = {"name": inner}
-            place[key] = inner if isinstance(inner, dict) else {}
-            place = place[key]
+            if not isinstance(inner, dict):
+                raise InputError(f"{'.'.join(keys[: i + 1])}: {shown(inner)} given, a mapping expected")
+            place[key] = inner
+            place = inner
         place[keys[-1]] = value
     given = {".".join(keys) for keys, _ in pairs}
-    for kind, default in DEFAULT_NAMES.items():
-        _drop(kind, default, base.get(kind), merged.get(kind), kind, given, note)
+    parts: list[tuple[str, str, tuple[Any, ...]]]
+    parts = [(kind, default, (kind,)) for kind, default in DEFAULT_NAMES.items() if kind != "sampler"]
+    parts += [("sampler", DEFAULT_NAMES["sampler"], ("tune", "sampler")), *METRIC_KEYS]
+    space = _at(merged, ("tune", "space"))
+    if isinstance(space, dict):
+        parts += [("variable", "", ("tune", "space", key)) for key in space]
+    for kind, default, path in parts:
+        _drop(kind, default, _at(base, path), _at(merged, path), ".".join(map(str, path)), given, note)
     return merged
+
+
+def _at(raw: Any, path: Sequence[str]) -> Any:
+    """Return what a raw config has at a path of keys, None where there is nothing."""
+    for key in path:
+        raw = raw.get(key) if isinstance(raw, Mapping) else None
+    return raw
+
+
+METRIC_KEYS = [  # parts that are metrics, each with its default
+    ("metric", "cross_entropy", ("fitness", "metric")),
+    ("metric", "", ("fitness", "ties")),
+    ("metric", "accuracy", ("validate", "metric")),
+]
 
 
 def _drop(kind: str, default: str, old: Any, new: Any, path: str, given: set[str], note: Callable[[str], None]) -> None:
@@ -483,7 +491,9 @@ def _drop(kind: str, default: str, old: Any, new: Any, path: str, given: set[str
     if not isinstance(old, dict) or not isinstance(new, dict):
         return
     name = new.get("name", default)
-    marks, model = schema(kind, str(name), f"{path}.name")
+    if not isinstance(name, str) or not name:
+        return  # which the check says
+    marks, model = schema(kind, name, f"{path}.name")
     if name != old.get("name", default):
         known = {"name", *marks, *model.model_fields, *COMMON.get(kind, ())}
         for key in [key for key in new if key not in known and f"{path}.{key}" not in given and key in old]:
@@ -501,28 +511,31 @@ def check(raw: Mapping[str, Any]) -> Config:
     def mapping(key: str) -> dict[str, Any]:
         value = raw.get(key)
         if value is not None and not isinstance(value, dict):
-            raise InputError(f"{key}: {value!r} given, a mapping expected")
+            raise InputError(f"{key}: {shown(value)} given, a mapping expected")
         return dict(value or {})
 
     top = section(Top, {key: raw[key] for key in ("seed", "device") if key in raw}, "")
     data, head, fitness, validate = (mapping(key) for key in ("data", "head", "fitness", "validate"))
     dataset = part("data", {"name": DEFAULT_NAMES["data"]} | _rest(data, Data), "data")
     if "root" in dataset.options:
-        dataset.options["root"] = find_root(dataset.options["root"])
+        try:
+            dataset.options["root"] = find_root(dataset.options["root"])
+        except (OSError, ValueError, RuntimeError) as error:  # a name that can't be, a home that isn't there
+            raise InputError(f"data.root: {shown(dataset.options['root'])} can't be a folder ({error})") from None
     refine = None if raw.get("refine") is None else mapping("refine")
     optimizer = {"name": DEFAULT_NAMES["refine"]} | _rest(refine or {}, Refine)
     metrics, ties = _metrics(fitness)
     genome = section(Genome, mapping("genome"), "genome")
-    algorithm = raw.get("algorithm") or {}
+    algorithm = {} if raw.get("algorithm") is None else raw["algorithm"]
+    if isinstance(algorithm, str):
+        algorithm = {"name": algorithm}
     if isinstance(algorithm, dict):
         algorithm = {"name": DEFAULT_NAMES["algorithm"], **algorithm}
     if len(metrics) > 1:
         algorithm = _for_many(algorithm)
         if (refine or {}).get("inheritance") == "baldwinian":
             raise InputError("refine.inheritance: baldwinian goes with one metric: a front's members are as they score")
-    if genome.levels and isinstance(algorithm, str):
-        algorithm = {"name": algorithm}
-    if genome.levels and algorithm["name"] == "ga":
+    if genome.levels and isinstance(algorithm, dict) and algorithm["name"] == "ga":
         algorithm = _stepping(algorithm)
     backbone, own = section(Backbone, mapping("backbone"), "backbone"), section(Head, _own(head, Head), "head")
     if not own.trainable and not backbone.trainable:
@@ -562,15 +575,32 @@ def check(raw: Mapping[str, Any]) -> Config:
         budget=section(Budget, mapping("budget"), "budget"),
         checkpoint=section(Checkpoint, mapping("checkpoint"), "checkpoint"),
         memory=section(Memory, mapping("memory"), "memory"),
+        given=dict(raw),
     )
-    return c if raw.get("tune") is None else dataclasses.replace(c, tune=_tuning(c, mapping("tune")))
+    return c if raw.get("tune") is None else _tuned(c, mapping("tune"))
+
+
+def _tuned(c: Config, tune: dict[str, Any]) -> Config:
+    """Return a config with its section of a search, of which `given` is what the sections were given as."""
+    given = tune.pop("given", None)
+    if given is not None:
+        if not isinstance(given, dict) or set(given) & set(SETTLED):
+            raise InputError(f"tune.given: {shown(given)} given, the sections expected that a search can change")
+        before, now = dataclasses.replace(c, given=given).trial({}).record(), c.record()
+        for key, value in now.items():
+            if before[key] != value:
+                raise InputError(f"tune.given: another {key} than the config has; change both, or leave tune.given out")
+        c = dataclasses.replace(c, given=given)
+    return dataclasses.replace(c, tune=_tuning(c, tune))
 
 
 def _in_space(keys: list[str], raw: Mapping[str, Any]) -> list[str]:
     """Return keys with those that name a config key within `tune.space` joined: it is one key there."""
     if keys[:2] != ["tune", "space"] or len(keys) == 2:
         return keys
-    there, rest = (raw.get("tune") or {}).get("space") or {}, keys[2:]
+    there, rest = _at(raw, ("tune", "space")) or {}, keys[2:]
+    if not isinstance(there, Mapping):
+        return keys
     for size in range(len(rest), 0, -1):
         if ".".join(rest[:size]) in there:
             return ["tune", "space", ".".join(rest[:size]), *rest[size:]]
@@ -582,7 +612,7 @@ def _tuning(c: Config, given: dict[str, Any]) -> Tuning:
     _known(given, {"sampler", "space", "trial", "budget", *Tune.model_fields}, "tune")
     for key in ("trial", "budget"):
         if not isinstance(given.get(key) or {}, Mapping):
-            raise InputError(f"tune.{key}: {given[key]!r} given, a mapping expected")
+            raise InputError(f"tune.{key}: {shown(given[key])} given, a mapping expected")
     sampler, variables, budget = given.get("sampler", {}), given.get("space"), given.get("budget") or {}
     if not isinstance(variables, Mapping) or not variables:
         raise InputError("tune.space: a mapping of config keys, each with its range, expected")
@@ -595,12 +625,12 @@ def _tuning(c: Config, given: dict[str, Any]) -> Tuning:
             spec = {"name": spec}
         if not isinstance(spec, Mapping):
             raise InputError(
-                f"{path}: {spec!r} given, {{name: float, low: ..., high: ...}} or another variable expected"
+                f"{path}: {shown(spec)} given, {{name: float, low: ..., high: ...}} or another variable expected"
             )
         options = dict(spec)
         needs = options.pop("when", None) or {}
         if not isinstance(needs, Mapping):
-            raise InputError(f"{path}.when: {needs!r} given, a mapping of other keys of the space to values expected")
+            raise InputError(f"{path}.when: {shown(needs)} given, a mapping of other keys to values expected")
         if str(key).rpartition(".")[2] == "batch_size" and options.get("name") == "integer":
             options = {"scale": "power_of_two"} | options  # so that trials that can be trained together are many
         parts[str(key)] = part("variable", options, path)
@@ -633,7 +663,30 @@ def _tuning(c: Config, given: dict[str, Any]) -> Tuning:
 
 def _probe(c: Config, whole: Space) -> None:
     """Check that what stands at either end of each variable, and each choice, can be; InputError names the key."""
-    names, together = [coordinate.name for coordinate in whole.coordinates], []
+    together = []
+    for name, position, keys in corners(whole):
+        settings = {key: value for key, value in whole.settings(position).items() if key in keys}
+        try:
+            c.trial(settings)
+        except InputError as error:
+            key = name if name in settings else name.rpartition(".")[0]
+            said = str(error)
+            raise InputError(f"tune.space.{said if said.startswith(key) else f'{key}: {said}'}") from None
+        together.append(position)
+    for position in together:
+        try:
+            c.trial(whole.settings(position))
+        except InputError as error:
+            raise InputError(f"tune.space: {error}; give one a `when` if it doesn't always go with the other") from None
+
+
+def corners(whole: Space) -> Iterator[tuple[str, list[float], set[str]]]:
+    """Yield positions at either end of each variable, and at each choice, with what the variable needs.
+
+    Each comes with the variable's coordinate, and with the keys that it and its needs set; InputError where they can't
+    be met.
+    """
+    names = [coordinate.name for coordinate in whole.coordinates]
     for place, coordinate in enumerate(whole.coordinates):
         cells = coordinate.variable.cells
         for x in [(i + 0.5) / cells for i in range(cells)] or [0.0, 1.0, 0.382]:  # one that is no whole number
@@ -651,19 +704,7 @@ def _probe(c: Config, whole: Space) -> None:
                 position[names.index(parent)] = at
                 waiting |= other.needs
                 keys.add(parent)
-            settings = {key: value for key, value in whole.settings(position).items() if key in keys}
-            try:
-                c.trial(settings)
-            except InputError as error:
-                key = coordinate.name if coordinate.name in settings else coordinate.name.rpartition(".")[0]
-                said = str(error)
-                raise InputError(f"tune.space.{said if said.startswith(key) else f'{key}: {said}'}") from None
-            together.append(position)
-    for position in together:
-        try:
-            c.trial(whole.settings(position))
-        except InputError as error:
-            raise InputError(f"tune.space: {error}; give one a `when` if it doesn't always go with the other") from None
+            yield coordinate.name, position, keys
 
 
 def _metrics(fitness: dict[str, Any]) -> tuple[tuple[Part, ...], Part | None]:
@@ -677,7 +718,7 @@ def _metrics(fitness: dict[str, Any]) -> tuple[tuple[Part, ...], Part | None]:
     if ties is not None:
         raise InputError("fitness.ties: breaks ties of one metric; with fitness.metrics make it one of them")
     if not isinstance(many, list) or len(many) < 2:
-        raise InputError(f"fitness.metrics: {many!r} given, a list of two or more metrics expected")
+        raise InputError(f"fitness.metrics: {shown(many)} given, a list of two or more metrics expected")
     parts = tuple(part("metric", metric, f"fitness.metrics.{i}") for i, metric in enumerate(many))
     names = [metric.name for metric in parts]
     for name in names:
@@ -688,10 +729,10 @@ def _metrics(fitness: dict[str, Any]) -> tuple[tuple[Part, ...], Part | None]:
 
 def _for_many(given: Any) -> dict[str, Any]:
     """Fill in what a genetic algorithm does by default with many objectives: half of each population are survivors."""
-    algorithm: dict[str, Any] = {"name": given} if isinstance(given, str) else given
+    algorithm: dict[str, Any] = given
     name = algorithm.get("name") if isinstance(algorithm, dict) else None
     if not isinstance(name, str) or (name != "ga" and ":" not in name):
-        raise InputError(f"fitness.metrics: many objectives go with algorithm ga; {name!r} is given")
+        raise InputError(f"fitness.metrics: many objectives go with algorithm ga; {shown(name)} is given")
     if name != "ga":
         return algorithm
     selection = algorithm.get("selection", {})
@@ -769,7 +810,8 @@ def part(kind: str, value: Any, path: str) -> Part:
     marks, model = schema(kind, name, f"{path}.name")
     options = {key: option for key, option in value.items() if key != "name"}
     _known(options, {*marks, *model.model_fields}, path, also=("name", *COMMON.get(kind, ())))
-    checked = section(model, {key: option for key, option in options.items() if key not in marks}, path).model_dump()
+    plain = {key: option for key, option in options.items() if key not in marks}
+    checked = section(model, plain, path, largest=LARGEST_SEED if ":" in name else MOST).model_dump()
     for key, (inner, default) in marks.items():
         given = options.get(key, default)
         if isinstance(given, Mapping):
@@ -805,7 +847,8 @@ def _function(kind: str, name: str, path: str) -> Callable[..., Any]:
         return table[name]
     module, colon, attribute = name.partition(":")
     if not colon:
-        raise InputError(f"{path}: no {kind} is called {name!r}{_near(name, table)}; there are: {', '.join(table)}")
+        near = _near(name, table)
+        raise InputError(f"{path}: no {kind} is called {shown(name)}{near}; there are: {', '.join(table)}")
     try:
         function: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
     except Exception as error:  # a user's module may fail in any way
@@ -816,33 +859,56 @@ def _function(kind: str, name: str, path: str) -> Callable[..., Any]:
 
 
 def _near(key: str, names: Iterable[str]) -> str:
-    near = difflib.get_close_matches(key, list(names), n=1)
+    near = difflib.get_close_matches(key[:100], list(names), n=1)
     return f" (did you mean {near[0]}?)" if near else ""
 
 
 def _known(values: Mapping[str, Any], names: set[str], path: str, also: Sequence[str] = ()) -> None:
     for key in values:
         if key not in names:
-            dotted = f"{path}.{key}" if path else str(key)
-            right = sorted({*names, *also})
-            raise InputError(f"{dotted}: unknown key{_near(str(key), right)}; there are: {', '.join(right) or 'none'}")
+            word = key if isinstance(key, str) and len(key) < 100 and key.isprintable() else shown(key)
+            right, where = sorted({*names, *also}), f"{path}.{word}" if path else word
+            near = _near(str(key), right)
+            raise InputError(f"{where}: unknown key{near}; there are: {', '.join(right) or 'none'}")
 
 
 M = TypeVar("M", bound=Section)
 
 
-def section(model: type[M], values: Mapping[str, Any], path: str, also: Sequence[str] = ()) -> M:
-    """Check the values of a section; `also` names keys that belong to it and were taken out before."""
+def section(
+    model: type[M], values: Mapping[str, Any], path: str, also: Sequence[str] = (), largest: int = LARGEST_SEED
+) -> M:
+    """Check the values of a section; `also` names keys that belong to it and were taken out before.
+
+    Whole numbers are `largest` at most, where the section itself doesn't say.
+    """
     _known(values, {field.alias or name for name, field in model.model_fields.items()}, path, also)
     try:
-        return model.model_validate(values)
+        found = model.model_validate(values)
+    except (RecursionError, OverflowError) as error:
+        raise InputError(f"{path}: {error}") from None
     except ValidationError as error:
         # Of the ways in which a number or a range can be wrong, the one that isn't about its type says more; the names
         # that pydantic gives the alternatives say nothing.
-        found = error.errors()
-        found = [e for e in found if e["loc"][:1] == found[0]["loc"][:1]]
-        first = next((e for e in found if not e["type"].endswith("_type")), found[0])
+        wrong = error.errors()
+        wrong = [e for e in wrong if e["loc"][:1] == wrong[0]["loc"][:1]]
+        first = next((e for e in wrong if not e["type"].endswith("_type")), wrong[0])
         keys = (path, *first["loc"][:1], *(key for key in first["loc"][1:] if isinstance(key, int)))
         where = ".".join(str(key) for key in keys if key != "")
-        given = "" if first["type"] == "missing" else f"{first['input']!r} given; "
-        raise InputError(f"{where}: {given}{first['msg'][0].lower()}{first['msg'][1:]}") from None
+        given = "" if first["type"] == "missing" else f"{shown(first['input'])} given; "
+        said = "no whole number is so large" if first["type"] == "int_parsing_size" else first["msg"]
+        raise InputError(f"{where}: {given}{said[0].lower()}{said[1:][:300]}") from None
+    for name in model.model_fields:
+        _bounded(getattr(found, name), f"{path}.{name}" if path else name, largest)
+    return found
+
+
+def _bounded(value: Any, path: str, largest: int) -> None:
+    """See that numbers are such that a tensor can hold them; InputError names the first that isn't."""
+    if isinstance(value, float) and abs(value) > LARGEST_FLOAT:
+        raise InputError(f"{path}: {value} given; a number of float32, {LARGEST_FLOAT:.3g} at most, expected")
+    if isinstance(value, int) and abs(value) > largest:
+        raise InputError(f"{path}: {shown(value)} given; a whole number of {largest:,} at most expected")
+    if isinstance(value, list | tuple):
+        for i, item in enumerate(value):
+            _bounded(item, f"{path}.{i}", largest)

@@ -53,6 +53,11 @@ def available_memory(device: torch.device) -> int:
     return int(psutil.virtual_memory().available)
 
 
+def total_memory() -> int:
+    """Return the bytes of this machine's memory."""
+    return int(psutil.virtual_memory().total)
+
+
 class _Meter(TorchDispatchMode):
     """Counts the bytes of tensors that operations make, while these are alive."""
 

@@ -1,6 +1,7 @@
 """A run from its config to a scored champion, and from its folder on."""
 
 import json
+import math
 import os
 import platform
 import shlex
@@ -126,6 +127,9 @@ def prepared(c: Config, log: Callable[[str], None] | None = None) -> Ready:
         # A power of two, so that runs of one config on one machine have one limit.
         limit = 1 << (devices.available_memory(device) // FREE_SHARE).bit_length() - 1
         c = replace(c, memory=c.memory.model_copy(update={"limit": limit}))
+    composition.dimensions(c, given, backbone)
+    if c.tune is not None:
+        composition.check_search(c, given, backbone)
     return Ready(c, device, given, backbone)
 
 
@@ -368,6 +372,8 @@ def go(
     step = recorded(run, step, history, folder, writer, c.checkpoint.every, rules, signals, reporter, after)
     before = rundir.read_result(folder)
     finished = step.stop is not None
+    if not math.isfinite(step.champion.validation[rules.metric]):
+        log(f"no candidate had a finite {rules.metric} in validation: the champion is the start, and means nothing")
     rundir.write_champion(
         folder,
         experiment.network_weights(step.champion.genome),

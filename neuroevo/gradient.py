@@ -327,7 +327,7 @@ def refiner(
 
 
 class Sensitivity:
-    """How much a network's outputs depend on each gene, on a fixed probe batch; it counts what that costs.
+    """How much a network's outputs depend on each gene, on a fixed probe batch.
 
     The root of the mean over samples of the squares of all outputs' derivatives by a gene (after Lehman et al. 2018,
     safe mutation through gradients). Instead of one backward pass an output, SIGNS are drawn for every sample and
@@ -335,7 +335,7 @@ class Sensitivity:
     """
 
     def __init__(self, task: Task, seed: int) -> None:
-        self.task, self.cost = task, Cost()
+        self.task = task
         source = generator(seed, "sensitivity", 0)
         self.rows = task.train[torch.randperm(len(task.train), generator=source)[:PROBE]]
         shape = SIGNS, len(self.rows), task.classes
@@ -356,14 +356,17 @@ class Sensitivity:
                         weighted = (logits * signs).sum()
                         squares += torch.autograd.grad(weighted, own, retain_graph=True)[0].square()
             out.copy_((squares / len(features) / SIGNS).sqrt_())
-        n = len(genomes) * len(features)
-        self.cost += Cost(forward=n, backward=n * SIGNS)
         return found
 
-    def taken(self) -> Cost:
-        """Return what has been spent since this was last asked."""
-        cost, self.cost = self.cost, Cost()
-        return cost
+    def cost(self, n: int) -> Cost:
+        """Return what the sensitivities of n genomes take."""
+        return probed(n, len(self.rows))
+
+
+def probed(n: int, train: int) -> Cost:
+    """Return what the sensitivities of n genomes take, with so many train images."""
+    samples = n * min(PROBE, train)
+    return Cost(forward=samples, backward=samples * SIGNS)
 
 
 def soft_targets(targets: Tensor, partners: Tensor | None, share: float, smoothing: Tensor, classes: int) -> Tensor:

@@ -5,7 +5,7 @@ import inspect
 import os
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -110,25 +110,17 @@ def estimate(c: Config) -> Rows:
     device = devices.resolve(c.device)
     whole, splits = composition.dataset(c)
     backbone = composition.build_backbone(c, whole)
-    height, width = backbone.transform.size
-    dim = height * width * backbone.transform.channels if backbone.own_head is None else backbone.own_head.in_features
-    seen = dim
-    if c.features.components is not None or c.features.whitening:  # constant features have no component: at most
-        seen = min(c.features.components or dim, dim, len(splits["train"]) - 1)
-    head = composition.make_head(c, backbone, seen, len(whole.classes))
-    evolved = [backbone.body.get_parameter(name) for name in backbone.trainable]
-    of_head = list(head.parameters()) if c.head.trainable else []
-    genes = sum(p.numel() for p in (*evolved, *of_head))
-    if c.genome.levels:  # and the scales
-        genes += sum(len(p) for p in of_head if p.ndim > 1)
-    algorithm = c.algorithm.bound()(Layout(("genes",), ((genes,),)))  # which refuses what can't be
-    n = composition.population_size(c, algorithm)
+    dims, head = composition.dimensions(c, (whole, splits), backbone)
+    genes, seen = dims.genes, dims.seen
+    c.algorithm.bound()(Layout(("genes",), ((genes,),)))  # which refuses what can't be
+    own = composition.sizes(c)
+    n = own.later
 
     def until(limit: int | None, begin: int, each: int) -> int | None:
         return limit and 1 + max(0, -(-(limit - begin) // each))
 
-    train = len(splits["train"])
-    begin, each = composition.takes(c, n // 2 if algorithm.doubles else n, train), composition.takes(c, n, train)
+    counts = {name: len(index) for name, index in splits.items()}
+    begin, each = composition.takes(c, own.first, counts), composition.takes(c, n, counts, own.asked)
     budgets = [c.budget.generations]
     budgets += [until(c.budget.samples, begin.samples, each.samples)]
     budgets += [until(c.budget.forward_samples, begin.forward, each.forward)]
@@ -136,18 +128,18 @@ def estimate(c: Config) -> Rows:
     rows: Rows = [("images", ", ".join(f"{name} {len(index):,}" for name, index in splits.items()))]
     rows += inventory.rows(whole, splits)
     if backbone.cut is None:
-        what, stored = f"{heads.steps(head, backbone.head)[0][0]} and on, {seen:,} features", dim
+        what = f"{heads.steps(head, backbone.head)[0][0]} and on, {seen:,} features"
     else:
-        what, stored = f"all that is trainable behind {' and '.join(backbone.cut.places)}", backbone.cut.width
+        what = f"all that is trainable behind {' and '.join(backbone.cut.places)}"
     rows += [("genome", f"{genes:,} genes: {what}")]
     rows += [("note", line) for line in backbone.notes]
     address = features.address(backbone, whole.images, c.features.dtype)
     there = (cache.cache_folder() / "features" / f"{address}.npy").exists()
-    size = stored * len(whole.labels) * (4 if c.features.dtype == "float32" else 2)
+    size = dims.stored * len(whole.labels) * (4 if c.features.dtype == "float32" else 2)
     rows += [("features", f"{size / 2**20:,.0f} MiB, {'cached' if there else 'to compute'}")]
     rows += [("population", f"{n} individuals, {4 * n * genes / 2**20:,.0f} MiB each generation")]
     if c.tune is not None:
-        rows += searching(c, train)
+        rows += searching(c, counts)
     if generations is None:
         return [*rows, ("generations", "until the seconds or the target")]
     later = generations - 1
@@ -161,11 +153,11 @@ def estimate(c: Config) -> Rows:
     return rows
 
 
-def searching(c: Config, train: int) -> Rows:
-    """Return what a search of hyperparameters is and takes, with so many train images."""
+def searching(c: Config, counts: Mapping[str, int]) -> Rows:
+    """Return what a search of hyperparameters is and takes, with so many images a split."""
     assert c.tune is not None
     space, trial = c.tune.space(), c.tune.trial
-    own = composition.generation(c, train)
+    own = composition.generation(c, counts)
     count = int(c.tune.sampler.options.get("population", 1))
     rungs = ", ".join(map(str, trial.rungs))
     stops = f", the best {trial.keep:g} of them beyond each of {rungs}" if rungs else ""

@@ -69,8 +69,8 @@ class Proposal(NamedTuple):
     """A generation's population, before it is known whether the budget has room for it."""
 
     context: Context
-    population: Population
-    asked: Cost  # of asking for it
+    population: Population  # as asked for without sensitivities, where any are asked for
+    asked: Cost  # of the sensitivities
     planned: Cost  # asking, and what else it takes whatever the batch
     each: int  # how often a sample of the batch goes forward
 
@@ -116,9 +116,17 @@ def evolve(
 
     def propose(state: Any, generation: int, cost: Cost) -> Proposal:
         progress = rules.budget.progress(generation - 1, cost)
-        context = Context(rules.seed, generation, progress, device, sensitivity.of if sensitivity else None)
-        population = algorithm.ask(state, context)
-        asked = sensitivity.taken() if sensitivity else Cost()
+        context = Context(rules.seed, generation, progress, device)
+        asked = Cost()
+
+        def foretold(genomes: Tensor) -> Tensor:
+            nonlocal asked
+            assert sensitivity is not None
+            asked += sensitivity.cost(len(genomes))
+            return torch.ones_like(genomes)
+
+        # Asked without measuring anything first: what that would take is known before it is spent.
+        population = algorithm.ask(state, context._replace(sensitivity=foretold) if sensitivity else context)
         each = development.passes(len(population.genomes))
 
         def planned(steps: int | None) -> Cost:
@@ -143,7 +151,10 @@ def evolve(
         size = rules.samples if left is None or not now.each else min(rules.samples, left // now.each)
         if size < 1:
             raise InputError("budget: the samples allowed are too few for one generation of the smallest batch")
-        grown = development.develop(now.population, batch(rules, generation, size), now.context)
+        population = now.population
+        if now.asked.samples and sensitivity is not None:
+            population = algorithm.ask(step.state, now.context._replace(sensitivity=sensitivity.of))
+        grown = development.develop(population, batch(rules, generation, size), now.context)
         state = algorithm.tell(step.state, grown.inherited, grown.scores)
         cost = step.cost + now.asked + grown.cost
         ahead = None

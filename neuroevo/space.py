@@ -20,10 +20,12 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal, NamedTuple
 
-from annotated_types import MinLen
+from annotated_types import Le, MinLen
 
 from neuroevo.algorithms.base import Part
 from neuroevo.genome import Layout
+
+LONGEST = 100  # a list, each of whose items is a side of the cube
 
 
 class Variable(NamedTuple):
@@ -78,7 +80,12 @@ def boolean() -> Variable:
     return categorical(choices=[False, True])
 
 
-def sequence(*, low: int, high: int, item: Annotated[Callable[..., Variable], Part("variable")] = integer) -> Variable:
+def sequence(
+    *,
+    low: int,
+    high: Annotated[int, Le(LONGEST)],
+    item: Annotated[Callable[..., Variable], Part("variable")] = integer,
+) -> Variable:
     """Take a list of low to high items, each a variable of its own, such as the widths of hidden layers."""
     if not 0 <= low <= high or high < 1:
         raise ValueError(f"an empty range of lengths: {low} to {high}")

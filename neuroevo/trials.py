@@ -74,8 +74,8 @@ class Trainer:
 
     def planned(self, settings: Sequence[Settings]) -> Cost:
         """Return what trials will take, at most."""
-        train = len(self.ready.given[1]["train"])
-        costs = [composition.generation(c, train) for c in map(self.trial, settings)]
+        counts = {name: len(rows) for name, rows in self.ready.given[1].items()}
+        costs = [composition.generation(c, counts) for c in map(self.trial, settings)]
         costs.sort(key=lambda cost: cost.samples, reverse=True)
         whole, before, going = Cost(), 0, len(costs)
         for until in self.rungs():

@@ -11,7 +11,7 @@ RAW = {"data": {"name": "digits"}, "backbone": {"name": "none", "weights": "none
 def test_every_arm_is_a_config_that_is_looked_at_about_as_often(arm: str, samples: int) -> None:
     given = Given(samples, 40_000, 5_000)
     c = arms.applied(RAW, arm, None, given, 0, 0)
-    generations = samples / composition.generation(c, given.train).samples
+    generations = samples / composition.generation(c, given.counts).samples
     looks = generations / c.validate.every
     assert looks <= 2.1 * arms.LOOKS
     if arm != "classic" and generations > arms.LOOKS:

@@ -189,9 +189,8 @@ def test_sensitivity_is_the_root_of_the_squared_derivatives_and_is_counted() -> 
     torch.testing.assert_close(found, expected, rtol=0.35, atol=1e-3)  # of 320 draws of signs
     sensitivity = gradient.Sensitivity(task, 0)
     assert torch.equal(sensitivity.of(d.genomes), sensitivity.of(d.genomes))
-    spent = sensitivity.taken()
-    assert (spent.forward, spent.backward) == (2 * N * B, 2 * N * B * gradient.SIGNS)
-    assert sensitivity.taken().samples == 0
+    spent = sensitivity.cost(N)
+    assert (spent.forward, spent.backward) == (N * B, N * B * gradient.SIGNS)
 
 
 # Planning

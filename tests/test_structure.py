@@ -11,7 +11,7 @@ ORDER = [  # each may import those before it
     "heads", "cut", "fitness", "gradient", "deep", "development", "algorithms", "quantised", "loop",
     "space", "samplers",
     "weightfiles", "cache", "images", "folders", "data", "inventory", "identity", "backbones", "features", "evaluation",
-    "config", "checkpoint", "rundir", "progress",
+    "yamlfile", "config", "checkpoint", "rundir", "progress",
     "genealogy", "glyphs", "plots", "page", "runpage", "benchpage", "report", "watch",
     "composition", "lockstep", "experiment", "trials", "tune", "arms", "workers", "bench", "export",
     "inspection", "cli", "__main__",
@@ -19,7 +19,7 @@ ORDER = [  # each may import those before it
 ONLY = {  # the one module that imports a library
     "h5py": {"checkpoint", "inspection"}, "pydantic": {"config"}, "typer": {"cli"}, "rich": {"progress"},
     "safetensors": {"weightfiles"}, "sklearn": {"data"}, "evotorch": {"operators", "algorithms"},
-    "scipy": {"evaluation", "statistics"}, "yaml": {"config"}, "platformdirs": {"cache"}, "psutil": {"devices"},
+    "scipy": {"evaluation", "statistics"}, "yaml": {"yamlfile"}, "platformdirs": {"cache"}, "psutil": {"devices"},
     "matplotlib": {"glyphs", "plots"}, "optuna": {"samplers"}, "filelock": {"cache", "rundir"},
 }  # fmt: skip
 

@@ -1,12 +1,13 @@
 """The type that every search algorithm is: four functions around a state of tensors."""
 
 from collections.abc import Callable
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
+import torch
 from torch import Tensor
 
 from neuroevo.fitness import Scores
-from neuroevo.genome import Population
+from neuroevo.genome import Layout, Population
 from neuroevo.rng import Context
 
 S = TypeVar("S")
@@ -32,3 +33,29 @@ class Algorithm(NamedTuple, Generic[S]):
     candidates: Callable[[S], dict[str, Tensor]]  # kind -> genome [g], for validation
     doubles: bool = False  # from the second generation on it asks for as many remembered rows as new ones
     continuous: bool = False  # it moves by what it asked for, so that rounding genomes to levels would mislead it
+
+
+class Sizes(NamedTuple):
+    """How many rows an algorithm's populations have, and of how many genomes it asks the sensitivity."""
+
+    first: int  # rows of the first generation
+    later: int  # rows of each one after it
+    asked: int  # genomes after the first generation
+
+
+def measure(algorithm: Algorithm[Any], layout: Layout, objectives: int) -> Sizes:
+    """Return an algorithm's sizes by asking it twice, with all scores the same."""
+    asked = 0
+
+    def sensitivity(genomes: Tensor) -> Tensor:
+        nonlocal asked
+        asked += len(genomes)
+        return torch.ones_like(genomes)
+
+    device = torch.device("cpu")
+    state = algorithm.init(torch.zeros(1, layout.genes), 0.01, Context(0, 0, 0.0, device, sensitivity))
+    first = algorithm.ask(state, Context(0, 1, 0.0, device, sensitivity))
+    n, asked = len(first.genomes), 0
+    scores = Scores(torch.zeros(n, objectives, dtype=torch.float64), torch.zeros(n, dtype=torch.bool), objectives)
+    later = algorithm.ask(algorithm.tell(state, first, scores), Context(0, 2, 0.0, device, sensitivity))
+    return Sizes(n, len(later.genomes), asked)
