@@ -129,7 +129,7 @@ class InPlace(nn.Module):
 
 
 OWN = {
-    "residual": (lambda d, c: nn.Sequential(nn.Linear(d, 5), Residual(nn.Linear(5, 5), nn.Tanh()), nn.Linear(5, c)), "vmap"),
+    "residual": (lambda d, c: nn.Sequential(nn.Linear(d, 5), Residual(nn.Linear(5, 5)), nn.Linear(5, c)), "vmap"),
     "whole residual": (lambda d, c: nn.Sequential(Residual(nn.Linear(d, d)), nn.Linear(d, c)), "vmap"),
     "scaled": (Scaled, "vmap"),
     "leaky": (lambda d, c: nn.Sequential(nn.Linear(d, 5), Leaky(), nn.Linear(5, c)), "vmap"),
