@@ -521,7 +521,9 @@ def check(raw: Mapping[str, Any]) -> Config:
         try:
             dataset.options["root"] = find_root(dataset.options["root"])
         except (OSError, ValueError, RuntimeError) as error:  # a name that can't be, a home that isn't there
-            raise InputError(f"data.root: {shown(dataset.options['root'])} can't be a folder ({error})") from None
+            raise InputError(
+                f"data.root: {shown(dataset.options['root'])} can't be a folder ({_brief(error)})"
+            ) from None
     refine = None if raw.get("refine") is None else mapping("refine")
     optimizer = {"name": DEFAULT_NAMES["refine"]} | _rest(refine or {}, Refine)
     metrics, ties = _metrics(fitness)
@@ -699,7 +701,7 @@ def corners(whole: Space) -> Iterator[tuple[str, list[float], set[str]]]:
                 at = next((i / 1000 for i in range(1001) if other.variable.decode(i / 1000) in allowed), None)
                 if at is None:
                     raise InputError(
-                        f"tune.space.{coordinate.name}: when: {parent} is never {' or '.join(map(str, allowed))}"
+                        f"tune.space.{coordinate.name}: when: {parent} is never {' or '.join(map(_word, allowed[:9]))}"
                     )
                 position[names.index(parent)] = at
                 waiting |= other.needs
@@ -852,10 +854,19 @@ def _function(kind: str, name: str, path: str) -> Callable[..., Any]:
     try:
         function: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
     except Exception as error:  # a user's module may fail in any way
-        raise InputError(f"{path}: {name} can't be imported ({type(error).__name__}: {error})") from None
+        raise InputError(f"{path}: {_word(name)} can't be imported ({_brief(error)})") from None
     if not callable(function):
-        raise InputError(f"{path}: {name} is no function")
+        raise InputError(f"{path}: {_word(name)} is no function")
     return function
+
+
+def _word(value: Any) -> str:
+    """Return a value as an error shows it, without quotes where it is a short word."""
+    return value if isinstance(value, str) and len(value) < 100 and value.isprintable() else shown(value)
+
+
+def _brief(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(getattr(error, 'strerror', None) or error).split())[:200]}"
 
 
 def _near(key: str, names: Iterable[str]) -> str:
@@ -866,8 +877,7 @@ def _near(key: str, names: Iterable[str]) -> str:
 def _known(values: Mapping[str, Any], names: set[str], path: str, also: Sequence[str] = ()) -> None:
     for key in values:
         if key not in names:
-            word = key if isinstance(key, str) and len(key) < 100 and key.isprintable() else shown(key)
-            right, where = sorted({*names, *also}), f"{path}.{word}" if path else word
+            right, where = sorted({*names, *also}), f"{path}.{_word(key)}" if path else _word(key)
             near = _near(str(key), right)
             raise InputError(f"{where}: unknown key{near}; there are: {', '.join(right) or 'none'}")
 

@@ -1,5 +1,6 @@
 """Heads, and how a whole population of them is evaluated in one go."""
 
+import warnings
 from collections.abc import Callable, Mapping
 from itertools import pairwise
 from typing import Annotated, Literal, Protocol, cast
@@ -128,7 +129,9 @@ def _by_vmap(head: nn.Module, prefix: str) -> Forward:
     def by_vmap(weights: Mapping[str, Tensor], features: Tensor, drop: Drop = None) -> Tensor:
         own = {name.removeprefix(prefix + "."): weight for name, weight in weights.items()}
         features = features.clone()  # a layer may work in place
-        return torch.vmap(call, in_dims=(0, None if features.ndim == 2 else 0))(own, features)
+        with warnings.catch_warnings():  # of operations that it takes one individual after another
+            warnings.filterwarnings("ignore", message="There is a performance drop", category=UserWarning)
+            return torch.vmap(call, in_dims=(0, None if features.ndim == 2 else 0))(own, features)
 
     return by_vmap
 

@@ -1,4 +1,5 @@
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -327,3 +328,170 @@ def test_a_space_that_can_not_be_is_one_line(space: str, message: str) -> None:
 def test_a_search_that_can_not_be_is_one_line(text: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         load(None, [SGD, LR, text])
+
+
+# Odd values
+
+
+RICH: dict[str, Any] = {  # something under most of the keys there are
+    "head": {"name": "mlp"},
+    "backbone": {"transfer": [{"from": "x"}]},
+    "algorithm": {"mutation": {"safe": True}, "selection": {"name": "tournament"}, "crossover": "uniform"},
+    "refine": {"name": "sgd"},
+    "fitness": {"metric": {"name": "top_k"}, "ties": "accuracy"},
+    "validate": {"metric": "kappa"},
+    "data": {"name": "image_folder", "root": "x", "augment": [{"name": "RandomCrop"}]},
+    "tune": {
+        "sampler": "pso",
+        "space": {
+            "refine.lr": {"name": "float", "low": 0.1, "high": 0.2, "scale": "log"},
+            "head.hidden": {"name": "list", "low": 0, "high": 2, "item": {"name": "integer", "low": 4, "high": 8}},
+            "refine.nesterov": {"name": "categorical", "choices": [False, True], "when": {"head.hidden": [1, 2]}},
+        },
+    },
+}
+ODD: list[Any] = [
+    None, [], {}, "", -1, 0, 2**64, 10**400, float("inf"), float("nan"), 1e308, "x" * 1000, [[[]]], {"a": {"b": [1]}},
+    True, [None], {"name": None}, {"name": []}, {"name": {}}, "a:b", ":", "\0", {1: 2}, [10**9], [0.1, 1e300],
+]  # fmt: skip
+
+
+def paths(raw: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    found = [path] if path else []
+    if isinstance(raw, dict):
+        return [*found, *(p for key, inner in raw.items() for p in paths(inner, (*path, key)))]
+    return [*found, *([(*path, 0)] if isinstance(raw, list) and raw else [])]
+
+
+def placed(raw: Any, path: tuple[Any, ...], value: Any) -> Any:
+    if not path:
+        return value
+    copy = list(raw) if isinstance(raw, list) else dict(raw)
+    copy[path[0]] = placed(copy[path[0]], path[1:], value)
+    return copy
+
+
+KEYS = paths(check(RICH).record())
+
+
+@pytest.mark.parametrize("path", KEYS, ids=lambda path: ".".join(map(str, path)))
+def test_an_odd_value_under_any_key_is_fine_or_one_short_line(path: tuple[Any, ...]) -> None:
+    whole = {key: value for key, value in check(RICH).record().items() if key == path[0] or key != "tune"}
+    if path[0] == "tune" and path[1:2] != ("given",):
+        whole["tune"] = {key: value for key, value in whole["tune"].items() if key != "given"}
+    for value in ODD:
+        began = time.monotonic()
+        try:
+            check(placed(whole, path, value))
+        except InputError as error:
+            said = str(error)
+            assert len(said) < 900, value
+            assert "\n" not in said
+        assert time.monotonic() - began < 5, value
+
+
+@pytest.mark.parametrize("path", [p for p in KEYS if "space" not in p and 0 not in p], ids=".".join)
+def test_an_odd_setting_of_any_key_is_fine_or_one_short_line(path: tuple[str, ...]) -> None:
+    for value in ("", "[]", "{}", "1e400", "2020-99-99", "[", "9" * 5000, "&a [*a]", "!!bool x", "{a: 1, a: 2}"):
+        try:
+            config.override({"algorithm": {"name": "ga"}, "tune": None}, [f"{'.'.join(path)}={value}"], print)
+        except InputError as error:
+            assert len(str(error)) < 900
+            assert "\n" not in str(error)
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        ({"data": {"image_size": 10**19}}, "data.image_size: .*less than or equal to 65536"),
+        ({"algorithm": {"parents": 2**64}}, "algorithm.parents: 18446744073709551616 given; .*2,147,483,647 at most"),
+        ({"algorithm": {"mutation": {"sigma": 1e308}}}, r"algorithm.mutation.sigma: 1e\+308 given; .*3.4e\+38 at most"),
+        ({"refine": {"steps": 10**19}}, "refine.steps: .* given; .*2147483647"),
+        ({"seed": 2**64}, "seed: 18446744073709551616 given; .*9223372036854775807"),
+        (
+            {"tune": {"space": {"refine.lr": "boolean"}, "trial": {"generations": 2**64}}},
+            "tune.trial.generations: .* giv",
+        ),
+        ({"budget": {"generations": 2**70}}, "budget.generations: .* given"),
+        ({"genome": {"init_sigma": 1e39}}, "genome.init_sigma: .* given; a number of float32"),
+        ({"algorithm": 0}, "algorithm: a name, or a mapping"),
+        ({"algorithm": [1], "genome": {"levels": "ternary"}}, "algorithm: a name, or a mapping"),
+        ({"refine": []}, r"refine: \[\] given, a mapping expected"),
+    ],
+)
+def test_numbers_that_nothing_can_hold_and_what_is_no_mapping_are_refused(raw: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        check(raw)
+
+
+def test_numbers_at_the_edge_of_float32_are_taken() -> None:
+    c = check({"genome": {"init_sigma": 1e37}, "refine": {"lr": 1e38}, "seed": 2**63 - 1, "budget": {"samples": 2**40}})
+    assert c.genome.init_sigma == 1e37
+
+
+def test_a_setting_inside_what_is_no_mapping_is_refused_and_not_put_in_its_place() -> None:
+    for sets in (["algorithm=[1]", "algorithm.population=8"], ["budget=5", "budget.samples=8"]):
+        with pytest.raises(InputError, match="a mapping expected"):
+            load(None, sets)
+
+
+@pytest.mark.parametrize(
+    ("raw", "text", "dropped"),
+    [
+        ({"tune": {"sampler": {"name": "pso", "inertia": 0.5}, "space": {"refine.lr": "boolean"}}},
+         "tune.sampler.name=random", "tune.sampler.inertia"),
+        ({"fitness": {"metric": {"name": "top_k", "k": 3}}}, "fitness.metric.name=accuracy", "fitness.metric.k"),
+        ({"fitness": {"ties": {"name": "top_k", "k": 3}}}, "fitness.ties.name=accuracy", "fitness.ties.k"),
+        ({"validate": {"metric": {"name": "kappa", "weights": "linear"}}}, "validate.metric.name=mcc",
+         "validate.metric.weights"),
+        ({"tune": {"space": {"refine.lr": {"name": "float", "low": 1, "high": 2}}}},
+         "tune.space.refine.lr.name=boolean", "tune.space.refine.lr.low"),
+        ({"algorithm": {"mutation": {"name": "gaussian", "rank": 3}}}, "algorithm.mutation.name=levels",
+         "algorithm.mutation.rank"),
+    ],
+)  # fmt: skip
+def test_options_of_a_part_that_was_replaced_are_dropped_wherever_it_stands(
+    raw: dict[str, Any], text: str, dropped: str
+) -> None:
+    notes: list[str] = []
+    config.override(raw, [text], notes.append)
+    assert any(line.startswith(f"{dropped} is dropped") for line in notes)
+
+
+# Trials
+
+
+@pytest.mark.parametrize(
+    ("base", "settings"),
+    [
+        ({}, {"backbone.trainable": ["layer4"]}),
+        ({}, {"genome.levels": "ternary"}),
+        ({}, {"features.components": None}),
+        ({}, {"algorithm.name": "pso"}),
+        ({}, {"head.init": "network"}),
+        ({}, {"fitness.metrics": ["accuracy", "weight_norm"]}),
+        ({}, {"refine.steps": 3}),
+        ({"algorithm": {"elites": 4, "mutation": {"rate": 0.5}}}, {"algorithm.crossover": "uniform"}),
+        ({"fitness": {"metrics": ["accuracy", "brier"]}}, {"algorithm.population": 10}),
+    ],
+)
+def test_a_trial_is_the_config_that_one_would_write(base: dict[str, Any], settings: dict[str, Any]) -> None:
+    space = {key: {"name": "categorical", "choices": [value, value]} for key, value in settings.items()}
+    c = check({**base, "tune": {"space": space}})
+    pairs = [(key.split("."), value) for key, value in settings.items()]
+    written = check(config.applied(base, pairs, lambda line: None))
+    assert c.trial(settings) == written
+    again = check(yaml.safe_load(c.to_yaml()))  # as a resume reads it
+    assert again == c
+    assert again.trial(settings) == written
+    assert check(yaml.safe_load(again.to_yaml())).trial(settings) == written
+
+
+def test_what_a_search_wrote_down_can_be_set_but_not_contradicted() -> None:
+    c = check({"tune": {"space": {"head.init": {"name": "categorical", "choices": ["zero", "default"]}}}})
+    raw = yaml.safe_load(c.to_yaml())
+    changed = config.override(raw, ["genome.init_sigma=0.5", "checkpoint.every=2"], lambda line: None)
+    assert check(changed).trial({"head.init": "default"}).genome.init_sigma == 0.5
+    raw["genome"]["init_sigma"] = 0.5
+    with pytest.raises(InputError, match="tune.given: another genome than the config has"):
+        check(raw)
