@@ -24,6 +24,9 @@ ConfigFile = Annotated[
 ]
 Sets = Annotated[list[str] | None, typer.Option("--set", help="override a key: section.key=value", metavar="A.B=VALUE")]
 Run = Annotated[str, typer.Argument(help="a run's folder", metavar="RUN_DIR")]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="go on with what that folder holds of the same config, or begin it")
+]
 Member = Annotated[
     int | None, typer.Option(help="a member of the front, by its number in inspect, in place of the champion")
 ]
@@ -36,6 +39,7 @@ def run(
     out: Annotated[
         str | None, typer.Option(help="the run's folder; default runs/out/CONFIG-SEED", metavar="DIR")
     ] = None,
+    resume: Resume = False,
 ) -> None:
     """Run one experiment, from data to a scored champion."""
     from neuroevo import experiment, progress
@@ -44,7 +48,7 @@ def run(
     with progress.shown() as reporter:
         checked = load(config, sets or [], reporter.note)
         stem = "default" if config is None else os.path.splitext(os.path.basename(config))[0]
-        folder = experiment.run(checked, out, stem, reporter)
+        folder = (experiment.begin_or_resume if resume else experiment.run)(checked, out, stem, reporter)
     summary(str(folder))
 
 
@@ -56,6 +60,7 @@ def tune(
         str | None, typer.Option(help="the run's folder; default runs/out/CONFIG-SEED", metavar="DIR")
     ] = None,
     final: Annotated[bool, typer.Option(help="run the experiment with the best set afterwards")] = True,
+    resume: Resume = False,
 ) -> None:
     """Search hyperparameters, then run the experiment with the best set of them."""
     from neuroevo import progress
@@ -65,7 +70,7 @@ def tune(
     with progress.shown() as reporter:
         checked = load(config, [*(sets or []), *([] if final else ["tune.final=false"])], reporter.note)
         stem = os.path.splitext(os.path.basename(config))[0]
-        folder = tune_.run(checked, out, stem, reporter)
+        folder = (tune_.begin_or_resume if resume else tune_.run)(checked, out, stem, reporter)
     summary(str(folder))
 
 
@@ -167,7 +172,7 @@ def report(
         raise InputError("--port: only a page that is served has one; add --watch")
     from neuroevo import report as report_
 
-    print(report_.report(folder))
+    print(report_.report(folder, lambda line: print(line, file=sys.stderr)))
 
 
 @app.command()
@@ -182,11 +187,12 @@ def inspect(path: Annotated[str, typer.Argument(help="a run's folder, or a check
 @app.command()
 def validate(config: ConfigFile = None, sets: Sets = None) -> None:
     """Check a config without running it, and estimate what the run needs."""
-    from neuroevo import inspection
+    from neuroevo import blame, inspection
     from neuroevo.config import load
 
     checked = load(config, sets or [], lambda line: print(line, file=sys.stderr))
-    rows = inspection.estimate(checked)
+    with blame.on_users(checked):
+        rows = inspection.estimate(checked)
     print(checked.to_yaml(), end="")
     table("estimates", rows)
 
@@ -223,10 +229,15 @@ def table(title: str, rows: list[tuple[str, str]]) -> None:
         print(f"  {name:<{width}}  {value}")
 
 
+def figure(value: float | None) -> str:
+    """Return a number of a result; a dash for one that wasn't finite."""
+    return "-" if value is None else f"{value:.4f}"
+
+
 def scores(found: dict[str, Any]) -> list[tuple[str, str]]:
     """Return rows for metrics, each with its 95 % interval."""
     return [
-        (name, f"{value:.4f}  [{found['interval'][name][0]:.4f}, {found['interval'][name][1]:.4f}]")
+        (name, f"{figure(value)}  [{figure(found['interval'][name][0])}, {figure(found['interval'][name][1])}]")
         for name, value in found.items()
         if name in found["interval"]
     ]
@@ -234,10 +245,11 @@ def scores(found: dict[str, Any]) -> list[tuple[str, str]]:
 
 def summary(folder: str) -> None:
     """Print a run's result."""
-    import json
     from pathlib import Path
 
-    result = json.loads((Path(folder) / "result.json").read_text())
+    from neuroevo import rundir
+
+    result = rundir.read_result(Path(folder))
     tuning = result.get("tuning", result)
     if "trials" in tuning:
         best = tuning["best"]
@@ -245,14 +257,14 @@ def summary(folder: str) -> None:
         rows = [("tuning", f"{tuning['status']} ({tuning['stop_reason']}) after {tuning['iterations']} iterations")]
         rows += [("trials", f"{tuning['trials']}, {spent:,} samples, {tuning['cost']['seconds']:.1f} s")]
         rows += [(key, str(value)) for key, value in (best or {"settings": {}})["settings"].items()]
-        rows += [(f"its validation {k}", f"{v:.4f}") for k, v in (best or {"validation": {}})["validation"].items()]
+        rows += [(f"its validation {k}", figure(v)) for k, v in (best or {"validation": {}})["validation"].items()]
         table(folder, rows)
     if "champion" not in result:
         return
     champion, cost = result["champion"], result["cost"]
     rows = [("status", f"{result['status']} ({result['stop_reason']}) after {result['generations']} generations")]
     rows += [("champion", f"{champion['kind']} of generation {champion['generation']}")]
-    rows += [(f"validation {name}", f"{value:.4f}") for name, value in champion["validation"].items()]
+    rows += [(f"validation {name}", figure(value)) for name, value in champion["validation"].items()]
     rows += [(f"test {name}", value) for name, value in scores(champion.get("test", {"interval": {}}))]
     rows += [("forward samples", f"{cost['forward_samples']:,}"), ("seconds", f"{cost['seconds']:.1f}")]
     table(folder, rows)
@@ -260,19 +272,24 @@ def summary(folder: str) -> None:
 
 def standings(folder: str) -> None:
     """Print what the arms of a benchmark came to, best on validation first."""
-    import json
     from pathlib import Path
 
-    result = json.loads((Path(folder) / "result.json").read_text())
+    from neuroevo import rundir
+
+    result = rundir.read_result(Path(folder))
     sign = 1 if result["lower_is_better"] else -1
     rows = [(f"{result['metric']} at {result['samples']:,} samples", "validation, test with 95 % interval, seconds")]
-    for name, arm in sorted(result["arms"].items(), key=lambda item: sign * item[1]["validation_mean"]):
+    for name, arm in sorted(result["arms"].items(), key=lambda item: place(item[1]["validation_mean"], sign)):
         low, high = arm["test_mean_low"], arm["test_mean_high"]
-        interval = "[one run]" if low is None else f"[{low:.4f}, {high:.4f}]"
-        rows.append(
-            (name, f"{arm['validation_mean']:.4f}  {arm['test_mean']:.4f} {interval}  {arm['seconds_mean']:.1f}")
-        )
+        interval = "[one run]" if low is None else f"[{figure(low)}, {figure(high)}]"
+        means = f"{figure(arm['validation_mean'])}  {figure(arm['test_mean'])}"
+        rows.append((name, f"{means} {interval}  {arm['seconds_mean']:.1f}"))
     table(f"{folder}: {result['runs']} of {result['runs_asked']} runs", rows)
+
+
+def place(mean: float | None, sign: int) -> float:
+    """Return what arms are sorted by, the best first; last where there is no mean."""
+    return float("inf") if mean is None else sign * mean
 
 
 def fail(line: str, status: int) -> NoReturn:

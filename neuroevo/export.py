@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from neuroevo import composition, experiment, progress
+from neuroevo import composition, experiment, progress, rundir
 from neuroevo.errors import InputError
 
 FORMATS = ("safetensors", "pt", "onnx")
@@ -41,6 +41,7 @@ def export(run_dir: str, format: str, out: str, member: int | None = None) -> st
             import onnxscript  # noqa: F401
         except ImportError:
             raise InputError("--format: onnx needs the extra 'onnx': pip install 'neuroevo[onnx]'") from None
+    rundir.refuse_inside(run_dir, out)
     whole, parts = network(run_dir, member)
     t = parts.backbone.transform
     temporary = path.with_name(path.name + ".partial")

@@ -10,13 +10,14 @@ ORDER = [  # each may import those before it
     "errors", "rng", "genome", "cost", "devices", "schedules", "statistics", "operators", "metrics", "pareto",
     "heads", "cut", "fitness", "gradient", "deep", "development", "algorithms", "quantised", "loop",
     "space", "samplers",
-    "data", "backbones", "features", "evaluation", "config", "checkpoint", "rundir", "progress",
+    "data", "backbones", "features", "evaluation", "config", "blame", "hdf5", "checkpoint", "rundir", "claims",
+    "progress",
     "genealogy", "plots", "page", "runpage", "benchpage", "report", "watch",
     "composition", "lockstep", "experiment", "trials", "tune", "arms", "workers", "bench", "export",
     "inspection", "cli", "__main__",
 ]  # fmt: skip
 ONLY = {  # the one module that imports a library
-    "h5py": {"checkpoint", "inspection"}, "pydantic": {"config"}, "typer": {"cli"}, "rich": {"progress"},
+    "h5py": {"hdf5"}, "pydantic": {"config"}, "typer": {"cli"}, "rich": {"progress"},
     "safetensors": {"backbones", "rundir", "export"}, "sklearn": {"data"}, "evotorch": {"operators", "algorithms"},
     "scipy": {"evaluation", "statistics"}, "yaml": {"config"}, "platformdirs": {"data"}, "psutil": {"devices"},
     "matplotlib": {"plots"}, "optuna": {"samplers"},
