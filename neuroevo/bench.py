@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from neuroevo import arms, composition, config, experiment, identity, rundir, statistics, tune, workers
+from neuroevo import arms, claims, composition, config, experiment, identity, rundir, statistics, tune, workers
 from neuroevo.arms import Given, Overlay
 from neuroevo.config import Config
 from neuroevo.errors import InputError, RunError
@@ -113,9 +113,8 @@ def run(
     for name, count in (("--seeds", seeds), ("--splits", splits), ("--jobs", jobs)):
         if count < 1:
             raise InputError(f"{name}: {count} given, one or more expected")
-    folder = Path(out or Path("runs/out") / f"{Path(file).stem}-bench")
-    if (folder / rundir.CONFIG).exists():
-        raise InputError(f"--out: {folder} already holds a run")
+    out = str(rundir.OUT / f"{Path(file).stem}-bench") if out is None else out
+    claims.check(out, bench=True)
     ready = experiment.prepared(c)
     given = sizes(c, ready.given[1])
     samples = asked(budget) or own_budget(c, given)
@@ -124,37 +123,52 @@ def run(
     limit = c.memory.limit or ready.config.memory.limit // jobs
     base = base | {"memory": {**(base.get("memory") or {}), "limit": limit}}
     bench = Bench(base, overlays, samples, seeds, splits, sorted(levels), jobs, experiment.command(), {})
-    known = opened(folder) if (folder / rundir.BENCH).exists() else None
-    if known is not None:
-        bench = joined(known, bench, folder)
-    tasks = bench.tasks(folder, given._replace(samples=samples))  # a wrong arm leaves nothing behind
-    bench = same_data(bench, folder, reporter)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--out: {folder}: {error.strerror}") from None
-    return finished(folder, bench, tasks, reporter)
+    with claims.claimed(out, "", 0, bench=True) as claim:
+        there = (claim.folder / rundir.BENCH).exists()
+        try:
+            if there:
+                bench = joined(opened(claim.folder), bench, claim.folder)
+            tasks = bench.tasks(claim.folder, given._replace(samples=samples))
+            bench = same_data(bench, claim.folder, reporter)
+        except InputError:  # a wrong arm leaves nothing behind
+            if not there:
+                claim.clear()
+            raise
+        return finished(claim.folder, bench, tasks, reporter)
 
 
 def resume(run_dir: str, reporter: Reporter) -> Path:
     """Go on with a benchmark; one that is finished is left as it is, its tables written anew."""
     folder = Path(run_dir)
-    bench = opened(folder)
-    c = config.check(bench.base)
-    given = sizes(c, experiment.prepared(c).given[1])._replace(samples=bench.samples)
-    bench = same_data(bench, folder, reporter)
-    return finished(folder, bench, bench.tasks(folder, given), reporter)
+    with claims.locked(folder):
+        bench = opened(folder)
+        c = config.check(bench.base)
+        given = sizes(c, experiment.prepared(c).given[1])._replace(samples=bench.samples)
+        bench = same_data(bench, folder, reporter)
+        return finished(folder, bench, bench.tasks(folder, given), reporter)
 
 
 def opened(folder: Path) -> Bench:
     """Read what a benchmark was asked for."""
     raw = config.read(str(folder / rundir.BENCH))
+    file, wrote = folder / rundir.BENCH, "a benchmark's folder has what neuroevo bench wrote"
     keys = ("config", "arms", "samples", "seeds", "splits", "levels", "jobs", "command")
     for key in keys:
         if key not in raw:
-            raise InputError(
-                f"{folder / rundir.BENCH}: {key} is missing; a benchmark's folder has what neuroevo bench wrote"
-            )
+            raise InputError(f"{file}: {key} is missing; {wrote}")
+    memory = raw["config"].get("memory") if isinstance(raw["config"], dict) else None
+    overlays = raw["arms"] if isinstance(raw["arms"], dict) else {"": ""}
+    right = {
+        "config": isinstance(memory, dict) and memory.get("limit") is not None,
+        "arms": all(overlay is None or isinstance(overlay, dict) for overlay in overlays.values()),
+        **{key: rundir.count(raw[key]) and raw[key] > 0 for key in ("samples", "seeds", "splits", "jobs")},
+        "levels": isinstance(raw["levels"], list) and all(map(rundir.number, raw["levels"])),
+        "command": isinstance(raw["command"], str),
+        "data": isinstance(raw.get("data") or {}, dict),
+    }
+    for key, fine in right.items():
+        if not fine:
+            raise InputError(f"{file}: {key} is damaged; {wrote}")
     values = {"base" if key == "config" else "overlays" if key == "arms" else key: raw[key] for key in keys}
     return Bench(**values, data=raw.get("data") or {})
 
@@ -225,28 +239,27 @@ def own_budget(c: Config, given: Given) -> int:
 
 def finished(folder: Path, bench: Bench, tasks: list[Task], reporter: Reporter) -> Path:
     """Do what is left of a benchmark, keeping its tables up to date, and write its page; raise what runs failed by."""
-    with rundir.locked(folder):
-        rundir.replace(folder / rundir.BENCH, config.dump(bench.record()).encode())
-        left = [task for task in tasks if not done(task)]
-        if len(left) < len(tasks):
-            reporter.note(f"{folder}: {len(tasks) - len(left)} of {len(tasks)} runs are finished")
-        for task in tasks:
-            if altered(task):
-                reporter.note(f"{task}: was begun with other settings than now; to have it again, delete {task.folder}")
-        failed: list[tuple[Task, Failure]] = []
-        todo = workers.alone(work, left, reporter) if bench.jobs == 1 else workers.together(
-            work, left, bench.jobs, reporter)  # fmt: skip
-        try:
-            with closing(todo):
-                for task, failure in todo:
-                    reporter.note(f"{task}: {failure.line if failure else outcome(task)}")
-                    failed += [(task, failure)] if failure else []
-                    write(folder, bench, tasks)
-        finally:
-            write(folder, bench, tasks)
-        from neuroevo import report  # it brings matplotlib along, which no worker needs
+    rundir.replace(folder / rundir.BENCH, config.dump(bench.record()).encode())
+    left = [task for task in tasks if not done(task)]
+    if len(left) < len(tasks):
+        reporter.note(f"{folder}: {len(tasks) - len(left)} of {len(tasks)} runs are finished")
+    for task in tasks:
+        if altered(task):
+            reporter.note(f"{task}: was begun with other settings than now; to have it again, delete {task.folder}")
+    failed: list[tuple[Task, Failure]] = []
+    todo = workers.alone(work, left, reporter) if bench.jobs == 1 else workers.together(
+        work, left, bench.jobs, reporter)  # fmt: skip
+    try:
+        with closing(todo):
+            for task, failure in todo:
+                reporter.note(f"{task}: {failure.line if failure else outcome(task)}")
+                failed += [(task, failure)] if failure else []
+                write(folder, bench, tasks)
+    finally:
+        write(folder, bench, tasks)
+    from neuroevo import report  # it brings matplotlib along, which no worker needs
 
-        report.report(str(folder))
+    report.report(str(folder))
     if failed:
         first, failure = failed[0]
         kind = InputError if all(failure.of_input for _, failure in failed) else RunError
@@ -259,13 +272,17 @@ def altered(task: Task) -> bool:
     file = task.folder / rundir.CONFIG
     if task.config.tune is not None or not file.exists():
         return False
-    return config.check(config.read(str(file))).record() != task.config.record()
+    try:
+        return config.check(config.read(str(file))).record() != task.config.record()
+    except InputError:  # its checkpoint has the config, too
+        return False
 
 
 def done(task: Task) -> bool:
     """Tell whether a run came to its end."""
-    result = rundir.read_result(task.folder)
-    return result.get("status") == "finished" and "champion" in result
+    result, metric = rundir.read_result(task.folder), task.config.validation_metric.name
+    champion = result.get("champion", {})
+    return result.get("status") == "finished" and all(metric in champion.get(s, {}) for s in ("validation", "test"))
 
 
 def outcome(task: Task) -> str:
@@ -273,13 +290,18 @@ def outcome(task: Task) -> str:
     result = rundir.read_result(task.folder)
     metric = task.config.validation_metric.name
     champion = result["champion"]
-    return (f"validation {metric} {champion['validation'][metric]:.4f}, test {champion['test'][metric]:.4f}, "
-            f"{result['cost']['seconds']:.0f} s")  # fmt: skip
+    return (f"validation {metric} {real(champion['validation'][metric]):.4f}, "
+            f"test {real(champion['test'][metric]):.4f}, {result['cost']['seconds']:.0f} s")  # fmt: skip
+
+
+def real(value: float | None) -> float:
+    """Return a number of a result, NaN for one that wasn't finite."""
+    return math.nan if value is None else value
 
 
 def work(task: Task, reporter: Reporter) -> None:
     """Begin a run, or go on with it."""
-    if (task.folder / rundir.CONFIG).exists():
+    if (task.folder / rundir.CONFIG).exists() or claims.holds(task.folder):
         tune.resume(str(task.folder), [], reporter)
     elif task.config.tune is not None:
         tune.run(task.config, str(task.folder), "", reporter)
@@ -309,7 +331,7 @@ def read(task: Task) -> Found | None:
     curve: list[tuple[int, int, float, float]] = []
     generation, samples, seconds, best = 0, 0, 0.0, math.inf if lower else -math.inf
     for folder, part in parts:
-        for line in rundir.read_lines(folder / rundir.HISTORY):
+        for line in rundir.read_history(folder):
             # A search's trials are thrown away: they cost, but nobody gets what they reached.
             if folder is task.folder and line["validation"] is not None:
                 best = (min if lower else max)(best, line["validation"])
@@ -320,13 +342,13 @@ def read(task: Task) -> Found | None:
         samples += part["cost"]["forward_samples"] + 2 * part["cost"]["backward_samples"]
         seconds += part["cost"]["seconds"]
     champion = result["champion"]
-    scores = {f"{split}_{name}": champion[split][name] for split in ("validation", "test")
+    scores = {f"{split}_{name}": real(champion[split].get(name)) for split in ("validation", "test")
               for name in champion["validation"]}  # fmt: skip
     row = {
         "arm": task.arm, "split": task.split, "seed": task.seed, "status": result["status"],
         "stop_reason": result["stop_reason"], "generations": generation, "champion_kind": champion["kind"],
-        "champion_generation": champion["generation"], "validation": champion["validation"][metric],
-        "test": champion["test"][metric], **scores, **{key: cost[key] for key in COSTS[:2]}, "samples": samples,
+        "champion_generation": champion["generation"], "validation": real(champion["validation"][metric]),
+        "test": real(champion["test"][metric]), **scores, **{key: cost[key] for key in COSTS[:2]}, "samples": samples,
         **{key: cost[key] for key in (*COSTS[2:], "seconds")},
     }  # fmt: skip
     return Found(task, row, curve)

@@ -14,11 +14,24 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from neuroevo import config, page, plots, rundir
+from neuroevo.errors import InputError
 from neuroevo.metrics import LOWER_IS_BETTER
 from neuroevo.plots import Interval, Plot, Point, words
+from neuroevo.rundir import Note
 from neuroevo.runpage import Run, descended, front, on_test, over_generations, read, short, shown
 
 Row = dict[str, str]
+LARGEST = 1e300  # of a table's numbers
+# Of each table the columns that are text, and what a page needs beside them.
+TEXTS = {
+    rundir.RESULTS: ("arm", "status", "stop_reason", "champion_kind"), rundir.CURVES: ("arm",),
+    rundir.SUMMARY: ("arm",), rundir.COMPARISONS: ("a", "b"), rundir.LEVELS: ("arm",),
+}  # fmt: skip
+COLUMNS = {
+    rundir.RESULTS: ("split", "seed", "validation", "test"),
+    rundir.CURVES: ("split", "seed", "samples", "validation"), rundir.SUMMARY: ("runs",),
+    rundir.COMPARISONS: ("probability",), rundir.LEVELS: ("level", "reached", "runs"),
+}  # fmt: skip
 
 
 class Bench(NamedTuple):
@@ -55,12 +68,37 @@ class Bench(NamedTuple):
     def run(self, row: Row) -> Run | None:
         """Return the run of a row of the results, or None where its folder isn't there."""
         folder = self.folder / rundir.RUNS / row["arm"] / f"{row['split']}-{row['seed']}"
-        return read(folder) if (folder / rundir.CONFIG).is_file() else None
+        try:
+            return read(folder) if folder.is_dir() else None
+        except InputError:
+            return None
 
 
-def table(path: Path) -> list[Row]:
-    """Return the rows of a CSV file, [] where there is none; a last line that is only half written is left out."""
-    return list(csv.DictReader(path.read_text().rpartition("\n")[0].splitlines())) if path.exists() else []
+def table(path: Path, note: Note = rundir.silent) -> list[Row]:
+    """Return the rows of a CSV file, [] where there is none; a last line that is only half written is left out.
+
+    So are damaged rows: those with other cells than the table has columns, or with text where it has numbers.
+    """
+    text = rundir.content(path, note).rpartition(b"\n")[0].decode(errors="replace")
+    try:
+        rows = list(csv.DictReader(text.splitlines()))
+    except csv.Error:
+        rows, text = [], ""
+    asked = {*COLUMNS.get(path.name, ()), *TEXTS.get(path.name, ())}
+    kept = [row for row in rows if asked <= row.keys() and right(row, TEXTS.get(path.name, ()))]
+    if len(kept) < len(rows) or (not text and path.exists() and path.stat().st_size):
+        note(f"{path}: damaged rows are left out; neuroevo resume writes it anew")
+    return kept
+
+
+def right(row: Row, texts: Sequence[str]) -> bool:
+    """Tell whether a row has a cell for each column, a number or nothing but in those of `texts`."""
+    if None in row or None in row.values() or not all(row.get(key) for key in texts):
+        return False
+    try:
+        return all(abs(float(cell)) < LARGEST for key, cell in row.items() if cell and key not in texts)
+    except ValueError:
+        return False
 
 
 def figure(row: Mapping[str, str], key: str) -> float | None:
@@ -81,11 +119,19 @@ def bracketed(found: Interval) -> str:
     return page.number(found.mean) + ends
 
 
-def read_bench(folder: Path) -> Bench:
-    """Read what there is of a bench."""
-    about = config.parse((folder / rundir.BENCH).read_text(), str(folder / rundir.BENCH))
-    summary = {row["arm"]: row for row in table(folder / rundir.SUMMARY)}
-    found = Bench(folder, about, rundir.read_result(folder), [], table(folder / rundir.RESULTS), summary)
+def read_bench(folder: Path, note: Note = rundir.silent) -> Bench:
+    """Read what there is of a bench; `note` is told what is damaged. InputError where that is what makes it one."""
+    file = folder / rundir.BENCH
+    about = config.read(str(file))
+    for key in ("config", "arms"):
+        if not isinstance(about.get(key), dict):
+            raise InputError(f"{file}: {key} is damaged or missing")
+    for key in ("seeds", "splits", "samples"):
+        if not rundir.count(about.get(key)):
+            raise InputError(f"{file}: {key} is damaged or missing")
+    summary = {row["arm"]: row for row in table(folder / rundir.SUMMARY, note)}
+    runs = [row for row in table(folder / rundir.RESULTS, note) if row["arm"] in about["arms"]]
+    found = Bench(folder, about, rundir.read_result(folder, note), [], runs, summary)
     sign = 1 if found.lower_is_better else -1
 
     def place(arm: str) -> float:
@@ -95,17 +141,24 @@ def read_bench(folder: Path) -> Bench:
     return found._replace(arms=sorted(about["arms"], key=place))
 
 
-def bench_page(folder: Path, pictures: Path | None, refresh: int | None = None) -> str:
+def bench_page(folder: Path, pictures: Path | None, refresh: int | None = None, note: Note = rundir.silent) -> str:
     """Return a bench's page; its plots are written under `pictures`, if that is given.
 
-    With `refresh` the page loads itself again after so many seconds.
+    With `refresh` the page loads itself again after so many seconds. What is damaged is left out; the page says so, and
+    `note` is told.
     """
-    found = read_bench(folder)
+    bad: list[str] = []
+    found = read_bench(folder, bad.append)
+    for name in (rundir.COMPARISONS, rundir.CURVES, rundir.LEVELS):
+        table(folder / name, bad.append)
+    for line in dict.fromkeys(bad):
+        note(line)
     planned = len(found.arms) * found.about["seeds"] * found.about["splits"]
     state = found.result.get("status") or "not finished"
     done = f"{state}: {len(found.runs)} of {planned} runs, {found.about['samples']:,} samples each at most"
+    told = map(page.note, dict.fromkeys(bad))
     body = (
-        page.section("Result", page.note(done), summary(found), shown(compared(found), pictures))
+        page.section("Result", page.note(done), summary(found), shown(compared(found), pictures), *told)
         + page.section("On the way", shown([*curves(found), *spent(found)], pictures), levels(found))
         + page.section("Runs", shown(spread(found), pictures), every_run(found))
         + "".join(best_run(found, arm, pictures) for arm in found.arms)

@@ -2,29 +2,28 @@
 
 A file is written under a temporary name, flushed to disk, renamed, and its folder flushed: whatever bears a
 checkpoint's name is whole. Its first 512 bytes (an HDF5 user block) hold a mark and the SHA-256 of all the rest, so
-that any changed bit is seen. Large tensors are laid out by HDF5 and then written straight from memory, while another
-thread hashes them: a checkpoint costs little more than the bare write of its bytes.
+that any changed bit is seen. Large tensors are written straight from memory, while another thread hashes them
+(`hdf5`): a checkpoint costs little more than the bare write of its bytes. The newest has the highest number in its
+name.
 """
 
-import hashlib
 import json
 import math
 import os
-import sys
-import threading
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import h5py
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from neuroevo import config, pareto
+from neuroevo import config, hdf5, pareto
 from neuroevo.cost import Cost
 from neuroevo.errors import InputError, RunError
 from neuroevo.fitness import Plan, Scores
@@ -37,9 +36,9 @@ FRONT = "front-"  # what its members are called, beside a number
 TRIALS = "trials"  # of hyperparameters
 KEPT = "kept"  # of what other runs' files gave
 MARK = b"neuroevo checkpoint\n"
-USER_BLOCK = 512
-DIRECT = 2**16  # arrays of at least this many bytes are written around HDF5
-BLOCK = 2**23  # bytes written or hashed at a time
+NAME = re.compile(r"generation-(\d+)\.h5", re.ASCII)
+ASIDE = ".damaged"  # behind the name of a checkpoint that doesn't count any more
+LINES, KINDS = "line_columns", "line_kinds"  # which columns each line of a history has, where not all have the same
 INTEGERS = ("generation", "invalid", "forward_samples", "backward_samples")
 
 History = list[dict[str, float | None]]
@@ -87,9 +86,28 @@ def name(generation: int) -> str:
     return f"generation-{generation:06d}.h5"
 
 
+def number(path: Path) -> int | None:
+    """Return the generation in a checkpoint's file name, which may have more than six digits; None for another file."""
+    found = NAME.fullmatch(path.name)
+    return int(found[1]) if found else None
+
+
+def written(name: str) -> bool:
+    """Tell whether a file of this name is a checkpoint, or one that was being written."""
+    return number(Path(name.removesuffix(".partial") + ".h5" if name.endswith(".partial") else name)) is not None
+
+
 def listed(folder: Path) -> list[Path]:
     """Return the checkpoints in a folder, newest first."""
-    return sorted(folder.glob("generation-*.h5"), reverse=True)
+    found = [(count, path) for path in _inside(folder) if (count := number(path)) is not None]
+    return [path for _, path in sorted(found, key=lambda pair: (pair[0], pair[1].name), reverse=True)]
+
+
+def _inside(folder: Path) -> list[Path]:
+    try:
+        return list(folder.iterdir())
+    except OSError:  # there is none, or a file in its place
+        return []
 
 
 def _tree(value: object, prefix: str) -> dict[str, Tensor]:
@@ -131,13 +149,18 @@ def write(path: Path, attributes: dict[str, Any], beside: dict[str, Tensor], ste
         else:
             seen[id(tensor)] = key
             arrays[key] = tensor.detach().cpu().contiguous().numpy()
-    for column in history[0] if history else ():
-        cells = [math.nan if line[column] is None else line[column] for line in history]
+    columns = list(dict.fromkeys(column for line in history for column in line))
+    for column in columns:
+        cells = [math.nan if line.get(column) is None else line[column] for line in history]
         arrays[f"history/{column}"] = np.array(cells, dtype=np.int64 if column in INTEGERS else np.float64)
+    kinds = list(dict.fromkeys(map(tuple, history)))
+    if len(kinds) > 1:  # a trait that came late: which lines have it, and where
+        arrays[KINDS] = np.array([kinds.index(tuple(line)) for line in history])
+        attributes = attributes | {LINES: json.dumps(kinds)}
     attributes = attributes | {
         "format": FORMAT,
         "generation": step.generation,
-        "columns": json.dumps(list(history[0]) if history else []),
+        "columns": json.dumps(columns),
         "cost": json.dumps(step.cost.record()),
         "seconds": step.seconds,
         "stale": step.stale,
@@ -150,81 +173,15 @@ def write(path: Path, attributes: dict[str, Any], beside: dict[str, Tensor], ste
     }
     temporary = path.with_suffix(".partial")
     try:
-        later = _lay_out(temporary, attributes, champion, arrays, shared)
-        _fill(temporary, later)
+        hdf5.write(temporary, MARK, arrays, shared, [hdf5.Notes("/", attributes), hdf5.Notes("champion", champion)])
         temporary.replace(path)
         flush_folder(path.parent)
-    except (OSError, RuntimeError) as error:  # h5py raises either when a write fails
-        reason = (
-            os.strerror(error.errno) if isinstance(error, OSError) and error.errno else " ".join(str(error).split())
-        )
-        raise RunError(f"{path}: checkpoint not written ({reason}); the one before it stands") from error
+    except OSError as error:
+        stands = "; the one before it stands" if listed(path.parent) else ""
+        raise RunError(f"{path}: checkpoint not written ({error.strerror or error}){stands}") from error
     finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _lay_out(
-    path: Path,
-    attributes: dict[str, Any],
-    champion: dict[str, Any],
-    arrays: dict[str, npt.NDArray[Any]],
-    shared: dict[str, str],
-) -> list[tuple[int, npt.NDArray[Any]]]:
-    """Write all but the large arrays; return where in the file those go."""
-    later = []
-    with h5py.File(path, "w", userblock_size=USER_BLOCK, libver=("v110", "v110")) as file:
-        for key, array in arrays.items():
-            if array.nbytes < DIRECT:
-                file.create_dataset(key, data=array)
-                continue
-            creation = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-            creation.set_layout(h5py.h5d.CONTIGUOUS)
-            creation.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
-            creation.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
-            link = h5py.h5p.create(h5py.h5p.LINK_CREATE)
-            link.set_create_intermediate_group(True)
-            space = h5py.h5s.create_simple(array.shape)
-            kind = h5py.h5t.py_create(array.dtype, logical=True)
-            dataset = h5py.h5d.create(file.id, key.encode(), kind, space, creation, link)
-            later.append((dataset.get_offset(), array))
-        for key, source in shared.items():
-            file[key] = h5py.SoftLink(f"/{source}")
-        for notes, place in ((attributes, file.attrs), (champion, file["champion"].attrs)):
-            for key, value in notes.items():
-                place.create(key, value)
-    return sorted(later, key=lambda pair: pair[0])
-
-
-def _yield_to_others() -> None:
-    """Let this thread run when a core is idle: a generation's products wait for their slowest thread."""
-    if sys.platform == "linux":  # where priority is a thread's own
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
-
-
-def _fill(path: Path, later: Sequence[tuple[int, npt.NDArray[Any]]]) -> None:
-    """Write the large arrays into their places, hash all that follows the user block, write the hash, flush to disk."""
-    pieces = [(offset, array.reshape(-1).view(np.uint8).data) for offset, array in later]
-    with open(path, "r+b", buffering=0) as file, ThreadPoolExecutor(1, initializer=_yield_to_others) as hasher:
-        descriptor = file.fileno()
-        end = os.fstat(descriptor).st_size
-
-        def hashed() -> str:
-            sha, place = hashlib.sha256(), USER_BLOCK
-            for offset, piece in [*pieces, (end, memoryview(b""))]:
-                sha.update(os.pread(descriptor, offset - place, place))  # what HDF5 wrote between
-                for start in range(0, len(piece), BLOCK):
-                    sha.update(piece[start : start + BLOCK])
-                place = offset + len(piece)
-            return sha.hexdigest()
-
-        digest = hasher.submit(hashed)
-        for offset, piece in pieces:
-            start = 0
-            while start < len(piece):
-                start += os.pwrite(descriptor, piece[start : start + BLOCK], offset + start)
-        os.fsync(descriptor)  # the bulk goes to disk while it is still being hashed
-        os.pwrite(descriptor, MARK + digest.result().encode() + b"\n", 0)
-        os.fsync(descriptor)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def flush_folder(folder: Path) -> None:
@@ -238,33 +195,17 @@ def flush_folder(folder: Path) -> None:
 
 def verify(path: Path) -> None:
     """See that a file is a checkpoint of this format and unchanged since it was written; InputError if not."""
-    try:
-        with open(path, "rb") as file:
-            head = file.read(USER_BLOCK)
-            if not head.startswith(MARK):
-                raise InputError(f"{path}: not a neuroevo checkpoint")
-            sha = hashlib.sha256()
-            while block := file.read(BLOCK):
-                sha.update(block)
-    except OSError as error:
-        raise InputError(f"{path}: {os.strerror(error.errno or 0)}") from None
-    if head[len(MARK) :].split(b"\n")[0] != sha.hexdigest().encode():
-        raise InputError(f"{path}: damaged: its content doesn't match its checksum")
+    hdf5.verify(path, MARK, "a neuroevo checkpoint")
 
 
 def read(path: Path) -> Checkpoint:
     """Read a checkpoint, verified, all but the algorithm's state; InputError where it is damaged or another format."""
     verify(path)
-    with h5py.File(path, "r") as file:
+    with hdf5.opened(path) as file:
         attributes = dict(file.attrs)
         if attributes["format"] != FORMAT:
             raise InputError(f"{path}: checkpoint format {attributes['format']}; this version reads {FORMAT}")
-        columns = {column: data[()] for column, data in file["history"].items()} if "history" in file else {}
-        order = json.loads(attributes["columns"])
-        history = [
-            {c: int(columns[c][i]) if c in INTEGERS else _number(columns[c][i]) for c in order if c in columns}
-            for i in range(int(attributes["generation"]))
-        ]
+        history = _history(file, attributes)
         scale = {key: torch.from_numpy(data[()]) for key, data in file.get("features", {}).items()}
         group = file["population"]
         values = torch.from_numpy(group["fitness"][()])
@@ -294,26 +235,70 @@ def read(path: Path) -> Checkpoint:
             int(attributes["stale"]),
             str(attributes["stop"]) or None,
         )
-    return Checkpoint(
-        path,
-        str(attributes["config"]),
-        int(attributes["seed"]),
-        str(attributes["device"]),
-        Layout.from_json(str(attributes["layout"])),
-        tuple(json.loads(attributes["classes"])),
-        Plan(**json.loads(attributes["plan"])),
-        json.loads(attributes["plan_changes"]),
-        json.loads(attributes["versions"]),
-        str(attributes["features"]),
-        scale,
-        step,
-        history,
-        front,
-        Identity.from_record(json.loads(attributes["data"])) if "data" in attributes else None,
-        tuple(json.loads(attributes["native"])) if "native" in attributes else None,
-        attributes.get("frozen"),
-        tensors(path, KEPT),
-    )
+        found = Checkpoint(
+            path,
+            str(attributes["config"]),
+            int(attributes["seed"]),
+            str(attributes["device"]),
+            Layout.from_json(str(attributes["layout"])),
+            tuple(json.loads(attributes["classes"])),
+            Plan(**json.loads(attributes["plan"])),
+            json.loads(attributes["plan_changes"]),
+            json.loads(attributes["versions"]),
+            str(attributes["features"]),
+            scale,
+            step,
+            history,
+            front,
+            Identity.from_record(json.loads(attributes["data"])) if "data" in attributes else None,
+            tuple(json.loads(attributes["native"])) if "native" in attributes else None,
+            attributes.get("frozen"),
+            _numbers(file, KEPT),
+        )
+        _fitting(found)
+    return found
+
+
+def _history(file: Any, attributes: Mapping[str, Any]) -> History:
+    """Return a file's history, each line with the columns that it had."""
+    columns = {column: data[()] for column, data in file["history"].items()} if "history" in file else {}
+    generations = int(attributes["generation"]) if columns else 0  # a rung keeps none
+    kinds = [json.loads(attributes["columns"])]
+    which = np.zeros(generations, dtype=np.int64)
+    if KINDS in file:
+        kinds, which = json.loads(attributes[LINES]), file[KINDS][()]
+    if any(cells.shape != (generations,) for cells in (*columns.values(), which)):
+        raise ValueError("a history of another length")
+    return [
+        {c: int(columns[c][i]) if c in INTEGERS else _number(columns[c][i]) for c in kinds[which[i]] if c in columns}
+        for i in range(generations)
+    ]
+
+
+def _fitting(found: Checkpoint) -> None:
+    """Raise ValueError where the parts of a checkpoint don't fit each other."""
+    population, scores, genes = found.step.population, found.step.scores, found.layout.genes
+    n = len(population.genomes)
+    single, double, whole = torch.float32, torch.float64, torch.int64
+    shapes: dict[str, tuple[Tensor, torch.dtype | None, tuple[int | None, ...]]] = {
+        "population/genomes": (population.genomes, single, (n, genes)),
+        "population/parents": (population.parents, whole, (n, None)),
+        "population/fitness": (scores.values, double, (n, None)),
+        "population/invalid": (scores.invalid, torch.bool, (n,)),
+        "champion/genome": (found.step.champion.genome, single, (genes,)),
+        **{f"population/traits/{key}": (trait, None, (n, *[None] * (trait.ndim - 1)))
+           for key, trait in population.traits.items()},
+    }  # fmt: skip
+    if found.front is not None:
+        shapes["front/genomes"] = found.front.genomes, single, (None, genes)
+        shapes["front/fitness"] = found.front.fitness, double, (len(found.front.genomes), None)
+    for key, (tensor, kind, shape) in shapes.items():
+        right = tensor.ndim == len(shape) and all(b in (None, a) for a, b in zip(tensor.shape, shape, strict=True))
+        if not right or kind not in (None, tensor.dtype):
+            raise ValueError(f"/{key} is {tensor.dtype} of shape {tuple(tensor.shape)}")
+    champion = found.step.champion.validation
+    if not isinstance(champion, dict) or not all(isinstance(value, int | float) for value in champion.values()):
+        raise ValueError("the champion's validation isn't numbers")
 
 
 def _number(value: float) -> float | None:
@@ -322,17 +307,26 @@ def _number(value: float) -> float | None:
 
 def state(path: Path, template: Any, device: torch.device) -> Any:
     """Read the algorithm's state into the shape of `template`, whose values don't matter; InputError names a leaf."""
-    with h5py.File(path, "r") as file:
+    with hdf5.opened(path) as file:
+
+        def tensor(item: Any, key: str, like: Tensor | None) -> Tensor:
+            found = torch.from_numpy(np.asarray(item[()]))
+            if like is not None:
+                fits = not like.numel() or (found.ndim == like.ndim and found.shape[1:] == like.shape[1:])
+                if found.dtype != like.dtype or not fits:
+                    was, right = f"{found.dtype} {tuple(found.shape)}", f"{like.dtype} {tuple(like.shape)}"
+                    raise InputError(f"{path}: {key} is {was}, like {right} expected; written by another algorithm")
+            return found.to(device)
 
         def fill(like: Any, key: str) -> Any:
             if isinstance(like, Tensor):
                 if key not in file:
                     raise InputError(f"{path}: no {key}; written by another algorithm")
-                return torch.from_numpy(np.asarray(file[key][()])).to(device)
+                return tensor(file[key], key, like)
             if isinstance(like, dict) and any(not isinstance(v, Tensor) for v in like.values()):
                 return {k: fill(v, f"{key}/{k}") for k, v in like.items()}
             if isinstance(like, dict):  # traits come and go with what a run is made of
-                return {k: torch.from_numpy(np.asarray(v[()])).to(device) for k, v in file.get(key, {}).items()}
+                return {k: tensor(v, f"{key}/{k}", None) for k, v in file.get(key, {}).items()}
             return type(like)(*(fill(v, f"{key}/{k}") for k, v in like._asdict().items()))
 
         return fill(template, "algorithm")
@@ -340,21 +334,14 @@ def state(path: Path, template: Any, device: torch.device) -> Any:
 
 def trials(path: Path) -> dict[str, Tensor]:
     """Return the tensors of the trials in a checkpoint, by their paths; empty where there are none."""
-    return {f"{TRIALS}/{key}": tensor for key, tensor in tensors(path, TRIALS).items()}
+    with hdf5.opened(path) as file:
+        return {f"{TRIALS}/{key}": tensor for key, tensor in _numbers(file, TRIALS).items()}
 
 
-def tensors(path: Path, group: str) -> dict[str, Tensor]:
-    """Return the tensors of a group of a checkpoint, by their paths in it; empty where there is no such group."""
-    found: dict[str, Tensor] = {}
-    with h5py.File(path, "r") as file:
-
-        def take(key: str, item: object) -> None:
-            if isinstance(item, h5py.Dataset):
-                found[key] = torch.from_numpy(np.asarray(item[()]))
-
-        if group in file:
-            file[group].visititems(take)
-    return found
+def _numbers(file: Any, group: str) -> dict[str, Tensor]:
+    """Return the tensors of a group of a file, by their paths in it; empty where there is no such group."""
+    found = hdf5.numbers(file[group]) if group in file else ()
+    return {key: torch.from_numpy(np.asarray(item[()])) for key, item in found}
 
 
 def newest(folder: Path, warn: Callable[[str], None]) -> Checkpoint | None:
@@ -368,6 +355,22 @@ def newest(folder: Path, warn: Callable[[str], None]) -> Checkpoint | None:
     if paths:
         raise InputError(f"{folder}: no checkpoint is good")
     return None
+
+
+def put_aside(folder: Path, kept: Path | None) -> list[Path]:
+    """Rename the checkpoints that count as newer than one, so that they don't any more; return what they are now.
+
+    A run that goes on from one passed those over. None: all of them.
+    """
+    paths = listed(folder)
+    renamed = []
+    for path in paths if kept is None else paths[: paths.index(kept)]:
+        target, count = path.with_name(path.name + ASIDE), 1
+        while target.exists():
+            count += 1
+            target = path.with_name(f"{path.name}{ASIDE}-{count}")
+        renamed.append(path.rename(target))
+    return renamed
 
 
 class Writer:
@@ -401,4 +404,5 @@ class Writer:
         write(self.folder / name(step.generation), self.attributes, self.beside, step, history)
         for path in listed(self.folder)[self.keep :]:
             if path.name != name(step.champion.generation):
-                path.unlink(missing_ok=True)
+                with suppress(OSError):  # a folder of that name, or no leave to
+                    path.unlink()

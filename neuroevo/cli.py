@@ -25,6 +25,9 @@ ConfigFile = Annotated[
 ]
 Sets = Annotated[list[str] | None, typer.Option("--set", help="override a key: section.key=value", metavar="A.B=VALUE")]
 Run = Annotated[str, typer.Argument(help="a run's folder", metavar="RUN_DIR")]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="go on with what that folder holds of the same config, or begin it")
+]
 Member = Annotated[
     int | None, typer.Option(help="a member of the front, by its number in inspect, in place of the champion")
 ]
@@ -37,6 +40,7 @@ def run(
     out: Annotated[
         str | None, typer.Option(help="the run's folder; default runs/out/CONFIG-SEED", metavar="DIR")
     ] = None,
+    resume: Resume = False,
 ) -> None:
     """Run one experiment, from data to a scored champion."""
     from neuroevo import experiment, progress
@@ -45,7 +49,7 @@ def run(
     with progress.shown() as reporter:
         checked = load(config, sets or [], reporter.note)
         stem = "default" if config is None else os.path.splitext(os.path.basename(config))[0]
-        folder = experiment.run(checked, out, stem, reporter)
+        folder = (experiment.begin_or_resume if resume else experiment.run)(checked, out, stem, reporter)
     summary(str(folder))
 
 
@@ -57,6 +61,7 @@ def tune(
         str | None, typer.Option(help="the run's folder; default runs/out/CONFIG-SEED", metavar="DIR")
     ] = None,
     final: Annotated[bool, typer.Option(help="run the experiment with the best set afterwards")] = True,
+    resume: Resume = False,
 ) -> None:
     """Search hyperparameters, then run the experiment with the best set of them."""
     from neuroevo import progress
@@ -66,7 +71,7 @@ def tune(
     with progress.shown() as reporter:
         checked = load(config, [*(sets or []), *([] if final else ["tune.final=false"])], reporter.note)
         stem = os.path.splitext(os.path.basename(config))[0]
-        folder = tune_.run(checked, out, stem, reporter)
+        folder = (tune_.begin_or_resume if resume else tune_.run)(checked, out, stem, reporter)
     summary(str(folder))
 
 
@@ -171,7 +176,7 @@ def report(
         raise InputError("--port: only a page that is served has one; add --watch")
     from neuroevo import report as report_
 
-    print(printable(str(report_.report(folder))))
+    print(printable(str(report_.report(folder, lambda line: print(printable(line), file=sys.stderr)))))
 
 
 @app.command()
@@ -186,11 +191,12 @@ def inspect(path: Annotated[str, typer.Argument(help="a run's folder, or a check
 @app.command()
 def validate(config: ConfigFile = None, sets: Sets = None) -> None:
     """Check a config without running it, and estimate what the run needs."""
-    from neuroevo import inspection
+    from neuroevo import blame, inspection
     from neuroevo.config import load
 
     checked = load(config, sets or [], lambda line: print(printable(line), file=sys.stderr))
-    rows = inspection.estimate(checked)
+    with blame.on_users(checked):
+        rows = inspection.estimate(checked)
     print(checked.to_yaml(), end="")
     table("estimates", rows)
 
@@ -244,10 +250,11 @@ def scores(found: dict[str, Any]) -> list[tuple[str, str]]:
 
 def summary(folder: str) -> None:
     """Print a run's result."""
-    import json
     from pathlib import Path
 
-    result = json.loads((Path(folder) / "result.json").read_text())
+    from neuroevo import rundir
+
+    result = rundir.read_result(Path(folder))
     tuning = result.get("tuning", result)
     if "trials" in tuning:
         best = tuning["best"]
@@ -270,19 +277,24 @@ def summary(folder: str) -> None:
 
 def standings(folder: str) -> None:
     """Print what the arms of a benchmark came to, best on validation first."""
-    import json
     from pathlib import Path
 
-    result = json.loads((Path(folder) / "result.json").read_text())
+    from neuroevo import rundir
+
+    result = rundir.read_result(Path(folder))
     sign = 1 if result["lower_is_better"] else -1
     rows = [(f"{result['metric']} at {result['samples']:,} samples", "validation, test with 95 % interval, seconds")]
-    for name, arm in sorted(result["arms"].items(), key=lambda item: sign * item[1]["validation_mean"]):
+    for name, arm in sorted(result["arms"].items(), key=lambda item: place(item[1]["validation_mean"], sign)):
         low, high = arm["test_mean_low"], arm["test_mean_high"]
-        interval = "[one run]" if low is None else f"[{low:.4f}, {high:.4f}]"
-        rows.append(
-            (name, f"{arm['validation_mean']:.4f}  {arm['test_mean']:.4f} {interval}  {arm['seconds_mean']:.1f}")
-        )
+        interval = "[one run]" if low is None else f"[{number(low)}, {number(high)}]"
+        means = f"{number(arm['validation_mean'])}  {number(arm['test_mean'])}"
+        rows.append((name, f"{means} {interval}  {arm['seconds_mean']:.1f}"))
     table(f"{folder}: {result['runs']} of {result['runs_asked']} runs", rows)
+
+
+def place(mean: float | None, sign: int) -> float:
+    """Return what arms are sorted by, the best first; last where there is no mean."""
+    return float("inf") if mean is None else sign * mean
 
 
 def fail(line: str, status: int) -> NoReturn:

@@ -5,12 +5,11 @@ import math
 import os
 import platform
 import shlex
-import shutil
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
@@ -21,7 +20,9 @@ import torch
 from torch import Tensor
 
 from neuroevo import (
+    blame,
     checkpoint,
+    claims,
     composition,
     config,
     data,
@@ -38,12 +39,16 @@ from neuroevo.composition import Experiment
 from neuroevo.config import Config
 from neuroevo.cost import Budget, Cost
 from neuroevo.data import Dataset
-from neuroevo.errors import InputError, Interrupted, printable
+from neuroevo.development import Developed, Development
+from neuroevo.errors import InputError, Interrupted, RunError, printable
 from neuroevo.fitness import Plan
+from neuroevo.genome import Population
 from neuroevo.identity import Identity
 from neuroevo.loop import Champion, Rules, Step
 from neuroevo.rng import Context
 
+# What can change from one command on a run or a search to the next, as dotted keys begin.
+CHANGING = ("budget", "checkpoint", "data.root", "tune.budget", "tune.patience", "tune.final")
 FREE_SHARE = 4  # an evaluation may use up to a quarter of the memory that is free at the start
 
 
@@ -93,11 +98,34 @@ class Signals:
             raise Interrupted(self.status)
 
 
+class Log:
+    """A run's log, which the user is told too."""
+
+    def __init__(self, path: Path, reporter: Reporter) -> None:
+        self.reporter = reporter
+        try:
+            self.file = open(path, "a", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115  `logged` closes it
+        except OSError as error:
+            raise rundir.unwritten(path, error) from error
+
+    def __call__(self, line: str) -> None:
+        """Tell the user a line and keep it."""
+        self.keep(line)
+        self.reporter.note(line)
+
+    def keep(self, line: str) -> None:
+        """Keep a line; RunError where it can't be written."""
+        text = "\n".join(map(printable, line.split("\n")))  # of a traceback there are several
+        rundir.append(self.file, f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+
+
 def run(c: Config, out: str | None, stem: str, reporter: Reporter) -> Path:
     """Run an experiment from data to a scored champion; return its folder. Bad input leaves no folder behind."""
     if c.tune is not None:
         raise InputError("tune: a config with hyperparameters to search is for neuroevo tune; here, set tune null")
-    with Signals() as signals:
+    if out is not None:
+        claims.check(out)
+    with Signals() as signals, blame.on_users(c):
         ready = prepared(c)
         with started(ready, out, stem, reporter) as (folder, log):
             images = watched(reporter, signals)
@@ -134,43 +162,63 @@ def prepared(c: Config, log: Callable[[str], None] | None = None) -> Ready:
 
 
 @contextmanager
-def started(
-    ready: Ready, out: str | None, stem: str, reporter: Reporter
-) -> Iterator[tuple[Path, Callable[[str], None]]]:
+def started(ready: Ready, out: str | None, stem: str, reporter: Reporter) -> Iterator[tuple[Path, Log]]:
     """Own a new run's folder, config written, with a log, while it is entered; bad input leaves no folder behind."""
-    c, was_there = ready.config, out is not None and Path(out).exists()
-    folder = rundir.claim(out, stem, c.seed)
-    try:
-        with rundir.locked(folder):
-            rundir.replace(folder / rundir.CONFIG, c.to_yaml().encode())
-            with logged(folder, reporter) as log:
+    c = ready.config
+    with claims.claimed(out, stem, c.seed) as claim:
+        folder = claim.folder
+        try:
+            with logged(folder, reporter) as log:  # the log comes first: it tells whose folder it is
+                rundir.replace(folder / rundir.CONFIG, c.to_yaml().encode())
                 log(f"{folder}: {c.backbone.name} on {c.dataset.name}, {ready.device}")
                 for line in [*inventory.lines(*ready.given), *ready.backbone.notes]:
                     log(line)
-                yield folder, log
-    except Interrupted:
-        if not begun(folder):
-            reporter.note(f"{folder}: interrupted before its first generation; begin with: neuroevo resume {folder}")
-        raise
-    except InputError:
-        if not begun(folder):
-            clear(folder, was_there)
-        raise
+                with blame.on_users(c, log.keep):
+                    yield folder, log
+        except Interrupted:
+            if not begun(folder):
+                reporter.note(
+                    f"{folder}: interrupted before its first generation; begin with: neuroevo resume {folder}"
+                )
+            raise
+        except InputError:
+            if not begun(folder):
+                claim.clear()
+            raise
 
 
 def begun(folder: Path) -> bool:
     """Tell whether a run has a checkpoint of some generation."""
-    return any(path.name != checkpoint.name(0) for path in checkpoint.listed(folder / rundir.CHECKPOINTS))
+    return any(checkpoint.number(path) for path in checkpoint.listed(folder / rundir.CHECKPOINTS))
 
 
-def clear(folder: Path, was_there: bool) -> None:
-    """Take a run that never began off the disk, and its folder too unless it was there before."""
-    if not was_there:
-        shutil.rmtree(folder, ignore_errors=True)
-        return
-    for name in (rundir.CONFIG, rundir.HISTORY, rundir.LINEAGE, rundir.LOG, ".lock"):
-        (folder / name).unlink(missing_ok=True)
-    shutil.rmtree(folder / rundir.CHECKPOINTS, ignore_errors=True)
+def begin_or_resume(c: Config, out: str | None, stem: str, reporter: Reporter) -> Path:
+    """Go on with the run in `out`, or begin it where there is none; InputError where that is of another config.
+
+    Without `out` the folder is runs/out/STEM-SEED. Budget and checkpoint are those of `c`.
+    """
+    out = str(rundir.OUT / f"{stem}-{c.seed}") if out is None else out
+    folder = claims.named(out)
+    if not claims.holds(folder):
+        return run(c, out, stem, reporter)
+    if c.tune is not None:
+        raise InputError("tune: a config with hyperparameters to search is for neuroevo tune; here, set tune null")
+
+    def change(then: Config) -> Config:
+        agreed(then, c, out)
+        return replace(then, budget=c.budget, checkpoint=c.checkpoint)
+
+    return resumed(folder, change, reporter)
+
+
+def agreed(then: Config, now: Config, out: str, free: tuple[str, ...] = ("budget", "checkpoint")) -> None:
+    """Raise InputError where a run's config is another than now, in what can't change within a run."""
+    old, new = then.record(), now.record()
+    if now.memory.limit is None:  # it was resolved when the run began
+        old["memory"] |= {"limit": None}
+    differ = [key for key in rundir.differing(old, new) if not key.startswith(free)]
+    if differ:
+        raise InputError(f"--resume: {out} holds a run of another config ({', '.join(differ)}); give another --out")
 
 
 def resume(run_dir: str, sets: list[str], reporter: Reporter) -> Path:
@@ -181,35 +229,96 @@ def resume(run_dir: str, sets: list[str], reporter: Reporter) -> Path:
             raise InputError(
                 f"--set {text}: a run goes on as it began; only budget, checkpoint and data.root can change"
             )
-    with Signals() as signals, rundir.locked(folder), logged(folder, reporter) as log:
-        c, before = reopened(folder, sets)
-        saved = checkpoint.newest(folder / rundir.CHECKPOINTS, log)
-        finished = rundir.read_result(folder).get("status") == "finished"
-        if saved is not None and finished:
+    return resumed(folder, lambda c: changed(c, sets), reporter)
+
+
+def changed(c: Config, sets: list[str]) -> Config:
+    """Return a config with settings applied."""
+    return config.check(config.override(c.record(), sets, lambda line: None)) if sets else c
+
+
+def resumed(folder: Path, change: Callable[[Config], Config], reporter: Reporter) -> Path:
+    """Go on with a run whose config changes in budget or checkpoint alone."""
+    with Signals() as signals, claims.locked(folder), logged(folder, reporter) as log:
+        saved, before = reopened(folder, log)
+        c = change(before)
+        result = rundir.read_result(folder, log)
+        finished = result.get("status") == "finished"
+        if saved is not None:  # a run that was given more may have been killed since that result
+            known = saved.step.generation
+            finished = saved.step.stop is not None or (finished and result["generations"] > known)
+        more = False
+        if finished:
+            if saved is None:
+                raise InputError(f"{folder}: finished, and its checkpoints are gone: there is nothing to go on from")
             stop = Budget(**c.budget.model_dump()).spent(
                 saved.step.generation, saved.step.cost, saved.step.seconds, Cost(forward=len(saved.step.scores.values))
             )
-            if stop is not None or c.budget == before.budget:
-                log(f"{folder}: finished ({rundir.read_result(folder)['stop_reason']}); nothing to do")
+            more = stop is None and c.budget != before.budget
+            if not more and result.get("status") == "finished":
+                log(f"{folder}: finished ({result['stop_reason']}); nothing to do")
                 return folder
-        experiment, step, history = restored(c, saved, signals, reporter, log)
-        if saved is None:
-            searched(folder, experiment, log)
-        if c.record() != before.record():  # and its data are those that it began with
-            rundir.replace(folder / rundir.CONFIG, c.to_yaml().encode())
-        if finished:  # its budget grew: patience that ran out starts anew
-            step = replace(step, stop=None, stale=0 if step.stop == "patience" else step.stale)
-        if saved is not None:
-            log(f"{folder}: going on after generation {step.generation}")
-        go(experiment, step, history, folder, signals, reporter, log)
+        with blame.on_users(c, log.keep):
+            experiment, step, history = restored(c, saved, signals, reporter, log)
+            if saved is None:
+                searched(folder, experiment, log)
+            if more:  # patience that ran out starts anew
+                step = replace(step, stop=None, stale=0 if step.stop == "patience" else step.stale)
+            if saved is not None:
+                log(f"{folder}: going on after generation {step.generation}")
+            aside(folder, saved, log)
+            same = c.record() == before.record()
+            go(experiment, step, history, folder, signals, reporter, log, saved is not None and not same)
     return folder
 
 
-def reopened(folder: Path, sets: list[str] | None = None) -> tuple[Config, Config]:
-    """Return a run's config with settings applied, and as it was."""
-    text = (folder / rundir.CONFIG).read_text()
-    raw = config.parse(text, str(folder / rundir.CONFIG))
-    return config.check(config.override(raw, sets or [], lambda line: None)), config.check(raw)
+def reopened(folder: Path, log: Callable[[str], None]) -> tuple[checkpoint.Checkpoint | None, Config]:
+    """Return a run's newest good checkpoint, if it has any, and its config.
+
+    The config is the checkpoint's: where config.yaml differs, `log` is told. InputError where neither can be read.
+    """
+    file = folder / rundir.CONFIG
+    try:
+        written = config.check(config.read(str(file)))
+    except InputError as error:
+        written, wrong = None, f"{file}: damaged ({str(error).removeprefix(f'{file}: ')})"
+    saved = newest(folder, written, log)
+    if saved is None:
+        if written is None:
+            raise InputError(f"{wrong}; and there is no checkpoint to take the config from")
+        return None, written
+    c = config.check(config.parse(saved.config, str(saved.path)))
+    if written is None:
+        log(f"{wrong}; the config is taken from {saved.path.name}")
+    elif differ := rundir.differing(c.record(), written.record()):
+        log(f"{file}: {', '.join(differ)} differ from {saved.path.name}, which counts")
+    return saved, c
+
+
+def newest(folder: Path, written: Config | None, log: Callable[[str], None]) -> checkpoint.Checkpoint | None:
+    """Return a run's newest good checkpoint, not one of another run that came to lie there; None where there is none.
+
+    What is of config.yaml's run is told by all of the config that can't change within it.
+    """
+    found = checkpoint.newest(folder / rundir.CHECKPOINTS, log)
+    if found is None or written is None or of_run(found, written):
+        return found
+    for path in checkpoint.listed(folder / rundir.CHECKPOINTS):
+        with suppress(InputError):
+            other = checkpoint.read(path)
+            if of_run(other, written):
+                log(f"{found.path}: of another run than {folder / rundir.CONFIG}; {path.name} is taken")
+                return other
+    return found
+
+
+def of_run(saved: checkpoint.Checkpoint, c: Config) -> bool:
+    """Tell whether a checkpoint's config is one that a run of a config can have."""
+    try:
+        then, now = config.check(config.parse(saved.config, str(saved.path))).record(), c.record()
+    except InputError:
+        return False
+    return not [key for key in rundir.differing(then, now) if not key.startswith(CHANGING)]
 
 
 def restored(
@@ -291,18 +400,11 @@ def watched(reporter: Reporter, signals: Signals) -> Callable[[int, int], None]:
 
 
 @contextmanager
-def logged(folder: Path, reporter: Reporter) -> Iterator[Callable[[str], None]]:
-    """Return a function that tells the user a line and keeps it in the run's log, where the command comes first."""
-    with open(folder / rundir.LOG, "a", buffering=1, encoding="utf-8") as file:
-
-        def keep(line: str) -> None:
-            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {printable(line)}\n")
-
-        def log(line: str) -> None:
-            keep(line)
-            reporter.note(line)
-
-        keep(rundir.COMMAND + command())
+def logged(folder: Path, reporter: Reporter) -> Iterator[Log]:
+    """Return a run's log, in which the command comes first."""
+    log = Log(folder / rundir.LOG, reporter)
+    with closing(log.file):
+        log.keep(rundir.COMMAND + command())
         yield log
 
 
@@ -321,11 +423,15 @@ def go(
     signals: Signals,
     reporter: Reporter,
     log: Callable[[str], None],
+    changed: bool = False,
 ) -> None:
-    """Evolve until a limit or a signal, writing history and checkpoints; then score the champion on test, once."""
+    """Evolve until a limit or a signal, writing history and checkpoints; then score the champion on test, once.
+
+    A config that has `changed` since the step's checkpoint is in a new one before the first generation is computed.
+    """
     c, rules = experiment.config, experiment.rules()
-    (folder / rundir.CHECKPOINTS).mkdir(exist_ok=True)
-    rundir.cut_lineage(folder, step.generation)
+    made(folder / rundir.CHECKPOINTS)
+    rundir.cut_lineage(folder, step.generation, log)
     attributes = {
         "config": c.to_yaml(),
         "seed": c.seed,
@@ -343,14 +449,20 @@ def go(
         f"features/{key}": tensor for key, tensor in (experiment.scale._asdict() if experiment.scale else {}).items()
     }
     beside |= {f"{checkpoint.KEPT}/{key}": tensor for key, tensor in experiment.keeps().items()}
-    tuned = checkpoint.newest(folder / rundir.TUNE / rundir.CHECKPOINTS, log)
+    tuned = rundir.newest(folder / rundir.TUNE, log)
     beside |= {} if tuned is None else checkpoint.trials(tuned.path)
     writer = checkpoint.Writer(folder / rundir.CHECKPOINTS, attributes, beside, c.checkpoint.keep)
     if step.generation == 0 and experiment.backbone.cut is not None:
         writer.submit(step, history)  # a plan that was measured is not measured again
+
+    def begin() -> None:
+        settle(c, folder, writer, step, history, changed)
+
+    if step.stop is not None:
+        begin()
     run = loop.evolve(
         experiment.algorithm,
-        experiment.development(),
+        once(experiment.development(), begin),
         experiment.validate,
         rules,
         step,
@@ -413,6 +525,44 @@ def go(
         signals.check()
 
 
+def made(folder: Path) -> None:
+    """Make a folder within a run's; RunError where that can't be."""
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise RunError(f"{folder}: not made ({error.strerror})") from error
+
+
+def aside(folder: Path, saved: checkpoint.Checkpoint | None, log: Callable[[str], None]) -> None:
+    """Rename the checkpoints that were passed over for the one that is gone on from, so that they count no more."""
+    for path in checkpoint.put_aside(folder / rundir.CHECKPOINTS, None if saved is None else saved.path):
+        log(f"{path}: set aside under this name")
+
+
+def settle(
+    c: Config, folder: Path, writer: checkpoint.Writer, step: Step, history: checkpoint.History, changed: bool
+) -> None:
+    """Write the config that a run goes on with: into config.yaml, and if it has `changed` into its checkpoint first."""
+    if changed:
+        writer.submit(step, history)
+        writer.wait()
+    text = c.to_yaml().encode()
+    if rundir.content(folder / rundir.CONFIG) != text:
+        rundir.replace(folder / rundir.CONFIG, text)
+
+
+def once(development: Development, first: Callable[[], None]) -> Development:
+    """Return a development that calls `first` before it develops its first population: the budget has room for it."""
+    left = [first]
+
+    def develop(population: Population, index: torch.Tensor, context: Context) -> Developed:
+        while left:
+            left.pop()()
+        return development.develop(population, index, context)
+
+    return development._replace(develop=develop)
+
+
 def recorded(
     run: Iterator[Step], step: Step, history: checkpoint.History, folder: Path, writer: checkpoint.Writer, every: int,
     rules: Rules, signals: Signals, reporter: Reporter, after: Callable[[Step], None] = lambda step: None,
@@ -424,10 +574,10 @@ def recorded(
     history = list(history)
     rundir.write_history(folder, history)
     try:
-        with open(folder / rundir.HISTORY, "a", buffering=1) as lines:
+        with closing(open(folder / rundir.HISTORY, "a")) as lines:
             for step in run:
                 history.append(step.record)
-                lines.write(json.dumps(step.record) + "\n")
+                rundir.append(lines, rundir.dumps(step.record) + "\n")
                 after(step)
                 interrupted = signals.status is not None and step.stop is None
                 if step.generation % every == 0 or step.stop or interrupted:
@@ -456,10 +606,10 @@ def saved_run(
 ) -> tuple[Config, checkpoint.Checkpoint]:
     """Return a run's config and its newest good checkpoint, in which a member of the front may be the champion."""
     folder = rundir.existing(run_dir)
-    c, _ = reopened(folder, list(sets))
+    saved, c = reopened(folder, reporter.note)
+    c = changed(c, list(sets))
     if c.tune is not None:
         raise InputError(f"{run_dir}: a search of hyperparameters, which has no champion; its final run is not begun")
-    saved = checkpoint.newest(folder / rundir.CHECKPOINTS, reporter.note)
     if saved is None:
         raise InputError(f"{run_dir}: no checkpoint yet")
     if member is not None:

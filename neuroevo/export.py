@@ -49,6 +49,7 @@ def export(run_dir: str, format: str | None, out: str, member: int | None = None
             import onnxscript  # noqa: F401
         except ImportError:
             raise InputError("--format: onnx needs the extra 'onnx': pip install 'neuroevo[onnx]'") from None
+    rundir.refuse_inside(run_dir, out)
     whole, parts = network(run_dir, member)
     t = parts.backbone.transform
     about = {"backbone": parts.backbone.name, "classes": parts.classes, "transform": t._asdict()}

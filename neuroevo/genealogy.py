@@ -40,16 +40,25 @@ class Generation(NamedTuple):
 Lineage = dict[int, Generation]
 
 
-def read(folder: Path) -> Lineage:
-    """Return a run's lineage by generation; empty where there is none."""
-    lines = rundir.read_lines(folder / rundir.LINEAGE)
-    return {line["generation"]: Generation(line["parents"], line["fitness"]) for line in lines}
+def read(folder: Path, note: rundir.Note = rundir.silent) -> Lineage:
+    """Return a run's lineage by generation; empty where there is none. Damaged generations are left out."""
+    path = folder / rundir.LINEAGE
+    lines = rundir.read_lines(path, note, rundir.of_lineage)
+    found = {line["generation"]: Generation(line["parents"], line["fitness"]) for line in lines}
+    for generation in sorted(found):
+        before = found.get(generation - 1)
+        if before is not None and max(map(max, filter(None, found[generation].parents)), default=-1) >= len(
+            before.parents
+        ):
+            note(f"{path}: generation {generation} has parents that are none, and is left out")
+            del found[generation]
+    return found
 
 
 def origin(generation: Generation, kind: str, algorithm: dict[str, Any]) -> list[int]:
     """Return the rows of a generation that a candidate of some kind was made of, the best first; [] where unknown."""
     order = generation.order()
-    if kind == "best":
+    if kind == "best" or not order:
         return order[:1]
     if kind == "elite_mean":
         return order[: averaged(algorithm["population"], algorithm["elites"])]

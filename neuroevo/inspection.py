@@ -9,11 +9,22 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import h5py
 import torch
 from torch import nn
 
-from neuroevo import cache, checkpoint, composition, config, devices, experiment, features, heads, inventory, rundir
+from neuroevo import (
+    cache,
+    checkpoint,
+    composition,
+    config,
+    devices,
+    experiment,
+    features,
+    hdf5,
+    heads,
+    inventory,
+    rundir,
+)
 from neuroevo.arms import ARMS
 from neuroevo.backbones import Backbone
 from neuroevo.config import Config
@@ -29,10 +40,13 @@ def describe(path: str) -> tuple[str, Rows]:
     if Path(path).is_dir():
         folder = rundir.existing(path)
         bad: list[str] = []
-        saved = checkpoint.newest(folder / rundir.CHECKPOINTS, bad.append)
+        saved, _ = experiment.reopened(folder, bad.append)
         if saved is None:
             raise InputError(f"{path}: no checkpoint yet")
-        result = rundir.read_result(folder)
+        result = rundir.read_result(folder, bad.append)
+        rundir.read_history(folder, bad.append, compare=saved)
+        rundir.read_lines(folder / rundir.LINEAGE, bad.append, rundir.of_lineage)
+        rundir.read_confusion(folder, bad.append)
         rows: Rows = [
             ("status", f"{result.get('status', 'unfinished')} ({result.get('stop_reason', 'no result yet')})")
         ]
@@ -68,10 +82,8 @@ def _checkpoint(saved: checkpoint.Checkpoint) -> Rows:
     rows += [("seconds", f"{step.seconds:.1f}"), ("seed", str(saved.seed)), ("device", saved.device)]
     rows += [("plan", ", ".join(f"{key} {value}" for key, value in saved.plan._asdict().items()))]
     rows += [("versions", ", ".join(f"{key} {value}" for key, value in saved.versions.items()))]
-    with h5py.File(saved.path, "r") as file:
-        found: list[str] = []
-        file.visititems(lambda name, item: found.append(name) if isinstance(item, h5py.Dataset) else None)
-        rows += [(f"/{name}", f"{file[name].shape} {file[name].dtype}") for name in found]
+    with hdf5.opened(saved.path) as file:
+        rows += [(f"/{name}", f"{item.shape} {item.dtype}") for name, item in hdf5.numbers(file)]
     return rows
 
 

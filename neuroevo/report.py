@@ -7,18 +7,23 @@ from pathlib import Path
 
 from neuroevo import rundir
 from neuroevo.benchpage import bench_page
+from neuroevo.errors import InputError
 from neuroevo.runpage import run_page
 
-PAGE, PLOTS = "report.html", "plots"
+PAGE, PLOTS = rundir.PAGE, rundir.PLOTS
 
 
-def report(folder: str) -> Path:
+def report(folder: str, note: rundir.Note = rundir.silent) -> Path:
     """Write the page of a run or of a bench, and its plots; return the page's path.
 
-    InputError where neither is there, or nothing is recorded yet.
+    What is damaged in the folder is left out, and `note` is told. InputError where neither is there, or nothing is
+    recorded yet.
     """
     path = existing(folder)
-    rundir.replace(path / PAGE, render(path, path / PLOTS).encode())
+    for name, right in ((PAGE, Path.is_file), (PLOTS, Path.is_dir)):
+        if (path / name).exists() and not right(path / name):
+            raise InputError(f"{path / name}: something else is there; the report writes {PAGE} and a folder {PLOTS}")
+    rundir.replace(path / PAGE, render(path, path / PLOTS, note=note).encode(errors="backslashreplace"))
     return path / PAGE
 
 
@@ -28,10 +33,10 @@ def existing(folder: str) -> Path:
     return path if (path / rundir.BENCH).is_file() else rundir.existing(folder)
 
 
-def render(folder: Path, pictures: Path | None, refresh: int | None = None) -> str:
+def render(folder: Path, pictures: Path | None, refresh: int | None = None, note: rundir.Note = rundir.silent) -> str:
     """Return a folder's page; its plots are written under `pictures`, if that is given.
 
     InputError where nothing is recorded yet. With `refresh` the page loads itself again after so many seconds.
     """
     page = bench_page if (folder / rundir.BENCH).is_file() else run_page
-    return page(folder, pictures, refresh)
+    return page(folder, pictures, refresh, note)

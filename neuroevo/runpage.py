@@ -1,6 +1,7 @@
 """What is on the page of a run: the result first, then plots, then how it was made."""
 
 import csv
+import io
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,10 +15,12 @@ from neuroevo import checkpoint, config, genealogy, page, plots, rundir
 from neuroevo.errors import InputError, printable
 from neuroevo.metrics import LOWER_IS_BETTER, reported
 from neuroevo.plots import Axis, Plot, Trials, words
+from neuroevo.rundir import Note
 
 COST = ("generation", "forward_samples", "backward_samples", "seconds")
 FITNESS = ("fitness_best", "fitness_mean", "fitness_std")
 DEPTH, WIDEST = 8, 64  # generations of a genealogy, and individuals of one
+MANY = 10  # keys in which a config differs: more aren't named
 PARTS = 8  # of those that a mean is of, whose ancestors are drawn
 
 
@@ -65,24 +68,68 @@ def named(metric: Any) -> str:
     return str(metric["name"] if isinstance(metric, dict) else metric)
 
 
-def read(folder: Path) -> Run:
-    """Read what there is of a run."""
-    given = config.parse((folder / rundir.CONFIG).read_text(), str(folder / rundir.CONFIG))
-    return Run(folder, given or {}, rundir.read_lines(folder / rundir.HISTORY), rundir.read_result(folder))
+def read(folder: Path, note: Note = rundir.silent, compare: bool = False) -> Run:
+    """Read what there is of a run; `note` is told what is damaged. To `compare` with the checkpoint takes longer.
+
+    InputError where its config is damaged, and there is no checkpoint that has it, too.
+    """
+    saved = rundir.newest(folder, note) if compare else None
+    given = configured(folder, saved, note)
+    return Run(folder, given, rundir.read_history(folder, note, saved), rundir.read_result(folder, note))
 
 
-def run_page(folder: Path, pictures: Path | None, refresh: int | None = None) -> str:
+def configured(folder: Path, saved: checkpoint.Checkpoint | None, note: Note) -> dict[str, Any]:
+    """Return a run's config as it is in its checkpoint, or where there is none in its folder."""
+    file = folder / rundir.CONFIG
+    wrong = "damaged"
+    try:
+        given = config.read(str(file))
+        if saved is None and of_config(given):
+            return given
+    except InputError as error:
+        given, wrong = {}, str(error)
+    saved = saved or rundir.newest(folder)
+    there: Any = None if saved is None else config.parse(saved.config, str(saved.path))
+    if saved is None or not of_config(there):
+        raise InputError(wrong if str(file) in wrong else f"{file}: {wrong}")
+    if differ := rundir.differing(there, given):
+        some = f"{', '.join(differ)} differ from" if len(differ) < MANY else "damaged; the config is that of"
+        note(f"{file}: {some} {saved.path.name}" + (", which counts" if len(differ) < MANY else ""))
+    return dict(there)
+
+
+def of_config(given: Any) -> bool:
+    """Tell whether a config has what a page needs."""
+
+    def is_metric(metric: Any) -> bool:
+        return isinstance(metric, str) or (isinstance(metric, dict) and isinstance(metric.get("name"), str))
+
+    if not isinstance(given, dict) or not all(
+        isinstance(given.get(k), dict) for k in ("validate", "fitness", "algorithm")
+    ):
+        return False
+    many = given["fitness"].get("metrics") or []
+    return is_metric(given["validate"].get("metric")) and isinstance(many, list) and all(map(is_metric, many))
+
+
+def run_page(folder: Path, pictures: Path | None, refresh: int | None = None, note: Note = rundir.silent) -> str:
     """Return a run's page; its plots are written under `pictures`, if that is given.
 
-    InputError where no generation is recorded. With `refresh` the page loads itself again after so many seconds.
+    InputError where no generation is recorded. With `refresh` the page loads itself again after so many seconds. What
+    is damaged is left out; the page says so, and `note` is told.
     """
-    run = read(folder)
+    bad: list[str] = []
+    run = read(folder, bad.append, compare=refresh is None)
     if not run.history:
-        raise InputError(f"{folder}: no generation is recorded yet")
+        raise InputError("; ".join([f"{folder}: no generation is recorded yet", *bad]))
+    searched = read_trials(folder, bad.append)
+    genealogy.read(folder, bad.append)
+    rundir.read_confusion(folder, bad.append)
+    for line in dict.fromkeys(bad):
+        note(line)
     progress = [anytime(run), plots.fitness("fitness", run.history), plots.costs("cost", {folder.name: run.cost})]
-    searched = read_trials(folder)
     body = (
-        page.section("Result", page.listed(short(run)), everything(run))
+        page.section("Result", page.listed(short(run)), everything(run), *map(page.note, dict.fromkeys(bad)))
         + page.section("Data", *taken(run))
         + page.section("Progress", shown([*progress, *over_generations(run)], pictures))
         + page.section("The champion on test", *on_test(run, pictures))
@@ -129,11 +176,11 @@ def short(run: Run) -> list[tuple[str, str]]:
         rows += [(f"best validation {words(metric)}", page.number(best[-1] if best else None))]
     if champion:
         rows += [("champion", f"{words(champion['kind'])} of generation {champion['generation']}")]
-        rows += [(f"validation {words(metric)}", page.number(champion["validation"][metric]))]
+        rows += [(f"validation {words(metric)}", page.number(champion["validation"].get(metric)))]
     if "test" in champion:
         test = champion["test"]
-        interval = test["interval"][metric]
-        rows += [(f"test {words(metric)}", f"{page.number(test[metric])} (95 %: {page.number(interval)})")]
+        interval = test["interval"].get(metric)
+        rows += [(f"test {words(metric)}", f"{page.number(test.get(metric))} (95 %: {page.number(interval)})")]
         rows += [("test images", page.number(test["images"]))]
     samples = int(cost["forward_samples"] + 2 * cost["backward_samples"])
     rows += [("samples", f"{samples:,} (forward + 2 x backward)"), ("seconds", f"{cost['seconds']:,.2f}")]
@@ -175,27 +222,28 @@ def anytime(run: Run) -> Plot:
 
 def over_generations(run: Run) -> list[Plot]:
     """Draw diversity, invalid individuals, and what individuals have of their own; nothing that is always 0."""
-    others = [key for key in run.history[0] if key not in (*COST, *FITNESS, "validation")]
+    columns = dict.fromkeys(key for line in run.history for key in line)
+    others = [key for key in columns if key not in (*COST, *FITNESS, "validation")]
     about = {"diversity": "The deviation of a gene over the population, the mean over genes.",
              "invalid": "Individuals with a NaN or infinite logit."}  # fmt: skip
     median = "Each individual has its own: the median of the population."
-    there = [key for key in others if any(line[key] for line in run.history)]
+    there = [key for key in others if any(line.get(key) for line in run.history)]
     return [plots.column(key, run.history, key, about.get(key, median)) for key in there]
 
 
 def on_test(run: Run, pictures: Path | None, prefix: str = "") -> list[str]:
     """Return the champion's confusion matrix on test and its scores for each class; [] where test wasn't scored."""
-    path = run.folder / rundir.CONFUSION
-    if not path.exists():
+    found = rundir.read_confusion(run.folder)
+    if found is None:
         return []
-    with open(path, newline="") as file:
-        classes, *rows = csv.reader(file)
-    counts = np.array(rows, dtype=np.int64)
+    classes, counts = found[0], np.array(found[1], dtype=np.int64)
     header, scores = ["class", "precision", "recall", "F1", "support"], by_class(classes, counts)
     if pictures is not None:
         pictures.mkdir(exist_ok=True)
         with open(pictures / f"{prefix}per_class.csv", "w", newline="") as file:
-            csv.writer(file, lineterminator="\n").writerows([header, *scores])
+            csv.writer(file, lineterminator="\n").writerows(
+                [header, *([rundir.cell(name), *figures] for name, *figures in scores)]
+            )
     table = page.grid(header, scores, "A dash: of a class that is never predicted, or not there.")
     if len(classes) > plots.COUNTED:
         table = page.details(f"scores of each of {len(classes)} classes", table)
@@ -255,19 +303,28 @@ def made(run: Run) -> list[str]:
     return [
         page.text("\n".join(commands)) if commands else "",
         page.details("versions", page.listed(page.flat(versions))) if versions else "",
-        page.details("config", page.text((run.folder / rundir.CONFIG).read_text())),
+        page.details("config", page.text(config.dump(run.config))),
     ]
 
 
-def read_trials(folder: Path) -> Trials | None:
-    """Return the trials of a search of hyperparameters, or None where there was none."""
-    if not (folder / rundir.TRIALS).exists():
+def read_trials(folder: Path, note: Note = rundir.silent) -> Trials | None:
+    """Return the trials of a search of hyperparameters, or None where there was none, or they are damaged."""
+    path, searched = folder / rundir.TRIALS, folder / rundir.TUNE
+    if not path.exists():
         return None
-    searched = folder / rundir.TUNE / rundir.CONFIG
-    given = config.parse((searched if searched.exists() else folder / rundir.CONFIG).read_text(), str(folder))
+    try:
+        return _trials(path, configured(searched if searched.is_dir() else folder, None, note))
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, csv.Error, InputError):
+        note(f"{path}: damaged, and left out")
+        return None
+
+
+def _trials(path: Path, given: dict[str, Any]) -> Trials:
+    """Return the trials in a file, of a search with a config."""
     metric = named(given["validate"]["metric"])
-    with open(folder / rundir.TRIALS, newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = list(csv.DictReader(io.StringIO(rundir.content(path).decode(), newline="")))
+    if not rows:
+        raise ValueError("no trial")
     axes = [axis for key, variable in given["tune"]["space"].items() for axis in _axes(key, variable, rows)]
     there = [axis for axis in axes if any(value == value for value in axis.values)]
     found, iterations = [float(row[metric]) for row in rows], [int(row["iteration"]) for row in rows]

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from neuroevo import checkpoint, composition, config, experiment, loop, rundir, trials
+from neuroevo import blame, checkpoint, claims, composition, config, experiment, loop, rundir, trials
 from neuroevo.algorithms import Algorithm
 from neuroevo.config import Config
 from neuroevo.cost import Budget, Cost
@@ -55,22 +55,17 @@ class Remembering(NamedTuple):
     trials: Trials
 
 
-class Tuner:
-    """The parts of a search: an algorithm that remembers trials, and a development that runs them."""
+class Search:
+    """A search without the means to run a trial: an algorithm that remembers trials, and what is told of them."""
 
-    def __init__(
-        self, ready: Ready, folder: Path, images: Callable[[int, int], None], log: Callable[[str], None],
-        check: Callable[[], None] = lambda: None,
-    ) -> None:  # fmt: skip
-        c = ready.config
+    def __init__(self, c: Config, folder: Path) -> None:
         assert c.tune is not None
-        self.ready, self.config, self.tune, self.folder, self.log = ready, c, c.tune, folder, log
+        self.config, self.tune, self.folder = c, c.tune, folder
         self.space = c.tune.space()
         self.layout: Layout = self.space.layout
         self.metric = c.validation_metric.name
         self.metrics = list(dict.fromkeys((self.metric, "accuracy", "cross_entropy")))
         self.sampler: Algorithm[Any] = c.tune.sampler.bound()(self.space)
-        self.trainer = Trainer(ready, folder, self.rules(), images, log, check)
         self.latest = self.nothing()  # the trials that a candidate was last taken from
 
     def nothing(self) -> Trials:
@@ -170,6 +165,66 @@ class Tuner:
         nothing = Scores(torch.full((1, 1), -torch.inf, dtype=torch.float64), torch.zeros(1, dtype=torch.bool))
         return Step(0, state, nobody, nothing, {}, Cost(), 0.0, Champion(start[0], "none", 0, worst), 0, None)
 
+    def restored(self, saved: checkpoint.Checkpoint) -> Step:
+        """Return the search as a checkpoint has it."""
+        context = Context(self.config.seed, 0, 0.0, HOME)
+        template = self.algorithm().init(torch.full((1, self.layout.genes), 0.5), 0.0, context)
+        return replace(saved.step, state=checkpoint.state(saved.path, template, HOME))
+
+    def write(self, step: Step) -> None:
+        """Write the table of trials, and the config with the best of them."""
+        rundir.replace(self.folder / rundir.TRIALS, self.table(step.state.trials).encode())
+        best = self.best(step.state.trials)
+        if best is not None:
+            settings = self.space.settings(step.state.trials.positions[best].tolist())
+            rundir.replace(self.folder / rundir.BEST, self.config.trial(settings).to_yaml().encode())
+
+    def table(self, trials: Trials) -> str:
+        """Return the trials as CSV: what each set, how long it was trained, its validation, what it took."""
+        file = io.StringIO()
+        table = csv.writer(file, lineterminator="\n")
+        keys = [c.name for c in self.space.coordinates if c.name in self.tune.variables]
+        table.writerow(["trial", *COUNTS[:2], *keys, *self.metrics, *COUNTS[2:]])
+        for i, position in enumerate(trials.positions.tolist()):
+            settings = self.space.settings(position)
+            counts = {name: int(column[i]) for name, column in trials.counts.items()}
+            cells = [cell(settings.get(key, "")) for key in keys]
+            metrics = [float(trials.metrics[name][i]) for name in self.metrics]
+            table.writerow([i, *(counts[n] for n in COUNTS[:2]), *cells, *metrics, *(counts[n] for n in COUNTS[2:])])
+        return file.getvalue()
+
+    def result(self, step: Step, reason: str, device: str) -> dict[str, Any]:
+        """Return what the search came to, as result.json has it; `reason` is why it ended."""
+        table = step.state.trials
+        best = self.best(table)
+        return {
+            "status": "finished" if step.stop is not None else "interrupted",
+            "stop_reason": reason,
+            "iterations": step.generation,
+            "trials": len(table.positions),
+            "seed": self.config.seed,
+            "device": device,
+            "best": None if best is None else {
+                "trial": best,
+                "settings": self.space.settings(table.positions[best].tolist()),
+                "validation": {name: float(value[best]) for name, value in table.metrics.items()},
+            },
+            "cost": {**step.cost.record(), "seconds": step.seconds},
+            "versions": experiment.versions(),
+        }  # fmt: skip
+
+
+class Tuner(Search):
+    """A search, and a development that runs its trials."""
+
+    def __init__(
+        self, ready: Ready, folder: Path, images: Callable[[int, int], None], log: Callable[[str], None],
+        check: Callable[[], None] = lambda: None,
+    ) -> None:  # fmt: skip
+        super().__init__(ready.config, folder)
+        self.ready, self.log = ready, log
+        self.trainer = Trainer(ready, folder, self.rules(), images, log, check)
+
     def development(self) -> Development:
         """Return how positions are scored: by trials of those that are new."""
 
@@ -202,28 +257,6 @@ class Tuner:
                 found.setdefault(self.space.identity(position), []).append(i)
         return [(self.space.settings(positions[same[0]]), same) for same in found.values()]
 
-    def write(self, step: Step) -> None:
-        """Write the table of trials, and the config with the best of them."""
-        rundir.replace(self.folder / rundir.TRIALS, self.table(step.state.trials).encode())
-        best = self.best(step.state.trials)
-        if best is not None:
-            settings = self.space.settings(step.state.trials.positions[best].tolist())
-            rundir.replace(self.folder / rundir.BEST, self.config.trial(settings).to_yaml().encode())
-
-    def table(self, trials: Trials) -> str:
-        """Return the trials as CSV: what each set, how long it was trained, its validation, what it took."""
-        file = io.StringIO()
-        table = csv.writer(file, lineterminator="\n")
-        keys = [c.name for c in self.space.coordinates if c.name in self.tune.variables]
-        table.writerow(["trial", *COUNTS[:2], *keys, *self.metrics, *COUNTS[2:]])
-        for i, position in enumerate(trials.positions.tolist()):
-            settings = self.space.settings(position)
-            counts = {name: int(column[i]) for name, column in trials.counts.items()}
-            cells = [cell(settings.get(key, "")) for key in keys]
-            metrics = [float(trials.metrics[name][i]) for name in self.metrics]
-            table.writerow([i, *(counts[n] for n in COUNTS[:2]), *cells, *metrics, *(counts[n] for n in COUNTS[2:])])
-        return file.getvalue()
-
 
 def cell(value: Any) -> Any:
     """Return a value as a cell of a CSV table has it."""
@@ -245,63 +278,142 @@ def run(c: Config, out: str | None, stem: str, reporter: Reporter) -> Path:
     """Search hyperparameters, then run the experiment with the best of them; return the folder."""
     if c.tune is None:
         raise InputError("tune: the config has no section tune, which names what to search")
-    with Signals() as signals:
+    if out is not None:
+        claims.check(out)
+    with Signals() as signals, blame.on_users(c):
         ready = experiment.prepared(c)
         with experiment.started(ready, out, stem, reporter) as (folder, log):
             tuner = Tuner(ready, folder, experiment.watched(reporter, signals), log, signals.check)
             search(tuner, tuner.initial(), [], signals, reporter)
             signals.check()
-    return final(folder, reporter)
+    return final(folder, c, reporter)
+
+
+def begin_or_resume(c: Config, out: str | None, stem: str, reporter: Reporter) -> Path:
+    """Go on with the search in `out`, or its final run, or begin it; InputError where that is of another config.
+
+    Without `out` the folder is runs/out/STEM-SEED. What ends the search, `tune.final` and checkpoint are those of `c`.
+    """
+    if c.tune is None:
+        raise InputError("tune: the config has no section tune, which names what to search")
+    out = str(rundir.OUT / f"{stem}-{c.seed}") if out is None else out
+    folder = claims.named(out)
+    if not claims.holds(folder):
+        return run(c, out, stem, reporter)
+    searched = stage(folder, reporter.note)
+    if searched is None:
+        raise InputError(f"--resume: {out} holds a run without a search; give another --out")
+    then = searched.config
+    experiment.agreed(then, c, out, experiment.CHANGING)
+    assert then.tune is not None
+    if searched.over and then.tune.budget != c.tune.budget:
+        raise InputError(
+            f"--resume: {out}: tune.budget: the search is over, and its final run is begun; give another --out"
+        )
+    if searched.over:
+        return experiment.resumed(folder, lambda own: replace(own, checkpoint=c.checkpoint), reporter)
+    return resumed(folder, lambda own: replace(own, tune=changed(own, c), checkpoint=c.checkpoint), reporter)
+
+
+def changed(then: Config, now: Config) -> config.Tuning:
+    """Return a search's section with what may change in it as it is now."""
+    assert then.tune is not None
+    assert now.tune is not None
+    rest = then.tune.rest.model_copy(update={"patience": now.tune.rest.patience, "final": now.tune.rest.final})
+    return replace(then.tune, budget=now.tune.budget, rest=rest)
+
+
+class Stage(NamedTuple):
+    """How far a folder is with a search."""
+
+    where: Path  # of the search's files: the folder, or a folder within
+    saved: checkpoint.Checkpoint | None  # of the search
+    config: Config  # of the search
+    over: bool  # whether the final run has taken its place
+
+
+def stage(folder: Path, log: Callable[[str], None]) -> Stage | None:
+    """Return how far a folder is with a search of hyperparameters; None where there is none."""
+    moved = folder / rundir.TUNE
+    if not checkpoint.listed(moved / rundir.CHECKPOINTS):
+        saved, c = experiment.reopened(folder, log)
+        return None if c.tune is None else Stage(folder, saved, c, False)
+    # Its checkpoints were moved before anything of the final run was written, and its config after.
+    saved = rundir.newest(moved, log)
+    if saved is None:
+        return None
+    c = config.check(config.parse(saved.config, str(saved.path)))
+    try:
+        now = config.check(config.read(str(folder / rundir.CONFIG)))
+    except InputError:
+        now = None
+    begun = bool(checkpoint.listed(folder / rundir.CHECKPOINTS)) or (now is not None and now.tune is None)
+    if not begun and now is not None and now.tune is not None and c.tune is not None:
+        c = replace(c, tune=replace(c.tune, rest=c.tune.rest.model_copy(update={"final": now.tune.rest.final})))
+    return Stage(moved, saved, c, begun)
 
 
 def resume(run_dir: str, sets: list[str], reporter: Reporter) -> Path:
     """Go on with a run, a search of hyperparameters or the final run after one."""
     folder = rundir.existing(run_dir)
-    c, before = experiment.reopened(folder)
-    if c.tune is None:
+    searched = stage(folder, rundir.silent)  # whoever goes on says what is damaged
+    if searched is None or searched.over:
         return experiment.resume(run_dir, sets, reporter)
     for text in sets:
         if not text.startswith(("tune.budget.", "tune.patience=", "tune.final=", "checkpoint.", "data.root=")):
             raise InputError(f"--set {text}: a search goes on as it began; only tune.budget, tune.patience, "
                              "tune.final, checkpoint and data.root can change")  # fmt: skip
-    with Signals() as signals, rundir.locked(folder), experiment.logged(folder, reporter) as log:
-        c, before = experiment.reopened(folder, sets)
-        moved = folder / rundir.TUNE
-        where = folder if (folder / rundir.CHECKPOINTS).exists() or not moved.exists() else moved
-        saved = checkpoint.newest(where / rundir.CHECKPOINTS, log)
+    return resumed(folder, lambda c: experiment.changed(c, sets), reporter)
+
+
+def resumed(folder: Path, change: Callable[[Config], Config], reporter: Reporter) -> Path:
+    """Go on with a search whose config changes in what ends it, `tune.final` or checkpoint alone."""
+    with Signals() as signals, claims.locked(folder), experiment.logged(folder, reporter) as log:
+        searched = stage(folder, log)
+        assert searched is not None
+        where, saved, before = searched.where, searched.saved, searched.config
+        c = change(before)
         finished = saved is not None and saved.step.stop is not None
-        assert c.tune is not None and before.tune is not None
-        if saved is not None and finished and (where is moved or c.tune.budget == before.tune.budget):
-            log(f"{folder}: the search is finished ({saved.step.stop})")
+        assert c.tune is not None
+        assert before.tune is not None
+        text = c.to_yaml().encode()
+        if finished and (where != folder or c.tune.budget == before.tune.budget):
+            assert saved is not None
+            own = Search(c, folder)
+            last = own.restored(saved)
+            log(f"{folder}: the search is finished ({last.stop})")
+            own.write(last)  # again, lest they were damaged
+            if not rundir.read_result(where, log):
+                rundir.write_result(where, own.result(last, str(last.stop), saved.device))
+            if rundir.content(folder / rundir.CONFIG) != text:
+                rundir.replace(folder / rundir.CONFIG, text)
         else:
-            ready = experiment.prepared(c if saved is None else experiment.found(c, log), log)
-            tuner = Tuner(ready, folder, experiment.watched(reporter, signals), log, signals.check)
-            step, history = tuner.initial(), []
-            if saved is not None:
-                experiment.agree(saved, tuner.trainer.data, log)
-                composition.same_weights(tuner.ready.backbone, saved.frozen, c.backbone.weights)
-                context = Context(c.seed, 0, 0.0, HOME)
-                template = tuner.algorithm().init(torch.full((1, tuner.layout.genes), 0.5), 0.0, context)
-                step = replace(saved.step, state=checkpoint.state(saved.path, template, HOME), stop=None)
-                history = saved.history
-                log(f"{folder}: going on after iteration {step.generation}")
-            keep(c, before, folder)
-            search(tuner, step, history, signals, reporter)
-        keep(c, before, folder)
+            with blame.on_users(c, log.keep):
+                ready = experiment.prepared(c if saved is None else experiment.found(c, log), log)
+                tuner = Tuner(ready, folder, experiment.watched(reporter, signals), log, signals.check)
+                step: Step = tuner.initial()
+                history: checkpoint.History = []
+                if saved is not None:
+                    experiment.agree(saved, tuner.trainer.data, log)
+                    composition.same_weights(ready.backbone, saved.frozen, c.backbone.weights)
+                    step, history = replace(tuner.restored(saved), stop=None), saved.history
+                    log(f"{folder}: going on after iteration {step.generation}")
+                experiment.aside(folder, saved, log)
+                same = c.record() == before.record()
+                search(tuner, step, history, signals, reporter, saved is not None and not same)
         signals.check()
-    return final(folder, reporter)
+    return final(folder, c, reporter)
 
 
-def keep(c: Config, before: Config, folder: Path) -> None:
-    """Keep a search's config where settings changed it."""
-    if c.record() != before.record():
-        rundir.replace(folder / rundir.CONFIG, c.to_yaml().encode())
+def search(
+    tuner: Tuner, step: Step, history: checkpoint.History, signals: Signals, reporter: Reporter, changed: bool = False
+) -> None:
+    """Search until a limit or a signal, keeping history, checkpoints and the table of trials; write the result.
 
-
-def search(tuner: Tuner, step: Step, history: checkpoint.History, signals: Signals, reporter: Reporter) -> None:
-    """Search until a limit or a signal, keeping history, checkpoints and the table of trials; write the result."""
+    A config that has `changed` since the step's checkpoint is in a new one before the first iteration.
+    """
     c, folder, rules = tuner.config, tuner.folder, tuner.rules()
-    (folder / rundir.CHECKPOINTS).mkdir(exist_ok=True)
+    experiment.made(folder / rundir.CHECKPOINTS)
     notes = trials.attributes(tuner.ready, tuner.trainer.data, tuner.layout)
     writer = checkpoint.Writer(folder / rundir.CHECKPOINTS, notes, {}, c.checkpoint.keep)
     algorithm = tuner.algorithm()
@@ -312,8 +424,12 @@ def search(tuner: Tuner, step: Step, history: checkpoint.History, signals: Signa
         if limit is not None:
             raise InputError(f"tune.budget.{limit}: one iteration takes more: {first.samples:,} samples "
                              f"({first.forward:,} forward, {first.backward:,} backward)")  # fmt: skip
+
+    def settle() -> None:
+        experiment.settle(c, folder, writer, step, history, changed)
+
     run = until_exhausted(loop.evolve(
-        algorithm, tuner.development(), tuner.validate, rules, step, HOME, time.monotonic
+        algorithm, experiment.once(tuner.development(), settle), tuner.validate, rules, step, HOME, time.monotonic
     ))  # fmt: skip
     last = step
 
@@ -327,28 +443,13 @@ def search(tuner: Tuner, step: Step, history: checkpoint.History, signals: Signa
     except Interrupted:  # at a rung
         step = last
     finished = step.stop is not None
-    table = step.state.trials
-    best = tuner.best(table)
-    rundir.write_result(folder, {
-        "status": "finished" if finished else "interrupted",
-        "stop_reason": step.stop or signal.Signals((signals.status or 128) - 128).name,
-        "iterations": step.generation,
-        "trials": len(table.positions),
-        "seed": c.seed,
-        "device": str(tuner.ready.device),
-        "best": None if best is None else {
-            "trial": best,
-            "settings": tuner.space.settings(table.positions[best].tolist()),
-            "validation": {name: float(value[best]) for name, value in table.metrics.items()},
-        },
-        "cost": {**step.cost.record(), "seconds": step.seconds},
-        "versions": experiment.versions(),
-    })  # fmt: skip
+    reason = step.stop or signal.Signals((signals.status or 128) - 128).name
+    rundir.write_result(folder, tuner.result(step, reason, str(tuner.ready.device)))
     if not finished:
         if step.generation:
             tuner.log(f"{folder}: interrupted after iteration {step.generation}; go on with: neuroevo resume {folder}")
         signals.check()
-    if best is None:
+    if tuner.best(step.state.trials) is None:
         raise hopeless(folder)
     tuner.trainer.clear()
 
@@ -358,27 +459,26 @@ def hopeless(folder: Path) -> RunError:
     return RunError(f"{folder}: no trial came to its end with a finite validation; see {rundir.TRIALS} and the ranges")
 
 
-def final(folder: Path, reporter: Reporter) -> Path:
+def final(folder: Path, c: Config, reporter: Reporter) -> Path:
     """Move a finished search into a folder of its own, and begin the final run in its place, if there is to be one."""
-    c, _ = experiment.reopened(folder)
     assert c.tune is not None
     if not (folder / rundir.BEST).exists():
         raise hopeless(folder)
     if not c.tune.rest.final:
         return folder
-    with rundir.locked(folder):
+    with claims.locked(folder):
         moved = folder / rundir.TUNE
-        moved.mkdir(exist_ok=True)
+        experiment.made(moved)
         for name in (rundir.RESULT, rundir.HISTORY, rundir.CHECKPOINTS):
             if (folder / name).exists() and not (moved / name).exists():
                 (folder / name).rename(moved / name)
         best = replace(config.check(config.read(str(folder / rundir.BEST))), dataset=c.dataset)
         if c.tune.rest.included and best.budget.samples is not None:
-            spent = rundir.read_result(moved)["cost"]
+            spent = rundir.read_result(moved, reporter.note)["cost"]
             left = best.budget.samples - spent["forward_samples"] - 2 * spent["backward_samples"]
             if left < 1:
                 raise InputError("budget.samples: the search took them all; see tune.budget and tune.included")
             best = replace(best, budget=best.budget.model_copy(update={"samples": left}))
-        rundir.replace(moved / rundir.CONFIG, (folder / rundir.CONFIG).read_bytes())
+        rundir.replace(moved / rundir.CONFIG, c.to_yaml().encode())
         rundir.replace(folder / rundir.CONFIG, best.to_yaml().encode())
     return experiment.resume(str(folder), [], reporter)

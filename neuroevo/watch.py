@@ -22,7 +22,7 @@ class Latest:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.lock = threading.Lock()  # plots are drawn by one thread at a time
-        self.state: Any = None
+        self.state: Any = None  # no list: an empty one is a state
         self.content = ""
 
     def page(self) -> str:
@@ -32,8 +32,9 @@ class Latest:
             if state != self.state:
                 try:
                     self.content = report.render(self.folder, None, REFRESH)
-                except (InputError, OSError) as error:  # nothing yet, or a checkpoint that was taken away just now
-                    note = page.note(f"Waiting: {error}")
+                except Exception as error:  # nothing yet, or damage of any kind: whoever looks gets an answer
+                    said = str(error) if isinstance(error, InputError | OSError) else f"can't be shown ({error!r})"
+                    note = page.note(f"Waiting: {said}")
                     return page.document(f"neuroevo: {self.folder.resolve().name}", note, REFRESH)
                 self.state = state
             return self.content
@@ -41,10 +42,14 @@ class Latest:
     def changed(self) -> list[tuple[str, int, int]]:
         """Return what tells whether a file of the folder has changed: names, times and sizes."""
         found = []
-        for path in sorted(self.folder.iterdir()):
+        try:
+            paths = sorted(self.folder.iterdir())
+        except OSError:  # it was taken away
+            return []
+        for path in paths:
             try:
                 about = path.stat()
-            except FileNotFoundError:  # a temporary one
+            except OSError:  # a temporary one
                 continue
             if path.is_file() and path.name != report.PAGE:
                 found.append((path.name, about.st_mtime_ns, about.st_size))
@@ -65,7 +70,7 @@ def server(folder: str, port: int) -> ThreadingHTTPServer:
             if self.path != "/" or host not in (HOST, "localhost"):
                 self.send_error(404)
                 return
-            content = latest.page().encode()
+            content = latest.page().encode(errors="backslashreplace")
             self.send_response(200)
             self.send_header("Content-Type", "text/html; charset=utf-8")
             self.send_header("Content-Length", str(len(content)))

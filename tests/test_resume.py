@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from neuroevo import backbones, checkpoint, experiment, features, inspection, rundir
 from neuroevo.config import load
 from neuroevo.errors import InputError, Interrupted, RunError
+from neuroevo.genome import Layout
 from neuroevo.loop import Rules, Step
 
 SETS = [
@@ -298,14 +299,76 @@ def test_only_budget_and_checkpoint_can_change(tmp_path: Path) -> None:
         experiment.resume(str(tmp_path), [], Quiet())
 
 
-def test_a_checkpoint_of_another_layout_is_refused(tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_layout_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "r"
     experiment.run(load(None, [*SETS, "budget.generations=4"]), str(folder), "test", Quiet())
     (folder / "result.json").unlink()
-    text = (folder / "config.yaml").read_text()
-    (folder / "config.yaml").write_text(text.replace("name: linear", "name: mlp"))
+    read = checkpoint.read
+    other = Layout(("another",), ((650,),))
+    monkeypatch.setattr(checkpoint, "read", lambda path: replace(read(path), layout=other))
     with pytest.raises(InputError, match="of another layout"):
         experiment.resume(str(folder), [], Quiet())
+
+
+def test_the_config_is_the_checkpoints_and_where_config_yaml_differs_is_said(tmp_path: Path, quiet: Quiet) -> None:
+    folder, whole = tmp_path / "r", tmp_path / "whole"
+    plain = [s for s in SETS if "cosine" not in s]
+    for out, count in ((folder, 4), (whole, 8)):
+        experiment.run(load(None, [*plain, f"budget.generations={count}"]), str(out), "test", Quiet())
+    text = (folder / "config.yaml").read_text()
+    for damage in (text.replace("name: linear", "name: mlp"), "\xff", "[]", text[:40], None):
+        quiet.lines.clear()
+        (folder / "config.yaml").write_text(damage or "", encoding="latin-1")
+        if damage is None:
+            (folder / "config.yaml").unlink()
+        experiment.opened(str(folder), quiet)
+        assert "config.yaml" in quiet.lines[0]
+    assert "head.name" in experiment_note(folder, text.replace("name: linear", "name: mlp"))
+    experiment.resume(str(folder), ["budget.generations=8"], quiet)
+    left, right = contents(folder), contents(whole)
+    for found in (left, right):
+        del found["result"]  # how often test was scored
+    assert left == right
+    assert (folder / "config.yaml").read_bytes() == (whole / "config.yaml").read_bytes()
+
+
+def experiment_note(folder: Path, text: str) -> str:
+    """Return what is said of a run whose config.yaml has another text."""
+    (folder / "config.yaml").write_text(text)
+    lines: list[str] = []
+    experiment.reopened(folder, lines.append)
+    return lines[0]
+
+
+def test_more_budget_is_not_lost_by_a_kill_before_the_result(tmp_path: Path) -> None:
+    folder = tmp_path / "r"
+    experiment.run(load(None, [*SETS, "budget.generations=4"]), str(folder), "test", Quiet())
+    before = (folder / "result.json").read_bytes()
+    (folder / "result.json").unlink()
+    experiment.resume(str(folder), ["budget.generations=6"], Quiet())
+    assert rundir.read_result(folder)["generations"] == 6
+    (folder / "result.json").write_bytes(before)  # killed between 4 and 6
+    (folder / "checkpoints" / "generation-000006.h5").unlink()
+    experiment.resume(str(folder), [], Quiet())
+    assert rundir.read_result(folder)["generations"] == 6
+
+
+def test_a_budget_without_room_for_a_generation_leaves_the_run_as_it_was(tmp_path: Path) -> None:
+    folder = tmp_path / "r"
+    experiment.run(load(None, [*SETS, "budget.generations=null", "budget.samples=20000"]), str(folder), "test", Quiet())
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != "run.log"}
+    experiment.resume(str(folder), ["budget.samples=20005"], Quiet())
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_a_history_whose_columns_come_late_is_the_same_bytes_after_a_resume(tmp_path: Path) -> None:
+    sets = [*SETS, "algorithm.elites=4", "refine.name=sgd", "refine.who=elites", "refine.optimizer_state=inherit",
+            "refine.steps=2", "budget.generations=6", "checkpoint.every=2"]  # fmt: skip
+    stopped(tmp_path, sets, 3)
+    lines = [(tmp_path / name / "history.jsonl").read_text().splitlines() for name in ("whole", "r")]
+    for a, b in zip(*lines, strict=True):
+        assert [*json.loads(a)] == [*json.loads(b)]
+    assert len({len(json.loads(line)) for line in lines[0]}) == 2
 
 
 def test_a_run_in_use_by_another_process_is_refused(tmp_path: Path) -> None:
@@ -326,7 +389,7 @@ def test_a_full_disk_ends_the_run_with_its_last_checkpoint_intact(
 
     def full(descriptor: int, data: bytes, offset: int) -> int:
         calls.append(offset)
-        if len(calls) > 3:
+        if len(calls) > 6:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return real(descriptor, data, offset)
 

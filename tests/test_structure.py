@@ -11,16 +11,16 @@ ORDER = [  # each may import those before it
     "heads", "cut", "fitness", "gradient", "deep", "development", "algorithms", "quantised", "loop",
     "space", "samplers",
     "weightfiles", "cache", "images", "folders", "data", "inventory", "identity", "backbones", "features", "evaluation",
-    "yamlfile", "config", "checkpoint", "rundir", "progress",
+    "yamlfile", "config", "blame", "hdf5", "checkpoint", "rundir", "claims", "progress",
     "genealogy", "glyphs", "plots", "page", "runpage", "benchpage", "report", "watch",
     "composition", "lockstep", "experiment", "trials", "tune", "arms", "workers", "bench", "export",
     "inspection", "cli", "__main__",
 ]  # fmt: skip
 ONLY = {  # the one module that imports a library
-    "h5py": {"checkpoint", "inspection"}, "pydantic": {"config"}, "typer": {"cli"}, "rich": {"progress"},
+    "h5py": {"hdf5"}, "pydantic": {"config"}, "typer": {"cli"}, "rich": {"progress"},
     "safetensors": {"weightfiles"}, "sklearn": {"data"}, "evotorch": {"operators", "algorithms"},
     "scipy": {"evaluation", "statistics"}, "yaml": {"yamlfile"}, "platformdirs": {"cache"}, "psutil": {"devices"},
-    "matplotlib": {"glyphs", "plots"}, "optuna": {"samplers"}, "filelock": {"cache", "rundir"},
+    "matplotlib": {"glyphs", "plots"}, "optuna": {"samplers"}, "filelock": {"cache"},
 }  # fmt: skip
 
 

@@ -1,0 +1,39 @@
+"""What to say when a user's own part fails: a line that names the part, the error, and where in their file it is."""
+
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from neuroevo.config import Config
+from neuroevo.errors import InputError, Interrupted, RunError
+
+
+@contextmanager
+def on_users(c: Config, log: Callable[[str], None] = lambda line: None) -> Iterator[None]:
+    """Turn what a user's own part raises into an InputError that says where; `log` is told the whole traceback."""
+    try:
+        yield
+    except (InputError, Interrupted, RunError):
+        raise
+    except Exception as error:  # a user's code may fail in any way
+        frames = traceback.extract_tb(error.__traceback__)
+        for key, name in named(c.record()).items():
+            file = getattr(sys.modules.get(name.partition(":")[0]), "__file__", None)
+            own = [frame for frame in frames if file is not None and frame.filename == file]
+            if own:
+                at = f"{own[-1].filename}, line {own[-1].lineno}"
+                log("".join(traceback.format_exception(error)).rstrip())
+                raise InputError(f"{key}: {name} failed: {type(error).__name__}: {error} ({at})") from None
+        raise
+
+
+def named(value: Any, key: str = "") -> dict[str, str]:
+    """Return the parts of a config that are a user's own, `module:function`, by their dotted keys."""
+    if isinstance(value, str):
+        module, colon, function = value.partition(":")
+        own = colon and function.isidentifier() and all(part.isidentifier() for part in module.split("."))
+        return {key.removesuffix(".name"): value} if own else {}
+    items = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
+    return {k: v for inner, child in items for k, v in named(child, f"{key}.{inner}" if key else str(inner)).items()}
