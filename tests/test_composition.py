@@ -195,7 +195,7 @@ def test_sizes_are_what_each_algorithm_asks_for() -> None:
 @pytest.mark.parametrize(
     ("sets", "message"),
     [
-        (["algorithm.population=1e9"], "algorithm.population: 1,000,000,000 individuals of .* genes .* TiB of memory; this"),
+        (["algorithm.population=1e9"], "algorithm.population: 1,000,000,000 individuals of .* TiB of memory; this"),
         (["algorithm.parents=2147483647"], "algorithm.parents: 2,147,483,647 for each of"),
         (["algorithm.selection={name: tournament, size: 2147483647}"], "algorithm.selection.size: 2,147,483,647 for"),
         (["refine.steps=2147483647"], "refine.steps: the batches of 2,147,483,647 steps take"),
