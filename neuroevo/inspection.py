@@ -144,7 +144,9 @@ def estimate(c: Config) -> Rows:
     else:
         what = f"all that is trainable behind {' and '.join(backbone.cut.places)}"
     rows += [("genome", f"{genes:,} genes: {what}")]
-    rows += [("note", line) for line in backbone.notes]
+    notes = list(backbone.notes)
+    heads.population_forward(head, backbone.head, (seen, len(whole.classes)), None, notes.append)
+    rows += [("note", line) for line in notes]
     address = features.address(backbone, whole.images, c.features.dtype)
     there = (cache.cache_folder() / "features" / f"{address}.npy").exists()
     size = dims.stored * len(whole.labels) * (4 if c.features.dtype == "float32" else 2)

@@ -59,7 +59,8 @@ def test_imports_point_up_only(path: Path) -> None:
 def test_every_module_has_its_test_file(name: str) -> None:
     tests = Path(__file__).parent
     names = {"algorithms": ["test_algorithms.py", "test_ga.py", "test_pso.py", "test_de.py", "test_baselines.py"],
-             "experiment": ["test_experiment.py", "test_resume.py"], "composition": ["test_unfrozen.py"]}  # fmt: skip
+             "experiment": ["test_experiment.py", "test_resume.py"],
+             "composition": ["test_composition.py", "test_unfrozen.py"]}  # fmt: skip
     for file in names.get(name, [f"test_{name}.py"]):
         assert (tests / file).exists()
 
