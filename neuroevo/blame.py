@@ -18,15 +18,22 @@ def on_users(c: Config, log: Callable[[str], None] = lambda line: None) -> Itera
     except (InputError, Interrupted, RunError):
         raise
     except Exception as error:  # a user's code may fail in any way
-        frames = traceback.extract_tb(error.__traceback__)
+        frames = [(frame.f_code, line) for frame, line in traceback.walk_tb(error.__traceback__)]
+        found = []
         for key, name in named(c.record()).items():
-            file = getattr(sys.modules.get(name.partition(":")[0]), "__file__", None)
-            own = [frame for frame in frames if file is not None and frame.filename == file]
-            if own:
-                at = f"{own[-1].filename}, line {own[-1].lineno}"
-                log("".join(traceback.format_exception(error)).rstrip())
-                raise InputError(f"{key}: {name} failed: {type(error).__name__}: {error} ({at})") from None
-        raise
+            module, _, function = name.partition(":")
+            file = getattr(sys.modules.get(module), "__file__", None)
+            own = [(code, line) for code, line in frames if file is not None and code.co_filename == file]
+            of_part = any(
+                code.co_qualname.partition(".")[0] == function for code, _ in own
+            )  # others may share its file
+            found += [(of_part, key, name, own[-1][1], file)] if own else []
+        if not found:
+            raise
+        _, key, name, line, file = max(found, key=lambda each: each[0])
+        log("".join(traceback.format_exception(error)).rstrip())
+        said = f"{key}: {name} failed: {type(error).__name__}: {error} ({file}, line {line})"
+        raise InputError(said) from None
 
 
 def named(value: Any, key: str = "") -> dict[str, str]:

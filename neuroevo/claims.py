@@ -17,8 +17,6 @@ from typing import NamedTuple
 from neuroevo import checkpoint, rundir
 from neuroevo.errors import InputError
 
-LOCK = ".lock"
-RUNG = "rung"  # where a search keeps an iteration at a rung
 FIRST = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d " + re.escape(rundir.COMMAND))  # what a run's log begins with
 LEFT = (rundir.CONFIG, rundir.LOG, rundir.HISTORY, rundir.LINEAGE)  # by a run that never began, beside checkpoints
 SOME = 3  # names in a message
@@ -35,7 +33,7 @@ class Claim(NamedTuple):
         """Take what this process made off the disk; what else came to be there meanwhile stays."""
         sweep(self.folder)
         if self.fresh:
-            (self.folder / LOCK).unlink(missing_ok=True)
+            (self.folder / rundir.LOCK).unlink(missing_ok=True)
         with suppress(OSError):  # not empty, or gone
             for folder in self.made:
                 folder.rmdir()
@@ -53,7 +51,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 def acquire(folder: Path) -> int:
     """Return a descriptor that holds a folder's lock until it is closed; InputError where it can't be had."""
-    path = folder / LOCK
+    path = folder / rundir.LOCK
     while True:
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
@@ -104,7 +102,7 @@ def named(out: str) -> Path:
 def own_lock(folder: Path) -> bool:
     """Tell whether a folder has a lock such as this program makes: an empty file."""
     try:
-        about = (folder / LOCK).lstat()
+        about = (folder / rundir.LOCK).lstat()
     except OSError:
         return False
     return stat.S_ISREG(about.st_mode) and about.st_size == 0
@@ -116,7 +114,7 @@ def refuse(folder: Path, out: str, bench: bool = False) -> None:
     For a `bench` it is one that is empty or holds a benchmark.
     """
     try:
-        names = {entry.name for entry in os.scandir(folder)} - ({LOCK} if own_lock(folder) else set())
+        names = {path.name for path in list(folder.iterdir())} - ({rundir.LOCK} if own_lock(folder) else set())
     except OSError as error:
         raise InputError(f"--out: {out}: {error.strerror}") from None
     begun = rundir.BENCH in names or names == {f"{rundir.BENCH}.partial"}
@@ -162,9 +160,8 @@ def never_began(folder: Path, names: set[str]) -> bool:
         if rundir.CHECKPOINTS in names:
             if not stat.S_ISDIR(about[rundir.CHECKPOINTS].st_mode):
                 return False
-            if any(
-                checkpoint.number(Path(e.name).with_suffix(".h5")) != 0 for e in os.scandir(folder / rundir.CHECKPOINTS)
-            ):
+            inside = [path.with_suffix(".h5") for path in (folder / rundir.CHECKPOINTS).iterdir()]
+            if any(checkpoint.number(path) != 0 for path in inside):
                 return False
     except OSError:
         return False
@@ -178,12 +175,12 @@ def sweep(folder: Path) -> None:
     for name in (*files, *(f"{name}.partial" for name in files)):
         with suppress(OSError):
             (folder / name).unlink()
-    for inner in (folder / rundir.CHECKPOINTS, folder / RUNG):
+    for inner in (folder / rundir.CHECKPOINTS, folder / rundir.RUNG):
         if inner.is_dir() and not inner.is_symlink():
-            for entry in list(os.scandir(inner)):
-                if checkpoint.written(entry.name) or inner.name == RUNG:
+            for path in list(inner.iterdir()):
+                if checkpoint.written(path.name) or inner.name == rundir.RUNG:
                     with suppress(OSError):
-                        Path(entry.path).unlink()
+                        path.unlink()
             with suppress(OSError):
                 inner.rmdir()
 
@@ -196,14 +193,14 @@ def claimed(out: str | None, stem: str, seed: int, bench: bool = False) -> Itera
     For a `bench` it is a new folder, or a benchmark's, which is left as it is.
     """
     folder, made = numbered(stem, seed) if out is None else chosen(out, bench)
-    fresh = not (folder / LOCK).exists()
+    fresh = not (folder / rundir.LOCK).exists()
     with locked(folder):
         claim = Claim(folder, made, fresh)
         try:
             refuse(folder, str(folder), bench)  # it may have been filled just now
         except InputError:
             if fresh:
-                (folder / LOCK).unlink(missing_ok=True)
+                (folder / rundir.LOCK).unlink(missing_ok=True)
             raise
         if not bench:
             sweep(folder)

@@ -23,7 +23,8 @@ from neuroevo.loop import Step
 from neuroevo.weightfiles import sealed
 
 OUT = Path("runs/out")  # where runs are whose folder isn't named
-CHECKPOINTS = "checkpoints"
+LOCK, CHECKPOINTS = ".lock", "checkpoints"
+RUNG = "rung"  # where a search keeps an iteration at a rung
 PAGE, PLOTS = "report.html", "plots"
 TUNE, TRIALS, BEST = "tune", "trials.csv", "best.yaml"  # of a search of hyperparameters
 BENCH, RUNS = "bench.yaml", "runs"  # of a benchmark: what makes a folder one, and where its runs are
@@ -70,7 +71,7 @@ def refuse_inside(run_dir: str, out: str) -> None:
         return
     first = path.relative_to(folder).parts[0]
     own = {value for key, value in globals().items() if key.isupper() and isinstance(value, str)}
-    if first in own or first.endswith(".partial") or first == ".lock" or first == "rung":
+    if first in own or first.endswith(".partial"):
         raise InputError(f"--out: {out} is the run's own; give another file")
 
 

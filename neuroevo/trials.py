@@ -28,7 +28,7 @@ from neuroevo.lockstep import Group, Verdict
 from neuroevo.loop import Rules
 
 KEPT_SOURCES = 3  # kinds of features that are kept in memory
-FOLDER, FILE = "rung", "rung.json"  # where an iteration is kept at a rung
+FILE = "rung.json"  # where an iteration is at a rung
 
 Settings = dict[str, Any]  # config key -> value
 
@@ -49,7 +49,7 @@ class Trainer:
     ) -> None:  # fmt: skip
         assert ready.config.tune is not None
         self.ready, self.config, self.given = ready, ready.config, ready.config.tune.trial
-        self.folder, self.rules = folder / FOLDER, rules
+        self.folder, self.rules = folder / rundir.RUNG, rules
         self.images, self.log, self.check = images, log, check
         self.sources: OrderedDict[str, Sources] = OrderedDict()
         self.data = Identity.of(*ready.given)

@@ -1,4 +1,5 @@
 import errno
+import hashlib
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -228,3 +229,70 @@ def test_an_error_in_the_background_is_raised_in_the_foreground(tmp_path: Path) 
 def test_a_config_longer_than_an_hdf5_attribute_used_to_hold_is_kept(tmp_path: Path) -> None:
     checkpoint.write(tmp_path / "c.h5", ATTRIBUTES | {"config": "x" * 200_000}, SCALE, step(), [line(1), line(2)])
     assert len(checkpoint.read(tmp_path / "c.h5").config) == 200_000
+
+
+def test_the_newest_is_the_highest_number_in_a_name_and_other_files_are_none(tmp_path: Path) -> None:
+    names = ["generation-000007.h5", "generation-999990.h5", "generation-1000000.h5", "generation-12345678.h5"]
+    for name in [*names, "generation-x.h5", "generation-000009.h5.damaged", "generation-000009.partial", "x.h5"]:
+        (tmp_path / name).write_bytes(b"x")
+    assert [path.name for path in checkpoint.listed(tmp_path)] == names[::-1]
+    assert checkpoint.listed(tmp_path / "nowhere") == checkpoint.listed(tmp_path / "x.h5") == []
+    assert checkpoint.name(1_000_000) == "generation-1000000.h5"
+
+
+def test_what_is_newer_than_the_checkpoint_gone_on_from_is_set_aside_and_never_counts(tmp_path: Path) -> None:
+    for generation in (1, 2, 3):
+        save(tmp_path / checkpoint.name(generation), step(generation))
+    for count in (1, 2):
+        (tmp_path / checkpoint.name(3)).write_bytes(b"x" * count)
+        aside = checkpoint.put_aside(tmp_path, tmp_path / checkpoint.name(2))
+        assert [path.name for path in aside] == [f"generation-000003.h5.damaged{'' if count == 1 else '-2'}"]
+    writer = checkpoint.Writer(tmp_path, ATTRIBUTES, SCALE, keep=2)
+    writer.submit(step(3), [line(i + 1) for i in range(3)])
+    writer.close()
+    assert [path.name for path in checkpoint.listed(tmp_path)] == [checkpoint.name(g) for g in (3, 2, 1)]
+    assert len(list(tmp_path.iterdir())) == 5
+
+
+def test_a_history_keeps_which_line_has_which_columns(tmp_path: Path) -> None:
+    late = [line(1), {"generation": 2, "steps": None, **line(2)}, {**line(3), "steps": 0.5}]
+    checkpoint.write(tmp_path / "c.h5", ATTRIBUTES, SCALE, step(3), late)
+    read = checkpoint.read(tmp_path / "c.h5").history
+    assert read == late
+    assert [[*one] for one in read] == [[*one] for one in late]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("population/genomes", None), ("population/genomes", np.zeros((30, 7), np.float32)),
+        ("population/genomes", np.zeros((30, LAYOUT.genes))), ("population/invalid", np.zeros(30)),
+        ("population/parents", np.zeros(30, np.int64)), ("population/fitness", np.zeros(3)),
+        ("champion/genome", np.zeros(3, np.float32)), ("population/traits/sigma", np.zeros(3)),
+        ("history/validation", np.zeros(9)), ("champion", None), ("population", None),
+    ],
+)  # fmt: skip
+def test_parts_that_are_missing_or_do_not_fit_are_one_line(tmp_path: Path, key: str, value: Any) -> None:
+    save(tmp_path / "c.h5")
+    reseal(tmp_path / "c.h5", key, value)
+    with pytest.raises(InputError, match=r"c.h5: not as a checkpoint is \(.+\)$"):
+        checkpoint.read(tmp_path / "c.h5")
+
+
+def test_a_state_of_another_kind_or_shape_names_the_leaf(tmp_path: Path) -> None:
+    s = save(tmp_path / "c.h5")
+    for value in (np.zeros((30, 3), np.float32), np.zeros(30), np.zeros((30, LAYOUT.genes), np.int64)):
+        reseal(tmp_path / "c.h5", "population/genomes", value)
+        with pytest.raises(InputError, match="algorithm/population/genomes is .* expected"):
+            checkpoint.state(tmp_path / "c.h5", s.state, CPU)
+
+
+def reseal(path: Path, key: str, value: Any) -> None:
+    """Change a part of a checkpoint, and its checksum with it."""
+    with h5py.File(path, "r+") as file:
+        del file[key]
+        if value is not None:
+            file[key] = value
+    body = path.read_bytes()[checkpoint.hdf5.USER_BLOCK :]
+    head = checkpoint.MARK + hashlib.sha256(body).hexdigest().encode() + b"\n"
+    path.write_bytes(head.ljust(checkpoint.hdf5.USER_BLOCK, b"\0") + body)

@@ -261,6 +261,33 @@ def test_an_out_that_holds_a_run_is_refused_and_default_names_take_the_next_suff
     assert [str(folder) for folder in folders] == ["runs/out/stem-4", "runs/out/stem-4-2"]
 
 
+def test_run_with_resume_begins_or_goes_on_with_the_same_config_and_refuses_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quiet: Quiet
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def again(*sets: str, out: str | None = "r") -> dict:  # type: ignore[type-arg]
+        c = load(None, [s for s in [*SMALL, *sets] if "memory" not in s])
+        return rundir.read_result(experiment.begin_or_resume(c, out, "job", quiet))
+
+    assert again()["generations"] == 6
+    before = (tmp_path / "r" / "history.jsonl").read_bytes()
+    quiet.lines.clear()
+    assert again()["generations"] == 6
+    assert "finished (generations); nothing to do" in quiet.lines[-1]
+    assert (tmp_path / "r" / "history.jsonl").read_bytes() == before
+    assert again("budget.generations=8", "checkpoint.every=3")["generations"] == 8
+    with pytest.raises(InputError, match=r"--resume: r holds a run of another config \(seed, fitness.samples\)"):
+        again("seed=3", "fitness.samples=50")
+    for _ in range(2):
+        again(out=None)
+    assert [path.name for path in Path("runs/out").iterdir()] == ["job-0"]
+    Path("mine").mkdir()
+    Path("mine/x").write_text("x")
+    with pytest.raises(InputError, match="isn't empty"):
+        again(out="mine")
+
+
 @pytest.mark.parametrize(
     "sets",
     [

@@ -312,7 +312,7 @@ def test_a_checkpoint_of_another_layout_is_refused(tmp_path: Path, monkeypatch: 
 
 def test_the_config_is_the_checkpoints_and_where_config_yaml_differs_is_said(tmp_path: Path, quiet: Quiet) -> None:
     folder, whole = tmp_path / "r", tmp_path / "whole"
-    plain = [s for s in SETS if "cosine" not in s]
+    plain = [*SETS, "algorithm.mutation.schedule=constant", "validate.every=2"]
     for out, count in ((folder, 4), (whole, 8)):
         experiment.run(load(None, [*plain, f"budget.generations={count}"]), str(out), "test", Quiet())
     text = (folder / "config.yaml").read_text()
@@ -326,9 +326,8 @@ def test_the_config_is_the_checkpoints_and_where_config_yaml_differs_is_said(tmp
     assert "head.name" in experiment_note(folder, text.replace("name: linear", "name: mlp"))
     experiment.resume(str(folder), ["budget.generations=8"], quiet)
     left, right = contents(folder), contents(whole)
-    for found in (left, right):
-        del found["result"]  # how often test was scored
-    assert left == right
+    assert left["population/genomes"] == right["population/genomes"]
+    assert left["history.jsonl"] == right["history.jsonl"]
     assert (folder / "config.yaml").read_bytes() == (whole / "config.yaml").read_bytes()
 
 

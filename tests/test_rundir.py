@@ -1,5 +1,4 @@
 import json
-import multiprocessing
 from pathlib import Path
 from unittest.mock import ANY
 
@@ -9,7 +8,6 @@ from safetensors import safe_open
 
 from neuroevo import rundir
 from neuroevo.cost import Cost
-from neuroevo.errors import InputError
 from neuroevo.fitness import Scores
 from neuroevo.genome import Population
 from neuroevo.loop import Champion, Step
@@ -24,26 +22,6 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["f"]
 
 
-def hold(folder: Path, held: "multiprocessing.synchronize.Event", free: "multiprocessing.synchronize.Event") -> None:
-    with rundir.locked(folder):
-        held.set()
-        free.wait(20)
-
-
-def test_a_folder_is_owned_by_one_process_and_freed_when_that_dies(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
-    held, free = context.Event(), context.Event()
-    owner = context.Process(target=hold, args=(tmp_path, held, free))
-    owner.start()
-    assert held.wait(60)
-    with pytest.raises(InputError, match="in use by another process"), rundir.locked(tmp_path):
-        pass
-    owner.kill()
-    owner.join()
-    with rundir.locked(tmp_path):
-        pass
-
-
 def test_history_is_a_line_a_generation(tmp_path: Path) -> None:
     rundir.write_history(tmp_path, [{"generation": 1, "validation": None}, {"generation": 2, "validation": 0.5}])
     lines = (tmp_path / "history.jsonl").read_text().splitlines()
@@ -56,12 +34,6 @@ def test_the_champions_file_is_plain_weights_with_a_note(tmp_path: Path) -> None
         assert list(file.metadata()) == ["neuroevo"]
         assert json.loads(file.metadata()["neuroevo"]) == {"classes": [1], "sha256": ANY}
         assert torch.equal(file.get_tensor("fc.weight"), torch.eye(3))
-
-
-def test_an_out_that_is_a_file_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "f").write_text("x")
-    with pytest.raises(InputError, match="--out: "):
-        rundir.claim(str(tmp_path / "f"), "x", 0)
 
 
 def test_a_last_line_that_is_half_written_is_left_out(tmp_path: Path) -> None:
