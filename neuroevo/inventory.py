@@ -49,7 +49,7 @@ def duplicates(data: Dataset, splits: Splits) -> list[str]:
     try:
         hashes = images.hashes()
     except InputError as error:
-        return [f"duplicates: not looked for ({error})"]
+        return [f"duplicates: not looked for ({str(error).partition(';')[0]})"]
     split_of = np.full(len(hashes), -1)
     for split, index in splits.items():
         split_of[index.numpy()] = SPLITS.index(split)

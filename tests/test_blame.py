@@ -29,7 +29,9 @@ def test_a_failure_in_a_users_code_is_one_line_and_the_next_try_works(
     given = [*QUICK, f"head.name={name}:head", f"fitness.metric={name}:metric"]
     file, out = tmp_path / f"{name}.py", str(tmp_path / "r")
     file.write_text(MODULE.format(**{**RIGHT, part: "nothing_of_the_name"}))
-    with pytest.raises(InputError, match=rf"{name}:{part} failed: NameError: .*{name}.py, line [46]\)"):
+    with pytest.raises(
+        InputError, match=rf"{name}:{part} (failed: |can't be built \()NameError: .*{name}.py, line [46]\)"
+    ):
         experiment.run(load(None, given), out, "x", Quiet())
     assert not (tmp_path / "r").exists()
     file.write_text(MODULE.format(**RIGHT) + "# of another size\n")

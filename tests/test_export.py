@@ -195,7 +195,8 @@ def test_a_run_that_was_made_on_a_gpu_opens_and_goes_on_without_one(
 
     def of_a_gpu(*args: Any) -> Any:
         saved = real(*args)
-        return saved and replace(saved, plan=saved.plan._replace(home="cuda:0"), device="cuda:0")
+        given = saved and saved.config.replace("device: auto", "device: cuda")
+        return saved and replace(saved, config=given, plan=saved.plan._replace(home="cuda:0"), device="cuda:0")
 
     monkeypatch.setattr(checkpoint, "newest", of_a_gpu)
     assert experiment.evaluate(str(folder), None, quiet) == expected

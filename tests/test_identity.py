@@ -8,7 +8,7 @@ import h5py
 import pytest
 from conftest import TINY, Quiet, make_folder
 
-from neuroevo import bench, checkpoint, composition, config, experiment, identity, tune
+from neuroevo import bench, checkpoint, composition, config, experiment, hdf5, identity, tune
 from neuroevo.config import load
 from neuroevo.errors import InputError
 from neuroevo.identity import Identity
@@ -31,7 +31,12 @@ def there(finished: Path, tmp_path: Path) -> Path:
     """A copy of both; the run's config and checkpoints name the copy's data set."""
     shutil.copytree(finished, tmp_path / "w")
     text = (tmp_path / "w" / "r" / "config.yaml").read_text()
-    (tmp_path / "w" / "r" / "config.yaml").write_text(text.replace(str(finished), str(tmp_path / "w")))
+    text = text.replace(str(finished), str(tmp_path / "w"))
+    (tmp_path / "w" / "r" / "config.yaml").write_text(text)
+    for path in checkpoint.listed(tmp_path / "w" / "r" / "checkpoints"):
+        with h5py.File(path, "r+") as file:
+            file.attrs["config"] = text
+        seal(path)
     return tmp_path / "w"
 
 
@@ -149,10 +154,8 @@ def seal(path: Path) -> None:
     import hashlib
 
     content = path.read_bytes()
-    sha = hashlib.sha256(content[checkpoint.USER_BLOCK :]).hexdigest().encode()
-    path.write_bytes(
-        (checkpoint.MARK + sha + b"\n").ljust(checkpoint.USER_BLOCK, b"\0") + content[checkpoint.USER_BLOCK :]
-    )
+    sha = hashlib.sha256(content[hdf5.USER_BLOCK :]).hexdigest().encode()
+    path.write_bytes((checkpoint.MARK + sha + b"\n").ljust(hdf5.USER_BLOCK, b"\0") + content[hdf5.USER_BLOCK :])
 
 
 def test_a_search_and_its_final_run_go_with_the_searchs_data_only(there: Path) -> None:

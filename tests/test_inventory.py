@@ -39,7 +39,7 @@ def test_where_nothing_is_twice_that_is_said_and_what_cannot_be_read_is_left_to_
     assert ("duplicates", "none across splits or classes") in inventory.rows(whole, splits)
     (tmp_path / "a/000.png").unlink()
     assert inventory.duplicates(whole, splits) == [
-        f"duplicates: not looked for, as {tmp_path}/a/000.png can't be read (No such file or directory)"
+        f"duplicates: not looked for ({tmp_path}/a/000.png: broken image (No such file or directory))"
     ]
 
 
