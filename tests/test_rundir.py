@@ -93,7 +93,7 @@ def test_json_is_such_as_everybody_reads(tmp_path: Path) -> None:
 def test_a_formula_for_a_class_is_a_text_in_the_table_and_itself_when_read_back(tmp_path: Path) -> None:
     classes = ["=1+2", "+x", "-x", "@x", "\tx", "'x", "'=x", "plain", "a,b", 'q"q', "日本"]
     rundir.write_confusion(tmp_path, classes, torch.eye(len(classes), dtype=torch.int64))
-    header = next(csv.reader((tmp_path / "confusion.csv").open(newline="")))
+    header = next(csv.reader((tmp_path / "confusion.csv").read_text().splitlines()))
     assert not any(name.startswith(("=", "+", "-", "@", "\t")) for name in header)
     assert header[7:] == classes[7:]
     found = rundir.read_confusion(tmp_path)
@@ -112,16 +112,11 @@ COSTS = ("forward_samples", "backward_samples", "validation_samples", "backbone_
 
 @pytest.mark.parametrize("damage", [*DAMAGES, "folder", "half", "flip"])
 def test_a_damaged_text_file_is_a_line_and_the_rest_is_read(tmp_path: Path, damage: str) -> None:
-    spent = dict.fromkeys(
-        ("forward_samples", "backward_samples", "validation_samples", "backbone_samples", "seconds"), 1
-    )
     champion = {"kind": "best", "generation": 1, "validation": {"accuracy": 0.5}}
     rundir.write_result(tmp_path, {"status": "finished", "stop_reason": "x", "generations": 1, "champion": champion,
-                                   "cost": spent})  # fmt: skip
-    history = [
-        {"generation": g, **dict.fromkeys(rundir.COUNTS[1:], 0), **dict.fromkeys(rundir.FIGURES, 0.5)} for g in (1, 2)
-    ]
-    rundir.write_history(tmp_path, history)
+                                   "cost": dict.fromkeys(COSTS, 1)})  # fmt: skip
+    columns = dict.fromkeys(rundir.COUNTS, 0) | dict.fromkeys(rundir.FIGURES, 0.5)
+    rundir.write_history(tmp_path, [columns | {"generation": 1}, columns | {"generation": 2}])
     lineage = [{"generation": g, "parents": [[-1, -1]], "fitness": [0.5]} for g in (1, 2)]
     (tmp_path / "lineage.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lineage))
     rundir.write_confusion(tmp_path, ["a", "b"], torch.eye(2, dtype=torch.int64))
@@ -141,9 +136,8 @@ def test_a_damaged_text_file_is_a_line_and_the_rest_is_read(tmp_path: Path, dama
         if damage == "folder":
             path.mkdir()
         elif damage in ("half", "flip"):
-            path.write_bytes(
-                whole[: len(whole) // 2] + (b"\xff" + whole[len(whole) // 2 + 1 :] if damage == "flip" else b"")
-            )
+            middle = len(whole) // 2
+            path.write_bytes(whole[:middle] + (b"\xff" + whole[middle + 1 :] if damage == "flip" else b""))
         else:
             path.write_bytes(DAMAGES[damage])
         found = read(lines.append)
@@ -158,7 +152,8 @@ def test_a_damaged_text_file_is_a_line_and_the_rest_is_read(tmp_path: Path, dama
     ("out", "message"),
     [
         ("r", "is the run's folder"), ("r/result.json", "is the run's own"), ("r/checkpoints/x", "is the run's own"),
-        ("r/../r/champion.safetensors", "is the run's own"), ("link", "is the run's own"), ("r/.lock", "is the run's own"),
+        ("r/../r/champion.safetensors", "is the run's own"), ("link", "is the run's own"),
+        ("r/.lock", "is the run's own"),
         ("r/config.yaml.partial", "is the run's own"), ("r/mine.safetensors", None), ("mine", None),
     ],
 )  # fmt: skip
