@@ -1,4 +1,7 @@
+import csv
+import errno
 import json
+import os
 from pathlib import Path
 from unittest.mock import ANY
 
@@ -6,8 +9,9 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from neuroevo import rundir
+from neuroevo import genealogy, rundir
 from neuroevo.cost import Cost
+from neuroevo.errors import InputError, RunError
 from neuroevo.fitness import Scores
 from neuroevo.genome import Population
 from neuroevo.loop import Champion, Step
@@ -69,3 +73,111 @@ def test_a_runs_commands_are_in_its_log(tmp_path: Path) -> None:
     lines = ["command: neuroevo run a.yaml", "note: command: none", "command: neuroevo resume 'a b'"]
     (tmp_path / "run.log").write_text("".join(f"2026-01-01 00:00:00 {line}\n" for line in lines))
     assert rundir.commands(tmp_path) == ["neuroevo run a.yaml", "neuroevo resume 'a b'"]
+
+
+def strict(text: str) -> object:
+    def refused(name: str) -> None:
+        raise AssertionError(name)
+
+    return json.loads(text, parse_constant=refused)
+
+
+def test_json_is_such_as_everybody_reads(tmp_path: Path) -> None:
+    nan, inf = float("nan"), float("inf")
+    line = {"a": [nan, (1.5, inf)], "b": {"c": -inf}, "d": "NaN", "e": 1}
+    assert strict(rundir.dumps(line)) == {"a": [None, [1.5, None]], "b": {"c": None}, "d": "NaN", "e": 1}
+    rundir.write_result(tmp_path, {"status": "finished", "validation": nan})
+    rundir.write_history(tmp_path, [{"generation": 1, "fitness_best": inf}])
+    assert strict((tmp_path / "result.json").read_text()) == {"status": "finished", "validation": None}
+    assert strict((tmp_path / "history.jsonl").read_text()) == {"generation": 1, "fitness_best": None}
+
+
+def test_a_formula_for_a_class_is_a_text_in_the_table_and_itself_when_read_back(tmp_path: Path) -> None:
+    classes = ["=1+2", "+x", "-x", "@x", "\tx", "'x", "'=x", "plain", "a,b", 'q"q', "日本"]
+    rundir.write_confusion(tmp_path, classes, torch.eye(len(classes), dtype=torch.int64))
+    header = next(csv.reader((tmp_path / "confusion.csv").read_text().splitlines()))
+    assert not any(name.startswith(("=", "+", "-", "@", "\t")) for name in header)
+    assert header[7:] == classes[7:]
+    found = rundir.read_confusion(tmp_path)
+    assert found is not None
+    assert found[0] == classes
+    assert found[1] == torch.eye(len(classes), dtype=torch.int64).tolist()
+
+
+DAMAGES = {
+    "empty": b"", "garbage": bytes(range(256)), "list": b"[]\n", "number": b"3\n", "other": b'{"a": 1}\n{"a": 1}\n',
+    "null": b"null\n", "text": b'"x"\n', "deep": b"[" * 100_000 + b"\n", "long": b"1" * 10_000 + b"\n",
+    "huge": b'{"generation": 1e999, "parents": [[1e999]], "fitness": [1]}\n', "wide": "x\n".encode("utf-16"),
+}  # fmt: skip
+COSTS = ("forward_samples", "backward_samples", "validation_samples", "backbone_samples", "seconds")
+
+
+@pytest.mark.parametrize("damage", [*DAMAGES, "folder", "half", "flip"])
+def test_a_damaged_text_file_is_a_line_and_the_rest_is_read(tmp_path: Path, damage: str) -> None:
+    champion = {"kind": "best", "generation": 1, "validation": {"accuracy": 0.5}}
+    rundir.write_result(tmp_path, {"status": "finished", "stop_reason": "x", "generations": 1, "champion": champion,
+                                   "cost": dict.fromkeys(COSTS, 1)})  # fmt: skip
+    columns = dict.fromkeys(rundir.COUNTS, 0) | dict.fromkeys(rundir.FIGURES, 0.5)
+    rundir.write_history(tmp_path, [columns | {"generation": 1}, columns | {"generation": 2}])
+    lineage = [{"generation": g, "parents": [[-1, -1]], "fitness": [0.5]} for g in (1, 2)]
+    (tmp_path / "lineage.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lineage))
+    rundir.write_confusion(tmp_path, ["a", "b"], torch.eye(2, dtype=torch.int64))
+    readers = {
+        "result.json": lambda note: rundir.read_result(tmp_path, note),
+        "history.jsonl": lambda note: rundir.read_history(tmp_path, note),
+        "lineage.jsonl": lambda note: [*genealogy.read(tmp_path, note)],
+        "confusion.csv": lambda note: rundir.read_confusion(tmp_path, note),
+    }
+    for name, read in readers.items():
+        lines: list[str] = []
+        assert read(lines.append)
+        assert not lines
+        path = tmp_path / name
+        whole = path.read_bytes()
+        path.unlink()
+        if damage == "folder":
+            path.mkdir()
+        elif damage in ("half", "flip"):
+            middle = len(whole) // 2
+            path.write_bytes(whole[:middle] + (b"\xff" + whole[middle + 1 :] if damage == "flip" else b""))
+        else:
+            path.write_bytes(DAMAGES[damage])
+        found = read(lines.append)
+        assert all(str(path) in line and "\n" not in line for line in lines)
+        if damage not in ("half", "flip"):
+            assert not found
+        if damage not in ("empty", "half") or name == "result.json":
+            assert lines
+
+
+@pytest.mark.parametrize(
+    ("out", "message"),
+    [
+        ("r", "is the run's folder"), ("r/result.json", "is the run's own"), ("r/checkpoints/x", "is the run's own"),
+        ("r/../r/champion.safetensors", "is the run's own"), ("link", "is the run's own"),
+        ("r/.lock", "is the run's own"),
+        ("r/config.yaml.partial", "is the run's own"), ("r/mine.safetensors", None), ("mine", None),
+    ],
+)  # fmt: skip
+def test_a_file_of_the_run_is_no_place_to_write_to(tmp_path: Path, out: str, message: str | None) -> None:
+    (tmp_path / "r").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "r" / "result.json")
+    if message is None:
+        rundir.refuse_inside(str(tmp_path / "r"), str(tmp_path / out))
+        return
+    with pytest.raises(InputError, match=message):
+        rundir.refuse_inside(str(tmp_path / "r"), str(tmp_path / out))
+
+
+def test_a_file_that_cant_be_written_is_one_line_and_what_was_there_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "result.json").write_text("before")
+
+    def full(*given: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(RunError, match=r"result.json: not written \(No space left on device\)$"):
+        rundir.write_result(tmp_path, {})
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["before"]
