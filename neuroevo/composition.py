@@ -378,7 +378,7 @@ class Experiment:
         for part in rows.split(features.BATCH):
             bad = int((~self.features.batch(part)[0].isfinite()).any(1).sum())
             if bad:
-                how = "; give features.dtype float32" if self.config.features.dtype == "float16" else ""
+                how = remedy(self.config)
                 raise InputError(f"features: {bad} of {len(part)} validation images have NaN or infinite ones{how}")
         accuracy = [self.metrics["accuracy"]]
         scores = fitness.evaluate(
@@ -407,6 +407,7 @@ class Experiment:
 
     def initial(self) -> Step:
         """Return the run before its first generation: its champion so far is the start itself."""
+        check_size(self.config, self.layout.genes, len(self.splits["train"]))
         context = Context(self.config.seed, 0, 0.0, self.home)
         start = self.start()
         state = self.algorithm.init(start, self.spread(start), context)
@@ -578,6 +579,11 @@ def check_search(c: Config, given: tuple[Dataset, dict[str, Tensor]], backbone: 
                 dimensions(c.trial(settings), given, backbone)
             except InputError as error:
                 raise InputError(f"tune.space.{error}") from None
+    try:
+        largest = c.trial(space.settings([1.0] * len(space.coordinates)))
+    except InputError:  # not all that is largest goes together
+        return
+    dimensions(largest, given, backbone)
 
 
 def exact(plan: Plan) -> Plan:
@@ -719,6 +725,11 @@ def cache(
     return Features(tuple(pieces), torch.cat(labels).to(device), None, device, live), computed
 
 
+def remedy(c: Config) -> str:
+    """Return what to do about features that are infinite, if there is something."""
+    return "; they may be beyond float16: give features.dtype float32" if c.features.dtype == "float16" else ""
+
+
 def centred(c: Config) -> bool:
     """Tell whether features are centred and no more: that folds into biases, and leaves levels as they are."""
     return c.genome.levels is not None
@@ -742,6 +753,8 @@ def scaling(
             parts = [deep.features(backbone.cut, cached.batch(rows)[0]) for rows in some.split(features.BATCH)]
         rows, index = torch.cat(parts), torch.arange(len(some))
     found = features.statistics(rows, index)
+    if not bool((found.mean + found.std).isfinite().all()):
+        raise InputError(f"features: some of the train images' are NaN or infinite{remedy(c)}")
     standard = Standardise(found.mean.to(cached.device).clone(), found.std.to(cached.device).clone())
     if not asked.standardise:
         standard = standard._replace(std=torch.ones_like(standard.std))
@@ -856,7 +869,6 @@ def assemble(
         layout = quantised.levelled(layout, quantised.LEVELS[c.genome.levels])
         if not layout.tops:
             raise InputError(f"genome.levels: {c.head_part.name} has no weight matrix")
-    check_size(c, layout.genes, len(splits["train"]))
     algorithm = c.algorithm.bound()(layout)
     size = sizes(c).later
     method, of_features = heads.population_forward(head, backbone.head, (seen, classes), again, log)

@@ -144,6 +144,27 @@ def test_weights_of_a_package_give_the_features_of_imagenet() -> None:
     assert backbone.body.get_parameter("bn2.weight").std() > 0.1
 
 
+@pytest.mark.parametrize("name", ["layer1.0.conv1.weight", "layer1.0.bn1.running_var", "fc.bias"])
+def test_weights_that_are_not_finite_are_refused_by_file_and_tensor(tmp_path: Path, name: str) -> None:
+    network = backbones.build("timm/test_resnet", "none", 32, (8, 8, 3))
+    assert network.own_head is not None
+    state = {key: value.clone() for key, value in network.network(network.own_head).state_dict().items()}
+    state[name].view(-1)[0] = float("nan")
+    save_file(state, tmp_path / "w.safetensors")
+    with pytest.raises(InputError, match=rf"backbone.weights: .*w.safetensors: {name} holds NaN or infinite"):
+        backbones.build("timm/test_resnet", str(tmp_path / "w.safetensors"), 32, (8, 8, 3))
+
+
+def test_a_network_that_was_handed_out_keeps_its_head() -> None:
+    backbone = backbones.build("timm/test_resnet", "none", 32, (8, 8, 3))
+    network, x = backbone.network(nn.Linear(backbone.own_head.in_features, 10)).eval(), torch.randn(2, 3, 32, 32)  # type: ignore[union-attr]
+    before = network(x)
+    backbone.features(x)
+    other = backbone.network(nn.Linear(backbone.own_head.in_features, 4))  # type: ignore[union-attr]
+    assert torch.equal(network(x), before)
+    assert other(x).shape == (2, 4)
+
+
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 def test_weights_from_a_file_are_loaded_strictly(tmp_path: Path, suffix: str) -> None:
     source = plain("timm/resnet10t", 5, 64)

@@ -121,6 +121,24 @@ def test_a_start_with_numbers_that_are_not_finite_is_refused_by_file_and_tensor(
     assert not (tmp_path / "r").exists()
 
 
+@pytest.mark.parametrize("sets", [(), RAW])
+def test_features_that_are_not_finite_are_refused_and_the_remedy_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sets: tuple[str, ...]
+) -> None:
+    real = composition.cache
+
+    def beyond(*args: Any) -> Any:
+        features, computed = real(*args)
+        rows = features.pieces[0].clone()
+        rows[:, 7] = torch.inf
+        return features._replace(pieces=(rows,)), computed
+
+    monkeypatch.setattr(composition, "cache", beyond)
+    with pytest.raises(InputError, match=r"features: .* NaN or infinite.*give features.dtype float32"):
+        start(tmp_path / "r", "features.dtype=float16", *sets)
+    assert not (tmp_path / "r").exists()
+
+
 def test_batch_norms_that_are_not_there_cost_nothing_and_that_is_said(tmp_path: Path, quiet: Quiet) -> None:
     plain = start(tmp_path / "a")
     result = start(tmp_path / "b", "backbone.batchnorm=recalibrate", quiet=quiet)
@@ -154,7 +172,7 @@ def test_safe_mutation_is_counted_to_the_sample_and_stays_within_the_budget(
     monkeypatch.setattr(gradient.Sensitivity, "of", counting)
     result = start(tmp_path / "r", *SAFE, "budget.generations=null", f"budget.samples={budget}")
     cost = result["cost"]
-    assert cost["backward_samples"] == probed[0] * gradient.SIGNS
+    assert cost["backward_samples"] == probed[0] * gradient.SIGNS > 0
     assert cost["forward_samples"] + 2 * cost["backward_samples"] <= budget
     assert result["stop_reason"] == "samples"
 
