@@ -383,7 +383,7 @@ def resumed(folder: Path, change: Callable[[Config], Config], reporter: Reporter
             last = own.restored(saved)
             log(f"{folder}: the search is finished ({last.stop})")
             own.write(last)  # again, lest they were damaged
-            if not rundir.read_result(where, log):
+            if not any(rundir.read_result(place, log) for place in (folder, folder / rundir.TUNE)):
                 rundir.write_result(where, own.result(last, str(last.stop), saved.device))
             if rundir.content(folder / rundir.CONFIG) != text:
                 rundir.replace(folder / rundir.CONFIG, text)
@@ -470,7 +470,7 @@ def final(folder: Path, c: Config, reporter: Reporter) -> Path:
         moved = folder / rundir.TUNE
         experiment.made(moved)
         for name in (rundir.RESULT, rundir.HISTORY, rundir.CHECKPOINTS):
-            if (folder / name).exists() and not (moved / name).exists():
+            if (folder / name).exists() and (name == rundir.RESULT or not (moved / name).exists()):
                 (folder / name).rename(moved / name)
         best = replace(config.check(config.read(str(folder / rundir.BEST))), dataset=c.dataset)
         if c.tune.rest.included and best.budget.samples is not None:

@@ -448,7 +448,7 @@ def test_what_never_exists_or_never_came_to_a_figure_is_left_out_of_the_plots(tm
         "refine.momentum": {"name": "float"},
     }  # fmt: skip
     (tmp_path / "config.yaml").write_text(
-        yaml.safe_dump({"tune": {"space": space}, "validate": {"metric": "accuracy"}})
+        yaml.safe_dump({"tune": {"space": space}, "validate": {"metric": "accuracy"}, "fitness": {}, "algorithm": {}})
     )
     read = runpage.read_trials(tmp_path)
     assert read is not None
