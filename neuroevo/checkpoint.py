@@ -37,7 +37,7 @@ TRIALS = "trials"  # of hyperparameters
 KEPT = "kept"  # of what other runs' files gave
 MARK = b"neuroevo checkpoint\n"
 NAME = re.compile(r"generation-(\d+)\.h5", re.ASCII)
-ASIDE = ".damaged"  # behind the name of a checkpoint that doesn't count any more
+ASIDE = ".aside"  # behind the name of a checkpoint that doesn't count any more
 LINES, KINDS = "line_columns", "line_kinds"  # which columns each line of a history has, where not all have the same
 INTEGERS = ("generation", "invalid", "forward_samples", "backward_samples")
 

@@ -104,7 +104,7 @@ class Log:
     def __init__(self, path: Path, reporter: Reporter) -> None:
         self.reporter = reporter
         try:
-            self.file = open(path, "a", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115  `logged` closes it
+            self.file = open(path, "ab", buffering=0)  # noqa: SIM115  `logged` closes it
         except OSError as error:
             raise rundir.unwritten(path, error) from error
 
@@ -574,7 +574,7 @@ def recorded(
     history = list(history)
     rundir.write_history(folder, history)
     try:
-        with closing(open(folder / rundir.HISTORY, "a")) as lines:
+        with open(folder / rundir.HISTORY, "ab", buffering=0) as lines:
             for step in run:
                 history.append(step.record)
                 rundir.append(lines, rundir.dumps(step.record) + "\n")

@@ -3,6 +3,7 @@
 Each picture is there as PNG, beside the CSV of its numbers. What is still going on is shown as far as it is there.
 """
 
+import os
 from pathlib import Path
 
 from neuroevo import rundir
@@ -21,7 +22,7 @@ def report(folder: str, note: rundir.Note = rundir.silent) -> Path:
     """
     path = existing(folder)
     for name, right in ((PAGE, Path.is_file), (PLOTS, Path.is_dir)):
-        if (path / name).exists() and not right(path / name):
+        if os.path.lexists(path / name) and not right(path / name):
             raise InputError(f"{path / name}: something else is there; the report writes {PAGE} and a folder {PLOTS}")
     rundir.replace(path / PAGE, render(path, path / PLOTS, note=note).encode(errors="backslashreplace"))
     return path / PAGE

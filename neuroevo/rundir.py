@@ -98,10 +98,11 @@ def unwritten(path: Path, error: OSError) -> RunError:
 
 
 def append(file: Any, text: str) -> None:
-    """Add text to an open file; RunError where it can't be written."""
+    """Add text to a file that was opened to append bytes, unbuffered; RunError where it can't be written."""
+    left = text.encode(errors="backslashreplace")
     try:
-        file.write(text)
-        file.flush()
+        while left:
+            left = left[file.write(left) :]
     except OSError as error:
         raise unwritten(Path(file.name), error) from error
 
@@ -258,7 +259,7 @@ def extend_lineage(folder: Path, step: Step) -> None:
         "fitness": [None if bad else value for value, bad in zip(fitness, invalid, strict=True)],
     }
     try:
-        with open(folder / LINEAGE, "a") as file:
+        with open(folder / LINEAGE, "ab", buffering=0) as file:
             append(file, dumps(line) + "\n")
     except OSError as error:
         raise unwritten(folder / LINEAGE, error) from error

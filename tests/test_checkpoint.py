@@ -233,7 +233,7 @@ def test_a_config_longer_than_an_hdf5_attribute_used_to_hold_is_kept(tmp_path: P
 
 def test_the_newest_is_the_highest_number_in_a_name_and_other_files_are_none(tmp_path: Path) -> None:
     names = ["generation-000007.h5", "generation-999990.h5", "generation-1000000.h5", "generation-12345678.h5"]
-    for name in [*names, "generation-x.h5", "generation-000009.h5.damaged", "generation-000009.partial", "x.h5"]:
+    for name in [*names, "generation-x.h5", "generation-000009.h5.aside", "generation-000009.partial", "x.h5"]:
         (tmp_path / name).write_bytes(b"x")
     assert [path.name for path in checkpoint.listed(tmp_path)] == names[::-1]
     assert checkpoint.listed(tmp_path / "nowhere") == checkpoint.listed(tmp_path / "x.h5") == []
@@ -246,7 +246,7 @@ def test_what_is_newer_than_the_checkpoint_gone_on_from_is_set_aside_and_never_c
     for count in (1, 2):
         (tmp_path / checkpoint.name(3)).write_bytes(b"x" * count)
         aside = checkpoint.put_aside(tmp_path, tmp_path / checkpoint.name(2))
-        assert [path.name for path in aside] == [f"generation-000003.h5.damaged{'' if count == 1 else '-2'}"]
+        assert [path.name for path in aside] == [f"generation-000003.h5.aside{'' if count == 1 else '-2'}"]
     writer = checkpoint.Writer(tmp_path, ATTRIBUTES, SCALE, keep=2)
     writer.submit(step(3), [line(i + 1) for i in range(3)])
     writer.close()

@@ -3,7 +3,9 @@
 What doesn't need a process of its own is called in this one: importing everything takes seconds.
 """
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,9 +14,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import make_folder
+from conftest import Quiet, make_folder
 
-from neuroevo import cli
+from neuroevo import cli, experiment
+from neuroevo.config import load
 
 QUICK = [f"--set={s}" for s in (
     "backbone.name=none", "backbone.weights=none", "data.image_size=null", "algorithm.population=16",
@@ -198,6 +201,44 @@ def test_a_full_disk_is_one_line_and_status_1(neuroevo: Command, tmp_path: Path)
         assert neuroevo("inspect", str(small / "r")).returncode == 0
     finally:
         subprocess.run(["umount", small], check=True)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run with a lineage; tests copy it."""
+    folder = tmp_path_factory.mktemp("done")
+    sets = [text.removeprefix("--set=") for text in (*QUICK, "algorithm.crossover=uniform", "memory.limit=1e8")]
+    experiment.run(load(None, sets), str(folder / "r"), "test", Quiet())
+    return folder / "r"
+
+
+@pytest.mark.parametrize("damage", ["flip", "list", "folder"])
+@pytest.mark.parametrize(
+    "name", ["config.yaml", "history.jsonl", "lineage.jsonl", "result.json", "confusion.csv", "run.log"]
+)
+def test_whatever_text_file_of_a_run_is_damaged_no_command_ends_in_a_traceback(
+    neuroevo: Command, tmp_path: Path, done: Path, name: str, damage: str
+) -> None:
+    shutil.copytree(done, tmp_path / "r")
+    path = tmp_path / "r" / name
+    whole = path.read_bytes()
+    path.unlink()
+    if damage == "folder":
+        path.mkdir()
+    else:
+        path.write_bytes(b"[]\n" if damage == "list" else whole[:40] + b"\xff" + whole[41:])
+    for command in (
+        ["inspect", "r"],
+        ["evaluate", "r"],
+        ["report", "r"],
+        ["resume", "r", "--set=budget.generations=4"],
+    ):
+        found = neuroevo(*command)
+        assert "Traceback" not in found.stderr
+        refused = damage == "folder" and command[0] == "resume"  # it can't be written again
+        assert found.returncode == 0 or (refused and found.returncode == 1), found.stderr
+    if damage != "folder":
+        assert json.loads((tmp_path / "r" / "result.json").read_text())["generations"] == 4
 
 
 def test_list_validate_and_doctor_print_what_they_should(neuroevo: Command) -> None:

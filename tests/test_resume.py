@@ -354,9 +354,11 @@ def test_more_budget_is_not_lost_by_a_kill_before_the_result(tmp_path: Path) -> 
 
 def test_a_budget_without_room_for_a_generation_leaves_the_run_as_it_was(tmp_path: Path) -> None:
     folder = tmp_path / "r"
-    experiment.run(load(None, [*SETS, "budget.generations=null", "budget.samples=20000"]), str(folder), "test", Quiet())
+    sets = [*SETS, "budget.generations=null", "budget.samples=20000", "refine.name=sgd", "refine.steps=1"]
+    experiment.run(load(None, sets), str(folder), "test", Quiet())
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != "run.log"}
-    experiment.resume(str(folder), ["budget.samples=20005"], Quiet())
+    with pytest.raises(InputError, match="too few for one generation"):  # learning takes more than scoring
+        experiment.resume(str(folder), ["budget.samples=20005"], Quiet())
     assert {path: path.read_bytes() for path in before} == before
 
 

@@ -169,6 +169,17 @@ def test_a_file_of_the_run_is_no_place_to_write_to(tmp_path: Path, out: str, mes
         rundir.refuse_inside(str(tmp_path / "r"), str(tmp_path / out))
 
 
+def test_a_line_that_has_no_room_is_an_error_that_names_the_file(tmp_path: Path) -> None:
+    with (
+        open("/dev/full", "ab", buffering=0) as file,
+        pytest.raises(RunError, match="^/dev/full: not written .No space"),
+    ):
+        rundir.append(file, "x\n")
+    with open(tmp_path / "f", "ab", buffering=0) as file:
+        rundir.append(file, "x\udcff\n")
+    assert (tmp_path / "f").read_text() == "x\\udcff\n"
+
+
 def test_a_file_that_cant_be_written_is_one_line_and_what_was_there_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
