@@ -347,7 +347,8 @@ def restored(
         if then != now:
             log(f"{what} were {then} and are {now}: the run goes on, but may round otherwise than uninterrupted")
     context = Context(c.seed, 0, 0.0, experiment.home)
-    template = experiment.algorithm.init(experiment.start(), c.genome.init_sigma, context)
+    start = experiment.start()
+    template = experiment.algorithm.init(start, experiment.spread(start), context)
     step = replace(
         saved.step,
         state=checkpoint.state(saved.path, template, experiment.home),

@@ -61,6 +61,8 @@ def export(run_dir: str, format: str | None, out: str, member: int | None = None
 def chosen(format: str | None, path: Path) -> str:
     """Return the format that is asked for, by its name or the file's suffix; InputError where they contradict."""
     by_suffix = next((name for name, ends in FORMATS.items() if path.suffix.lower() in ends), None)
+    if format is None and not path.suffix:
+        return next(iter(FORMATS))
     if format is None and by_suffix is None:
         ends = ", ".join(end for ends in FORMATS.values() for end in ends)
         raise InputError(f"--out: {path.name} ends in none of {ends}; give it one, or a --format")

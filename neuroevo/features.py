@@ -426,7 +426,7 @@ def _compute(
             file.append(kept)
             progress(file.done, total)
         file.finish()
-    return total - begun
+    return total  # by whoever completes the pass; so a run that was interrupted in it costs what another does
 
 
 def _strange(backbone: Backbone, images: Arrays | Files, rows: Tensor, offset: int) -> str:

@@ -135,6 +135,7 @@ def located(root: str) -> str:
     elsewhere = os.environ.get("NEUROEVO_DATA")
     if not elsewhere or Path(root).exists():
         return root
-    parts = Path(root).parts[1:]
-    places = (Path(elsewhere).expanduser().joinpath(*parts[i:]) for i in range(len(parts) + 1))
+    parts, top = Path(root).parts[1:], Path(elsewhere).expanduser()
+    places = [top.joinpath(*parts[i:]) for i in range(len(parts))]
+    places += [top] if top.name in parts[-1:] else []
     return next((str(place.absolute()) for place in places if place.exists()), root)

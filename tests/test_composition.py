@@ -74,16 +74,16 @@ RAW = ("features.standardise=false", "features.components=null")
 def test_the_network_that_is_exported_is_the_one_that_was_scored(
     tmp_path: Path, name: str, sets: tuple[str, ...]
 ) -> None:
-    given = own(name, *sets, "refine.name=sgd", "refine.steps=3", "budget.generations=4")
+    sets = own(name, *sets, "refine.name=sgd", "refine.steps=3", "budget.generations=4")
     quiet = Quiet()
-    result = start(tmp_path / "r", *given, quiet=quiet)
+    result = start(tmp_path / "r", *sets, quiet=quiet)
     assert any("it is evaluated by vmap" in line for line in quiet.lines) == (name != "twice")
     network, parts = export.network(str(tmp_path / "r"))
-    rows = parts.splits["test"]
-    plain = parts.features if parts.scale is None else composition.sources(
-        parts.config, parts.device, composition.dataset(parts.config), parts.backbone, lambda a, b: None,
-        lambda line: None,
-    ).features  # fmt: skip
+    given = composition.dataset(parts.config)
+    rows = given[1]["test"]
+    plain = composition.sources(
+        parts.config, parts.device, given, parts.backbone, lambda done, total: None, lambda line: None
+    ).features
     with torch.inference_mode():
         logits = network(plain.batch(rows)[0].view(len(rows), 1, 8, 8))
     accuracy = float((logits.argmax(1) == plain.labels[rows]).double().mean())

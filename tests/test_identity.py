@@ -90,6 +90,7 @@ def test_a_run_goes_with_no_other_data_than_its_own_and_says_what_differs(there:
 def test_data_may_move_where_they_are_the_same(
     there: Path, monkeypatch: pytest.MonkeyPatch, quiet: Quiet, finished: Path
 ) -> None:
+    monkeypatch.delenv("NEUROEVO_DATA", raising=False)
     expected = experiment.evaluate(str(finished / "r"), None, Quiet())
     (there / "disk/of/mine").mkdir(parents=True)
     (there / "pets").rename(there / "disk/of/mine/pets")
@@ -113,7 +114,8 @@ def test_the_longest_end_of_a_root_that_is_there_is_taken(tmp_path: Path, monkey
     monkeypatch.setenv("NEUROEVO_DATA", str(tmp_path))
     assert identity.located("/x/a/pets") == str(tmp_path / "a/pets")
     assert identity.located("/x/b/pets") == str(tmp_path / "pets")
-    assert identity.located("/x/b") == str(tmp_path)
+    assert identity.located("/x/b") == "/x/b"
+    assert identity.located(f"/x/{tmp_path.name}") == str(tmp_path)
     monkeypatch.delenv("NEUROEVO_DATA")
     assert identity.located("/x/a/pets") == "/x/a/pets"
 

@@ -412,8 +412,8 @@ def test_features_that_are_not_those_the_run_began_with_are_said(
     assert quiet.lines == []
     real = features.cached
 
-    def other(*args: Any) -> Any:
-        rows, computed = real(*args)
+    def other(*args: Any, **named: Any) -> Any:
+        rows, computed = real(*args, **named)
         rows = rows.clone()
         rows[0, 9] += 1e-3
         return rows, computed

@@ -260,7 +260,8 @@ class Stops(Quiet):
         [], MLP, HALVING, ["tune.sampler={name: random, population: 4}"],
         ["tune.sampler={name: optuna/tpe, population: 4}"], ["tune.sampler={name: optuna/cmaes, population: 4}", *MLP],
         [*HALVING, "backbone={name: timm/test_resnet, trainable: [layer4]}", "data.image_size=32", "data.limit=240",
-         "memory.limit=2e9", "refine.batch_size=16", "tune.space.refine.lr.high=0.01", "tune.sampler.population=3"],
+         "memory.limit=2e9", "memory.plan=loop",  # each final run measures its own where it is auto
+         "refine.batch_size=16", "tune.space.refine.lr.high=0.01", "tune.sampler.population=3"],
         ["algorithm={name: ga, population: 6, elites: 2}", "genome.init_sigma=0.02",
          "tune.space.algorithm.mutation.sigma={name: float, low: 0.001, high: 0.3, scale: log}"],
     ],
