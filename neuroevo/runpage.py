@@ -74,8 +74,9 @@ def read(folder: Path, note: Note = rundir.silent, compare: bool = False) -> Run
     InputError where its config is damaged, and there is no checkpoint that has it, too.
     """
     saved = rundir.newest(folder, note) if compare else None
-    given = configured(folder, saved, note)
-    return Run(folder, given, rundir.read_history(folder, note, saved), rundir.read_result(folder, note))
+    history = rundir.read_history(folder, note, saved)
+    given = configured(folder, saved, note) if history else {}
+    return Run(folder, given, history, rundir.read_result(folder, note))
 
 
 def configured(folder: Path, saved: checkpoint.Checkpoint | None, note: Note) -> dict[str, Any]:
