@@ -549,10 +549,10 @@ def dimensions(c: Config, given: tuple[Dataset, dict[str, Tensor]], backbone: Ba
     rows = len(whole.labels) + views * len(splits["train"])
     size, disk = rows * stored * (4 if c.features.dtype == "float32" else 2), cache_folder()
     there = shutil.disk_usage(next(path for path in (disk, *disk.absolute().parents) if path.exists())).total
-    if size > there:
+    if size > max(there, devices.total_memory()):  # a disk that is merely too small is said where it is written to
         key = "data.image_size" if views * len(splits["train"]) < len(whole.labels) else "features.views"
         raise InputError(f"{key}: features of {rows:,} images and views take {spelled(size)}; the cache's disk has "
-                         f"{spelled(there)}")  # fmt: skip
+                         f"space for {spelled(there)} in all")  # fmt: skip
     seen = dim
     if c.features.components is not None or c.features.whitening:  # constant features have no component: at most
         seen = min(c.features.components or dim, dim, len(splits["train"]) - 1)
