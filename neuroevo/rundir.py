@@ -11,6 +11,7 @@ import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ CONFIG, HISTORY, RESULT, CHAMPION, LOG, LINEAGE, CONFUSION = (
     "lineage.jsonl",
     "confusion.csv",
 )
+CHECKSUM = "checksum"  # a key of a result
 COMMAND = "command: "  # begins the log's line, after the time, of each command that worked on the run
 FEW = 2  # parents: with more, often everybody, there is nothing to draw
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # a spreadsheet runs a cell that begins so
@@ -278,7 +280,11 @@ def read_confusion(folder: Path, note: Note = silent) -> tuple[list[str], list[l
     if not path.exists():
         return None
     try:
-        header, *rows = csv.reader(io.StringIO(content(path, note).decode(), newline=""))
+        written = content(path, note)
+        known = read_result(folder).get("files", {}).get(CONFUSION)
+        if known is not None and sha256(written).hexdigest() != known:
+            raise ValueError("another checksum")
+        header, *rows = csv.reader(io.StringIO(written.decode(), newline=""))
         counts = [[int(figure) for figure in row] for row in rows]
         if not all(len(row) == len(header) == len(counts) and all(map(count, row)) for row in counts) or not counts:
             raise ValueError("another shape")
@@ -301,8 +307,22 @@ def commands(folder: Path) -> list[str]:
 
 
 def write_result(folder: Path, result: dict[str, Any]) -> None:
-    """Write the result."""
-    replace(folder / RESULT, (dumps(result, indent=2) + "\n").encode())
+    """Write the result, with checksums of itself and of a confusion matrix that is there."""
+    matrix = folder / CONFUSION
+    files = {"files": {CONFUSION: sha256(matrix.read_bytes()).hexdigest()}} if matrix.is_file() else {}
+    result = {**result, **files}
+    replace(folder / RESULT, (dumps({**result, CHECKSUM: checksum(result)}, indent=2) + "\n").encode())
+
+
+def checksum(result: Mapping[str, Any]) -> str:
+    """Return a hash of a result, less seconds: in these, two runs of the same differ."""
+
+    def timeless(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: timeless(item) for key, item in value.items() if "seconds" not in key}
+        return [timeless(item) for item in value] if isinstance(value, list | tuple) else value
+
+    return sha256(dumps(timeless(result)).encode()).hexdigest()
 
 
 def read_result(folder: Path, note: Note = silent) -> dict[str, Any]:
@@ -312,10 +332,12 @@ def read_result(folder: Path, note: Note = silent) -> dict[str, Any]:
         return {}
     try:
         result = loads(content(path, note))
-    except ValueError:
-        result = None
-    if isinstance(result, dict) and of_result(result):
-        return result
+        if not isinstance(result, dict) or result.pop(CHECKSUM, None) not in (None, checksum(result)):
+            raise ValueError("another checksum")  # results of before have none
+    except (ValueError, RecursionError):
+        result = {}
+    if of_result(result):
+        return dict(result)
     note(f"{path}: damaged, and taken as not there; a run's or a search's is made again by: neuroevo resume {folder}")
     return {}
 

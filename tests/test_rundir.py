@@ -88,7 +88,8 @@ def test_json_is_such_as_everybody_reads(tmp_path: Path) -> None:
     assert strict(rundir.dumps(line)) == {"a": [None, [1.5, None]], "b": {"c": None}, "d": "NaN", "e": 1}
     rundir.write_result(tmp_path, {"status": "finished", "validation": nan})
     rundir.write_history(tmp_path, [{"generation": 1, "fitness_best": inf}])
-    assert strict((tmp_path / "result.json").read_text()) == {"status": "finished", "validation": None}
+    found = strict((tmp_path / "result.json").read_text())
+    assert {key: found[key] for key in found if key != "checksum"} == {"status": "finished", "validation": None}
     assert strict((tmp_path / "history.jsonl").read_text()) == {"generation": 1, "fitness_best": None}
 
 
@@ -192,3 +193,25 @@ def test_a_file_that_cant_be_written_is_one_line_and_what_was_there_stays(
     with pytest.raises(RunError, match=r"result.json: not written \(No space left on device\)$"):
         rundir.write_result(tmp_path, {})
     assert [path.read_text() for path in tmp_path.iterdir()] == ["before"]
+
+
+def test_a_changed_digit_in_a_result_or_its_confusion_matrix_is_noticed(tmp_path: Path) -> None:
+    cost = dict.fromkeys(("forward_samples", "backward_samples", "validation_samples", "backbone_samples"), 7)
+    champion = {"kind": "best", "generation": 3, "validation": {"accuracy": 0.5}}
+    result = {"status": "finished", "stop_reason": "generations", "generations": 3, "seed": 0, "device": "cpu",
+              "champion": champion, "cost": {**cost, "seconds": 1.5}, "test_scored": 1, "versions": {}}  # fmt: skip
+    rundir.write_confusion(tmp_path, ["a", "b"], torch.eye(2, dtype=torch.int64))
+    rundir.write_result(tmp_path, result)
+    file, matrix, lines = tmp_path / "result.json", tmp_path / "confusion.csv", list[str]()
+    assert result.items() <= rundir.read_result(tmp_path, lines.append).items()
+    assert rundir.read_confusion(tmp_path, lines.append) == (["a", "b"], [[1, 0], [0, 1]])
+    matrix.write_text(matrix.read_text().replace("1,0", "9,0"))
+    assert rundir.read_confusion(tmp_path, lines.append) is None
+    text = file.read_text()
+    file.write_text(text.replace("1.5", "2.5"))  # seconds differ between two runs of the same, and are left out
+    assert rundir.read_result(tmp_path, lines.append)["cost"]["seconds"] == 2.5
+    file.write_text(text.replace('"accuracy": 0.5', '"accuracy": 0.9'))
+    assert rundir.read_result(tmp_path, lines.append) == {}
+    assert [line.split(":")[0].rpartition("/")[2] for line in lines] == ["confusion.csv", "result.json"]
+    file.write_text(json.dumps(result))  # of before there were checksums
+    assert rundir.read_result(tmp_path) == result

@@ -7,7 +7,7 @@ import pytest
 from conftest import TINY, Quiet
 from sklearn.metrics import precision_recall_fscore_support
 
-from neuroevo import experiment, runpage
+from neuroevo import experiment, rundir, runpage
 from neuroevo.config import load
 
 
@@ -87,7 +87,7 @@ def test_the_page_says_what_was_taken_of_a_folder_and_obeys_nothing_in_it(folder
     assert "<h2>Data</h2>" not in runpage.run_page(folder, None)
     result = json.loads((folder / "result.json").read_text())
     result["data"] = {"images": {"train": 1234}, "folders": {"train": "<b>\x1b"}, "notes": ["<i>left out"]}
-    (folder / "result.json").write_text(json.dumps(result))
+    rundir.write_result(folder, result)
     page = runpage.run_page(folder, None)
     assert "<h2>Data</h2>" in page
     assert "1,234 images, &lt;b&gt;\\x1b" in page
