@@ -85,7 +85,7 @@ def test_a_page_says_why_there_is_no_genealogy(tmp_path: Path, sets: list[str], 
 
 def test_the_page_says_what_was_taken_of_a_folder_and_obeys_nothing_in_it(folder: Path) -> None:
     assert "<h2>Data</h2>" not in runpage.run_page(folder, None)
-    result = json.loads((folder / "result.json").read_text())
+    result = rundir.read_result(folder)
     result["data"] = {"images": {"train": 1234}, "folders": {"train": "<b>\x1b"}, "notes": ["<i>left out"]}
     rundir.write_result(folder, result)
     page = runpage.run_page(folder, None)
