@@ -126,7 +126,7 @@ class Outcome(NamedTuple):
 
     status: int | None  # None: it hung
     text: str  # what it printed
-    result: str  # a hash of what a user gets
+    result: dict[str, str]  # hashes of what a user gets
 
 
 def call(command: list[str], folder: Path) -> tuple[int | None, str, str]:
@@ -170,39 +170,43 @@ def call(command: list[str], folder: Path) -> tuple[int | None, str, str]:
 def without_times(value: object) -> object:
     """Return a JSON value less what may differ between two runs of the same."""
     if isinstance(value, dict):
-        skip = ("seconds", "backbone_samples", "command", "machine")
+        # How often test was scored is in result.json alone, and begins anew with it.
+        skip = ("seconds", "backbone_samples", "command", "machine", "test_scored", "checksum")
         return {key: without_times(v) for key, v in value.items() if key not in skip and "seconds" not in key}
     return [without_times(v) for v in value] if isinstance(value, list) else value
 
 
-def taken(command: list[str], folder: Path, status: int | None, printed: str) -> str:
-    """Return a hash of what a user gets of a command."""
-    sha = hashlib.sha256(str(status).encode())
+def digest(*parts: object) -> str:
+    """Return a hash of parts."""
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+
+def taken(command: list[str], folder: Path, status: int | None, printed: str) -> dict[str, str]:
+    """Return what a user gets of a command, as hashes: of what it printed, or of files by their paths."""
+    found = {"status": digest(status)}
     run = next((folder / word for word in command[1:] if (folder / word).is_dir() and word != "photos"), None)
     if command[0] in ("inspect", "evaluate"):
         # Which files lie there, and how long it took, is not what the run is.
-        sha.update(re.sub(r"(?m)^  (checkpoints|seconds|damaged|file) .*\n", "", printed).encode())
+        found["printed"] = digest(re.sub(r"(?m)^  (checkpoints|seconds|damaged|file) .*\n", "", printed))
     elif command[0] == "export":
-        files = [folder / command[command.index("--out") + 1]]
-        sha.update(b"".join(path.read_bytes() for path in files if path.exists()))
-    elif command[0] == "report" and run is not None:
-        for path in sorted((run / "plots").glob("*.csv")):
-            if "curve" not in path.name:
-                sha.update(path.name.encode() + path.read_bytes())
-    elif command[0] in ("run", "resume", "tune", "bench") and run is not None:
-        for path in sorted(run.rglob("champion.safetensors")):
-            sha.update(str(path.relative_to(run)).encode() + path.read_bytes())
-        for path in sorted(run.rglob("history.jsonl")):
-            lines = [json.loads(line) for line in path.read_text().splitlines()]
-            sha.update(json.dumps(without_times(lines)).encode())
-        for path in sorted(run.rglob("result.json")):
-            sha.update(json.dumps(without_times(json.loads(path.read_text()))).encode())
-        for checkpoints in sorted(run.rglob("checkpoints")):
-            paths = sorted(checkpoints.glob("*.h5"))
-            if paths:
-                with h5py.File(paths[-1]) as file:
-                    sha.update(paths[-1].name.encode() + file["population/genomes"][()].tobytes())
-    return sha.hexdigest()
+        path = folder / command[command.index("--out") + 1]
+        found["file"] = digest(path.read_bytes() if path.exists() else None)
+    elif run is not None:
+        for path in sorted(path for path in run.rglob("*") if path.is_file()):
+            name = str(path.relative_to(folder))
+            if command[0] == "report":
+                if path.parent.name == "plots" and path.suffix == ".csv" and "curve" not in path.name:
+                    found[name] = digest(path.read_bytes())
+            elif path.name == "champion.safetensors":
+                found[name] = digest(path.read_bytes())
+            elif path.name == "history.jsonl":
+                found[name] = digest(without_times([json.loads(line) for line in path.read_text().splitlines()]))
+            elif path.name == "result.json":
+                found[name] = digest(without_times(json.loads(path.read_text())))
+            elif path.suffix == ".h5":
+                with h5py.File(path) as file:
+                    found[name] = digest(file["population/genomes"][()].tobytes())
+    return found
 
 
 def run(command: list[str], folder: Path) -> Outcome:
@@ -210,7 +214,7 @@ def run(command: list[str], folder: Path) -> Outcome:
     status, printed, said = call(command, folder)
     with contextlib.suppress(OSError, ValueError):  # what a crash left behind
         return Outcome(status, printed + said, taken(command, folder, status, printed))
-    return Outcome(status, printed + said, "unreadable")
+    return Outcome(status, printed + said, {})
 
 
 def damages(rng: random.Random, others: list[Path]) -> Iterator[tuple[str, object]]:
@@ -273,6 +277,11 @@ def make(folder: Path) -> None:
     call(["validate", *sets(PHOTOS)], folder)
 
 
+def content(path: Path) -> bytes | None:
+    """Return a file's bytes, or None where there is no file."""
+    return path.read_bytes() if path.is_file() else None
+
+
 def files(name: str, folder: Path) -> list[Path]:
     """Return the files of a subject, by their paths within the folder."""
     top = folder / {"photos": "photo"}.get(name, name)
@@ -308,11 +317,15 @@ def main(count: int, seed: int, show: bool) -> int:
                 assert references[name, use].status == 0, (name, use, references[name, use])
             fresh()
             kind, damage = rng.choice(list(damages(rng, [origin / p for p in files(name, origin)])))
-            before = (work / path).read_bytes()
+            before = content(work / path)
             damage(work / path)  # type: ignore[operator]
-            if (work / path).is_file() and (work / path).read_bytes() == before:
+            after = content(work / path)
+            if after == before:
                 continue
             found, right = run(command, work), references[name, use]
+            own = str(path)  # a file that the command left alone is no result of it
+            if content(work / path) == after:
+                found, right = (one._replace(result={**one.result, own: ""}) for one in (found, right))
             told = path.name in found.text or "damaged" in found.text or path.stem in found.text
             if found.status is None:
                 verdict = "hangs"

@@ -19,7 +19,8 @@ Splits = Mapping[str, Tensor]  # {name: [rows] int64}
 
 LINES, LENGTH = 40, 600  # notes, and characters of one, that are worth keeping
 CLASSES = 20  # that have a row of their own
-NAMED = 5  # classes in a note
+NAMED = 5  # classes in a note, and broken images
+MANY = 100_000  # images, beyond which validate doesn't decode each
 
 
 def noted(data: Dataset, splits: Splits) -> Dataset:
@@ -122,6 +123,12 @@ def rows(data: Dataset, splits: Splits) -> list[tuple[str, str]]:
             parts.append(f"{split} {_kinds(kind)} ({min(sizes)} to {max(sizes)} a class)")
         found.append((f"... {len(rest)} more", "; ".join(parts)))
     notes = [_short(note) for note in data.notes]
+    faults = images.faults() if len(images) <= MANY else {}
+    found += [("broken", f"{images.paths[i]}: {reason}") for i, reason in list(faults.items())[:NAMED]]
+    if faults:
+        found.append(("broken in all", f"{len(faults):,}; --set data.broken=skip leaves such files out"))
+    if len(images) > MANY:
+        found.append(("broken", f"not looked for among more than {MANY:,} images"))
     twice = [note.removeprefix("duplicates: ") for note in notes if note.startswith("duplicates: ")]
     found += [("note", note) for note in notes if not note.startswith("duplicates: ")]
     return [*found, *(("duplicates", note) for note in twice or ["none across splits or classes"])]

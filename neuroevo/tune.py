@@ -383,6 +383,7 @@ def resumed(folder: Path, change: Callable[[Config], Config], reporter: Reporter
             last = own.restored(saved)
             log(f"{folder}: the search is finished ({last.stop})")
             own.write(last)  # again, lest they were damaged
+            rundir.write_history(where, saved.history)
             if not any(rundir.read_result(place, log) for place in (folder, folder / rundir.TUNE)):
                 rundir.write_result(where, own.result(last, str(last.stop), saved.device))
             if rundir.content(folder / rundir.CONFIG) != text:

@@ -2,6 +2,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pytest
 from conftest import make_folder
 
 from neuroevo import data, inventory
@@ -94,3 +95,18 @@ def test_a_note_that_never_ends_is_cut(tmp_path: Path) -> None:
     lines = inventory.lines(whole, {})
     assert len(lines) == inventory.LINES
     assert max(map(len, lines)) == inventory.LENGTH
+
+
+def test_broken_images_are_named_and_counted_and_too_many_are_not_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_folder(tmp_path, {".": {"a": 20, "b": 20}})
+    for i in range(7):
+        (tmp_path / "a" / f"x{i}.png").write_bytes(b"broken")
+    rows = inventory.rows(*taken(tmp_path))
+    told = [text for name, text in rows if name.startswith("broken")]
+    assert len(told) == 6
+    assert "x0.png: broken image" in told[0]
+    assert told[-1] == "7; --set data.broken=skip leaves such files out"
+    monkeypatch.setattr(inventory, "MANY", 3)
+    assert ("broken", "not looked for among more than 3 images") in inventory.rows(*taken(tmp_path))
