@@ -8,7 +8,6 @@ one command uses it. It is right if what comes out is the same as from the undam
 damaged; a traceback, a crash, a hang, or another result without a word is wrong. Commands run in forks of one process.
 """
 
-import contextlib
 import hashlib
 import json
 import os
@@ -193,28 +192,36 @@ def taken(command: list[str], folder: Path, status: int | None, printed: str) ->
         found["file"] = digest(path.read_bytes() if path.exists() else None)
     elif run is not None:
         for path in sorted(path for path in run.rglob("*") if path.is_file()):
-            name = str(path.relative_to(folder))
-            if command[0] == "report":
-                if path.parent.name == "plots" and path.suffix == ".csv" and "curve" not in path.name:
-                    found[name] = digest(path.read_bytes())
-            elif path.name == "champion.safetensors":
-                found[name] = digest(path.read_bytes())
-            elif path.name == "history.jsonl":
-                found[name] = digest(without_times([json.loads(line) for line in path.read_text().splitlines()]))
-            elif path.name == "result.json":
-                found[name] = digest(without_times(json.loads(path.read_text())))
-            elif path.suffix == ".h5":
-                with h5py.File(path) as file:
-                    found[name] = digest(file["population/genomes"][()].tobytes())
+            try:
+                value = of_file(path, command[0] == "report")
+            except (OSError, ValueError):
+                value = "unreadable"
+            if value is not None:
+                found[str(path.relative_to(folder))] = value
     return found
+
+
+def of_file(path: Path, report: bool) -> str | None:
+    """Return a hash of what a file says, of a `report` or of a run; None for one that is no result."""
+    if report:
+        is_table = path.parent.name == "plots" and path.suffix == ".csv" and "curve" not in path.name
+        return digest(path.read_bytes()) if is_table else None
+    if path.name == "champion.safetensors":
+        return digest(path.read_bytes())
+    if path.name == "history.jsonl":
+        return digest(without_times([json.loads(line) for line in path.read_text().splitlines()]))
+    if path.name == "result.json":
+        return digest(without_times(json.loads(path.read_text())))
+    if path.suffix == ".h5":
+        with h5py.File(path) as file:
+            return digest(file["population/genomes"][()].tobytes())
+    return None
 
 
 def run(command: list[str], folder: Path) -> Outcome:
     """Run a command in a folder, and take down what came of it."""
     status, printed, said = call(command, folder)
-    with contextlib.suppress(OSError, ValueError):  # what a crash left behind
-        return Outcome(status, printed + said, taken(command, folder, status, printed))
-    return Outcome(status, printed + said, {})
+    return Outcome(status, printed + said, taken(command, folder, status, printed))
 
 
 def damages(rng: random.Random, others: list[Path]) -> Iterator[tuple[str, object]]:
