@@ -59,7 +59,7 @@ def save(plot: Plot, folder: Path) -> None:
     """Write a picture as PNG, and its numbers as CSV."""
     with matplotlib.rc_context(RC):
         plot.figure.savefig(folder / f"{plot.name}.png", dpi=150, facecolor="white")
-    with open(folder / f"{plot.name}.csv", "w", newline="") as file:
+    with open(folder / f"{plot.name}.csv", "w", newline="", encoding="utf-8") as file:
         csv.writer(file, lineterminator="\n").writerows([plot.header, *plot.rows])
 
 

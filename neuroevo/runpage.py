@@ -241,7 +241,7 @@ def on_test(run: Run, pictures: Path | None, prefix: str = "") -> list[str]:
     header, scores = ["class", "precision", "recall", "F1", "support"], by_class(classes, counts)
     if pictures is not None:
         pictures.mkdir(exist_ok=True)
-        with open(pictures / f"{prefix}per_class.csv", "w", newline="") as file:
+        with open(pictures / f"{prefix}per_class.csv", "w", newline="", encoding="utf-8") as file:
             csv.writer(file, lineterminator="\n").writerows(
                 [header, *([rundir.cell(name), *figures] for name, *figures in scores)]
             )
