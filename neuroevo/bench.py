@@ -158,19 +158,20 @@ def opened(folder: Path) -> Bench:
             raise InputError(f"{file}: {key} is missing; {wrote}")
     memory = raw["config"].get("memory") if isinstance(raw["config"], dict) else None
     overlays = raw["arms"] if isinstance(raw["arms"], dict) else {"": ""}
+    data = raw.get("data") or {}
     right = {
         "config": isinstance(memory, dict) and memory.get("limit") is not None,
         "arms": all(overlay is None or isinstance(overlay, dict) for overlay in overlays.values()),
         **{key: rundir.count(raw[key]) and raw[key] > 0 for key in ("samples", "seeds", "splits", "jobs")},
         "levels": isinstance(raw["levels"], list) and all(map(rundir.number, raw["levels"])),
         "command": isinstance(raw["command"], str),
-        "data": isinstance(raw.get("data") or {}, dict),
+        "data": isinstance(data, dict) and all(map(Identity.is_record, data.values())),
     }
     for key, fine in right.items():
         if not fine:
             raise InputError(f"{file}: {key} is damaged; {wrote}")
     values = {"base" if key == "config" else "overlays" if key == "arms" else key: raw[key] for key in keys}
-    return Bench(**values, data=raw.get("data") or {})
+    return Bench(**values, data=data)
 
 
 def same_data(bench: Bench, folder: Path, reporter: Reporter) -> Bench:

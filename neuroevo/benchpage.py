@@ -132,6 +132,12 @@ def read_bench(folder: Path, note: Note = rundir.silent) -> Bench:
     summary = {row["arm"]: row for row in table(folder / rundir.SUMMARY, note)}
     runs = [row for row in table(folder / rundir.RESULTS, note) if row["arm"] in about["arms"]]
     found = Bench(folder, about, rundir.read_result(folder, note), [], runs, summary)
+    for name, rows, asked in (
+        (rundir.RESULTS, len(runs), found.result.get("runs", 0)),
+        (rundir.SUMMARY, len(summary), len(found.result.get("arms", {}))),
+    ):
+        if rows < asked:
+            note(f"{folder / name}: {rows} rows, where {rundir.RESULT} has {asked}; neuroevo resume writes it anew")
     sign = 1 if found.lower_is_better else -1
 
     def place(arm: str) -> float:

@@ -53,6 +53,19 @@ class Identity(NamedTuple):
         counts = {name: tuple(each) for name, each in record["counts"].items()}
         return cls(tuple(record["classes"]), counts, record["contents"], record["splits"], record["names"])
 
+    @classmethod
+    def is_record(cls, value: object) -> bool:
+        """Tell whether a value is what `record` returns."""
+        if not isinstance(value, Mapping) or not all(isinstance(value.get(key), str) for key in cls._fields[2:]):
+            return False
+        counts, classes = value.get("counts"), value.get("classes")
+        if not isinstance(counts, Mapping) or not isinstance(classes, list):
+            return False
+        return all(
+            isinstance(each, list) and len(each) == len(classes) and all(type(count) is int for count in each)
+            for each in counts.values()
+        )
+
     def total(self) -> dict[str, int]:
         """Return how many images each class has in all splits."""
         sums = np.sum(list(self.counts.values()), axis=0)

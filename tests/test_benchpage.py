@@ -1,3 +1,4 @@
+import json
 import shutil
 from pathlib import Path
 
@@ -63,3 +64,21 @@ def test_levels_are_columns_and_say_how_many_runs_reached_them(folder: Path) -> 
     assert text.index(">0.5<") < text.index(">0.75<")
     for cell in ("<td>2.4M, 3.2 s</td>", "<td>-\n0 of 2</td>", "<td>500.0, 0.1 s\n1 of 2</td>", "<td>-</td>"):
         assert cell in text
+
+
+def test_tables_with_fewer_rows_than_the_result_has_are_said(folder: Path) -> None:
+    lines: list[str] = []
+    (folder / "result.json").write_text(
+        json.dumps({"status": "finished", "metric": "accuracy", "lower_is_better": False, "runs": 6,
+                    "arms": {arm: {} for arm in ARMS}})
+    )  # fmt: skip
+    benchpage.read_bench(folder, lines.append)
+    assert lines == []
+    for name in ("results.csv", "summary.csv"):
+        text = (folder / name).read_text().splitlines(keepends=True)
+        (folder / name).write_text("".join(text[:-1]))
+    benchpage.read_bench(folder, lines.append)
+    assert [line.rpartition("/")[2] for line in lines] == [
+        "results.csv: 5 rows, where result.json has 6; neuroevo resume writes it anew",
+        "summary.csv: 2 rows, where result.json has 3; neuroevo resume writes it anew",
+    ]

@@ -215,3 +215,13 @@ def test_a_start_that_is_damaged_is_named(there: Path) -> None:
     with pytest.raises(InputError, match=r"champion.safetensors: damaged: its content doesn't match its checksum"):
         experiment.run(load(None, [*TINY, f"genome.from=[{there / 'r'}]"]), str(there / "s"), "test", Quiet())
     assert not (there / "s").exists()
+
+
+def test_a_damaged_record_is_none() -> None:
+    record = json.loads(json.dumps(Identity.of(*composition.dataset(load(None, TINY))).record()))
+    assert Identity.is_record(record)
+    for key in record:
+        assert not Identity.is_record({k: v for k, v in record.items() if k != key})
+        assert not Identity.is_record({**record, key: 3})
+    assert not Identity.is_record({**record, "counts": {"train": [1, 2]}})
+    assert not Identity.is_record(None)
