@@ -76,7 +76,7 @@ def labelled(
 ) -> Dataset:
     """Return the images of class folders right under a root, or under its test folder; InputError for other classes."""
     found = _dataset(folders.scan_labelled(root, classes, own=[cache.cache_folder()]), max_pixels)
-    return without_broken(found) if broken == "skip" else found
+    return without_broken(found, "--data") if broken == "skip" else found
 
 
 def _dataset(found: folders.Found, max_pixels: int | None) -> Dataset:
@@ -86,10 +86,10 @@ def _dataset(found: folders.Found, max_pixels: int | None) -> Dataset:
     )
 
 
-def without_broken(data: Dataset) -> Dataset:
+def without_broken(data: Dataset, key: str = "data.root") -> Dataset:
     """Return the data set less the files that can't be read as images, with a note of how many of which class.
 
-    InputError where a class is left without any.
+    InputError, which names the key, where a class is left without any.
     """
     assert isinstance(data.images, Files)
     faults = data.images.faults()
@@ -102,7 +102,7 @@ def without_broken(data: Dataset) -> Dataset:
     example = f"{data.images.paths[first]}: {reason}"
     for name, before, less in zip(data.classes, had, lost, strict=True):
         if less and less == before:
-            raise InputError(f"data.root: class {name} has no image that can be read ({example})")
+            raise InputError(f"{key}: class {name} has no image that can be read ({example})")
     counts = [f"{name} {less} of {n}" for name, n, less in zip(data.classes, had, lost, strict=True) if less]
     what = "image" if len(faults) == 1 else "images"
     note = f"data.broken: {len(faults)} unreadable {what} left out: {', '.join(counts)}; the first is {example}"

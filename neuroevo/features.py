@@ -467,7 +467,12 @@ def _batches(
         chunks = [range(start, min(start + BATCH, len(images))) for start in starts]
 
         def decode(index: int) -> npt.NDArray[np.uint8]:
-            return pixels(images[index], transform.channels, transform.size, resample)
+            image = images[index]
+            try:
+                return pixels(image, transform.channels, transform.size, resample)
+            except InputError as error:
+                name = images.paths[index] if isinstance(images, Files) else f"image {index}"
+                raise InputError(f"{name}: {error}") from None
 
         ahead = [pool.submit(decode, i) for i in (chunks[0] if chunks else ())]
         for k in range(len(chunks)):

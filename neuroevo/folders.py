@@ -38,7 +38,13 @@ PARTS = re.compile("(?:folds?|cv|kfold|splits?|parts?|subsets?|sets?|batch|batch
 # What systems leave behind beside images; nobody means these.
 JUNK = {
     "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "@eadir", "@recycle", "#recycle", "#snapshot",
+    "@recently-snapshot",
     "$recycle.bin", "system volume information", "lost+found", "__pycache__", "node_modules",
+}  # fmt: skip
+DOTTED = {
+    ".ds_store", ".appledouble", ".spotlight-v100", ".fseventsd", ".temporaryitems", ".documentrevisions-v100",
+    ".thumbnails", ".cache", ".picasaoriginals", ".ipynb_checkpoints", ".venv", ".idea", ".vscode", ".dvc", ".svn",
+    ".hg",
 }  # fmt: skip
 JUNK_ENDS = ("@synoeastream", "@synoresource", ":zone.identifier")
 RUN = {"checkpoints", "history.jsonl", "run.log", "result.json", ".lock"}  # beside config.yaml: a run's folder
@@ -76,6 +82,12 @@ def is_image(name: str) -> bool:
 def is_junk(name: str) -> bool:
     """Tell whether a file or folder is left behind by a system, or hidden."""
     return name.startswith(".") or name.casefold() in JUNK or name.casefold().endswith(JUNK_ENDS)
+
+
+def is_hidden(name: str) -> bool:
+    """Tell whether somebody may have hidden a file or folder on purpose: no system is known to leave such a one."""
+    lower = name.casefold()
+    return name.startswith(".") and lower not in DOTTED and not lower.startswith(("._", ".trash", ".git", ".nfs"))
 
 
 def role(name: str) -> tuple[str, str] | None:
@@ -214,6 +226,8 @@ class Walk:
                     names.add(entry.name)
                     if not is_junk(entry.name):
                         self._sort(entry, found)
+                    elif is_hidden(entry.name) and (is_image(entry.name) or entry.is_dir(follow_symlinks=False)):
+                        self.leave("hidden, left out", entry.path)
         except (NotADirectoryError, FileNotFoundError):
             self.refuse(f"{folder} is not a folder")
         except OSError as error:
@@ -235,7 +249,8 @@ class Walk:
                 mode = os.stat(entry.path).st_mode
                 folder, file = stat.S_ISDIR(mode), stat.S_ISREG(mode)
             except OSError as error:
-                if error.errno not in (errno.ENOENT, errno.ELOOP, errno.ENOTDIR):
+                nowhere = error.errno in (errno.ENOENT, errno.ELOOP, errno.ENOTDIR)
+                if not nowhere and not (image and error.errno in (errno.EACCES, errno.EPERM)):
                     raise
                 folder, file = False, image  # an image that leads nowhere is a broken image
         place = found.folders if folder else found.special if not file else found.images if image else found.others
@@ -328,6 +343,13 @@ class Walk:
         splits = self.plain(names)
         if len(splits) > 1:
             self.refuse(f"{folder} has {_few(names)} inside: if it is the data set, give {self.key} {folder}")
+        for name in names:
+            about = role(name)
+            below = os.path.join(folder, name)
+            if about and not about[1] and set(self.folders(below)) & {*names} - {name}:
+                self.refuse(
+                    f"{folder} has {name} beside its classes, with folders of their names in it; right is {LAYOUT}"
+                )
         if not names and self.look(folder).images:
             count = len(self.look(folder).images)
             self.refuse(

@@ -36,6 +36,7 @@ MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 BACKGROUND = "white"  # what is transparent lies on it, as on a page
 TALL, LARGE = 16, 2**24  # a resized image of more than so many times the pixels wanted, and pixels, is made in part
 STRAITS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # of the machine, and no fault of a file
+SIGNED = "32-bit or signed integers, whose range can't be known"
 ORIENTATION = 0x0112  # in EXIF
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -202,6 +203,7 @@ def read(path: str, max_pixels: int = MAX_PIXELS) -> Picture:
             if start.startswith(np.lib.format.MAGIC_PREFIX):
                 return _array(path, max_pixels)
             with _opened(file, start) as image:
+                _to_its_page(image)
                 size = image.size
                 _within(size, max_pixels)
                 return _upright(image)
@@ -274,6 +276,8 @@ def _opened(file: BufferedReader, start: bytes) -> ImageFile:
         raise broken("the file is empty")
     if start.startswith(b"version https://git-lfs"):
         raise broken("a pointer of Git LFS; git lfs pull fetches the image")
+    if start.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
+        raise broken("a TIFF of a kind that isn't read, or damaged at its start")
     file.seek(0)
     try:
         other = Image.open(file).format
@@ -284,8 +288,8 @@ def _opened(file: BufferedReader, start: bytes) -> ImageFile:
 
 def _upright(image: ImageFile) -> Image.Image:
     """Return an opened image as L, LA, RGB or RGBA of 8 bits a channel, turned as EXIF says."""
-    if image.format == "TIFF" and _pages(image) > 1:
-        raise refused(f"a TIFF of {_pages(image)} pages", "save the one that is meant as a file of its own")
+    if image.format == "TIFF" and 2 in image.tag_v2.get(339, ()):  # type: ignore[attr-defined]  # SampleFormat
+        raise refused(SIGNED, "save it as unsigned 8 or 16 bits")
     raw = image.tile[0][3] if image.tile else None  # how samples lie in the file; gone once they are loaded
     raw = raw[0] if isinstance(raw, tuple) and raw else raw
     image.load()
@@ -297,16 +301,20 @@ def _upright(image: ImageFile) -> Image.Image:
     return lying if turn is None else lying.transpose(turn)
 
 
-def _pages(image: ImageFile) -> int:
-    """Return how many pages a TIFF has, less thumbnails and pyramids of its first; it is at the first again."""
+def _to_its_page(image: ImageFile) -> None:
+    """Go to the only page of a TIFF that is no thumbnail or smaller copy; Unreadable where there are several."""
+    if image.format != "TIFF":
+        return
     count: int = getattr(image, "n_frames", 1)
-    pages = 1
-    for i in range(1, count):
+    whole = []
+    for i in range(count):
         image.seek(i)
         tags = image.tag_v2  # type: ignore[attr-defined]
-        pages += not (tags.get(254, 0) & 1 or tags.get(255) == 2)  # NewSubfileType, SubfileType: reduced in size
-    image.seek(0)
-    return pages
+        if not (tags.get(254, 0) & 1 or tags.get(255) == 2):  # NewSubfileType, SubfileType: reduced in size
+            whole.append(i)
+    if len(whole) != 1 < count:
+        raise refused(f"a TIFF of {len(whole) or count} pages", "save the one that is meant as a file of its own")
+    image.seek(whole[0] if whole else 0)
 
 
 def _eight_bits(image: Image.Image, raw: str) -> Image.Image:
@@ -337,7 +345,7 @@ def _eight_bits(image: Image.Image, raw: str) -> Image.Image:
     elif mode == "1":
         image = image.convert("L")
     elif mode == "I":
-        raise refused("32-bit or signed integers, whose range can't be known", "save it as unsigned 8 or 16 bits")
+        raise refused(SIGNED, "save it as unsigned 8 or 16 bits")
     elif mode == "F":
         raise refused("floating point, whose range can't be known", "save it as unsigned 8 or 16 bits")
     elif mode not in ("L", "RGB"):
@@ -386,7 +394,9 @@ def pixels(image: Picture, channels: int, size: tuple[int, int], resample: Image
     if isinstance(image, Image.Image):
         return fitted(flattened(image, channels), size, resample)
     if image.shape[2] != channels:
-        raise InputError(f"backbone.channels: an image has {image.shape[2]} channels, {channels} are expected")
+        raise InputError(
+            f"backbone.channels: an image has {image.shape[2]} channels, {channels} are expected, in [H, W, channels]"
+        )
     planes = [fitted(Image.fromarray(image[:, :, c]), size, resample) for c in range(channels)]
     return np.concatenate(planes, axis=2)
 

@@ -354,3 +354,22 @@ def test_paths_come_class_by_class_files_before_folders(tmp_path: Path) -> None:
     make_folder(tmp_path, {".": {"b": 1, "a": 2}, "a": {"B": 1, "A": 1}})
     names = [str(Path(p).relative_to(tmp_path)) for p in scan(str(tmp_path)).paths]
     assert names == ["a/000.png", "a/001.png", "a/A/000.png", "a/B/000.png", "b/000.png"]
+
+
+@pytest.mark.parametrize("inner", ["test", "val", "Testing"])
+def test_a_split_inside_another_beside_its_classes_is_refused(tmp_path: Path, inner: str) -> None:
+    make_folder(tmp_path, {"train": {"cat": 4, "dog": 4}, f"train/{inner}": {"cat": 2, "dog": 2}})
+    with pytest.raises(InputError, match=f"has {inner} beside its classes"):
+        scan(str(tmp_path))
+
+
+def test_what_somebody_hid_is_said_and_what_systems_hide_is_not(tmp_path: Path) -> None:
+    make_folder(tmp_path, {"": {"cat": 4, "dog": 4, ".net": 3, ".ipynb_checkpoints": 2}})
+    (tmp_path / "cat" / ".hid.png").write_bytes((tmp_path / "cat" / "000.png").read_bytes())
+    (tmp_path / "cat" / "._000.png").write_bytes(b"x")
+    found = scan(str(tmp_path))
+    assert found.classes == ("cat", "dog")
+    (note,) = (note for note in found.notes if "hidden" in note)
+    assert ".net" in note
+    assert ".hid.png" in note
+    assert not any(".ipynb" in note or "._000" in note for note in found.notes)

@@ -661,3 +661,25 @@ def test_a_view_has_the_same_conversion_as_the_image_itself() -> None:
             assert np.array_equal(dark, pixels(make(0), channels, (16, 16), BILINEAR))
     with pytest.raises(InputError, match=r"backbone.channels: 5, which only .npy images have"):
         augment(cutout(0), Transform((16, 16), "bilinear", 5, None, None), 0)
+
+
+def test_the_page_of_a_tiff_that_is_no_thumbnail_is_taken_wherever_it_is(tmp_path: Path) -> None:
+    from PIL import TiffImagePlugin
+
+    reduced = TiffImagePlugin.ImageFileDirectory_v2()
+    reduced[254] = 1
+    small, large = Image.new("L", (6, 4), 10), Image.new("L", (24, 16), 200)
+    with TiffImagePlugin.AppendingTiffWriter(str(tmp_path / "first.tif"), True) as file:
+        small.save(file, "TIFF", tiffinfo=reduced)
+        file.newFrame()
+        large.save(file, "TIFF")
+        file.newFrame()
+    found = images.read(str(tmp_path / "first.tif"))
+    assert isinstance(found, Image.Image)
+    assert (found.size, found.getpixel((0, 0))) == ((24, 16), 200)
+
+
+def test_signed_bytes_of_a_tiff_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "s.tif").write_bytes(tiff("<", bytes(GREY.size), {258: 8, 339: 2}))
+    with pytest.raises(images.Unreadable, match="signed"):
+        images.read(str(tmp_path / "s.tif"))
