@@ -212,7 +212,7 @@ def of_file(path: Path, report: bool) -> str | None:
         return digest(without_times([json.loads(line) for line in path.read_text().splitlines()]))
     if path.name == "result.json":
         return digest(without_times(json.loads(path.read_text())))
-    if path.suffix == ".h5":
+    if path.suffix == ".h5" and path == max(path.parent.glob("*.h5")):  # those before it are spares
         with h5py.File(path) as file:
             return digest(file["population/genomes"][()].tobytes())
     return None
