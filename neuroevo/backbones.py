@@ -180,6 +180,8 @@ def _transfer(
             taken[name] = state[name]
     weight, bias = taken.pop(f"{head}.weight", None), taken.pop(f"{head}.bias", None)
     count = len(taken) + (weight is not None) + (bias is not None)
+    if not count:
+        raise InputError(f"{key}: {path}: nothing of it fits {', '.join(parts)}: {skipped[0]} ({len(skipped)} skipped)")
     network.load_state_dict(taken, strict=False)
     if weight is not None:
         own = nn.Linear(own.in_features, len(weight), bias=bias is not None)

@@ -17,7 +17,7 @@ def on_users(c: Config, log: Callable[[str], None] = lambda line: None) -> Itera
         yield
     except (InputError, Interrupted, RunError):
         raise
-    except Exception as error:  # a user's code may fail in any way
+    except (Exception, SystemExit) as error:  # a user's code may fail in any way
         frames = [(frame.f_code, line) for frame, line in traceback.walk_tb(error.__traceback__)]
         found = []
         for key, name in named(c.record()).items():

@@ -24,7 +24,7 @@ from neuroevo.data import DATASETS, find_root
 from neuroevo.errors import InputError
 from neuroevo.gradient import OPTIMIZERS
 from neuroevo.heads import HEADS
-from neuroevo.metrics import METRICS, OfGenome
+from neuroevo.metrics import METRICS, OfGenome, own_metric
 from neuroevo.operators import CROSSOVERS, MUTATIONS, SELECTIONS
 from neuroevo.samplers import SAMPLERS
 from neuroevo.schedules import Schedule
@@ -151,6 +151,12 @@ def _rising(value: tuple[float, ...]) -> tuple[float, ...]:
     return value
 
 
+def _mixable(value: float) -> float:
+    if 0 < value < 1e-6:
+        raise ValueError("0 is none; the least that a Beta distribution can be drawn with is 1e-6")
+    return value
+
+
 Positive = Annotated[float, Gt(0)]
 Rate = Annotated[float, Ge(0), Lt(1)]
 PositiveRange = Annotated[tuple[Positive, ...], MinLen(2), AfterValidator(_rising)]
@@ -170,7 +176,7 @@ class Refine(Section):
     weight_decay: Annotated[float, Ge(0)] | DecayRange = 0.0
     label_smoothing: Rate | RateRange = 0.0
     dropout: Rate | RateRange | None = None  # None: the head's own
-    mixup: Annotated[float, Ge(0)] = 0.0
+    mixup: Annotated[float, Ge(0), AfterValidator(_mixable)] = 0.0
     decay_to_start: Annotated[float, Ge(0)] = 0.0
     schedule: Schedule = "constant"
     final: Annotated[float, Ge(0), Le(1)] = 0.01
@@ -292,8 +298,8 @@ class Part:
         return partial(_function(self.kind, self.name, self.name), **options)
 
     def metric(self) -> Any:
-        """Return a metric: what a table's builder makes, or a user's own function itself."""
-        return self.bound() if ":" in self.name else self.bound()()
+        """Return a metric: what a table's builder makes, or a user's own function."""
+        return own_metric(self.name, self.bound()) if ":" in self.name else self.bound()()
 
     def record(self) -> dict[str, Any]:
         """Return the part as the config would spell it."""

@@ -42,6 +42,23 @@ OfLogits = Additive | Whole
 Metric = OfLogits | OfGenome
 
 
+def own_metric(name: str, function: Whole) -> Whole:
+    """Return a user's metric on copies of its own, so that it can't change what others are given.
+
+    InputError where it returns something else than scores [n].
+    """
+
+    def metric(logits: Tensor, targets: Tensor) -> Tensor:
+        scores = function(logits.clone(), targets.clone())
+        if not isinstance(scores, Tensor) or scores.shape != (len(logits),):
+            found = f"of shape {list(scores.shape)}" if isinstance(scores, Tensor) else f"a {type(scores).__name__}"
+            raise InputError(f"{name}: a metric returns scores [n], one an individual; here a tensor [{len(logits)}] "
+                             f"is expected, {found} came")  # fmt: skip
+        return scores
+
+    return metric
+
+
 def score(metric: OfLogits, logits: Tensor, targets: Tensor) -> Tensor:
     """Return the scores `[n]` float64 of logits `[n, B, C]` against classes `targets [B]` int64, all at once."""
     if isinstance(metric, Additive):

@@ -9,6 +9,7 @@ import json
 import pathlib
 import re
 import types
+import warnings
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -95,7 +96,8 @@ def read_weights(path: Path, note: Callable[[str], None] | None = None) -> dict[
     if path.suffix == ".safetensors":
         return read_safetensors(path)[0]
     try:
-        with torch.serialization.safe_globals([*PLAIN, *_of_numpy()]):
+        with torch.serialization.safe_globals([*PLAIN, *_of_numpy()]), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Validating sparse", UserWarning)  # such are refused below
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # zipfile and pickle each raise their own
         raise unreadable(path, error) from None
@@ -109,6 +111,10 @@ def read_weights(path: Path, note: Callable[[str], None] | None = None) -> dict[
         if note is None or not known:
             raise InputError(f"{path}: holds several weights, {_listed(found)}; save the one that is meant alone")
         note(f"{path}: {order[0]} taken; it also holds {', '.join(name for name in found if name != order[0])}")
+    for name, value in found[order[0]].items():
+        if value.layout != torch.strided or value.is_meta or value.is_complex():
+            kind = "without data" if value.is_meta else "complex" if value.is_complex() else "sparse"
+            raise InputError(f"{path}: {name} is {kind}; save plain tensors of real numbers")
     return found[order[0]]
 
 

@@ -41,7 +41,7 @@ def test_a_run_leaves_what_the_contract_says(tmp_path: Path, quiet: Quiet) -> No
     }  # fmt: skip
     assert list(result) == [
         "status", "stop_reason", "generations", "seed", "device", "data", "champion", "cost",
-        "views", "plan_changes", "test_scored", "versions",
+        "views", "plan_changes", "test_scored", "versions", "files",
     ]  # fmt: skip
     assert (result["status"], result["stop_reason"], result["generations"]) == ("finished", "generations", 6)
     assert set(result["champion"]) == {"kind", "generation", "validation", "test"}

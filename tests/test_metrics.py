@@ -5,11 +5,13 @@ from functools import partial
 from itertools import pairwise, product
 from typing import Annotated, get_origin
 
+import numpy as np
 import pytest
 import reference_metrics as reference
 import torch
 from annotated_types import Ge
 from sklearn import metrics as sklearn_metrics
+from torch import Tensor
 
 from neuroevo import metrics
 from neuroevo.errors import InputError
@@ -443,3 +445,17 @@ def test_sparsity_goes_from_all_equal_to_one_weight_or_none_whatever_the_scale()
     assert found.tolist() == pytest.approx([0, 0, 1, 1, 1, 0.5])
     assert METRICS["sparsity"]().score(torch.tensor([[3.0], [0.0]]), torch.zeros(1)).tolist() == [1, 1]
     assert METRICS["sparsity"]().score(torch.tensor([[3.0, torch.nan]]), torch.zeros(2)).isnan().all()
+
+
+def test_a_users_metric_has_copies_of_its_own_and_its_scores_are_checked() -> None:
+    def in_place(logits: Tensor, targets: Tensor) -> Tensor:
+        targets.zero_()
+        return logits.zero_().sum((1, 2))
+
+    logits, targets = torch.ones(2, 3, 4), torch.tensor([1, 2, 3])
+    assert metrics.own_metric("mine:m", in_place)(logits, targets).tolist() == [0, 0]
+    assert logits.min() == 1
+    assert targets.tolist() == [1, 2, 3]
+    for wrong in (None, [1.0, 1.0], np.ones(2), torch.ones(2, 1), torch.ones(3)):
+        with pytest.raises(InputError, match=r"mine:m: a metric returns scores \[n\]"):
+            metrics.own_metric("mine:m", lambda logits, targets, wrong=wrong: wrong)(logits, targets)  # type: ignore[misc]

@@ -134,3 +134,12 @@ def test_tied_tensors_are_written_each_under_its_name(tmp_path: Path) -> None:
     assert {name: value.tolist() for name, value in read_weights(tmp_path / "w.safetensors").items()} == {
         name: value.tolist() for name, value in tied.items()
     }
+
+
+@pytest.mark.parametrize("kind", ["sparse", "without data", "complex"])
+def test_tensors_that_are_no_plain_numbers_are_refused(tmp_path: Path, kind: str) -> None:
+    plain = torch.eye(3)
+    of_kind = {"sparse": plain.to_sparse(), "without data": plain.to("meta"), "complex": plain.to(torch.complex64)}
+    torch.save({"fc.weight": of_kind[kind]}, tmp_path / "w.pt")
+    with pytest.raises(InputError, match=rf"w.pt: fc.weight is {kind}"):
+        read_weights(tmp_path / "w.pt")
