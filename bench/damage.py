@@ -352,6 +352,8 @@ def main(count: int, seed: int, show: bool) -> int:
             if bad and show:
                 last = [line for line in found.text.strip().splitlines() if line][-1:]
                 print(f"{i}: {path}: {kind}; {use}: {verdict} (status {found.status}): {last}", flush=True)
+    except KeyboardInterrupt:  # what was counted so far is told
+        pass
     finally:
         shutil.rmtree(whole, ignore_errors=True)
     columns = sorted({verdict for _, verdict in verdicts})

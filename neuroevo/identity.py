@@ -137,7 +137,7 @@ def agree(then: Identity | None, classes: Sequence[str], now: Identity, source: 
         return f"data: {source.name} is of an earlier version and doesn't hold what they were: not checked"
     what = difference(then, now)
     if what is not None:
-        raise InputError(f"data: {what}; the run was of {then}, and goes with those only")
+        raise InputError(f"data: {what}; the run was of {then} ({source.name}), and goes with those only")
     if then.names != now.names:
         return "data: files have other names than when the run began; images, order and splits are the same"
     return None
