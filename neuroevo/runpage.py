@@ -326,6 +326,8 @@ def _trials(path: Path, given: dict[str, Any]) -> Trials:
     rows = list(csv.DictReader(io.StringIO(rundir.content(path).decode(), newline="")))
     if not rows:
         raise ValueError("no trial")
+    if [row.get("trial", str(i)) for i, row in enumerate(rows)] != [str(i) for i in range(len(rows))]:
+        raise ValueError("a row twice, or none")
     axes = [axis for key, variable in given["tune"]["space"].items() for axis in _axes(key, variable, rows)]
     there = [axis for axis in axes if any(value == value for value in axis.values)]
     found, iterations = [float(row[metric]) for row in rows], [int(row["iteration"]) for row in rows]
