@@ -455,6 +455,11 @@ def test_what_never_exists_or_never_came_to_a_figure_is_left_out_of_the_plots(tm
     assert read is not None
     assert [(axis.name, axis.labels) for axis in read.axes] == [("refine.lr", []), ("refine.name", ["adam", "adamw"])]
     assert len(plots.trials(read)) == 3
+    for damaged in ([*rows, rows[-1]], [*rows[:2], *rows[3:]]):  # a row twice, or gone
+        (tmp_path / "trials.csv").write_text("\n".join(damaged) + "\n")
+        lines: list[str] = []
+        assert runpage.read_trials(tmp_path, lines.append) is None
+        assert "trials.csv: damaged" in lines[0]
 
 
 @pytest.mark.parametrize("preset", ["tune_lr", "tune_full"])
