@@ -144,12 +144,12 @@ def classic(given: Given) -> Overlay:
             "crossover": {"name": "uniform", "rate": 0.5},
             "mutation": {"name": "gaussian", "sigma": 0.1, "rate": 0.1, "per": "tensor", "schedule": "constant",
                          "self_adaptive": False},
+            "averaging": False,
         },
-        "refine": {"name": "sgd", "momentum": 0.9, "lr": 0.01, "batch_size": 32,
-                   "steps": 5 * max(1, given.train // 32)},
+        "refine": {"name": "sgd", "momentum": 0.9, "lr": 0.01, "batch_size": 32, "steps": {"epochs": 5}},
         "genome": {"init_sigma": 0.1},
-        "features": {"components": None, "whitening": 0.0},
-        "fitness": {"metric": "accuracy", "split": "validation", "samples": given.validation},
+        "features": {"standardise": False, "components": None, "whitening": 0.0},
+        "fitness": {"metric": "accuracy", "split": "validation", "samples": "all"},
         "validate": {"every": 1},
     }  # fmt: skip
 

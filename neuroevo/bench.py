@@ -10,6 +10,7 @@ import math
 import os
 import platform
 import subprocess
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -19,7 +20,19 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from neuroevo import arms, claims, composition, config, experiment, identity, rundir, statistics, tune, workers
+from neuroevo import (
+    arms,
+    claims,
+    composition,
+    config,
+    experiment,
+    identity,
+    inventory,
+    rundir,
+    statistics,
+    tune,
+    workers,
+)
 from neuroevo.arms import Given, Overlay
 from neuroevo.config import Config
 from neuroevo.errors import InputError, RunError
@@ -116,6 +129,8 @@ def run(
     out = str(rundir.OUT / f"{Path(file).stem}-bench") if out is None else out
     claims.check(out, bench=True)
     ready = experiment.prepared(c)
+    if splits > 1 and len(inventory.own_splits(ready.given[0])) == 2 and not (c.data.limit or c.data.long_tail):
+        raise InputError(f"--splits: {splits} given, but the data have splits of their own: all would be the same")
     given = sizes(c, ready.given[1])
     samples = asked(budget) or own_budget(c, given)
     # What is free differs from run to run; slices, and with them rounding, must not.
@@ -129,12 +144,33 @@ def run(
             if there:
                 bench = joined(opened(claim.folder), bench, claim.folder)
             tasks = bench.tasks(claim.folder, given._replace(samples=samples))
+            demand(bench, tasks)
             bench = same_data(bench, claim.folder, reporter)
         except InputError:  # a wrong arm leaves nothing behind
             if not there:
                 claim.clear()
             raise
         return finished(claim.folder, bench, tasks, reporter)
+
+
+def demand(bench: Bench, tasks: Sequence[Task]) -> None:
+    """See that each key has an effect in some arm, and nothing spoils an arm of the user's own; InputError if not."""
+    nowhere: dict[str, str] | None = None
+    for arm, overlay in bench.overlays.items():
+        c = next(task.config for task in tasks if task.arm == arm)
+        idle = config.without_effect(c)
+        for key, why in idle.items():
+            if overlay is not None and config.gives(overlay, key):
+                raise InputError(f"arm {arm}: {key} has no effect: {why}")
+        if overlay is not None or arm == "config":
+            try:
+                config.spoilt(c)
+            except InputError as error:
+                raise InputError(f"arm {arm}: {error}") from None
+        nowhere = idle if nowhere is None else {key: why for key, why in idle.items() if key in nowhere}
+    for key, why in (nowhere or {}).items():
+        if config.gives(bench.base, key):
+            raise InputError(f"{key} has no effect in any arm: {why}")
 
 
 def resume(run_dir: str, reporter: Reporter) -> Path:
@@ -316,6 +352,7 @@ class Found(NamedTuple):
     task: Task
     row: dict[str, Any]  # of results.csv
     curve: list[tuple[int, int, float, float]]  # generation, samples, seconds, best validation so far
+    warnings: list[str]
 
 
 def read(task: Task) -> Found | None:
@@ -352,7 +389,7 @@ def read(task: Task) -> Found | None:
         "test": real(champion["test"][metric]), **scores, **{key: cost[key] for key in COSTS[:2]}, "samples": samples,
         **{key: cost[key] for key in (*COSTS[2:], "seconds")},
     }  # fmt: skip
-    return Found(task, row, curve)
+    return Found(task, row, curve, result.get("warnings", []))
 
 
 def write(folder: Path, bench: Bench, tasks: Sequence[Task]) -> None:
@@ -380,9 +417,20 @@ def write(folder: Path, bench: Bench, tasks: Sequence[Task]) -> None:
         "samples": bench.samples,
         "runs": len(found),
         "runs_asked": len(tasks),
+        "warnings": warned(names, found),
         "arms": {row["arm"]: {k: v if v == v else None for k, v in row.items() if k != "arm"} for row in summary},
         "versions": experiment.versions(),
     })  # fmt: skip
+
+
+def warned(names: Sequence[str], found: Sequence[Found]) -> list[str]:
+    """Return the warnings of all runs by arm, each with the number of runs that have it."""
+    lines = []
+    for arm in names:
+        own = [run for run in found if run.task.arm == arm]
+        for line, count in Counter(line for run in own for line in run.warnings).items():
+            lines.append(f"{arm}, {count} of {len(own)} runs: {line}")
+    return lines
 
 
 def table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -18,7 +18,7 @@ from neuroevo.errors import InputError
 from neuroevo.metrics import LOWER_IS_BETTER
 from neuroevo.plots import Interval, Plot, Point, words
 from neuroevo.rundir import Note
-from neuroevo.runpage import Run, descended, front, on_test, over_generations, read, short, shown
+from neuroevo.runpage import Run, descended, front, on_test, over_generations, read, short, shown, warnings
 
 Row = dict[str, str]
 LARGEST = 1e300  # of a table's numbers
@@ -164,7 +164,14 @@ def bench_page(folder: Path, pictures: Path | None, refresh: int | None = None, 
     done = f"{state}: {len(found.runs)} of {planned} runs, {found.about['samples']:,} samples each at most"
     told = map(page.note, dict.fromkeys(bad))
     body = (
-        page.section("Result", page.note(done), summary(found), shown(compared(found), pictures), *told)
+        page.section(
+            "Result",
+            page.warnings(found.result.get("warnings", [])),
+            page.note(done),
+            summary(found),
+            shown(compared(found), pictures),
+            *told,
+        )
         + page.section("On the way", shown([*curves(found), *spent(found)], pictures), levels(found))
         + page.section("Runs", shown(spread(found), pictures), every_run(found))
         + "".join(best_run(found, arm, pictures) for arm in found.arms)
@@ -324,6 +331,7 @@ def best_run(found: Bench, arm: str, pictures: Path | None) -> str:
     title = f"{arm}: the best run on validation (split {row['split']}, seed {row['seed']})"
     return page.section(
         title,
+        warnings(run),
         page.listed(short(run)),
         shown([plots.fitness("fitness", run.history), *over_generations(run)], pictures, prefix),
         *on_test(run, pictures, prefix),

@@ -252,7 +252,7 @@ def summary(folder: str) -> None:
     """Print a run's result."""
     from pathlib import Path
 
-    from neuroevo import rundir
+    from neuroevo import caveats, rundir
 
     result = rundir.read_result(Path(folder))
     tuning = result.get("tuning", result)
@@ -263,15 +263,18 @@ def summary(folder: str) -> None:
         rows += [("trials", f"{tuning['trials']}, {spent:,} samples, {tuning['cost']['seconds']:.1f} s")]
         rows += [(key, str(value)) for key, value in (best or {"settings": {}})["settings"].items()]
         rows += [(f"its validation {k}", number(v)) for k, v in (best or {"validation": {}})["validation"].items()]
+        rows += [("warning", line) for line in tuning.get("warnings", []) if "champion" not in result]
         table(folder, rows)
     if "champion" not in result:
         return
     champion, cost = result["champion"], result["cost"]
     rows = [("status", f"{result['status']} ({result['stop_reason']}) after {result['generations']} generations")]
-    rows += [("champion", f"{champion['kind']} of generation {champion['generation']}")]
+    about = champion.get("about") or caveats.of_kind(champion["kind"], champion["generation"], {})
+    rows += [("champion", about)]
     rows += [(f"validation {name}", number(value)) for name, value in champion["validation"].items()]
     rows += [(f"test {name}", value) for name, value in scores(champion.get("test", {"interval": {}}))]
     rows += [("forward samples", f"{cost['forward_samples']:,}"), ("seconds", f"{cost['seconds']:.1f}")]
+    rows += [("warning", line) for line in result.get("warnings", [])]
     table(folder, rows)
 
 
@@ -289,6 +292,7 @@ def standings(folder: str) -> None:
         interval = "[one run]" if low is None else f"[{number(low)}, {number(high)}]"
         means = f"{number(arm['validation_mean'])}  {number(arm['test_mean'])}"
         rows.append((name, f"{means} {interval}  {arm['seconds_mean']:.1f}"))
+    rows += [("warning", line) for line in result.get("warnings", [])]
     table(f"{folder}: {result['runs']} of {result['runs_asked']} runs", rows)
 
 

@@ -18,6 +18,7 @@ from torch.nn.parameter import is_lazy
 
 from neuroevo import (
     backbones,
+    caveats,
     config,
     data,
     deep,
@@ -225,7 +226,7 @@ class Experiment:
         c, pool = self.config, self.splits[self.config.fitness.split]
         return Rules(
             seed=c.seed,
-            samples=min(c.fitness.samples, len(pool)),
+            samples=batch_size(c, len(pool)),
             pool=pool,
             every=c.validate.every,
             patience=c.validate.patience,
@@ -428,7 +429,13 @@ def steps(c: Config, train: int) -> int:
     """Return the gradient steps of a generation, of so many train images."""
     if c.refine is None:
         return 0
-    return max(1, train // c.refine.batch_size) if c.refine.steps == "epoch" else c.refine.steps
+    epochs = c.refine.steps.epochs if isinstance(c.refine.steps, config.Epochs) else 1
+    return c.refine.steps if isinstance(c.refine.steps, int) else epochs * max(1, train // c.refine.batch_size)
+
+
+def batch_size(c: Config, pool: int) -> int:
+    """Return the samples of a generation's batch, of so many in its split."""
+    return pool if c.fitness.samples == "all" else min(c.fitness.samples, pool)
 
 
 def takes(c: Config, rows: int, counts: Mapping[str, int], asked: int = 0) -> Cost:
@@ -441,7 +448,7 @@ def takes(c: Config, rows: int, counts: Mapping[str, int], asked: int = 0) -> Co
     learnt = 0 if r is None else round(rows * r.share) * steps(c, train) * min(r.batch_size, train)
     passes = 2 if r is not None and r.back_off else 1
     scored = (rows + rescored(c, rows)) * passes
-    batch = min(c.fitness.samples, counts[c.fitness.split])
+    batch = batch_size(c, counts[c.fitness.split])
     if c.backbone.batchnorm == "recalibrate" and c.backbone.trainable:
         batch += sum(calibration_batches(train))
     fixed = Cost(forward=scored * batch + learnt, backward=learnt)
@@ -661,6 +668,22 @@ def dataset(c: Config) -> tuple[Dataset, dict[str, Tensor]]:
         whole = data.limited(whole, c.data.limit, c.data.split_seed)
     splits = data.split(whole, c.data.split_seed, c.data.validation, c.data.test, c.data.long_tail)
     return inventory.noted(whole, splits), splits
+
+
+def check_splits(c: Config, whole: Dataset) -> None:
+    """See that shares of splits have an effect; InputError names one that is given where the data bring that split."""
+    for key, why in inventory.own_splits(whole).items():
+        name = key.removeprefix("data.")
+        given, usual = getattr(c.data, name), type(c.data).model_fields[name].default
+        if given != usual:
+            raise InputError(f"{key}: {given} has no effect: {why}")
+
+
+def check_crossover(c: Config, genes: int) -> None:
+    """See that a crossover gets far in so many genes, or what selects beside it is given; InputError if neither."""
+    stall = caveats.stalls(c.record(), genes)
+    if stall is not None and not config.gives(c.given, "algorithm.selection"):
+        raise InputError(f"algorithm.crossover: {stall}; to have it as it is, add algorithm.selection=tournament")
 
 
 def build_backbone(c: Config, given: Dataset) -> Backbone:
@@ -897,11 +920,28 @@ def assemble(
     parts = {part.name: part for part in (c.validation_metric, *c.metrics, c.ties) if part is not None}
     for name in ("accuracy", "cross_entropy"):
         parts.setdefault(name, config.part("metric", name, name))
+    evolved = {name: metrics.of_network(part.metric(), network(layout, scaled, first)) for name, part in parts.items()}
     return Experiment(
         c, device, home, whole.classes, splits, cached, scaled, backbone, head, first, dim, layout, base | of_head,
         forward, method, Plans(plan, list(changes)), algorithm,
-        {name: part.metric() for name, part in parts.items()}, learnt_from.computed, whole, kept or {},
+        evolved, learnt_from.computed, whole, kept or {},
     )  # fmt: skip
+
+
+def network(layout: Layout, scale: Scale | None, first: str) -> Callable[[Tensor], Tensor]:
+    """Return a function from genomes [n, g] to all that evolves as the exported network has it [n, numbers]."""
+    folds = scale is not None and f"{first}.weight" in layout.names
+
+    def weights(genomes: Tensor) -> Tensor:
+        if scale is None and not layout.tops:
+            return genomes
+        of_names = quantised.express(genomes, layout)
+        if folds:
+            assert scale is not None
+            of_names = scale.fold({name: w.to(scale.mean.device) for name, w in of_names.items()}, first)
+        return torch.cat([of_names[name].flatten(1) for name in layout.names if name in of_names], dim=1)
+
+    return weights
 
 
 def own_head(backbone: Backbone) -> nn.Linear:

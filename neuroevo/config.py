@@ -9,6 +9,7 @@ import difflib
 import importlib
 import inspect
 import itertools
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -16,10 +17,21 @@ from functools import cache, partial
 from typing import Annotated, Any, Literal, Self, TypeVar, get_type_hints
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    create_model,
+    model_validator,
+)
 
+from neuroevo import caveats
 from neuroevo.algorithms import ALGORITHMS
 from neuroevo.algorithms.base import Part as PartMark
+from neuroevo.algorithms.ga import usual_selection
 from neuroevo.data import DATASETS, find_root
 from neuroevo.errors import InputError
 from neuroevo.gradient import OPTIMIZERS
@@ -62,7 +74,9 @@ DEFAULT_NAMES = {
 
 # Of a ga with many objectives, where the config doesn't say: parents are drawn from the survivors, as often each.
 MANY_OBJECTIVES = {"name": "truncation", "share": 0.5}
+LEVEL_DEFAULTS = {"crossover": "uniform", "mutation": "levels", "selection": "truncation"}  # of a ga on levels
 
+WEIGHING = "weighted"  # the crossover of a ga by default, which weighs parents by their fitness
 MOST, MOST_SAMPLES, LARGEST_SEED = 2**31 - 1, 2**53, 2**63 - 1
 LARGEST_FLOAT = 3.4028234663852886e38  # of float32
 
@@ -164,13 +178,35 @@ RateRange = Annotated[tuple[Rate, Rate], AfterValidator(_rising)]
 DecayRange = Annotated[tuple[Annotated[float, Ge(0)], Positive], AfterValidator(_rising)]
 
 
+class Epochs(Section):
+    """So many passes over the train split."""
+
+    epochs: Annotated[int, Ge(1), Le(MOST)]
+
+
+Steps = Annotated[int, Ge(0), Le(MOST)] | Literal["epoch"] | Epochs
+
+
+def _counted(value: Any) -> Any:
+    right = value == "epoch" or isinstance(value, int | float | Epochs)
+    if isinstance(value, Mapping) and [*value] == ["epochs"]:
+        right = isinstance(value["epochs"], int) and value["epochs"] > 0
+    if not right:
+        digits = re.search(r"\d+", str(value))
+        raise ValueError(
+            f"a number of steps, epoch, or {{epochs: {digits[0] if digits and int(digits[0]) else 5}}} expected"
+        )
+    return value
+
+
 class Refine(Section):
     """Gradient steps in each generation, beside the optimizer's own options. A range: each individual has its own.
 
     More than two learning rates are dealt round the first population.
     """
 
-    steps: Annotated[int, Ge(0), Le(MOST)] | Literal["epoch"] = 20  # epoch: as many as the train split has batches
+    # epoch: as many as the train split has batches; {epochs: 5}: five times as many.
+    steps: Annotated[Steps, BeforeValidator(_counted)] = 20
     lr: Positive | PositiveRange = 0.01
     batch_size: Count = 128
     weight_decay: Annotated[float, Ge(0)] | DecayRange = 0.0
@@ -194,7 +230,7 @@ class Refine(Section):
 class Fitness(Section):
     """How many samples a generation is scored on."""
 
-    samples: Count = 512
+    samples: Count | Literal["all"] = 512
     split: Literal["train", "validation"] = "train"  # where the batches come from
     precision: Literal["float32", "bfloat16"] = "float32"  # bfloat16: elites are scored again in float32
     balanced: bool = False  # batches with as many of each class
@@ -268,6 +304,10 @@ class Tune(Section):
     included: bool = False  # whether the search's samples are taken off the final run's budget.samples
 
 
+SECTIONS: dict[str, type[Section]] = {  # by where they are
+    "data": Data, "backbone": Backbone, "head": Head, "features": Features, "refine": Refine, "memory": Memory,
+    "tune": Tune, "tune.trial": Trial,
+}  # fmt: skip
 COMMON: dict[str, list[str]] = {  # keys beside a part's own options
     "data": list(Data.model_fields),
     "head": list(Head.model_fields),
@@ -427,7 +467,72 @@ def load(file: str | None, sets: Sequence[str] = (), note: Callable[[str], None]
     `note` is told of options that a setting made pointless. InputError names the key that is wrong and what would be
     right.
     """
-    return check(override(deepcopy(DEFAULT) if file is None else read(file), sets, note))
+    base = deepcopy(DEFAULT) if file is None else read(file)
+    return demand(override(base, sets, note), base if sets else None, sets, note)
+
+
+def demand(
+    raw: dict[str, Any], base: Mapping[str, Any] | None = None, sets: Sequence[str] = (),
+    note: Callable[[str], None] = lambda line: None,
+) -> Config:  # fmt: skip
+    """Check a raw config that a user asks for now: as `check`, and InputError where a key does nothing or spoils it.
+
+    What only the settings that were applied to `base` made pointless is dropped, and `note` is told. What was written
+    down earlier isn't held to this, so that every run can be gone on with.
+    """
+    for key, why in without_effect(check(raw)).items():
+        given = any(key == name or key.startswith(f"{name}.") for name in (text.partition("=")[0] for text in sets))
+        if base is None or given or pointless(base, key):
+            raise InputError(f"{key}: {shown(_at(raw, key.split('.')))} has no effect: {why}")
+        note(f"{key} is dropped: {why}")
+        raw = applied(raw, [], note)
+        *path, last = key.split(".")
+        del _at(raw, path)[last]
+    c = check(raw)
+    spoilt(c)
+    return c
+
+
+def spoilt(c: Config) -> None:
+    """See that what a user asks for isn't spoilt by what doesn't go together; InputError names the key."""
+    record, learning = c.record(), c.given.get("refine")
+    if isinstance(learning, Mapping) and not {"name", "steps"} & learning.keys():
+        key = f"refine.{next(iter(learning))}" if learning else "refine"
+        raise InputError(f"{key}: has no effect without gradient steps, and none are asked for; add refine.steps")
+    wrong = caveats.nobody_learns(record)
+    if wrong is not None:
+        raise InputError(f"refine.who: {wrong}")
+    drift = caveats.drifts(record)
+    if drift is not None and c.refine is None:
+        raise InputError(f"algorithm.selection: {drift}")
+
+
+def gives(raw: Mapping[str, Any], key: str) -> bool:
+    """Tell whether a raw config gives a key."""
+    return _at(raw, key.split(".")) is not None
+
+
+def pointless(raw: Mapping[str, Any], key: str) -> bool:
+    """Tell whether a key has no effect in a raw config, as far as that can be a config on its own."""
+    try:
+        return key in without_effect(check(raw))
+    except InputError:
+        return False
+
+
+def without_effect(c: Config) -> dict[str, str]:
+    """Return the keys that have another value than their default and no effect, each with what is missing."""
+    record = c.record()
+    found = {}
+    for key, why in caveats.idle(record).items():
+        *path, last = key.split(".")
+        section, inner = ".".join(path), _at(record, path)
+        fields = SECTIONS[section].model_fields if section in SECTIONS else {}
+        if last not in fields and isinstance(inner, Mapping):
+            fields = schema(path[-1], inner["name"], section)[1].model_fields
+        if last in fields and isinstance(inner, Mapping) and inner[last] != fields[last].default:
+            found[key] = why
+    return found
 
 
 def override(base: dict[str, Any], sets: Sequence[str], note: Callable[[str], None]) -> dict[str, Any]:
@@ -492,7 +597,9 @@ METRIC_KEYS = [  # parts that are metrics, each with its default
 ]
 
 
-def _drop(kind: str, default: str, old: Any, new: Any, path: str, given: set[str], note: Callable[[str], None]) -> None:
+def _drop(
+    kind: str, default: str | None, old: Any, new: Any, path: str, given: set[str], note: Callable[[str], None]
+) -> None:
     """Drop from part `new` the options that only `old`, a part of another name, knows."""
     if not isinstance(old, dict) or not isinstance(new, dict):
         return
@@ -539,12 +646,14 @@ def check(raw: Mapping[str, Any]) -> Config:
         algorithm = {"name": algorithm}
     if isinstance(algorithm, dict):
         algorithm = {"name": DEFAULT_NAMES["algorithm"], **algorithm}
+    name = algorithm["name"] if isinstance(algorithm, dict) else algorithm
     if len(metrics) > 1:
-        algorithm = _for_many(algorithm)
+        if not isinstance(name, str) or (name != "ga" and ":" not in name):
+            raise InputError(f"fitness.metrics: many objectives go with algorithm ga; {shown(name)} is given")
         if (refine or {}).get("inheritance") == "baldwinian":
             raise InputError("refine.inheritance: baldwinian goes with one metric: a front's members are as they score")
-    if genome.levels and isinstance(algorithm, dict) and algorithm["name"] == "ga":
-        algorithm = _stepping(algorithm)
+    if isinstance(algorithm, dict) and name == "ga":
+        algorithm = _genetic(algorithm, len(metrics) > 1, genome.levels is not None)
     backbone, own = section(Backbone, mapping("backbone"), "backbone"), section(Head, _own(head, Head), "head")
     if not own.trainable and not backbone.trainable:
         raise InputError("head.trainable: false leaves nothing to evolve; name parts in backbone.trainable")
@@ -735,20 +844,28 @@ def _metrics(fitness: dict[str, Any]) -> tuple[tuple[Part, ...], Part | None]:
     return parts, None
 
 
-def _for_many(given: Any) -> dict[str, Any]:
-    """Fill in what a genetic algorithm does by default with many objectives: half of each population are survivors."""
-    algorithm: dict[str, Any] = given
-    name = algorithm.get("name") if isinstance(algorithm, dict) else None
-    if not isinstance(name, str) or (name != "ga" and ":" not in name):
-        raise InputError(f"fitness.metrics: many objectives go with algorithm ga; {shown(name)} is given")
-    if name != "ga":
-        return algorithm
-    selection = algorithm.get("selection", {})
-    unnamed = isinstance(selection, Mapping) and "name" not in selection
-    filled = algorithm | {"selection": {**MANY_OBJECTIVES, **selection} if unnamed else selection}
-    if "elites" not in filled:  # of the size that is checked with all the rest
-        filled["elites"] = part("algorithm", filled, "algorithm").options["population"] // 2
-    return filled
+def _genetic(given: dict[str, Any], many: bool, levels: bool) -> dict[str, Any]:
+    """Fill in what selects in a genetic algorithm, where the config doesn't say; with levels also what varies them.
+
+    With many objectives half of each population are survivors.
+    """
+
+    def named(kind: str, usual: str | Mapping[str, Any]) -> Any:
+        value = filled.get(kind, {})
+        usual = {"name": usual} if isinstance(usual, str) else usual
+        return {**usual, **value} if isinstance(value, Mapping) and "name" not in value else value
+
+    filled = {key: value for key, value in given.items() if key != "selection" or value is not None}
+    if many:
+        filled["selection"] = named("selection", MANY_OBJECTIVES)
+        if "elites" not in filled:  # of the size that is checked with all the rest
+            filled["elites"] = part("algorithm", filled, "algorithm").options["population"] // 2
+    for kind, name in LEVEL_DEFAULTS.items() if levels else ():
+        filled[kind] = named(kind, name)
+    crossover = named("crossover", WEIGHING)
+    crossover = {"name": crossover} if isinstance(crossover, str) else crossover
+    weighs = isinstance(crossover, Mapping) and crossover["name"] == WEIGHING and crossover.get("step") != 0
+    return filled | {"selection": named("selection", usual_selection(weighs))}
 
 
 def _compatible(metrics: dict[str, Part]) -> None:
@@ -761,18 +878,6 @@ def _compatible(metrics: dict[str, Part]) -> None:
                 raise InputError(f"{key}: {metric.name} is of the weights alone; a metric of predictions is expected")
         if named.setdefault(metric.name, metric).options != metric.options:  # results are reported by name
             raise InputError(f"{key}: {metric.name} is given elsewhere with other options; give it the same ones")
-
-
-LEVEL_DEFAULTS = {"selection": "truncation", "crossover": "uniform", "mutation": "levels"}
-
-
-def _stepping(ga: dict[str, Any]) -> dict[str, Any]:
-    """Fill in the operators of a GA on levels that the config doesn't name."""
-    given = dict(ga)
-    for kind, name in LEVEL_DEFAULTS.items():
-        value = given.get(kind, name)
-        given[kind] = {"name": name, **value} if isinstance(value, dict) else value
-    return given
 
 
 def _levelled(levels: str, features: Features, backbone: Backbone, refine: object, mutation: object) -> None:
@@ -822,28 +927,32 @@ def part(kind: str, value: Any, path: str) -> Part:
     checked = section(model, plain, path, largest=LARGEST_SEED if ":" in name else MOST).model_dump()
     for key, (inner, default) in marks.items():
         given = options.get(key, default)
-        if isinstance(given, Mapping):
+        if isinstance(given, Mapping) and default is not None:
             given = {"name": default, **given}
-        checked[key] = part(inner, given, f"{path}.{key}")
+        checked[key] = None if given is default is None else part(inner, given, f"{path}.{key}")
     return Part(kind, name, checked)
 
 
-def schema(kind: str, name: str, path: str) -> tuple[dict[str, tuple[str, str]], type[Section]]:
-    """Return a part's options: those that are parts, each with its kind and default name, and a model of the others."""
+def schema(kind: str, name: str, path: str) -> tuple[dict[str, tuple[str, str | None]], type[Section]]:
+    """Return a part's options: those that are parts, each with its kind and default name, and a model of the others.
+
+    A part without a default name may be left out.
+    """
     return _schema(_function(kind, name, path))
 
 
 @cache  # a model takes a millisecond to make, and a search checks thousands of configs
-def _schema(function: Callable[..., Any]) -> tuple[dict[str, tuple[str, str]], type[Section]]:
+def _schema(function: Callable[..., Any]) -> tuple[dict[str, tuple[str, str | None]], type[Section]]:
     hints = get_type_hints(function.__init__ if inspect.isclass(function) else function, include_extras=True)
-    marks: dict[str, tuple[str, str]] = {}
+    marks: dict[str, tuple[str, str | None]] = {}
     fields: dict[str, Any] = {}
     for key, parameter in inspect.signature(function).parameters.items():
         if parameter.kind is parameter.KEYWORD_ONLY:
             mark = next((m for m in getattr(hints.get(key), "__metadata__", ()) if isinstance(m, PartMark)), None)
             if mark is not None:
                 table = TABLES[mark.kind]
-                marks[key] = mark.kind, next(n for n, function in table.items() if function is parameter.default)
+                default = next((n for n, function in table.items() if function is parameter.default), None)
+                marks[key] = mark.kind, default
             else:
                 fields[key] = (hints.get(key, Any), ... if parameter.default is parameter.empty else parameter.default)
     return marks, create_model(getattr(function, "__name__", "Options"), __base__=Section, **fields)
@@ -913,6 +1022,7 @@ def section(
         where = ".".join(str(key) for key in keys if key != "")
         given = "" if first["type"] == "missing" else f"{shown(first['input'])} given; "
         said = "no whole number is so large" if first["type"] == "int_parsing_size" else first["msg"]
+        said = said.removeprefix("Value error, ")
         raise InputError(f"{where}: {given}{said[0].lower()}{said[1:][:300]}") from None
     for name in model.model_fields:
         _bounded(getattr(found, name), f"{path}.{name}" if path else name, largest)

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from neuroevo import (
     blame,
+    caveats,
     checkpoint,
     claims,
     composition,
@@ -150,12 +151,16 @@ def prepared(c: Config, log: Callable[[str], None] | None = None) -> Ready:
     """
     device = devices.resolve(c.device) if log is None else devices.nearest(c.device, log)
     given = composition.dataset(c)
+    if log is None:
+        composition.check_splits(c, given[0])
     backbone = composition.build_backbone(c, given[0])
     if c.memory.limit is None:
         # A power of two, so that runs of one config on one machine have one limit.
         limit = 1 << (devices.available_memory(device) // FREE_SHARE).bit_length() - 1
         c = replace(c, memory=c.memory.model_copy(update={"limit": limit}))
-    composition.dimensions(c, given, backbone)
+    dims, _ = composition.dimensions(c, given, backbone)
+    if log is None:
+        composition.check_crossover(c, dims.genes)
     if c.tune is not None:
         composition.check_search(c, given, backbone)
     return Ready(c, device, given, backbone)
@@ -173,6 +178,9 @@ def started(ready: Ready, out: str | None, stem: str, reporter: Reporter) -> Ite
                 log(f"{folder}: {c.backbone.name} on {c.dataset.name}, {ready.device}")
                 for line in [*inventory.lines(*ready.given), *ready.backbone.notes]:
                     log(line)
+                genes = composition.dimensions(c, ready.given, ready.backbone)[0].genes
+                for line in [*caveats.of_config(c.record(), genes), *inventory.absent(*ready.given)]:
+                    log(f"{caveats.WARNING}{line}")
                 with blame.on_users(c, log.keep):
                     yield folder, log
         except Interrupted:
@@ -485,24 +493,37 @@ def go(
     step = recorded(run, step, history, folder, writer, c.checkpoint.every, rules, signals, reporter, after)
     before = rundir.read_result(folder)
     finished = step.stop is not None
-    if not math.isfinite(step.champion.validation[rules.metric]):
-        log(f"no candidate had a finite {rules.metric} in validation: the champion is the start, and means nothing")
+    record = c.record()
+    looks = sum(line["validation"] is not None for line in rundir.read_history(folder))
+    finite = math.isfinite(step.champion.validation[rules.metric])
+    warnings = caveats.of_champion(record, step.champion.generation, finite, looks)
     rundir.write_champion(
         folder,
         experiment.network_weights(step.champion.genome),
         {"backbone": c.backbone.name, "classes": experiment.classes, "genome": of_genome(step.champion)},
     )
+    front = step.scores.objectives > 1
+    member = member_of(experiment.algorithm.candidates(step.state), step.champion) if front else None
+    kind, generation = step.champion.kind, step.champion.generation
     champion: dict[str, Any] = {
-        "kind": step.champion.kind,
-        "generation": step.champion.generation,
+        "kind": kind,
+        "generation": generation,
+        "about": caveats.of_kind(kind, generation, record, member, step.generation if front else None),
+        **({"member": member} if front else {}),
         "validation": step.champion.validation,
     }
     if finished:
         tested = experiment.test(step.champion.genome, experiment.features, experiment.splits["test"])
         champion["test"] = tested.scores
+        warnings += caveats.of_predictions(experiment.classes, tested.confusion.sum(0).tolist())
         rundir.write_confusion(folder, experiment.classes, tested.confusion)
     else:
         (folder / rundir.CONFUSION).unlink(missing_ok=True)  # of a champion before this one
+    for line in warnings:
+        log(f"{caveats.WARNING}{line}")
+    genes = experiment.layout.genes
+    before_it = [*caveats.of_config(record, genes), *inventory.absent(experiment.whole, experiment.splits)]
+    tuning = {} if tuned is None else rundir.read_result(folder / rundir.TUNE)
     rundir.write_result(
         folder,
         {
@@ -513,17 +534,23 @@ def go(
             "device": str(experiment.device),
             "data": inventory.record(experiment.whole, experiment.splits),
             "champion": champion,
+            "warnings": caveats.together(before_it, tuning.get("warnings", []), warnings),
             "cost": {**step.cost.record(), "seconds": step.seconds},
             "views": c.features.views if c.data.augment else None,
             "plan_changes": experiment.plans.changes,
             "test_scored": before.get("test_scored", 0) + finished,
             "versions": versions(),
-            **({} if tuned is None else {"tuning": rundir.read_result(folder / rundir.TUNE)}),
+            **({} if tuned is None else {"tuning": tuning}),
         },
     )
     if not finished:
         log(f"{folder}: interrupted after generation {step.generation}; go on with: neuroevo resume {folder}")
         signals.check()
+
+
+def member_of(front: Mapping[str, Tensor], champion: Champion) -> int | None:
+    """Return the number of a champion in a front {kind: genome}, None where it is no longer in it."""
+    return next((i for i, genome in enumerate(front.values()) if torch.equal(genome, champion.genome)), None)
 
 
 def made(folder: Path) -> None:

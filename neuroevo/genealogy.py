@@ -9,6 +9,8 @@ from neuroevo import pareto, rundir
 from neuroevo.algorithms.ga import averaged
 from neuroevo.checkpoint import FRONT
 
+ALONE = "individual_"  # begins the name of a candidate of a fixed population: its row follows
+
 
 class Ancestor(NamedTuple):
     """An individual of a generation, and whom it has in the generation before."""
@@ -62,6 +64,8 @@ def origin(generation: Generation, kind: str, algorithm: dict[str, Any]) -> list
         return order[:1]
     if kind == "elite_mean":
         return order[: averaged(algorithm["population"], algorithm["elites"])]
+    if kind.startswith(ALONE):
+        return [int(kind.removeprefix(ALONE))]
     if kind.startswith(FRONT):
         m = len(generation.fitness[order[0]])
         values = [[-torch.inf] * m if value is None else value for value in generation.fitness]

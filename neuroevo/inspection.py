@@ -14,6 +14,7 @@ from torch import nn
 
 from neuroevo import (
     cache,
+    caveats,
     checkpoint,
     composition,
     config,
@@ -54,6 +55,7 @@ def describe(path: str) -> tuple[str, Rows]:
             ("checkpoints", ", ".join(file.name for file in reversed(checkpoint.listed(folder / rundir.CHECKPOINTS))))
         ]
         rows += [("damaged", line) for line in bad]
+        rows += [("warning", line) for line in result.get("warnings", [])]
         return path, rows + _checkpoint(saved)
     if not Path(path).is_file():
         raise InputError(f"{path}: neither a run's folder nor a checkpoint")
@@ -76,7 +78,8 @@ def _checkpoint(saved: checkpoint.Checkpoint) -> Rows:
     rows += [("invalid", str(int(step.scores.invalid.sum())))]
     rows += front(saved)
     validation = ", ".join(f"{name} {value:.4f}" for name, value in champion.validation.items())
-    rows += [("champion", f"{champion.kind} of generation {champion.generation}: {validation}")]
+    about = caveats.of_kind(champion.kind, champion.generation, _record(saved), *_place(saved))
+    rows += [("champion", f"{about} ({validation})")]
     rows += [("cost", ", ".join(f"{name} {count:,}" for name, count in step.cost.record().items()))]
     rows += [("data", str(saved.data))] if saved.data else []
     rows += [("seconds", f"{step.seconds:.1f}"), ("seed", str(saved.seed)), ("device", saved.device)]
@@ -85,6 +88,23 @@ def _checkpoint(saved: checkpoint.Checkpoint) -> Rows:
     with hdf5.opened(saved.path) as file:
         rows += [(f"/{name}", f"{item.shape} {item.dtype}") for name, item in hdf5.numbers(file)]
     return rows
+
+
+def _record(saved: checkpoint.Checkpoint) -> dict[str, Any]:
+    """Return the config in a checkpoint, {} where it can't be read."""
+    try:
+        found = config.parse(saved.config, str(saved.path))
+    except InputError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _place(saved: checkpoint.Checkpoint) -> tuple[int | None, int | None]:
+    """Return the number of a champion in the front of its checkpoint, and that generation; None without a front."""
+    if saved.front is None:
+        return None, None
+    front = {str(i): genome for i, genome in enumerate(saved.front.genomes)}
+    return experiment.member_of(front, saved.step.champion), saved.step.generation
 
 
 def front(saved: checkpoint.Checkpoint) -> Rows:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from neuroevo import folders
+from neuroevo import caveats, folders
 from neuroevo.data import SPLITS, Dataset
 from neuroevo.errors import InputError
 from neuroevo.images import Files
@@ -24,22 +24,23 @@ MANY = 100_000  # images, beyond which validate doesn't decode each
 
 
 def noted(data: Dataset, splits: Splits) -> Dataset:
-    """Return a data set with notes on what its splits lack, and have twice."""
-    return replace(data, notes=(*data.notes, *absent(data, splits), *duplicates(data, splits)))
+    """Return a data set with notes on what its splits have twice."""
+    return replace(data, notes=(*data.notes, *duplicates(data, splits)))
 
 
 def absent(data: Dataset, splits: Splits) -> list[str]:
-    """Return a line for each split cut from the data in which some class has no image."""
-    found = []
-    for split in SPLITS[1:]:
-        if (data.part == SPLITS.index(split)).any():
-            continue
-        there = np.bincount(data.labels[splits[split].numpy()], minlength=len(data.classes))
-        missing = [name for name, count in zip(data.classes, there, strict=True) if not count]
-        if missing:
-            few = ", ".join(missing[:NAMED]) + (f" and {len(missing) - NAMED} more" if len(missing) > NAMED else "")
-            found.append(f"too few images for one in {split}: {few} ({len(missing)} of {len(data.classes)} classes)")
-    return found
+    """Return a line on each split in which some class has no image."""
+    counts = {
+        split: np.bincount(data.labels[rows.numpy()], minlength=len(data.classes)).tolist()
+        for split, rows in splits.items()
+    }
+    return caveats.of_splits(data.classes, counts)
+
+
+def own_splits(data: Dataset) -> dict[str, str]:
+    """Return the keys that cut splits and have no effect, since the data bring these splits along, each with why."""
+    own = [split for split in SPLITS[1:] if (data.part == SPLITS.index(split)).any()]
+    return {f"data.{split}": f"the data have a {split} split of their own" for split in own}
 
 
 def duplicates(data: Dataset, splits: Splits) -> list[str]:

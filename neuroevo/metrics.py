@@ -338,11 +338,18 @@ def brier() -> Metric:
     return _mean(lambda x, targets: -(x.softmax(1) - _one_hot(targets, x)).square_().sum(1))
 
 
-# Of genomes: weights as they evolve, on features as the head sees them (standardised, projected).
+# Of genomes; a run asks them of all that evolves as the exported network has it, on raw features (`of_network`).
+
+
+def of_network(metric: Metric, weights: Callable[[Tensor], Tensor]) -> Metric:
+    """Return a metric of genomes as one of what `weights` makes of them, [n, g] to [n, numbers]; others as they are."""
+    if not isinstance(metric, OfGenome):
+        return metric
+    return OfGenome(lambda genomes, start: metric.score(weights(genomes), weights(start[None])[0]))
 
 
 def sparsity() -> Metric:
-    """How much few weights hold of a genome, from 0 (all of one size) to 1 (all but one are zero, or all).
+    """How much few weights hold of a network, from 0 (all of one size) to 1 (all but one are zero, or all).
 
     (sqrt(g) - L1 / L2) / (sqrt(g) - 1) of Hoyer 2004 (https://www.jmlr.org/papers/v5/hoyer04a.html): whatever the
     weights' scale, and smooth where a count of zeros, which mutation never hits, would be flat.
@@ -358,12 +365,12 @@ def sparsity() -> Metric:
 
 
 def weight_norm() -> Metric:
-    """Minus the L2 norm of the genome."""
+    """Minus the L2 norm of the weights that evolve."""
     return OfGenome(lambda genomes, start: -torch.linalg.vector_norm(genomes, dim=1, dtype=torch.float64))
 
 
 def distance() -> Metric:
-    """Minus the L2 distance of the genome from the (first) one that the run started from."""
+    """Minus the L2 distance of the weights that evolve from those that the run started from, the first if several."""
     return OfGenome(lambda genomes, start: -torch.linalg.vector_norm(genomes - start, dim=1, dtype=torch.float64))
 
 

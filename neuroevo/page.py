@@ -32,6 +32,8 @@ figure.wide svg { min-width: 36rem; max-width: 48rem; }
 figcaption b { color: var(--ink); font-size: 1rem; display: block; }
 svg { display: block; width: 100%; height: auto; } svg * { stroke-linejoin: round; stroke-linecap: butt; }
 svg image { image-rendering: pixelated; }
+.warnings { border-left: 4px solid #c77700; padding: .25rem .75rem; margin: .5rem 0; }
+.warnings ul { margin: 0; padding-left: 1.25rem; }
 details { margin: .75rem 0; } summary { cursor: pointer; }
 pre { white-space: pre-wrap; font-size: .8125rem; border: 1px solid var(--rule); padding: .75rem; margin: .5rem 0; }
 @media (max-width: 30rem) { td, th { padding-right: .6rem; } }
@@ -117,6 +119,13 @@ def text(content: str) -> str:
 def note(content: str) -> str:
     """Return a remark."""
     return f'<p class="soft">{escape(content)}</p>'
+
+
+def warnings(lines: Sequence[str]) -> str:
+    """Return what must not be overlooked, in a box of its own; nothing where there is nothing."""
+    inside = "".join(f"<li>{escape(line)}</li>" for line in lines)
+    head = "Warning" if len(lines) == 1 else "Warnings"
+    return f'<div class="warnings" role="note"><b>{head}</b><ul>{inside}</ul></div>' if inside else ""
 
 
 def section(title: str, *parts: str) -> str:

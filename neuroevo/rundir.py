@@ -360,6 +360,9 @@ def of_result(result: dict[str, Any]) -> bool:
         return all(v is None or number(v) for pair in pairs for v in pair)
 
     spent = ("forward_samples", "backward_samples", "validation_samples", "backbone_samples", "seconds")
+    told = result.get("warnings", [])
+    if not isinstance(told, list) or not all(isinstance(line, str) for line in told):
+        return False
     if "metric" in result:  # of a benchmark
         arms = result.get("arms", {})
         return texts("status", "metric") and isinstance(arms, dict) and all(map(figures, arms.values()))
@@ -375,6 +378,7 @@ def of_result(result: dict[str, Any]) -> bool:
     return (
         isinstance(champion, dict) and isinstance(champion.get("kind"), str) and count(champion.get("generation"))
         and figures(champion.get("validation")) and count(result.get("generations"))
+        and isinstance(champion.get("about", ""), str)
         and ("test" not in champion or tested(champion["test"]))
         and ("tuning" not in result or (isinstance(result["tuning"], dict) and "trials" in result["tuning"]
                                         and of_result(result["tuning"])))

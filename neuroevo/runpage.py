@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from neuroevo import checkpoint, config, genealogy, page, plots, rundir
+from neuroevo import caveats, checkpoint, config, genealogy, page, plots, rundir
 from neuroevo.errors import InputError, printable
 from neuroevo.metrics import LOWER_IS_BETTER, reported
 from neuroevo.plots import Axis, Plot, Trials, words
@@ -130,7 +130,9 @@ def run_page(folder: Path, pictures: Path | None, refresh: int | None = None, no
         note(line)
     progress = [anytime(run), plots.fitness("fitness", run.history), plots.costs("cost", {folder.name: run.cost})]
     body = (
-        page.section("Result", page.listed(short(run)), everything(run), *map(page.note, dict.fromkeys(bad)))
+        page.section(
+            "Result", warnings(run), page.listed(short(run)), everything(run), *map(page.note, dict.fromkeys(bad))
+        )
         + page.section("Data", *taken(run))
         + page.section("Progress", shown([*progress, *over_generations(run)], pictures))
         + page.section("The champion on test", *on_test(run, pictures))
@@ -176,7 +178,8 @@ def short(run: Run) -> list[tuple[str, str]]:
         best = [value for _, _, value in validations(run)]
         rows += [(f"best validation {words(metric)}", page.number(best[-1] if best else None))]
     if champion:
-        rows += [("champion", f"{words(champion['kind'])} of generation {champion['generation']}")]
+        about = champion.get("about") or caveats.of_kind(champion["kind"], champion["generation"], run.config)
+        rows += [("champion", words(about))]
         rows += [(f"validation {words(metric)}", page.number(champion["validation"].get(metric)))]
     if "test" in champion:
         test = champion["test"]
@@ -186,6 +189,11 @@ def short(run: Run) -> list[tuple[str, str]]:
     samples = int(cost["forward_samples"] + 2 * cost["backward_samples"])
     rows += [("samples", f"{samples:,} (forward + 2 x backward)"), ("seconds", f"{cost['seconds']:,.2f}")]
     return rows
+
+
+def warnings(run: Run) -> str:
+    """Return what a reader of the result must know before its figures."""
+    return page.warnings(run.result.get("warnings", []))
 
 
 def taken(run: Run) -> list[str]:
@@ -201,7 +209,7 @@ def taken(run: Run) -> list[str]:
 
 def everything(run: Run) -> str:
     """Return all figures of the result but versions, folded away."""
-    rest = {key: value for key, value in run.result.items() if key not in ("versions", "data")}
+    rest = {key: value for key, value in run.result.items() if key not in ("versions", "data", "warnings")}
     return page.details("all figures", page.listed(page.flat(rest))) if rest else ""
 
 
@@ -277,7 +285,9 @@ def descended(run: Run, pictures: Path | None, prefix: str = "") -> list[str]:
         return [page.note("No genealogy: here individuals have no parents, or more than two.")]
     rows = genealogy.origin(lineage[generation], kind, run.config["algorithm"])
     if not rows:
-        return [page.note(f"No genealogy: the champion ({words(kind)}) was made of the whole population.")]
+        what = caveats.MADE_OF.get(kind)
+        made_of = f"was made of the whole population: {what}" if what else "has no parents"
+        return [page.note(f"No genealogy: the champion ({words(kind)}) {made_of}.")]
     tree = genealogy.ancestors(lineage, generation, rows[:PARTS], DEPTH, WIDEST)
     line = genealogy.descent(lineage, generation, rows[0])
     drawn = [plots.descent("descent", line, run.history)]

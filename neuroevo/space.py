@@ -34,6 +34,8 @@ class Variable(NamedTuple):
     decode: Callable[[float], Any]
     cells: int = 0  # of [0, 1], where values have no order
     item: "Variable | None" = None  # of a list: the coordinate is its length
+    # Of a number: a value that lies at an end of the range -> one beyond that end, else None.
+    beyond: Callable[[Any], Any] = lambda value: None
 
 
 def _cell(x: float, count: int) -> int:
@@ -47,27 +49,55 @@ def _check(low: float, high: float, least: float | None = None) -> None:
         raise ValueError(f"a log range is above zero; low is {low}")
 
 
+NEAR = 0.01  # of a range: what is nearer to an end than this is at it
+
+
+def _beyond(x: Callable[[float], float], at: Callable[[float], float]) -> Callable[[float], float | None]:
+    """Return `Variable.beyond` of a range, given a value's coordinate, and the value at one also outside [0, 1]."""
+
+    def beyond(value: float) -> float | None:
+        place = x(value)
+        return at(-0.1) if place <= NEAR else at(1.1) if place >= 1 - NEAR else None
+
+    return beyond
+
+
+def _next(first: int, last: int, double: bool = False) -> Callable[[int], int | None]:
+    """Return `Variable.beyond` of whole numbers, or of powers of two; of two values alone neither is at an end."""
+
+    def beyond(value: int) -> int | None:
+        if value not in (first, last) or last <= (2 * first if double else first + 1):
+            return None
+        return (value // 2 if double else value - 1) if value == first else (value * 2 if double else value + 1)
+
+    return beyond
+
+
 def real(*, low: float, high: float, scale: Literal["linear", "log"] = "linear") -> Variable:
     """Take any number from low to high."""
     _check(low, high)
     if scale == "log":
         if low <= 0:
             raise ValueError(f"a log range is above zero; low is {low}")
-        return Variable(lambda x: min(high, low * (high / low) ** x))
-    return Variable(lambda x: low + x * (high - low))
+        beyond = _beyond(lambda v: math.log(v / low) / math.log(high / low), lambda x: low * (high / low) ** x)
+        return Variable(lambda x: min(high, low * (high / low) ** x), beyond=beyond)
+    beyond = _beyond(lambda v: (v - low) / (high - low), lambda x: low + x * (high - low))
+    return Variable(lambda x: low + x * (high - low), beyond=beyond)
 
 
 def integer(*, low: int, high: int, scale: Literal["linear", "log", "power_of_two"] = "linear") -> Variable:
     """Take any whole number from low to high, or any power of two among them."""
     _check(low, high, None if scale == "linear" else 1)
     if scale == "log":
-        return Variable(lambda x: min(high, int(low * ((high + 1) / low) ** x)))
+        return Variable(lambda x: min(high, int(low * ((high + 1) / low) ** x)), beyond=_next(low, high))
     if scale == "power_of_two":
         first, last = math.ceil(math.log2(low)), math.floor(math.log2(high))
         if first > last:
             raise ValueError(f"an empty range: no power of two from {low} to {high}")
-        return Variable(lambda x: 2 ** (first + _cell(x, last - first + 1)))
-    return Variable(lambda x: low + _cell(x, high - low + 1))
+        return Variable(
+            lambda x: 2 ** (first + _cell(x, last - first + 1)), beyond=_next(2**first, 2**last, double=True)
+        )
+    return Variable(lambda x: low + _cell(x, high - low + 1), beyond=_next(low, high))
 
 
 def categorical(*, choices: Annotated[list[Any], MinLen(2)]) -> Variable:

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from neuroevo import blame, checkpoint, claims, composition, config, experiment, loop, rundir, trials
+from neuroevo import blame, caveats, checkpoint, claims, composition, config, experiment, loop, rundir, trials
 from neuroevo.algorithms import Algorithm
 from neuroevo.config import Config
 from neuroevo.cost import Budget, Cost
@@ -197,6 +197,7 @@ class Search:
         """Return what the search came to, as result.json has it; `reason` is why it ended."""
         table = step.state.trials
         best = self.best(table)
+        position = None if best is None else table.positions[best].tolist()
         return {
             "status": "finished" if step.stop is not None else "interrupted",
             "stop_reason": reason,
@@ -204,14 +205,35 @@ class Search:
             "trials": len(table.positions),
             "seed": self.config.seed,
             "device": device,
-            "best": None if best is None else {
+            "best": None if best is None or position is None else {
                 "trial": best,
-                "settings": self.space.settings(table.positions[best].tolist()),
+                "settings": self.space.settings(position),
                 "validation": {name: float(value[best]) for name, value in table.metrics.items()},
             },
+            "warnings": [] if position is None else self.at_ends(position),
             "cost": {**step.cost.record(), "seconds": step.seconds},
             "versions": experiment.versions(),
         }  # fmt: skip
+
+    def at_ends(self, position: list[float]) -> list[str]:
+        """Return a line on each number of a set that lies at an end of its range, where a trial may go beyond it."""
+        found = []
+        values, settings = self.space.values(position), self.space.settings(position)
+        for name, variable, _ in self.space.coordinates:
+            end = variable.beyond(values[name]) if name in values else None
+            if end is None:
+                continue
+            key, _, place = name.rpartition(".")
+            items = settings.get(key)
+            further = {name: end}
+            if name not in settings and isinstance(items, list):
+                further = {key: [*items[: int(place)], end, *items[int(place) + 1 :]]}
+            try:
+                self.config.trial(settings | further)
+            except InputError:  # there is nothing beyond
+                continue
+            found.append(caveats.end_of_range(name, values[name], variable.decode(0.0), variable.decode(1.0)))
+        return found
 
 
 class Tuner(Search):

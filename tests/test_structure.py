@@ -10,6 +10,7 @@ ORDER = [  # each may import those before it
     "errors", "rng", "genome", "cost", "devices", "schedules", "statistics", "operators", "metrics", "pareto",
     "heads", "cut", "fitness", "gradient", "deep", "development", "algorithms", "quantised", "loop",
     "space", "samplers",
+    "caveats",
     "weightfiles", "cache", "images", "folders", "data", "inventory", "identity", "backbones", "features", "evaluation",
     "yamlfile", "config", "blame", "hdf5", "checkpoint", "rundir", "claims", "progress",
     "genealogy", "glyphs", "plots", "page", "runpage", "benchpage", "report", "watch",

@@ -4,6 +4,8 @@ Parents are selected from the whole population before, crossed and mutated (Holl
 Elites go on unchanged and are scored again with their children on the new batch, so that no individual lives on a lucky
 batch.
 
+Something has to select: by default `weighted` does so by its weights, and with any other crossover a tournament does.
+
 With many objectives the order is that of NSGA-II (Deb et al. 2002), and the elites are its survivors: with half the
 population as elites, parents and children are scored on one batch and the better half of both goes on.
 """
@@ -19,7 +21,7 @@ from neuroevo.algorithms.base import Algorithm, Part
 from neuroevo.errors import InputError
 from neuroevo.fitness import Scores, ranks
 from neuroevo.genome import Layout, Population, noisy
-from neuroevo.operators import ANY_NUMBER, CROSSOVERS, Crossover, Mutation, Selection, gaussian, random, weighted
+from neuroevo.operators import ANY_NUMBER, CROSSOVERS, SELECTIONS, Crossover, Mutation, Selection, gaussian, weighted
 from neuroevo.rng import Context
 
 MANY = 256  # parents of a child
@@ -30,6 +32,11 @@ class GAState(NamedTuple):
 
     population: Population
     fitness: Tensor  # [n] or, of many objectives, [n, m] float64, higher is better, -inf where invalid; empty at first
+
+
+def usual_selection(weighs: bool) -> str:
+    """Return the name of the default selection; `weighs` tells whether the crossover weighs parents by fitness."""
+    return "random" if weighs else "tournament"
 
 
 def averaged(population: int, elites: int) -> int:
@@ -59,17 +66,22 @@ def ga(
     population: Annotated[int, Ge(2)] = 256,
     elites: Annotated[int, Ge(0)] = 1,
     parents: Annotated[int, Ge(2)] | None = None,
-    selection: Annotated[Selection, Part("selection")] = random,
+    selection: Annotated[Selection | None, Part("selection")] = None,
     crossover: Annotated[Crossover, Part("crossover")] = weighted,
     mutation: Annotated[Mutation, Part("mutation")] = gaussian,
+    averaging: bool = True,
 ) -> Algorithm[GAState]:
     """Select, cross and mutate `population` individuals; the best `elites` go on unchanged.
 
     A child has `parents` parents. None: as many as there are, up to 256, if the crossover takes any number, else two.
+    `selection` is by default random where the crossover weighs parents by their fitness, as `weighted` does, else a
+    tournament. With `averaging` the mean of the best quarter is a candidate for champion beside the best individual.
     """
+    function = getattr(crossover, "func", crossover)  # without its options
+    weighs = function is weighted and getattr(crossover, "keywords", {}).get("step") != 0
+    select = selection or SELECTIONS[usual_selection(weighs)]
     if elites >= population:
         raise InputError(f"algorithm.elites: {elites} must be below the population of {population}")
-    function = getattr(crossover, "func", crossover)  # without its options
     if parents is None:
         parents = min(MANY, population) if function in ANY_NUMBER else 2
     if parents != 2 and function in CROSSOVERS.values() and function not in ANY_NUMBER:
@@ -89,7 +101,7 @@ def ga(
         before, count = state.population, population - elites
         fitness = state.fitness if state.fitness.ndim == 1 else pareto.ranked(state.fitness)
         kept = fitness.topk(elites).indices
-        mates = selection(fitness, parents * count, context.generator("select")).view(parents, count).T
+        mates = select(fitness, parents * count, context.generator("select")).view(parents, count).T
         # Traits come from the better of two: of many parents, the best would be the same for all children.
         pair = mates[:, :2]
         giver = pair.gather(1, fitness[pair].argmax(1, keepdim=True)).squeeze(1)
@@ -118,7 +130,7 @@ def ga(
         order = state.fitness.topk(averaged(population, elites)).indices
         order = order[state.fitness[order] > -torch.inf]
         genomes = state.population.genomes[order]
-        named = {"best": genomes[:1], "elite_mean": genomes.mean(0, keepdim=True) if len(order) > 1 else genomes[:0]}
-        return {kind: rows[0] for kind, rows in named.items() if len(rows)}
+        found = {"best": genomes[0]} if len(order) else {}
+        return found | ({"elite_mean": genomes.mean(0)} if averaging and len(order) > 1 else {})
 
     return Algorithm(init, ask, tell, candidates)

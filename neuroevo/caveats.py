@@ -1,0 +1,210 @@
+"""What a user must know of settings and results: what has no effect, what spoils a search, what flatters a figure.
+
+Configs are taken here as records: plain mappings, defaults spelled out, as config.yaml has them.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from neuroevo.algorithms.ga import averaged
+
+Record = Mapping[str, Any]
+
+WARNING = "warning: "  # begins a line of the log that is one
+LEAST_ELITES = 8  # one in so many at least goes on unchanged, where nothing else selects
+NAMED = 5  # classes in a line
+
+
+def idle(record: Record) -> dict[str, str]:
+    """Return the keys that have no effect, whatever their value, in a config, each with what is missing."""
+    found = {}
+    algorithm, refine, tune = record["algorithm"], record["refine"], record.get("tune")
+    mutation = algorithm.get("mutation")
+    if not record["data"]["augment"]:
+        found["features.views"] = "nothing is augmented; add data.augment"
+    elif refine is None and record["fitness"]["split"] == "validation":
+        found["data.augment"] = "no train image is looked at: fitness is on validation, and there are no gradient steps"
+    if record["backbone"]["name"] == "none" != record["backbone"]["weights"]:
+        found["backbone.weights"] = "there is no backbone"
+    if not record["backbone"]["trainable"]:
+        found["backbone.batchnorm"] = "all batch norms are frozen; add backbone.trainable"
+        found["memory.plan"] = "heads are evaluated at once; it is for backbone.trainable"
+    if refine is None:
+        found["head.dropout"] = "it acts in gradient steps alone; add refine.steps"
+    else:
+        found |= _in_learning(algorithm, refine)
+    if isinstance(mutation, Mapping):
+        if mutation.get("schedule") == "constant":
+            found["algorithm.mutation.final"] = "the schedule is constant"
+        if mutation.get("self_adaptive") is False:
+            found["algorithm.mutation.tau"] = "it is for self_adaptive: true"
+        if mutation.get("rate") == 1:
+            found["algorithm.mutation.per"] = "all is mutated; add a rate below 1"
+    if algorithm.get("neighbourhood") == "global":
+        found["algorithm.neighbours"] = "all are neighbours; add neighbourhood: ring"
+    if "metrics" in record["fitness"]:
+        found["algorithm.averaging"] = "with many objectives the candidates are the front"
+    if tune is not None:
+        if not tune["trial"]["rungs"]:
+            found["tune.trial.keep"] = "there are no rungs; add tune.trial.rungs"
+        if record["budget"]["samples"] is None:
+            found["tune.included"] = "the final run has no budget in samples; add budget.samples"
+    return found
+
+
+def _in_learning(algorithm: Record, refine: Record) -> dict[str, str]:
+    """Return the keys of gradient steps that have no effect."""
+    found = {}
+    if refine["schedule"] == "constant":
+        found["refine.final"] = "the schedule is constant"
+    if refine.get("momentum") == 0:
+        found["refine.nesterov"] = "there is no momentum"
+        found["refine.optimizer_state"] = "the optimizer remembers nothing: there is no momentum"
+    return found
+
+
+def nobody_learns(record: Record) -> str | None:
+    """Return why those that `refine.who` names are nobody after the first generation, or None."""
+    algorithm, refine = record["algorithm"], record["refine"]
+    if refine is None:
+        return None
+    if refine["who"] == "elites" and (algorithm["name"] in WITHOUT_ELITES or algorithm.get("elites") == 0):
+        return "elites, and there are none: nobody learns; set it to all"
+    if refine["who"] == "children" and algorithm["name"] == "fixed":
+        return "children, and a fixed population has none: nobody learns after the first generation; set it to all"
+    return None
+
+
+WITHOUT_ELITES = ("snes", "xnes", "pgpe", "cem", "sep_cma", "es")  # a new population each generation
+
+
+def drifts(record: Record) -> str | None:
+    """Return what is wrong with a genetic algorithm in which next to nothing selects, or None."""
+    algorithm = record["algorithm"]
+    if algorithm["name"] != "ga" or algorithm["selection"]["name"] != "random":
+        return None
+    crossover = algorithm["crossover"]
+    weighs = crossover["name"] == "weighted" and crossover["step"] > 0
+    population, elites = algorithm["population"], algorithm["elites"]
+    if weighs or ":" in crossover["name"] or elites >= population / LEAST_ELITES:
+        return None
+    who = "nothing selects" if not elites else f"only {elites} of {population} are selected, as elites"
+    return (f"random, and {crossover['name']} takes parents as they come: {who}; set it to tournament, or "
+            f"algorithm.elites to {max(1, population // 4)}")  # fmt: skip
+
+
+# Crossovers whose children have large pieces of a parent, or nearly all of it: what is new comes from mutation alone.
+WEAK = ("none", "row", "layer", "k_point", "sbx")
+FEW_GENES = 200  # in which mutation alone gets as far; docs/search.md has figures
+
+
+def stalls(record: Record, genes: int) -> str | None:
+    """Return why a crossover won't get far in so many genes without gradient steps, or None."""
+    algorithm = record["algorithm"]
+    if algorithm["name"] != "ga" or record["refine"] is not None or genes <= FEW_GENES:
+        return None
+    name = algorithm["crossover"]["name"]
+    if name not in WEAK or algorithm["mutation"]["name"] != "gaussian":
+        return None
+    return (f"{name}, which without gradient steps doesn't get far in {genes:,} genes (docs/search.md): add "
+            "refine.steps, or set it to weighted or uniform")  # fmt: skip
+
+
+def of_config(record: Record, genes: int) -> list[str]:
+    """Return what a reader of a run's result must know of its config, and of how many genes it evolves."""
+    found = []
+    stall = stalls(record, genes)
+    if stall is not None:
+        found.append(f"algorithm.crossover: {stall}")
+    drift = drifts(record)
+    if drift is not None:
+        learning = record["refine"] is not None
+        found.append(f"algorithm.selection: {drift}" + ("; only learning makes individuals better" if learning else ""))
+    if record["fitness"]["split"] == "validation":
+        found.append(
+            "fitness.split: validation, on which the champion is chosen as well: its figures there flatter it, and "
+            "only those on test don't"
+        )
+    return found
+
+
+def of_splits(classes: Sequence[str], counts: Mapping[str, Sequence[int]]) -> list[str]:
+    """Return a line on each split in which some class has no image; `counts` {split: images of each class}."""
+    found = []
+    for split, of_class in counts.items():
+        missing = [name for name, count in zip(classes, of_class, strict=True) if not count]
+        if missing:
+            found.append(f"{split} has no image of {few(missing)} ({len(missing)} of {len(classes)} classes): its "
+                         "figures say nothing of them")  # fmt: skip
+    return found
+
+
+def few(names: Sequence[str]) -> str:
+    """Return names in a line, the first of many."""
+    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
+
+
+def of_champion(record: Record, generation: int, finite: bool, looks: int) -> list[str]:
+    """Return what must be known of a champion of some generation; `looks` are the validations that there were.
+
+    `finite` tells whether its validation is a finite number.
+    """
+    metric = record["validate"]["metric"]
+    name = metric if isinstance(metric, str) else metric["name"]
+    if not finite:
+        return [f"no candidate had a finite {name} in validation: the champion is the start, and means nothing"]
+    if generation or not looks:
+        return []
+    often = f"{looks} validations" if looks > 1 else "the one validation"
+    return [f"the champion is {start(record)}: in {often} no candidate had a better {name}"]
+
+
+def of_predictions(classes: Sequence[str], predicted: Sequence[int]) -> list[str]:
+    """Return a line where a champion predicts one class for all test images; `predicted` are images by class."""
+    there = [name for name, count in zip(classes, predicted, strict=True) if count]
+    return [f"the champion predicts {there[0]} for each of the test images"] if len(there) == 1 else []
+
+
+def end_of_range(key: str, value: Any, low: Any, high: Any) -> str:
+    """Return the line on a tuned value that lies at an end of its range."""
+    return (
+        f"tune.space.{key}: the best value found, {value}, is at the end of its range [{low}, {high}]; look beyond it"
+    )
+
+
+def of_kind(kind: str, generation: int, record: Record, member: int | None = None, newest: int | None = None) -> str:
+    """Return what a champion is, in words; `member` is its number in the front of generation `newest`, if it is there.
+
+    `record` is the config, as far as it is known.
+    """
+    algorithm = record.get("algorithm", {})
+    if kind == "start" and not generation:
+        return start(record)
+    if kind.startswith("front-"):
+        now = f"no longer in that of generation {newest}" if member is None else f"now --member {member}"
+        return f"a member of the front of generation {generation}" + ("" if newest is None else f", {now}")
+    size, what = algorithm.get("population"), MADE_OF.get(kind)
+    if kind == "elite_mean" and isinstance(size, int):
+        what = f"the mean of the best {averaged(size, algorithm.get('elites') or 0)} of {size} individuals"
+    return f"{kind.replace('individual_', 'individual ')} of generation {generation}" + (f": {what}" if what else "")
+
+
+MADE_OF = {  # kinds of candidates that are no individuals
+    "elite_mean": "the mean of the best quarter of the individuals",
+    "center": "the middle of the search's distribution",
+    "personal_mean": "the mean of the particles' personal bests",
+}
+
+
+def start(record: Record) -> str:
+    """Return what a run begins with, in words."""
+    if record.get("genome", {}).get("from"):
+        return "the start, as genome.from gives it"
+    if record.get("head", {}).get("init") == "network":
+        return "the start, the network as it came"
+    return "the untrained start"
+
+
+def together(*lines: Iterable[str]) -> list[str]:
+    """Return lines in their order, each once."""
+    return list(dict.fromkeys(line for some in lines for line in some))
