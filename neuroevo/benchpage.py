@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from neuroevo import config, page, plots, rundir
+from neuroevo import caveats, config, page, plots, rundir
 from neuroevo.errors import InputError
 from neuroevo.metrics import LOWER_IS_BETTER
 from neuroevo.plots import Interval, Plot, Point, words
@@ -311,7 +311,9 @@ def every_run(found: Bench) -> str:
         [cell if _text(cell) else float(cell) if "." in cell else int(cell) for cell in row.values()]
         for row in found.runs
     ]
-    return page.details("all runs", page.grid([words(key) for key in found.runs[0]], rows))
+    kinds = dict.fromkeys(row["champion_kind"] for row in found.runs)
+    about = [f"{kind}: {caveats.MADE_OF[kind]}." for kind in kinds if kind in caveats.MADE_OF]
+    return page.details("all runs", page.grid([words(key) for key in found.runs[0]], rows, " ".join(about)))
 
 
 def _text(cell: str) -> bool:

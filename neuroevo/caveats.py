@@ -99,9 +99,11 @@ FEW_GENES = 200  # in which mutation alone gets as far; docs/search.md has figur
 
 
 def stalls(record: Record, genes: int) -> str | None:
-    """Return why a crossover won't get far in so many genes without gradient steps, or None."""
+    """Return why a crossover won't get far from an untrained head in so many genes without gradient steps, or None."""
     algorithm = record["algorithm"]
     if algorithm["name"] != "ga" or record["refine"] is not None or genes <= FEW_GENES:
+        return None
+    if record["genome"]["from"] or record["backbone"]["trainable"]:  # other starts, of which nothing is known
         return None
     name = algorithm["crossover"]["name"]
     if name not in WEAK or algorithm["mutation"]["name"] != "gaussian":

@@ -22,7 +22,7 @@ from matplotlib.colors import ListedColormap, to_rgba
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from neuroevo import glyphs
+from neuroevo import caveats, glyphs
 from neuroevo.errors import printable
 from neuroevo.genealogy import Ancestor
 
@@ -288,9 +288,9 @@ def genealogy(name: str, generations: Sequence[Sequence[Ancestor]], kind: str) -
         axes.spines["bottom"].set_visible(False)
     header = ["generation", "individual", "fitness", "parents"]
     rows = [[a.generation, a.row, a.fitness, " ".join(map(str, a.parents))] for a in everybody]
-    caption = f"The champion, {words(kind)} of generation {newest}, "
-    caption += "its best parts " if len(generations[0]) > 1 else ""
-    caption += "and its ancestors. Lines lead to parents; fitness is of each generation's own batch."
+    who = "Its best parts and their" if len(generations[0]) > 1 else "It and its"
+    caption = (f"The champion is {words(caveats.of_kind(kind, newest, {}))}. {who} ancestors: lines lead to parents; "
+               "fitness is of each generation's own batch.")  # fmt: skip
     return Plot(name, "Genealogy of the champion", caption, figure, header, rows)
 
 

@@ -3,7 +3,7 @@ from pathlib import Path
 import torch
 from conftest import TINY, Quiet
 
-from neuroevo import experiment, genealogy, pareto
+from neuroevo import experiment, genealogy, pareto, runpage
 from neuroevo.config import load
 from neuroevo.genealogy import Generation
 
@@ -32,6 +32,27 @@ def test_a_genealogy_ends_at_its_depth_before_it_is_too_wide_and_where_the_linea
 def test_of_two_parents_the_fitter_one_leads_on() -> None:
     line = genealogy.descent(LINEAGE, 3, 1)
     assert [(a.generation, a.row, a.fitness) for a in line] == [(3, 1, 0.9), (2, 2, 0.5), (1, 1, 0.3)]
+
+
+def test_an_individual_that_only_learns_descends_from_itself_and_a_mean_of_all_is_said_to_be_one(
+    tmp_path: Path,
+) -> None:
+    alone = ["algorithm.name=fixed", "refine.steps=2", "refine.lr=0.01"]
+    for name, sets, kind, line in (
+        ("sgd", alone, "individual 2", None),
+        ("snes", ["algorithm.name=snes"], "center", "was made of the whole population: the middle of the search"),
+    ):
+        folder = experiment.run(
+            load(None, [*TINY, *sets, "algorithm.population=8"]), str(tmp_path / name), "x", Quiet()
+        )
+        run = runpage.read(folder)
+        champion = run.champion | {"kind": kind.replace(" ", "_")}
+        shown = "".join(runpage.descended(run._replace(result=run.result | {"champion": champion}), None))
+        if line is None:
+            assert "Line of descent" in shown
+            assert "whole population" not in shown
+        else:
+            assert line in shown or "have no parents" in shown
 
 
 def test_a_champion_is_of_the_best_row_of_the_best_rows_or_of_the_front() -> None:

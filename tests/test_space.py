@@ -2,12 +2,13 @@
 
 import json
 import math
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neuroevo.space import VARIABLES, Space, boolean, categorical, integer, real, sequence, space
+from neuroevo.space import VARIABLES, Space, Variable, boolean, categorical, integer, real, sequence, space
 
 unit = st.floats(0, 1)
 
@@ -110,3 +111,22 @@ def test_needs_that_can_not_be_are_refused() -> None:
         space({"a": (boolean(), {"b": [1]})})
     with pytest.raises(ValueError, match="a: when: each needs the other"):
         space({"a": (boolean(), {"b": [True]}), "b": (boolean(), {"a": [True]})})
+
+
+@pytest.mark.parametrize(
+    ("variable", "values"),
+    [
+        (real(low=0.0, high=1.0), {0.0: -0.1, 0.005: -0.1, 0.5: None, 0.995: 1.1, 1.0: 1.1}),
+        (real(low=1e-4, high=1.0, scale="log"), {1e-4: 1e-4**1.1, 0.01: None, 1.0: 1e4**0.1}),
+        (integer(low=2, high=9), {2: 1, 5: None, 9: 10}),
+        (integer(low=1, high=2), {1: None, 2: None}),
+        (integer(low=2, high=9, scale="log"), {2: 1, 9: 10}),
+        (integer(low=30, high=300, scale="power_of_two"), {32: 16, 64: None, 256: 512}),
+        (boolean(), {True: None, False: None}),
+        (categorical(choices=[1, 2, 3]), {1: None, 3: None}),
+    ],
+)
+def test_a_number_at_an_end_of_its_range_has_one_beyond_it(variable: Variable, values: dict[float, Any]) -> None:
+    for value, beyond in values.items():
+        found = variable.beyond(value)
+        assert (found is None) if beyond is None else found == pytest.approx(beyond)
