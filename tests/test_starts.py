@@ -102,6 +102,8 @@ def test_shared_classes_are_predicted_as_before_wherever_they_stand(
     assert right / len(expected) > 0.9
     assert result["champion"]["test"]["accuracy"] == right / len(labels(now))  # nothing else is known yet
     line = f"genome.from: {before}: classes by name: {LINES[change]}"
+    data = ["data.name=test_starts:animals", f"data.names={json.dumps(now)}"]
+    assert ("note", line) in inspection.estimate(load(None, [*TINY, *data, *STILL, *sets]))
     assert quiet.lines.count(line) == 1
     assert line in (tmp_path / "r/run.log").read_text()
 
