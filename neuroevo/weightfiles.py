@@ -88,6 +88,21 @@ def unreadable(path: Path, error: Exception) -> InputError:
     return InputError(f"{path}: not a file of plain weights, and nothing else is ever read ({reason})")
 
 
+def read_named(
+    path: Path, note: Callable[[str], None] | None = None
+) -> tuple[dict[str, Tensor], tuple[str, ...] | None]:
+    """Read weights, and the names of the classes that their head has a row for; None where the file has none."""
+    if path.suffix != ".safetensors":
+        return read_weights(path, note), None
+    state, about = read_safetensors(path)
+    names = about.get("classes")
+    if names is None:
+        return state, None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise damaged(path)
+    return state, tuple(names)
+
+
 def read_weights(path: Path, note: Callable[[str], None] | None = None) -> dict[str, Tensor]:
     """Read a file of plain tensors by name, `.safetensors` or torch's; a pickle that is more is refused, not run.
 

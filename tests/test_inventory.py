@@ -73,9 +73,9 @@ def test_classes_without_an_image_in_a_split_that_was_cut_are_named(tmp_path: Pa
     counts = {split: np.bincount(whole.labels[rows], minlength=4).tolist() for split, rows in splits.items()}
     assert counts["train"][2:] == [1, 1]
     assert counts["test"][2:] == [0, 1]
-    assert [note for note in whole.notes if "too few" in note] == [
-        "too few images for one in validation: one, two (2 of 4 classes)",
-        "too few images for one in test: one (1 of 4 classes)",
+    assert inventory.absent(whole, splits) == [
+        "validation has no image of one, two (2 of 4 classes): its figures say nothing of them",
+        "test has no image of one (1 of 4 classes): its figures say nothing of them",
     ]
 
 

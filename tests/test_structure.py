@@ -8,13 +8,13 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "neuroevo"
 ORDER = [  # each may import those before it
     "errors", "rng", "genome", "cost", "devices", "schedules", "statistics", "operators", "metrics", "pareto",
-    "heads", "cut", "fitness", "gradient", "deep", "development", "algorithms", "quantised", "loop",
+    "classes", "heads", "cut", "fitness", "gradient", "deep", "development", "algorithms", "quantised", "loop",
     "space", "samplers",
     "caveats",
-    "weightfiles", "cache", "images", "folders", "data", "inventory", "identity", "backbones", "features", "evaluation",
-    "yamlfile", "config", "blame", "hdf5", "checkpoint", "rundir", "claims", "progress",
+    "weightfiles", "cache", "images", "folders", "data", "inventory", "identity", "downloads", "backbones", "features",
+    "evaluation", "yamlfile", "config", "blame", "hdf5", "checkpoint", "rundir", "claims", "progress",
     "genealogy", "glyphs", "plots", "page", "runpage", "benchpage", "report", "watch",
-    "composition", "lockstep", "experiment", "trials", "tune", "arms", "workers", "bench", "export",
+    "starts", "composition", "lockstep", "experiment", "trials", "tune", "arms", "workers", "bench", "export",
     "inspection", "cli", "__main__",
 ]  # fmt: skip
 ONLY = {  # the one module that imports a library
