@@ -219,11 +219,11 @@ class Tuner(Search):
 
     def __init__(
         self, ready: Ready, folder: Path, images: Callable[[int, int], None], log: Callable[[str], None],
-        check: Callable[[], None] = lambda: None,
+        signals: Signals | None = None,
     ) -> None:  # fmt: skip
         super().__init__(ready.config, folder)
         self.ready, self.log = ready, log
-        self.trainer = Trainer(ready, folder, self.rules(), images, log, check)
+        self.trainer = Trainer(ready, folder, self.rules(), images, log, signals or Signals())
 
     def development(self) -> Development:
         """Return how positions are scored: by trials of those that are new."""
@@ -283,7 +283,7 @@ def run(c: Config, out: str | None, stem: str, reporter: Reporter) -> Path:
     with Signals() as signals, blame.on_users(c):
         ready = experiment.prepared(c)
         with experiment.started(ready, out, stem, reporter) as (folder, log):
-            tuner = Tuner(ready, folder, experiment.watched(reporter, signals), log, signals.check)
+            tuner = Tuner(ready, folder, experiment.watched(reporter, signals), log, signals)
             search(tuner, tuner.initial(), [], signals, reporter)
             signals.check()
     return final(folder, c, reporter)
@@ -368,7 +368,10 @@ def resume(run_dir: str, sets: list[str], reporter: Reporter) -> Path:
 
 def resumed(folder: Path, change: Callable[[Config], Config], reporter: Reporter) -> Path:
     """Go on with a search whose config changes in what ends it, `tune.final` or checkpoint alone."""
-    with Signals() as signals, claims.locked(folder), experiment.logged(folder, reporter) as log:
+    with (
+        Signals() as signals, claims.locked(folder), experiment.unbegun(folder, reporter),
+        experiment.logged(folder, reporter) as log,
+    ):  # fmt: skip
         searched = stage(folder, log)
         assert searched is not None
         where, saved, before = searched.where, searched.saved, searched.config
@@ -391,7 +394,7 @@ def resumed(folder: Path, change: Callable[[Config], Config], reporter: Reporter
         else:
             with blame.on_users(c, log.keep):
                 ready = experiment.prepared(c if saved is None else experiment.found(c, log), log)
-                tuner = Tuner(ready, folder, experiment.watched(reporter, signals), log, signals.check)
+                tuner = Tuner(ready, folder, experiment.watched(reporter, signals), log, signals)
                 step: Step = tuner.initial()
                 history: checkpoint.History = []
                 if saved is not None:
@@ -441,7 +444,7 @@ def search(
 
     try:
         step = experiment.recorded(run, step, history, folder, writer, 1, rules, signals, reporter, after)
-    except Interrupted:  # at a rung
+    except Interrupted:  # within an iteration
         step = last
     finished = step.stop is not None
     reason = step.stop or signal.Signals((signals.status or 128) - 128).name
