@@ -110,14 +110,12 @@ def run(
     base = config.override(config.read(file), sets, reporter.note)
     c = config.check(base)
     overlays = arms.listed(names)
-    for name, count in (("--seeds", seeds), ("--splits", splits), ("--jobs", jobs)):
-        if count < 1:
-            raise InputError(f"{name}: {count} given, one or more expected")
+    counted(seeds=seeds, splits=splits, jobs=jobs)
     out = str(rundir.OUT / f"{Path(file).stem}-bench") if out is None else out
     claims.check(out, bench=True)
     ready = experiment.prepared(c)
-    given = sizes(c, ready.given[1])
-    samples = asked(budget) or own_budget(c, given)
+    given = given_to_arms(c, ready.given[1], budget)
+    samples = given.samples
     # What is free differs from run to run; slices, and with them rounding, must not.
     assert ready.config.memory.limit is not None
     limit = c.memory.limit or ready.config.memory.limit // jobs
@@ -128,13 +126,26 @@ def run(
         try:
             if there:
                 bench = joined(opened(claim.folder), bench, claim.folder)
-            tasks = bench.tasks(claim.folder, given._replace(samples=samples))
+            tasks = bench.tasks(claim.folder, given)
             bench = same_data(bench, claim.folder, reporter)
         except InputError:  # a wrong arm leaves nothing behind
             if not there:
                 claim.clear()
             raise
         return finished(claim.folder, bench, tasks, reporter)
+
+
+def counted(**options: int) -> None:
+    """Raise InputError for an option of the command line that isn't one or more."""
+    for name, count in options.items():
+        if count < 1:
+            raise InputError(f"--{name}: {count} given, one or more expected")
+
+
+def given_to_arms(c: Config, splits: Mapping[str, torch.Tensor], budget: str | None) -> Given:
+    """Return what arms are told, with the budget that is asked for or the config's own."""
+    given = sizes(c, splits)
+    return given._replace(samples=asked(budget) or own_budget(c, given))
 
 
 def resume(run_dir: str, reporter: Reporter) -> Path:

@@ -427,7 +427,12 @@ def load(file: str | None, sets: Sequence[str] = (), note: Callable[[str], None]
     `note` is told of options that a setting made pointless. InputError names the key that is wrong and what would be
     right.
     """
-    return check(override(deepcopy(DEFAULT) if file is None else read(file), sets, note))
+    return check(raw(file, sets, note))
+
+
+def raw(file: str | None, sets: Sequence[str] = (), note: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
+    """Return a config file, or the built-in default, with settings applied and nothing checked yet."""
+    return override(deepcopy(DEFAULT) if file is None else read(file), sets, note)
 
 
 def override(base: dict[str, Any], sets: Sequence[str], note: Callable[[str], None]) -> dict[str, Any]:

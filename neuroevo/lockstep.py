@@ -161,8 +161,7 @@ class Group:
                 best, spent = self.judge(algorithms, step)
             each = Cost(used.forward // len(self.configs), used.backward // len(self.configs))
             verdicts = [
-                Verdict(metrics, step.generation, v.cost + each)
-                for v, metrics in zip(self.verdicts, best, strict=True)
+                Verdict(metrics, step.generation, v.cost + each) for v, metrics in zip(self.verdicts, best, strict=True)
             ]
             self.reached = Reached(step, verdicts, self.reached.cost + used + spent)  # at once: a signal may come
             if step.generation == until:

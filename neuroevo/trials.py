@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import torch
 
 from neuroevo import checkpoint, composition, config, experiment, lockstep, loop, rundir
-from neuroevo.composition import Sources
+from neuroevo.composition import Experiment, Sources
 from neuroevo.config import Config
 from neuroevo.cost import Cost
 from neuroevo.errors import Interrupted
@@ -136,9 +136,13 @@ class Trainer:
                 for key, name in lockstep.TRAITS.items()
                 if isinstance(settings[rows[0]].get(key), float)
             }
-            assembled = composition.assemble(configs[rows[0]], source)
+            assembled = self.assembled(configs[rows[0]], source)
             parts.append(Part(Group.begun(assembled, [configs[i] for i in rows], brought), rows))
         return parts, cost
+
+    def assembled(self, c: Config, source: Sources) -> Experiment:
+        """Return a trial's parts."""
+        return composition.assemble(c, source)
 
     @staticmethod
     def grouped(settings: Sequence[Settings], configs: Sequence[Config]) -> list[list[int]]:
@@ -208,7 +212,8 @@ class Trainer:
                 notes = attributes(self.ready, self.data, group.experiment.layout, group.experiment.plan)
                 checkpoint.write(self.folder / f"{name}{i}.h5", notes, {}, group.step, [])
         state = {
-            "iteration": iteration, "rung": rung, "name": name, "settings": settings, "rows": [part.rows for part in parts],
+            "iteration": iteration, "rung": rung, "name": name, "settings": settings,
+            "rows": [part.rows for part in parts],
             "cost": cost.record(), "verdicts": [v._asdict() | {"cost": v.cost.record()} for v in verdicts],
         }  # fmt: skip
         rundir.replace(self.folder / FILE, json.dumps(state).encode())
@@ -237,6 +242,18 @@ class Trainer:
     def clear(self) -> None:
         """Take the files of an iteration off the disk."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def crowded(c: Config, count: int) -> str | None:
+    """Return what to know where each of so many trials an iteration is a whole population; None where it is not."""
+    n = composition.sizes(c).later
+    if c.algorithm.name == "fixed" or n == 1:
+        return None
+    refine = "" if c.refine is not None else ", and a refine to train it"
+    return (
+        f"each trial is a {c.algorithm.name} of {n:,} individuals, so an iteration of {count:,} is {count * n:,} "
+        f"networks; for one network a trial set algorithm.name fixed, algorithm.population 1, genome.init_sigma 0{refine}"
+    )
 
 
 def attributes(ready: Ready, data: Identity, layout: Layout, plan: Plan | None = None) -> dict[str, Any]:

@@ -423,11 +423,15 @@ def search(
     algorithm = tuner.algorithm()
     if step.generation == 0:
         context = Context(c.seed, 1, 0.0, HOME)
-        first = tuner.planned(algorithm.ask(step.state, context), context)
+        population = algorithm.ask(step.state, context)
+        first = tuner.planned(population, context)
         limit = rules.budget.spent(0, Cost(), 0.0, first)
         if limit is not None:
             raise InputError(f"tune.budget.{limit}: one iteration takes more: {first.samples:,} samples "
                              f"({first.forward:,} forward, {first.backward:,} backward)")  # fmt: skip
+        warning = trials.crowded(c, len(population.genomes))
+        if warning is not None:
+            tuner.log(warning)
 
     def settle() -> None:
         experiment.settle(c, folder, writer, step, history, changed)
