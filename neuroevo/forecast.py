@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -158,7 +159,7 @@ class Forecaster:
     def scale(
         self, c: Config, backbone: Backbone, cached: Features, train: Tensor, made_up: bool
     ) -> tuple[Scale | None, float, float, bool]:
-        """Return a run's scale, the seconds of making it, those of reading or making it in each run, if it is made up."""
+        """Return a run's scale, the seconds of it that come once, those of each run, and whether it is made up."""
         asked, d = c.features, cached.dim
         projected = asked.components is not None or bool(asked.whitening)
         if not asked.standardise and not projected and not composition.centred(c):
@@ -167,9 +168,8 @@ class Forecaster:
         if backbone.cut is not None:
             own = train[pace.some(count, min(count, PROBED_ROWS), train.device)]
             with torch.inference_mode():
-                work = lambda: deep.features(backbone.cut, cached.batch(own)[0])  # type: ignore[arg-type]  # noqa: E731
-                work()
-                seconds, rows = timed(cached.device, work)
+                deep.features(backbone.cut, cached.batch(own)[0])  # which sets things up
+                seconds, rows = timed(cached.device, partial(deep.features, backbone.cut, cached.batch(own)[0]))
             rows, d, every = rows.clone(), rows.shape[1], seconds * n / len(own)
             standard = composition.standardised(c, rows, torch.arange(len(rows)), cached.device)
         else:
@@ -238,7 +238,7 @@ def invention(
 
 
 def axes_seconds(n: int, d: int, device: torch.device) -> float:
-    """Return the seconds of the principal axes of n rows [d]: a product and a decomposition, of which smaller are made."""
+    """Return the seconds of the principal axes of n rows [d], by a smaller product and a smaller decomposition."""
     m, w = min(n, d), min(n, d, PROBED_AXES)
     x = torch.randn(2 * PROBED_AXES, w, dtype=torch.float64, device=device)
     x.T @ x
@@ -316,7 +316,7 @@ def search(forecaster: Forecaster) -> Search:
         generations += (until - before) * going / len(settings)
         before, going = until, trainer.survivors(going)
     allowed, trained = forecaster.seconds / 2 / len(parts), 0.0
-    for group, rows in parts:
+    for group, _ in parts:
         e, own = group.experiment, group.configs[0]
         algorithms = group.algorithms()
         generation, step = pace.of_generation(e, group.algorithm(algorithms), group.step, group.brought, allowed * 0.7)
@@ -347,8 +347,8 @@ def search(forecaster: Forecaster) -> Search:
         if c.tune.rest.included and middle.budget.samples is not None and iterations is not None:
             left = max(1, middle.budget.samples - iterations * planned.samples)
             middle = replace(middle, budget=middle.budget.model_copy(update={"samples": left}))
-        own = forecaster.run(middle)
-        seconds |= {"features": seconds["features"] + own["features"], "final run": own["run"]}
+        last = forecaster.run(middle)
+        seconds |= {"features": seconds["features"] + last["features"], "final run": last["run"]}
     return Search(seconds, iterations, len(settings), iteration, trainer.to_come)
 
 

@@ -249,10 +249,11 @@ def crowded(c: Config, count: int) -> str | None:
     n = composition.sizes(c).later
     if c.algorithm.name == "fixed" or n == 1:
         return None
-    refine = "" if c.refine is not None else ", and a refine to train it"
+    learning = "" if c.refine is not None else ", and a refine to train it"
     return (
         f"each trial is a {c.algorithm.name} of {n:,} individuals, so an iteration of {count:,} is {count * n:,} "
-        f"networks; for one network a trial set algorithm.name fixed, algorithm.population 1, genome.init_sigma 0{refine}"
+        "networks; for one network a trial set algorithm.name fixed, algorithm.population 1, genome.init_sigma 0"
+        + learning
     )
 
 
