@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import torch
@@ -30,9 +31,11 @@ from neuroevo.rng import Context
 from neuroevo.trials import Trainer
 from neuroevo.tune import HOME, Tuner
 
-SECONDS = 6.0  # that measuring takes, about, beside building the parts
+SECONDS = 8.0  # that measuring takes, about, beside building the parts
 PASS_SECONDS = 2.0  # of it through the backbone
 PROBED_ROWS, PROBED_AXES = 64, 512  # by which scales are timed
+PICTURES, PICTURES_OF_ARM = 5, 6  # of a benchmark's page, about
+
 Seconds = dict[str, float]  # by part
 
 
@@ -193,9 +196,9 @@ class Forecaster:
         axes = torch.randn(d, k, device=cached.device) / math.sqrt(d)
         return Projection(standard.mean, axes), axes_seconds(n, d, cached.device), every, True
 
-    def beside(self, c: Config) -> "Forecaster":
+    def beside(self, c: Config, seconds: float) -> "Forecaster":
         """Return one for another config on the same images and network."""
-        other = Forecaster(self.ready._replace(config=c), self.seconds)
+        other = Forecaster(self.ready._replace(config=c), seconds)
         other.found, other.rates = self.found, self.rates
         return other
 
@@ -367,14 +370,35 @@ def bench(
     c = forecaster.ready.config
     begun, _ = timed(forecaster.ready.device, lambda: experiment.prepared(c))
     first, each = 0.0, {}
+    seconds_each = max(1.5, 2 * forecaster.seconds / len(overlays))
     for arm, overlay in overlays.items():
         own = arms.applied(base, arm, overlay, given, c.seed, c.data.split_seed)
         own = replace(own, memory=own.memory.model_copy(update={"limit": c.memory.limit}))
-        seconds = search(forecaster.beside(own)).seconds if own.tune is not None else forecaster.run(own)
+        beside = forecaster.beside(own, seconds_each)
+        seconds = search(beside).seconds if own.tune is not None else beside.run(own)
         first += seconds.pop("features")
         each[arm] = begun + sum(seconds.values())
     first += (splits - 1) * sum(found.once for found in forecaster.found.values())  # each split has a scale of its own
-    return Bench({"features": first, "runs": seeds * splits * sum(each.values())}, each)
+    parts = {"features": first, "runs": seeds * splits * sum(each.values())}
+    return Bench(parts | {"page": page_seconds(len(overlays))}, each)
+
+
+def page_seconds(count: int) -> float:
+    """Return the seconds of the page of a benchmark of so many arms, by one of its pictures."""
+    history = [{"generation": i, "fitness_best": 1.0, "fitness_mean": 0.5, "fitness_std": 0.1} for i in range(64)]
+    cpu = torch.device("cpu")
+
+    def draw() -> None:
+        from neuroevo import plots  # it brings matplotlib along
+
+        with TemporaryDirectory() as folder:
+            plot = plots.fitness("fitness", history)
+            plots.save(plot, Path(folder))
+            plots.svg(plot)
+
+    first, _ = timed(cpu, draw)
+    again, _ = timed(cpu, draw)
+    return first - again + (PICTURES + PICTURES_OF_ARM * count) * again
 
 
 def told(seconds: Mapping[str, float]) -> str:

@@ -23,7 +23,7 @@ from neuroevo.gradient import Sensitivity
 from neuroevo.loop import Step
 from neuroevo.rng import Context
 
-MOST = 8  # generations that are measured
+MOST = 64  # generations that are measured
 SHARE = 5  # of the time there is, what one part of a generation may take
 FEW = 32  # samples to begin with
 ENDLESS = 2**30
@@ -118,9 +118,7 @@ class Partly:
             part = twice
         return part
 
-    def of(
-        self, part: Part, population: Population, index: Tensor, context: Context
-    ) -> tuple[float, float, Developed]:
+    def of(self, part: Part, population: Population, index: Tensor, context: Context) -> tuple[float, float, Developed]:
         """Return the seconds that a part of a population's development takes and those of all, and what comes of it."""
         n, steps, size, home = len(population.genomes), self.real.steps, len(index), population.genomes.device
         k, b, s = min(part.individuals, n), min(part.samples, size), min(part.steps, steps)
@@ -181,9 +179,9 @@ class PartlySensitive:
 def of_generation(
     experiment: Experiment, algorithm: Algorithm[Any], step: Step, brought: Collection[str], seconds: float
 ) -> tuple[float, Step]:
-    """Return what a generation takes in the median of a few, the first aside, measured for so long, and the last one.
+    """Return what a generation takes in the mean of some, measured for so long, and the last of them.
 
-    The first population isn't bred.
+    The first is left aside: its population isn't bred.
     """
     partly, sensitivity = Partly(experiment, brought, seconds / SHARE), experiment.sensitivity()
     sensitive = None
@@ -207,7 +205,7 @@ def of_generation(
         last = now
         if now - began > (3 * seconds if len(found) == 1 else seconds) or len(found) > MOST:
             break
-    return statistics.median(found[1:] or found), step
+    return statistics.fmean(found[1:] or found), step
 
 
 def of_validation(experiment: Experiment, genomes: Tensor, seconds: float) -> float:
