@@ -9,7 +9,7 @@ import pytest
 from conftest import Quiet, make_folder, weights_of_a_network
 from test_tune import load as searching
 
-from neuroevo import arms, config, experiment, forecast, inspection
+from neuroevo import arms, config, experiment, features, forecast, inspection
 from neuroevo.config import Config, load
 from neuroevo.forecast import Forecaster
 
@@ -89,8 +89,13 @@ def test_features_that_are_not_there_are_timed_and_kept_nowhere(
     ):
         foretold(load(None, [*net, *sets]))
     assert not list((tmp_path / "cache").rglob("*.np*"))
+    assert foretold(load(None, net))["features"] > 0
+    monkeypatch.setattr(features, "rate", lambda *given: 10.0)
     plain, augmented = (foretold(load(None, [*net, *sets]))["features"] for sets in ([], views))
-    assert 0 < plain < augmented
+    assert plain == pytest.approx(198 * 10, abs=9)
+    assert augmented == pytest.approx((198 + 3 * 153) * 10, abs=9)
+    monkeypatch.undo()
+    monkeypatch.setenv("NEUROEVO_CACHE", str(tmp_path / "cache"))
     experiment.run(load(None, net), str(tmp_path / "r"), "test", Quiet())
     assert foretold(load(None, net))["features"] == 0
 
