@@ -224,7 +224,9 @@ def unbegun(folder: Path, reporter: Reporter) -> Iterator[None]:
     try:
         yield
     except Interrupted:
-        if not begun(folder):
+        if (folder / rundir.RUNG).is_dir() and not begun(folder):
+            reporter.note(f"{folder}: interrupted within its first iteration; go on with: neuroevo resume {folder}")
+        elif not begun(folder):
             reporter.note(f"{folder}: interrupted before its first generation; begin with: neuroevo resume {folder}")
         raise
 

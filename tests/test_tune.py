@@ -337,9 +337,10 @@ def test_a_search_interrupted_within_a_generation_of_its_trials_ends_in_the_same
 
     monkeypatch.setattr(fitness, "fitness", score)
     for first in (1, 3, 8):  # before any generation, between two, behind a rung
-        stops, scored, folder = {first, first + 5}, 0, tmp_path / f"cut{first}"
+        stops, scored, folder, quiet = {first, first + 5}, 0, tmp_path / f"cut{first}", Quiet()
         with pytest.raises(Interrupted):
-            searched(folder, *sets)
+            searched(folder, *sets, reporter=quiet)
+        assert f"neuroevo resume {folder}" in quiet.lines[-1]
         assert scored == first
         assert rundir.read_result(folder)["status"] == "interrupted"
         with pytest.raises(Interrupted):  # in another iteration, or further in the same one
