@@ -35,6 +35,7 @@ from neuroevo import (
 )
 from neuroevo.arms import Given, Overlay
 from neuroevo.config import Config
+from neuroevo.data import Dataset
 from neuroevo.errors import InputError, RunError
 from neuroevo.experiment import Reporter
 from neuroevo.identity import Identity
@@ -123,16 +124,13 @@ def run(
     base = config.override(config.read(file), sets, reporter.note)
     c = config.check(base)
     overlays = arms.listed(names)
-    for name, count in (("--seeds", seeds), ("--splits", splits), ("--jobs", jobs)):
-        if count < 1:
-            raise InputError(f"{name}: {count} given, one or more expected")
+    counted(seeds=seeds, splits=splits, jobs=jobs)
     out = str(rundir.OUT / f"{Path(file).stem}-bench") if out is None else out
     claims.check(out, bench=True)
     ready = experiment.prepared(c)
-    if splits > 1 and len(inventory.own_splits(ready.given[0])) == 2 and not (c.data.limit or c.data.long_tail):
-        raise InputError(f"--splits: {splits} given, but the data have splits of their own: all would be the same")
-    given = sizes(c, ready.given[1])
-    samples = asked(budget) or own_budget(c, given)
+    check_splits(c, ready.given[0], splits)
+    given = given_to_arms(c, ready.given[1], budget)
+    samples = given.samples
     # What is free differs from run to run; slices, and with them rounding, must not.
     assert ready.config.memory.limit is not None
     limit = c.memory.limit or ready.config.memory.limit // jobs
@@ -143,8 +141,8 @@ def run(
         try:
             if there:
                 bench = joined(opened(claim.folder), bench, claim.folder)
-            tasks = bench.tasks(claim.folder, given._replace(samples=samples))
-            demand(bench, tasks)
+            tasks = bench.tasks(claim.folder, given)
+            demand(bench.base, bench.overlays, {task.arm: task.config for task in tasks})
             bench = same_data(bench, claim.folder, reporter)
         except InputError:  # a wrong arm leaves nothing behind
             if not there:
@@ -153,24 +151,42 @@ def run(
         return finished(claim.folder, bench, tasks, reporter)
 
 
-def demand(bench: Bench, tasks: Sequence[Task]) -> None:
+def demand(base: Mapping[str, Any], overlays: Mapping[str, Overlay | None], configs: Mapping[str, Config]) -> None:
     """See that each key has an effect in some arm, and nothing spoils an arm of the user's own; InputError if not."""
     nowhere: dict[str, str] | None = None
-    for arm, overlay in bench.overlays.items():
-        c = next(task.config for task in tasks if task.arm == arm)
-        idle = config.without_effect(c)
+    for arm, overlay in overlays.items():
+        idle = config.without_effect(configs[arm])
         for key, why in idle.items():
             if overlay is not None and config.gives(overlay, key):
                 raise InputError(f"arm {arm}: {key} has no effect: {why}")
         if overlay is not None or arm == "config":
             try:
-                config.spoilt(c)
+                config.spoilt(configs[arm])
             except InputError as error:
                 raise InputError(f"arm {arm}: {error}") from None
         nowhere = idle if nowhere is None else {key: why for key, why in idle.items() if key in nowhere}
     for key, why in (nowhere or {}).items():
-        if config.gives(bench.base, key):
+        if config.gives(base, key):
             raise InputError(f"{key} has no effect in any arm: {why}")
+
+
+def check_splits(c: Config, whole: Dataset, splits: int) -> None:
+    """See that several splits differ; InputError where the data bring their own along."""
+    if splits > 1 and len(inventory.own_splits(whole)) == 2 and not (c.data.limit or c.data.long_tail):
+        raise InputError(f"--splits: {splits} given, but the data have splits of their own: all would be the same")
+
+
+def counted(**options: int) -> None:
+    """Raise InputError for an option of the command line that isn't one or more."""
+    for name, count in options.items():
+        if count < 1:
+            raise InputError(f"--{name}: {count} given, one or more expected")
+
+
+def given_to_arms(c: Config, splits: Mapping[str, torch.Tensor], budget: str | None) -> Given:
+    """Return what arms are told, with the budget that is asked for or the config's own."""
+    given = sizes(c, splits)
+    return given._replace(samples=asked(budget) or own_budget(c, given))
 
 
 def resume(run_dir: str, reporter: Reporter) -> Path:

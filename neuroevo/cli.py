@@ -189,14 +189,33 @@ def inspect(path: Annotated[str, typer.Argument(help="a run's folder, or a check
 
 
 @app.command()
-def validate(config: ConfigFile = None, sets: Sets = None) -> None:
-    """Check a config without running it, and estimate what the run needs."""
-    from neuroevo import blame, inspection
-    from neuroevo.config import load
+def validate(
+    config: ConfigFile = None,
+    sets: Sets = None,
+    arms: Annotated[str | None, typer.Option(help="estimate a bench of these", metavar="A,B.yaml,...")] = None,
+    seeds: Annotated[int | None, typer.Option(help="of the bench, as in neuroevo bench")] = None,
+    splits: Annotated[int | None, typer.Option(help="of the bench, as in neuroevo bench")] = None,
+    budget: Annotated[str | None, typer.Option(help="of the bench, as in neuroevo bench", metavar="")] = None,
+) -> None:
+    """Check a config without running it, and measure what the run, the search or the bench will take."""
+    from neuroevo import blame, devices, inspection
+    from neuroevo.config import check, load, raw
 
-    checked = load(config, sets or [], lambda line: print(printable(line), file=sys.stderr))
+    def note(line: str) -> None:
+        print(printable(line), file=sys.stderr)
+
+    begun, compared = devices.began(), None
+    if arms is None:
+        checked = load(config, sets or [], note)
+    else:
+        base = raw(config, sets or [], note)
+        checked = check(base)
+        compared = inspection.compared(base, [name.strip() for name in arms.split(",")], seeds, splits, budget)
+    for name, value in (("--seeds", seeds), ("--splits", splits), ("--budget", budget)):
+        if arms is None and value is not None:
+            raise InputError(f"{name}: only a bench has these; name its arms with --arms")
     with blame.on_users(checked):
-        rows = inspection.estimate(checked)
+        rows = inspection.estimate(checked, compared, begun)
     print(checked.to_yaml(), end="")
     table("estimates", rows)
 

@@ -764,18 +764,27 @@ def scaling(
         with torch.inference_mode():
             parts = [deep.features(backbone.cut, cached.batch(rows)[0]) for rows in some.split(features.BATCH)]
         rows, index = torch.cat(parts), torch.arange(len(some))
-    found = features.statistics(rows, index)
-    if not bool((found.mean + found.std).isfinite().all()):
-        raise InputError(f"features: some of the train images' are NaN or infinite{remedy(c)}")
-    standard = Standardise(found.mean.to(cached.device).clone(), found.std.to(cached.device).clone())
-    if not asked.standardise:
-        standard = standard._replace(std=torch.ones_like(standard.std))
+    standard = standardised(c, rows, index, cached.device)
     if asked.components is None and not asked.whitening:
         return standard
-    axes, deviations = features.principal(rows, index, standard, f"{backbone.name} {backbone.digest}", log)
+    axes, deviations = features.principal(rows, index, standard, of_network(backbone), log)
     if len(deviations) < (asked.components or 0):
         log(f"features.components: {len(deviations)}, for the train images have no more")
     return features.projection(axes, deviations, standard, asked.components, asked.whitening or 0.0)
+
+
+def standardised(c: Config, rows: Tensor, index: Tensor, device: torch.device) -> Standardise:
+    """Return the scale of the rows `index`, their mean alone where no more is asked for; InputError for NaN or Inf."""
+    found = features.statistics(rows, index)
+    if not bool((found.mean + found.std).isfinite().all()):
+        raise InputError(f"features: some of the train images' are NaN or infinite{remedy(c)}")
+    standard = Standardise(found.mean.to(device).clone(), found.std.to(device).clone())
+    return standard if c.features.standardise else standard._replace(std=torch.ones_like(standard.std))
+
+
+def of_network(backbone: Backbone) -> str:
+    """Return what tells a network's principal components from another's."""
+    return f"{backbone.name} {backbone.digest}"
 
 
 @dataclass(frozen=True)

@@ -471,6 +471,11 @@ def load(file: str | None, sets: Sequence[str] = (), note: Callable[[str], None]
     return demand(override(base, sets, note), base if sets else None, sets, note)
 
 
+def raw(file: str | None, sets: Sequence[str] = (), note: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
+    """Return a config file, or the built-in default, with settings applied and nothing checked yet."""
+    return override(deepcopy(DEFAULT) if file is None else read(file), sets, note)
+
+
 def demand(
     raw: dict[str, Any], base: Mapping[str, Any] | None = None, sets: Sequence[str] = (),
     note: Callable[[str], None] = lambda line: None,

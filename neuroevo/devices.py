@@ -53,6 +53,17 @@ def available_memory(device: torch.device) -> int:
     return int(psutil.virtual_memory().available)
 
 
+def began() -> float:
+    """Return when this process began, in seconds since the epoch."""
+    return float(psutil.Process().create_time())
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait until a device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 def total_memory() -> int:
     """Return the bytes of this machine's memory."""
     return int(psutil.virtual_memory().total)

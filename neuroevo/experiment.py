@@ -50,6 +50,7 @@ from neuroevo.rng import Context
 
 # What can change from one command on a run or a search to the next, as dotted keys begin.
 CHANGING = ("budget", "checkpoint", "data.root", "tune.budget", "tune.patience", "tune.final")
+PATIENCE = 3.0  # seconds that a generation has left when a signal comes, before it is dropped
 FREE_SHARE = 4  # an evaluation may use up to a quarter of the memory that is free at the start
 
 
@@ -72,16 +73,22 @@ def versions() -> dict[str, str]:
 
 
 class Signals:
-    """While it is entered, SIGINT and SIGTERM only leave a status behind; a second one ends the process at once."""
+    """While it is entered, SIGINT and SIGTERM only leave a status behind; a second one ends the process at once.
+
+    Within `prompt` or `patient` they raise Interrupted, at once or after a while: for what computes and writes nothing.
+    """
 
     def __init__(self) -> None:
         self.status: int | None = None
+        self.prompted = self.awaited = False
 
     def __enter__(self) -> "Signals":
         self.before = {s: signal.signal(s, self._arrived) for s in (signal.SIGINT, signal.SIGTERM)}
+        self.before[signal.SIGALRM] = signal.signal(signal.SIGALRM, self._overdue)
         return self
 
     def __exit__(self, *_: object) -> None:
+        signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in self.before.items():
             signal.signal(number, handler)
             outer = getattr(handler, "__self__", None)
@@ -92,6 +99,35 @@ class Signals:
         if self.status is not None:
             os._exit(128 + number)
         self.status = 128 + number
+        if self.prompted:
+            raise Interrupted(self.status)
+        if self.awaited:
+            signal.setitimer(signal.ITIMER_REAL, PATIENCE)
+
+    def _overdue(self, number: int, frame: FrameType | None) -> None:
+        if self.awaited:
+            self.check()
+
+    @contextmanager
+    def prompt(self) -> Iterator[None]:
+        """Raise Interrupted as soon as a signal comes."""
+        self.prompted = True
+        try:
+            self.check()
+            yield
+        finally:
+            self.prompted = False
+
+    @contextmanager
+    def patient(self) -> Iterator[None]:
+        """Raise Interrupted where what is done isn't done PATIENCE seconds after a signal."""
+        self.awaited = True
+        if self.status is not None:  # it came before
+            signal.setitimer(signal.ITIMER_REAL, PATIENCE)
+        try:
+            yield
+        finally:
+            self.awaited = False
 
     def check(self) -> None:
         """Raise Interrupted if a signal came."""
@@ -173,7 +209,8 @@ def started(ready: Ready, out: str | None, stem: str, reporter: Reporter) -> Ite
     with claims.claimed(out, stem, c.seed) as claim:
         folder = claim.folder
         try:
-            with logged(folder, reporter) as log:  # the log comes first: it tells whose folder it is
+            # The log comes first: it tells whose folder it is.
+            with unbegun(folder, reporter), logged(folder, reporter) as log:
                 rundir.replace(folder / rundir.CONFIG, c.to_yaml().encode())
                 log(f"{folder}: {c.backbone.name} on {c.dataset.name}, {ready.device}")
                 for line in [*inventory.lines(*ready.given), *ready.backbone.notes]:
@@ -183,16 +220,23 @@ def started(ready: Ready, out: str | None, stem: str, reporter: Reporter) -> Ite
                     log(f"{caveats.WARNING}{line}")
                 with blame.on_users(c, log.keep):
                     yield folder, log
-        except Interrupted:
-            if not begun(folder):
-                reporter.note(
-                    f"{folder}: interrupted before its first generation; begin with: neuroevo resume {folder}"
-                )
-            raise
         except InputError:
             if not begun(folder):
                 claim.clear()
             raise
+
+
+@contextmanager
+def unbegun(folder: Path, reporter: Reporter) -> Iterator[None]:
+    """Say so where a signal comes before a run's first generation is on disk."""
+    try:
+        yield
+    except Interrupted:
+        if (folder / rundir.RUNG).is_dir() and not begun(folder):
+            reporter.note(f"{folder}: interrupted within its first iteration; go on with: neuroevo resume {folder}")
+        elif not begun(folder):
+            reporter.note(f"{folder}: interrupted before its first generation; begin with: neuroevo resume {folder}")
+        raise
 
 
 def begun(folder: Path) -> bool:
@@ -247,7 +291,7 @@ def changed(c: Config, sets: list[str]) -> Config:
 
 def resumed(folder: Path, change: Callable[[Config], Config], reporter: Reporter) -> Path:
     """Go on with a run whose config changes in budget or checkpoint alone."""
-    with Signals() as signals, claims.locked(folder), logged(folder, reporter) as log:
+    with Signals() as signals, claims.locked(folder), unbegun(folder, reporter), logged(folder, reporter) as log:
         saved, before = reopened(folder, log)
         c = change(before)
         result = rundir.read_result(folder, log)
@@ -490,7 +534,10 @@ def go(
             writer.wait()
             writer.attributes = attributes | planned(experiment)
 
+    run = punctual(run, signals)
     step = recorded(run, step, history, folder, writer, c.checkpoint.every, rules, signals, reporter, after)
+    if not step.generation:
+        signals.check()
     before = rundir.read_result(folder)
     finished = step.stop is not None
     record = c.record()
@@ -591,6 +638,15 @@ def once(development: Development, first: Callable[[], None]) -> Development:
     return development._replace(develop=develop)
 
 
+def punctual(run: Iterator[Step], signals: Signals) -> Iterator[Step]:
+    """Yield a run's steps; end without one that isn't there PATIENCE seconds after a signal. A resume computes it."""
+    with suppress(StopIteration, Interrupted):
+        while True:
+            with signals.patient():
+                step = next(run)
+            yield step
+
+
 def recorded(
     run: Iterator[Step], step: Step, history: checkpoint.History, folder: Path, writer: checkpoint.Writer, every: int,
     rules: Rules, signals: Signals, reporter: Reporter, after: Callable[[Step], None] = lambda step: None,
@@ -599,7 +655,7 @@ def recorded(
 
     `history` is that up to `step`; `after` is called after each generation, before its checkpoint is written.
     """
-    history = list(history)
+    history, kept = list(history), step
     rundir.write_history(folder, history)
     try:
         with open(folder / rundir.HISTORY, "ab", buffering=0) as lines:
@@ -610,9 +666,12 @@ def recorded(
                 interrupted = signals.status is not None and step.stop is None
                 if step.generation % every == 0 or step.stop or interrupted:
                     writer.submit(step, history)
+                    kept = step
                 reporter.generation(step, rules)
                 if interrupted:
                     break
+        if kept is not step:  # the generation after it was dropped
+            writer.submit(step, history)
         writer.wait()
     finally:
         writer.close()

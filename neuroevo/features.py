@@ -9,6 +9,7 @@ import difflib
 import hashlib
 import io
 import json
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -271,9 +272,7 @@ def principal(
     Computed in float64 and kept in the cache folder under a hash of `key`, of the rows and of the scale. There are
     fewer than d where there are fewer train rows, or where deviations are next to nothing.
     """
-    some = {"rows": rows[:: max(1, len(rows) // 1024)], "train": train, **scale._asdict()}
-    name = hashlib.sha256(f"sealed {key} {digest(some)}".encode()).hexdigest()
-    path, what = cache.cache_folder() / "features" / f"{name}.npz", "components"
+    path, what = components_file(rows, train, scale, key), "components"
     content = cache.read(path)
     if content is None:
         with cache.locked(path, what):
@@ -290,6 +289,13 @@ def principal(
                 cache.write(path, content, what)
     with np.load(io.BytesIO(content)) as saved:
         return torch.from_numpy(saved["axes"]), torch.from_numpy(saved["deviations"])
+
+
+def components_file(rows: Tensor, train: Tensor, scale: Standardise, key: str) -> Path:
+    """Return where the cache keeps the principal components of the train rows on a scale."""
+    some = {"rows": rows[:: max(1, len(rows) // 1024)], "train": train, **scale._asdict()}
+    name = hashlib.sha256(f"sealed {key} {digest(some)}".encode()).hexdigest()
+    return cache.cache_folder() / "features" / f"{name}.npz"
 
 
 def _principal(rows: Tensor, train: Tensor, scale: Standardise) -> tuple[Tensor, Tensor]:
@@ -355,6 +361,42 @@ def address(
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
+def features_file(
+    backbone: Backbone, images: Arrays | Files, dtype: str, augment: Augment | None = None, view: int = 0
+) -> Path:
+    """Return where the cache keeps the features of these images, or of a view of them."""
+    return cache.cache_folder() / "features" / f"{address(backbone, images, dtype, augment, view)}.npy"
+
+
+def there(
+    backbone: Backbone, dataset: Dataset, device: torch.device, dtype: str, augment: Augment | None = None,
+    view: int = 0,
+) -> tuple[Tensor | None, int]:  # fmt: skip
+    """Return features [N, d] as `cached` does, None where they are to be computed, and of how many images."""
+    path = features_file(backbone, dataset.images, dtype, augment, view)
+    if cache.sound(path):
+        return _open(path, device), 0
+    return None, max(0, len(dataset.images) - BATCH * cache.appended(path))
+
+
+def rate(backbone: Backbone, dataset: Dataset, device: torch.device, augment: Augment | None, seconds: float) -> float:
+    """Return the seconds that an image takes through the backbone, read and all, measured for about so many seconds."""
+    backbone.to(device)
+    some = np.linspace(0, len(dataset.labels) - 1, min(len(dataset.labels), 64 * BATCH)).astype(np.int64)
+    images, done, began = dataset.take(some).images, 0, time.perf_counter()
+    with torch.inference_mode():
+        for i, batch in enumerate(_batches(images, backbone.transform, augment, 0)):
+            backbone.features(normalised(batch, backbone.transform, device)).cpu()
+            now = time.perf_counter()
+            if i == 0 and len(images) > len(batch):  # the first also sets things up
+                began = now
+            else:
+                done += len(batch)
+            if done and now - began > seconds:
+                break
+    return (now - began) / done
+
+
 def cached(
     backbone: Backbone,
     dataset: Dataset,
@@ -373,7 +415,7 @@ def cached(
 
     InputError where features aren't finite, or the cache folder is of no use; RunError where its disk is full.
     """
-    path = cache.cache_folder() / "features" / f"{address(backbone, dataset.images, dtype, augment, view)}.npy"
+    path = features_file(backbone, dataset.images, dtype, augment, view)
     what, total, computed = "features", len(dataset.images), 0
     cache.tidy(path)
     if not cache.sound(path):

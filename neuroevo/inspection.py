@@ -5,15 +5,17 @@ import os
 import platform
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from neuroevo import (
+    arms,
+    bench,
     cache,
     caveats,
     checkpoint,
@@ -22,15 +24,17 @@ from neuroevo import (
     devices,
     experiment,
     features,
+    forecast,
     hdf5,
     heads,
     inventory,
     rundir,
+    trials,
 )
-from neuroevo.arms import ARMS
-from neuroevo.backbones import Backbone
+from neuroevo.arms import ARMS, Overlay
 from neuroevo.config import Config
 from neuroevo.errors import InputError
+from neuroevo.forecast import Forecaster
 from neuroevo.genome import Layout
 from neuroevo.metrics import reported
 
@@ -138,26 +142,41 @@ def _part(name: str, function: Callable[..., Any]) -> tuple[str, str]:
     return name, f"{first}  ({', '.join(map(spelled, options))})" if options else first
 
 
-def estimate(c: Config) -> Rows:
-    """Return what a run will need; it reads the data set, builds the network, and measures this machine."""
-    device = devices.resolve(c.device)
-    whole, splits = composition.dataset(c)
-    backbone = composition.build_backbone(c, whole)
-    dims, head = composition.dimensions(c, (whole, splits), backbone)
+@dataclass(frozen=True)
+class Comparison:
+    """A benchmark to estimate."""
+
+    base: dict[str, Any]  # the config that arms share, as it was given
+    overlays: dict[str, Overlay | None]  # by arm
+    seeds: int
+    splits: int
+    budget: str | None
+
+
+def compared(
+    base: dict[str, Any], names: Sequence[str], seeds: int | None, splits: int | None, budget: str | None
+) -> Comparison:
+    """Return a benchmark as `neuroevo bench` takes it, with the seeds and splits that it has where none are given."""
+    seeds, splits = 5 if seeds is None else seeds, 1 if splits is None else splits
+    bench.counted(seeds=seeds, splits=splits)
+    bench.asked(budget)
+    return Comparison(base, arms.listed(names), seeds, splits, budget)
+
+
+def estimate(c: Config, compared: Comparison | None = None, begun: float | None = None) -> Rows:
+    """Return what a run, a search or a benchmark will need; parts of it are run to measure how long they take.
+
+    `begun` is when the process began, in seconds since the epoch, where its start counts.
+    """
+    begun = time.time() if begun is None else begun
+    ready = experiment.prepared(c)
+    c, (whole, splits), backbone = ready.config, ready.given, ready.backbone
+    started = time.time() - begun
+    dims, head = composition.dimensions(c, ready.given, backbone)
     genes, seen = dims.genes, dims.seen
     c.algorithm.bound()(Layout(("genes",), ((genes,),)))  # which refuses what can't be
-    own = composition.sizes(c)
-    n = own.later
-
-    def until(limit: int | None, begin: int, each: int) -> int | None:
-        return limit and 1 + max(0, -(-(limit - begin) // each))
-
+    n = composition.sizes(c).later
     counts = {name: len(index) for name, index in splits.items()}
-    begin, each = composition.takes(c, own.first, counts), composition.takes(c, n, counts, own.asked)
-    budgets = [c.budget.generations]
-    budgets += [until(c.budget.samples, begin.samples, each.samples)]
-    budgets += [until(c.budget.forward_samples, begin.forward, each.forward)]
-    generations = min((g for g in budgets if g), default=None)
     rows: Rows = [("images", ", ".join(f"{name} {len(index):,}" for name, index in splits.items()))]
     rows += inventory.rows(whole, splits)
     if backbone.cut is None:
@@ -168,56 +187,74 @@ def estimate(c: Config) -> Rows:
     notes = list(backbone.notes)
     heads.population_forward(head, backbone.head, (seen, len(whole.classes)), None, notes.append)
     rows += [("note", line) for line in notes]
-    address = features.address(backbone, whole.images, c.features.dtype)
-    there = (cache.cache_folder() / "features" / f"{address}.npy").exists()
+    told = [*([] if compared else caveats.of_config(c.record(), genes)), *inventory.absent(whole, splits)]
+    rows += [("warning", line) for line in told]
+    there = features.features_file(backbone, whole.images, c.features.dtype).exists()
     size = dims.stored * len(whole.labels) * (4 if c.features.dtype == "float32" else 2)
     rows += [("features", f"{size / 2**20:,.0f} MiB, {'cached' if there else 'to compute'}")]
+    forecaster = forecast.Forecaster(ready)
+    if compared is not None:
+        return rows + comparing(forecaster, compared, started)
     rows += [("population", f"{n} individuals, {4 * n * genes / 2**20:,.0f} MiB each generation")]
+    found = forecast.length(c, counts)
+    if found.generations is None:
+        length: Rows = [("generations", "until the seconds or the target")]
+    else:
+        length = [("generations", f"{found.generations:,}"), ("forward samples", f"{found.cost.forward:,}")]
+        length += [("backward samples", f"{found.cost.backward:,}")]
     if c.tune is not None:
-        rows += searching(c, counts)
-    if generations is None:
-        return [*rows, ("generations", "until the seconds or the target")]
-    later = generations - 1
-    rows += [("generations", f"{generations:,}"), ("forward samples", f"{begin.forward + later * each.forward:,}")]
-    rows += [("backward samples", f"{begin.backward + later * each.backward:,}")]
-    seconds = _sample_seconds(backbone, head, device, genes) * (begin.samples + later * each.samples)
-    noise = (
-        min(_seconds(lambda: float(torch.randn(2**20, device=device).sum())) for _ in range(5)) * 2 * n * genes / 2**20
-    )
-    rows += [("time", f"about {seconds + generations * noise:,.0f} s, beside features and validation")]
-    return rows
+        return rows + searching(forecaster, counts, length, started)
+    seconds = forecaster.run(c) | {"start": started}
+    sooner = c.budget.target is not None or c.validate.patience is not None
+    return [*rows, *length, ("time", forecast.told(seconds) + (", or less" if sooner else ""))]
 
 
-def searching(c: Config, counts: Mapping[str, int]) -> Rows:
-    """Return what a search of hyperparameters is and takes, with so many images a split."""
+def comparing(forecaster: Forecaster, compared: Comparison, started: float) -> Rows:
+    """Return what a benchmark is and takes."""
+    c = forecaster.ready.config
+    given = bench.given_to_arms(c, forecaster.ready.given[1], compared.budget)
+    bench.check_splits(c, forecaster.ready.given[0], compared.splits)
+    configs = {
+        arm: arms.applied(compared.base, arm, overlay, given, c.seed, c.data.split_seed)
+        for arm, overlay in compared.overlays.items()
+    }
+    bench.demand(compared.base, compared.overlays, configs)
+    found = forecast.bench(forecaster, compared.base, compared.overlays, compared.seeds, compared.splits, given)
+    runs = compared.seeds * compared.splits
+    what = f"{len(compared.overlays)} arms x {compared.seeds} seeds x {compared.splits} splits"
+    rows = [("runs", f"{len(compared.overlays) * runs:,}: {what}, {given.samples:,} samples each")]
+    rows += [(f"  {arm}", f"about {forecast.spelled(seconds)} a run") for arm, seconds in found.arms.items()]
+    return [*rows, ("time", forecast.told(found.seconds | {"start": started}) + ", one run after another")]
+
+
+def searching(forecaster: Forecaster, counts: Mapping[str, int], length: Rows, started: float) -> Rows:
+    """Return what a search of hyperparameters is and takes, with so many images a split; `length`: of the final run."""
+    c = forecaster.ready.config
     assert c.tune is not None
     space, trial = c.tune.space(), c.tune.trial
     own = composition.generation(c, counts)
-    count = int(c.tune.sampler.options.get("population", 1))
+    found = forecast.search(forecaster)
+    count = found.trials
     rungs = ", ".join(map(str, trial.rungs))
     stops = f", the best {trial.keep:g} of them beyond each of {rungs}" if rungs else ""
     limits = {k: v for k, v in c.tune.budget.model_dump().items() if v is not None}
     rows = [("search", f"{c.tune.sampler.name} over {len(space.coordinates)} sides: {', '.join(c.tune.variables)}")]
     rows += [("trials", f"{count} an iteration, each {trial.generations} generations{stops}")]
     rows += [("a trial", f"{own.samples * trial.generations:,} samples, by what the config has beside the space")]
-    return [*rows, ("search until", ", ".join(f"{name} {value:,}" for name, value in limits.items()))]
-
-
-def _sample_seconds(backbone: Backbone, head: nn.Module, device: torch.device, genes: int) -> float:
-    """Return the seconds that one sample takes one individual."""
-    if backbone.cut is None:
-        a, b = torch.randn(1024, 256, device=device), torch.randn(256, 2048, device=device)
-        return min(_seconds(lambda: float((a @ b).sum())) for _ in range(5)) * genes / (1024 * 256 * 2048)
-    backbone.to(device)
-    cut, rows = backbone.cut, torch.rand(64, backbone.cut.width, device=device)
-    with torch.inference_mode():
-        return min(_seconds(lambda: float(cut.rest(*cut.tensors(rows)).sum())) for _ in range(3)) / len(rows)
-
-
-def _seconds(work: Any) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
+    rows += [("search until", ", ".join(f"{name} {value:,}" for name, value in limits.items()))]
+    rows += [("an iteration", f"about {forecast.spelled(found.iteration)}")]
+    warning = trials.crowded(c, count)
+    if warning is not None:
+        rows += [("warning", warning)]
+    again = [key for key in c.tune.variables if key in ("data.image_size", "data.augment")]
+    if again:
+        dearest = forecast.spelled(max(found.features, default=0.0))
+        rows += [("trials' features", f"each further value of {' and '.join(again)} costs up to about {dearest} once")]
+    if c.tune.rest.final:
+        rows += [(f"final run: {name}", value) for name, value in length]
+    sooner = c.tune.budget.target is not None or c.tune.rest.patience is not None
+    seconds = found.seconds | {"start": started}
+    return [*rows, ("time", forecast.told(seconds) + (", or less" if sooner else ""))]
 
 
 def machine() -> Rows:

@@ -86,6 +86,14 @@ class Verdict(NamedTuple):
     cost: Cost  # of learning and fitness
 
 
+class Reached(NamedTuple):
+    """How far runs are: all of it is of the last generation that they finished, whatever came in between."""
+
+    step: Step
+    verdicts: list[Verdict]  # of each run
+    cost: Cost  # of all runs since the group was made, validation included
+
+
 @dataclass
 class Group:
     """Runs in lockstep, and how far they are."""
@@ -93,8 +101,17 @@ class Group:
     experiment: Experiment  # of the first of them
     configs: list[Config]
     brought: dict[str, list[float]]  # {trait: a value for each run}
-    step: Step
-    verdicts: list[Verdict]
+    reached: Reached
+
+    @property
+    def step(self) -> Step:
+        """All runs after the last generation that they finished."""
+        return self.reached.step
+
+    @property
+    def verdicts(self) -> list[Verdict]:
+        """What each run has come to."""
+        return self.reached.verdicts
 
     @classmethod
     def begun(cls, experiment: Experiment, configs: list[Config], brought: dict[str, list[float]]) -> "Group":
@@ -106,9 +123,10 @@ class Group:
         )
         champion = Champion(start[0], "start", 0, {e.config.validation_metric.name: float("nan")})
         step = Step(0, None, nobody, nothing, {}, Cost(), 0.0, champion, 0, None)
-        group = cls(experiment, configs, brought, step, [Verdict({}, 0, Cost()) for _ in configs])
+        reached = Reached(step, [Verdict({}, 0, Cost()) for _ in configs], Cost())
+        group = cls(experiment, configs, brought, reached)
         state = group.algorithm(group.algorithms()).init(start, 0.0, Context(e.config.seed, 0, 0.0, e.home))
-        group.step = replace(step, state=state)
+        group.reached = reached._replace(step=replace(step, state=state))
         return group
 
     def algorithms(self) -> list[Algorithm[Any]]:
@@ -124,40 +142,45 @@ class Group:
         return joined(algorithms, spreads, {name: torch.tensor(values) for name, values in self.brought.items()})
 
     def advance(self, until: int, generations: int) -> Cost:
-        """Take all runs on to the generation `until` of `generations`; return what it took, validation included."""
-        e = self.experiment
-        before = self.step.cost
+        """Take all runs on to the generation `until` of `generations`; return what it took, validation included.
+
+        Whatever ends it early leaves the runs after the last generation that they finished, to be taken on from there.
+        """
+        e, before = self.experiment, self.reached.cost
+        if self.step.generation >= until:
+            return Cost()
         algorithms = self.algorithms()
         rules = replace(e.rules(), every=generations + 1, patience=None, budget=Budget(generations=generations))
-        spent = Cost()
         run = loop.evolve(
             self.algorithm(algorithms), e.development(self.brought), e.validate, rules, self.step, e.home, lambda: 0.0,
             e.sensitivity(),
         )  # fmt: skip
-        for self.step in run:
-            if self.step.generation % e.config.validate.every == 0 or self.step.generation == until:
-                spent += self.judge(algorithms)
-            if self.step.generation == until:
+        for step in run:
+            used, spent, best = step.cost - self.step.cost, Cost(), [v.metrics for v in self.verdicts]
+            if step.generation % e.config.validate.every == 0 or step.generation == until:
+                best, spent = self.judge(algorithms, step)
+            each = Cost(used.forward // len(self.configs), used.backward // len(self.configs))
+            verdicts = [
+                Verdict(metrics, step.generation, v.cost + each) for v, metrics in zip(self.verdicts, best, strict=True)
+            ]
+            self.reached = Reached(step, verdicts, self.reached.cost + used + spent)  # at once: a signal may come
+            if step.generation == until:
                 break
-        used = self.step.cost - before
-        each = Cost(used.forward // len(self.configs), used.backward // len(self.configs))
-        self.verdicts = [Verdict(v.metrics, until, v.cost + each) for v in self.verdicts]
-        return spent + used
+        return self.reached.cost - before
 
-    def judge(self, algorithms: Sequence[Algorithm[Any]]) -> Cost:
-        """Validate each run's candidates, and keep what the best so far has; return what it took."""
+    def judge(self, algorithms: Sequence[Algorithm[Any]], step: Step) -> tuple[list[dict[str, float]], Cost]:
+        """Validate each run's candidates after a step; return what the best so far of each has, and what it took."""
         rules = self.experiment.rules()
-        pairs = zip(algorithms, self.step.state.runs.values(), strict=True)
+        best = [v.metrics for v in self.verdicts]
+        pairs = zip(algorithms, step.state.runs.values(), strict=True)
         named = [(i, genome) for i, (a, own) in enumerate(pairs) for genome in a.candidates(own).values()]
         if not named:
-            return Cost()
+            return best, Cost()
         found, cost = self.experiment.validate(torch.stack([genome for _, genome in named]))
-        best = [v.metrics for v in self.verdicts]
         for (i, _), metrics in zip(named, found, strict=True):
             if not best[i] or loop.merit(metrics, rules) > loop.merit(best[i], rules):
                 best[i] = metrics
-        self.verdicts = [v._replace(metrics=metrics) for v, metrics in zip(self.verdicts, best, strict=True)]
-        return cost
+        return best, cost
 
     def only(self, places: Sequence[int]) -> "Group":
         """Return the group of some of its runs, as far as they are."""
@@ -166,6 +189,9 @@ class Group:
             self.experiment,
             [self.configs[i] for i in places],
             {name: [values[i] for i in places] for name, values in self.brought.items()},
-            replace(self.step, state=Joined({place(k): runs[i] for k, i in enumerate(places)})),
-            [self.verdicts[i] for i in places],
+            Reached(
+                replace(self.step, state=Joined({place(k): runs[i] for k, i in enumerate(places)})),
+                [self.verdicts[i] for i in places],
+                self.reached.cost,
+            ),
         )

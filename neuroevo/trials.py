@@ -1,8 +1,8 @@
 """Trials of hyperparameters: short runs, those of one shape trained as one population, the poor ones stopped at rungs.
 
 A trial is a run of the config with what it sets, cut to `tune.trial.generations`. With rungs (successive halving,
-Jamieson and Talwalkar 2016) only the best share of the trials begun together goes on at each. Where an iteration is at
-a rung is written down, so that a resume goes on from there.
+Jamieson and Talwalkar 2016) only the best share of the trials begun together goes on at each. How far an iteration is
+is written down at each rung and at a signal, so that a resume goes on from there.
 """
 
 import json
@@ -17,18 +17,19 @@ from typing import Any, NamedTuple
 import torch
 
 from neuroevo import checkpoint, composition, config, experiment, lockstep, loop, rundir
-from neuroevo.composition import Sources
+from neuroevo.composition import Experiment, Sources
 from neuroevo.config import Config
 from neuroevo.cost import Cost
-from neuroevo.experiment import Ready
+from neuroevo.errors import Interrupted
+from neuroevo.experiment import Ready, Signals
 from neuroevo.fitness import Plan
 from neuroevo.genome import Layout
 from neuroevo.identity import Identity
-from neuroevo.lockstep import Group, Verdict
+from neuroevo.lockstep import Group, Reached, Verdict
 from neuroevo.loop import Rules
 
 KEPT_SOURCES = 3  # kinds of features that are kept in memory
-FILE = "rung.json"  # where an iteration is at a rung
+FILE = "rung.json"  # how far an iteration is
 
 Settings = dict[str, Any]  # config key -> value
 
@@ -45,12 +46,12 @@ class Trainer:
 
     def __init__(
         self, ready: Ready, folder: Path, rules: Rules, images: Callable[[int, int], None],
-        log: Callable[[str], None], check: Callable[[], None],
+        log: Callable[[str], None], signals: Signals,
     ) -> None:  # fmt: skip
         assert ready.config.tune is not None
         self.ready, self.config, self.given = ready, ready.config, ready.config.tune.trial
         self.folder, self.rules = folder / rundir.RUNG, rules
-        self.images, self.log, self.check = images, log, check
+        self.images, self.log, self.signals = images, log, signals
         self.sources: OrderedDict[str, Sources] = OrderedDict()
         self.data = Identity.of(*ready.given)
 
@@ -85,26 +86,43 @@ class Trainer:
         return whole
 
     def run(self, settings: list[Settings], iteration: int) -> tuple[list[Verdict], Cost]:
-        """Run trials to their end, or to the rung where they are stopped; return how each did, and the cost of all."""
-        parts, cost = self.begun(settings)
+        """Run trials to their end, or to the rung where they are stopped; return how each did, and the cost of all.
+
+        A signal ends it at once; what is written down then is how far each trial was after its last generation.
+        """
+        parts, before = self.begun(settings)
         verdicts, rungs, first = [Verdict({}, 0, Cost())] * len(settings), self.rungs(), 0
         saved = self.saved(iteration, settings)
         if saved is not None:
-            first, cost = saved["rung"] + 1, Cost.from_record(saved["cost"])
+            first, before = saved["rung"] + 1, Cost.from_record(saved["cost"])
             verdicts = [Verdict(v["metrics"], v["generations"], Cost.from_record(v["cost"])) for v in saved["verdicts"]]
-            name = self.name(iteration, saved["rung"])
+            name = saved.get("name", f"{iteration}-{saved['rung']}-")  # searches before this one have no name
             parts = [self.restored(part, rows, self.folder / f"{name}{i}.h5", verdicts)
                      for i, (part, rows) in enumerate(zip(parts, saved["rows"], strict=True))]  # fmt: skip
-        for rung, until in enumerate(rungs[first:], first):
+
+        def now() -> tuple[list[Verdict], Cost]:
+            found, cost = list(verdicts), before
             for group, rows in parts:
-                if rows:
-                    cost += group.advance(until, rungs[-1])
-                    for i, verdict in zip(rows, group.verdicts, strict=True):
-                        verdicts[i] = verdict
+                cost += group.reached.cost
+                for i, verdict in zip(rows, group.verdicts if rows else (), strict=True):
+                    found[i] = verdict
+            return found, cost
+
+        for rung, until in enumerate(rungs[first:], first):
+            try:
+                with self.signals.prompt():
+                    for group, rows in parts:
+                        if rows:
+                            group.advance(until, rungs[-1])
+            except Interrupted:
+                if any(group.reached.cost.samples for group, _ in parts):  # else the last file has it all
+                    self.save(iteration, rung - 1, settings, parts, *now())
+                raise
+            verdicts, cost = now()
             if until != rungs[-1]:
                 parts = self.thinned(parts, verdicts)
                 self.save(iteration, rung, settings, parts, verdicts, cost)
-                self.check()
+                self.signals.check()
         return verdicts, cost
 
     def begun(self, settings: Sequence[Settings]) -> tuple[list[Part], Cost]:
@@ -118,9 +136,13 @@ class Trainer:
                 for key, name in lockstep.TRAITS.items()
                 if isinstance(settings[rows[0]].get(key), float)
             }
-            assembled = composition.assemble(configs[rows[0]], source)
+            assembled = self.assembled(configs[rows[0]], source)
             parts.append(Part(Group.begun(assembled, [configs[i] for i in rows], brought), rows))
         return parts, cost
+
+    def assembled(self, c: Config, source: Sources) -> Experiment:
+        """Return a trial's parts."""
+        return composition.assemble(c, source)
 
     @staticmethod
     def grouped(settings: Sequence[Settings], configs: Sequence[Config]) -> list[list[int]]:
@@ -172,11 +194,6 @@ class Trainer:
         """Return a part with some of its trials."""
         return Part(part.group.only([part.rows.index(i) for i in rows]), rows) if rows else Part(part.group, [])
 
-    @staticmethod
-    def name(iteration: int, rung: int) -> str:
-        """Return what the files of a rung begin with."""
-        return f"{iteration}-{rung}-"
-
     def save(
         self,
         iteration: int,
@@ -186,15 +203,17 @@ class Trainer:
         verdicts: list[Verdict],
         cost: Cost,
     ) -> None:
-        """Write where an iteration is; what counts is the last file, which names the others."""
+        """Write where an iteration is, behind which rung; what counts is the last file, which names the others."""
         self.folder.mkdir(exist_ok=True)
-        name = self.name(iteration, rung)
+        # Another name wherever the state is another: the files that are named now must stay until the last is replaced.
+        name = f"{iteration}-{rung}-{sum(group.step.generation for group, rows in parts if rows)}-"
         for i, (group, rows) in enumerate(parts):
-            if rows:
+            if rows and group.step.generation:
                 notes = attributes(self.ready, self.data, group.experiment.layout, group.experiment.plan)
                 checkpoint.write(self.folder / f"{name}{i}.h5", notes, {}, group.step, [])
         state = {
-            "iteration": iteration, "rung": rung, "settings": settings, "rows": [part.rows for part in parts],
+            "iteration": iteration, "rung": rung, "name": name, "settings": settings,
+            "rows": [part.rows for part in parts],
             "cost": cost.record(), "verdicts": [v._asdict() | {"cost": v.cost.record()} for v in verdicts],
         }  # fmt: skip
         rundir.replace(self.folder / FILE, json.dumps(state).encode())
@@ -210,19 +229,32 @@ class Trainer:
         return state if same else None
 
     def restored(self, part: Part, rows: list[int], file: Path, verdicts: list[Verdict]) -> Part:
-        """Return what is left of a part at the rung that was saved."""
+        """Return what is left of a part, as far as it was when it was saved."""
         group, _ = left = self.left(part, rows)
-        if rows:
+        if rows and verdicts[rows[0]].generations:
             saved = checkpoint.read(file)
             experiment.agree(saved, self.data, self.log)
             composition.same_weights(self.ready.backbone, saved.frozen, self.config.backbone.weights)
             state = checkpoint.state(file, group.step.state, group.experiment.home)
-            group.step, group.verdicts = replace(saved.step, state=state), [verdicts[i] for i in rows]
+            group.reached = Reached(replace(saved.step, state=state), [verdicts[i] for i in rows], Cost())
         return left
 
     def clear(self) -> None:
-        """Take the files of a rung off the disk."""
+        """Take the files of an iteration off the disk."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def crowded(c: Config, count: int) -> str | None:
+    """Return what to know where each of so many trials an iteration is a whole population; None where it is not."""
+    n = composition.sizes(c).later
+    if c.algorithm.name == "fixed" or n == 1:
+        return None
+    learning = "" if c.refine is not None else ", and a refine to train it"
+    return (
+        f"each trial is a {c.algorithm.name} of {n:,} individuals, so an iteration of {count:,} is {count * n:,} "
+        "networks; for one network a trial set algorithm.name fixed, algorithm.population 1, genome.init_sigma 0"
+        + learning
+    )
 
 
 def attributes(ready: Ready, data: Identity, layout: Layout, plan: Plan | None = None) -> dict[str, Any]:

@@ -241,11 +241,11 @@ class Tuner(Search):
 
     def __init__(
         self, ready: Ready, folder: Path, images: Callable[[int, int], None], log: Callable[[str], None],
-        check: Callable[[], None] = lambda: None,
+        signals: Signals | None = None,
     ) -> None:  # fmt: skip
         super().__init__(ready.config, folder)
         self.ready, self.log = ready, log
-        self.trainer = Trainer(ready, folder, self.rules(), images, log, check)
+        self.trainer = Trainer(ready, folder, self.rules(), images, log, signals or Signals())
 
     def development(self) -> Development:
         """Return how positions are scored: by trials of those that are new."""
@@ -305,7 +305,7 @@ def run(c: Config, out: str | None, stem: str, reporter: Reporter) -> Path:
     with Signals() as signals, blame.on_users(c):
         ready = experiment.prepared(c)
         with experiment.started(ready, out, stem, reporter) as (folder, log):
-            tuner = Tuner(ready, folder, experiment.watched(reporter, signals), log, signals.check)
+            tuner = Tuner(ready, folder, experiment.watched(reporter, signals), log, signals)
             search(tuner, tuner.initial(), [], signals, reporter)
             signals.check()
     return final(folder, c, reporter)
@@ -390,7 +390,10 @@ def resume(run_dir: str, sets: list[str], reporter: Reporter) -> Path:
 
 def resumed(folder: Path, change: Callable[[Config], Config], reporter: Reporter) -> Path:
     """Go on with a search whose config changes in what ends it, `tune.final` or checkpoint alone."""
-    with Signals() as signals, claims.locked(folder), experiment.logged(folder, reporter) as log:
+    with (
+        Signals() as signals, claims.locked(folder), experiment.unbegun(folder, reporter),
+        experiment.logged(folder, reporter) as log,
+    ):  # fmt: skip
         searched = stage(folder, log)
         assert searched is not None
         where, saved, before = searched.where, searched.saved, searched.config
@@ -413,7 +416,7 @@ def resumed(folder: Path, change: Callable[[Config], Config], reporter: Reporter
         else:
             with blame.on_users(c, log.keep):
                 ready = experiment.prepared(c if saved is None else experiment.found(c, log), log)
-                tuner = Tuner(ready, folder, experiment.watched(reporter, signals), log, signals.check)
+                tuner = Tuner(ready, folder, experiment.watched(reporter, signals), log, signals)
                 step: Step = tuner.initial()
                 history: checkpoint.History = []
                 if saved is not None:
@@ -442,11 +445,15 @@ def search(
     algorithm = tuner.algorithm()
     if step.generation == 0:
         context = Context(c.seed, 1, 0.0, HOME)
-        first = tuner.planned(algorithm.ask(step.state, context), context)
+        population = algorithm.ask(step.state, context)
+        first = tuner.planned(population, context)
         limit = rules.budget.spent(0, Cost(), 0.0, first)
         if limit is not None:
             raise InputError(f"tune.budget.{limit}: one iteration takes more: {first.samples:,} samples "
                              f"({first.forward:,} forward, {first.backward:,} backward)")  # fmt: skip
+        warning = trials.crowded(c, len(population.genomes))
+        if warning is not None:
+            tuner.log(f"{caveats.WARNING}{warning}")
 
     def settle() -> None:
         experiment.settle(c, folder, writer, step, history, changed)
@@ -463,7 +470,7 @@ def search(
 
     try:
         step = experiment.recorded(run, step, history, folder, writer, 1, rules, signals, reporter, after)
-    except Interrupted:  # at a rung
+    except Interrupted:  # within an iteration
         step = last
     finished = step.stop is not None
     reason = step.stop or signal.Signals((signals.status or 128) - 128).name

@@ -5,6 +5,7 @@ What doesn't need a process of its own is called in this one: importing everythi
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -241,6 +242,24 @@ def test_whatever_text_file_of_a_run_is_damaged_no_command_ends_in_a_traceback(
         assert json.loads((tmp_path / "r" / "result.json").read_text())["generations"] == 4
 
 
+def test_validate_takes_the_options_of_a_bench(neuroevo: Command) -> None:
+    found = neuroevo("validate", *QUICK, "--arms", "ga,config", "--seeds", "2", "--budget", "samples=60_000")
+    assert found.returncode == 0, found.stderr
+    lines = " ".join(found.stdout.split())
+    assert "runs 4: 2 arms x 2 seeds x 1 splits, 60,000 samples each ga about " in lines
+    assert "one run after another" in lines
+    for options, said in (
+        (["--arms", "gaa"], "--arms: no arm is called 'gaa'"),
+        (["--seeds", "2"], "--seeds: only a bench has these; name its arms with --arms"),
+        (["--arms", "ga", "--splits", "0"], "--splits: 0 given, one or more expected"),
+        (["--arms", "ga", "--budget", "seconds=3"], "--budget seconds=3: give it as samples=N"),
+    ):
+        wrong = neuroevo("validate", *QUICK, *options)
+        assert wrong.returncode == 2
+        assert said in wrong.stderr
+        assert "Traceback" not in wrong.stderr
+
+
 def test_list_validate_and_doctor_print_what_they_should(neuroevo: Command) -> None:
     listed = neuroevo("list", "selection")
     assert "tournament" in listed.stdout
@@ -249,6 +268,7 @@ def test_list_validate_and_doctor_print_what_they_should(neuroevo: Command) -> N
     assert validated.returncode == 0, validated.stderr
     assert "forward samples  24,576" in " ".join(validated.stdout.split()).replace("samples ", "samples  ")
     assert "population: 16" in validated.stdout
+    assert re.search(r"time +about .* in all: .*run .*, start", validated.stdout)
     doctor = neuroevo("doctor")
     assert doctor.returncode == 0
     assert "torch" in doctor.stdout

@@ -18,7 +18,7 @@ import torch
 from conftest import Quiet, make_folder
 from safetensors.torch import save_file
 
-from neuroevo import backbones, checkpoint, experiment, features, inspection, rundir
+from neuroevo import backbones, checkpoint, experiment, features, fitness, inspection, rundir
 from neuroevo.config import load
 from neuroevo.errors import InputError, Interrupted, RunError
 from neuroevo.genome import Layout
@@ -162,6 +162,37 @@ def test_a_signal_finishes_the_generation_saves_and_leaves_and_the_run_resumes_t
     result = rundir.read_result(folder)
     assert (result["status"], result["stop_reason"], result["test_scored"]) == ("interrupted", number.name, 0)
     assert "test" not in result["champion"]
+    experiment.resume(str(folder), [], Quiet())
+    assert contents(folder) == uninterrupted
+
+
+@pytest.mark.parametrize(("at", "seconds", "kept"), [(4, 5.0, 3), (4, 0.0, 4), (1, 5.0, 0)])
+def test_a_generation_that_is_not_finished_soon_after_a_signal_is_dropped_and_computed_by_the_resume(
+    tmp_path: Path, uninterrupted: dict[str, Any], monkeypatch: pytest.MonkeyPatch, at: int, seconds: float, kept: int
+) -> None:
+    folder, real, scored = tmp_path / "r", fitness.fitness, 0
+
+    def score(*given: Any) -> Any:
+        nonlocal scored
+        scored += 1
+        if scored == at:
+            os.kill(os.getpid(), signal.SIGINT)
+            end = time.monotonic() + seconds
+            while time.monotonic() < end:
+                time.sleep(0.01)
+        return real(*given)
+
+    monkeypatch.setattr(fitness, "fitness", score)
+    monkeypatch.setattr(experiment, "PATIENCE", 0.2)
+    quiet, began = Quiet(), time.monotonic()
+    with pytest.raises(Interrupted):
+        experiment.run(load(None, SETS), str(folder), "test", quiet)
+    assert time.monotonic() - began < 4
+    if kept:
+        assert rundir.read_result(folder)["generations"] == kept
+        assert checkpoint.listed(folder / "checkpoints")[0].name == checkpoint.name(kept)
+    else:
+        assert "interrupted before its first generation" in quiet.lines[-1]
     experiment.resume(str(folder), [], Quiet())
     assert contents(folder) == uninterrupted
 

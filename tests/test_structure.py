@@ -15,7 +15,7 @@ ORDER = [  # each may import those before it
     "evaluation", "yamlfile", "config", "blame", "hdf5", "checkpoint", "rundir", "claims", "progress",
     "genealogy", "glyphs", "plots", "page", "runpage", "benchpage", "report", "watch",
     "starts", "composition", "lockstep", "experiment", "trials", "tune", "arms", "workers", "bench", "export",
-    "inspection", "cli", "__main__",
+    "pace", "forecast", "inspection", "cli", "__main__",
 ]  # fmt: skip
 ONLY = {  # the one module that imports a library
     "h5py": {"hdf5"}, "pydantic": {"config"}, "typer": {"cli"}, "rich": {"progress"},

@@ -16,7 +16,7 @@ import torch
 import yaml
 from conftest import Quiet, weights_of_a_network
 
-from neuroevo import checkpoint, cli, config, experiment, plots, report, rundir, runpage, trials, tune
+from neuroevo import checkpoint, cli, config, experiment, fitness, plots, report, rundir, runpage, trials, tune
 from neuroevo.config import Config
 from neuroevo.cost import Cost
 from neuroevo.errors import InputError, Interrupted, RunError
@@ -342,6 +342,105 @@ def test_a_search_goes_on_from_the_rung_it_was_interrupted_at(tmp_path: Path, mo
     monkeypatch.setattr(Group, "advance", advance)
     tune.resume(str(tmp_path / "cut"), [], Quiet())
     assert advanced[0] == 4  # the rungs at 1 and 2 were passed
+    assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    "sets",
+    [
+        [*MLP, *HALVING],
+        ["algorithm={name: ga, population: 6, elites: 2}", "genome.init_sigma=0.02", "tune.trial.generations=4",
+         "tune.space.algorithm.mutation.sigma={name: float, low: 0.001, high: 0.3, scale: log}"],
+    ],
+)  # fmt: skip
+def test_a_search_interrupted_within_a_generation_of_its_trials_ends_in_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sets: list[str]
+) -> None:
+    searched(tmp_path / "whole", *sets)
+    whole, real, scored = contents(tmp_path / "whole"), fitness.fitness, 0
+    stops: set[int] = set()
+
+    def score(*given: Any) -> tuple[fitness.Scores, Cost]:
+        nonlocal scored
+        scored += 1
+        if scored in stops:
+            os.kill(os.getpid(), signal.SIGINT)
+        return real(*given)
+
+    monkeypatch.setattr(fitness, "fitness", score)
+    for first in (1, 3, 8):  # before any generation, between two, behind a rung
+        stops, scored, folder, quiet = {first, first + 5}, 0, tmp_path / f"cut{first}", Quiet()
+        with pytest.raises(Interrupted):
+            searched(folder, *sets, reporter=quiet)
+        assert f"neuroevo resume {folder}" in quiet.lines[-1]
+        assert scored == first
+        assert rundir.read_result(folder)["status"] == "interrupted"
+        with pytest.raises(Interrupted):  # in another iteration, or further in the same one
+            tune.resume(str(folder), [], Quiet())
+        stops = set()
+        tune.resume(str(folder), [], Quiet())
+        assert contents(folder) == whole
+
+
+SLOW = ["tune.trial.generations=40", "tune.budget.generations=1"]
+
+
+def slow_child(folder: str, sets: list[str]) -> None:
+    def judge(*given: Any) -> Any:
+        time.sleep(0.25)
+        return real(*given)
+
+    real, Group.judge = Group.judge, judge  # type: ignore[method-assign]
+    try:
+        tune.run(load(*sets), folder, "test", Quiet())
+    except Interrupted as error:
+        os._exit(error.status)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_a_long_iteration_in_seconds_and_loses_one_generation(
+    tmp_path: Path, number: signal.Signals, status: int
+) -> None:
+    searched(tmp_path / "whole", *SLOW)
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload(["neuroevo.tune", "timm", "scipy.stats", "test_tune"])
+    folder = tmp_path / "r"
+    process = processes.Process(target=slow_child, args=(str(folder), SLOW))  # ten seconds an iteration
+    process.start()
+    deadline = time.monotonic() + 60
+    while not (folder / "config.yaml").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(2)
+    began = time.monotonic()
+    os.kill(process.pid or 0, number)
+    process.join()
+    assert time.monotonic() - began < 4
+    assert process.exitcode == status
+    left = json.loads((folder / "rung" / "rung.json").read_text())
+    assert 0 < left["verdicts"][0]["generations"] < 40
+    tune.resume(str(folder), [], Quiet())
+    assert contents(folder) == contents(tmp_path / "whole")
+
+
+def test_an_iteration_at_a_rung_of_the_last_format_is_gone_on_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    searched(tmp_path / "whole", *HALVING)
+    real = trials.Trainer.save
+
+    def save(self: trials.Trainer, iteration: int, rung: int, *rest: Any) -> None:
+        real(self, iteration, rung, *rest)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with monkeypatch.context() as patched, pytest.raises(Interrupted):
+        patched.setattr(trials.Trainer, "save", save)
+        searched(tmp_path / "cut", *HALVING)
+    folder = tmp_path / "cut" / "rung"
+    state = json.loads((folder / "rung.json").read_text())
+    name = state.pop("name")
+    (folder / f"{name}0.h5").rename(folder / "1-0-0.h5")
+    (folder / "rung.json").write_text(json.dumps(state))
+    tune.resume(str(tmp_path / "cut"), [], Quiet())
     assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
 
 
