@@ -10,7 +10,7 @@ from conftest import TINY, Quiet
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from neuroevo import composition, devices, experiment, export, gradient, inspection, rundir
+from neuroevo import composition, config, devices, experiment, export, gradient, inspection, rundir
 from neuroevo.algorithms import ALGORITHMS, Algorithm, Sizes, measure
 from neuroevo.algorithms.ga import ga
 from neuroevo.config import load
@@ -141,7 +141,11 @@ def test_features_that_are_not_finite_are_refused_and_the_remedy_is_named(
 
 def test_batch_norms_that_are_not_there_cost_nothing_and_that_is_said(tmp_path: Path, quiet: Quiet) -> None:
     plain = start(tmp_path / "a")
-    result = start(tmp_path / "b", "backbone.batchnorm=recalibrate", quiet=quiet)
+    with pytest.raises(InputError, match=r"backbone.batchnorm: 'recalibrate' has no effect.*add backbone.trainable"):
+        start(tmp_path / "b", "backbone.batchnorm=recalibrate")
+    raw = config.override(dict(config.DEFAULT), [*TINY, "backbone.batchnorm=recalibrate"], quiet.note)
+    experiment.run(config.check(raw), str(tmp_path / "b"), "test", quiet)  # as a run that was begun before goes on
+    result = rundir.read_result(tmp_path / "b")
     for name in ("forward_samples", "validation_samples"):
         assert result["cost"][name] == plain["cost"][name]
     assert any("nothing is re-estimated" in line for line in quiet.lines)

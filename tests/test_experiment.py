@@ -40,11 +40,11 @@ def test_a_run_leaves_what_the_contract_says(tmp_path: Path, quiet: Quiet) -> No
         "confusion.csv",
     }  # fmt: skip
     assert list(result) == [
-        "status", "stop_reason", "generations", "seed", "device", "data", "champion", "cost",
-        "views", "plan_changes", "test_scored", "versions", "files",
+        "status", "stop_reason", "generations", "seed", "device", "data", "champion", "warnings",
+        "cost", "views", "plan_changes", "test_scored", "versions", "files",
     ]  # fmt: skip
     assert (result["status"], result["stop_reason"], result["generations"]) == ("finished", "generations", 6)
-    assert set(result["champion"]) == {"kind", "generation", "validation", "test"}
+    assert set(result["champion"]) == {"kind", "generation", "about", "validation", "test"}
     for split in ("validation", "test"):
         assert {"accuracy", "cross_entropy"} <= set(result["champion"][split])
     low, high = result["champion"]["test"]["interval"]["accuracy"]
@@ -96,9 +96,11 @@ def test_a_run_of_many_objectives_validates_its_front_whose_best_is_the_champion
     assert result["cost"]["validation_samples"] == 270 * (1 + sum(len(fronts[i]) for i in range(1, 20, 2)))
     last = quiet.steps[-1]
     assert last.scores.objectives == 2
-    norms = last.population.genomes.double().norm(dim=1)
-    torch.testing.assert_close(last.scores.values[:, 0], -norms)
-    assert last.record["fitness_best"] == float(-norms.min())  # the history is of the first
+    parts, _ = experiment.opened(str(tmp_path / "r"), quiet)
+    exported = [parts.network_weights(genome) for genome in last.population.genomes]
+    norms = torch.tensor([sum(float(w.double().square().sum()) for w in own.values()) ** 0.5 for own in exported])
+    torch.testing.assert_close(last.scores.values[:, 0], -norms.double(), rtol=1e-6, atol=0.0)
+    assert last.record["fitness_best"] == float(last.scores.values[:, 0].max())  # the history is of the first
 
 
 def test_class_weights_are_of_cross_entropy_wherever_it_stands(tmp_path: Path) -> None:
@@ -409,7 +411,7 @@ def test_what_individuals_have_of_their_own_is_in_the_history(tmp_path: Path) ->
         (["refine.stepz=3"], r"refine.stepz: unknown key \(did you mean steps"),
         (["refine.name=sgdd"], r"refine.name: no refine is called 'sgdd' \(did you mean sgd"),
         (["refine.name=adam", "refine.momentum=0.9"], "refine.momentum: unknown key"),
-        (["refine.dropout=0.5"], "refine.dropout: linear has no dropout layer"),
+        (["refine.steps=1", "refine.dropout=0.5"], "refine.dropout: linear has no dropout layer"),
         (["refine.share=0"], "refine.share: 0 given"),
     ],
 )
