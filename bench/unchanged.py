@@ -29,7 +29,7 @@ SIX: dict[str, tuple[str, list[str], str]] = {  # name -> command, its arguments
     "hybrid": ("run", [str(RUNS / "hybrid.yaml"), "refine.optimizer_state=inherit", "budget.generations=10"],
                "budget.generations=14"),
     "deep": ("run", [str(RUNS / "digits.yaml"), *DEEP, "budget.generations=4"], "budget.generations=6"),
-    "front": ("run", [str(RUNS / "digits.yaml"), "fitness.metrics=[cross_entropy, weight_norm]",
+    "front": ("run", [str(RUNS / "digits.yaml"), "fitness={metrics: [cross_entropy, weight_norm]}",
                       "algorithm.population=64", "budget.generations=30"], "budget.generations=40"),
     "tune": ("tune", [str(RUNS / "tune_lr.yaml"), "data={name: digits, image_size: 48}", "tune.budget.generations=2"],
              "tune.budget.generations=3"),
