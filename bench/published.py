@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from neuroevo import config, rundir
-from neuroevo.benchpage import table as rows
+from neuroevo.report.benchpage import table as rows
 
 
 def table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:

@@ -310,7 +310,7 @@ def finished(folder: Path, bench: Bench, tasks: list[Task], reporter: Reporter) 
                 write(folder, bench, tasks)
     finally:
         write(folder, bench, tasks)
-    from neuroevo import report  # it brings matplotlib along, which no worker needs
+    from neuroevo.report import report  # it brings matplotlib along, which no worker needs
 
     report.report(str(folder))
     if failed:

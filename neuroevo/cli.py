@@ -168,13 +168,13 @@ def report(
 ) -> None:
     """Write the page of a run or a bench, report.html, and its plots; with --watch, serve it to this machine."""
     if watch:
-        from neuroevo.watch import watch as watch_
+        from neuroevo.report.watch import watch as watch_
 
         watch_(folder, port or 0)
         return
     if port is not None:
         raise InputError("--port: only a page that is served has one; add --watch")
-    from neuroevo import report as report_
+    from neuroevo.report import report as report_
 
     print(printable(str(report_.report(folder, lambda line: print(printable(line), file=sys.stderr)))))
 

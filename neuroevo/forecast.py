@@ -389,12 +389,12 @@ def page_seconds(count: int) -> float:
     cpu = torch.device("cpu")
 
     def draw() -> None:
-        from neuroevo import plots  # it brings matplotlib along
+        from neuroevo.report import figures, plots_of_runs  # they bring matplotlib along
 
         with TemporaryDirectory() as folder:
-            plot = plots.fitness("fitness", history)
-            plots.save(plot, Path(folder))
-            plots.svg(plot)
+            plot = plots_of_runs.fitness("fitness", history)
+            figures.save(plot, Path(folder))
+            figures.svg(plot)
 
     first, _ = timed(cpu, draw)
     again, _ = timed(cpu, draw)

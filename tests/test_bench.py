@@ -18,9 +18,10 @@ import torch
 import yaml
 from conftest import Quiet
 
-from neuroevo import arms, bench, composition, config, experiment, gradient, heads, report, rundir
+from neuroevo import arms, bench, composition, config, experiment, gradient, heads, rundir
 from neuroevo.composition import Experiment
 from neuroevo.errors import InputError, Interrupted, RunError
+from neuroevo.report import report
 
 # Digits' own pixels: quick, and nothing to download.
 BASE = "data: {name: digits}\nbackbone: {name: none, weights: none}\nmemory: {limit: 100000000}\n"
@@ -46,7 +47,7 @@ def base(tmp_path: Path) -> str:
 
 @pytest.fixture(autouse=True)
 def pages(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """Pages that were asked for; tests/test_report.py draws them."""
+    """Pages that were asked for; tests/report/test_report.py draws them."""
     drawn: list[Path] = []
     monkeypatch.setattr(report, "report", lambda folder: drawn.append(Path(folder)))
     return drawn

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from conftest import TINY, Quiet, make_folder
 
-from neuroevo import caveats, cli, composition, config, experiment, rundir, runpage
+from neuroevo import caveats, cli, composition, config, experiment, rundir
 from neuroevo.config import load
 from neuroevo.errors import InputError
+from neuroevo.report import runpage
 
 REFINE = "refine.steps=1"
 

@@ -9,12 +9,13 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from neuroevo import genealogy, rundir
+from neuroevo import rundir
 from neuroevo.cost import Cost
 from neuroevo.errors import InputError, RunError
 from neuroevo.fitness import Scores
 from neuroevo.genome import Population
 from neuroevo.loop import Champion, Step
+from neuroevo.report import genealogy
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:

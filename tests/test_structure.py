@@ -13,7 +13,8 @@ ORDER = [  # each may import those before it
     "caveats",
     "weightfiles", "cache", "images", "folders", "data", "inventory", "identity", "downloads", "backbones", "features",
     "evaluation", "yamlfile", "config", "blame", "hdf5", "checkpoint", "rundir", "claims", "progress",
-    "genealogy", "glyphs", "plots", "page", "runpage", "benchpage", "report", "watch",
+    "report.genealogy", "report.glyphs", "report.figures", "report.plots_of_runs", "report.plots_of_searches",
+    "report.plots_of_benches", "report.page", "report.runpage", "report.benchpage", "report.report", "report.watch",
     "starts", "composition", "lockstep", "experiment", "trials", "tune", "arms", "workers", "bench", "export",
     "pace", "forecast", "inspection", "cli", "__main__",
 ]  # fmt: skip
@@ -21,7 +22,8 @@ ONLY = {  # the one module that imports a library
     "h5py": {"hdf5"}, "pydantic": {"config"}, "typer": {"cli"}, "rich": {"progress"},
     "safetensors": {"weightfiles"}, "sklearn": {"data"}, "evotorch": {"operators", "algorithms"},
     "scipy": {"evaluation", "statistics"}, "yaml": {"yamlfile"}, "platformdirs": {"cache"}, "psutil": {"devices"},
-    "matplotlib": {"glyphs", "plots"}, "optuna": {"samplers"}, "filelock": {"cache"},
+    "matplotlib": {f"report.{name}" for name in ("glyphs", "figures", "plots_of_runs", "plots_of_searches",
+                                                 "plots_of_benches")}, "optuna": {"samplers"}, "filelock": {"cache"},
 }  # fmt: skip
 
 
@@ -36,11 +38,18 @@ def imports(path: Path) -> set[str]:
 
 
 def module(path: Path) -> str:
-    parts = path.relative_to(PACKAGE).with_suffix("").parts
-    return parts[0]
+    return place(".".join(path.relative_to(PACKAGE).with_suffix("").parts))
 
 
-FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+def place(dotted: str) -> str:
+    """Return what of ORDER a dotted name within the package belongs to, "" where nothing."""
+    parts = dotted.split(".")
+    return next((name for k in range(len(parts), 0, -1) if (name := ".".join(parts[:k])) in ORDER), "")
+
+
+FILES = sorted(
+    path for path in PACKAGE.rglob("*.py") if path not in (PACKAGE / "__init__.py", PACKAGE / "report/__init__.py")
+)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
@@ -49,8 +58,8 @@ def test_imports_point_up_only(path: Path) -> None:
     assert here in ORDER
     for name in imports(path):
         package, _, rest = name.partition(".")
-        target = rest.split(".")[0]
-        if package == "neuroevo" and target in ORDER and target != here:
+        target = place(rest)
+        if package == "neuroevo" and target and target != here:
             assert ORDER.index(target) < ORDER.index(here), f"{here} imports {target}"
         if package in ONLY:
             assert here in ONLY[package], f"{here} imports {package}"
@@ -61,8 +70,11 @@ def test_every_module_has_its_test_file(name: str) -> None:
     tests = Path(__file__).parent
     names = {"algorithms": ["test_algorithms.py", "test_ga.py", "test_pso.py", "test_de.py", "test_baselines.py"],
              "experiment": ["test_experiment.py", "test_resume.py"],
-             "composition": ["test_composition.py", "test_unfrozen.py"]}  # fmt: skip
-    for file in names.get(name, [f"test_{name}.py"]):
+             "composition": ["test_composition.py", "test_unfrozen.py"],
+             **{f"report.{own}": ["report/test_plots.py"] for own in (
+                 "figures", "plots_of_runs", "plots_of_searches", "plots_of_benches")}}  # fmt: skip
+    folder, _, last = name.rpartition(".")
+    for file in names.get(name, [f"{folder}/test_{last}.py" if folder else f"test_{last}.py"]):
         assert (tests / file).exists()
 
 

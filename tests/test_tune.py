@@ -16,12 +16,13 @@ import torch
 import yaml
 from conftest import Quiet, weights_of_a_network
 
-from neuroevo import checkpoint, cli, config, experiment, fitness, plots, report, rundir, runpage, trials, tune
+from neuroevo import checkpoint, cli, config, experiment, fitness, rundir, trials, tune
 from neuroevo.config import Config
 from neuroevo.cost import Cost
 from neuroevo.errors import InputError, Interrupted, RunError
 from neuroevo.lockstep import Group
 from neuroevo.loop import Rules, Step
+from neuroevo.report import plots_of_searches, report, runpage
 from neuroevo.rng import Context
 
 # Digits' own pixels: quick, and nothing to download.
@@ -585,7 +586,7 @@ def test_what_never_exists_or_never_came_to_a_figure_is_left_out_of_the_plots(tm
     read = runpage.read_trials(tmp_path)
     assert read is not None
     assert [(axis.name, axis.labels) for axis in read.axes] == [("refine.lr", []), ("refine.name", ["adam", "adamw"])]
-    assert len(plots.trials(read)) == 3
+    assert len(plots_of_searches.trials(read)) == 3
     for damaged in ([*rows, rows[-1]], [*rows[:2], *rows[3:]]):  # a row twice, or gone
         (tmp_path / "trials.csv").write_text("\n".join(damaged) + "\n")
         lines: list[str] = []

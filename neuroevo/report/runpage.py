@@ -11,10 +11,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from neuroevo import caveats, checkpoint, config, genealogy, page, plots, rundir
+from neuroevo import caveats, checkpoint, config, rundir
 from neuroevo.errors import InputError, printable
 from neuroevo.metrics import LOWER_IS_BETTER, reported
-from neuroevo.plots import Axis, Plot, Trials, words
+from neuroevo.report import figures, genealogy, page, plots_of_runs, plots_of_searches
+from neuroevo.report.figures import Plot, words
+from neuroevo.report.plots_of_searches import Axis, Trials
 from neuroevo.rundir import Note
 
 COST = ("generation", "forward_samples", "backward_samples", "seconds")
@@ -60,7 +62,7 @@ class Run(NamedTuple):
         if self.result and not self.going_on:
             cost: dict[str, float] = self.result["cost"]
             return cost
-        return dict.fromkeys(plots.COSTS.values(), 0) | {key: self.history[-1][key] for key in COST[1:]}
+        return dict.fromkeys(plots_of_runs.COSTS.values(), 0) | {key: self.history[-1][key] for key in COST[1:]}
 
 
 def named(metric: Any) -> str:
@@ -128,7 +130,11 @@ def run_page(folder: Path, pictures: Path | None, refresh: int | None = None, no
     rundir.read_confusion(folder, bad.append)
     for line in dict.fromkeys(bad):
         note(line)
-    progress = [anytime(run), plots.fitness("fitness", run.history), plots.costs("cost", {folder.name: run.cost})]
+    progress = [
+        anytime(run),
+        plots_of_runs.fitness("fitness", run.history),
+        plots_of_runs.costs("cost", {folder.name: run.cost}),
+    ]
     body = (
         page.section(
             "Result", warnings(run), page.listed(short(run)), everything(run), *map(page.note, dict.fromkeys(bad))
@@ -138,7 +144,9 @@ def run_page(folder: Path, pictures: Path | None, refresh: int | None = None, no
         + page.section("The champion on test", *on_test(run, pictures))
         + page.section("Genealogy", *descended(run, pictures))
         + page.section("Pareto front", shown(front(run), pictures))
-        + page.section("Search of hyperparameters", shown([] if searched is None else plots.trials(searched), pictures))
+        + page.section(
+            "Search of hyperparameters", shown([] if searched is None else plots_of_searches.trials(searched), pictures)
+        )
         + page.section("How it was made", *made(run))
     )
     return page.document(f"neuroevo: {folder.resolve().name}", body, refresh)
@@ -153,9 +161,9 @@ def shown(given: Iterable[Plot], pictures: Path | None, prefix: str = "", beside
     if pictures is not None and drawn:
         pictures.mkdir(exist_ok=True)
         for plot in drawn:
-            plots.save(plot, pictures)
-    figures = [page.figure(plots.svg(plot), plot.title, plot.caption, plot.wide) for plot in drawn]
-    return f'<div class="plots">{"".join(figures)}{beside}</div>' if drawn else ""
+            figures.save(plot, pictures)
+    inside = [page.figure(figures.svg(plot), plot.title, plot.caption, plot.wide) for plot in drawn]
+    return f'<div class="plots">{"".join(inside)}{beside}</div>' if drawn else ""
 
 
 def short(run: Run) -> list[tuple[str, str]]:
@@ -226,7 +234,7 @@ def validations(run: Run) -> list[tuple[float, float, float]]:
 
 def anytime(run: Run) -> Plot:
     """Draw a run's best validation so far."""
-    return plots.anytime("anytime", validations(run), run.metric)
+    return plots_of_runs.anytime("anytime", validations(run), run.metric)
 
 
 def over_generations(run: Run) -> list[Plot]:
@@ -237,7 +245,7 @@ def over_generations(run: Run) -> list[Plot]:
              "invalid": "Individuals with a NaN or infinite logit."}  # fmt: skip
     median = "Each individual has its own: the median of the population."
     there = [key for key in others if any(line.get(key) for line in run.history)]
-    return [plots.column(key, run.history, key, about.get(key, median)) for key in there]
+    return [plots_of_runs.column(key, run.history, key, about.get(key, median)) for key in there]
 
 
 def on_test(run: Run, pictures: Path | None, prefix: str = "") -> list[str]:
@@ -254,9 +262,9 @@ def on_test(run: Run, pictures: Path | None, prefix: str = "") -> list[str]:
                 [header, *([rundir.cell(name), *figures] for name, *figures in scores)]
             )
     table = page.grid(header, scores, "A dash: of a class that is never predicted, or not there.")
-    if len(classes) > plots.COUNTED:
+    if len(classes) > figures.COUNTED:
         table = page.details(f"scores of each of {len(classes)} classes", table)
-    return [shown([plots.confusion("confusion", classes, counts)], pictures, prefix, f"<div>{table}</div>")]
+    return [shown([plots_of_runs.confusion("confusion", classes, counts)], pictures, prefix, f"<div>{table}</div>")]
 
 
 def by_class(classes: Sequence[str], counts: npt.NDArray[np.int64]) -> list[list[Any]]:
@@ -290,9 +298,9 @@ def descended(run: Run, pictures: Path | None, prefix: str = "") -> list[str]:
         return [page.note(f"No genealogy: the champion ({words(kind)}) {made_of}.")]
     tree = genealogy.ancestors(lineage, generation, rows[:PARTS], DEPTH, WIDEST)
     line = genealogy.descent(lineage, generation, rows[0])
-    drawn = [plots.descent("descent", line, run.history)]
+    drawn = [plots_of_runs.descent("descent", line, run.history)]
     if any(len(individuals) > 1 for individuals in tree):
-        drawn.insert(0, plots.genealogy("genealogy", tree, kind))
+        drawn.insert(0, plots_of_runs.genealogy("genealogy", tree, kind))
     return [shown(drawn, pictures, prefix)]
 
 
@@ -304,7 +312,7 @@ def front(run: Run) -> list[Plot]:
         return []
     names = saved.objectives
     points = [[reported(*pair) for pair in zip(names, row, strict=True)] for row in saved.front.fitness.tolist()]
-    return [plots.front("front", names, points)]
+    return [plots_of_runs.front("front", names, points)]
 
 
 def made(run: Run) -> list[str]:

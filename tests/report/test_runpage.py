@@ -7,8 +7,9 @@ import pytest
 from conftest import TINY, Quiet
 from sklearn.metrics import precision_recall_fscore_support
 
-from neuroevo import experiment, rundir, runpage
+from neuroevo import experiment, rundir
 from neuroevo.config import load
+from neuroevo.report import runpage
 
 
 @pytest.fixture

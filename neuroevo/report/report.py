@@ -7,9 +7,9 @@ import os
 from pathlib import Path
 
 from neuroevo import rundir
-from neuroevo.benchpage import bench_page
 from neuroevo.errors import InputError
-from neuroevo.runpage import run_page
+from neuroevo.report.benchpage import bench_page
+from neuroevo.report.runpage import run_page
 
 PAGE, PLOTS = rundir.PAGE, rundir.PLOTS
 

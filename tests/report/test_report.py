@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from neuroevo import report
 from neuroevo.errors import InputError
+from neuroevo.report import report
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 WIDTHS = (400, 1280)  # of a phone and of a desk

@@ -7,7 +7,7 @@ import pytest
 from matplotlib import font_manager
 from matplotlib.text import Text
 
-from neuroevo import glyphs, plots
+from neuroevo.report import figures, glyphs, plots_of_runs
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def test_another_font_stands_in_for_characters_that_the_own_font_lacks(monkeypat
     other = next(e for e in font_manager.fontManager.ttflist if e.name == "STIXGeneral")  # comes with matplotlib
     lacking = chr(min(c for c in glyphs.characters(other.fname) - own if chr(c).isprintable() and c < 0xE000))
     monkeypatch.setattr(glyphs, "family_with", lambda c: "STIXGeneral" if c == lacking else "DejaVu Sans")
-    with plots.drawing(f"a{lacking}", "a") as (figure, _):
+    with figures.drawing(f"a{lacking}", "a") as (figure, _):
         pass  # a warning of a glyph that is missing would be an error here
     label = next(text for text in figure.findobj(Text) if text.get_text() == f"a{lacking}")
     assert label.get_fontfamily()[-1] == "STIXGeneral"
@@ -70,9 +70,9 @@ NAMES = ["$5_to_$10", "$$", r"$\frac{$", "a_$x^$", "猫", "🐈", "a\rb", "a\x1b
 def test_classes_of_any_name_are_drawn_without_a_warning(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        plot = plots.confusion("p", NAMES, np.eye(len(NAMES), dtype=int))
-        plots.save(plot, tmp_path)
-        page = plots.svg(plot)
+        plot = plots_of_runs.confusion("p", NAMES, np.eye(len(NAMES), dtype=int))
+        figures.save(plot, tmp_path)
+        page = figures.svg(plot)
     assert (tmp_path / "p.png").stat().st_size > 1000
     assert "猫" in page  # a browser's fonts have it
     assert r"\u732b" not in page

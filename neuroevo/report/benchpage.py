@@ -13,12 +13,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from neuroevo import caveats, config, page, plots, rundir
+from neuroevo import caveats, config, rundir
 from neuroevo.errors import InputError
 from neuroevo.metrics import LOWER_IS_BETTER
-from neuroevo.plots import Interval, Plot, Point, words
+from neuroevo.report import figures, page, plots_of_benches, plots_of_runs
+from neuroevo.report.figures import Plot, words
+from neuroevo.report.plots_of_benches import Interval, Point
+from neuroevo.report.runpage import Run, descended, front, on_test, over_generations, read, short, shown, warnings
 from neuroevo.rundir import Note
-from neuroevo.runpage import Run, descended, front, on_test, over_generations, read, short, shown, warnings
 
 Row = dict[str, str]
 LARGEST = 1e300  # of a table's numbers
@@ -208,7 +210,7 @@ def compared(found: Bench) -> list[Plot]:
         probability = figure(row, "probability")
         if probability is not None:
             values |= {(row["b"], row["a"]): 1 - probability, (row["a"], row["b"]): probability}
-    return [plots.probabilities("probability", found.arms, values)] if values else []
+    return [plots_of_benches.probabilities("probability", found.arms, values)] if values else []
 
 
 def curves(found: Bench) -> list[Plot]:
@@ -223,7 +225,7 @@ def curves(found: Bench) -> list[Plot]:
                 runs.setdefault((row["split"], row["seed"]), []).append((samples, value))
         if runs:
             drawn[arm] = averaged(list(runs.values()))
-    return [plots.curves("curves", drawn, found.metric, list(found.about["arms"]))] if drawn else []
+    return [plots_of_benches.curves("curves", drawn, found.metric, list(found.about["arms"]))] if drawn else []
 
 
 def averaged(runs: Sequence[Sequence[tuple[float, float]]]) -> list[Point]:
@@ -245,10 +247,10 @@ def spent(found: Bench) -> list[Plot]:
     """Draw what an arm's runs took in the mean."""
     rows = {arm: found.of(arm) for arm in found.arms if found.of(arm)}
     means = {
-        arm: {key: float(np.mean([figure(run, key) or 0.0 for run in runs])) for key in plots.COSTS.values()}
+        arm: {key: float(np.mean([figure(run, key) or 0.0 for run in runs])) for key in plots_of_runs.COSTS.values()}
         for arm, runs in rows.items()
     }
-    return [plots.costs("cost", means)] if means else []
+    return [plots_of_runs.costs("cost", means)] if means else []
 
 
 def levels(found: Bench) -> str:
@@ -264,7 +266,7 @@ def levels(found: Bench) -> str:
         share = f"{row['reached']} of {row['runs']}"
         if samples is None or seconds is None:
             return f"-\n{share}"
-        return f"{plots.rounded(samples)}, {seconds:,.1f} s" + ("" if row["reached"] == row["runs"] else f"\n{share}")
+        return f"{figures.rounded(samples)}, {seconds:,.1f} s" + ("" if row["reached"] == row["runs"] else f"\n{share}")
 
     lines = [[arm, *(cell(arm, level) for level in asked)] for arm in found.arms if arm in {row["arm"] for row in rows}]
     caption = (f"Samples and seconds to levels of validation {words(found.metric)}, medians over runs; a dash where "
@@ -290,8 +292,8 @@ def spread(found: Bench) -> list[Plot]:
     about = "Each run a dot; the line is their mean, the bar its interval."
     metric, series = words(found.metric), list(found.about["arms"])
     return [
-        plots.distributions("test", "Champions on test", about, f"test {metric}", test, series),
-        plots.distributions(
+        plots_of_benches.distributions("test", "Champions on test", about, f"test {metric}", test, series),
+        plots_of_benches.distributions(
             "gap",
             "Better on validation than on test",
             f"By how much the champion is. {about}",
@@ -335,7 +337,7 @@ def best_run(found: Bench, arm: str, pictures: Path | None) -> str:
         title,
         warnings(run),
         page.listed(short(run)),
-        shown([plots.fitness("fitness", run.history), *over_generations(run)], pictures, prefix),
+        shown([plots_of_runs.fitness("fitness", run.history), *over_generations(run)], pictures, prefix),
         *on_test(run, pictures, prefix),
         *descended(run, pictures, prefix),
         shown(front(run), pictures, prefix),

@@ -9,8 +9,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from neuroevo import page, report
 from neuroevo.errors import InputError
+from neuroevo.report import page, report
 
 REFRESH = 5  # seconds until the page loads itself again
 HOST = "127.0.0.1"

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from neuroevo import watch
 from neuroevo.errors import InputError
+from neuroevo.report import watch
 
 
 @contextmanager

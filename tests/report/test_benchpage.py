@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from conftest import ARMS
 
-from neuroevo import benchpage
-from neuroevo.plots import Point
+from neuroevo.report import benchpage
+from neuroevo.report.plots_of_benches import Point
 
 
 @pytest.fixture

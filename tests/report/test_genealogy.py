@@ -3,9 +3,10 @@ from pathlib import Path
 import torch
 from conftest import TINY, Quiet
 
-from neuroevo import experiment, genealogy, pareto, runpage
+from neuroevo import experiment, pareto
 from neuroevo.config import load
-from neuroevo.genealogy import Generation
+from neuroevo.report import genealogy, runpage
+from neuroevo.report.genealogy import Generation
 
 LINEAGE = {
     1: Generation([[-1, -1], [-1, -1], [-1, -1]], [0.1, 0.3, None]),

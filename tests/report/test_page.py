@@ -1,4 +1,4 @@
-from neuroevo import page
+from neuroevo.report import page
 
 
 def test_whatever_is_shown_is_escaped() -> None:

@@ -1,0 +1,118 @@
+import csv
+import re
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+
+from neuroevo.report import figures, plots_of_benches, plots_of_runs, plots_of_searches
+from neuroevo.report.figures import Plot
+from neuroevo.report.genealogy import Ancestor
+from neuroevo.report.plots_of_benches import Interval, Point
+from neuroevo.report.plots_of_searches import Axis, Trials
+
+HISTORY = [
+    {"generation": g, "fitness_best": -1 / g, "fitness_mean": -2 / g if g != 2 else None, "fitness_std": 0.1,
+     "sigma": 10.0**-g}
+    for g in range(1, 6)
+]  # fmt: skip
+CLASSES = ["a very long name of a class & <more>", "b", "c"]
+NOTHING = dict.fromkeys(plots_of_runs.COSTS.values(), 0)
+POINTS = [Point(10.0, 0.5, 0.4, 0.6), Point(99.0, 0.6, 0.5, 0.7)]
+TREE = [[Ancestor(2, 0, 0.5, (0, 1)), Ancestor(2, 1, 0.4, (1,))], [Ancestor(1, 0, None, ()), Ancestor(1, 1, 0.1, ())]]
+AXES = [
+    Axis("refine.lr", [1e-4, 1e-2, float("nan")], True, []), Axis("refine.name", [0, 1, 1], False, ["adam", "sgd"]),
+]  # fmt: skip
+
+
+@cache
+def searched() -> list[Plot]:
+    return plots_of_searches.trials(Trials(AXES, [0.5, 0.75, float("nan")], [1, 1, 2], "accuracy", False))
+
+
+# All that can be drawn, and of how little.
+PLOTS: dict[str, Callable[[], Plot]] = {
+    "anytime": lambda: plots_of_runs.anytime("p", [(100, 0.5, 0.5), (1e6, 0.4, 0.5)], "accuracy"),
+    "anytime of one": lambda: plots_of_runs.anytime("p", [(100, 0.5, 0.5)], "accuracy"),
+    "anytime of none": lambda: plots_of_runs.anytime("p", [], "accuracy"),
+    "fitness": lambda: plots_of_runs.fitness("p", HISTORY),
+    "column": lambda: plots_of_runs.column("p", HISTORY, "sigma", "caption"),
+    "column of none": lambda: plots_of_runs.column("p", HISTORY, "absent", "caption"),
+    "costs": lambda: plots_of_runs.costs("p", {"a": NOTHING, "b": dict.fromkeys(NOTHING, 9)}),
+    "confusion": lambda: plots_of_runs.confusion("p", CLASSES, np.array([[2, 1, 0], [0, 3, 0], [0, 0, 0]])),
+    "confusion of many": lambda: plots_of_runs.confusion(
+        "p", [f"class {i}" for i in range(100)], np.eye(100, dtype=int)
+    ),
+    "genealogy": lambda: plots_of_runs.genealogy("p", TREE, "elite_mean"),
+    "genealogy of one": lambda: plots_of_runs.genealogy("p", [TREE[0][:1]], "best"),
+    "descent": lambda: plots_of_runs.descent("p", [TREE[0][0], TREE[1][1]], HISTORY),
+    "front": lambda: plots_of_runs.front("p", ["cross_entropy", "weight_norm"], [(0.5, 2.0), (0.6, 1.0)]),
+    "curves": lambda: plots_of_benches.curves(
+        "p", {str(i): POINTS for i in range(9)}, "accuracy", [str(i) for i in range(9)]
+    ),
+    "distributions": lambda: plots_of_benches.distributions(
+        "p", "t", "c", "x",
+        {"a": ([0.5, 0.6], Interval(0.55, 0.5, 0.6)), "b": ([0.1], Interval(None, None, None))}, ["b", "a"], True,
+    ),
+    "probabilities": lambda: plots_of_benches.probabilities("p", ["a", "b"], {("a", "b"): 0.75, ("b", "a"): 0.25}),
+    **{f"trials {i}": lambda i=i: searched()[i] for i in range(3)},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("draw", PLOTS.values(), ids=PLOTS)
+def test_a_picture_follows_the_pages_colours_and_has_ids_of_its_own(draw: Callable[[], Plot], tmp_path: Path) -> None:
+    plot = draw()
+    svg = figures.svg(plot)
+    root = ElementTree.fromstring(svg.replace("xlink:", ""))
+    assert root.attrib["role"] == "img"
+    assert root.attrib["aria-label"].startswith(plot.title)
+    assert {"width", "height"}.isdisjoint(root.attrib)  # as wide as the page has room
+    assert "currentColor" in svg
+    assert not re.findall(r"#010203|#000000|#ffffff|<style|<metadata|<!", svg)
+    assert all(i.startswith(f"{plot.name}-") for i in re.findall(r'\bid="([^"]*)"', svg))
+    assert any(element.tag.endswith("text") for element in root.iter())
+    figures.save(plot, tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {f"{plot.name}.png", f"{plot.name}.csv"}
+    header, *rows = csv.reader((tmp_path / f"{plot.name}.csv").read_text().splitlines())
+    assert all(len(row) == len(header) for row in rows)
+
+
+def test_the_same_numbers_are_the_same_picture() -> None:
+    first = PLOTS["genealogy"]()
+    assert figures.svg(first) == figures.svg(first) == figures.svg(PLOTS["genealogy"]())
+
+
+def test_a_line_of_many_points_is_thinned_and_keeps_its_ends() -> None:
+    rows = list(range(100_000))
+    kept = figures.thinned(rows)
+    assert 1000 < len(kept) <= figures.POINTS + 1
+    assert (kept[0], kept[-1]) == (0, 99_999)
+    assert figures.thinned([]) == []
+    assert figures.thinned(rows[:10]) == rows[:10]
+
+
+def test_nothing_is_drawn_of_a_search_without_a_figure() -> None:
+    assert plots_of_searches.trials(Trials(AXES, [float("nan")] * 3, [1, 1, 1], "accuracy", False)) == []
+
+
+def test_an_arm_has_its_colour_whichever_is_ahead() -> None:
+    nothing = Interval(None, None, None)
+    for arms in (["a", "b"], ["b", "a"]):
+        lines = (
+            plots_of_benches.curves("p", dict.fromkeys(arms, POINTS), "accuracy", ["a", "b"]).figure.axes[0].get_lines()
+        )
+        assert {line.get_label(): line.get_color() for line in lines} == {
+            "a": figures.SERIES[0],
+            "b": figures.SERIES[1],
+        }
+        shown = plots_of_benches.distributions("p", "t", "c", "x", {arm: ([0.5], nothing) for arm in arms}, ["a", "b"])
+        colours = [line.get_color() for line in shown.figure.axes[0].get_lines()]
+        assert colours == [figures.SERIES["ab".index(arm)] for arm in arms]
+
+
+def test_series_differ_in_colour_or_in_line() -> None:
+    styles = [tuple(figures.style(i).values()) for i in range(24)]
+    assert len(set(styles)) == 24
