@@ -6,17 +6,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from neuroevo.fitness import Batches, Express, Plan
+from neuroevo.fitness import Express, Plan
 from neuroevo.heads import Forward
 from neuroevo.metrics import Additive, OfLogits, reported, score
 from neuroevo.rng import generator
+from neuroevo.samples import Samples
 
 RESAMPLES = 1000
 WHOLE_RESAMPLES = 200
 
 
 def logits(
-    genome: Tensor, express: Express, forward: Forward, data: Batches, index: Tensor, plan: Plan
+    genome: Tensor, express: Express, forward: Forward, data: Samples, index: Tensor, plan: Plan
 ) -> tuple[Tensor, Tensor]:
     """Return one genome's logits [1, B, C] on the rows in `index`, and their labels [B]."""
     # A row of a population and the same read from a checkpoint lie otherwise in memory, by which products round.

@@ -6,7 +6,7 @@ limit and a resumed run rounds as the first one did.
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from neuroevo.errors import InputError, RunError
 from neuroevo.genome import Population
 from neuroevo.heads import Forward
 from neuroevo.metrics import Additive, Metric, OfGenome, score
+from neuroevo.samples import Samples
 
 Express = Callable[[Tensor], dict[str, Tensor]]  # genomes [n, g] -> weights {name: [n, *shape]}
 
@@ -42,15 +43,6 @@ class Scores(NamedTuple):
     values: Tensor  # [n, m] float64, a column a metric, higher is better; -inf throughout for an invalid individual
     invalid: Tensor  # [n] bool: some logit was NaN or Inf
     objectives: int = 1  # the first so many columns; the others break their ties
-
-
-class Batches(Protocol):
-    """Where batches come from: a run's cached features."""
-
-    @property
-    def dim(self) -> int: ...  # noqa: D102
-
-    def batch(self, index: Tensor) -> tuple[Tensor, Tensor]: ...  # noqa: D102
 
 
 def plan(method: str, genes: int, dim: int, widths: Sequence[int], limit: int, device: torch.device) -> Plan:
@@ -93,7 +85,7 @@ def evaluate(
     genomes: Tensor,
     express: Express,
     forward: Forward,
-    data: Batches,
+    data: Samples,
     index: Tensor,
     metrics: Sequence[Metric],
     plan: Plan,
@@ -152,7 +144,7 @@ def fitness(
     population: Population,
     express: Express,
     forward: Forward,
-    data: Batches,
+    data: Samples,
     index: Tensor,
     metrics: Sequence[Metric],
     plan: Plan,

@@ -11,7 +11,7 @@ The optimizers are torch's, step for step: SGD with momentum (Polyak 1964) and N
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Literal, NamedTuple, Protocol
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 from annotated_types import Ge, Gt, Lt
@@ -23,6 +23,7 @@ from neuroevo.fitness import balanced
 from neuroevo.genome import Layout, Population
 from neuroevo.heads import Drop, Forward
 from neuroevo.rng import Context, forked, generator
+from neuroevo.samples import Samples
 from neuroevo.schedules import Schedule, factor
 
 TAU = 0.2  # of the log-normal mutation of an individual's own hyperparameters
@@ -132,15 +133,6 @@ def adamw(*, beta1: Beta = 0.9, beta2: Beta = 0.999, eps: Annotated[float, Gt(0)
 OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {"sgd": sgd, "adam": adam, "adamw": adamw}
 
 
-class Source(Protocol):
-    """Where training samples come from: a run's cached features."""
-
-    @property
-    def labels(self) -> Tensor: ...  # noqa: D102
-
-    def batch(self, index: Tensor) -> tuple[Tensor, Tensor]: ...  # noqa: D102
-
-
 View = Callable[[Tensor, torch.Generator], Tensor]  # rows of the train split -> rows of augmented views of them
 
 
@@ -156,7 +148,7 @@ class Task:
     layout: Layout
     forward: Forward
     linear: str | None  # the name of the layer where the head is one linear layer
-    source: Source
+    source: Samples
     train: Tensor  # [rows] int64
     classes: int
     individuals: int  # at a time

@@ -7,7 +7,8 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "neuroevo"
 ORDER = [  # each may import those before it
-    "errors", "rng", "genome", "cost", "devices", "schedules", "statistics", "operators", "metrics", "pareto",
+    "errors", "rng", "genome", "cost", "devices", "schedules", "statistics", "samples", "operators", "metrics",
+    "pareto",
     "classes", "heads", "cut", "fitness", "gradient", "deep", "development", "algorithms", "quantised", "loop",
     "space", "samplers",
     "caveats",
