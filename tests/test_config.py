@@ -159,7 +159,7 @@ def test_settings_read_numbers_as_people_write_them() -> None:
     assert c.algorithm.options["mutation"].options["sigma"] == 0.001
 
 
-def test_without_any_limit_a_run_has_200_generations() -> None:
+def test_without_any_limit_a_run_has_400_generations() -> None:
     assert check({}).budget.generations == 400
     assert check({"budget": {"target": 0.9}}).budget.generations == 400
     assert check({"budget": {"samples": 10}}).budget.generations is None
