@@ -326,9 +326,12 @@ SETTLED = ("seed", "device", "data", "validate", "budget", "checkpoint", "memory
 
 
 READING: dict[str, str] = {  # options of reading images, which may fail at any time, by config key
-    "broken": "data.broken", "max_pixels": "data.max_pixels", "augment": "data.augment",
-    "channels": "backbone.channels", "dtype": "features.dtype",
-}  # fmt: skip
+    "broken": "data.broken",
+    "max_pixels": "data.max_pixels",
+    "augment": "data.augment",
+    "channels": "backbone.channels",
+    "dtype": "features.dtype",
+}
 
 
 @contextmanager
