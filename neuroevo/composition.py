@@ -660,10 +660,10 @@ def dataset(c: Config) -> tuple[Dataset, dict[str, Tensor]]:
     return inventory.noted(whole, splits), splits
 
 
+@config.at(**config.READING)
 def identified(whole: Dataset, splits: dict[str, Tensor]) -> Identity:
     """Return what data a run is of."""
-    with config.at(**config.READING):
-        return Identity.of(whole, splits)
+    return Identity.of(whole, splits)
 
 
 def check_splits(c: Config, whole: Dataset) -> None:
@@ -681,6 +681,7 @@ def check_crossover(c: Config, genes: int) -> None:
         raise InputError(f"algorithm.crossover: {stall}; to have it as it is, add algorithm.selection=tournament")
 
 
+@config.at(**config.READING)
 def build_backbone(c: Config, given: Dataset) -> Backbone:
     """Return the backbone that a run begins with, with notes on the heads that it starts from."""
     b = c.backbone
@@ -726,27 +727,19 @@ def same_weights(backbone: Backbone, frozen: str | None, weights: str) -> None:
         )
 
 
+def augmenting(c: Config, backbone: Backbone) -> features.Augment | None:
+    """Return what makes the views of train images, None where there are none; InputError where it can't be."""
+    with config.at("data"):
+        return features.Augment(c.data.augment, backbone.transform.size) if c.data.augment else None
+
+
+@config.at(**config.READING)
 def cache(
     c: Config, whole: Dataset, splits: dict[str, Tensor], backbone: Backbone, device: torch.device,
     images: Callable[[int, int], None], log: Callable[[str], None] = features.unsaid,
 ) -> tuple[Features, int]:  # fmt: skip
     """Return the features of a run's images and of their views, and how many images the backbone was given for them."""
-    with config.at("data"):
-        augment = features.Augment(c.data.augment, backbone.transform.size) if c.data.augment else None
-    with config.at(**config.READING):
-        return _cached(c, whole, splits, backbone, device, images, augment, log)
-
-
-def _cached(
-    c: Config,
-    whole: Dataset,
-    splits: dict[str, Tensor],
-    backbone: Backbone,
-    device: torch.device,
-    images: Callable[[int, int], None],
-    augment: features.Augment | None,
-    log: Callable[[str], None],
-) -> tuple[Features, int]:
+    augment = augmenting(c, backbone)
     rows, computed = features.cached(backbone, whole, device, images, c.features.dtype, log=log)
     pieces, labels, live = [rows], [torch.from_numpy(whole.labels)], None
     if augment is not None and c.features.views == "live":

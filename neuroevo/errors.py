@@ -21,7 +21,7 @@ class InputError(ValueError):
     def __init__(self, line: str, option: str | None = None) -> None:
         self.option = option
         self._line = line if option is None else f"{the(option)}: {line}"  # mentions marked
-        super().__init__(MENTION.sub(_plain, self._line))
+        super().__init__(plain(self._line))
 
     def rename(self, place: Callable[[str], str | None]) -> None:
         """Put a config's keys in place of the options that the line mentions; one without a key stays as it is."""
@@ -33,7 +33,7 @@ class InputError(ValueError):
             return key if found[2] is None else f"--set {key}={found[2]}"
 
         self._line = MENTION.sub(named, self._line)
-        self.args = (MENTION.sub(_plain, self._line),)
+        self.args = (plain(self._line),)
 
     def within(self, where: str) -> "InputError":
         """Return the same error with what it is about before its line."""
@@ -42,8 +42,9 @@ class InputError(ValueError):
         return found
 
 
-def _plain(found: re.Match[str]) -> str:
-    return found[1] if found[2] is None else f"{found[1]}={found[2]}"
+def plain(line: str) -> str:
+    """Return a line with the options that it mentions under their own names."""
+    return MENTION.sub(lambda found: found[1] if found[2] is None else f"{found[1]}={found[2]}", line)
 
 
 def the(option: str) -> str:

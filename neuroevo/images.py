@@ -25,7 +25,7 @@ from PIL import Image, UnidentifiedImageError
 from PIL.ImageFile import ImageFile
 
 from neuroevo import cache, devices
-from neuroevo.errors import InputError, RunError, setting
+from neuroevo.errors import InputError, RunError, plain, setting, the
 
 DECODING = 2  # changes whenever some file is read as other pixels than before, so that no features of those are taken
 MAX_PIXELS = 178_956_970  # where Pillow, too, takes an image for an attack on memory
@@ -130,7 +130,7 @@ class Files:
             try:
                 read(path, self.max_pixels)
             except Unreadable as error:
-                return error.reason
+                return plain(error.reason)
             return None
 
         with ThreadPoolExecutor() as pool:
@@ -251,7 +251,7 @@ def _within(size: tuple[int, int], max_pixels: int) -> None:
     width, height = size
     if width * height > max_pixels:
         raise Unreadable(
-            f"{width:,} x {height:,} pixels are more than max_pixels, {max_pixels:,}",
+            f"{width:,} x {height:,} pixels are more than {the('max_pixels')}, {max_pixels:,}",
             f"allow them with {setting('max_pixels', width * height)}",
         )
 
