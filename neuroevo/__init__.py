@@ -1,3 +1,57 @@
-"""Neuroevolution for fine-tuning pretrained networks: the trainable part as rows of a matrix, evolved in batches."""
+"""Neuroevolution for fine-tuning pretrained networks: the trainable part as rows of a matrix, evolved in batches.
+
+Public names are loaded when they are first asked for, so that importing the package takes no time.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from neuroevo.algorithms.baselines import hill_climbing as hill_climbing
+    from neuroevo.algorithms.baselines import random as random
+    from neuroevo.algorithms.de import de as de
+    from neuroevo.algorithms.evolution_strategies import cem as cem
+    from neuroevo.algorithms.evolution_strategies import es as es
+    from neuroevo.algorithms.evolution_strategies import pgpe as pgpe
+    from neuroevo.algorithms.evolution_strategies import sep_cma as sep_cma
+    from neuroevo.algorithms.evolution_strategies import snes as snes
+    from neuroevo.algorithms.evolution_strategies import xnes as xnes
+    from neuroevo.algorithms.fixed import fixed as fixed
+    from neuroevo.algorithms.ga import ga as ga
+    from neuroevo.algorithms.pso import pso as pso
+    from neuroevo.cost import Budget as Budget
+    from neuroevo.errors import InputError as InputError
+    from neuroevo.errors import RunError as RunError
+    from neuroevo.gradient import adam as adam
+    from neuroevo.gradient import adamw as adamw
+    from neuroevo.gradient import sgd as sgd
 
 __version__ = "0.1.0"
+
+_HOMES = {  # of the public names, by module
+    "algorithms.baselines": ("hill_climbing", "random"),
+    "algorithms.de": ("de",),
+    "algorithms.evolution_strategies": ("cem", "es", "pgpe", "sep_cma", "snes", "xnes"),
+    "algorithms.fixed": ("fixed",),
+    "algorithms.ga": ("ga",),
+    "algorithms.pso": ("pso",),
+    "cost": ("Budget",),
+    "errors": ("InputError", "RunError"),
+    "gradient": ("adam", "adamw", "sgd"),
+}
+_HOME = {name: f"{__name__}.{home}" for home, names in _HOMES.items() for name in names}
+
+__all__ = ["__version__", *_HOME]
+
+
+def __getattr__(name: str) -> Any:
+    """Return a public name from its module, and keep it; AttributeError for any other."""
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = globals()[name] = getattr(import_module(_HOME[name]), name)
+    return found
+
+
+def __dir__() -> list[str]:
+    """Return what the package has, public names among it, loaded or not."""
+    return sorted({*globals(), *__all__})

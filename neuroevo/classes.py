@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from neuroevo.errors import InputError
+from neuroevo.errors import InputError, the
 
 Classes = tuple[str, ...]
 
@@ -56,7 +56,7 @@ def match(then: Classes, now: Classes, source: str) -> Match:
     if len(found.new) == len(now):
         raise InputError(
             f"{source}: none of its classes ({listed(then)}) is one of this run's ({listed(now)}): its head is of no "
-            "use here; backbone.transfer takes other parts of it"
+            f"use here; {the('transfer')} takes other parts of it"
         )
     return found
 

@@ -211,7 +211,7 @@ class Experiment:
     @cached_property
     def data(self) -> Identity:
         """What data the run is of."""
-        return Identity.of(self.whole, self.splits)
+        return identified(self.whole, self.splits)
 
     @cached_property
     def origin(self) -> Tensor:
@@ -651,20 +651,27 @@ def make_head(c: Config, backbone: Backbone, dim: int, classes: int) -> nn.Modul
 
 def dataset(c: Config) -> tuple[Dataset, dict[str, Tensor]]:
     """Return the data set that a config asks for, and its splits."""
-    whole: Dataset = c.dataset.bound()()
-    if c.data.limit is not None:
-        whole = data.limited(whole, c.data.limit, c.data.split_seed)
-    splits = data.split(whole, c.data.split_seed, c.data.validation, c.data.test, c.data.long_tail)
+    with config.at("data", data="data"):
+        whole: Dataset = c.dataset.bound()()
+        if c.data.limit is not None:
+            whole = data.limited(whole, c.data.limit, c.data.split_seed)
+        splits = data.split(whole, c.data.split_seed, c.data.validation, c.data.test, c.data.long_tail)
+    whole = replace(whole, notes=config.under("data", whole.notes, ("broken",)))
     return inventory.noted(whole, splits), splits
+
+
+@config.at(**config.READING)
+def identified(whole: Dataset, splits: dict[str, Tensor]) -> Identity:
+    """Return what data a run is of."""
+    return Identity.of(whole, splits)
 
 
 def check_splits(c: Config, whole: Dataset) -> None:
     """See that shares of splits have an effect; InputError names one that is given where the data bring that split."""
-    for key, why in inventory.own_splits(whole).items():
-        name = key.removeprefix("data.")
+    for name, why in inventory.own_splits(whole).items():
         given, usual = getattr(c.data, name), type(c.data).model_fields[name].default
         if given != usual:
-            raise InputError(f"{key}: {given} has no effect: {why}")
+            raise InputError(f"data.{name}: {given} has no effect: {why}")
 
 
 def check_crossover(c: Config, genes: int) -> None:
@@ -674,6 +681,7 @@ def check_crossover(c: Config, genes: int) -> None:
         raise InputError(f"algorithm.crossover: {stall}; to have it as it is, add algorithm.selection=tournament")
 
 
+@config.at(**config.READING)
 def build_backbone(c: Config, given: Dataset) -> Backbone:
     """Return the backbone that a run begins with, with notes on the heads that it starts from."""
     b = c.backbone
@@ -702,7 +710,9 @@ def backbone_for(c: Config, native: tuple[int, int, int], frozen: str | None) ->
             if frozen is None:
                 raise
             missing.append(str(error))
-    found = backbones.build(b.name, b.weights, c.data.image_size, native, b.channels, b.trainable, transfer)
+    with config.at("backbone", image_size="data.image_size"):
+        found = backbones.build(b.name, b.weights, c.data.image_size, native, b.channels, b.trainable, transfer)
+    found = found._replace(notes=config.under("backbone", found.notes, ("weights", "transfer")))
     if missing and found.frozen != frozen:
         raise InputError(missing[0])
     same_weights(found, frozen, b.weights)
@@ -717,12 +727,19 @@ def same_weights(backbone: Backbone, frozen: str | None, weights: str) -> None:
         )
 
 
+def augmenting(c: Config, backbone: Backbone) -> features.Augment | None:
+    """Return what makes the views of train images, None where there are none; InputError where it can't be."""
+    with config.at("data"):
+        return features.Augment(c.data.augment, backbone.transform.size) if c.data.augment else None
+
+
+@config.at(**config.READING)
 def cache(
     c: Config, whole: Dataset, splits: dict[str, Tensor], backbone: Backbone, device: torch.device,
     images: Callable[[int, int], None], log: Callable[[str], None] = features.unsaid,
 ) -> tuple[Features, int]:  # fmt: skip
     """Return the features of a run's images and of their views, and how many images the backbone was given for them."""
-    augment = features.Augment(c.data.augment, backbone.transform.size) if c.data.augment else None
+    augment = augmenting(c, backbone)
     rows, computed = features.cached(backbone, whole, device, images, c.features.dtype, log=log)
     pieces, labels, live = [rows], [torch.from_numpy(whole.labels)], None
     if augment is not None and c.features.views == "live":
@@ -936,7 +953,8 @@ def choose(c: Config, numbers: int, device: torch.device, chosen: Callable[[int,
     `numbers` are the genes of a whole population.
     """
     assert c.memory.limit is not None
-    plan = chosen(c.memory.limit, c.refine.batch_size if c.refine is not None else PROBE if safe(c) else 0)
+    with config.at(limit="memory.limit"):
+        plan = chosen(c.memory.limit, c.refine.batch_size if c.refine is not None else PROBE if safe(c) else 0)
     # A population is kept on the device if it fits there with its children and what refines them.
     fits = 4 * 4 * numbers < devices.available_memory(device) / 2
     return plan._replace(precision=c.fitness.precision, home=str(device if fits else "cpu"))

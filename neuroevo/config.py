@@ -10,7 +10,8 @@ import importlib
 import inspect
 import itertools
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache, partial
@@ -324,6 +325,44 @@ FREE = ("data.image_size", "data.augment")
 SETTLED = ("seed", "device", "data", "validate", "budget", "checkpoint", "memory", "tune")
 
 
+READING: dict[str, str] = {  # options of reading images, which may fail at any time, by config key
+    "broken": "data.broken",
+    "max_pixels": "data.max_pixels",
+    "augment": "data.augment",
+    "channels": "backbone.channels",
+    "dtype": "features.dtype",
+}
+
+
+@contextmanager
+def at(path: str = "", /, **keys: str) -> Iterator[None]:
+    """Have an InputError that comes out of the library name keys of the config in place of a function's options.
+
+    An option is what `keys` say, or the one of that name under `path`; without a path others are left as they are.
+    """
+    try:
+        yield
+    except InputError as error:
+        error.rename(lambda option: keys.get(option) or (f"{path}.{option}" if path else None))
+        raise
+
+
+def under(path: str, lines: Iterable[str], options: Collection[str]) -> tuple[str, ...]:
+    """Return lines of the library with `path` before those that begin with one of the options and a colon."""
+    return tuple(f"{path}.{line}" if re.split(r"\.|: ", line)[0] in options else line for line in lines)
+
+
+class Bound(partial[Any]):
+    """A part's function with its options bound, whose errors name the keys that the options have at `path`."""
+
+    path: str
+
+    def __call__(self, /, *args: Any, **options: Any) -> Any:
+        """Call the function; InputError names the config's keys."""
+        with at(self.path):
+            return self.func(*self.args, *args, **{**self.keywords, **options})
+
+
 @dataclass(frozen=True)
 class Part:
     """A part as the config names it, with its options checked."""
@@ -331,11 +370,14 @@ class Part:
     kind: str
     name: str
     options: dict[str, Any]  # plain values, or Parts
+    path: str = dataclasses.field(default="", compare=False)  # where the config has it
 
     def bound(self) -> Callable[..., Any]:
         """Return the part's function with its options bound; parts among them are bound too."""
         options = {key: value.bound() if isinstance(value, Part) else value for key, value in self.options.items()}
-        return partial(_function(self.kind, self.name, self.name), **options)
+        bound = Bound(_function(self.kind, self.name, self.name), **options)
+        bound.path = self.path
+        return bound
 
     def metric(self) -> Any:
         """Return a metric: what a table's builder makes, or a user's own function."""
@@ -762,6 +804,8 @@ def _tuning(c: Config, given: dict[str, Any]) -> Tuning:
             raise InputError(f"{path}: {key} can't be tuned: trials would not be judged alike")
         try:
             parts[str(key)].bound()()
+        except InputError:
+            raise
         except ValueError as error:
             raise InputError(f"{path}: {error}") from None
     rest = {key: value for key, value in given.items() if key in Tune.model_fields}
@@ -776,6 +820,8 @@ def _tuning(c: Config, given: dict[str, Any]) -> Tuning:
     )
     try:
         whole = found.space()
+    except InputError:
+        raise
     except ValueError as error:
         raise InputError(f"tune.space.{error}") from None
     _probe(c, whole)
@@ -935,7 +981,7 @@ def part(kind: str, value: Any, path: str) -> Part:
         if isinstance(given, Mapping) and default is not None:
             given = {"name": default, **given}
         checked[key] = None if given is default is None else part(inner, given, f"{path}.{key}")
-    return Part(kind, name, checked)
+    return Part(kind, name, checked, path)
 
 
 def schema(kind: str, name: str, path: str) -> tuple[dict[str, tuple[str, str | None]], type[Section]]:

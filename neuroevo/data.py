@@ -76,7 +76,7 @@ def labelled(
 ) -> Dataset:
     """Return the images of class folders right under a root, or under its test folder; InputError for other classes."""
     found = _dataset(folders.scan_labelled(root, classes, own=[cache.cache_folder()]), max_pixels)
-    return without_broken(found, "--data") if broken == "skip" else found
+    return without_broken(found) if broken == "skip" else found
 
 
 def _dataset(found: folders.Found, max_pixels: int | None) -> Dataset:
@@ -86,10 +86,10 @@ def _dataset(found: folders.Found, max_pixels: int | None) -> Dataset:
     )
 
 
-def without_broken(data: Dataset, key: str = "data.root") -> Dataset:
+def without_broken(data: Dataset) -> Dataset:
     """Return the data set less the files that can't be read as images, with a note of how many of which class.
 
-    InputError, which names the key, where a class is left without any.
+    InputError where a class is left without any.
     """
     assert isinstance(data.images, Files)
     faults = data.images.faults()
@@ -102,10 +102,10 @@ def without_broken(data: Dataset, key: str = "data.root") -> Dataset:
     example = f"{data.images.paths[first]}: {reason}"
     for name, before, less in zip(data.classes, had, lost, strict=True):
         if less and less == before:
-            raise InputError(f"{key}: class {name} has no image that can be read ({example})")
+            raise InputError(f"class {name} has no image that can be read ({example})", option="root")
     counts = [f"{name} {less} of {n}" for name, n, less in zip(data.classes, had, lost, strict=True) if less]
     what = "image" if len(faults) == 1 else "images"
-    note = f"data.broken: {len(faults)} unreadable {what} left out: {', '.join(counts)}; the first is {example}"
+    note = f"broken: {len(faults)} unreadable {what} left out: {', '.join(counts)}; the first is {example}"
     return replace(left, notes=(*data.notes, note))
 
 
@@ -123,7 +123,7 @@ def _torchvision(name: str, root: str | None, download: bool) -> Dataset:
     except (RuntimeError, OSError) as error:  # torchvision raises either when a file is absent or can't be fetched
         reason = " ".join(str(error).split()) or type(error).__name__
         how = "could not be downloaded" if download else "is not there"
-        raise InputError(f"data.root: {name} {how} ({folder}: {reason})") from None
+        raise InputError(f"{name} {how} ({folder}: {reason})", option="root") from None
     classes = tuple(str(c) for c in data.classes)
     return Dataset(classes, Arrays(np.concatenate(pixels)), np.concatenate(labels), np.concatenate(part))
 
@@ -199,7 +199,9 @@ def limited(data: Dataset, limit: int, split_seed: int) -> Dataset:
         return data
     strata = data.labels * (len(SPLITS) + 1) + data.part
     if limit < len(np.unique(strata)):
-        raise InputError(f"data.limit: {limit} leaves some class without an image; at least {len(np.unique(strata))}")
+        raise InputError(
+            f"{limit} leaves some class without an image; at least {len(np.unique(strata))}", option="limit"
+        )
     return data.take(np.flatnonzero(_stratified(strata, limit, np.random.default_rng([split_seed, 0]), kept=0)))
 
 
@@ -249,15 +251,17 @@ def split(
         least, most = int((sizes > 1).sum()), int(np.maximum(sizes - 1, 0).sum())
         if not most:
             raise InputError(
-                f"data.{name}: no class has two images to cut from ({len(pool)} of {len(data.classes)} classes); three "
-                "images of a class are the least for train, validation and test"
+                f"no class has two images to cut from ({len(pool)} of {len(data.classes)} classes); three "
+                "images of a class are the least for train, validation and test",
+                option=name,
             )
         if not least <= count <= most:
             few = count < least
             right = _share((least if few else most) / total, total, least, most)
             raise InputError(
-                f"data.{name}: {share} of {total} images is {count}; every class must be on either side, which takes "
-                f"{least if few else most}: {'at least' if few else 'at most'} {right} would do"
+                f"{share} of {total} images is {count}; every class must be on either side, which takes "
+                f"{least if few else most}: {'at least' if few else 'at most'} {right} would do",
+                option=name,
             )
         part[pool[_stratified(data.labels[pool], count, np.random.default_rng([split_seed, stream]))]] = index
     part[part == -1] = 0
@@ -268,5 +272,5 @@ def split(
             rows[name] = long_tailed(rows[name], data.labels, len(data.classes), long_tail, rng)
     missing = set(range(len(data.classes))) - set(data.labels[rows["train"]].tolist())
     if missing:
-        raise InputError(f"data: class {data.classes[min(missing)]} has no image in the train split")
+        raise InputError(f"class {data.classes[min(missing)]} has no image in the train split", option="data")
     return {name: torch.from_numpy(index) for name, index in rows.items()}

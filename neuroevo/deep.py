@@ -188,7 +188,8 @@ def plan(
             found[name] = Plan(name, classes, n, samples, limit, threads, trained=trained, micro=micro)
     if not found:
         raise InputError(
-            f"memory.limit: {limit} bytes is too little for one individual; at least {int(4 * least / 3) + 1}"
+            f"{limit} bytes is too little for one individual; at least {int(4 * least / 3) + 1}",
+            option="limit",
         )
     seconds = {}
     for name, plan in found.items() if len(found) > 1 else ():

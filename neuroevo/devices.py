@@ -24,9 +24,9 @@ def resolve(name: str) -> torch.device:
         return torch.device("cuda" if cuda else "cpu")
     there = ["cpu", *(["cuda"] if cuda else []), *(f"cuda:{i}" for i in range(cuda))]
     if name == "mps":
-        raise InputError("device: mps has no float64, in which scores are summed; use cpu")
+        raise InputError("mps has no float64, in which scores are summed; use cpu", option="device")
     if name not in there:
-        raise InputError(f"device: {name!r} is not on this machine; there are: auto, {', '.join(there)}")
+        raise InputError(f"{name!r} is not on this machine; there are: auto, {', '.join(there)}", option="device")
     return torch.device(name)
 
 

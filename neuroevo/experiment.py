@@ -383,7 +383,7 @@ def restored(
         experiment = composition.compose(c, device, given, backbone, watched(reporter, signals), log)
         return experiment, experiment.initial(), []
     device, given = devices.nearest(c.device, log), composition.dataset(found(c, log))
-    agree(saved, Identity.of(*given), log)
+    agree(saved, composition.identified(*given), log)
     experiment = composition.compose(
         c, device, given, composition.backbone_for(c, given[0].native(), saved.frozen), watched(reporter, signals), log,
         here(saved.plan, device, log), saved.changes, saved.scale, saved.kept,
@@ -784,10 +784,11 @@ def evaluate(
         experiment, step = opened(run_dir, reporter, member, sets)
         return experiment.test(step.champion.genome, experiment.features, experiment.splits["test"]).scores
     experiment, champion = rebuilt(run_dir, reporter, member)
-    other = data.labelled(root, experiment.classes, **reading(sets))
-    for line in other.notes:
+    with config.at(root="--data", **config.READING):
+        other = data.labelled(root, experiment.classes, **reading(sets))
+    for line in config.under("data", other.notes, ("broken",)):
         reporter.note(line)
-    with Signals() as signals:
+    with Signals() as signals, config.at(**config.READING):
         c, show = experiment.config, watched(reporter, signals)
         rows, _ = features.cached(
             experiment.backbone, other, experiment.device, show, c.features.dtype, log=reporter.note

@@ -210,13 +210,13 @@ class Augment:
                     ", ".join(difflib.get_close_matches(name, names, 3))
                     or "RandomResizedCrop, ColorJitter, RandAugment"
                 )
-                raise InputError(f"data.augment.{i}: torchvision has no transform {name!r}; near: {near}")
+                raise InputError(f"torchvision has no transform {name!r}; near: {near}", option=f"augment.{i}")
             if name in ("RandomResizedCrop", "RandomCrop"):
                 options = {"size": list(size), **options}
             try:
                 parts.append(getattr(v2, name)(**options))
             except (TypeError, ValueError) as error:
-                raise InputError(f"data.augment.{i}: {name}: {error}") from None
+                raise InputError(f"{name}: {error}", option=f"augment.{i}") from None
         self.given, self.transforms = (
             [dict(entry) for entry in given],
             v2.Compose(parts) if len(parts) > 1 else parts[0],
@@ -225,7 +225,7 @@ class Augment:
     def __call__(self, image: Picture, transform: Transform, seed: int) -> npt.NDArray[np.uint8]:
         """Return an augmented image as uint8 [H, W, channels]."""
         if isinstance(image, np.ndarray):
-            raise InputError("data.augment: .npy images can't be augmented")
+            raise InputError(".npy images can't be augmented", option="augment")
         view = flattened(image, transform.channels)
         with torch.random.fork_rng([]):
             torch.manual_seed(seed)
@@ -464,15 +464,15 @@ def _compute(
             kept = rows.to(getattr(torch, dtype)).cpu().numpy()
             if not np.isfinite(kept).all():
                 file.discard()
-                raise InputError(_strange(backbone, images, rows.cpu(), file.done))
+                raise _strange(backbone, images, rows.cpu(), file.done)
             file.append(kept)
             progress(file.done, total)
         file.finish()
     return total  # by whoever completes the pass; so a run that was interrupted in it costs what another does
 
 
-def _strange(backbone: Backbone, images: Arrays | Files, rows: Tensor, offset: int) -> str:
-    """Return what is wrong with rows [B, d] that can't be kept, those of the images from `offset` on."""
+def _strange(backbone: Backbone, images: Arrays | Files, rows: Tensor, offset: int) -> InputError:
+    """Return the error of rows [B, d] that can't be kept, those of the images from `offset` on."""
 
     def name(row: int) -> str:
         return images.paths[offset + row] if isinstance(images, Files) else f"image {offset + row}"
@@ -480,12 +480,15 @@ def _strange(backbone: Backbone, images: Arrays | Files, rows: Tensor, offset: i
     bad = (~rows.isfinite()).any(1)
     if bad.any():
         image = name(int(bad.nonzero()[0]))
-        return f"{image}: its features by {backbone.name} are NaN or infinite; are the backbone's weights sound?"
+        return InputError(
+            f"{image}: its features by {backbone.name} are NaN or infinite; are the backbone's weights sound?"
+        )
     row = int(rows.abs().max(1).values.argmax())
     most = torch.finfo(torch.float16).max
-    return (
-        f"features.dtype: float16 can't hold {float(rows[row].abs().max()):g}, a feature of {name(row)} "
-        f"(it ends at {most:g}); use float32"
+    return InputError(
+        f"float16 can't hold {float(rows[row].abs().max()):g}, a feature of {name(row)} "
+        f"(it ends at {most:g}); use float32",
+        option="dtype",
     )
 
 
@@ -514,7 +517,7 @@ def _batches(
                 return pixels(image, transform.channels, transform.size, resample)
             except InputError as error:
                 name = images.paths[index] if isinstance(images, Files) else f"image {index}"
-                raise InputError(f"{name}: {error}") from None
+                raise error.within(name) from None
 
         ahead = [pool.submit(decode, i) for i in (chunks[0] if chunks else ())]
         for k in range(len(chunks)):

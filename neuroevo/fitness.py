@@ -63,7 +63,8 @@ def plan(method: str, genes: int, dim: int, widths: Sequence[int], limit: int, d
             return Plan(method, widths[-1], int(individuals), samples, limit, torch.get_num_threads())
         if samples <= 32:
             raise InputError(
-                f"memory.limit: {limit} bytes is too little for one individual; at least {4 * (fixed + each) // 3 + 1}"
+                f"{limit} bytes is too little for one individual; at least {4 * (fixed + each) // 3 + 1}",
+                option="limit",
             )
         samples //= 2
 
@@ -71,7 +72,7 @@ def plan(method: str, genes: int, dim: int, widths: Sequence[int], limit: int, d
 def halved(plan: Plan) -> Plan:
     """Return a plan with half as much at a time; RunError where that is one individual and one sample already."""
     if max(plan.individuals, plan.samples, plan.trained, plan.micro) <= 1:
-        raise RunError("out of memory with one individual and one sample at a time; memory.limit doesn't change that")
+        raise RunError("out of memory with one individual and one sample at a time; no limit changes that")
     more, many = plan.individuals > 1, plan.trained > 1
     return plan._replace(
         individuals=plan.individuals // 2 if more else 1,

@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
-from neuroevo.errors import InputError
+from neuroevo.errors import InputError, the
 from neuroevo.images import FORMATS
 
 SPLITS = ("train", "validation", "test")
@@ -107,12 +107,12 @@ def role(name: str) -> tuple[str, str] | None:
     return next(iter(about.values())), " ".join(word for word in words if word and word not in about)
 
 
-def scan(root: str, key: str = "data.root", own: Iterable[str | os.PathLike[str]] = ()) -> Found:
+def scan(root: str, own: Iterable[str | os.PathLike[str]] = ()) -> Found:
     """Return the images of class folders under split folders, or right under the root; InputError where it is doubtful.
 
-    `key` is what an error names; folders in `own` are left out, and those of neuroevo's runs.
+    Folders in `own` are left out, and those of neuroevo's runs.
     """
-    walk = Walk(root, key, own)
+    walk = Walk(root, own)
     top = walk.innermost(root)
     splits = walk.splits(top)
     if splits and "train" not in splits:
@@ -152,11 +152,9 @@ def scan(root: str, key: str = "data.root", own: Iterable[str | os.PathLike[str]
     return Found(known, paths, labels, part, folders, walk.said())
 
 
-def scan_labelled(
-    root: str, classes: Sequence[str], key: str = "--data", own: Iterable[str | os.PathLike[str]] = ()
-) -> Found:
+def scan_labelled(root: str, classes: Sequence[str], own: Iterable[str | os.PathLike[str]] = ()) -> Found:
     """Return the images of class folders right under a root, or under its test folder; InputError for other classes."""
-    walk = Walk(root, key, own)
+    walk = Walk(root, own)
     top = walk.innermost(root, classes)
     if not _all_in(walk.folders(top), classes):
         splits = walk.splits(top)
@@ -169,7 +167,7 @@ def scan_labelled(
     names = walk.classes(top)
     if not names:
         walk.refuse(f"{top} has no class folders{walk.why_no_classes(top)}; the run's classes are {_few(classes, 20)}")
-    images = walk.take(top, names, "test", classes)
+    images = walk.take(top, names, "test", classes, of_run=True)
     paths = [path for files in images.values() for path in files]
     labels = [list(classes).index(name) for name, files in images.items() for _ in files]
     return Found(tuple(classes), paths, labels, [2] * len(paths), {"test": top}, walk.said())
@@ -189,8 +187,7 @@ class Listing(NamedTuple):
 class Walk:
     """A walk below one root, which remembers what it took and what it left out."""
 
-    def __init__(self, root: str, key: str, own: Iterable[str | os.PathLike[str]] = ()) -> None:
-        self.key = key
+    def __init__(self, root: str, own: Iterable[str | os.PathLike[str]] = ()) -> None:
         self.own = {os.path.realpath(path) for path in own}
         self.notes: list[str] = []
         self.others: Counter[str] = Counter()  # files of other kinds, by suffix
@@ -203,8 +200,8 @@ class Walk:
         self.look(root)
 
     def refuse(self, line: str) -> NoReturn:
-        """Raise InputError with the key before the line."""
-        raise InputError(f"{self.key}: {line}")
+        """Raise InputError about the root."""
+        raise InputError(line, option="root")
 
     def leave(self, why: str, path: str) -> None:
         """Remember that a path was left out."""
@@ -342,7 +339,7 @@ class Walk:
             folder, names = below, self.folders(below)
         splits = self.plain(names)
         if len(splits) > 1:
-            self.refuse(f"{folder} has {_few(names)} inside: if it is the data set, give {self.key} {folder}")
+            self.refuse(f"{folder} has {_few(names)} inside: if it is the data set, give {the('root')} {folder}")
         for name in names:
             about = role(name)
             below = os.path.join(folder, name)
@@ -389,7 +386,7 @@ class Walk:
                 right = f"{os.path.join(folder, first, name)} and {os.path.join(folder, second, name)}"
                 self.refuse(
                     f"{path} has {first} and {second} inside, which look like splits; splits come first, as {right}. "
-                    f"If {name} is the data set, give {self.key} {path}"
+                    f"If {name} is the data set, give {the('root')} {path}"
                 )
         shared = set.intersection(*map(set, inside.values())) if inside else set()
         if len(inside) < 2 or not shared or any(self.look(path).images for path in inside):
@@ -438,9 +435,18 @@ class Walk:
                 self.refuse(f"{path} is a link that leads nowhere; mend or remove it")
 
     def take(
-        self, folder: str, classes: Mapping[str, str], split: str, known: Collection[str] | None = None
+        self,
+        folder: str,
+        classes: Mapping[str, str],
+        split: str,
+        known: Collection[str] | None = None,
+        *,
+        of_run: bool = False,
     ) -> dict[str, list[str]]:
-        """Return the images of each class that has some; InputError for one that isn't known, or has none in train."""
+        """Return the images of each class that has some; InputError for one that isn't known, or has none in train.
+
+        Classes are `known` by the train split, or `of_run`.
+        """
         found: dict[str, list[str]] = {}
         for name, path in classes.items():
             before = Counter(self.others)
@@ -454,7 +460,7 @@ class Walk:
             if images and known is not None and name not in known:
                 like = [other for other in known if _alike(other) == _alike(name)]
                 hint = f"; there is {like[0]}: rename one of them" if like else ""
-                if self.key == "data.root":
+                if not of_run:
                     self.refuse(f"{path} is a class that the train split doesn't have{hint}")
                 self.refuse(
                     f"{folder} has class {name}, which the run doesn't know{hint}; the run's classes are "
@@ -466,7 +472,7 @@ class Walk:
             if not found:
                 self.refuse(f"{folder} has no images in class folders")
             missing = [name for name in known if name not in found]
-            if missing and self.key == "data.root":
+            if missing and not of_run:
                 self.notes.append(f"{folder} has no images of {_count(missing, 'class')}: {_few(missing)}")
         return found
 

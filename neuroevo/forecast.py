@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from neuroevo import arms, composition, deep, devices, experiment, features, pace, starts
+from neuroevo import arms, composition, config, deep, devices, experiment, features, pace, starts
 from neuroevo.arms import Given, Overlay
 from neuroevo.backbones import Backbone
 from neuroevo.composition import Experiment, Sources
@@ -115,11 +115,12 @@ class Forecaster:
         self.found[key] = self.looked_up(c, given, backbone)
         return self.found[key], self.found[key].features + self.found[key].once
 
+    @config.at(**config.READING)
     def looked_up(self, c: Config, given: tuple[Dataset, dict[str, Tensor]], backbone: Backbone) -> Found:
         """Return what a run of a config learns from."""
         device, (whole, splits), dtype = self.ready.device, given, c.features.dtype
         backbone.to(device)
-        augment = Augment(c.data.augment, backbone.transform.size) if c.data.augment else None
+        augment = composition.augmenting(c, backbone)
         dims, _ = composition.dimensions(c, given, backbone)
         began = time.perf_counter()
         first, left = features.there(backbone, whole, device, dtype)

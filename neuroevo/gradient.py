@@ -420,7 +420,8 @@ def slice_size(
     fits = (limit // 2 - shared) // each  # an eighth is for batches that are kept, the rest the allocator's
     if fits < 1:
         raise InputError(
-            f"memory.limit: {limit} bytes is too little to train one individual; at least {2 * (each + shared)}"
+            f"{limit} bytes is too little to train one individual; at least {2 * (each + shared)}",
+            option="limit",
         )
     if device.type != "cpu":
         return int(fits)

@@ -189,6 +189,8 @@ def opened(path: Path) -> Iterator[Any]:
         with h5py.File(path, "r", locking=False) as file:
             _look_over(file, path.stat().st_size)
             yield file
+    except InputError:
+        raise
     except BROKEN as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"{path}: not as a checkpoint is ({reason})") from None

@@ -117,7 +117,7 @@ def population_forward(
     forward = _by_vmap(head, prefix)
     wrong = None if sizes is None else _difference(forward, head, prefix, sizes, again or head)
     if wrong is not None:
-        raise InputError(f"head: {type(head).__name__} can't be evaluated as a population: {wrong}")
+        raise InputError(f"{type(head).__name__} can't be evaluated as a population: {wrong}", option="head")
     return "vmap", forward
 
 
@@ -242,14 +242,22 @@ def _difference(
             repeated = alone(0, x[0])
             part = alone(0, x[0, : SAMPLES // 2])
         except Exception as error:  # a user's module may fail in any way
-            raise InputError(f"head: {kind} fails on features [{SAMPLES}, {sizes[0]}]: {_said(error)}") from None
+            raise InputError(
+                f"{kind} fails on features [{SAMPLES}, {sizes[0]}]: {_said(error)}", option="head"
+            ) from None
         shape = (INDIVIDUALS, SAMPLES, sizes[1] or expected.shape[-1])
         if expected.shape != shape:
-            raise InputError(f"head: {kind} gives {tuple(expected.shape[1:])} for {shape[1:]}, samples x classes")
+            raise InputError(
+                f"{kind} gives {tuple(expected.shape[1:])} for {shape[1:]}, samples x classes", option="head"
+            )
         if not same(repeated, expected[0]):
-            raise InputError(f"head: {kind} gives other logits each time; a network must give the same for one image")
+            raise InputError(
+                f"{kind} gives other logits each time; a network must give the same for one image", option="head"
+            )
         if not same(part, expected[0, : SAMPLES // 2]):
-            raise InputError(f"head: the logits that {kind} gives for an image depend on the others in its batch")
+            raise InputError(
+                f"the logits that {kind} gives for an image depend on the others in its batch", option="head"
+            )
         try:
             found, found_own = forward(weights, x[0]), forward(weights, x)
         except Exception as error:  # vmap refuses randomness and control flow that depends on the data

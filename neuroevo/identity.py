@@ -133,11 +133,11 @@ def agree(then: Identity | None, classes: Sequence[str], now: Identity, source: 
     """
     if then is None:
         if tuple(classes) != now.classes:
-            raise InputError(f"data: {_classes(classes, now.classes)}; the run was of {listed(classes)}")
+            raise InputError(f"{_classes(classes, now.classes)}; the run was of {listed(classes)}", option="data")
         return f"data: {source.name} is of an earlier version and doesn't hold what they were: not checked"
     what = difference(then, now)
     if what is not None:
-        raise InputError(f"data: {what}; the run was of {then} ({source.name}), and goes with those only")
+        raise InputError(f"{what}; the run was of {then} ({source.name}), and goes with those only", option="data")
     if then.names != now.names:
         return "data: files have other names than when the run began; images, order and splits are the same"
     return None

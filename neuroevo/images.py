@@ -25,7 +25,7 @@ from PIL import Image, UnidentifiedImageError
 from PIL.ImageFile import ImageFile
 
 from neuroevo import cache, devices
-from neuroevo.errors import InputError, RunError
+from neuroevo.errors import InputError, RunError, plain, setting, the
 
 DECODING = 2  # changes whenever some file is read as other pixels than before, so that no features of those are taken
 MAX_PIXELS = 178_956_970  # where Pillow, too, takes an image for an attack on memory
@@ -63,13 +63,13 @@ class Unreadable(Exception):
 def broken(reason: str) -> Unreadable:
     """Return the error of a damaged file, or of what is no image."""
     return Unreadable(
-        f"broken image ({reason})", "mend or remove it, or leave such files out with --set data.broken=skip"
+        f"broken image ({reason})", f"mend or remove it, or leave such files out with {setting('broken', 'skip')}"
     )
 
 
 def refused(reason: str, advice: str) -> Unreadable:
     """Return the error of a sound image that could be read in more than one way, or in none."""
-    return Unreadable(reason, f"{advice}, or leave such files out with --set data.broken=skip")
+    return Unreadable(reason, f"{advice}, or leave such files out with {setting('broken', 'skip')}")
 
 
 class Arrays:
@@ -130,7 +130,7 @@ class Files:
             try:
                 read(path, self.max_pixels)
             except Unreadable as error:
-                return error.reason
+                return plain(error.reason)
             return None
 
         with ThreadPoolExecutor() as pool:
@@ -251,8 +251,8 @@ def _within(size: tuple[int, int], max_pixels: int) -> None:
     width, height = size
     if width * height > max_pixels:
         raise Unreadable(
-            f"{width:,} x {height:,} pixels are more than data.max_pixels, {max_pixels:,}",
-            f"allow them with --set data.max_pixels={width * height}",
+            f"{width:,} x {height:,} pixels are more than {the('max_pixels')}, {max_pixels:,}",
+            f"allow them with {setting('max_pixels', width * height)}",
         )
 
 
@@ -377,7 +377,7 @@ def flattened(image: Image.Image, channels: int) -> Image.Image:
     Of four channels, the first three are the colours as they are seen on white, so that none is hidden there either.
     """
     if channels not in MODES:
-        raise InputError(f"backbone.channels: {channels}, which only .npy images have")
+        raise InputError(f"{channels}, which only .npy images have", option="channels")
     if image.mode not in ("LA", "RGBA"):
         return image.convert(MODES[channels])
     alpha = image.getchannel("A")
@@ -395,7 +395,7 @@ def pixels(image: Picture, channels: int, size: tuple[int, int], resample: Image
         return fitted(flattened(image, channels), size, resample)
     if image.shape[2] != channels:
         raise InputError(
-            f"backbone.channels: an image has {image.shape[2]} channels, {channels} are expected, in [H, W, channels]"
+            f"an image has {image.shape[2]} channels, {channels} are expected, in [H, W, channels]", option="channels"
         )
     planes = [fitted(Image.fromarray(image[:, :, c]), size, resample) for c in range(channels)]
     return np.concatenate(planes, axis=2)

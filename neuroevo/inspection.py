@@ -189,7 +189,8 @@ def estimate(c: Config, compared: Comparison | None = None, begun: float | None 
     rows += [("note", line) for line in notes]
     told = [*([] if compared else caveats.of_config(c.record(), genes)), *inventory.absent(whole, splits)]
     rows += [("warning", line) for line in told]
-    there = features.features_file(backbone, whole.images, c.features.dtype).exists()
+    with config.at(**config.READING):
+        there = features.features_file(backbone, whole.images, c.features.dtype).exists()
     size = dims.stored * len(whole.labels) * (4 if c.features.dtype == "float32" else 2)
     rows += [("features", f"{size / 2**20:,.0f} MiB, {'cached' if there else 'to compute'}")]
     forecaster = forecast.Forecaster(ready)

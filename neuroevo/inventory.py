@@ -40,7 +40,7 @@ def absent(data: Dataset, splits: Splits) -> list[str]:
 def own_splits(data: Dataset) -> dict[str, str]:
     """Return the keys that cut splits and have no effect, since the data bring these splits along, each with why."""
     own = [split for split in SPLITS[1:] if (data.part == SPLITS.index(split)).any()]
-    return {f"data.{split}": f"the data have a {split} split of their own" for split in own}
+    return {split: f"the data have a {split} split of their own" for split in own}
 
 
 def duplicates(data: Dataset, splits: Splits) -> list[str]:

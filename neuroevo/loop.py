@@ -150,7 +150,9 @@ def evolve(
         # The last generation's batch is cut to what its steps leave of the budget.
         size = rules.samples if left is None or not now.each else min(rules.samples, left // now.each)
         if size < 1:
-            raise InputError("budget: the samples allowed are too few for one generation of the smallest batch")
+            raise InputError(
+                "the samples allowed are too few for one generation of the smallest batch", option="budget"
+            )
         population = now.population
         if now.asked.samples and sensitivity is not None:
             population = algorithm.ask(step.state, now.context._replace(sensitivity=sensitivity.of))

@@ -433,9 +433,9 @@ def gaussian(
     generator = context.generator("mutation")
     per_gene = per == "gene" and rate < 1
     if safe and (relative or rank is not None or rate < 1):
-        raise InputError("algorithm.mutation.safe: goes with neither relative, rank nor a rate below 1")
+        raise InputError("goes with neither relative, rank nor a rate below 1", option="safe")
     if rank is not None and per_gene:
-        raise InputError("algorithm.mutation.rank: a rate below 1 goes with per: tensor")
+        raise InputError("a rate below 1 goes with per: tensor", option="rank")
 
     def normal(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator, device=genomes.device, dtype=genomes.dtype)
@@ -530,7 +530,7 @@ def levels(
     """
     genomes, generator = children.genomes, context.generator("mutation")
     if not layout.levels:
-        raise InputError("algorithm.mutation: levels needs genome.levels")
+        raise InputError("levels needs a layout with levels", option="mutation")
     if not genomes.shape[1]:  # only traits are wanted
         return children
     now = factor(schedule, context.progress, final)

@@ -168,7 +168,7 @@ def _optuna(space: Space, population: int, sampler: Callable[[Any, int], Any]) -
                 for first in range(0, len(fitness), population):
                     again = torch.tensor([propose(optuna) for _ in range(population)], dtype=state.positions.dtype)
                     if not torch.equal(again, state.positions[first : first + population].cpu()):
-                        raise RunError("tune.sampler: Optuna proposes other trials than it did before; see its version")
+                        raise RunError("Optuna proposes other trials than it did before; see its version")
                     tell_study(optuna, fitness[: first + population])
             tell_study(optuna, fitness)
             positions = [propose(optuna) for _ in range(population)]
@@ -185,7 +185,9 @@ def _module() -> Any:
     try:
         import optuna
     except ImportError:
-        raise InputError("tune.sampler: Optuna isn't there; install it with: pip install 'neuroevo[tune]'") from None
+        raise InputError(
+            "Optuna isn't there; install it with: pip install 'neuroevo[tune]'", option="sampler"
+        ) from None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna
 

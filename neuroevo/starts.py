@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from neuroevo import backbones, classes, heads, rundir
+from neuroevo import backbones, classes, config, heads, rundir
 from neuroevo.backbones import Backbone
 from neuroevo.classes import Classes
 from neuroevo.config import Config
@@ -74,7 +74,8 @@ def _lines(source: str, then: Classes | None, now: Classes, rows: Collection[int
 
 
 def _matched(then: Classes, now: Classes, source: str, learns: bool) -> classes.Match:
-    found = classes.match(then, now, source)
+    with config.at("backbone"):
+        found = classes.match(then, now, source)
     if found.new and not learns:
         raise InputError(
             f"head.trainable: false, but {source} lacks classes of the data ({classes.listed(found.new)}), which a "

@@ -53,7 +53,7 @@ class Trainer:
         self.folder, self.rules = folder / rundir.RUNG, rules
         self.images, self.log, self.signals = images, log, signals
         self.sources: OrderedDict[str, Sources] = OrderedDict()
-        self.data = Identity.of(*ready.given)
+        self.data = composition.identified(*ready.given)
 
     def trial(self, settings: Settings) -> Config:
         """Return the config of a trial."""

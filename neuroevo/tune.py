@@ -81,10 +81,12 @@ class Search:
         """Return the sampler, with a memory of all trials."""
 
         def init(start: Tensor, sigma: float | Tensor, context: Context) -> Remembering:
-            return Remembering(self.sampler.init(start, sigma, context), self.nothing())
+            with config.at(sampler="tune.sampler"):
+                return Remembering(self.sampler.init(start, sigma, context), self.nothing())
 
         def ask(state: Remembering, context: Context) -> Population:
-            population = self.sampler.ask(state.search, context)
+            with config.at(sampler="tune.sampler"):
+                population = self.sampler.ask(state.search, context)
             known = self.known(state.trials)
             rows = [
                 known.get(

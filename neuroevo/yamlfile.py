@@ -141,6 +141,8 @@ def read(file: str) -> dict[str, Any]:
         if about.st_size > LARGEST:
             raise InputError(f"{file}: {about.st_size:,} bytes; a config has {LARGEST:,} at most")
         text = Path(file).read_bytes().decode("utf-8-sig")
+    except InputError:
+        raise
     except UnicodeDecodeError as error:
         raise InputError(f"{file}: can't be read (not UTF-8 text: {error.reason} at byte {error.start})") from None
     except (OSError, ValueError) as error:  # ValueError: a name that can't be

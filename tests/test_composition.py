@@ -4,9 +4,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from conftest import TINY, Quiet
+from conftest import TINY, Quiet, make_folder
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -247,3 +248,50 @@ def test_sizes_are_spelled_as_people_read_them() -> None:
 
 
 sys.modules.setdefault("test_composition", sys.modules[__name__])
+
+
+@pytest.mark.parametrize(
+    ("folder", "sets", "message"),
+    [
+        (
+            True,
+            ["data.max_pixels=63"],
+            r"more than data.max_pixels, 63; allow them with --set data.max_pixels=64",
+        ),
+        (True, ["data.limit=1"], "^data.limit: 1 leaves some class without an image"),
+        (True, [], r"b/z.npy: backbone.channels: an image has 5 channels, 3 are expected"),
+        (False, ["data.test=0.001"], "^data.test: 0.001 of 1797 images is 2"),
+        (False, ["backbone.channels=5"], "^image 0: backbone.channels: 5, which only .npy images have"),
+        (
+            False,
+            ["data.augment=[{name: Nope}]", "refine.steps=1"],
+            "^data.augment.0: torchvision has no tr",
+        ),
+        (
+            False,
+            ["backbone.name=torchvision/vgg11", "data.image_size=16"],
+            "^data.image_size: torchvision/vgg11 does",
+        ),
+        (False, ["backbone.trainable=[x]"], "^backbone.trainable: there is no backbone"),
+        (False, ["algorithm.elites=8"], "^algorithm.elites: 8 must be below the population of 8"),
+        (False, ["device=mps"], "^device: mps has no float64"),
+    ],
+)
+def test_what_the_library_says_of_an_option_a_run_and_validate_say_of_its_key(
+    tmp_path: Path, folder: bool, sets: list[str], message: str
+) -> None:
+    if folder:
+        make_folder(tmp_path / "images", {"train": {"a": 8, "b": 8}, "test": {"a": 4, "b": 4}})
+        np.save(tmp_path / "images" / "train" / "b" / "z.npy", np.zeros((8, 8, 5), np.uint8))
+        sets = ["data.name=image_folder", f"data.root={tmp_path / 'images'}", "data.validation=0.3", *sets]
+    with pytest.raises(InputError, match=message):
+        start(tmp_path / "r", *sets)
+    with pytest.raises(InputError, match=message):
+        inspection.estimate(load(None, [*TINY, *sets]))
+
+
+def test_notes_on_options_are_on_keys(tmp_path: Path) -> None:
+    make_folder(tmp_path, {"train": {"a": 8, "b": 8}, "test": {"a": 4, "b": 4}})
+    (tmp_path / "train" / "a" / "000.png").write_bytes(b"no image")
+    c = load(None, [*TINY, "data.name=image_folder", f"data.root={tmp_path}", "data.broken=skip"])
+    assert composition.dataset(c)[0].notes[0].startswith("data.broken: 1 unreadable image left out: a 1 of 12")

@@ -11,6 +11,8 @@ from torch import Tensor
 from neuroevo import config
 from neuroevo.config import TABLES, check, load
 from neuroevo.errors import InputError
+from neuroevo.genome import Layout, Population
+from neuroevo.rng import Context
 
 RUNS = sorted((Path(__file__).parents[1] / "runs").glob("*.yaml"))
 
@@ -495,3 +497,27 @@ def test_what_a_search_wrote_down_can_be_set_but_not_contradicted() -> None:
     raw["genome"]["init_sigma"] = 0.5
     with pytest.raises(InputError, match="tune.given: another genome than the config has"):
         check(raw)
+
+
+def test_an_error_names_the_nearest_key_that_is_known_and_other_lines_stay() -> None:
+    with (
+        pytest.raises(InputError, match=r"^memory.limit: 5 given$"),
+        config.at("data"),
+        config.at(limit="memory.limit"),
+    ):
+        raise InputError("5 given", option="limit")
+    with pytest.raises(InputError, match="^data.limit: 5 given$"), config.at("data"), config.at(root="x"):
+        raise InputError("5 given", option="limit")
+    with pytest.raises(InputError, match=r"^x.png: broken$"), config.at("data"):
+        raise InputError("x.png: broken")
+    lines = ["weights: taken", "transfer.0: skipped", "weights:make can't be cut", "head.init: network"]
+    named = config.under("backbone", lines, ("weights", "transfer"))
+    assert named == ("backbone.weights: taken", "backbone.transfer.0: skipped", *lines[2:])
+
+
+def test_a_part_within_a_part_names_its_whole_path() -> None:
+    mutation = check({"algorithm": {"mutation": {"safe": True, "rank": 2}}}).algorithm.options["mutation"]
+    nobody = Population(torch.zeros(2, 3), {}, torch.zeros(2, 2, dtype=torch.int64))
+    context = Context(0, 1, 0.0, torch.device("cpu"))
+    with pytest.raises(InputError, match=r"^algorithm.mutation.safe: goes with neither"):
+        mutation.bound()(nobody, context, Layout(("w",), ((3,),)))

@@ -268,12 +268,12 @@ def test_clipup_is_evotorchs(device: torch.device) -> None:
 
 def test_a_full_covariance_of_a_large_genome_is_refused() -> None:
     xnes(Layout(("w",), ((LARGEST,),)), population=4)
-    with pytest.raises(InputError, match=r"^algorithm.name: xnes takes up to 1000 genes, and there are 1001; use snes"):
+    with pytest.raises(InputError, match=r"^name: xnes takes up to 1000 genes, and there are 1001; use snes"):
         xnes(Layout(("w",), ((LARGEST + 1,),)), population=4)
 
 
 def test_a_share_of_less_than_two_is_refused() -> None:
-    with pytest.raises(InputError, match=r"^algorithm.share: 0.1 of a population of 19 is less than two"):
+    with pytest.raises(InputError, match=r"^share: 0.1 of a population of 19 is less than two"):
         cem(LAYOUT, population=19, share=0.1)
     cem(LAYOUT, population=20, share=0.1)
 

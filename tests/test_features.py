@@ -231,7 +231,7 @@ class Odd(Counting):
         (
             -70000.0,
             "float16",
-            r"features.dtype: float16 can't hold 70000, a feature of image 70 \(it ends at 65504\); u",
+            r"^dtype: float16 can't hold 70000, a feature of image 70 \(it ends at 65504\); u",
         ),
         (70000.0, "float32", None),
         (60000.0, "float16", None),
@@ -433,11 +433,9 @@ def test_transforms_are_named_as_torchvision_names_them(name: str) -> None:
 
 
 def test_a_transform_that_is_not_there_or_not_so_is_refused() -> None:
-    with pytest.raises(
-        InputError, match=r"data.augment.0: torchvision has no transform 'RandomHorizontalFlop'; near: Ran"
-    ):
+    with pytest.raises(InputError, match=r"^augment.0: torchvision has no transform 'RandomHorizontalFlop'; near: Ran"):
         features.Augment([{"name": "RandomHorizontalFlop"}], (8, 8))
-    with pytest.raises(InputError, match=r"data.augment.1: ColorJitter: "):
+    with pytest.raises(InputError, match=r"^augment.1: ColorJitter: "):
         features.Augment([CROP, {"name": "ColorJitter", "brightnes": 1}], (8, 8))
 
 

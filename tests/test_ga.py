@@ -168,10 +168,10 @@ def test_parents_come_best_first() -> None:
 
 def test_only_weighted_crossover_takes_more_than_two_parents() -> None:
     assert ga(LAYOUT, population=4, crossover=operators.row)
-    with pytest.raises(InputError, match=r"algorithm.parents: 3, and the crossover takes two; weighted takes any"):
+    with pytest.raises(InputError, match=r"^parents: 3, and the crossover takes two; weighted takes any"):
         ga(LAYOUT, population=4, parents=3, crossover=partial(operators.row, rate=0.3))
 
 
 def test_elites_must_be_fewer_than_the_population() -> None:
-    with pytest.raises(InputError, match=r"algorithm.elites: 4 must be below the population of 4"):
+    with pytest.raises(InputError, match=r"^elites: 4 must be below the population of 4"):
         ga(LAYOUT, population=4, elites=4)

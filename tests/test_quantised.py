@@ -196,7 +196,7 @@ def test_scales_move_by_shares_of_themselves_and_keep_their_sign(device: torch.d
 
 
 def test_levels_without_levels_are_refused() -> None:
-    with pytest.raises(InputError, match="algorithm.mutation: levels needs genome.levels"):
+    with pytest.raises(InputError, match="mutation: levels needs a layout with levels"):
         mutate(torch.zeros(2, PLAIN.genes), PLAIN)
 
 

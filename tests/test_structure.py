@@ -1,6 +1,8 @@
 """Imports point up the list of docs/design.md only, and every module has its mirror test file."""
 
 import ast
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,6 +28,32 @@ ONLY = {  # the one module that imports a library
     "matplotlib": {f"report.{name}" for name in ("glyphs", "figures", "plots_of_runs", "plots_of_searches",
                                                  "plots_of_benches")}, "optuna": {"samplers"}, "filelock": {"cache"},
 }  # fmt: skip
+
+BELOW_CONFIG = ORDER[: ORDER.index("config")]
+SECTIONS = [
+    "data",
+    "backbone",
+    "head",
+    "features",
+    "genome",
+    "algorithm",
+    "refine",
+    "fitness",
+    "validate",
+    "budget",
+    "checkpoint",
+    "memory",
+    "tune",
+]
+YAML = {  # below config, and yet about a config: what is said of a whole record, and a row of `neuroevo validate`
+    "caveats": None,
+    "inventory": "; --set data.broken=skip leaves such files out",
+}
+PROGRAM = {  # what belongs to a program, and where it is still; these sets only shrink
+    "signal": {"experiment", "tune", "watch", "workers"},
+    "argv": {"experiment"},
+    "print": {"cli", "watch"},
+}
 
 
 def imports(path: Path) -> set[str]:
@@ -84,3 +112,49 @@ def test_the_package_names_no_path_of_the_workplace() -> None:
     for path in [*PACKAGE.rglob("*.py"), *(root / "tests").glob("*.py"), *(root / "runs").glob("*.yaml")]:
         if path != Path(__file__):
             assert "../shared" not in path.read_text(), path
+
+
+def below_config() -> list[Path]:
+    return [path for path in FILES if module(path) in BELOW_CONFIG]
+
+
+def strings(tree: ast.AST) -> Iterator[str]:
+    """Yield the strings of a tree, and the pieces of its f-strings, that aren't docstrings."""
+    docs = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docs:
+            yield node.value
+
+
+def test_nothing_below_the_config_imports_it() -> None:
+    for path in below_config():
+        assert not any(name.startswith("neuroevo.config") for name in imports(path)), path
+
+
+def test_no_error_below_the_config_names_a_key_of_it() -> None:
+    key = re.compile(rf"({'|'.join(SECTIONS)})\.")
+    for path in below_config():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "InputError":
+                assert not any(key.match(text) for text in strings(node)), f"{path}, line {node.lineno}"
+
+
+def test_no_text_below_the_config_names_a_key_of_it() -> None:
+    key = re.compile(rf"(?:^|[^\w.])(?:{'|'.join(SECTIONS)})\.[a-z_]")
+    for path in below_config():
+        allowed = YAML.get(module(path), "")
+        for text in strings(ast.parse(path.read_text())) if allowed is not None else ():
+            assert text == allowed or not key.search(text), f"{path}: {text}"
+
+
+def test_signals_arguments_and_printing_are_the_programs() -> None:
+    found: dict[str, set[str]] = {what: set() for what in PROGRAM}
+    for path in FILES:
+        if "signal" in imports(path):
+            found["signal"].add(module(path))
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Attribute) and ast.unparse(node) == "sys.argv":
+                found["argv"].add(module(path))
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print":
+                found["print"].add(module(path))
+    assert found == PROGRAM

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import random
 import signal
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -609,3 +610,11 @@ def test_tune_lr_reaches_92_percent_on_digits_in_test(tmp_path: Path) -> None:
     c = config.load(preset, ["data.name=digits", "data.image_size=48"])
     tune.run(c, str(tmp_path / "r"), "test", Quiet())
     assert rundir.read_result(tmp_path / "r")["champion"]["test"]["accuracy"] >= 0.92
+
+
+def test_without_optuna_the_line_names_the_sampler_of_the_config(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(InputError, match=r"^tune.sampler: Optuna isn't there; install it with: pip install"):
+        tune.run(load("tune.sampler={name: optuna/tpe, population: 4}"), str(tmp_path / "r"), "test", Quiet())

@@ -125,3 +125,9 @@ def test_a_value_is_shown_short() -> None:
         assert len(shown(value)) < 300
     assert shown(2**64) == str(2**64)
     assert shown("a\nb\x1b") == r"'a\nb\x1b'"
+
+
+def test_a_folder_in_place_of_a_file_is_one_plain_line(tmp_path: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        read(str(tmp_path))
+    assert str(caught.value) == f"{tmp_path}: not a file, but a folder"

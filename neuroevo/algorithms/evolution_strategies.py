@@ -167,7 +167,7 @@ def xnes(
     """
     g = layout.genes
     if g > LARGEST:
-        raise InputError(f"algorithm.name: xnes takes up to {LARGEST} genes, and there are {g}; use snes or sep_cma")
+        raise InputError(f"xnes takes up to {LARGEST} genes, and there are {g}; use snes or sep_cma", option="name")
     rate = sigma_rate or 0.6 * (3 + math.log(g)) / (g * math.sqrt(g))
 
     def remember(state: Search) -> Search:
@@ -195,7 +195,7 @@ def cem(layout: Layout, *, population: Size = 256, share: Annotated[float, Gt(0)
     """Take mean and deviation of the best `share`: the cross-entropy method (Rubinstein 1999)."""
     elites = int(population * share)
     if elites < 2:
-        raise InputError(f"algorithm.share: {share} of a population of {population} is less than two individuals")
+        raise InputError(f"{share} of a population of {population} is less than two individuals", option="share")
 
     def follow(state: Search, genomes: Tensor, ranks: Tensor) -> Search:
         sigma, center = torch.std_mean(genomes[ranks.topk(elites).indices], dim=0)

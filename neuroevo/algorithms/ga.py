@@ -81,11 +81,11 @@ def ga(
     weighs = function is weighted and getattr(crossover, "keywords", {}).get("step") != 0
     select = selection or SELECTIONS[usual_selection(weighs)]
     if elites >= population:
-        raise InputError(f"algorithm.elites: {elites} must be below the population of {population}")
+        raise InputError(f"{elites} must be below the population of {population}", option="elites")
     if parents is None:
         parents = min(MANY, population) if function in ANY_NUMBER else 2
     if parents != 2 and function in CROSSOVERS.values() and function not in ANY_NUMBER:
-        raise InputError(f"algorithm.parents: {parents}, and the crossover takes two; weighted takes any number")
+        raise InputError(f"{parents}, and the crossover takes two; weighted takes any number", option="parents")
 
     def init(start: Tensor, sigma: float | Tensor, context: Context) -> GAState:
         genomes = noisy(start, population, sigma, context.generator("init"))

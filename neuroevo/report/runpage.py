@@ -333,7 +333,7 @@ def read_trials(folder: Path, note: Note = rundir.silent) -> Trials | None:
         return None
     try:
         return _trials(path, configured(searched if searched.is_dir() else folder, None, note))
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, csv.Error, InputError):
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, csv.Error):
         note(f"{path}: damaged, and left out")
         return None
 

@@ -1,0 +1,42 @@
+"""The public names: there, from where they are, and loaded no sooner than asked for."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import neuroevo
+from neuroevo.algorithms import ALGORITHMS
+from neuroevo.cost import Budget
+from neuroevo.errors import InputError, RunError
+from neuroevo.gradient import OPTIMIZERS
+
+
+def test_public_names_are_the_things_of_the_tables() -> None:
+    expected = {**ALGORITHMS, **OPTIMIZERS, "Budget": Budget, "InputError": InputError, "RunError": RunError}
+    assert {*expected, "__version__"} == set(neuroevo.__all__) <= set(dir(neuroevo))
+    for name, thing in expected.items():
+        assert getattr(neuroevo, name) is thing
+
+
+def test_another_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="module 'neuroevo' has no attribute 'gaa'"):
+        neuroevo.gaa  # noqa: B018
+
+
+def test_no_public_name_is_that_of_a_module_beside_it() -> None:
+    modules = {path.stem for path in Path(neuroevo.__file__).parent.iterdir()}
+    assert not modules & set(neuroevo.__all__)
+
+
+def test_importing_the_package_loads_nothing_heavy() -> None:
+    code = (
+        "import time; began = time.perf_counter()\nimport neuroevo, sys; took = time.perf_counter() - began\n"
+        "from neuroevo import Budget, InputError\n"
+        "assert not {'torch', 'numpy', 'pydantic', 'evotorch'} & sys.modules.keys(), 'heavy'\n"
+        "assert took < 0.2, took\n"
+        "neuroevo.snes\nassert 'torch' in sys.modules"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stderr
