@@ -50,9 +50,9 @@ YAML = {  # below config, and yet about a config: what is said of a whole record
     "inventory": "; --set data.broken=skip leaves such files out",
 }
 PROGRAM = {  # what belongs to a program, and where it is still; these sets only shrink
-    "signal": {"experiment", "tune", "watch", "workers"},
+    "signal": {"experiment", "tune", "report.watch", "workers"},
     "argv": {"experiment"},
-    "print": {"cli", "watch"},
+    "print": {"cli", "report.watch"},
 }
 
 
