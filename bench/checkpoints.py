@@ -16,7 +16,8 @@ from pathlib import Path
 import torch
 
 from neuroevo import checkpoint, heads, loop
-from neuroevo.algorithms.ga import GAState, ga
+from neuroevo.algorithms.base import GAState
+from neuroevo.algorithms.ga import ga
 from neuroevo.cost import Budget, Cost
 from neuroevo.development import Scoring, unchanged
 from neuroevo.fitness import Scores, evaluate, plan

@@ -14,7 +14,7 @@ from annotated_types import Ge, Gt
 from torch import Tensor
 
 from neuroevo.algorithms import Algorithm
-from neuroevo.algorithms.ga import fitness_of
+from neuroevo.algorithms.base import fitness_of
 from neuroevo.algorithms.pso import pso as swarm_of
 from neuroevo.errors import InputError, RunError
 from neuroevo.fitness import Scores

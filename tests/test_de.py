@@ -9,8 +9,8 @@ import torch
 from reference_searches import LAYOUT, NOBODY, G, context, scored, scores, worth
 from torch import Tensor
 
+from neuroevo.algorithms.base import GAState
 from neuroevo.algorithms.de import DONORS, de, donors, survivors
-from neuroevo.algorithms.ga import GAState
 from neuroevo.genome import Layout, Population, noisy
 from neuroevo.rng import generator
 

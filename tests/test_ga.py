@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from neuroevo import operators
-from neuroevo.algorithms.ga import GAState, ga
+from neuroevo.algorithms.base import GAState
+from neuroevo.algorithms.ga import ga
 from neuroevo.errors import InputError
 from neuroevo.fitness import Scores
 from neuroevo.genome import Layout, Population

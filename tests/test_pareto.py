@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from neuroevo import operators, pareto
-from neuroevo.algorithms.ga import GAState, ga
+from neuroevo.algorithms.base import GAState
+from neuroevo.algorithms.ga import ga
 from neuroevo.fitness import Scores
 from neuroevo.genome import Layout, Population
 from neuroevo.rng import Context

@@ -6,7 +6,8 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from neuroevo.fitness import Scores
+from neuroevo import pareto
+from neuroevo.fitness import Scores, ranks
 from neuroevo.genome import Layout, Population
 from neuroevo.rng import Context
 
@@ -59,3 +60,26 @@ def measure(algorithm: Algorithm[Any], layout: Layout, objectives: int) -> Sizes
     scores = Scores(torch.zeros(n, objectives, dtype=torch.float64), torch.zeros(n, dtype=torch.bool), objectives)
     later = algorithm.ask(algorithm.tell(state, first, scores), Context(0, 2, 0.0, device, sensitivity))
     return Sizes(n, len(later.genomes), asked)
+
+
+class GAState(NamedTuple):
+    """The population and what it was found to be worth."""
+
+    population: Population
+    fitness: Tensor  # [n] or, of many objectives, [n, m] float64, higher is better, -inf where invalid; empty at first
+
+
+def fitness_of(scores: Scores) -> Tensor:
+    """Return fitness [n]: the metric itself, or ranks where a second one breaks its ties; -inf where invalid.
+
+    With many objectives, ranks in NSGA-II's order.
+    """
+    values = scores.values
+    if scores.objectives > 1:
+        return pareto.ranked(objectives_of(scores))
+    return values[:, 0] if values.shape[1] == 1 else ranks(values).masked_fill(scores.invalid, -torch.inf)
+
+
+def objectives_of(scores: Scores) -> Tensor:
+    """Return objectives [n, m], -inf throughout where invalid."""
+    return scores.values[:, : scores.objectives].masked_fill(scores.invalid[:, None], -torch.inf)

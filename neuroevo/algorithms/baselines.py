@@ -10,8 +10,7 @@ import torch
 from annotated_types import Ge
 from torch import Tensor
 
-from neuroevo.algorithms.base import Algorithm
-from neuroevo.algorithms.ga import fitness_of
+from neuroevo.algorithms.base import Algorithm, fitness_of
 from neuroevo.fitness import Scores
 from neuroevo.genome import Layout, Population, noisy
 from neuroevo.rng import Context

@@ -10,28 +10,21 @@ With many objectives the order is that of NSGA-II (Deb et al. 2002), and the eli
 population as elites, parents and children are scored on one batch and the better half of both goes on.
 """
 
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
 import torch
 from annotated_types import Ge
 from torch import Tensor
 
 from neuroevo import pareto
-from neuroevo.algorithms.base import Algorithm, Part
+from neuroevo.algorithms.base import Algorithm, GAState, Part, fitness_of, objectives_of
 from neuroevo.errors import InputError
-from neuroevo.fitness import Scores, ranks
+from neuroevo.fitness import Scores
 from neuroevo.genome import Layout, Population, noisy
 from neuroevo.operators import ANY_NUMBER, CROSSOVERS, SELECTIONS, Crossover, Mutation, Selection, gaussian, weighted
 from neuroevo.rng import Context
 
 MANY = 256  # parents of a child
-
-
-class GAState(NamedTuple):
-    """The population and what it was found to be worth."""
-
-    population: Population
-    fitness: Tensor  # [n] or, of many objectives, [n, m] float64, higher is better, -inf where invalid; empty at first
 
 
 def usual_selection(weighs: bool) -> str:
@@ -42,22 +35,6 @@ def usual_selection(weighs: bool) -> str:
 def averaged(population: int, elites: int) -> int:
     """Return how many of the best the candidate `elite_mean` is the mean of: the elites, but a quarter at least."""
     return max(1, elites, population // 4)
-
-
-def fitness_of(scores: Scores) -> Tensor:
-    """Return fitness [n]: the metric itself, or ranks where a second one breaks its ties; -inf where invalid.
-
-    With many objectives, ranks in NSGA-II's order.
-    """
-    values = scores.values
-    if scores.objectives > 1:
-        return pareto.ranked(objectives_of(scores))
-    return values[:, 0] if values.shape[1] == 1 else ranks(values).masked_fill(scores.invalid, -torch.inf)
-
-
-def objectives_of(scores: Scores) -> Tensor:
-    """Return objectives [n, m], -inf throughout where invalid."""
-    return scores.values[:, : scores.objectives].masked_fill(scores.invalid[:, None], -torch.inf)
 
 
 def ga(

@@ -14,8 +14,7 @@ import torch
 from annotated_types import Ge, Gt
 from torch import Tensor
 
-from neuroevo.algorithms.base import Algorithm
-from neuroevo.algorithms.ga import fitness_of
+from neuroevo.algorithms.base import Algorithm, fitness_of
 from neuroevo.fitness import Scores
 from neuroevo.genome import Layout, Population, noisy
 from neuroevo.operators import blocks
