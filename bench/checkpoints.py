@@ -76,7 +76,7 @@ def generations(folder: Path, count: int, every: int | None) -> float:
         def batch(self, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             return x[index], y[index]
 
-    algorithm, metric, p = ga(LAYOUT), METRICS["cross_entropy"](), plan("gemm", LAYOUT.genes, D, [C], 2**30, CPU)
+    algorithm, metric, p = ga(), METRICS["cross_entropy"](), plan("gemm", LAYOUT.genes, D, [C], 2**30, CPU)
 
     def score(population: Population, index: torch.Tensor) -> tuple[Scores, Cost]:
         scores = evaluate(population.genomes, LAYOUT.unflatten, forward, Rows(), index, [metric], p)

@@ -36,7 +36,7 @@ from neuroevo import (
     quantised,
     starts,
 )
-from neuroevo.algorithms import Algorithm, Sizes, measure
+from neuroevo.algorithms import Algorithm
 from neuroevo.backbones import Backbone
 from neuroevo.cache import cache_folder
 from neuroevo.classes import Classes
@@ -277,6 +277,9 @@ class Experiment:
         metrics, c = self.fitness_metrics(), self.config
         beside = self.calibrating()
 
+        def passes(n: int) -> int:
+            return n + rescored(c, self.algorithm, n)
+
         def score(population: Population, index: Tensor) -> tuple[Scores, Cost]:
             n = len(population.genomes)
             with self.counted() as cost:
@@ -289,14 +292,14 @@ class Experiment:
                         index,
                         metrics,
                         plan,
-                        rescored(c, n),
+                        rescored(c, self.algorithm, n),
                         self.origin,
                         len(c.metrics),
                     )
                 )
-            return scores, spent + cost() + Cost(forward=beside * (n + rescored(c, n)))
+            return scores, spent + cost() + Cost(forward=beside * passes(n))
 
-        return Scoring(score, lambda n: n + rescored(c, n), lambda n: beside * (n + rescored(c, n)))
+        return Scoring(score, passes, lambda n: beside * passes(n))
 
     def calibrating(self) -> int:
         """Return how many samples go forward to re-estimate an individual's batch norms."""
@@ -324,7 +327,7 @@ class Experiment:
 
     def sensitivity(self) -> Sensitivity | None:
         """Return how the outputs' sensitivity to genes is measured, where the mutation asks for it."""
-        return Sensitivity(self.task(self.plan, PROBE), self.config.seed) if safe(self.config) else None
+        return Sensitivity(self.task(self.plan, PROBE), self.config.seed) if self.algorithm.overhead else None
 
     def development(self, brought: Collection[str] = ()) -> Development:
         """Return what becomes of a population in its generation: scored as it is, or trained first.
@@ -414,7 +417,7 @@ class Experiment:
     def initial(self) -> Step:
         """Return the run before its first generation: its champion so far is the start itself."""
         check_size(self.config, self.layout.genes, len(self.splits["train"]))
-        context = Context(self.config.seed, 0, 0.0, self.home)
+        context = Context(self.config.seed, 0, 0.0, self.home, self.layout)
         start = self.start()
         state = self.algorithm.init(start, self.spread(start), context)
         found, cost = loop.best({"start": start[0]}, self.validate, self.rules(), 0)
@@ -443,16 +446,14 @@ def batch_size(c: Config, pool: int) -> int:
     return pool if c.fitness.samples == "all" else min(c.fitness.samples, pool)
 
 
-def takes(c: Config, rows: int, counts: Mapping[str, int], asked: int = 0) -> Cost:
-    """Return what a generation of `rows` individuals takes at most, with so many images a split.
-
-    `asked` genomes have their sensitivity measured for safe mutation.
-    """
+def takes(c: Config, algorithm: Algorithm[Any], counts: Mapping[str, int], first: bool = False) -> Cost:
+    """Return what a generation takes at most, the `first` or any after it, with so many images a split."""
+    rows, asked = (algorithm.size, 0) if first else (algorithm.later, algorithm.overhead)
     train = counts["train"]
     r = c.refine
     learnt = 0 if r is None else round(rows * r.share) * steps(c, train) * min(r.batch_size, train)
     passes = 2 if r is not None and r.back_off else 1
-    scored = (rows + rescored(c, rows)) * passes
+    scored = (rows + rescored(c, algorithm, rows)) * passes
     batch = batch_size(c, counts[c.fitness.split])
     if c.backbone.batchnorm == "recalibrate" and c.backbone.trainable:
         batch += sum(calibration_batches(train))
@@ -460,11 +461,9 @@ def takes(c: Config, rows: int, counts: Mapping[str, int], asked: int = 0) -> Co
     return fixed + gradient.probed(asked, train)
 
 
-def rescored(c: Config, rows: int) -> int:
+def rescored(c: Config, algorithm: Algorithm[Any], rows: int) -> int:
     """Return how many of so many individuals are scored again in full precision."""
-    if c.fitness.precision == "float32":
-        return 0
-    return min(rows, int(c.algorithm.options.get("elites") or max(1, rows // 4)))
+    return 0 if c.fitness.precision == "float32" else algorithm.exact(rows)
 
 
 def calibration_batches(train: int) -> list[int]:
@@ -475,28 +474,7 @@ def calibration_batches(train: int) -> list[int]:
 
 def generation(c: Config, counts: Mapping[str, int]) -> Cost:
     """Return what a generation takes at most, from the second on, with so many images a split."""
-    own = sizes(c)
-    return takes(c, own.later, counts, own.asked)
-
-
-def sizes(c: Config) -> Sizes:
-    """Return how many individuals a config's algorithm asks for; InputError where a user's own doesn't tell."""
-    part, layout = c.algorithm, Layout(("genes",), ((1,),))
-    algorithm = part.bound()(layout)
-    if ":" not in part.name:
-        n = int(part.options["population"])
-        asked = n - int(part.options["elites"]) if safe(c) else 0
-        return Sizes(n, n * (2 if algorithm.doubles else 1), asked)
-    try:
-        return measure(algorithm, layout, len(c.metrics))
-    except Exception as error:  # a user's function may fail in any way
-        given = part.options.get("population")
-        if not isinstance(given, int):
-            raise InputError(
-                f"algorithm: {part.name} can't be asked for a population of one gene, and has no option population "
-                f"that would tell its size ({said(error)})"
-            ) from None
-        return Sizes(given, given * (2 if algorithm.doubles else 1), given if safe(c) else 0)
+    return takes(c, c.algorithm.search(), counts)
 
 
 def fits(size: int, what: str) -> None:
@@ -517,7 +495,7 @@ def spelled(size: float) -> str:
 
 def check_size(c: Config, genes: int, train: int) -> None:
     """See that the parts of a run fit into memory, before any is made; InputError names the key that is too large."""
-    options, own = c.algorithm.options, sizes(c)
+    options, own = c.algorithm.options, c.algorithm.search()
     fits(
         2 * 4 * own.later * genes,
         f"algorithm.population: {own.later:,} individuals of {genes:,} genes and their children take",
@@ -602,12 +580,6 @@ def check_search(c: Config, given: tuple[Dataset, dict[str, Tensor]], backbone: 
 def exact(plan: Plan) -> Plan:
     """Return a plan in full precision."""
     return plan._replace(precision="float32")
-
-
-def safe(c: Config) -> bool:
-    """Tell whether the mutation asks for the outputs' sensitivity to genes."""
-    mutation = c.algorithm.options.get("mutation")
-    return isinstance(mutation, config.Part) and bool(mutation.options.get("safe"))
 
 
 def said(error: Exception) -> str:
@@ -878,8 +850,9 @@ def assemble(
         layout = quantised.levelled(layout, quantised.LEVELS[c.genome.levels])
         if not layout.tops:
             raise InputError(f"genome.levels: {c.head_part.name} has no weight matrix")
-    algorithm = c.algorithm.bound()(layout)
-    size = sizes(c).later
+    algorithm = c.algorithm.search()
+    algorithm.check(layout.genes)
+    size = algorithm.later
     method, of_features = heads.population_forward(head, backbone.head, (seen, classes), again, log)
     if backbone.cut is None:
         forward, cached = of_features, cached if scaled is None else learnt_from.scaled
@@ -936,7 +909,8 @@ def choose(c: Config, numbers: int, device: torch.device, chosen: Callable[[int,
     `numbers` are the genes of a whole population.
     """
     assert c.memory.limit is not None
-    plan = chosen(c.memory.limit, c.refine.batch_size if c.refine is not None else PROBE if safe(c) else 0)
+    probe = PROBE if c.algorithm.search().overhead else 0
+    plan = chosen(c.memory.limit, probe if c.refine is None else c.refine.batch_size)
     # A population is kept on the device if it fits there with its children and what refines them.
     fits = 4 * 4 * numbers < devices.available_memory(device) / 2
     return plan._replace(precision=c.fitness.precision, home=str(device if fits else "cpu"))

@@ -398,7 +398,7 @@ def restored(
     ):
         if then != now:
             log(f"{what} were {then} and are {now}: the run goes on, but may round otherwise than uninterrupted")
-    context = Context(c.seed, 0, 0.0, experiment.home)
+    context = Context(c.seed, 0, 0.0, experiment.home, experiment.layout)
     start = experiment.start()
     template = experiment.algorithm.init(start, experiment.spread(start), context)
     step = replace(
@@ -522,6 +522,7 @@ def go(
         experiment.home,
         time.monotonic,
         experiment.sensitivity(),
+        experiment.layout,
     )
 
     def after(step: Step) -> None:

@@ -70,7 +70,15 @@ def joined(
             told[key] = a.tell(own, part, scores._replace(values=scores.values[rows], invalid=scores.invalid[rows]))
         return Joined(told)
 
-    return Algorithm(init, ask, tell, lambda state: {})  # `Group.judge` asks each run for its candidates
+    return Algorithm(
+        init,
+        ask,
+        tell,
+        lambda state: {},  # `Group.judge` asks each run for its candidates
+        size=sum(a.size for a in algorithms),
+        again=sum(a.again for a in algorithms),
+        overhead=sum(a.overhead for a in algorithms),
+    )
 
 
 def place(i: int) -> str:
@@ -125,14 +133,14 @@ class Group:
         step = Step(0, None, nobody, nothing, {}, Cost(), 0.0, champion, 0, None)
         reached = Reached(step, [Verdict({}, 0, Cost()) for _ in configs], Cost())
         group = cls(experiment, configs, brought, reached)
-        state = group.algorithm(group.algorithms()).init(start, 0.0, Context(e.config.seed, 0, 0.0, e.home))
+        state = group.algorithm(group.algorithms()).init(start, 0.0, Context(e.config.seed, 0, 0.0, e.home, e.layout))
         group.reached = reached._replace(step=replace(step, state=state))
         return group
 
     def algorithms(self) -> list[Algorithm[Any]]:
         """Return each run's algorithm."""
         layout = self.experiment.layout
-        own = [c.algorithm.bound()(layout) for c in self.configs]
+        own = [c.algorithm.search() for c in self.configs]
         return [quantised.whole(a, layout) if layout.tops else a for a in own]
 
     def algorithm(self, algorithms: Sequence[Algorithm[Any]]) -> Algorithm[Any]:
@@ -153,7 +161,7 @@ class Group:
         rules = replace(e.rules(), every=generations + 1, patience=None, budget=Budget(generations=generations))
         run = loop.evolve(
             self.algorithm(algorithms), e.development(self.brought), e.validate, rules, self.step, e.home, lambda: 0.0,
-            e.sensitivity(),
+            e.sensitivity(), e.layout,
         )  # fmt: skip
         for step in run:
             used, spent, best = step.cost - self.step.cost, Cost(), [v.metrics for v in self.verdicts]

@@ -17,7 +17,7 @@ from neuroevo.cost import Budget, Cost
 from neuroevo.development import Development
 from neuroevo.errors import InputError
 from neuroevo.fitness import Scores, balanced
-from neuroevo.genome import Population
+from neuroevo.genome import EMPTY, Layout, Population
 from neuroevo.gradient import Sensitivity, View, as_it_is
 from neuroevo.rng import Context, generator
 
@@ -107,6 +107,7 @@ def evolve(
     device: torch.device,
     clock: Callable[[], float],
     sensitivity: Sensitivity | None = None,
+    layout: Layout = EMPTY,
 ) -> Iterator[Step]:
     """Yield the run after each generation, going on from `start`, until a limit, the target or patience stops it.
 
@@ -116,7 +117,7 @@ def evolve(
 
     def propose(state: Any, generation: int, cost: Cost) -> Proposal:
         progress = rules.budget.progress(generation - 1, cost)
-        context = Context(rules.seed, generation, progress, device)
+        context = Context(rules.seed, generation, progress, device, layout)
         asked = Cost()
 
         def foretold(genomes: Tensor) -> Tensor:

@@ -192,7 +192,7 @@ def of_generation(
     found: list[float] = []
     run = loop.evolve(
         algorithm, partly.development(), experiment.validate, rules, step, experiment.home, time.monotonic,
-        sensitive,  # type: ignore[arg-type]
+        sensitive, experiment.layout,  # type: ignore[arg-type]
     )  # fmt: skip
     for reached in run:
         step = reached

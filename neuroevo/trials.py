@@ -246,7 +246,7 @@ class Trainer:
 
 def crowded(c: Config, count: int) -> str | None:
     """Return what to know where each of so many trials an iteration is a whole population; None where it is not."""
-    n = composition.sizes(c).later
+    n = c.algorithm.search().later
     if c.algorithm.name == "fixed" or n == 1:
         return None
     learning = "" if c.refine is not None else ", and a refine to train it"

@@ -159,7 +159,7 @@ class Search:
     def initial(self) -> Step:
         """Return the search before its first iteration."""
         start = torch.full((1, self.layout.genes), 0.5)
-        state = self.algorithm().init(start, 0.0, Context(self.config.seed, 0, 0.0, HOME))
+        state = self.algorithm().init(start, 0.0, Context(self.config.seed, 0, 0.0, HOME, self.layout))
         worst = {name: math.inf if name in LOWER_IS_BETTER else -math.inf for name in self.metrics}
         nobody = Population(start, {}, torch.full((1, 2), -1))
         nothing = Scores(torch.full((1, 1), -torch.inf, dtype=torch.float64), torch.zeros(1, dtype=torch.bool))
@@ -167,7 +167,7 @@ class Search:
 
     def restored(self, saved: checkpoint.Checkpoint) -> Step:
         """Return the search as a checkpoint has it."""
-        context = Context(self.config.seed, 0, 0.0, HOME)
+        context = Context(self.config.seed, 0, 0.0, HOME, self.layout)
         template = self.algorithm().init(torch.full((1, self.layout.genes), 0.5), 0.0, context)
         return replace(saved.step, state=checkpoint.state(saved.path, template, HOME))
 
@@ -444,7 +444,7 @@ def search(
     writer = checkpoint.Writer(folder / rundir.CHECKPOINTS, notes, {}, c.checkpoint.keep)
     algorithm = tuner.algorithm()
     if step.generation == 0:
-        context = Context(c.seed, 1, 0.0, HOME)
+        context = Context(c.seed, 1, 0.0, HOME, tuner.layout)
         population = algorithm.ask(step.state, context)
         first = tuner.planned(population, context)
         limit = rules.budget.spent(0, Cost(), 0.0, first)
@@ -459,7 +459,8 @@ def search(
         experiment.settle(c, folder, writer, step, history, changed)
 
     run = until_exhausted(loop.evolve(
-        algorithm, experiment.once(tuner.development(), settle), tuner.validate, rules, step, HOME, time.monotonic
+        algorithm, experiment.once(tuner.development(), settle), tuner.validate, rules, step, HOME, time.monotonic,
+        None, tuner.layout,
     ))  # fmt: skip
     last = step
 

@@ -102,11 +102,11 @@ class Best(NamedTuple):
 
 def best_of_each_generation(d: development.Development) -> Best:
     layout = Layout(("w",), ((2,),))
-    algorithm = ga(layout, population=8, elites=2, crossover=uniform)
-    state = algorithm.init(torch.zeros(1, 2), 0.5, Context(0, 0, 0.0, CPU))
+    algorithm = ga(population=8, elites=2, crossover=uniform)
+    state = algorithm.init(torch.zeros(1, 2), 0.5, Context(0, 0, 0.0, CPU, layout))
     best = []
     for generation in range(1, 25):
-        context = Context(0, generation, 0.0, CPU)
+        context = Context(0, generation, 0.0, CPU, layout)
         grown = d.develop(algorithm.ask(state, context), ROWS, context)
         state = algorithm.tell(state, grown.inherited, grown.scores)
         best.append(float(grown.scores.values.max()))

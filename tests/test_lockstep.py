@@ -40,7 +40,7 @@ def alone(c: Config) -> loop.Step:
     ready = experiment.prepared(c)
     e = composition.compose(*ready, lambda done, total: None, lambda line: None)
     *_, step = loop.evolve(
-        e.algorithm, e.development(), e.validate, e.rules(), e.initial(), e.home, lambda: 0.0, e.sensitivity()
+        e.algorithm, e.development(), e.validate, e.rules(), e.initial(), e.home, lambda: 0.0, e.sensitivity(), e.layout
     )
     return step
 

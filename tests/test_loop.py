@@ -37,6 +37,8 @@ def walk(growing: bool = False) -> Algorithm[Walk]:
         ask,
         lambda state, population, scores: Walk(state.at + 1),
         lambda state: {"best": state.at, "other": state.at - 10},
+        size=4,
+        again=4 if growing else 0,
     )
 
 

@@ -20,7 +20,7 @@ from neuroevo import pareto
 from neuroevo.algorithms.base import Algorithm, GAState, Part, fitness_of, objectives_of
 from neuroevo.errors import InputError
 from neuroevo.fitness import Scores
-from neuroevo.genome import Layout, Population, noisy
+from neuroevo.genome import Population, noisy
 from neuroevo.operators import ANY_NUMBER, CROSSOVERS, SELECTIONS, Crossover, Mutation, Selection, gaussian, weighted
 from neuroevo.rng import Context
 
@@ -38,7 +38,6 @@ def averaged(population: int, elites: int) -> int:
 
 
 def ga(
-    layout: Layout,
     *,
     population: Annotated[int, Ge(2)] = 256,
     elites: Annotated[int, Ge(0)] = 1,
@@ -69,7 +68,7 @@ def ga(
         none = torch.full((population, parents), -1, device=start.device)
         first = Population(genomes, {}, none)
         # What an individual carries beside its genes is what the mutation gives to those that come without.
-        traits = mutation(Population(genomes[:, :0], {}, none), context, layout).traits
+        traits = mutation(Population(genomes[:, :0], {}, none), context, context.layout).traits
         return GAState(first._replace(traits=traits), start.new_empty(0, dtype=torch.float64))
 
     def ask(state: GAState, context: Context) -> Population:
@@ -85,12 +84,12 @@ def ga(
         mates = mates.gather(1, fitness[mates].argsort(dim=1, descending=True, stable=True))  # best first
         children = mutation(
             Population(
-                crossover(before.genomes, mates, layout, context.generator("crossover")),
+                crossover(before.genomes, mates, context.layout, context.generator("crossover")),
                 {name: trait[giver] for name, trait in before.traits.items()},
                 mates,
             ),
             context,
-            layout,
+            context.layout,
         )
         return Population(
             torch.cat([before.genomes[kept], children.genomes]),
@@ -110,4 +109,15 @@ def ga(
         found = {"best": genomes[0]} if len(order) else {}
         return found | ({"elite_mean": genomes.mean(0)} if averaging and len(order) > 1 else {})
 
-    return Algorithm(init, ask, tell, candidates)
+    # Safe mutation measures the sensitivity of each child.
+    safe = bool(getattr(mutation, "keywords", {}).get("safe"))
+    return Algorithm(
+        init,
+        ask,
+        tell,
+        candidates,
+        size=population,
+        overhead=population - elites if safe else 0,
+        remembered=elites,
+        many=True,
+    )
