@@ -33,6 +33,7 @@ from neuroevo import (
     loop,
     metrics,
     operators,
+    problem,
     quantised,
     starts,
 )
@@ -54,6 +55,7 @@ from neuroevo.identity import Identity
 from neuroevo.images import Arrays
 from neuroevo.loop import Rules, Step
 from neuroevo.metrics import LOWER_IS_BETTER, Metric, OfGenome, reported
+from neuroevo.problem import Merit, Problem
 from neuroevo.rng import Context, forked, generator
 from neuroevo.starts import HEAD, START, Given
 from neuroevo.weightfiles import stripped
@@ -226,20 +228,36 @@ class Experiment:
         scales = operators.scales(start, self.layout)[0]
         return sigma * scales.repeat_interleave(torch.tensor(self.layout.sizes, device=scales.device))
 
+    def problem(self, brought: Collection[str] = ()) -> Problem:
+        """Return what the run is a search of; individuals bring the hyperparameters `brought` along as traits."""
+        c, pool, start = self.config, self.splits[self.config.fitness.split], self.start()
+        return Problem(
+            layout=self.layout,
+            start=start,
+            sigma=self.spread(start),
+            development=self.development(brought),
+            batch=problem.batches(
+                pool,
+                c.seed,
+                labels=self.features.labels.cpu()[pool] if c.fitness.balanced else None,
+                view=self.view() if c.fitness.split == "train" else gradient.as_it_is,
+            ),
+            validate=self.validate,
+            merit=merit(c),
+            sensitivity=self.sensitivity(),
+        )
+
     def rules(self) -> Rules:
         """Return what decides how long the run goes on and who wins it."""
-        c, pool = self.config, self.splits[self.config.fitness.split]
+        c = self.config
         return Rules(
             seed=c.seed,
-            samples=batch_size(c, len(pool)),
-            pool=pool,
+            samples=batch_size(c, len(self.splits[c.fitness.split])),
             every=c.validate.every,
             patience=c.validate.patience,
             budget=Budget(**c.budget.model_dump()),
             metric=c.validation_metric.name,
             lower_is_better=c.validation_metric.name in LOWER_IS_BETTER,
-            balance=self.features.labels.cpu()[pool] if c.fitness.balanced else None,
-            view=self.view() if c.fitness.split == "train" else gradient.as_it_is,
         )
 
     def view(self) -> View:
@@ -417,17 +435,10 @@ class Experiment:
     def initial(self) -> Step:
         """Return the run before its first generation: its champion so far is the start itself."""
         check_size(self.config, self.layout.genes, len(self.splits["train"]))
-        context = Context(self.config.seed, 0, 0.0, self.home, self.layout)
-        start = self.start()
-        state = self.algorithm.init(start, self.spread(start), context)
-        found, cost = loop.best({"start": start[0]}, self.validate, self.rules(), 0)
-        assert found is not None
-        if not math.isfinite(found.validation[self.config.validation_metric.name]):
-            self.check_outputs(start[:1])
-        nobody = Population(start, {}, torch.full((len(start), 2), -1))
-        nothing = torch.full((len(start), 1), -torch.inf, dtype=torch.float64)
-        scores = Scores(nothing, torch.zeros(len(start), dtype=torch.bool))
-        return Step(0, state, nobody, scores, {}, cost + Cost(backbone=self.computed), 0.0, found, 0, None)
+        step = loop.begin(self.problem(), self.algorithm, self.config.seed, self.home)
+        if not math.isfinite(step.champion.validation[self.config.validation_metric.name]):
+            self.check_outputs(step.champion.genome[None])
+        return replace(step, cost=step.cost + Cost(backbone=self.computed))
 
 
 STATISTICS = ("running_mean", "running_var")
@@ -439,6 +450,12 @@ def steps(c: Config, train: int) -> int:
         return 0
     epochs = c.refine.steps.epochs if isinstance(c.refine.steps, config.Epochs) else 1
     return c.refine.steps if isinstance(c.refine.steps, int) else epochs * max(1, train // c.refine.batch_size)
+
+
+def merit(c: Config) -> Merit:
+    """Return what candidates of a run are compared by: the validation metric, and cross-entropy where it ties."""
+    metric = c.validation_metric.name
+    return problem.by_metric(metric, lower_is_better=metric in LOWER_IS_BETTER, loss="cross_entropy")
 
 
 def batch_size(c: Config, pool: int) -> int:

@@ -274,7 +274,7 @@ class Sparing(Trainer):
 
     def __init__(self, forecaster: Forecaster, tuner: Tuner) -> None:
         super().__init__(
-            forecaster.ready, tuner.folder, tuner.rules(), lambda done, total: None, features.unsaid, Signals()
+            forecaster.ready, tuner.folder, tuner.merit, lambda done, total: None, features.unsaid, Signals()
         )
         self.forecaster = forecaster
         self.to_come: list[float] = []  # seconds of features of each kind
