@@ -88,7 +88,7 @@ def generations(folder: Path, count: int, every: int | None) -> float:
         layout=LAYOUT,
         start=torch.zeros(1, LAYOUT.genes),
         sigma=0.01,
-        development=unchanged(Scoring(score, lambda n: n)),
+        development=unchanged(Scoring(score, lambda n, samples: Cost(forward=n * samples))),
         batch=batches(torch.arange(10_000), 0),
         validate=nothing,
         merit=by_metric("accuracy", loss="cross_entropy"),

@@ -49,7 +49,7 @@ from neuroevo.errors import InputError
 from neuroevo.features import Features, Projection, Scale, Standardise
 from neuroevo.fitness import Plan, Scores
 from neuroevo.genome import Layout, Population
-from neuroevo.gradient import PROBE, Refine, Sensitivity, View
+from neuroevo.gradient import PROBE, Learning, Refine, Sensitivity, View
 from neuroevo.heads import Forward
 from neuroevo.identity import Identity
 from neuroevo.images import Arrays
@@ -295,8 +295,8 @@ class Experiment:
         metrics, c = self.fitness_metrics(), self.config
         beside = self.calibrating()
 
-        def passes(n: int) -> int:
-            return n + rescored(c, self.algorithm, n)
+        def whole(n: int, samples: int) -> Cost:
+            return scoring_cost(n + rescored(c, self.algorithm, n), samples, beside)
 
         def score(population: Population, index: Tensor) -> tuple[Scores, Cost]:
             n = len(population.genomes)
@@ -315,9 +315,9 @@ class Experiment:
                         len(c.metrics),
                     )
                 )
-            return scores, spent + cost() + Cost(forward=beside * passes(n))
+            return scores, spent + cost() + whole(n, 0)
 
-        return Scoring(score, passes, lambda n: beside * passes(n))
+        return Scoring(score, whole)
 
     def calibrating(self) -> int:
         """Return how many samples go forward to re-estimate an individual's batch norms."""
@@ -370,7 +370,7 @@ class Experiment:
         task = self.task(self.plan, c.refine.batch_size)
 
         @cache_results
-        def learn(plan: Plan) -> tuple[Refine, development.Planned]:
+        def learn(plan: Plan) -> tuple[Refine, Learning]:
             return gradient.refiner(
                 replace(task, individuals=plan.trained, micro=max(1, plan.micro)), optimizer, settings, brought
             )
@@ -466,16 +466,20 @@ def batch_size(c: Config, pool: int) -> int:
 def takes(c: Config, algorithm: Algorithm[Any], counts: Mapping[str, int], first: bool = False) -> Cost:
     """Return what a generation takes at most, the `first` or any after it, with so many images a split."""
     rows, asked = (algorithm.size, 0) if first else (algorithm.later, algorithm.overhead)
-    train = counts["train"]
-    r = c.refine
-    learnt = 0 if r is None else round(rows * r.share) * steps(c, train) * min(r.batch_size, train)
-    passes = 2 if r is not None and r.back_off else 1
-    scored = (rows + rescored(c, algorithm, rows)) * passes
-    batch = batch_size(c, counts[c.fitness.split])
-    if c.backbone.batchnorm == "recalibrate" and c.backbone.trainable:
-        batch += sum(calibration_batches(train))
-    fixed = Cost(forward=scored * batch + learnt, backward=learnt)
-    return fixed + gradient.probed(asked, train)
+    train, r = counts["train"], c.refine
+    recalibrates = c.backbone.batchnorm == "recalibrate" and c.backbone.trainable
+    beside, batch = sum(calibration_batches(train)) if recalibrates else 0, batch_size(c, counts[c.fitness.split])
+    once = scoring_cost(rows + rescored(c, algorithm, rows), batch, beside)
+    whole = once + gradient.probed(asked, train)
+    if r is None:
+        return whole
+    learnt = gradient.training_cost(rows, r.share, steps(c, train), min(r.batch_size, train))
+    return whole + learnt + (once if r.back_off else Cost())
+
+
+def scoring_cost(individuals: int, samples: int, beside: int) -> Cost:
+    """Return what scoring takes, with so many samples an individual `beside` those of the batch."""
+    return Cost(forward=individuals * (samples + beside))
 
 
 def rescored(c: Config, algorithm: Algorithm[Any], rows: int) -> int:

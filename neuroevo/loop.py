@@ -63,18 +63,13 @@ class Rules:
 
 
 class Proposal(NamedTuple):
-    """A generation's population, before it is known whether the budget has room for it."""
+    """A generation's population, and what of it the budget has room for."""
 
     context: Context
     population: Population  # as asked for without sensitivities, where any are asked for
     asked: Cost  # of the sensitivities
-    planned: Cost  # asking, and what else it takes whatever the batch
-    each: int  # how often a sample of the batch goes forward
-
-    @property
-    def least(self) -> Cost:
-        """What the smallest batch takes."""
-        return self.planned + Cost(forward=self.each)
+    samples: int  # of the batch; 0 where there is no room for any
+    least: Cost  # what the smallest batch takes, with one gradient step where there are any
 
 
 def begin(
@@ -130,39 +125,38 @@ def evolve(
 
         # Asked without measuring anything first: what that would take is known before it is spent.
         population = algorithm.ask(state, context._replace(sensitivity=foretold) if sensitivity else context)
-        each = development.passes(len(population.genomes))
 
-        def planned(steps: int | None) -> Cost:
-            return asked + development.planned(population, context._replace(steps=steps))
+        def whole(samples: int, steps: int) -> Cost:
+            return asked + development.cost(population, samples, steps)
 
-        def room(steps: int | None, samples: int) -> bool:
-            return rules.budget.allows(cost + planned(steps) + Cost(forward=samples * each))
+        def room(samples: int, steps: int) -> bool:
+            return rules.budget.allows(cost + whole(samples, steps))
 
-        steps = None
-        if development.steps and not room(None, rules.samples):
-            # The last generation learns for as many steps as the budget has left beside its batch, at least for one.
-            most = bisect_left(range(2, development.steps + 1), True, key=lambda k: not room(k, rules.samples))
-            steps = most + 1
-        return Proposal(context._replace(steps=steps), population, asked, planned(steps), each)
+        samples, steps = rules.samples, development.steps
+        if not room(samples, steps):
+            # The last generation learns for as many steps as the budget has left beside its batch, at least for one;
+            # then its batch is cut.
+            if steps:
+                steps = most(1, steps, lambda k: room(samples, k))
+                context = context._replace(steps=steps)
+            samples = most(0, samples, lambda k: room(k, steps))
+        return Proposal(context, population, asked, samples, whole(1, min(1, steps)))
 
     ahead: Proposal | None = None
     while step.stop is None:
         generation = step.generation + 1
         now = ahead or propose(step.state, generation, step.cost)
-        left = rules.budget.left(step.cost + now.planned)
-        # The last generation's batch is cut to what its steps leave of the budget.
-        size = rules.samples if left is None or not now.each else min(rules.samples, left // now.each)
-        if size < 1:
+        if now.samples < 1:
             raise InputError("budget: the samples allowed are too few for one generation of the smallest batch")
         population = now.population
         if now.asked.samples and sensitivity is not None:
             population = algorithm.ask(step.state, now.context._replace(sensitivity=sensitivity.of))
-        grown = development.develop(population, problem.batch(generation, size), now.context)
+        grown = development.develop(population, problem.batch(generation, now.samples), now.context)
         state = algorithm.tell(step.state, grown.inherited, grown.scores)
         cost = step.cost + now.asked + grown.cost
         ahead = None
         stop = rules.budget.spent(generation, cost, start.seconds + clock() - began, Cost(forward=1))
-        if stop is None and left is not None:  # the next generation may take more than this one
+        if stop is None and rules.budget.counts:  # the next generation may take more than this one
             ahead = propose(state, generation + 1, cost)
             stop = rules.budget.spent(generation, cost, start.seconds + clock() - began, ahead.least)
         champion, stale, validation = step.champion, step.stale, None
@@ -181,6 +175,11 @@ def evolve(
         line = record(generation, grown.inherited, grown.scores, validation, cost, seconds)
         step = Step(generation, state, grown.inherited, grown.scores, line, cost, seconds, champion, stale, stop)
         yield step
+
+
+def most(low: int, high: int, fits: Callable[[int], bool]) -> int:
+    """Return the largest number of low to high that fits, given that all below it do; `low` where none does."""
+    return low + bisect_left(range(low + 1, high + 1), True, key=lambda k: not fits(k))
 
 
 def best(candidates: dict[str, Tensor], problem: Problem, generation: int) -> tuple[Champion | None, Cost]:

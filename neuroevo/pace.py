@@ -89,7 +89,7 @@ class Partly:
 
     def development(self) -> Development:
         """Return the development, for the loop."""
-        return Development(self.develop, lambda population, context: Cost(), lambda n: 0)
+        return Development(self.develop, lambda population, samples, steps: Cost())
 
     def develop(self, population: Population, index: Tensor, context: Context) -> Developed:
         """Develop a population, a part of it for all."""

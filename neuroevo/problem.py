@@ -117,7 +117,7 @@ def of_function(
         layout=layout or Layout(("genome",), ((start.shape[1],),)),
         start=start,
         sigma=sigma,
-        development=unchanged(Scoring(score, lambda n: 0, lambda n: n)),
+        development=unchanged(Scoring(score, lambda n, samples: Cost(forward=n))),
         batch=lambda generation, size: torch.empty(0, dtype=torch.int64),
         validate=validate,
         merit=by_metric(FITNESS),

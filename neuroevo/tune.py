@@ -273,9 +273,9 @@ class Tuner(Search):
             scored = population._replace(traits=population.traits | {TRIAL: rows})
             return Developed(scored, scored, Scores(value.masked_fill(invalid, -torch.inf)[:, None], invalid), cost)
 
-        return Development(develop, self.planned, lambda n: 0)
+        return Development(develop, lambda population, samples, steps: self.planned(population))
 
-    def planned(self, population: Population, context: Context) -> Cost:
+    def planned(self, population: Population) -> Cost:
         """Return what the trials of a population will take, at most."""
         return self.trainer.planned([settings for settings, _ in self.new(population)])
 
@@ -455,7 +455,7 @@ def search(
     if step.generation == 0:
         context = Context(c.seed, 1, 0.0, HOME, tuner.layout)
         population = algorithm.ask(step.state, context)
-        first = tuner.planned(population, context)
+        first = tuner.planned(population)
         limit = rules.budget.spent(0, Cost(), 0.0, first)
         if limit is not None:
             raise InputError(f"tune.budget.{limit}: one iteration takes more: {first.samples:,} samples "

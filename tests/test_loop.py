@@ -79,7 +79,7 @@ def run(
         return found, Cost(validation=len(genomes))
 
     ticks, search = count(), algorithm or walk()
-    p = problem(unchanged(Scoring(score, lambda n: n)), validate, r, pool)
+    p = problem(unchanged(Scoring(score, lambda n, samples: Cost(forward=n * samples))), validate, r, pool)
     start = loop.begin(p, search, r.seed, CPU, champion=FIRST)
     return list(loop.evolve(p, search, r, start, device=CPU, clock=lambda: float(next(ticks)))), taken
 
@@ -197,20 +197,25 @@ def learning(steps: int, batch: int, budget: Budget) -> tuple[list[Step], list[i
     """Run the walk, whose 4 individuals learn `steps` steps of `batch` samples a generation; return what was taken."""
     taken: list[int | None] = []
 
-    def cost(population: Population, context: Context) -> Cost:
-        n = len(population.genomes) * batch * (steps if context.steps is None else min(steps, context.steps))
-        return Cost(forward=n, backward=n)
+    def cost(population: Population, samples: int, taken: int) -> Cost:
+        n = len(population.genomes)
+        return Cost(forward=n * (batch * taken + samples), backward=n * batch * taken)
 
     def develop(population: Population, index: Tensor, context: Context) -> Developed:
         taken.append(context.steps)
         n = len(population.genomes)
         scores = Scores(population.genomes[:, :1].double(), torch.zeros(n, dtype=torch.bool))
-        return Developed(population, population, scores, cost(population, context) + Cost(forward=n * len(index)))
+        return Developed(
+            population,
+            population,
+            scores,
+            cost(population, len(index), steps if context.steps is None else context.steps),
+        )
 
     def validate(genomes: Tensor) -> tuple[list[dict[str, float]], Cost]:
         return [{"accuracy": 0.0, "cross_entropy": 1.0} for _ in genomes], Cost()
 
-    d = Development(develop, cost, lambda n: n, steps)
+    d = Development(develop, cost, steps)
     r = rules(budget=budget)
     p = problem(d, validate, r)
     start = loop.begin(p, walk(), r.seed, CPU, champion=FIRST)
