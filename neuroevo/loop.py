@@ -69,7 +69,7 @@ class Proposal(NamedTuple):
     population: Population  # as asked for without sensitivities, where any are asked for
     asked: Cost  # of the sensitivities
     samples: int  # of the batch; 0 where there is no room for any
-    least: Cost  # what the smallest batch takes, with one gradient step where there are any
+    least: Cost  # what the smallest batch takes, with one gradient step where there are any; if samples are limited
 
 
 def begin(
@@ -133,6 +133,8 @@ def evolve(
             return rules.budget.allows(cost + whole(samples, steps))
 
         samples, steps = rules.samples, development.steps
+        if not rules.budget.counts:
+            return Proposal(context, population, asked, samples, Cost())
         if not room(samples, steps):
             # The last generation learns for as many steps as the budget has left beside its batch, at least for one;
             # then its batch is cut.
