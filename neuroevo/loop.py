@@ -115,16 +115,9 @@ def evolve(
     def propose(state: Any, generation: int, cost: Cost) -> Proposal:
         progress = rules.budget.progress(generation - 1, cost)
         context = Context(rules.seed, generation, progress, device, problem.layout)
-        asked = Cost()
-
-        def foretold(genomes: Tensor) -> Tensor:
-            nonlocal asked
-            assert sensitivity is not None
-            asked += sensitivity.cost(len(genomes))
-            return torch.ones_like(genomes)
-
-        # Asked without measuring anything first: what that would take is known before it is spent.
-        population = algorithm.ask(state, context._replace(sensitivity=foretold) if sensitivity else context)
+        asked = Cost() if sensitivity is None or generation == 1 else sensitivity.cost(algorithm.overhead)
+        # Nothing is measured before it is known whether the budget has room: it has ones in place of sensitivities.
+        population = algorithm.ask(state, context._replace(sensitivity=torch.ones_like) if sensitivity else context)
 
         def whole(samples: int, steps: int) -> Cost:
             return asked + development.cost(population, samples, steps)

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -7,9 +8,11 @@ from torch import Tensor
 from neuroevo import loop, problem
 from neuroevo.algorithms import ALGORITHMS
 from neuroevo.algorithms.evolution_strategies import snes
+from neuroevo.algorithms.ga import ga
 from neuroevo.cost import Budget, Cost
 from neuroevo.errors import InputError
 from neuroevo.loop import Rules, Step
+from neuroevo.operators import gaussian
 from neuroevo.rng import generator
 
 CPU = torch.device("cpu")
@@ -65,6 +68,34 @@ def test_a_fitness_that_is_not_finite_is_invalid_and_one_of_another_shape_is_ref
     wrong = problem.of_function(lambda genomes: genomes, torch.ones(3))
     with pytest.raises(InputError, match=r"^fitness: \[1, 3\] returned for 1 genomes, one number each expected"):
         loop.begin(wrong, snes(population=4), 0, CPU)
+
+
+class Measured:
+    """Sensitivities that count how many genomes they were really measured of."""
+
+    def __init__(self) -> None:
+        self.genomes = 0
+
+    def of(self, genomes: Tensor) -> Tensor:
+        self.genomes += len(genomes)
+        return torch.ones_like(genomes)
+
+    def cost(self, n: int) -> Cost:
+        return Cost(forward=10 * n)
+
+
+@pytest.mark.parametrize(("samples", "generations"), [(6 + 35, 1), (6 + 36, 2), (6 + 71, 2), (6 + 72, 3)])
+def test_sensitivities_are_measured_only_where_the_budget_has_room_for_the_generation(
+    samples: int, generations: int
+) -> None:
+    measured = Measured()
+    p = problem.of_function(sphere, torch.ones(5))._replace(sensitivity=measured)
+    search = ga(population=6, elites=3, mutation=partial(gaussian, safe=True))
+    rules = replace(RULES, budget=Budget(samples=samples))
+    *_, last = loop.evolve(p, search, rules, loop.begin(p, search, 0, CPU), device=CPU)
+    assert (last.generation, last.stop) == (generations, "samples")
+    assert measured.genomes == 3 * (generations - 1)
+    assert last.cost.forward == 6 * generations + 10 * measured.genomes
 
 
 def test_a_champion_that_is_given_is_not_validated() -> None:
