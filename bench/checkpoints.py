@@ -16,14 +16,15 @@ from pathlib import Path
 import torch
 
 from neuroevo import checkpoint, heads, loop
-from neuroevo.algorithms.ga import GAState, ga
+from neuroevo.algorithms.base import GAState
+from neuroevo.algorithms.ga import ga
 from neuroevo.cost import Budget, Cost
 from neuroevo.development import Scoring, unchanged
 from neuroevo.fitness import Scores, evaluate, plan
 from neuroevo.genome import Layout, Population
 from neuroevo.loop import Champion, Rules, Step
 from neuroevo.metrics import METRICS
-from neuroevo.rng import Context
+from neuroevo.problem import Problem, batches, by_metric
 
 D, C = 1280, 10
 LAYOUT = Layout(("head.weight", "head.bias"), ((C, D), (C,)))
@@ -75,22 +76,27 @@ def generations(folder: Path, count: int, every: int | None) -> float:
         def batch(self, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             return x[index], y[index]
 
-    algorithm, metric, p = ga(LAYOUT), METRICS["cross_entropy"](), plan("gemm", LAYOUT.genes, D, [C], 2**30, CPU)
+    algorithm, metric, p = ga(), METRICS["cross_entropy"](), plan("gemm", LAYOUT.genes, D, [C], 2**30, CPU)
 
     def score(population: Population, index: torch.Tensor) -> tuple[Scores, Cost]:
         scores = evaluate(population.genomes, LAYOUT.unflatten, forward, Rows(), index, [metric], p)
         return scores, Cost(forward=len(index) * len(population.genomes))
 
-    rules = Rules(0, 1024, torch.arange(10_000), count + 1, None, Budget(generations=count), "accuracy", False)
-    start = first(1)
-    state = algorithm.init(torch.zeros(1, LAYOUT.genes), 0.01, Context(0, 0, 0.0, CPU))
-    start = Step(0, state, start.population, start.scores, {}, Cost(), 0.0, start.champion, 0, None)
+    rules = Rules(0, 1024, count + 1, None, Budget(generations=count), "accuracy", False)
     nothing = lambda genomes: ([{"accuracy": 0.0, "cross_entropy": 9.0}] * len(genomes), Cost())  # noqa: E731
+    problem = Problem(
+        layout=LAYOUT,
+        start=torch.zeros(1, LAYOUT.genes),
+        sigma=0.01,
+        development=unchanged(Scoring(score, lambda n, samples: Cost(forward=n * samples))),
+        batch=batches(torch.arange(10_000), 0),
+        validate=nothing,
+        merit=by_metric("accuracy", loss="cross_entropy"),
+    )
+    start = loop.begin(problem, algorithm, 0, CPU)
     writer, history = checkpoint.Writer(folder, ATTRIBUTES, {}, 3), []
     began = time.perf_counter()
-    for step in loop.evolve(
-        algorithm, unchanged(Scoring(score, lambda n: n)), nothing, rules, start, CPU, time.monotonic
-    ):
+    for step in loop.evolve(problem, algorithm, rules, start, device=CPU):
         history.append(step.record)
         if every and step.generation % every == 0:
             writer.submit(step, history)

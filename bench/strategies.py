@@ -20,7 +20,6 @@ from torch import Tensor
 
 from neuroevo.algorithms import ALGORITHMS
 from neuroevo.fitness import Scores
-from neuroevo.genome import Layout
 from neuroevo.rng import Context
 
 OURS = ("snes", "pgpe", "cem", "sep_cma", "es")
@@ -45,7 +44,7 @@ def main() -> None:
     )
     theirs = make_search(problem, popsize=n, stdev_init=0.02)
     states: dict[str, Any] = {}
-    algorithms = {name: ALGORITHMS[name](Layout(("w",), ((g,),)), population=n) for name in OURS}
+    algorithms = {name: ALGORITHMS[name](population=n) for name in OURS}
     for name, algorithm in algorithms.items():
         states[name] = algorithm.init(torch.zeros(1, g, device=device), 0.02, Context(0, 0, 0.0, device))
 

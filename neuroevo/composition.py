@@ -33,10 +33,11 @@ from neuroevo import (
     loop,
     metrics,
     operators,
+    problem,
     quantised,
     starts,
 )
-from neuroevo.algorithms import Algorithm, Sizes, measure
+from neuroevo.algorithms import Algorithm
 from neuroevo.backbones import Backbone
 from neuroevo.cache import cache_folder
 from neuroevo.classes import Classes
@@ -48,12 +49,13 @@ from neuroevo.errors import InputError
 from neuroevo.features import Features, Projection, Scale, Standardise
 from neuroevo.fitness import Plan, Scores
 from neuroevo.genome import Layout, Population
-from neuroevo.gradient import PROBE, Refine, Sensitivity, View
+from neuroevo.gradient import PROBE, Learning, Refine, Sensitivity, View
 from neuroevo.heads import Forward
 from neuroevo.identity import Identity
 from neuroevo.images import Arrays
 from neuroevo.loop import Rules, Step
 from neuroevo.metrics import LOWER_IS_BETTER, Metric, OfGenome, reported
+from neuroevo.problem import Merit, Problem
 from neuroevo.rng import Context, forked, generator
 from neuroevo.starts import HEAD, START, Given
 from neuroevo.weightfiles import stripped
@@ -226,20 +228,36 @@ class Experiment:
         scales = operators.scales(start, self.layout)[0]
         return sigma * scales.repeat_interleave(torch.tensor(self.layout.sizes, device=scales.device))
 
+    def problem(self, brought: Collection[str] = ()) -> Problem:
+        """Return what the run is a search of; individuals bring the hyperparameters `brought` along as traits."""
+        c, pool, start = self.config, self.splits[self.config.fitness.split], self.start()
+        return Problem(
+            layout=self.layout,
+            start=start,
+            sigma=self.spread(start),
+            development=self.development(brought),
+            batch=problem.batches(
+                pool,
+                c.seed,
+                labels=self.features.labels.cpu()[pool] if c.fitness.balanced else None,
+                view=self.view() if c.fitness.split == "train" else gradient.as_it_is,
+            ),
+            validate=self.validate,
+            merit=merit(c),
+            sensitivity=self.sensitivity(),
+        )
+
     def rules(self) -> Rules:
         """Return what decides how long the run goes on and who wins it."""
-        c, pool = self.config, self.splits[self.config.fitness.split]
+        c = self.config
         return Rules(
             seed=c.seed,
-            samples=batch_size(c, len(pool)),
-            pool=pool,
+            samples=batch_size(c, len(self.splits[c.fitness.split])),
             every=c.validate.every,
             patience=c.validate.patience,
             budget=Budget(**c.budget.model_dump()),
             metric=c.validation_metric.name,
             lower_is_better=c.validation_metric.name in LOWER_IS_BETTER,
-            balance=self.features.labels.cpu()[pool] if c.fitness.balanced else None,
-            view=self.view() if c.fitness.split == "train" else gradient.as_it_is,
         )
 
     def view(self) -> View:
@@ -277,6 +295,9 @@ class Experiment:
         metrics, c = self.fitness_metrics(), self.config
         beside = self.calibrating()
 
+        def whole(n: int, samples: int) -> Cost:
+            return scoring_cost(n + rescored(c, self.algorithm, n), samples, beside)
+
         def score(population: Population, index: Tensor) -> tuple[Scores, Cost]:
             n = len(population.genomes)
             with self.counted() as cost:
@@ -289,14 +310,14 @@ class Experiment:
                         index,
                         metrics,
                         plan,
-                        rescored(c, n),
+                        rescored(c, self.algorithm, n),
                         self.origin,
                         len(c.metrics),
                     )
                 )
-            return scores, spent + cost() + Cost(forward=beside * (n + rescored(c, n)))
+            return scores, spent + cost() + whole(n, 0)
 
-        return Scoring(score, lambda n: n + rescored(c, n), lambda n: beside * (n + rescored(c, n)))
+        return Scoring(score, whole)
 
     def calibrating(self) -> int:
         """Return how many samples go forward to re-estimate an individual's batch norms."""
@@ -324,7 +345,7 @@ class Experiment:
 
     def sensitivity(self) -> Sensitivity | None:
         """Return how the outputs' sensitivity to genes is measured, where the mutation asks for it."""
-        return Sensitivity(self.task(self.plan, PROBE), self.config.seed) if safe(self.config) else None
+        return Sensitivity(self.task(self.plan, PROBE), self.config.seed) if self.algorithm.overhead else None
 
     def development(self, brought: Collection[str] = ()) -> Development:
         """Return what becomes of a population in its generation: scored as it is, or trained first.
@@ -349,7 +370,7 @@ class Experiment:
         task = self.task(self.plan, c.refine.batch_size)
 
         @cache_results
-        def learn(plan: Plan) -> tuple[Refine, development.Planned]:
+        def learn(plan: Plan) -> tuple[Refine, Learning]:
             return gradient.refiner(
                 replace(task, individuals=plan.trained, micro=max(1, plan.micro)), optimizer, settings, brought
             )
@@ -414,17 +435,10 @@ class Experiment:
     def initial(self) -> Step:
         """Return the run before its first generation: its champion so far is the start itself."""
         check_size(self.config, self.layout.genes, len(self.splits["train"]))
-        context = Context(self.config.seed, 0, 0.0, self.home)
-        start = self.start()
-        state = self.algorithm.init(start, self.spread(start), context)
-        found, cost = loop.best({"start": start[0]}, self.validate, self.rules(), 0)
-        assert found is not None
-        if not math.isfinite(found.validation[self.config.validation_metric.name]):
-            self.check_outputs(start[:1])
-        nobody = Population(start, {}, torch.full((len(start), 2), -1))
-        nothing = torch.full((len(start), 1), -torch.inf, dtype=torch.float64)
-        scores = Scores(nothing, torch.zeros(len(start), dtype=torch.bool))
-        return Step(0, state, nobody, scores, {}, cost + Cost(backbone=self.computed), 0.0, found, 0, None)
+        step = loop.begin(self.problem(), self.algorithm, self.config.seed, self.home)
+        if not math.isfinite(step.champion.validation[self.config.validation_metric.name]):
+            self.check_outputs(step.champion.genome[None])
+        return replace(step, cost=step.cost + Cost(backbone=self.computed))
 
 
 STATISTICS = ("running_mean", "running_var")
@@ -438,33 +452,39 @@ def steps(c: Config, train: int) -> int:
     return c.refine.steps if isinstance(c.refine.steps, int) else epochs * max(1, train // c.refine.batch_size)
 
 
+def merit(c: Config) -> Merit:
+    """Return what candidates of a run are compared by: the validation metric, and cross-entropy where it ties."""
+    metric = c.validation_metric.name
+    return problem.by_metric(metric, lower_is_better=metric in LOWER_IS_BETTER, loss="cross_entropy")
+
+
 def batch_size(c: Config, pool: int) -> int:
     """Return the samples of a generation's batch, of so many in its split."""
     return pool if c.fitness.samples == "all" else min(c.fitness.samples, pool)
 
 
-def takes(c: Config, rows: int, counts: Mapping[str, int], asked: int = 0) -> Cost:
-    """Return what a generation of `rows` individuals takes at most, with so many images a split.
-
-    `asked` genomes have their sensitivity measured for safe mutation.
-    """
-    train = counts["train"]
-    r = c.refine
-    learnt = 0 if r is None else round(rows * r.share) * steps(c, train) * min(r.batch_size, train)
-    passes = 2 if r is not None and r.back_off else 1
-    scored = (rows + rescored(c, rows)) * passes
-    batch = batch_size(c, counts[c.fitness.split])
-    if c.backbone.batchnorm == "recalibrate" and c.backbone.trainable:
-        batch += sum(calibration_batches(train))
-    fixed = Cost(forward=scored * batch + learnt, backward=learnt)
-    return fixed + gradient.probed(asked, train)
+def takes(c: Config, algorithm: Algorithm[Any], counts: Mapping[str, int], first: bool = False) -> Cost:
+    """Return what a generation takes at most, the `first` or any after it, with so many images a split."""
+    rows, asked = (algorithm.size, 0) if first else (algorithm.later, algorithm.overhead)
+    train, r = counts["train"], c.refine
+    recalibrates = c.backbone.batchnorm == "recalibrate" and c.backbone.trainable
+    beside, batch = sum(calibration_batches(train)) if recalibrates else 0, batch_size(c, counts[c.fitness.split])
+    once = scoring_cost(rows + rescored(c, algorithm, rows), batch, beside)
+    whole = once + gradient.probed(asked, train)
+    if r is None:
+        return whole
+    learnt = gradient.training_cost(rows, r.share, steps(c, train), min(r.batch_size, train))
+    return whole + learnt + (once if r.back_off else Cost())
 
 
-def rescored(c: Config, rows: int) -> int:
+def scoring_cost(individuals: int, samples: int, beside: int) -> Cost:
+    """Return what scoring takes, with so many samples an individual `beside` those of the batch."""
+    return Cost(forward=individuals * (samples + beside))
+
+
+def rescored(c: Config, algorithm: Algorithm[Any], rows: int) -> int:
     """Return how many of so many individuals are scored again in full precision."""
-    if c.fitness.precision == "float32":
-        return 0
-    return min(rows, int(c.algorithm.options.get("elites") or max(1, rows // 4)))
+    return 0 if c.fitness.precision == "float32" else algorithm.exact(rows)
 
 
 def calibration_batches(train: int) -> list[int]:
@@ -475,28 +495,7 @@ def calibration_batches(train: int) -> list[int]:
 
 def generation(c: Config, counts: Mapping[str, int]) -> Cost:
     """Return what a generation takes at most, from the second on, with so many images a split."""
-    own = sizes(c)
-    return takes(c, own.later, counts, own.asked)
-
-
-def sizes(c: Config) -> Sizes:
-    """Return how many individuals a config's algorithm asks for; InputError where a user's own doesn't tell."""
-    part, layout = c.algorithm, Layout(("genes",), ((1,),))
-    algorithm = part.bound()(layout)
-    if ":" not in part.name:
-        n = int(part.options["population"])
-        asked = n - int(part.options["elites"]) if safe(c) else 0
-        return Sizes(n, n * (2 if algorithm.doubles else 1), asked)
-    try:
-        return measure(algorithm, layout, len(c.metrics))
-    except Exception as error:  # a user's function may fail in any way
-        given = part.options.get("population")
-        if not isinstance(given, int):
-            raise InputError(
-                f"algorithm: {part.name} can't be asked for a population of one gene, and has no option population "
-                f"that would tell its size ({said(error)})"
-            ) from None
-        return Sizes(given, given * (2 if algorithm.doubles else 1), given if safe(c) else 0)
+    return takes(c, c.algorithm.search(), counts)
 
 
 def fits(size: int, what: str) -> None:
@@ -517,7 +516,7 @@ def spelled(size: float) -> str:
 
 def check_size(c: Config, genes: int, train: int) -> None:
     """See that the parts of a run fit into memory, before any is made; InputError names the key that is too large."""
-    options, own = c.algorithm.options, sizes(c)
+    options, own = c.algorithm.options, c.algorithm.search()
     fits(
         2 * 4 * own.later * genes,
         f"algorithm.population: {own.later:,} individuals of {genes:,} genes and their children take",
@@ -602,12 +601,6 @@ def check_search(c: Config, given: tuple[Dataset, dict[str, Tensor]], backbone: 
 def exact(plan: Plan) -> Plan:
     """Return a plan in full precision."""
     return plan._replace(precision="float32")
-
-
-def safe(c: Config) -> bool:
-    """Tell whether the mutation asks for the outputs' sensitivity to genes."""
-    mutation = c.algorithm.options.get("mutation")
-    return isinstance(mutation, config.Part) and bool(mutation.options.get("safe"))
 
 
 def said(error: Exception) -> str:
@@ -895,8 +888,9 @@ def assemble(
         layout = quantised.levelled(layout, quantised.LEVELS[c.genome.levels])
         if not layout.tops:
             raise InputError(f"genome.levels: {c.head_part.name} has no weight matrix")
-    algorithm = c.algorithm.bound()(layout)
-    size = sizes(c).later
+    algorithm = c.algorithm.search()
+    algorithm.check(layout.genes)
+    size = algorithm.later
     method, of_features = heads.population_forward(head, backbone.head, (seen, classes), again, log)
     if backbone.cut is None:
         forward, cached = of_features, cached if scaled is None else learnt_from.scaled
@@ -953,8 +947,9 @@ def choose(c: Config, numbers: int, device: torch.device, chosen: Callable[[int,
     `numbers` are the genes of a whole population.
     """
     assert c.memory.limit is not None
+    probe = PROBE if c.algorithm.search().overhead else 0
     with config.at(limit="memory.limit"):
-        plan = chosen(c.memory.limit, c.refine.batch_size if c.refine is not None else PROBE if safe(c) else 0)
+        plan = chosen(c.memory.limit, probe if c.refine is None else c.refine.batch_size)
     # A population is kept on the device if it fits there with its children and what refines them.
     fits = 4 * 4 * numbers < devices.available_memory(device) / 2
     return plan._replace(precision=c.fitness.precision, home=str(device if fits else "cpu"))

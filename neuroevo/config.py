@@ -30,7 +30,7 @@ from pydantic import (
 )
 
 from neuroevo import caveats
-from neuroevo.algorithms import ALGORITHMS
+from neuroevo.algorithms import ALGORITHMS, Algorithm
 from neuroevo.algorithms.base import Part as PartMark
 from neuroevo.algorithms.ga import usual_selection
 from neuroevo.data import DATASETS, find_root
@@ -383,6 +383,28 @@ class Part:
         """Return a metric: what a table's builder makes, or a user's own function."""
         return own_metric(self.name, self.bound()) if ":" in self.name else self.bound()()
 
+    def search(self) -> Algorithm[Any]:
+        """Return an algorithm; InputError where its options don't go together, or a user's function returns none."""
+        function = self.bound()
+        for parameter in inspect.signature(function).parameters.values():
+            if parameter.default is parameter.empty and parameter.kind in (
+                parameter.POSITIONAL_ONLY,
+                parameter.POSITIONAL_OR_KEYWORD,
+            ):
+                raise InputError(
+                    f"algorithm: {self.name} takes {parameter.name}, but an algorithm is built by its options alone: "
+                    "(*, options) -> Algorithm; the layout of genomes is in the context, context.layout"
+                )
+        found = function()
+        if not isinstance(found, Algorithm):
+            raise InputError(f"algorithm: {self.name} returns {type(found).__name__}, not an Algorithm")
+
+        def check(genes: int) -> None:
+            with at(self.path):
+                found.check(genes)
+
+        return found._replace(check=check)
+
     def record(self) -> dict[str, Any]:
         """Return the part as the config would spell it."""
         plain = {
@@ -694,17 +716,17 @@ def check(raw: Mapping[str, Any]) -> Config:
     if isinstance(algorithm, dict):
         algorithm = {"name": DEFAULT_NAMES["algorithm"], **algorithm}
     name = algorithm["name"] if isinstance(algorithm, dict) else algorithm
-    if len(metrics) > 1:
-        if not isinstance(name, str) or (name != "ga" and ":" not in name):
-            raise InputError(f"fitness.metrics: many objectives go with algorithm ga; {shown(name)} is given")
-        if (refine or {}).get("inheritance") == "baldwinian":
-            raise InputError("refine.inheritance: baldwinian goes with one metric: a front's members are as they score")
+    if len(metrics) > 1 and (refine or {}).get("inheritance") == "baldwinian":
+        raise InputError("refine.inheritance: baldwinian goes with one metric: a front's members are as they score")
     if isinstance(algorithm, dict) and name == "ga":
         algorithm = _genetic(algorithm, len(metrics) > 1, genome.levels is not None)
     backbone, own = section(Backbone, mapping("backbone"), "backbone"), section(Head, _own(head, Head), "head")
     if not own.trainable and not backbone.trainable:
         raise InputError("head.trainable: false leaves nothing to evolve; name parts in backbone.trainable")
     search = part("algorithm", algorithm, "algorithm")
+    if len(metrics) > 1 and not _takes_many(search):
+        right = "an Algorithm that takes them says many=True" if ":" in search.name else f"{shown(name)} is given"
+        raise InputError(f"fitness.metrics: many objectives go with algorithm ga; {right}")
     features = section(Features, mapping("features"), "features")
     mutation = search.options.get("mutation")
     if isinstance(mutation, Part) and mutation.options.get("relative", False) is None:
@@ -917,6 +939,16 @@ def _genetic(given: dict[str, Any], many: bool, levels: bool) -> dict[str, Any]:
     crossover = {"name": crossover} if isinstance(crossover, str) else crossover
     weighs = isinstance(crossover, Mapping) and crossover["name"] == WEIGHING and crossover.get("step") != 0
     return filled | {"selection": named("selection", usual_selection(weighs))}
+
+
+def _takes_many(search: Part) -> bool:
+    """Return True if an algorithm takes many objectives, which it says itself."""
+    try:
+        return search.search().many
+    except InputError:
+        raise
+    except Exception as error:  # a user's function may fail in any way
+        raise InputError(f"algorithm: {search.name} can't be built ({_brief(error)})") from None
 
 
 def _compatible(metrics: dict[str, Part]) -> None:

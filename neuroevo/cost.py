@@ -44,14 +44,10 @@ class Budget:
     seconds: float | None = None
     target: float | None = None  # of the validation metric, as reported
 
-    def left(self, cost: Cost) -> int | None:
-        """Return how many more forward samples the sample limits allow, or None where there is no such limit."""
-        limits = [
-            limit - spent
-            for limit, spent in ((self.samples, cost.samples), (self.forward_samples, cost.forward))
-            if limit is not None
-        ]
-        return max(0, min(limits)) if limits else None
+    @property
+    def counts(self) -> bool:
+        """Whether samples are limited."""
+        return self.samples is not None or self.forward_samples is not None
 
     def allows(self, cost: Cost) -> bool:
         """Tell whether a cost stays within the sample limits."""

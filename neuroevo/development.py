@@ -13,18 +13,15 @@ from torch import Tensor
 from neuroevo.cost import Cost
 from neuroevo.fitness import Scores, ranks
 from neuroevo.genome import Population
-from neuroevo.gradient import Refine
+from neuroevo.gradient import Learning, Refine
 from neuroevo.rng import Context
-
-Planned = Callable[[Population, Context], Cost]
 
 
 class Scoring(NamedTuple):
     """How a population is scored on rows of data, and what that takes."""
 
     score: Callable[[Population, Tensor], tuple[Scores, Cost]]
-    passes: Callable[[int], int]  # how often a sample goes forward for n individuals
-    beside: Callable[[int], int] = lambda n: 0  # samples that go forward for n individuals whatever the batch
+    cost: Callable[[int, int], Cost]  # of so many individuals, on a batch of so many samples
 
 
 class Developed(NamedTuple):
@@ -37,11 +34,10 @@ class Developed(NamedTuple):
 
 
 class Development(NamedTuple):
-    """How a population develops, and what that costs it beside the batch."""
+    """How a population develops, and what that costs."""
 
     develop: Callable[[Population, Tensor, Context], Developed]  # the Tensor: rows of the generation's batch
-    planned: Planned  # of learning, and of scoring whatever the batch
-    passes: Callable[[int], int]  # how often a sample of the generation's batch goes forward for n individuals
+    cost: Callable[[Population, int, int], Cost]  # on a batch of so many samples, with so many gradient steps
     steps: int = 0  # gradient steps in a generation; `Context.steps` can make them fewer
 
 
@@ -51,13 +47,13 @@ def unchanged(scoring: Scoring) -> Development:
     def develop(population: Population, index: Tensor, context: Context) -> Developed:
         return Developed(population, population, *scoring.score(population, index))
 
-    def planned(population: Population, context: Context) -> Cost:
-        return Cost(forward=scoring.beside(len(population.genomes)))
+    def cost(population: Population, samples: int, steps: int) -> Cost:
+        return scoring.cost(len(population.genomes), samples)
 
-    return Development(develop, planned, scoring.passes)
+    return Development(develop, cost)
 
 
-def lamarckian(scoring: Scoring, refine: Refine, learning: Planned, steps: int = 0) -> Development:
+def lamarckian(scoring: Scoring, refine: Refine, learning: Learning, steps: int = 0) -> Development:
     """Refine a population, score it, and let it inherit what it learnt."""
 
     def develop(population: Population, index: Tensor, context: Context) -> Developed:
@@ -65,13 +61,13 @@ def lamarckian(scoring: Scoring, refine: Refine, learning: Planned, steps: int =
         scores, cost = scoring.score(refined, index)
         return Developed(refined, refined, scores, spent + cost)
 
-    def planned(population: Population, context: Context) -> Cost:
-        return learning(population, context) + Cost(forward=scoring.beside(len(population.genomes)))
+    def cost(population: Population, samples: int, steps: int) -> Cost:
+        return learning(population, steps) + scoring.cost(len(population.genomes), samples)
 
-    return Development(develop, planned, scoring.passes, steps)
+    return Development(develop, cost, steps)
 
 
-def backed_off(scoring: Scoring, refine: Refine, learning: Planned, steps: int = 0) -> Development:
+def backed_off(scoring: Scoring, refine: Refine, learning: Learning, steps: int = 0) -> Development:
     """As `lamarckian`, but an individual that scores worse on the generation's batch than before is put back."""
 
     def develop(population: Population, index: Tensor, context: Context) -> Developed:
@@ -91,10 +87,11 @@ def backed_off(scoring: Scoring, refine: Refine, learning: Planned, steps: int =
         )
         return Developed(kept, kept, scores, first + spent + second)
 
-    def planned(population: Population, context: Context) -> Cost:
-        return learning(population, context) + Cost(forward=2 * scoring.beside(len(population.genomes)))
+    def cost(population: Population, samples: int, steps: int) -> Cost:
+        once = scoring.cost(len(population.genomes), samples)
+        return once + learning(population, steps) + once
 
-    return Development(develop, planned, lambda n: 2 * scoring.passes(n), steps)
+    return Development(develop, cost, steps)
 
 
 def baldwinian(development: Development) -> Development:

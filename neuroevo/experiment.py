@@ -40,12 +40,13 @@ from neuroevo.composition import Experiment
 from neuroevo.config import Config
 from neuroevo.cost import Budget, Cost
 from neuroevo.data import Dataset
-from neuroevo.development import Developed, Development
+from neuroevo.development import Developed
 from neuroevo.errors import InputError, Interrupted, RunError, printable
 from neuroevo.fitness import Plan
 from neuroevo.genome import Population
 from neuroevo.identity import Identity
 from neuroevo.loop import Champion, Rules, Step
+from neuroevo.problem import Problem
 from neuroevo.rng import Context
 
 # What can change from one command on a run or a search to the next, as dotted keys begin.
@@ -398,7 +399,7 @@ def restored(
     ):
         if then != now:
             log(f"{what} were {then} and are {now}: the run goes on, but may round otherwise than uninterrupted")
-    context = Context(c.seed, 0, 0.0, experiment.home)
+    context = Context(c.seed, 0, 0.0, experiment.home, experiment.layout)
     start = experiment.start()
     template = experiment.algorithm.init(start, experiment.spread(start), context)
     step = replace(
@@ -513,16 +514,8 @@ def go(
 
     if step.stop is not None:
         begin()
-    run = loop.evolve(
-        experiment.algorithm,
-        once(experiment.development(), begin),
-        experiment.validate,
-        rules,
-        step,
-        experiment.home,
-        time.monotonic,
-        experiment.sensitivity(),
-    )
+    problem = once(experiment.problem(), begin)
+    run = loop.evolve(problem, experiment.algorithm, rules, step, device=experiment.home)
 
     def after(step: Step) -> None:
         rundir.extend_lineage(folder, step)
@@ -626,16 +619,16 @@ def settle(
         rundir.replace(folder / rundir.CONFIG, text)
 
 
-def once(development: Development, first: Callable[[], None]) -> Development:
-    """Return a development that calls `first` before it develops its first population: the budget has room for it."""
-    left = [first]
+def once(problem: Problem, first: Callable[[], None]) -> Problem:
+    """Return a problem that calls `first` before it develops its first population: the budget has room for it."""
+    development, left = problem.development, [first]
 
     def develop(population: Population, index: torch.Tensor, context: Context) -> Developed:
         while left:
             left.pop()()
         return development.develop(population, index, context)
 
-    return development._replace(develop=develop)
+    return problem._replace(development=development._replace(develop=develop))
 
 
 def punctual(run: Iterator[Step], signals: Signals) -> Iterator[Step]:

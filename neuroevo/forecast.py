@@ -49,8 +49,8 @@ class Length(NamedTuple):
 
 def length(c: Config, counts: Mapping[str, int]) -> Length:
     """Return how long a run goes on that neither finds its target nor loses patience, with so many images a split."""
-    own, b = composition.sizes(c), c.budget
-    begin, each = composition.takes(c, own.first, counts), composition.takes(c, own.later, counts, own.asked)
+    own, b = c.algorithm.search(), c.budget
+    begin, each = composition.takes(c, own, counts, first=True), composition.takes(c, own, counts)
     wholes = [float(b.generations)] if b.generations else []
     for limit, first, later in (
         (b.samples, begin.samples, each.samples), (b.forward_samples, begin.forward, each.forward),
@@ -258,7 +258,7 @@ def fresh_views(c: Config, counts: Mapping[str, int]) -> int:
     scored = composition.batch_size(c, train) if c.fitness.split == "train" else 0
     if r is None:
         return scored
-    apart = composition.sizes(c).later if r.batches == "own" else 1
+    apart = c.algorithm.search().later if r.batches == "own" else 1
     return scored + apart * composition.steps(c, train) * min(r.batch_size, train)
 
 
@@ -275,7 +275,7 @@ class Sparing(Trainer):
 
     def __init__(self, forecaster: Forecaster, tuner: Tuner) -> None:
         super().__init__(
-            forecaster.ready, tuner.folder, tuner.rules(), lambda done, total: None, features.unsaid, Signals()
+            forecaster.ready, tuner.folder, tuner.merit, lambda done, total: None, features.unsaid, Signals()
         )
         self.forecaster = forecaster
         self.to_come: list[float] = []  # seconds of features of each kind
@@ -310,7 +310,7 @@ def search(forecaster: Forecaster) -> Search:
     assert c.tune is not None
     tuner = Tuner(ready, Path(), lambda done, total: None, features.unsaid)
     trainer, algorithm = Sparing(forecaster, tuner), tuner.algorithm()
-    context = Context(c.seed, 1, 0.0, HOME)
+    context = Context(c.seed, 1, 0.0, HOME, tuner.layout)
     population = algorithm.ask(tuner.initial().state, context)
     settings = [own for own, _ in tuner.new(population)]
     trainer.begun(settings)  # features first

@@ -76,6 +76,9 @@ class Layout(NamedTuple):
         return cls(tuple(record["names"]), shapes, tuple(record.get("levels", ())))
 
 
+EMPTY = Layout((), ())
+
+
 class Population(NamedTuple):
     """Individuals and what they carry: selection indexes all of it at once."""
 

@@ -185,13 +185,13 @@ class Settings:
 Refine = Callable[[Population, Context], tuple[Population, Cost]]
 
 
-Planned = Callable[[Population, Context], Cost]
+Learning = Callable[[Population, int], Cost]  # what a population's learning takes, of so many gradient steps
 
 
 def refiner(
     task: Task, optimizer: Optimizer, settings: Settings, given: Collection[str] = ()
-) -> tuple[Refine, Planned]:
-    """Return the gradient part of a generation, and what it will cost a population.
+) -> tuple[Refine, Learning]:
+    """Return the gradient part of a generation, and what it takes.
 
     Hyperparameters that are ranges, and those named in `given`, are traits [n]; the latter are brought along and stay.
     A trait `stream` [n] says whose random numbers an individual has, where that isn't by its row.
@@ -209,9 +209,12 @@ def refiner(
     prior = (counts / counts.sum()).clamp_(min=1e-12)
     by_class = counts.sum() / (task.classes * counts.clamp(min=1)) if s.class_weights else None
 
-    def chosen(population: Population, context: Context) -> Tensor:
+    def eligible(population: Population) -> Tensor:
         fresh = (population.parents[:, -1] >= 0) | (population.parents[:, 0] < 0)
-        rows = {"all": fresh | True, "children": fresh, "elites": ~fresh}[s.who].nonzero().squeeze(1)
+        return {"all": fresh | True, "children": fresh, "elites": ~fresh}[s.who].nonzero().squeeze(1)
+
+    def chosen(population: Population, context: Context) -> Tensor:
+        rows = eligible(population)
         if s.share < 1:
             order = torch.randperm(len(rows), generator=context.generator("refine/who"), device=rows.device)
             rows = rows[order[: round(s.share * len(rows))]].sort().values
@@ -221,9 +224,8 @@ def refiner(
         """Return how many steps a generation takes: fewer in the last one, where the budget hasn't as many."""
         return s.steps if context.steps is None else min(s.steps, context.steps)
 
-    def planned(population: Population, context: Context) -> Cost:
-        samples = len(chosen(population, context)) * taken(context) * size
-        return Cost(forward=samples, backward=samples)
+    def learning(population: Population, steps: int) -> Cost:
+        return training_cost(len(eligible(population)), s.share, min(s.steps, steps), size)
 
     def refine(population: Population, context: Context) -> tuple[Population, Cost]:
         population = with_traits(
@@ -255,7 +257,7 @@ def refiner(
             if inherits:
                 for slot, value in zip(optimizer.slots, slots, strict=True):
                     traits[slot][part] = value.to(genomes)
-        return population._replace(genomes=genomes, traits=traits), planned(population, context)
+        return population._replace(genomes=genomes, traits=traits), learning(population, steps)
 
     def train(
         genomes: Tensor, slots: list[Tensor], before: Tensor, values: dict[str, Tensor], streams: Tensor, draws: "Draws"
@@ -315,7 +317,7 @@ def refiner(
         delta: Tensor = logits.mT.softmax(1).mT.sub_(soft).mul_(of_loss.unsqueeze(-1))  # as classes lie in memory
         return delta
 
-    return refine, planned
+    return refine, learning
 
 
 class Sensitivity:
@@ -353,6 +355,12 @@ class Sensitivity:
     def cost(self, n: int) -> Cost:
         """Return what the sensitivities of n genomes take."""
         return probed(n, len(self.rows))
+
+
+def training_cost(n: int, share: float, steps: int, size: int) -> Cost:
+    """Return what gradient steps of a share of n genomes take, on batches of so many samples."""
+    samples = round(share * n) * steps * size
+    return Cost(forward=samples, backward=samples)
 
 
 def probed(n: int, train: int) -> Cost:

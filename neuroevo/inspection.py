@@ -35,7 +35,6 @@ from neuroevo.arms import ARMS, Overlay
 from neuroevo.config import Config
 from neuroevo.errors import InputError
 from neuroevo.forecast import Forecaster
-from neuroevo.genome import Layout
 from neuroevo.metrics import reported
 
 Rows = list[tuple[str, str]]
@@ -174,8 +173,9 @@ def estimate(c: Config, compared: Comparison | None = None, begun: float | None 
     started = time.time() - begun
     dims, head = composition.dimensions(c, ready.given, backbone)
     genes, seen = dims.genes, dims.seen
-    c.algorithm.bound()(Layout(("genes",), ((genes,),)))  # which refuses what can't be
-    n = composition.sizes(c).later
+    algorithm = c.algorithm.search()
+    algorithm.check(genes)
+    n = algorithm.later
     counts = {name: len(index) for name, index in splits.items()}
     rows: Rows = [("images", ", ".join(f"{name} {len(index):,}" for name, index in splits.items()))]
     rows += inventory.rows(whole, splits)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from neuroevo import loop, quantised
+from neuroevo import composition, loop, quantised
 from neuroevo.algorithms import Algorithm
 from neuroevo.composition import Experiment
 from neuroevo.config import Config
@@ -70,7 +70,15 @@ def joined(
             told[key] = a.tell(own, part, scores._replace(values=scores.values[rows], invalid=scores.invalid[rows]))
         return Joined(told)
 
-    return Algorithm(init, ask, tell, lambda state: {})  # `Group.judge` asks each run for its candidates
+    return Algorithm(
+        init,
+        ask,
+        tell,
+        lambda state: {},  # `Group.judge` asks each run for its candidates
+        size=sum(a.size for a in algorithms),
+        again=sum(a.again for a in algorithms),
+        overhead=sum(a.overhead for a in algorithms),
+    )
 
 
 def place(i: int) -> str:
@@ -116,30 +124,19 @@ class Group:
     @classmethod
     def begun(cls, experiment: Experiment, configs: list[Config], brought: dict[str, list[float]]) -> "Group":
         """Return runs at their start."""
-        e, start = experiment, experiment.start()
-        nobody = Population(start, {}, torch.full((len(start), 2), -1))
-        nothing = Scores(
-            start.new_full((len(start), 1), -torch.inf, dtype=torch.float64), torch.zeros(len(start)).bool()
-        )
-        champion = Champion(start[0], "start", 0, {e.config.validation_metric.name: float("nan")})
-        step = Step(0, None, nobody, nothing, {}, Cost(), 0.0, champion, 0, None)
-        reached = Reached(step, [Verdict({}, 0, Cost()) for _ in configs], Cost())
-        group = cls(experiment, configs, brought, reached)
-        state = group.algorithm(group.algorithms()).init(start, 0.0, Context(e.config.seed, 0, 0.0, e.home))
-        group.reached = reached._replace(step=replace(step, state=state))
-        return group
+        e, problem = experiment, experiment.problem(brought)
+        champion = Champion(problem.start[0], "start", 0, {e.config.validation_metric.name: float("nan")})
+        together = combined(e, configs, brought, algorithms(e, configs))
+        step = loop.begin(problem, together, e.config.seed, e.home, champion=champion)
+        return cls(experiment, configs, brought, Reached(step, [Verdict({}, 0, Cost()) for _ in configs], Cost()))
 
     def algorithms(self) -> list[Algorithm[Any]]:
         """Return each run's algorithm."""
-        layout = self.experiment.layout
-        own = [c.algorithm.bound()(layout) for c in self.configs]
-        return [quantised.whole(a, layout) if layout.tops else a for a in own]
+        return algorithms(self.experiment, self.configs)
 
     def algorithm(self, algorithms: Sequence[Algorithm[Any]]) -> Algorithm[Any]:
         """Return all runs' algorithms as one."""
-        start = self.experiment.start()
-        spreads = [replace(self.experiment, config=c).spread(start) for c in self.configs]
-        return joined(algorithms, spreads, {name: torch.tensor(values) for name, values in self.brought.items()})
+        return combined(self.experiment, self.configs, self.brought, algorithms)
 
     def advance(self, until: int, generations: int) -> Cost:
         """Take all runs on to the generation `until` of `generations`; return what it took, validation included.
@@ -149,12 +146,10 @@ class Group:
         e, before = self.experiment, self.reached.cost
         if self.step.generation >= until:
             return Cost()
-        algorithms = self.algorithms()
+        algorithms, problem = self.algorithms(), e.problem(self.brought)
         rules = replace(e.rules(), every=generations + 1, patience=None, budget=Budget(generations=generations))
-        run = loop.evolve(
-            self.algorithm(algorithms), e.development(self.brought), e.validate, rules, self.step, e.home, lambda: 0.0,
-            e.sensitivity(),
-        )  # fmt: skip
+        together = self.algorithm(algorithms)
+        run = loop.evolve(problem, together, rules, self.step, device=e.home, clock=lambda: 0.0)
         for step in run:
             used, spent, best = step.cost - self.step.cost, Cost(), [v.metrics for v in self.verdicts]
             if step.generation % e.config.validate.every == 0 or step.generation == until:
@@ -170,7 +165,7 @@ class Group:
 
     def judge(self, algorithms: Sequence[Algorithm[Any]], step: Step) -> tuple[list[dict[str, float]], Cost]:
         """Validate each run's candidates after a step; return what the best so far of each has, and what it took."""
-        rules = self.experiment.rules()
+        merit = composition.merit(self.experiment.config)
         best = [v.metrics for v in self.verdicts]
         pairs = zip(algorithms, step.state.runs.values(), strict=True)
         named = [(i, genome) for i, (a, own) in enumerate(pairs) for genome in a.candidates(own).values()]
@@ -178,7 +173,7 @@ class Group:
             return best, Cost()
         found, cost = self.experiment.validate(torch.stack([genome for _, genome in named]))
         for (i, _), metrics in zip(named, found, strict=True):
-            if not best[i] or loop.merit(metrics, rules) > loop.merit(best[i], rules):
+            if not best[i] or merit(metrics) > merit(best[i]):
                 best[i] = metrics
         return best, cost
 
@@ -195,3 +190,21 @@ class Group:
                 self.reached.cost,
             ),
         )
+
+
+def algorithms(experiment: Experiment, configs: Sequence[Config]) -> list[Algorithm[Any]]:
+    """Return each run's algorithm."""
+    layout, own = experiment.layout, [c.algorithm.search() for c in configs]
+    return [quantised.whole(a, layout) if layout.tops else a for a in own]
+
+
+def combined(
+    experiment: Experiment,
+    configs: Sequence[Config],
+    brought: Mapping[str, list[float]],
+    algorithms: Sequence[Algorithm[Any]],
+) -> Algorithm[Any]:
+    """Return all runs' algorithms as one."""
+    start = experiment.start()
+    spreads = [replace(experiment, config=c).spread(start) for c in configs]
+    return joined(algorithms, spreads, {name: torch.tensor(values) for name, values in brought.items()})

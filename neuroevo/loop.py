@@ -1,9 +1,10 @@
 """THE generation loop: ask, score, tell, record; validate now and then, and stop when the budget is spent.
 
-It knows nothing of files. Each generation it yields a `Step`, whose parts are enough to go on from: a checkpoint is a
-written step, and `evolve` goes on from one as if it had never stopped.
+It knows nothing but the problem. Each generation it yields a `Step`, whose parts are enough to go on from: a checkpoint
+is a written step, and `evolve` goes on from one as if it had never stopped.
 """
 
+import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,12 +15,11 @@ from torch import Tensor
 
 from neuroevo.algorithms import Algorithm
 from neuroevo.cost import Budget, Cost
-from neuroevo.development import Development
 from neuroevo.errors import InputError
-from neuroevo.fitness import Scores, balanced
+from neuroevo.fitness import Scores
 from neuroevo.genome import Population
-from neuroevo.gradient import Sensitivity, View, as_it_is
-from neuroevo.rng import Context, generator
+from neuroevo.problem import Problem
+from neuroevo.rng import Context
 
 DIVERSITY_GENES = 1024  # diversity is taken over this many genes at most, evenly spaced
 
@@ -54,126 +54,118 @@ class Rules:
     """What decides how long a run goes on and who wins it."""
 
     seed: int
-    samples: int  # a generation's batch; all of the train split where there are fewer
-    pool: Tensor  # [rows] int64 of the split that batches come from
+    samples: int  # a generation's batch; all rows where there are fewer
     every: int  # generations from one validation to the next
     patience: int | None  # validations without a better champion
     budget: Budget
     metric: str  # of validation
     lower_is_better: bool  # of that metric as reported
-    balance: Tensor | None = None  # labels [rows] of the pool, for batches with as many of each class
-    view: View = as_it_is  # which augmented views of a batch's rows are taken
 
 
 class Proposal(NamedTuple):
-    """A generation's population, before it is known whether the budget has room for it."""
+    """A generation's population, and what of it the budget has room for."""
 
     context: Context
     population: Population  # as asked for without sensitivities, where any are asked for
     asked: Cost  # of the sensitivities
-    planned: Cost  # asking, and what else it takes whatever the batch
-    each: int  # how often a sample of the batch goes forward
-
-    @property
-    def least(self) -> Cost:
-        """What the smallest batch takes."""
-        return self.planned + Cost(forward=self.each)
+    samples: int  # of the batch; 0 where there is no room for any
+    least: Cost  # what the smallest batch takes, with one gradient step where there are any; if samples are limited
 
 
-Validate = Callable[[Tensor], tuple[list[dict[str, float]], Cost]]  # genomes [k, g] -> each one's metrics as reported
+def begin(
+    problem: Problem,
+    algorithm: Algorithm[Any],
+    seed: int,
+    device: torch.device,
+    *,
+    champion: Champion | None = None,
+) -> Step:
+    """Return a run before its first generation.
 
-
-def batch(rules: Rules, generation: int, size: int) -> Tensor:
-    """Return the rows of a generation's batch: a function of seed and generation alone.
-
-    Without replacement, unless classes are balanced.
+    Its champion is the first of the starting genomes, which is validated, or the one that is given. `device` is where
+    the population is kept.
     """
-    source = generator(rules.seed, "batch", generation)
-    if rules.balance is not None:
-        rows = balanced(rules.pool, rules.balance, (size,), source)
-    elif size >= len(rules.pool):
-        rows = rules.pool
-    else:
-        rows = rules.pool[torch.randperm(len(rules.pool), generator=source)[:size]]
-    return rules.view(rows, source)
+    start, cost = problem.start.to(device), Cost()
+    state = algorithm.init(start, problem.sigma, Context(seed, 0, 0.0, device, problem.layout))
+    if champion is None:
+        champion, cost = best({"start": start[0]}, problem, 0)
+        assert champion is not None
+    nobody = Population(start, {}, torch.full((len(start), 2), -1))
+    nothing = torch.full((len(start), 1), -torch.inf, dtype=torch.float64)
+    scores = Scores(nothing, torch.zeros(len(start), dtype=torch.bool))
+    return Step(0, state, nobody, scores, {}, cost, 0.0, champion, 0, None)
 
 
 def evolve(
+    problem: Problem,
     algorithm: Algorithm[Any],
-    development: Development,
-    validate: Validate,
     rules: Rules,
     start: Step,
+    *,
     device: torch.device,
-    clock: Callable[[], float],
-    sensitivity: Sensitivity | None = None,
+    clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[Step]:
     """Yield the run after each generation, going on from `start`, until a limit, the target or patience stops it.
 
-    `device` is where the population is kept; `sensitivity` is there for mutations that ask for it.
+    `device` is where the population is kept; `clock` counts seconds.
     """
+    development, sensitivity = problem.development, problem.sensitivity
     step, began = start, clock()
 
     def propose(state: Any, generation: int, cost: Cost) -> Proposal:
         progress = rules.budget.progress(generation - 1, cost)
-        context = Context(rules.seed, generation, progress, device)
-        asked = Cost()
+        context = Context(rules.seed, generation, progress, device, problem.layout)
+        asked = Cost() if sensitivity is None or generation == 1 else sensitivity.cost(algorithm.overhead)
+        # Nothing is measured before it is known whether the budget has room: it has ones in place of sensitivities.
+        population = algorithm.ask(state, context._replace(sensitivity=torch.ones_like) if sensitivity else context)
 
-        def foretold(genomes: Tensor) -> Tensor:
-            nonlocal asked
-            assert sensitivity is not None
-            asked += sensitivity.cost(len(genomes))
-            return torch.ones_like(genomes)
+        def whole(samples: int, steps: int) -> Cost:
+            return asked + development.cost(population, samples, steps)
 
-        # Asked without measuring anything first: what that would take is known before it is spent.
-        population = algorithm.ask(state, context._replace(sensitivity=foretold) if sensitivity else context)
-        each = development.passes(len(population.genomes))
+        def room(samples: int, steps: int) -> bool:
+            return rules.budget.allows(cost + whole(samples, steps))
 
-        def planned(steps: int | None) -> Cost:
-            return asked + development.planned(population, context._replace(steps=steps))
-
-        def room(steps: int | None, samples: int) -> bool:
-            return rules.budget.allows(cost + planned(steps) + Cost(forward=samples * each))
-
-        steps = None
-        if development.steps and not room(None, rules.samples):
-            # The last generation learns for as many steps as the budget has left beside its batch, at least for one.
-            most = bisect_left(range(2, development.steps + 1), True, key=lambda k: not room(k, rules.samples))
-            steps = most + 1
-        return Proposal(context._replace(steps=steps), population, asked, planned(steps), each)
+        samples, steps = rules.samples, development.steps
+        if not rules.budget.counts:
+            return Proposal(context, population, asked, samples, Cost())
+        if not room(samples, steps):
+            # The last generation learns for as many steps as the budget has left beside its batch, at least for one;
+            # then its batch is cut.
+            if steps:
+                steps = most(1, steps, lambda k: room(samples, k))
+                context = context._replace(steps=steps)
+            samples = most(0, samples, lambda k: room(k, steps))
+        return Proposal(context, population, asked, samples, whole(1, min(1, steps)))
 
     ahead: Proposal | None = None
     while step.stop is None:
         generation = step.generation + 1
         now = ahead or propose(step.state, generation, step.cost)
-        left = rules.budget.left(step.cost + now.planned)
-        # The last generation's batch is cut to what its steps leave of the budget.
-        size = rules.samples if left is None or not now.each else min(rules.samples, left // now.each)
-        if size < 1:
+        if now.samples < 1:
             raise InputError(
                 "the samples allowed are too few for one generation of the smallest batch", option="budget"
             )
         population = now.population
         if now.asked.samples and sensitivity is not None:
             population = algorithm.ask(step.state, now.context._replace(sensitivity=sensitivity.of))
-        grown = development.develop(population, batch(rules, generation, size), now.context)
+        grown = development.develop(population, problem.batch(generation, now.samples), now.context)
         state = algorithm.tell(step.state, grown.inherited, grown.scores)
         cost = step.cost + now.asked + grown.cost
         ahead = None
         stop = rules.budget.spent(generation, cost, start.seconds + clock() - began, Cost(forward=1))
-        if stop is None and left is not None:  # the next generation may take more than this one
+        if stop is None and rules.budget.counts:  # the next generation may take more than this one
             ahead = propose(state, generation + 1, cost)
             stop = rules.budget.spent(generation, cost, start.seconds + clock() - began, ahead.least)
         champion, stale, validation = step.champion, step.stale, None
         if generation % rules.every == 0 or stop is not None:
             same = grown.scored is grown.inherited
             shown = state if same else algorithm.tell(step.state, grown.scored, grown.scores)
-            found, checked = best(algorithm.candidates(shown), validate, rules, generation)
+            found, checked = best(algorithm.candidates(shown), problem, generation)
             cost += checked
             stale += 1
             if found is not None:
                 validation = found.validation[rules.metric]
-                if merit(found.validation, rules) > merit(champion.validation, rules):
+                if problem.merit(found.validation) > problem.merit(champion.validation):
                     champion, stale = found, 0
             stop = stop or settled(rules, champion, stale)
         seconds = start.seconds + clock() - began
@@ -182,24 +174,21 @@ def evolve(
         yield step
 
 
-def best(
-    candidates: dict[str, Tensor], validate: Validate, rules: Rules, generation: int
-) -> tuple[Champion | None, Cost]:
+def most(low: int, high: int, fits: Callable[[int], bool]) -> int:
+    """Return the largest number of low to high that fits, given that all below it do; `low` where none does."""
+    return low + bisect_left(range(low + 1, high + 1), True, key=lambda k: not fits(k))
+
+
+def best(candidates: dict[str, Tensor], problem: Problem, generation: int) -> tuple[Champion | None, Cost]:
     """Return the candidate that does best on validation, or None where there is no candidate."""
     if not candidates:
         return None, Cost()
-    found, cost = validate(torch.stack(list(candidates.values())))
+    found, cost = problem.validate(torch.stack(list(candidates.values())))
     named = [
         Champion(genome, kind, generation, metrics)
         for (kind, genome), metrics in zip(candidates.items(), found, strict=True)
     ]
-    return max(named, key=lambda champion: merit(champion.validation, rules)), cost
-
-
-def merit(validation: dict[str, float], rules: Rules) -> tuple[float, float]:
-    """Return what candidates are compared by: the validation metric, and cross-entropy where it ties."""
-    value = validation[rules.metric]
-    return (-value if rules.lower_is_better else value, -validation["cross_entropy"])
+    return max(named, key=lambda champion: problem.merit(champion.validation)), cost
 
 
 def settled(rules: Rules, champion: Champion, stale: int) -> str | None:

@@ -19,8 +19,8 @@ from neuroevo.composition import Experiment
 from neuroevo.cost import Budget, Cost
 from neuroevo.development import Developed, Development
 from neuroevo.genome import Population
-from neuroevo.gradient import Sensitivity
 from neuroevo.loop import Step
+from neuroevo.problem import Sensitivities
 from neuroevo.rng import Context
 
 MOST = 64  # generations that are measured
@@ -89,7 +89,7 @@ class Partly:
 
     def development(self) -> Development:
         """Return the development, for the loop."""
-        return Development(self.develop, lambda population, context: Cost(), lambda n: 0)
+        return Development(self.develop, lambda population, samples, steps: Cost())
 
     def develop(self, population: Population, index: Tensor, context: Context) -> Developed:
         """Develop a population, a part of it for all."""
@@ -148,7 +148,7 @@ class Partly:
 class PartlySensitive:
     """Measures the sensitivity of a part of all genomes, and knows what all would take."""
 
-    real: Sensitivity
+    real: Sensitivities
     device: torch.device
     seconds: float
     took: float = field(default=0.0)
@@ -183,18 +183,14 @@ def of_generation(
 
     The first is left aside: its population isn't bred.
     """
-    partly, sensitivity = Partly(experiment, brought, seconds / SHARE), experiment.sensitivity()
-    sensitive = None
-    if sensitivity is not None:
-        sensitive = PartlySensitive(sensitivity, experiment.device, seconds / SHARE)
+    problem, partly, sensitive = experiment.problem(brought), Partly(experiment, brought, seconds / SHARE), None
+    if problem.sensitivity is not None:
+        sensitive = PartlySensitive(problem.sensitivity, experiment.device, seconds / SHARE)
+    problem = problem._replace(development=partly.development(), sensitivity=sensitive)
     rules = replace(experiment.rules(), every=ENDLESS, patience=None, budget=Budget(generations=ENDLESS))
     began = last = time.perf_counter()
     found: list[float] = []
-    run = loop.evolve(
-        algorithm, partly.development(), experiment.validate, rules, step, experiment.home, time.monotonic,
-        sensitive,  # type: ignore[arg-type]
-    )  # fmt: skip
-    for reached in run:
+    for reached in loop.evolve(problem, algorithm, rules, step, device=experiment.home):
         step = reached
         devices.synchronise(experiment.device)
         now = time.perf_counter()

@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 import torch
 
+from neuroevo.genome import EMPTY, Layout
+
 
 def generator(seed: int, stream: str, generation: int, device: torch.device | str = "cpu") -> torch.Generator:
     """Return a fresh generator on `device` for the stream called `stream` in `generation`."""
@@ -25,6 +27,7 @@ class Context(NamedTuple):
     generation: int  # from 1
     progress: float  # in [0, 1], of the budget in generations or samples, never of the clock
     device: torch.device  # where the population is kept
+    layout: Layout = EMPTY  # of the genomes; of no parameters where nobody asks which gene is whose
     # How much outputs depend on each gene, genomes [n, g] -> [n, g]; there only where something asks for it.
     sensitivity: Callable[[torch.Tensor], torch.Tensor] | None = None
     steps: int | None = None  # gradient steps that the budget has left, where that is fewer than a generation's

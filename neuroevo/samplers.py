@@ -14,7 +14,7 @@ from annotated_types import Ge, Gt
 from torch import Tensor
 
 from neuroevo.algorithms import Algorithm
-from neuroevo.algorithms.ga import fitness_of
+from neuroevo.algorithms.base import fitness_of
 from neuroevo.algorithms.pso import pso as swarm_of
 from neuroevo.errors import InputError, RunError
 from neuroevo.fitness import Scores
@@ -50,7 +50,7 @@ def pso(
     At a border a particle is thrown back: those that stop there would all try the same.
     """
     swarm = swarm_of(
-        space.layout, population=population, inertia=inertia, cognitive=cognitive, social=social,
+        population=population, inertia=inertia, cognitive=cognitive, social=social,
         max_velocity=max_velocity, neighbourhood=neighbourhood, neighbours=neighbours,
     )  # fmt: skip
 
@@ -89,7 +89,7 @@ def random(space: Space, *, population: Size = 8) -> Sampler:
     def tell(state: Drawn, scored: Population, scores: Scores) -> Drawn:
         return Drawn(scored)
 
-    return Algorithm(init, ask, tell, lambda state: {})
+    return Algorithm(init, ask, tell, lambda state: {}, population)
 
 
 class Told(NamedTuple):
@@ -178,7 +178,7 @@ def _optuna(space: Space, population: int, sampler: Callable[[Any, int], Any]) -
     def tell(state: Told, scored: Population, scores: Scores) -> Told:
         return Told(torch.cat([state.positions, scored.genomes]), torch.cat([state.fitness, fitness_of(scores)]))
 
-    return Algorithm(init, ask, tell, lambda state: {})
+    return Algorithm(init, ask, tell, lambda state: {}, population)
 
 
 def _module() -> Any:

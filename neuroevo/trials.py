@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from neuroevo import checkpoint, composition, config, experiment, lockstep, loop, rundir
+from neuroevo import checkpoint, composition, config, experiment, lockstep, rundir
 from neuroevo.composition import Experiment, Sources
 from neuroevo.config import Config
 from neuroevo.cost import Cost
@@ -26,7 +26,7 @@ from neuroevo.fitness import Plan
 from neuroevo.genome import Layout
 from neuroevo.identity import Identity
 from neuroevo.lockstep import Group, Reached, Verdict
-from neuroevo.loop import Rules
+from neuroevo.problem import Merit
 
 KEPT_SOURCES = 3  # kinds of features that are kept in memory
 FILE = "rung.json"  # how far an iteration is
@@ -45,12 +45,12 @@ class Trainer:
     """Runs trials of a config."""
 
     def __init__(
-        self, ready: Ready, folder: Path, rules: Rules, images: Callable[[int, int], None],
+        self, ready: Ready, folder: Path, merit: Merit, images: Callable[[int, int], None],
         log: Callable[[str], None], signals: Signals,
     ) -> None:  # fmt: skip
         assert ready.config.tune is not None
         self.ready, self.config, self.given = ready, ready.config, ready.config.tune.trial
-        self.folder, self.rules = folder / rundir.RUNG, rules
+        self.folder, self.merit = folder / rundir.RUNG, merit
         self.images, self.log, self.signals = images, log, signals
         self.sources: OrderedDict[str, Sources] = OrderedDict()
         self.data = composition.identified(*ready.given)
@@ -184,7 +184,7 @@ class Trainer:
         worst = (-math.inf, -math.inf)
         order = sorted(
             (i for part in parts for i in part.rows),
-            key=lambda i: loop.merit(verdicts[i].metrics, self.rules) if verdicts[i].metrics else worst,
+            key=lambda i: self.merit(verdicts[i].metrics) if verdicts[i].metrics else worst,
         )
         kept = {*order[len(order) - self.survivors(len(order)) :]}
         return [self.left(part, [i for i in part.rows if i in kept]) for part in parts]
@@ -246,7 +246,7 @@ class Trainer:
 
 def crowded(c: Config, count: int) -> str | None:
     """Return what to know where each of so many trials an iteration is a whole population; None where it is not."""
-    n = composition.sizes(c).later
+    n = c.algorithm.search().later
     if c.algorithm.name == "fixed" or n == 1:
         return None
     learning = "" if c.refine is not None else ", and a refine to train it"

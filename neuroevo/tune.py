@@ -10,7 +10,6 @@ import io
 import json
 import math
 import signal
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +29,7 @@ from neuroevo.fitness import Scores
 from neuroevo.genome import Layout, Population
 from neuroevo.loop import Champion, Rules, Step
 from neuroevo.metrics import LOWER_IS_BETTER
+from neuroevo.problem import Problem
 from neuroevo.rng import Context
 from neuroevo.trials import Trainer
 
@@ -63,7 +63,9 @@ class Search:
         self.config, self.tune, self.folder = c, c.tune, folder
         self.space = c.tune.space()
         self.layout: Layout = self.space.layout
+        self.start = torch.full((1, self.layout.genes), 0.5)
         self.metric = c.validation_metric.name
+        self.merit = composition.merit(c)
         self.metrics = list(dict.fromkeys((self.metric, "accuracy", "cross_entropy")))
         self.sampler: Algorithm[Any] = c.tune.sampler.bound()(self.space)
         self.latest = self.nothing()  # the trials that a candidate was last taken from
@@ -137,11 +139,10 @@ class Search:
 
     def best(self, trials: Trials) -> int | None:
         """Return which trial did best of those that went on to their end; None where there is none."""
-        rules = self.rules()
         whole = [i for i, g in enumerate(trials.counts["generations"].tolist()) if g == self.tune.trial.generations]
         found = {i: {name: float(value[i]) for name, value in trials.metrics.items()} for i in whole}
         valid = [i for i in whole if math.isfinite(found[i][self.metric])]
-        return max(valid, key=lambda i: loop.merit(found[i], rules), default=None)
+        return max(valid, key=lambda i: self.merit(found[i]), default=None)
 
     def validate(self, genomes: Tensor) -> tuple[list[dict[str, float]], Cost]:
         """Return what candidates had in validation: they are trials, and it costs nothing to ask them again."""
@@ -151,26 +152,16 @@ class Search:
 
     def rules(self) -> Rules:
         """Return what decides how long the search goes on and which trial wins it."""
-        nothing = torch.zeros(1, dtype=torch.int64)
         return Rules(
-            seed=self.config.seed, samples=1, pool=nothing, every=1, patience=self.tune.rest.patience,
+            seed=self.config.seed, samples=1, every=1, patience=self.tune.rest.patience,
             budget=Budget(**self.tune.budget.model_dump()), metric=self.metric,
             lower_is_better=self.metric in LOWER_IS_BETTER,
         )  # fmt: skip
 
-    def initial(self) -> Step:
-        """Return the search before its first iteration."""
-        start = torch.full((1, self.layout.genes), 0.5)
-        state = self.algorithm().init(start, 0.0, Context(self.config.seed, 0, 0.0, HOME))
-        worst = {name: math.inf if name in LOWER_IS_BETTER else -math.inf for name in self.metrics}
-        nobody = Population(start, {}, torch.full((1, 2), -1))
-        nothing = Scores(torch.full((1, 1), -torch.inf, dtype=torch.float64), torch.zeros(1, dtype=torch.bool))
-        return Step(0, state, nobody, nothing, {}, Cost(), 0.0, Champion(start[0], "none", 0, worst), 0, None)
-
     def restored(self, saved: checkpoint.Checkpoint) -> Step:
         """Return the search as a checkpoint has it."""
-        context = Context(self.config.seed, 0, 0.0, HOME)
-        template = self.algorithm().init(torch.full((1, self.layout.genes), 0.5), 0.0, context)
+        context = Context(self.config.seed, 0, 0.0, HOME, self.layout)
+        template = self.algorithm().init(self.start, 0.0, context)
         return replace(saved.step, state=checkpoint.state(saved.path, template, HOME))
 
     def write(self, step: Step) -> None:
@@ -247,7 +238,25 @@ class Tuner(Search):
     ) -> None:  # fmt: skip
         super().__init__(ready.config, folder)
         self.ready, self.log = ready, log
-        self.trainer = Trainer(ready, folder, self.rules(), images, log, signals or Signals())
+        self.trainer = Trainer(ready, folder, self.merit, images, log, signals or Signals())
+
+    def problem(self) -> Problem:
+        """Return what the search is of."""
+        return Problem(
+            layout=self.layout,
+            start=self.start,
+            sigma=0.0,
+            development=self.development(),
+            batch=lambda generation, size: torch.zeros(1, dtype=torch.int64),
+            validate=self.validate,
+            merit=self.merit,
+        )
+
+    def initial(self) -> Step:
+        """Return the search before its first iteration: nothing was tried yet."""
+        worst = {name: math.inf if name in LOWER_IS_BETTER else -math.inf for name in self.metrics}
+        champion = Champion(self.start[0], "none", 0, worst)
+        return loop.begin(self.problem(), self.algorithm(), self.config.seed, HOME, champion=champion)
 
     def development(self) -> Development:
         """Return how positions are scored: by trials of those that are new."""
@@ -266,9 +275,9 @@ class Tuner(Search):
             scored = population._replace(traits=population.traits | {TRIAL: rows})
             return Developed(scored, scored, Scores(value.masked_fill(invalid, -torch.inf)[:, None], invalid), cost)
 
-        return Development(develop, self.planned, lambda n: 0)
+        return Development(develop, lambda population, samples, steps: self.planned(population))
 
-    def planned(self, population: Population, context: Context) -> Cost:
+    def planned(self, population: Population) -> Cost:
         """Return what the trials of a population will take, at most."""
         return self.trainer.planned([settings for settings, _ in self.new(population)])
 
@@ -446,9 +455,9 @@ def search(
     writer = checkpoint.Writer(folder / rundir.CHECKPOINTS, notes, {}, c.checkpoint.keep)
     algorithm = tuner.algorithm()
     if step.generation == 0:
-        context = Context(c.seed, 1, 0.0, HOME)
+        context = Context(c.seed, 1, 0.0, HOME, tuner.layout)
         population = algorithm.ask(step.state, context)
-        first = tuner.planned(population, context)
+        first = tuner.planned(population)
         limit = rules.budget.spent(0, Cost(), 0.0, first)
         if limit is not None:
             raise InputError(f"tune.budget.{limit}: one iteration takes more: {first.samples:,} samples "
@@ -460,9 +469,8 @@ def search(
     def settle() -> None:
         experiment.settle(c, folder, writer, step, history, changed)
 
-    run = until_exhausted(loop.evolve(
-        algorithm, experiment.once(tuner.development(), settle), tuner.validate, rules, step, HOME, time.monotonic
-    ))  # fmt: skip
+    problem = experiment.once(tuner.problem(), settle)
+    run = until_exhausted(loop.evolve(problem, algorithm, rules, step, device=HOME))
     last = step
 
     def after(step: Step) -> None:

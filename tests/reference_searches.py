@@ -16,7 +16,7 @@ NOBODY = float("-inf")
 
 
 def context(generation: int, device: torch.device = CPU) -> Context:
-    return Context(0, generation, 0.0, device)
+    return Context(0, generation, 0.0, device, LAYOUT)
 
 
 def scores(values: Any, device: torch.device = CPU) -> Scores:

@@ -12,6 +12,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from neuroevo import checkpoint
 from neuroevo.algorithms import ALGORITHMS, Algorithm
+from neuroevo.algorithms.evolution_strategies import snes
 from neuroevo.cost import Cost
 from neuroevo.fitness import Scores
 from neuroevo.genome import Layout, Population
@@ -41,9 +42,9 @@ def generations(
     """Return an algorithm's state and population after a generation."""
     if state is None:
         start = torch.linspace(-1, 1, 2 * G, device=device).view(2, G)
-        state = algorithm.init(start, 0.1, Context(seed, 0, 0.0, device))
+        state = algorithm.init(start, 0.1, Context(seed, 0, 0.0, device, LAYOUT))
     for generation in range(since, until + 1):
-        population = algorithm.ask(state, Context(seed, generation, 0.0, device))
+        population = algorithm.ask(state, Context(seed, generation, 0.0, device, LAYOUT))
         state = algorithm.tell(state, population, scored(population, generation))
     return state, population
 
@@ -64,7 +65,7 @@ def same(a: Any, b: Any) -> bool:
 def test_a_population_has_whole_rows_whose_parents_are_rows_of_the_one_before(
     name: str, n: int, device: torch.device
 ) -> None:
-    algorithm = ALGORITHMS[name](LAYOUT, population=n)
+    algorithm = ALGORITHMS[name](population=n)
     state, before = generations(algorithm, device, 1)
     assert len(before.genomes) == n
     assert (before.parents == -1).all()
@@ -80,15 +81,55 @@ def test_a_population_has_whole_rows_whose_parents_are_rows_of_the_one_before(
 
 
 @everyone
+@pytest.mark.parametrize("n", [4, 9])
+def test_it_says_how_many_rows_it_asks_for_and_of_how_many_the_sensitivity(
+    name: str, n: int, device: torch.device
+) -> None:
+    options = {"elites": 3, "mutation": partial(gaussian, safe=True, relative=False)} if name == "ga" else {}
+    algorithm, asked = ALGORITHMS[name](population=n, **options), 0
+
+    def sensitivity(genomes: Tensor) -> Tensor:
+        nonlocal asked
+        asked += len(genomes)
+        return torch.ones_like(genomes)
+
+    context = Context(0, 0, 0.0, device, LAYOUT, sensitivity)
+    state = algorithm.init(torch.zeros(1, G, device=device), 0.1, context)
+    for generation in (1, 2, 3):
+        asked = 0
+        population = algorithm.ask(state, context._replace(generation=generation))
+        first = generation == 1
+        assert len(population.genomes) == (algorithm.size if first else algorithm.later)
+        assert asked == (0 if first else algorithm.overhead)
+        state = algorithm.tell(state, population, scored(population, generation))
+    assert algorithm.overhead == (n - 3 if name == "ga" else 0)
+
+
+def test_an_algorithm_alone_optimises_a_sphere() -> None:
+    algorithm = snes(population=32)
+    context = Context(seed=0, generation=0, progress=0.0, device=torch.device("cpu"))
+    state = algorithm.init(torch.ones(1, 20), 0.3, context)
+    for generation in range(1, 201):
+        population = algorithm.ask(state, context._replace(generation=generation))
+        values = -population.genomes.double().square().sum(1, keepdim=True)
+        state = algorithm.tell(state, population, Scores(values, values[:, 0].isnan()))
+    assert float(algorithm.candidates(state)["center"].square().sum()) < 1e-4
+
+
+def test_many_objectives_are_taken_by_what_says_so() -> None:
+    assert [name for name, build in ALGORITHMS.items() if build().many] == ["ga"]
+
+
+@everyone
 def test_the_same_seed_gives_the_same_bytes_and_another_does_not(name: str, device: torch.device) -> None:
-    first, again, other = (generations(ALGORITHMS[name](LAYOUT, population=7), device, 4, seed) for seed in (0, 0, 1))
+    first, again, other = (generations(ALGORITHMS[name](population=7), device, 4, seed) for seed in (0, 0, 1))
     assert same(first, again)
     assert not torch.equal(first[1].genomes, other[1].genomes)
 
 
 @everyone
 def test_a_deviation_for_each_gene_is_that_of_all_where_they_are_equal(name: str, device: torch.device) -> None:
-    algorithm, context = ALGORITHMS[name](LAYOUT, population=7), Context(0, 0, 0.0, device)
+    algorithm, context = ALGORITHMS[name](population=7), Context(0, 0, 0.0, device, LAYOUT)
     start = torch.ones(1, G, device=device)
     one, each = (algorithm.init(start, sigma, context) for sigma in (0.25, torch.full((G,), 0.25, device=device)))
     for generation in (1, 2, 3):
@@ -99,16 +140,16 @@ def test_a_deviation_for_each_gene_is_that_of_all_where_they_are_equal(name: str
 
 @everyone
 def test_nothing_that_was_handed_over_is_changed_in_place(name: str, device: torch.device) -> None:
-    algorithm = ALGORITHMS[name](LAYOUT, population=7)
+    algorithm = ALGORITHMS[name](population=7)
     state, _ = generations(algorithm, device, 3)
     had = [leaf.clone() for leaf in leaves(state)]
-    population = algorithm.ask(state, Context(0, 4, 0.0, device))
+    population = algorithm.ask(state, Context(0, 4, 0.0, device, LAYOUT))
     asked = [leaf.clone() for leaf in leaves(population)]
     algorithm.tell(state, population._replace(genomes=population.genomes + 1), scored(population, 4))  # as it learnt
     after = algorithm.tell(state, population, scored(population, 4))
     told = [leaf.clone() for leaf in leaves(after)]
     algorithm.candidates(after)
-    algorithm.ask(after, Context(0, 5, 0.0, device))
+    algorithm.ask(after, Context(0, 5, 0.0, device, LAYOUT))
     assert same(had, state)
     assert same(asked, population)
     assert same(told, after)
@@ -116,12 +157,12 @@ def test_nothing_that_was_handed_over_is_changed_in_place(name: str, device: tor
 
 @everyone
 def test_it_goes_on_from_a_checkpoint_to_the_same_bytes(name: str, tmp_path: Path, device: torch.device) -> None:
-    algorithm = ALGORITHMS[name](LAYOUT, population=7)
+    algorithm = ALGORITHMS[name](population=7)
     state, population = generations(algorithm, device, 3)
     champion = Champion(population.genomes[0], "best", 3, {"accuracy": 0.5})
     step = Step(3, state, population, scored(population, 3), {}, Cost(), 0.0, champion, 0, None)
     checkpoint.write(tmp_path / "c.h5", {}, {}, step, [])
-    template = algorithm.init(torch.zeros(1, G, device=device), 0.5, Context(0, 0, 0.0, device))
+    template = algorithm.init(torch.zeros(1, G, device=device), 0.5, Context(0, 0, 0.0, device, LAYOUT))
     read = checkpoint.state(tmp_path / "c.h5", template, device)
     assert [leaf.dtype for leaf in leaves(read)] == [leaf.dtype for leaf in leaves(state)]
     assert same(read, state)
@@ -131,14 +172,14 @@ def test_it_goes_on_from_a_checkpoint_to_the_same_bytes(name: str, tmp_path: Pat
 
 @everyone
 def test_where_all_are_invalid_it_goes_on_and_names_nobody_best(name: str, device: torch.device) -> None:
-    algorithm = ALGORITHMS[name](LAYOUT, population=5)
-    state = algorithm.init(torch.zeros(1, G, device=device), 0.1, Context(0, 0, 0.0, device))
+    algorithm = ALGORITHMS[name](population=5)
+    state = algorithm.init(torch.zeros(1, G, device=device), 0.1, Context(0, 0, 0.0, device, LAYOUT))
     for generation in (1, 2, 3):
-        population = algorithm.ask(state, Context(0, generation, 0.0, device))
+        population = algorithm.ask(state, Context(0, generation, 0.0, device, LAYOUT))
         nothing = torch.full((len(population.genomes), 1), -torch.inf, dtype=torch.float64, device=device)
         state = algorithm.tell(state, population, Scores(nothing, nothing[:, 0].isinf()))
         assert "best" not in algorithm.candidates(state)
-    population = algorithm.ask(state, Context(0, 4, 0.0, device))
+    population = algorithm.ask(state, Context(0, 4, 0.0, device, LAYOUT))
     values = torch.arange(len(population.genomes), device=device).double()[:, None]
     state = algorithm.tell(state, population, Scores(values, values[:, 0] < 0))
     assert torch.equal(algorithm.candidates(state)["best"], population.genomes[-1])
@@ -174,11 +215,11 @@ def reached(name: str, loss: Loss, options: tuple[tuple[str, Any], ...], rows: i
     """Return the loss of the best candidate after at most so many individuals were scored; the mean of three seeds."""
     found = []
     for seed in range(3):
-        algorithm, spent, generation = ALGORITHMS[name](LAYOUT, **dict(options)), 0, 0
-        state = algorithm.init(torch.zeros(1, G, device=device), 0.3, Context(seed, 0, 0.0, device))
+        algorithm, spent, generation = ALGORITHMS[name](**dict(options)), 0, 0
+        state = algorithm.init(torch.zeros(1, G, device=device), 0.3, Context(seed, 0, 0.0, device, LAYOUT))
         while True:
             generation += 1
-            population = algorithm.ask(state, Context(seed, generation, spent / rows, device))
+            population = algorithm.ask(state, Context(seed, generation, spent / rows, device, LAYOUT))
             spent += len(population.genomes)
             if spent > rows:
                 break
@@ -216,8 +257,8 @@ def test_it_reaches_its_level_within_a_budget_and_gets_further_than_chance(
 
 
 def test_validation_sees_everybody_who_only_learns_and_nobody_invalid() -> None:
-    algorithm = ALGORITHMS["fixed"](LAYOUT, population=4)
-    context = Context(0, 1, 0.0, torch.device("cpu"))
+    algorithm = ALGORITHMS["fixed"](population=4)
+    context = Context(0, 1, 0.0, torch.device("cpu"), LAYOUT)
     population = algorithm.ask(algorithm.init(torch.zeros(1, G), 0.1, context), context)
     values = torch.tensor([[1.0], [-torch.inf], [3.0], [2.0]], dtype=torch.float64)
     found = algorithm.candidates(

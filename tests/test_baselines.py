@@ -4,7 +4,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from reference_searches import LAYOUT, NOBODY, G, context, scores, worth
+from reference_searches import NOBODY, G, context, scores, worth
 from torch import Tensor
 
 from neuroevo.algorithms.baselines import Found, hill_climbing, random
@@ -55,7 +55,7 @@ def test_they_are_those_in_plain_loops(
 ) -> None:
     start = torch.linspace(-1, 1, s * G).view(s, G).to(device)
     sigma = torch.linspace(0.1, 1, G).to(device) if each else 0.5
-    algorithm = hill_climbing(LAYOUT, population=n, sigma=step) if climbs else random(LAYOUT, population=n)
+    algorithm = hill_climbing(population=n, sigma=step) if climbs else random(population=n)
     expected = plain(climbs, start, sigma, sigma if step is None else step, n, 5, device)
     state = algorithm.init(start, sigma, context(0, device))
     for generation in range(1, 6):
@@ -68,7 +68,7 @@ def test_they_are_those_in_plain_loops(
 
 @both
 def test_the_best_is_asked_again_first_and_stays_unless_it_is_beaten(build: Callable[..., Any]) -> None:
-    algorithm = build(LAYOUT, population=5)
+    algorithm = build(population=5)
     state, first = told(algorithm, begun(algorithm), 1, [1.0, 2, 5, NOBODY, 4])
     state, second = told(algorithm, state, 2, [3.0, 1, 3, 3, NOBODY])
     assert len(second.genomes) == 5
@@ -81,7 +81,7 @@ def test_the_best_is_asked_again_first_and_stays_unless_it_is_beaten(build: Call
 
 def test_random_search_draws_anew_around_the_starts_in_turn() -> None:
     start = torch.linspace(-9, 9, 2)[:, None].expand(2, G)
-    algorithm = random(LAYOUT, population=1001)
+    algorithm = random(population=1001)
     state, first = told(algorithm, begun(algorithm, 0.1, start), 1, range(1001))
     second = algorithm.ask(state, context(2))
     assert not (second.genomes[1:, None] == first.genomes).all(2).any()
@@ -93,18 +93,18 @@ def test_random_search_draws_anew_around_the_starts_in_turn() -> None:
 
 def test_without_a_deviation_random_search_is_the_starts_and_hill_climbing_stands_still() -> None:
     start = torch.randn(2, G)
-    algorithm = random(LAYOUT, population=5)
+    algorithm = random(population=5)
     state, _ = told(algorithm, begun(algorithm, 0.0, start), 1, [0.0, 1, 0, 0, 0])
     assert torch.equal(algorithm.ask(state, context(2)).genomes, start[[1, 0, 1, 0, 1]])
     for sigma in (None, 0.0):
-        climber = hill_climbing(LAYOUT, population=5, sigma=sigma)
+        climber = hill_climbing(population=5, sigma=sigma)
         state, first = told(climber, begun(climber, 0.0 if sigma is None else 1.0, start), 1, [0.0, 1, 0, 0, 0])
         assert torch.equal(climber.ask(state, context(2)).genomes, first.genomes[1].expand(5, G))
 
 
 def test_hill_climbing_steps_by_its_own_sigma_or_the_starting_deviation() -> None:
     for sigma, deviation in ((None, 0.1), (2.0, 2.0)):
-        algorithm = hill_climbing(LAYOUT, population=500, sigma=sigma)
+        algorithm = hill_climbing(population=500, sigma=sigma)
         state, first = told(algorithm, begun(algorithm), 1, range(500))
         assert float(first.genomes[1:].std()) == pytest.approx(0.1, rel=0.1)
         steps = algorithm.ask(state, context(2)).genomes[1:] - first.genomes[-1]
@@ -115,7 +115,7 @@ def test_traits_go_on_with_the_best_and_mutations_inherit_them() -> None:
     traits = {"lr": torch.arange(3.0), "velocity": torch.arange(3.0)[:, None].expand(3, G) + 1}
     expected = {random: ([2.0, 1, 2], [3.0, 0, 0]), hill_climbing: ([2.0, 2, 2], [3.0, 3, 3])}
     for build, (rates, velocities) in expected.items():
-        algorithm = build(LAYOUT, population=3)
+        algorithm = build(population=3)
         state = begun(algorithm)
         first = algorithm.ask(state, context(1))._replace(traits=traits)
         second = algorithm.ask(algorithm.tell(state, first, scores(range(3))), context(2))
@@ -126,7 +126,7 @@ def test_traits_go_on_with_the_best_and_mutations_inherit_them() -> None:
 
 @both
 def test_the_candidate_is_the_best_and_never_invalid(build: Callable[..., Any]) -> None:
-    algorithm = build(LAYOUT, population=3)
+    algorithm = build(population=3)
     state, first = told(algorithm, begun(algorithm), 1, [NOBODY, 1, 2])
     assert torch.equal(algorithm.candidates(state)["best"], first.genomes[2])
     state, _ = told(algorithm, state, 2, [NOBODY] * 3)
@@ -136,7 +136,7 @@ def test_the_candidate_is_the_best_and_never_invalid(build: Callable[..., Any]) 
 def test_hill_climbing_climbs_a_sphere_further_than_random_search() -> None:
     target, reached = torch.linspace(-1, 1, G), []
     for build in (random, hill_climbing):
-        algorithm = build(LAYOUT, population=20)
+        algorithm = build(population=20)
         state = begun(algorithm)
         for generation in range(1, 60):
             population = algorithm.ask(state, context(generation))

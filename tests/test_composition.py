@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from neuroevo import composition, config, devices, experiment, export, gradient, inspection, rundir
-from neuroevo.algorithms import ALGORITHMS, Algorithm, Sizes, measure
+from neuroevo.algorithms import Algorithm
 from neuroevo.algorithms.ga import ga
 from neuroevo.config import load
 from neuroevo.errors import InputError
@@ -55,8 +55,16 @@ def weight_norm(d: int, classes: int) -> nn.Module:
     return nn.utils.parametrizations.weight_norm(nn.Linear(d, classes))
 
 
-def big(layout: Layout) -> Algorithm[Any]:
-    return ga(layout, population=40)
+def big() -> Algorithm[Any]:
+    return ga(population=40)
+
+
+def of_layout(layout: Layout) -> Algorithm[Any]:
+    return big()
+
+
+def nothing() -> None:
+    pass
 
 
 def start(out: Path, *sets: str, quiet: Quiet | None = None) -> dict[str, Any]:
@@ -202,14 +210,13 @@ def test_what_is_foretold_is_what_a_run_costs(tmp_path: Path, sets: list[str]) -
     assert rows["backward samples"] == f"{result['cost']['backward_samples']:,}"
 
 
-def test_sizes_are_what_each_algorithm_asks_for() -> None:
-    layout = Layout(("genes",), ((1,),))
-    for name in ALGORITHMS:
-        c = load(None, [*TINY[:-3], f"algorithm.name={name}"])
-        assert composition.sizes(c) == measure(c.algorithm.bound()(layout), layout, 1), name
-    c = load(None, ["algorithm={name: ga, elites: 3, mutation: {safe: true, relative: false}}"])
-    assert composition.sizes(c) == measure(c.algorithm.bound()(layout), layout, 1) == Sizes(256, 256, 253)
-    assert composition.sizes(load(None, ["algorithm={name: 'test_composition:big'}"])) == Sizes(40, 40, 0)
+def test_an_algorithm_of_ones_own_is_built_by_options_alone_and_returns_one() -> None:
+    assert load(None, ["algorithm={name: 'test_composition:big'}"]).algorithm.search().later == 40
+    line = r"^algorithm: test_composition:of_layout takes layout, but an algorithm is built by its options alone: "
+    with pytest.raises(InputError, match=line):
+        load(None, ["algorithm={name: 'test_composition:of_layout'}"]).algorithm.search()
+    with pytest.raises(InputError, match="^algorithm: test_composition:nothing returns NoneType, not an Algorithm"):
+        load(None, ["algorithm={name: 'test_composition:nothing'}"]).algorithm.search()
 
 
 # Sizes that no machine holds

@@ -45,10 +45,13 @@ def test_the_limit_that_is_reached_is_named(budget: Budget, reason: str | None) 
 
 def test_what_is_left_is_the_smaller_of_the_sample_limits() -> None:
     cost = Cost(forward=100, backward=20)
-    assert Budget().left(cost) is None
-    assert Budget(samples=150).left(cost) == 10
-    assert Budget(samples=150, forward_samples=103).left(cost) == 3
-    assert Budget(samples=100).left(cost) == 0
+    assert Budget().allows(cost + Cost(forward=10**12))
+    for budget, left in ((Budget(samples=150), 10), (Budget(samples=150, forward_samples=103), 3)):
+        assert budget.allows(cost + Cost(forward=left))
+        assert not budget.allows(cost + Cost(forward=left + 1))
+    assert not Budget(samples=100).allows(cost)
+    limited = [b.counts for b in (Budget(), Budget(seconds=1), Budget(samples=1), Budget(forward_samples=1))]
+    assert limited == [False, False, True, True]
 
 
 def test_progress_is_of_generations_or_samples_and_never_of_the_clock() -> None:

@@ -6,12 +6,12 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 import torch
-from reference_searches import LAYOUT, NOBODY, G, context, scored, scores, worth
+from reference_searches import NOBODY, G, context, scored, scores, worth
 from torch import Tensor
 
+from neuroevo.algorithms.base import GAState
 from neuroevo.algorithms.de import DONORS, de, donors, survivors
-from neuroevo.algorithms.ga import GAState
-from neuroevo.genome import Layout, Population, noisy
+from neuroevo.genome import Population, noisy
 from neuroevo.rng import generator
 
 Strategy = Literal["rand", "best", "current_to_best"]
@@ -78,7 +78,7 @@ def test_it_is_the_one_in_plain_loops(
     strategy: Strategy, n: int, weight: float, rate: float, device: torch.device
 ) -> None:
     start = torch.linspace(-1, 1, 2 * G).view(2, G).to(device)
-    algorithm = de(LAYOUT, population=n, strategy=strategy, weight=weight, crossover_rate=rate)
+    algorithm = de(population=n, strategy=strategy, weight=weight, crossover_rate=rate)
     expected = plain(start, 0.5, n, 6, strategy, weight, rate, device)
     state, invalid, replaced = algorithm.init(start, 0.5, context(0, device)), 0, 0
     for generation in range(1, 7):
@@ -104,7 +104,7 @@ def begun(algorithm: Any, sigma: float = 0.1, start: Tensor | None = None) -> GA
 
 @strategies
 def test_targets_are_asked_again_before_their_trials(strategy: Strategy) -> None:
-    algorithm = de(LAYOUT, population=5, strategy=strategy)
+    algorithm = de(population=5, strategy=strategy)
     state, first = told(algorithm, begun(algorithm), 1, [0.0, 3, 4, 1, 2])
     assert len(first.genomes) == 5
     state, second = told(algorithm, state, 2, [0.0, 0, 0, 0, 0, 1, -1, 0, NOBODY, 1])
@@ -124,7 +124,7 @@ def test_targets_are_asked_again_before_their_trials(strategy: Strategy) -> None
 
 @strategies
 def test_without_crossover_exactly_one_gene_changes(strategy: Strategy) -> None:
-    algorithm = de(LAYOUT, population=9, strategy=strategy, crossover_rate=0)
+    algorithm = de(population=9, strategy=strategy, crossover_rate=0)
     state, first = told(algorithm, begun(algorithm), 1, range(9))
     places: set[int] = set()
     for generation in (2, 3, 4):
@@ -137,18 +137,18 @@ def test_without_crossover_exactly_one_gene_changes(strategy: Strategy) -> None:
 
 def test_with_all_genes_of_the_mutant_and_no_weight_a_trial_is_its_base() -> None:
     for strategy in ("rand", "best"):
-        algorithm = de(LAYOUT, population=9, strategy=strategy, weight=0, crossover_rate=1)  # type: ignore[arg-type]
+        algorithm = de(population=9, strategy=strategy, weight=0, crossover_rate=1)  # type: ignore[arg-type]
         state, first = told(algorithm, begun(algorithm), 1, range(9))
         second = algorithm.ask(state, context(2))
         assert torch.equal(second.genomes[9:], first.genomes[second.parents[9:, 1]])
-    algorithm = de(LAYOUT, population=9, strategy="current_to_best", weight=0, crossover_rate=1)
+    algorithm = de(population=9, strategy="current_to_best", weight=0, crossover_rate=1)
     state, first = told(algorithm, begun(algorithm), 1, range(9))
     assert torch.equal(algorithm.ask(state, context(2)).genomes[9:], first.genomes)
 
 
 @strategies
 def test_without_a_deviation_from_one_start_nobody_changes(strategy: Strategy) -> None:
-    algorithm, start = de(LAYOUT, population=5, strategy=strategy), torch.randn(1, G)
+    algorithm, start = de(population=5, strategy=strategy), torch.randn(1, G)
     state, _ = told(algorithm, begun(algorithm, 0.0, start), 1, range(5))
     _, second = told(algorithm, state, 2, range(10))
     assert torch.equal(second.genomes, start.expand(10, G))
@@ -156,7 +156,7 @@ def test_without_a_deviation_from_one_start_nobody_changes(strategy: Strategy) -
 
 def test_genomes_larger_than_a_block_are_crossed_likewise() -> None:
     g = 50001
-    algorithm = de(Layout(("w",), ((g,),)), population=4, crossover_rate=0.25)
+    algorithm = de(population=4, crossover_rate=0.25)
     state = algorithm.init(torch.zeros(1, g), 0.1, context(0))
     state, first = told(algorithm, state, 1, range(4))
     second = algorithm.ask(state, context(2))
@@ -166,13 +166,13 @@ def test_genomes_larger_than_a_block_are_crossed_likewise() -> None:
         _, a, b, c = (first.genomes[j] for j in second.parents[4 + i])
         mutant = a + 0.5 * (b - c)
         assert torch.allclose(second.genomes[4 + i], torch.where(changed[i], mutant, first.genomes[i]), atol=1e-6)
-    none = de(Layout(("w",), ((g,),)), population=4, crossover_rate=0)
+    none = de(population=4, crossover_rate=0)
     assert (none.ask(state, context(2)).genomes[4:] != first.genomes).sum(1).tolist() == [1] * 4
 
 
 @strategies
 def test_a_target_that_diverged_lends_no_gene_and_is_replaced(strategy: Strategy) -> None:
-    algorithm = de(LAYOUT, population=6, strategy=strategy)
+    algorithm = de(population=6, strategy=strategy)
     state = begun(algorithm)
     state.population.genomes[2] = torch.nan
     state, _ = told(algorithm, state, 1, [0.0, 1, NOBODY, 2, 3, 4])
@@ -212,7 +212,7 @@ def test_donors_are_valid_if_there_are_enough(valid: int) -> None:
 
 
 def test_traits_stay_with_their_rows_and_trials_inherit_their_targets() -> None:
-    algorithm = de(LAYOUT, population=4)
+    algorithm = de(population=4)
     state = begun(algorithm)
     first = algorithm.ask(state, context(1))._replace(traits={"lr": torch.arange(4.0)})
     state = algorithm.tell(state, first, scores(range(4)))
@@ -224,7 +224,7 @@ def test_traits_stay_with_their_rows_and_trials_inherit_their_targets() -> None:
 
 
 def test_candidates_are_the_best_and_the_mean_of_those_that_go_on() -> None:
-    algorithm = de(LAYOUT, population=4)
+    algorithm = de(population=4)
     genomes = torch.arange(8.0)[:, None].expand(8, G).clone()
     values = torch.tensor([1.0, 3, 2, NOBODY, 5, 2, NOBODY, NOBODY]).double()
     state = GAState(Population(genomes, {}, torch.full((8, 4), -1)), values)
@@ -236,7 +236,7 @@ def test_candidates_are_the_best_and_the_mean_of_those_that_go_on() -> None:
 
 @strategies
 def test_it_climbs_a_sphere(strategy: Strategy) -> None:
-    algorithm, target = de(LAYOUT, population=30, strategy=strategy, weight=0.7), torch.linspace(-1, 1, G)
+    algorithm, target = de(population=30, strategy=strategy, weight=0.7), torch.linspace(-1, 1, G)
     state = begun(algorithm, 0.5)
     for generation in range(1, 120):
         population = algorithm.ask(state, context(generation))

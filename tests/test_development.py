@@ -23,7 +23,7 @@ def score(population: Population, index: Tensor) -> tuple[Scores, Cost]:
     return Scores(values, invalid), Cost(forward=len(values) * len(index))
 
 
-scoring = development.Scoring(score, lambda n: n, lambda n: 3 * n)
+scoring = development.Scoring(score, lambda n, samples: Cost(forward=n * samples))
 
 
 def refine(population: Population, context: Context) -> tuple[Population, Cost]:
@@ -34,7 +34,7 @@ def refine(population: Population, context: Context) -> tuple[Population, Cost]:
     return learnt, Cost(forward=5, backward=5)
 
 
-def planned(population: Population, context: Context) -> Cost:
+def learning(population: Population, steps: int) -> Cost:
     return Cost(forward=5, backward=5)
 
 
@@ -52,12 +52,11 @@ def test_unchanged_scores_a_population_as_it_is() -> None:
     found = developed(d)
     assert found.scored is found.inherited
     assert torch.equal(found.scored.genomes, people().genomes)
-    assert (found.cost, d.passes(4)) == (Cost(forward=40), 4)
-    assert d.planned(people(), Context(0, 1, 0.0, CPU)) == Cost(forward=12)
+    assert found.cost == d.cost(people(), len(ROWS), 0) == Cost(forward=40)
 
 
 def test_lamarckian_individuals_inherit_what_they_learnt() -> None:
-    found = developed(development.lamarckian(scoring, refine, planned))
+    found = developed(development.lamarckian(scoring, refine, learning))
     assert found.scored is found.inherited
     assert found.inherited.genomes[:, 0].tolist() == [1, 1, 5, 5]
     assert found.scores.values[:, 0].tolist() == [1, 1, 5, 5]
@@ -65,7 +64,7 @@ def test_lamarckian_individuals_inherit_what_they_learnt() -> None:
 
 
 def test_baldwinian_individuals_inherit_their_own_genome_and_are_scored_by_what_they_learnt() -> None:
-    found = developed(development.baldwinian(development.lamarckian(scoring, refine, planned)))
+    found = developed(development.baldwinian(development.lamarckian(scoring, refine, learning)))
     assert torch.equal(found.inherited.genomes, people().genomes)
     assert found.scores.values[:, 0].tolist() == [1, 1, 5, 5]
     assert found.scored.genomes[:, 0].tolist() == [1, 1, 5, 5]
@@ -73,21 +72,20 @@ def test_baldwinian_individuals_inherit_their_own_genome_and_are_scored_by_what_
 
 
 def test_backed_off_individuals_that_got_worse_are_put_back_with_all_they_had() -> None:
-    d = development.backed_off(scoring, refine, planned)
+    d = development.backed_off(scoring, refine, learning)
     found = developed(d)
     assert found.inherited.genomes[:, 0].tolist() == [1, 2, 5, 6]
     assert found.scores.values[:, 0].tolist() == [1, 2, 5, 6]
     assert found.inherited.traits["velocity"][:, 0].tolist() == [7, 0, 7, 0]
     assert found.inherited.traits["lr"].tolist() == [1] * 4
-    assert (found.cost, d.passes(4)) == (Cost(forward=85, backward=5), 8)
-    assert d.planned(people(), Context(0, 1, 0.0, CPU)) == Cost(forward=5 + 2 * 12, backward=5)
+    assert found.cost == d.cost(people(), len(ROWS), 0) == Cost(forward=85, backward=5)
 
 
 def test_an_individual_that_learning_made_invalid_is_put_back() -> None:
     def spoil(population: Population, context: Context) -> tuple[Population, Cost]:
         return population._replace(genomes=population.genomes * torch.nan), Cost()
 
-    found = developed(development.backed_off(scoring, spoil, planned))
+    found = developed(development.backed_off(scoring, spoil, learning))
     assert torch.equal(found.inherited.genomes, people().genomes)
     assert not found.scores.invalid.any()
 
@@ -102,11 +100,11 @@ class Best(NamedTuple):
 
 def best_of_each_generation(d: development.Development) -> Best:
     layout = Layout(("w",), ((2,),))
-    algorithm = ga(layout, population=8, elites=2, crossover=uniform)
-    state = algorithm.init(torch.zeros(1, 2), 0.5, Context(0, 0, 0.0, CPU))
+    algorithm = ga(population=8, elites=2, crossover=uniform)
+    state = algorithm.init(torch.zeros(1, 2), 0.5, Context(0, 0, 0.0, CPU, layout))
     best = []
     for generation in range(1, 25):
-        context = Context(0, generation, 0.0, CPU)
+        context = Context(0, generation, 0.0, CPU, layout)
         grown = d.develop(algorithm.ask(state, context), ROWS, context)
         state = algorithm.tell(state, grown.inherited, grown.scores)
         best.append(float(grown.scores.values.max()))
@@ -120,8 +118,8 @@ def harmful(population: Population, context: Context) -> tuple[Population, Cost]
 
 
 def test_with_back_off_the_best_on_a_fixed_batch_never_falls_and_without_it_does() -> None:
-    assert not best_of_each_generation(development.backed_off(scoring, harmful, planned)).falls
-    assert best_of_each_generation(development.lamarckian(scoring, harmful, planned)).falls
+    assert not best_of_each_generation(development.backed_off(scoring, harmful, learning)).falls
+    assert best_of_each_generation(development.lamarckian(scoring, harmful, learning)).falls
 
 
 def test_with_many_objectives_back_off_puts_back_what_is_dominated_by_what_it_was() -> None:
@@ -132,7 +130,7 @@ def test_with_many_objectives_back_off_puts_back_what_is_dominated_by_what_it_wa
         values = before if torch.equal(population.genomes, people().genomes) else after
         return Scores(values, values[:, 0].isinf(), 2), Cost()
 
-    found = developed(development.backed_off(development.Scoring(both, lambda n: n), refine, planned))
+    found = developed(development.backed_off(development.Scoring(both, lambda n, samples: Cost()), refine, learning))
     kept = (found.scored.genomes == people().genomes).all(1)
     assert kept.tolist() == [True, False, False, True]
     assert found.scores.values.tolist() == [[1, 1], [2, 0], [0, 5], [1, 1]]

@@ -31,7 +31,7 @@ every = pytest.mark.parametrize("name", STRATEGIES)
 
 
 def context(generation: int, device: torch.device, seed: int = 0) -> Context:
-    return Context(seed, generation, 0.0, device)
+    return Context(seed, generation, 0.0, device, LAYOUT)
 
 
 def scores(values: Tensor) -> Scores:
@@ -51,7 +51,7 @@ def covariance(state: Search) -> Tensor:
 
 
 def begun(name: str, n: int, device: torch.device, sigma: float | Tensor = 0.3, **options: Any) -> tuple[Any, Search]:
-    algorithm = ALGORITHMS[name](LAYOUT, population=n, **options)
+    algorithm = ALGORITHMS[name](population=n, **options)
     return algorithm, algorithm.init(torch.zeros(1, G, device=device), sigma, context(0, device))
 
 
@@ -267,15 +267,18 @@ def test_clipup_is_evotorchs(device: torch.device) -> None:
 
 
 def test_a_full_covariance_of_a_large_genome_is_refused() -> None:
-    xnes(Layout(("w",), ((LARGEST,),)), population=4)
+    xnes(population=4).check(LARGEST)
+    xnes(population=4).init(torch.zeros(1, LARGEST), 0.1, context(0, torch.device("cpu")))
     with pytest.raises(InputError, match=r"^name: xnes takes up to 1000 genes, and there are 1001; use snes"):
-        xnes(Layout(("w",), ((LARGEST + 1,),)), population=4)
+        xnes(population=4).check(LARGEST + 1)
+    with pytest.raises(InputError, match=r"^name: xnes takes up to 1000 genes, and there are 1001; use snes"):
+        xnes(population=4).init(torch.zeros(1, LARGEST + 1), 0.1, context(0, torch.device("cpu")))
 
 
 def test_a_share_of_less_than_two_is_refused() -> None:
     with pytest.raises(InputError, match=r"^share: 0.1 of a population of 19 is less than two"):
-        cem(LAYOUT, population=19, share=0.1)
-    cem(LAYOUT, population=20, share=0.1)
+        cem(population=19, share=0.1)
+    cem(population=20, share=0.1)
 
 
 @every
@@ -292,7 +295,7 @@ def test_two_or_three_individuals_are_enough(name: str, n: int, device: torch.de
 
 @every
 def test_it_starts_from_the_mean_of_its_starts(name: str, device: torch.device) -> None:
-    algorithm = ALGORITHMS[name](LAYOUT, population=4)
+    algorithm = ALGORITHMS[name](population=4)
     start = torch.arange(3.0 * G, device=device).view(3, G)
     state = algorithm.init(start, 0.1, context(0, device))
     assert torch.equal(state.center, start[1])

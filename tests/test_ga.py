@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from neuroevo import operators
-from neuroevo.algorithms.ga import GAState, ga
+from neuroevo.algorithms.base import GAState
+from neuroevo.algorithms.ga import ga
 from neuroevo.errors import InputError
 from neuroevo.fitness import Scores
 from neuroevo.genome import Layout, Population
@@ -15,7 +16,7 @@ G = LAYOUT.genes
 
 
 def context(generation: int, device: torch.device) -> Context:
-    return Context(0, generation, 0.0, device)
+    return Context(0, generation, 0.0, device, LAYOUT)
 
 
 def scores(values: torch.Tensor, invalid: torch.Tensor | None = None) -> Scores:
@@ -27,7 +28,7 @@ def scores(values: torch.Tensor, invalid: torch.Tensor | None = None) -> Scores:
 @pytest.mark.parametrize("n", [2, 3, 8])
 def test_the_first_population_is_the_starts_unchanged_and_noise_around_them(n: int, device: torch.device) -> None:
     start = torch.randn(2, G, device=device)
-    algorithm = ga(LAYOUT, population=n, elites=1)
+    algorithm = ga(population=n, elites=1)
     first = algorithm.ask(algorithm.init(start, 0.1, context(0, device)), context(1, device))
     assert first.genomes.shape == (n, G)
     assert torch.equal(first.genomes[:2], start)
@@ -48,7 +49,7 @@ def test_n_in_is_n_out_with_any_operators(
     n: int, elites: int, selection: str, crossover: str, device: torch.device
 ) -> None:
     algorithm = ga(
-        LAYOUT, population=n, elites=elites,
+        population=n, elites=elites,
         selection=operators.SELECTIONS[selection], crossover=operators.CROSSOVERS[crossover],
     )  # fmt: skip
     state = algorithm.init(torch.randn(1, G, device=device), 0.1, context(0, device))
@@ -60,7 +61,7 @@ def test_n_in_is_n_out_with_any_operators(
 
 
 def test_elites_go_on_unchanged_best_first_and_are_asked_again() -> None:
-    algorithm = ga(LAYOUT, population=6, elites=2, crossover=operators.uniform)
+    algorithm = ga(population=6, elites=2, crossover=operators.uniform)
     cpu = torch.device("cpu")
     state = algorithm.init(torch.randn(1, G), 0.1, context(0, cpu))
     first = algorithm.ask(state, context(1, cpu))
@@ -74,7 +75,7 @@ def test_elites_go_on_unchanged_best_first_and_are_asked_again() -> None:
 
 def test_without_variation_children_are_their_parents() -> None:
     still = partial(operators.gaussian, sigma=0.0)
-    algorithm = ga(LAYOUT, population=9, elites=0, crossover=operators.none, mutation=still)
+    algorithm = ga(population=9, elites=0, crossover=operators.none, mutation=still)
     cpu = torch.device("cpu")
     state = algorithm.init(torch.randn(1, G), 0.1, context(0, cpu))
     first = algorithm.ask(state, context(1, cpu))
@@ -85,7 +86,7 @@ def test_without_variation_children_are_their_parents() -> None:
 @pytest.mark.parametrize("parents", [2, 9])
 def test_traits_are_inherited_from_the_better_of_two_parents_and_by_elites(parents: int) -> None:
     adaptive = partial(operators.gaussian, self_adaptive=True, tau=0.0, sigma=0.1)
-    algorithm = ga(LAYOUT, population=9, elites=3, parents=parents, mutation=adaptive)
+    algorithm = ga(population=9, elites=3, parents=parents, mutation=adaptive)
     cpu = torch.device("cpu")
     state = algorithm.init(torch.randn(1, G), 0.1, context(0, cpu))
     first = algorithm.ask(state, context(1, cpu))
@@ -102,19 +103,19 @@ def test_traits_are_inherited_from_the_better_of_two_parents_and_by_elites(paren
 
 def test_the_same_seed_gives_the_same_bytes_and_another_does_not(device: torch.device) -> None:
     def third(seed: int) -> torch.Tensor:
-        algorithm = ga(LAYOUT, population=7, elites=2)
-        state = algorithm.init(torch.zeros(1, G, device=device), 0.1, Context(seed, 0, 0.0, device))
+        algorithm = ga(population=7, elites=2)
+        state = algorithm.init(torch.zeros(1, G, device=device), 0.1, Context(seed, 0, 0.0, device, LAYOUT))
         for generation in (1, 2):
-            population = algorithm.ask(state, Context(seed, generation, 0.0, device))
+            population = algorithm.ask(state, Context(seed, generation, 0.0, device, LAYOUT))
             state = algorithm.tell(state, population, scores(population.genomes.sum(1)))
-        return algorithm.ask(state, Context(seed, 3, 0.0, device)).genomes
+        return algorithm.ask(state, Context(seed, 3, 0.0, device, LAYOUT)).genomes
 
     assert torch.equal(third(0), third(0))
     assert not torch.equal(third(0), third(1))
 
 
 def test_candidates_are_the_best_and_the_mean_of_the_elites_and_never_invalid() -> None:
-    algorithm = ga(LAYOUT, population=4, elites=3)
+    algorithm = ga(population=4, elites=3)
     population = Population(torch.arange(4.0)[:, None].expand(4, G).clone(), {}, torch.full((4, 2), -1))
     invalid = torch.tensor([False, False, True, False])
     values = torch.tensor([1.0, 3, -torch.inf, 2])
@@ -130,7 +131,7 @@ def test_candidates_are_the_best_and_the_mean_of_the_elites_and_never_invalid() 
 
 
 def test_a_second_metric_breaks_ties_of_the_first() -> None:
-    algorithm = ga(LAYOUT, population=3, elites=1)
+    algorithm = ga(population=3, elites=1)
     population = Population(torch.arange(3.0)[:, None].expand(3, G).clone(), {}, torch.full((3, 2), -1))
     state = algorithm.tell(
         GAState(population, torch.empty(0)), population, scores(torch.tensor([[0.5, 1], [0.5, 2], [0.4, 9]]))
@@ -145,7 +146,7 @@ def test_it_climbs_a_sphere_further_than_random_search() -> None:
     def value(genomes: torch.Tensor) -> torch.Tensor:
         return -(genomes - target).square().sum(1)
 
-    algorithm = ga(LAYOUT, population=50, elites=5, mutation=partial(operators.gaussian, sigma=0.1))
+    algorithm = ga(population=50, elites=5, mutation=partial(operators.gaussian, sigma=0.1))
     state = algorithm.init(torch.zeros(1, G), 0.1, context(0, cpu))
     for generation in range(1, 60):
         population = algorithm.ask(state, context(generation, cpu))
@@ -155,7 +156,7 @@ def test_it_climbs_a_sphere_further_than_random_search() -> None:
 
 
 def test_parents_come_best_first() -> None:
-    algorithm = ga(LAYOUT, population=30, elites=0, parents=4)
+    algorithm = ga(population=30, elites=0, parents=4)
     cpu = torch.device("cpu")
     state = algorithm.init(torch.randn(1, G), 0.1, context(0, cpu))
     value = torch.randn(30)
@@ -167,11 +168,11 @@ def test_parents_come_best_first() -> None:
 
 
 def test_only_weighted_crossover_takes_more_than_two_parents() -> None:
-    assert ga(LAYOUT, population=4, crossover=operators.row)
+    assert ga(population=4, crossover=operators.row)
     with pytest.raises(InputError, match=r"^parents: 3, and the crossover takes two; weighted takes any"):
-        ga(LAYOUT, population=4, parents=3, crossover=partial(operators.row, rate=0.3))
+        ga(population=4, parents=3, crossover=partial(operators.row, rate=0.3))
 
 
 def test_elites_must_be_fewer_than_the_population() -> None:
     with pytest.raises(InputError, match=r"^elites: 4 must be below the population of 4"):
-        ga(LAYOUT, population=4, elites=4)
+        ga(population=4, elites=4)

@@ -39,9 +39,7 @@ def alone(c: Config) -> loop.Step:
     """Run a config by itself, as `neuroevo run` would, and return its last step."""
     ready = experiment.prepared(c)
     e = composition.compose(*ready, lambda done, total: None, lambda line: None)
-    *_, step = loop.evolve(
-        e.algorithm, e.development(), e.validate, e.rules(), e.initial(), e.home, lambda: 0.0, e.sensitivity()
-    )
+    *_, step = loop.evolve(e.problem(), e.algorithm, e.rules(), e.initial(), device=e.home, clock=lambda: 0.0)
     return step
 
 

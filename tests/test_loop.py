@@ -12,8 +12,9 @@ from neuroevo.cost import Budget, Cost
 from neuroevo.development import Developed, Development, Scoring, unchanged
 from neuroevo.errors import InputError
 from neuroevo.fitness import Scores
-from neuroevo.genome import Population
+from neuroevo.genome import Layout, Population
 from neuroevo.loop import Champion, Rules, Step
+from neuroevo.problem import Problem, Validate, batches, by_metric
 from neuroevo.rng import Context
 
 CPU = torch.device("cpu")
@@ -37,12 +38,24 @@ def walk(growing: bool = False) -> Algorithm[Walk]:
         ask,
         lambda state, population, scores: Walk(state.at + 1),
         lambda state: {"best": state.at, "other": state.at - 10},
+        size=4,
+        again=4 if growing else 0,
     )
 
 
 def rules(**changes: object) -> Rules:
-    base = Rules(0, 8, torch.arange(100), 2, None, Budget(generations=6), "accuracy", False)
+    base = Rules(0, 8, 2, None, Budget(generations=6), "accuracy", False)
     return base.__class__(**{**base.__dict__, **changes})  # type: ignore[arg-type]
+
+
+def problem(development: Development, validate: Validate, r: Rules, pool: int = 100) -> Problem:
+    """Return the problem of one gene, whose batches are drawn from so many rows."""
+    merit = by_metric("accuracy", lower_is_better=r.lower_is_better, loss="cross_entropy")
+    draw = batches(torch.arange(pool), r.seed)
+    return Problem(Layout(("x",), ((1,),)), torch.zeros(1, 1), 0.0, development, draw, validate, merit)
+
+
+FIRST = Champion(torch.zeros(1), "start", 0, {"accuracy": -1.0, "cross_entropy": 1.0})
 
 
 def run(
@@ -50,12 +63,13 @@ def run(
     quality: Callable[[float], float] = lambda x: x,
     bad: float | None = None,
     algorithm: Algorithm[Walk] | None = None,
+    pool: int = 100,
 ) -> tuple[list[Step], list[Tensor]]:
     """Run the walk; the validation accuracy of a genome is `quality` of its value, its fitness the value itself."""
-    batches: list[Tensor] = []
+    taken: list[Tensor] = []
 
     def score(population: Population, index: Tensor) -> tuple[Scores, Cost]:
-        batches.append(index)
+        taken.append(index)
         values = population.genomes[:, :1].double()
         invalid = values[:, 0] == (float("nan") if bad is None else bad)
         return Scores(values.masked_fill(invalid[:, None], -torch.inf), invalid), Cost(forward=len(values) * len(index))
@@ -64,22 +78,10 @@ def run(
         found = [{"accuracy": quality(float(g[0])), "cross_entropy": 1.0} for g in genomes]
         return found, Cost(validation=len(genomes))
 
-    first = Champion(torch.zeros(1), "start", 0, {"accuracy": -1.0, "cross_entropy": 1.0})
-    empty = Population(torch.zeros(1, 1), {}, torch.full((1, 2), -1))
-    none = Scores(torch.zeros(1, 1), torch.zeros(1, dtype=torch.bool))
-    start = Step(0, Walk(torch.zeros(1)), empty, none, {}, Cost(), 0.0, first, 0, None)
-    ticks = count()
-    return list(
-        loop.evolve(
-            algorithm or walk(),
-            unchanged(Scoring(score, lambda n: n)),
-            validate,
-            r,
-            start,
-            CPU,
-            lambda: float(next(ticks)),
-        )
-    ), batches
+    ticks, search = count(), algorithm or walk()
+    p = problem(unchanged(Scoring(score, lambda n, samples: Cost(forward=n * samples))), validate, r, pool)
+    start = loop.begin(p, search, r.seed, CPU, champion=FIRST)
+    return list(loop.evolve(p, search, r, start, device=CPU, clock=lambda: float(next(ticks)))), taken
 
 
 def test_generations_stop_a_run_and_are_counted_from_1() -> None:
@@ -163,7 +165,7 @@ def test_a_batch_is_a_function_of_seed_and_generation_without_replacement() -> N
 
 
 def test_a_batch_larger_than_the_train_split_is_all_of_it_and_counted_as_such() -> None:
-    steps, batches = run(rules(samples=1000, pool=torch.arange(10)))
+    steps, batches = run(rules(samples=1000), pool=10)
     assert batches[0].tolist() == list(range(10))
     assert steps[0].cost.forward == 40
 
@@ -185,36 +187,39 @@ def test_history_has_its_columns_in_order() -> None:
 
 
 def test_ties_on_the_metric_are_broken_by_cross_entropy() -> None:
-    r = rules()
+    merit = by_metric("accuracy", loss="cross_entropy")
     a = Champion(torch.zeros(1), "a", 1, {"accuracy": 0.5, "cross_entropy": 2.0})
     b = a._replace(validation={"accuracy": 0.5, "cross_entropy": 1.0})
-    assert loop.merit(b.validation, r) > loop.merit(a.validation, r)
+    assert merit(b.validation) > merit(a.validation)
 
 
 def learning(steps: int, batch: int, budget: Budget) -> tuple[list[Step], list[int | None]]:
     """Run the walk, whose 4 individuals learn `steps` steps of `batch` samples a generation; return what was taken."""
     taken: list[int | None] = []
 
-    def cost(population: Population, context: Context) -> Cost:
-        n = len(population.genomes) * batch * (steps if context.steps is None else min(steps, context.steps))
-        return Cost(forward=n, backward=n)
+    def cost(population: Population, samples: int, taken: int) -> Cost:
+        n = len(population.genomes)
+        return Cost(forward=n * (batch * taken + samples), backward=n * batch * taken)
 
     def develop(population: Population, index: Tensor, context: Context) -> Developed:
         taken.append(context.steps)
         n = len(population.genomes)
         scores = Scores(population.genomes[:, :1].double(), torch.zeros(n, dtype=torch.bool))
-        return Developed(population, population, scores, cost(population, context) + Cost(forward=n * len(index)))
-
-    first = Champion(torch.zeros(1), "start", 0, {"accuracy": -1.0, "cross_entropy": 1.0})
-    none = Scores(torch.zeros(1, 1), torch.zeros(1, dtype=torch.bool))
-    start = Step(0, Walk(torch.zeros(1)), Population(torch.zeros(1, 1), {}, torch.full((1, 2), -1)), none, {}, Cost(),
-                 0.0, first, 0, None)  # fmt: skip
+        return Developed(
+            population,
+            population,
+            scores,
+            cost(population, len(index), steps if context.steps is None else context.steps),
+        )
 
     def validate(genomes: Tensor) -> tuple[list[dict[str, float]], Cost]:
         return [{"accuracy": 0.0, "cross_entropy": 1.0} for _ in genomes], Cost()
 
-    d = Development(develop, cost, lambda n: n, steps)
-    return list(loop.evolve(walk(), d, validate, rules(budget=budget), start, CPU, lambda: 0.0)), taken
+    d = Development(develop, cost, steps)
+    r = rules(budget=budget)
+    p = problem(d, validate, r)
+    start = loop.begin(p, walk(), r.seed, CPU, champion=FIRST)
+    return list(loop.evolve(p, walk(), r, start, device=CPU, clock=lambda: 0.0)), taken
 
 
 def test_the_last_generation_learns_for_as_many_steps_as_the_budget_has_left() -> None:

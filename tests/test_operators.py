@@ -559,7 +559,7 @@ def test_safe_steps_move_the_output_by_sigma_however_unequal_the_inputs():
     layout = Layout(("weight",), ((10, 50),))
     inputs = torch.randn(200, 50, generator=rng(), dtype=torch.float64) * torch.logspace(-1, 1, 50, dtype=torch.float64)
     population = Population(torch.zeros(30, 500, dtype=torch.float64), {}, torch.zeros(30, 2, dtype=torch.int64))
-    context = Context(0, 1, 0.0, torch.device("cpu"), linear_sensitivity(inputs))
+    context = Context(0, 1, 0.0, torch.device("cpu"), sensitivity=linear_sensitivity(inputs))
     found = gaussian(population, context, layout, sigma=0.25, safe=True, self_adaptive=False).genomes.view(30, 10, 50)
     moved = (found @ inputs.T).square().sum(1).mean().sqrt()  # of the vector of outputs
     assert abs(float(moved) / 0.25 - 1) < 0.1

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from neuroevo import composition, experiment, loop, pace
+from neuroevo import composition, experiment, pace
 from neuroevo.composition import Experiment
 from neuroevo.config import load
 from neuroevo.development import Developed
@@ -36,8 +36,8 @@ def counting(device: torch.device, work: Callable[[], Any]) -> tuple[float, Any]
 
 
 def first(e: Experiment) -> tuple[Population, Tensor, Context]:
-    context = Context(0, 1, 0.0, e.home)
-    return e.algorithm.ask(e.initial().state, context), loop.batch(e.rules(), 1, 160), context
+    context = Context(0, 1, 0.0, e.home, e.layout)
+    return e.algorithm.ask(e.initial().state, context), e.problem().batch(1, 160), context
 
 
 @pytest.mark.parametrize("sets", [[], HYBRID, [*HYBRID, "refine.back_off=true"], ["refine.steps=0"]])

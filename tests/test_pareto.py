@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from neuroevo import operators, pareto
-from neuroevo.algorithms.ga import GAState, ga
+from neuroevo.algorithms.base import GAState
+from neuroevo.algorithms.ga import ga
 from neuroevo.fitness import Scores
 from neuroevo.genome import Layout, Population
 from neuroevo.rng import Context
@@ -139,10 +140,10 @@ def evolved(n: int, seed: int) -> Tensor:
 
     c = check({"fitness": {"metrics": ["cross_entropy", "weight_norm"]},
                "algorithm": {"population": n, "crossover": "sbx", "mutation": {"sigma": 0.15}}})  # fmt: skip
-    algorithm = c.algorithm.bound()(LAYOUT)
-    state = algorithm.init(torch.full((1, G), 0.5), 0.1, Context(seed, 0, 0.0, CPU))
+    algorithm = c.algorithm.search()
+    state = algorithm.init(torch.full((1, G), 0.5), 0.1, Context(seed, 0, 0.0, CPU, LAYOUT))
     for generation in range(1, GENERATIONS + 1):
-        population = algorithm.ask(state, Context(seed, generation, generation / GENERATIONS, CPU))
+        population = algorithm.ask(state, Context(seed, generation, generation / GENERATIONS, CPU, LAYOUT))
         assert len(population.genomes) == n
         values = spheres(population.genomes)
         state = algorithm.tell(state, population, Scores(values, torch.zeros(n, dtype=torch.bool), 2))
@@ -167,13 +168,13 @@ def test_the_front_of_two_spheres_is_approached_along_all_of_its_length(n: int) 
 
 
 def test_elites_are_the_survivors_of_parents_and_children() -> None:
-    algorithm = ga(LAYOUT, population=10, elites=5, crossover=operators.uniform)
-    state = algorithm.init(torch.zeros(1, G), 0.1, Context(0, 0, 0.0, CPU))
-    first = algorithm.ask(state, Context(0, 1, 0.0, CPU))
+    algorithm = ga(population=10, elites=5, crossover=operators.uniform)
+    state = algorithm.init(torch.zeros(1, G), 0.1, Context(0, 0, 0.0, CPU, LAYOUT))
+    first = algorithm.ask(state, Context(0, 1, 0.0, CPU, LAYOUT))
     values = random_values(10, 2, 0, None, invalid=True)
     invalid = values[:, 0].isinf()
     state = algorithm.tell(state, first, Scores(values.nan_to_num(neginf=9.0), invalid, 2))
-    second = algorithm.ask(state, Context(0, 2, 0.0, CPU))
+    second = algorithm.ask(state, Context(0, 2, 0.0, CPU, LAYOUT))
     number, distance = reference(values.tolist())
     wanted = sorted(range(10), key=lambda i: (number[i], -distance[i]))[:5]
     assert {tuple(g) for g in second.genomes[:5].tolist()} == {tuple(first.genomes[i].tolist()) for i in wanted}
@@ -182,9 +183,9 @@ def test_elites_are_the_survivors_of_parents_and_children() -> None:
 
 
 def test_nobody_valid_is_no_front_and_no_error() -> None:
-    algorithm = ga(LAYOUT, population=4, elites=2, mutation=partial(operators.gaussian, sigma=0.1))
+    algorithm = ga(population=4, elites=2, mutation=partial(operators.gaussian, sigma=0.1))
     population = Population(torch.randn(4, G), {}, torch.full((4, 2), -1))
     scores = Scores(torch.full((4, 2), math.nan, dtype=torch.float64), torch.ones(4, dtype=torch.bool), 2)
     state = algorithm.tell(GAState(population, torch.empty(0)), population, scores)
     assert algorithm.candidates(state) == {}
-    assert algorithm.ask(state, Context(0, 2, 0.0, CPU)).genomes.shape == (4, G)
+    assert algorithm.ask(state, Context(0, 2, 0.0, CPU, LAYOUT)).genomes.shape == (4, G)

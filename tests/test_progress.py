@@ -10,7 +10,7 @@ from neuroevo.genome import Population
 from neuroevo.loop import Champion, Rules, Step
 from neuroevo.progress import Terminal
 
-RULES = Rules(0, 8, torch.arange(9), 2, None, Budget(generations=6), "accuracy", False)
+RULES = Rules(0, 8, 2, None, Budget(generations=6), "accuracy", False)
 
 
 def step(generation: int, validation: float | None, invalid: int = 0) -> Step:

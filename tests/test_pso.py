@@ -5,11 +5,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from reference_searches import LAYOUT, NOBODY, G, context, scored, scores, worth
+from reference_searches import NOBODY, G, context, scored, scores, worth
 from torch import Tensor
 
 from neuroevo.algorithms.pso import Swarm, bests, pso
-from neuroevo.genome import Layout, Population, noisy
+from neuroevo.genome import Population, noisy
 from neuroevo.rng import generator
 
 
@@ -73,7 +73,7 @@ def test_a_swarm_is_the_one_in_plain_loops(
     start = torch.linspace(-1, 1, 2 * G).view(2, G).to(device)
     sigma = torch.linspace(0.1, 1, G).to(device) if each else 0.5
     algorithm = pso(
-        LAYOUT, population=n, inertia=0.8, cognitive=1.1, social=1.7, max_velocity=max_velocity,
+        population=n, inertia=0.8, cognitive=1.1, social=1.7, max_velocity=max_velocity,
         neighbourhood="global" if neighbours is None else "ring", neighbours=neighbours or 1,
     )  # fmt: skip
     expected = plain(start, sigma, n, 6, 0.8, 1.1, 1.7, max_velocity, neighbours, device)
@@ -99,7 +99,7 @@ def begun(algorithm: Any, sigma: float = 0.1, start: Tensor | None = None) -> Sw
 
 
 def test_personal_bests_are_asked_again_before_the_positions_from_the_second_generation_on() -> None:
-    algorithm = pso(LAYOUT, population=3)
+    algorithm = pso(population=3)
     state, first = told(algorithm, begun(algorithm), 1, [1.0, 2, 3])
     assert len(first.genomes) == 3
     state, second = told(algorithm, state, 2, [1.0, 2, 3, 0, 5, 4])
@@ -112,7 +112,7 @@ def test_personal_bests_are_asked_again_before_the_positions_from_the_second_gen
 
 
 def test_a_personal_best_that_does_badly_on_a_new_batch_gives_way_and_one_that_is_equalled_stays() -> None:
-    algorithm = pso(LAYOUT, population=2)
+    algorithm = pso(population=2)
     state, _ = told(algorithm, begun(algorithm), 1, [9.0, 9])
     state, second = told(algorithm, state, 2, [1.0, 2, 1.5, 2])
     third = algorithm.ask(state, context(3))
@@ -120,7 +120,7 @@ def test_a_personal_best_that_does_badly_on_a_new_batch_gives_way_and_one_that_i
 
 
 def test_nobody_moves_without_inertia_and_pulls() -> None:
-    algorithm = pso(LAYOUT, population=5, inertia=0, cognitive=0, social=0)
+    algorithm = pso(population=5, inertia=0, cognitive=0, social=0)
     state, first = told(algorithm, begun(algorithm), 1, range(5))
     for generation in (2, 3, 4):
         state, population = told(algorithm, state, generation, range(10))
@@ -128,7 +128,7 @@ def test_nobody_moves_without_inertia_and_pulls() -> None:
 
 
 def test_by_inertia_alone_a_particle_moves_on_as_it_did() -> None:
-    algorithm = pso(LAYOUT, population=5, inertia=0.5, cognitive=0, social=0)
+    algorithm = pso(population=5, inertia=0.5, cognitive=0, social=0)
     state = begun(algorithm)
     step = state.velocity
     assert 0.05 < float(step.std()) < 0.2
@@ -141,7 +141,7 @@ def test_by_inertia_alone_a_particle_moves_on_as_it_did() -> None:
 
 
 def test_a_pull_ends_between_the_particle_and_where_it_is_pulled() -> None:
-    algorithm = pso(LAYOUT, population=4, inertia=0, cognitive=0, social=1, max_velocity=None)
+    algorithm = pso(population=4, inertia=0, cognitive=0, social=1, max_velocity=None)
     state, first = told(algorithm, begun(algorithm), 1, [0.0, 3, 1, 2])
     _, second = told(algorithm, state, 2, range(8))
     low, high = (f(first.genomes, first.genomes[1]) for f in (torch.minimum, torch.maximum))
@@ -151,8 +151,7 @@ def test_a_pull_ends_between_the_particle_and_where_it_is_pulled() -> None:
 
 
 def test_genomes_larger_than_a_block_move_likewise() -> None:
-    layout = Layout(("w",), ((50001,),))
-    algorithm = pso(layout, population=3, inertia=0, cognitive=0, social=1, max_velocity=None)
+    algorithm = pso(population=3, inertia=0, cognitive=0, social=1, max_velocity=None)
     state, first = told(algorithm, algorithm.init(torch.zeros(1, 50001), 0.1, context(0)), 1, [0.0, 1, 2])
     _, second = told(algorithm, state, 2, range(6))
     share = (second.genomes[3:5] - first.genomes[:2]) / (first.genomes[2] - first.genomes[:2])
@@ -164,7 +163,7 @@ def test_genomes_larger_than_a_block_move_likewise() -> None:
 @pytest.mark.parametrize("each", [False, True])
 def test_no_gene_moves_by_more_than_the_highest_velocity(each: bool) -> None:
     sigma = torch.linspace(0.1, 1, G) if each else torch.tensor(0.1)
-    algorithm = pso(LAYOUT, population=5, max_velocity=0.25)
+    algorithm = pso(population=5, max_velocity=0.25)
     state = algorithm.init(torch.linspace(-9, 9, 5 * G).view(5, G), sigma, context(0))
     state, population = told(algorithm, state, 1, range(5))
     for generation in (2, 3, 4):
@@ -176,14 +175,14 @@ def test_no_gene_moves_by_more_than_the_highest_velocity(each: bool) -> None:
 
 
 def test_without_a_deviation_from_one_start_nobody_moves() -> None:
-    algorithm, start = pso(LAYOUT, population=3), torch.randn(1, G)
+    algorithm, start = pso(population=3), torch.randn(1, G)
     state, _ = told(algorithm, begun(algorithm, 0.0, start), 1, range(3))
     _, second = told(algorithm, state, 2, range(6))
     assert torch.equal(second.genomes, start.expand(6, G))
 
 
 def test_what_a_particle_learnt_is_part_of_its_movement() -> None:
-    algorithm = pso(LAYOUT, population=3, inertia=1, cognitive=0, social=0, max_velocity=None)
+    algorithm = pso(population=3, inertia=1, cognitive=0, social=0, max_velocity=None)
     state, first = told(algorithm, begun(algorithm, 0.0), 1, range(3))
     asked = algorithm.ask(state, context(2))
     learnt = asked._replace(genomes=asked.genomes + 0.5)
@@ -193,7 +192,7 @@ def test_what_a_particle_learnt_is_part_of_its_movement() -> None:
 
 
 def test_a_particle_that_diverged_goes_back_to_its_personal_best_and_spoils_nobody() -> None:
-    algorithm = pso(LAYOUT, population=3)
+    algorithm = pso(population=3)
     state, _ = told(algorithm, begun(algorithm), 1, [1.0, 2, 3])
     asked = algorithm.ask(state, context(2))
     asked.genomes[3] = torch.nan
@@ -208,7 +207,7 @@ def test_a_particle_that_diverged_goes_back_to_its_personal_best_and_spoils_nobo
 
 @pytest.mark.parametrize("neighbourhood", ["global", "ring"])
 def test_a_particle_that_never_was_valid_goes_by_the_best(neighbourhood: Any) -> None:
-    algorithm = pso(LAYOUT, population=5, neighbourhood=neighbourhood)
+    algorithm = pso(population=5, neighbourhood=neighbourhood)
     state = begun(algorithm)
     state.population.genomes[1:4] = torch.inf
     state, first = told(algorithm, state, 1, [1.0, NOBODY, NOBODY, NOBODY, 2])
@@ -220,9 +219,9 @@ def test_a_particle_that_never_was_valid_goes_by_the_best(neighbourhood: Any) ->
 
 def test_a_ring_as_wide_as_the_swarm_is_the_whole_swarm() -> None:
     swarms = [
-        pso(LAYOUT, population=7),
-        pso(LAYOUT, population=7, neighbourhood="ring", neighbours=3),
-        pso(LAYOUT, population=7, neighbourhood="ring", neighbours=99),
+        pso(population=7),
+        pso(population=7, neighbourhood="ring", neighbours=3),
+        pso(population=7, neighbourhood="ring", neighbours=99),
     ]
     third = []
     for algorithm in swarms:
@@ -248,7 +247,7 @@ def test_bests_are_those_of_the_particle_and_of_its_neighbourhood() -> None:
 
 @pytest.mark.parametrize("neighbourhood", ["global", "ring"])
 def test_a_swarm_none_of_which_is_valid_is_not_drawn_together(neighbourhood: Any) -> None:
-    algorithm = pso(LAYOUT, population=5, neighbourhood=neighbourhood)
+    algorithm = pso(population=5, neighbourhood=neighbourhood)
     state, first = told(algorithm, begun(algorithm), 1, [NOBODY] * 5)
     state, second = told(algorithm, state, 2, [NOBODY] * 10)
     assert torch.equal(second.genomes[:5], first.genomes)
@@ -257,7 +256,7 @@ def test_a_swarm_none_of_which_is_valid_is_not_drawn_together(neighbourhood: Any
 
 
 def test_traits_stay_with_their_rows() -> None:
-    algorithm = pso(LAYOUT, population=3)
+    algorithm = pso(population=3)
     state = begun(algorithm)
     first = algorithm.ask(state, context(1))._replace(traits={"lr": torch.tensor([1.0, 2, 3])})
     state = algorithm.tell(state, first, scores([0.0, 2, 1]))
@@ -269,7 +268,7 @@ def test_traits_stay_with_their_rows() -> None:
 
 
 def test_candidates_are_the_swarms_best_and_the_mean_of_the_personal_bests() -> None:
-    algorithm = pso(LAYOUT, population=2)
+    algorithm = pso(population=2)
     genomes = torch.arange(4.0).square()[:, None].expand(4, G).clone()
     state = Swarm(
         Population(genomes, {}, torch.full((4, 3), -1)),
@@ -284,7 +283,7 @@ def test_candidates_are_the_swarms_best_and_the_mean_of_the_personal_bests() -> 
 
 
 def test_it_climbs_a_sphere() -> None:
-    algorithm, target = pso(LAYOUT, population=30), torch.linspace(-1, 1, G)
+    algorithm, target = pso(population=30), torch.linspace(-1, 1, G)
     state = begun(algorithm, 0.3)
     for generation in range(1, 60):
         population = algorithm.ask(state, context(generation))

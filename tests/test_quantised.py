@@ -216,11 +216,11 @@ def test_a_neurons_scale_goes_with_its_levels() -> None:
 def test_what_goes_on_from_the_genomes_scored_asks_for_whole_levels(name: str, device: torch.device) -> None:
     layout = quantised.levelled(PLAIN, 7)
     options = {"mutation": operators.levels} if name == "ga" else {}
-    algorithm = quantised.whole(ALGORITHMS[name](layout, population=6, **options), layout)
+    algorithm = quantised.whole(ALGORITHMS[name](population=6, **options), layout)
     begin = drawn(layout, 1, device)
-    state = algorithm.init(begin, quantised.spread(begin, layout, 2.0), Context(0, 0, 0.0, device))
+    state = algorithm.init(begin, quantised.spread(begin, layout, 2.0), Context(0, 0, 0.0, device, layout))
     for generation in range(1, 4):
-        population = algorithm.ask(state, Context(0, generation, 0.0, device))
+        population = algorithm.ask(state, Context(0, generation, 0.0, device, layout))
         assert torch.equal(population.genomes, quantised.rounded(population.genomes, layout))
         n = len(population.genomes)
         values = -population.genomes.double().square().sum(1, keepdim=True)

@@ -9,10 +9,9 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "neuroevo"
 ORDER = [  # each may import those before it
-    "errors", "rng", "genome", "cost", "devices", "schedules", "statistics", "samples", "operators", "metrics",
-    "pareto",
-    "classes", "heads", "cut", "fitness", "gradient", "deep", "development", "algorithms", "quantised", "loop",
-    "space", "samplers",
+    "errors", "genome", "rng", "cost", "devices", "schedules", "statistics", "samples", "operators", "metrics",
+    "pareto", "classes", "heads", "cut", "fitness", "gradient", "deep", "development", "algorithms", "quantised",
+    "problem", "loop", "space", "samplers",
     "caveats",
     "weightfiles", "cache", "images", "folders", "data", "inventory", "identity", "downloads", "backbones", "features",
     "evaluation", "yamlfile", "config", "blame", "hdf5", "checkpoint", "rundir", "claims", "progress",

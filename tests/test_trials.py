@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from test_tune import EPOCH, HALVING, MLP, load
 
-from neuroevo import experiment, loop
+from neuroevo import experiment
 from neuroevo.config import Config
 from neuroevo.trials import Settings, Trainer
 from neuroevo.tune import Tuner
@@ -49,7 +49,7 @@ def test_those_that_go_on_are_the_best_at_the_rung(tmp_path: Path) -> None:
     settings: list[Settings] = [{"refine.lr": lr} for lr in (1e-4, 1e-3, 1e-2, 0.1, 0.3, 1.0)]
     t = trainer(load("tune.trial={generations: 4, rungs: [1], keep: 0.3}"), tmp_path)
     first = [v.metrics for v in trainer(load("tune.trial.generations=1"), tmp_path).run(settings, 1)[0]]
-    order = sorted(range(6), key=lambda i: loop.merit(first[i], t.rules), reverse=True)
+    order = sorted(range(6), key=lambda i: t.merit(first[i]), reverse=True)
     verdicts, cost = t.run(settings, 1)
     assert [v.generations for v in verdicts] == [4 if i in order[:2] else 1 for i in range(6)]
     for i in order[2:]:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from neuroevo.algorithms.base import Algorithm, Part, Sizes, measure
+from neuroevo.algorithms.base import Algorithm, Part
 from neuroevo.algorithms.baselines import hill_climbing, random
 from neuroevo.algorithms.de import de
 from neuroevo.algorithms.evolution_strategies import cem, es, pgpe, sep_cma, snes, xnes
@@ -26,4 +26,4 @@ ALGORITHMS: dict[str, Callable[..., Algorithm[Any]]] = {
     "fixed": fixed,
 }
 
-__all__ = ["ALGORITHMS", "Algorithm", "Part", "Sizes", "measure"]
+__all__ = ["ALGORITHMS", "Algorithm", "Part"]

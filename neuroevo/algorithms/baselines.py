@@ -10,10 +10,9 @@ import torch
 from annotated_types import Ge
 from torch import Tensor
 
-from neuroevo.algorithms.base import Algorithm
-from neuroevo.algorithms.ga import fitness_of
+from neuroevo.algorithms.base import Algorithm, fitness_of
 from neuroevo.fitness import Scores
-from neuroevo.genome import Layout, Population, noisy
+from neuroevo.genome import Population, noisy
 from neuroevo.rng import Context
 
 Size = Annotated[int, Ge(2)]
@@ -28,7 +27,7 @@ class Found(NamedTuple):
     sigma: Tensor  # [] or [g]: the deviation
 
 
-def random(layout: Layout, *, population: Size = 256) -> Algorithm[Found]:
+def random(*, population: Size = 256) -> Algorithm[Found]:
     """Draw `population` - 1 individuals around the start, and keep the best so far: random search.
 
     Those drawn have the starting deviation, and no parents. They take up hyperparameters that are an individual's own
@@ -53,12 +52,10 @@ def random(layout: Layout, *, population: Size = 256) -> Algorithm[Found]:
         parents[0, 0] = best
         return Population(genomes, traits, parents)
 
-    return Algorithm(_init(population, None), ask, _tell, _candidates)
+    return Algorithm(_init(population, None), ask, _tell, _candidates, population)
 
 
-def hill_climbing(
-    layout: Layout, *, population: Size = 256, sigma: Annotated[float, Ge(0)] | None = None
-) -> Algorithm[Found]:
+def hill_climbing(*, population: Size = 256, sigma: Annotated[float, Ge(0)] | None = None) -> Algorithm[Found]:
     """Mutate one individual `population` - 1 times, and go on with the best of all: hill climbing.
 
     `sigma` is the deviation of a gene's step (None: the starting deviation). The individual stays unless it is beaten.
@@ -73,7 +70,7 @@ def hill_climbing(
         parents[0, 1] = -1
         return Population(genomes, {name: trait[rows] for name, trait in before.traits.items()}, parents)
 
-    return Algorithm(_init(population, sigma), ask, _tell, _candidates)
+    return Algorithm(_init(population, sigma), ask, _tell, _candidates, population)
 
 
 def _init(population: int, step: float | None) -> Callable[[Tensor, float | Tensor, Context], Found]:

@@ -11,10 +11,9 @@ import torch
 from annotated_types import Ge, Le
 from torch import Tensor
 
-from neuroevo.algorithms.base import Algorithm
-from neuroevo.algorithms.ga import GAState, fitness_of
+from neuroevo.algorithms.base import Algorithm, GAState, fitness_of
 from neuroevo.fitness import Scores
-from neuroevo.genome import Layout, Population, noisy
+from neuroevo.genome import Population, noisy
 from neuroevo.operators import Probability, blocks
 from neuroevo.rng import Context
 
@@ -22,7 +21,6 @@ DONORS = 3
 
 
 def de(
-    layout: Layout,
     *,
     population: Annotated[int, Ge(DONORS + 1)] = 128,
     strategy: Literal["rand", "best", "current_to_best"] = "rand",
@@ -57,8 +55,8 @@ def de(
         genomes = before.genomes.index_select(0, kept)
         targets, trials = genomes[:n], genomes[n:]
         source = context.generator("crossover")
-        certain = torch.randint(layout.genes, (n, 1), generator=source, device=own.device)
-        places = torch.arange(layout.genes, device=own.device)
+        certain = torch.randint(genomes.shape[1], (n, 1), generator=source, device=own.device)
+        places = torch.arange(genomes.shape[1], device=own.device)
         for rows, columns in blocks(trials):
             trial, pool = trials[rows, columns], targets[:, columns]
             mutant = pool.index_select(0, base[rows])
@@ -84,7 +82,7 @@ def de(
         genomes = state.population.genomes
         return {"best": genomes[own[state.fitness[own].argmax()]], "mean": genomes.index_select(0, own).mean(0)}
 
-    return Algorithm(init, ask, tell, candidates, doubles=True)
+    return Algorithm(init, ask, tell, candidates, size=n, again=n)
 
 
 def survivors(fitness: Tensor, n: int) -> Tensor:

@@ -14,11 +14,10 @@ import torch
 from annotated_types import Ge, Gt, Le, Lt
 from torch import Tensor
 
-from neuroevo.algorithms.base import Algorithm
-from neuroevo.algorithms.ga import fitness_of
+from neuroevo.algorithms.base import Algorithm, fitness_of
 from neuroevo.errors import InputError
 from neuroevo.fitness import Scores
-from neuroevo.genome import Layout, Population
+from neuroevo.genome import Population
 from neuroevo.rng import Context
 
 LARGEST = 1000  # genes of a full covariance, whose root is exponentiated each generation
@@ -86,7 +85,7 @@ def _strategy(
     def candidates(state: Search) -> dict[str, Tensor]:
         return {"center": state.center} | ({"best": state.best.genome} if state.best.fitness > -torch.inf else {})
 
-    return Algorithm(init, ask, tell, candidates, continuous=True)
+    return Algorithm(init, ask, tell, candidates, population, continuous=True)
 
 
 def _as_it_is(state: Search) -> Search:
@@ -139,17 +138,15 @@ def _over(x: Tensor, sigma: Tensor) -> Tensor:
     return (x / sigma).where(sigma > 0, 0)
 
 
-def snes(
-    layout: Layout, *, population: Size = 256, center_rate: Rate = 1.0, sigma_rate: Rate | None = None
-) -> Algorithm[Search]:
+def snes(*, population: Size = 256, center_rate: Rate = 1.0, sigma_rate: Rate | None = None) -> Algorithm[Search]:
     """Follow the natural gradient with a deviation for each gene: separable NES (Schaul et al. 2011).
 
     `sigma_rate` is (3 + ln g) / (5 sqrt(g)) if None.
     """
-    g = layout.genes
-    rate = sigma_rate or (3 + math.log(g)) / (5 * math.sqrt(g))
 
     def follow(state: Search, genomes: Tensor, ranks: Tensor) -> Search:
+        g = len(state.center)
+        rate = sigma_rate or (3 + math.log(g)) / (5 * math.sqrt(g))
         weights, steps = _utilities(ranks), genomes - state.center
         center = state.center + center_rate * (weights @ steps)
         wider = _over(weights @ steps.square_(), state.sigma.square()) - weights.sum()
@@ -158,27 +155,28 @@ def snes(
     return _strategy(population, _as_it_is, _separable(population), follow)
 
 
-def xnes(
-    layout: Layout, *, population: Size = 256, center_rate: Rate = 1.0, sigma_rate: Rate | None = None
-) -> Algorithm[Search]:
+def xnes(*, population: Size = 256, center_rate: Rate = 1.0, sigma_rate: Rate | None = None) -> Algorithm[Search]:
     """Follow the natural gradient with a full covariance: exponential NES (Glasmachers et al. 2010).
 
     For small genomes only. `sigma_rate` is 3 (3 + ln g) / (5 g sqrt(g)) if None.
     """
-    g = layout.genes
-    if g > LARGEST:
-        raise InputError(f"xnes takes up to {LARGEST} genes, and there are {g}; use snes or sep_cma", option="name")
-    rate = sigma_rate or 0.6 * (3 + math.log(g)) / (g * math.sqrt(g))
+
+    def check(genes: int) -> None:
+        if genes > LARGEST:
+            line = f"xnes takes up to {LARGEST} genes, and there are {genes}; use snes or sep_cma"
+            raise InputError(line, option="name")
 
     def remember(state: Search) -> Search:
+        check(len(state.center))
         inverse = _over(torch.ones_like(state.sigma), state.sigma).diag()
         return state._replace(sigma=state.sigma.diag(), memory={"inverse": inverse})
 
     def sample(state: Search, draw: Draw) -> Tensor:
-        return torch.addmm(state.center, draw(population, g), state.sigma.T)
+        return torch.addmm(state.center, draw(population, len(state.center)), state.sigma.T)
 
     def follow(state: Search, genomes: Tensor, ranks: Tensor) -> Search:
-        weights, inverse = _utilities(ranks), state.memory["inverse"]
+        g, weights, inverse = len(state.center), _utilities(ranks), state.memory["inverse"]
+        rate = sigma_rate or 0.6 * (3 + math.log(g)) / (g * math.sqrt(g))
         drawn = (genomes - state.center) @ inverse.T  # from the standard normal distribution
         shape = (weights[:, None] * drawn).T @ drawn  # the gradient by the root's logarithm
         shape.diagonal().sub_(weights.sum())
@@ -188,10 +186,10 @@ def xnes(
             memory={"inverse": torch.linalg.matrix_exp(-rate / 2 * shape) @ inverse},
         )
 
-    return _strategy(population, remember, sample, follow)
+    return _strategy(population, remember, sample, follow)._replace(check=check)
 
 
-def cem(layout: Layout, *, population: Size = 256, share: Annotated[float, Gt(0), Lt(1)] = 0.5) -> Algorithm[Search]:
+def cem(*, population: Size = 256, share: Annotated[float, Gt(0), Lt(1)] = 0.5) -> Algorithm[Search]:
     """Take mean and deviation of the best `share`: the cross-entropy method (Rubinstein 1999)."""
     elites = int(population * share)
     if elites < 2:
@@ -205,7 +203,6 @@ def cem(layout: Layout, *, population: Size = 256, share: Annotated[float, Gt(0)
 
 
 def pgpe(
-    layout: Layout,
     *,
     population: Size = 256,
     speed: Rate = 0.05,
@@ -240,7 +237,7 @@ def pgpe(
     return _strategy(population, remember, _mirrored(population), follow)
 
 
-def es(layout: Layout, *, population: Size = 256, lr: Rate = 0.15) -> Algorithm[Search]:
+def es(*, population: Size = 256, lr: Rate = 0.15) -> Algorithm[Search]:
     """Follow mirrored pairs by Adam, with a deviation that stays (Salimans et al. 2017, "OpenAI ES").
 
     Fitness is shaped to centred ranks. Adam's `lr` is in multiples of each gene's deviation.
@@ -263,23 +260,15 @@ def es(layout: Layout, *, population: Size = 256, lr: Rate = 0.15) -> Algorithm[
     return _strategy(population, remember, _mirrored(population), follow)
 
 
-def sep_cma(layout: Layout, *, population: Size = 256) -> Algorithm[Search]:
+def sep_cma(*, population: Size = 256) -> Algorithm[Search]:
     """Adapt step and deviations along the way taken: CMA-ES with a diagonal covariance (Ros and Hansen 2008).
 
     Constants are those of Hansen's tutorial (2016, https://arxiv.org/abs/1604.00772).
     """
-    g, mu = layout.genes, population // 2
+    mu = population // 2
     raw = [math.log((population + 1) / 2) - math.log(i + 1) for i in range(mu)]
     weights = torch.tensor(raw, dtype=torch.float64) / sum(raw)
     effective = 1 / float(weights.square().sum())
-    c_step = (effective + 2) / (g + effective + 5)
-    damping = 1 + 2 * max(0.0, math.sqrt((effective - 1) / (g + 1)) - 1) + c_step
-    c_path = (4 + effective / g) / (g + 4 + 2 * effective / g)
-    # Fewer parameters than in a full covariance: (g + 2) / 3 times as fast (Ros and Hansen 2008, section 3).
-    faster = (g + 2) / 3
-    c_one = min(1.0, faster * 2 / ((g + 1.3) ** 2 + effective))
-    c_mu = min(1 - c_one, faster * 2 * (effective - 2 + 1 / effective) / ((g + 2) ** 2 + effective))
-    expected = math.sqrt(g) * (1 - 1 / (4 * g) + 1 / (21 * g * g))  # length of g standard normal numbers
 
     def remember(state: Search) -> Search:
         zero = torch.zeros_like(state.center)
@@ -289,6 +278,15 @@ def sep_cma(layout: Layout, *, population: Size = 256) -> Algorithm[Search]:
         )
 
     def follow(state: Search, genomes: Tensor, ranks: Tensor) -> Search:
+        g = len(state.center)
+        c_step = (effective + 2) / (g + effective + 5)
+        damping = 1 + 2 * max(0.0, math.sqrt((effective - 1) / (g + 1)) - 1) + c_step
+        c_path = (4 + effective / g) / (g + 4 + 2 * effective / g)
+        # Fewer parameters than in a full covariance: (g + 2) / 3 times as fast (Ros and Hansen 2008, section 3).
+        faster = (g + 2) / 3
+        c_one = min(1.0, faster * 2 / ((g + 1.3) ** 2 + effective))
+        c_mu = min(1 - c_one, faster * 2 * (effective - 2 + 1 / effective) / ((g + 2) ** 2 + effective))
+        expected = math.sqrt(g) * (1 - 1 / (4 * g) + 1 / (21 * g * g))  # length of g standard normal numbers
         memory, w = state.memory, weights.to(genomes)
         step, deviation = memory["step"], _over(state.sigma, memory["step"])  # the covariance is step^2 deviation^2
         moves = genomes[ranks.topk(mu).indices] - state.center

@@ -9,14 +9,13 @@ import torch
 from annotated_types import Ge
 from torch import Tensor
 
-from neuroevo.algorithms.base import Algorithm
-from neuroevo.algorithms.ga import GAState, fitness_of
+from neuroevo.algorithms.base import Algorithm, GAState, fitness_of
 from neuroevo.fitness import Scores
-from neuroevo.genome import Layout, Population, noisy
+from neuroevo.genome import Population, noisy
 from neuroevo.rng import Context
 
 
-def fixed(layout: Layout, *, population: Annotated[int, Ge(1)] = 1) -> Algorithm[GAState]:
+def fixed(*, population: Annotated[int, Ge(1)] = 1) -> Algorithm[GAState]:
     """Keep `population` individuals, without selection, crossover or mutation."""
 
     def init(start: Tensor, sigma: float | Tensor, context: Context) -> GAState:
@@ -39,4 +38,4 @@ def fixed(layout: Layout, *, population: Annotated[int, Ge(1)] = 1) -> Algorithm
         names = ["best" if i == best else f"individual_{i}" for i in range(population)]
         return {names[i]: state.population.genomes[i] for i in range(population) if valid[i]}
 
-    return Algorithm(init, ask, tell, candidates)
+    return Algorithm(init, ask, tell, candidates, population)

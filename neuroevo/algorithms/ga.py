@@ -10,28 +10,21 @@ With many objectives the order is that of NSGA-II (Deb et al. 2002), and the eli
 population as elites, parents and children are scored on one batch and the better half of both goes on.
 """
 
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
 import torch
 from annotated_types import Ge
 from torch import Tensor
 
 from neuroevo import pareto
-from neuroevo.algorithms.base import Algorithm, Part
+from neuroevo.algorithms.base import Algorithm, GAState, Part, fitness_of, objectives_of
 from neuroevo.errors import InputError
-from neuroevo.fitness import Scores, ranks
-from neuroevo.genome import Layout, Population, noisy
+from neuroevo.fitness import Scores
+from neuroevo.genome import Population, noisy
 from neuroevo.operators import ANY_NUMBER, CROSSOVERS, SELECTIONS, Crossover, Mutation, Selection, gaussian, weighted
 from neuroevo.rng import Context
 
 MANY = 256  # parents of a child
-
-
-class GAState(NamedTuple):
-    """The population and what it was found to be worth."""
-
-    population: Population
-    fitness: Tensor  # [n] or, of many objectives, [n, m] float64, higher is better, -inf where invalid; empty at first
 
 
 def usual_selection(weighs: bool) -> str:
@@ -44,24 +37,7 @@ def averaged(population: int, elites: int) -> int:
     return max(1, elites, population // 4)
 
 
-def fitness_of(scores: Scores) -> Tensor:
-    """Return fitness [n]: the metric itself, or ranks where a second one breaks its ties; -inf where invalid.
-
-    With many objectives, ranks in NSGA-II's order.
-    """
-    values = scores.values
-    if scores.objectives > 1:
-        return pareto.ranked(objectives_of(scores))
-    return values[:, 0] if values.shape[1] == 1 else ranks(values).masked_fill(scores.invalid, -torch.inf)
-
-
-def objectives_of(scores: Scores) -> Tensor:
-    """Return objectives [n, m], -inf throughout where invalid."""
-    return scores.values[:, : scores.objectives].masked_fill(scores.invalid[:, None], -torch.inf)
-
-
 def ga(
-    layout: Layout,
     *,
     population: Annotated[int, Ge(2)] = 256,
     elites: Annotated[int, Ge(0)] = 1,
@@ -92,7 +68,7 @@ def ga(
         none = torch.full((population, parents), -1, device=start.device)
         first = Population(genomes, {}, none)
         # What an individual carries beside its genes is what the mutation gives to those that come without.
-        traits = mutation(Population(genomes[:, :0], {}, none), context, layout).traits
+        traits = mutation(Population(genomes[:, :0], {}, none), context, context.layout).traits
         return GAState(first._replace(traits=traits), start.new_empty(0, dtype=torch.float64))
 
     def ask(state: GAState, context: Context) -> Population:
@@ -108,12 +84,12 @@ def ga(
         mates = mates.gather(1, fitness[mates].argsort(dim=1, descending=True, stable=True))  # best first
         children = mutation(
             Population(
-                crossover(before.genomes, mates, layout, context.generator("crossover")),
+                crossover(before.genomes, mates, context.layout, context.generator("crossover")),
                 {name: trait[giver] for name, trait in before.traits.items()},
                 mates,
             ),
             context,
-            layout,
+            context.layout,
         )
         return Population(
             torch.cat([before.genomes[kept], children.genomes]),
@@ -133,4 +109,15 @@ def ga(
         found = {"best": genomes[0]} if len(order) else {}
         return found | ({"elite_mean": genomes.mean(0)} if averaging and len(order) > 1 else {})
 
-    return Algorithm(init, ask, tell, candidates)
+    # Safe mutation measures the sensitivity of each child.
+    safe = bool(getattr(mutation, "keywords", {}).get("safe"))
+    return Algorithm(
+        init,
+        ask,
+        tell,
+        candidates,
+        size=population,
+        overhead=population - elites if safe else 0,
+        remembered=elites,
+        many=True,
+    )

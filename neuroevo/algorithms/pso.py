@@ -14,10 +14,9 @@ import torch
 from annotated_types import Ge, Gt
 from torch import Tensor
 
-from neuroevo.algorithms.base import Algorithm
-from neuroevo.algorithms.ga import fitness_of
+from neuroevo.algorithms.base import Algorithm, fitness_of
 from neuroevo.fitness import Scores
-from neuroevo.genome import Layout, Population, noisy
+from neuroevo.genome import Population, noisy
 from neuroevo.operators import blocks
 from neuroevo.rng import Context
 
@@ -32,7 +31,6 @@ class Swarm(NamedTuple):
 
 
 def pso(
-    layout: Layout,
     *,
     population: Annotated[int, Ge(1)] = 128,
     inertia: Annotated[float, Ge(0)] = 0.7298,
@@ -66,7 +64,7 @@ def pso(
         here = _positions(state.fitness, n)
         at_rest = state.fitness[here] == -torch.inf
         origin = torch.where(at_rest, own, here)
-        limit = None if max_velocity is None else (max_velocity * state.sigma).expand(layout.genes)
+        limit = None if max_velocity is None else (max_velocity * state.sigma).expand(before.genomes.shape[1])
         kept = torch.cat([own, origin])
         genomes = before.genomes.index_select(0, kept)
         remembered, moved = genomes[:n], genomes[n:]
@@ -102,7 +100,7 @@ def pso(
         genomes = state.population.genomes
         return {"best": genomes[leaders[0]], "personal_mean": genomes.index_select(0, own).mean(0)}
 
-    return Algorithm(init, ask, tell, candidates, doubles=True, continuous=True)
+    return Algorithm(init, ask, tell, candidates, size=n, again=n, continuous=True)
 
 
 def _positions(fitness: Tensor, n: int) -> Tensor:
