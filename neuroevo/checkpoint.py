@@ -16,7 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,7 @@ from neuroevo.errors import InputError, RunError
 from neuroevo.fitness import Plan, Scores
 from neuroevo.genome import Layout, Population
 from neuroevo.identity import Identity
+from neuroevo.images import Native
 from neuroevo.loop import Champion, Step
 
 FORMAT = 1
@@ -70,7 +71,7 @@ class Checkpoint:
     history: History
     front: Front | None  # of many objectives
     data: Identity | None = None  # what the splits are of; None, as the next two, in a checkpoint from before these
-    native: tuple[int, int, int] | None = None  # height, width and channels of the data set's images
+    native: Native | None = None  # of the data set's samples
     frozen: str | None = None  # a hash of the weights that never evolve
     kept: dict[str, Tensor] | None = None  # what other runs' files gave: `start` [s, g], and `head/...` as it stays
 
@@ -251,7 +252,7 @@ def read(path: Path) -> Checkpoint:
             history,
             front,
             Identity.from_record(json.loads(attributes["data"])) if "data" in attributes else None,
-            tuple(json.loads(attributes["native"])) if "native" in attributes else None,
+            cast(Native, tuple(json.loads(attributes["native"]))) if "native" in attributes else None,
             attributes.get("frozen"),
             _numbers(file, KEPT),
         )

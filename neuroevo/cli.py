@@ -113,7 +113,7 @@ def bench(
 
 @app.command()
 def resume(run_dir: Run, sets: Sets = None) -> None:
-    """Go on from the newest good checkpoint; --set may change budget, checkpoint and data.root."""
+    """Go on from the newest good checkpoint; --set may change budget, checkpoint, data.root and data.file."""
     from pathlib import Path
 
     from neuroevo import bench as bench_
@@ -131,18 +131,22 @@ def resume(run_dir: Run, sets: Sets = None) -> None:
 @app.command()
 def evaluate(
     run_dir: Run,
-    data: Annotated[str | None, typer.Option(help="class folders to score on instead", metavar="ROOT")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="class folders, or an .npz file, to score on instead", metavar="ROOT")
+    ] = None,
     member: Member = None,
     sets: Annotated[
-        list[str] | None, typer.Option("--set", help="data.root, data.broken or data.max_pixels", metavar="A.B=VALUE")
+        list[str] | None,
+        typer.Option("--set", help="data.root, data.file, data.broken or data.max_pixels", metavar="A.B=VALUE"),
     ] = None,
 ) -> None:
-    """Score a champion on its test split, or on other labelled images."""
+    """Score a champion on its test split, or on other labelled samples."""
     from neuroevo import experiment, progress
 
     with progress.shown() as reporter:
         found = experiment.evaluate(run_dir, data, reporter, member, sets or [])
-    table(f"{run_dir} on {data or 'its test split'} ({found['images']} images)", scores(found))
+    noun = found.pop("noun", "images")
+    table(f"{run_dir} on {data or 'its test split'} ({found['images']} {noun})", scores(found))
 
 
 @app.command("export")

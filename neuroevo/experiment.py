@@ -50,7 +50,7 @@ from neuroevo.problem import Problem
 from neuroevo.rng import Context
 
 # What can change from one command on a run or a search to the next, as dotted keys begin.
-CHANGING = ("budget", "checkpoint", "data.root", "tune.budget", "tune.patience", "tune.final")
+CHANGING = ("budget", "checkpoint", "data.root", "data.file", "tune.budget", "tune.patience", "tune.final")
 PATIENCE = 3.0  # seconds that a generation has left when a signal comes, before it is dropped
 FREE_SHARE = 4  # an evaluation may use up to a quarter of the memory that is free at the start
 
@@ -278,9 +278,9 @@ def resume(run_dir: str, sets: list[str], reporter: Reporter) -> Path:
     """Go on with a run from its newest good checkpoint; a finished one is left as it is unless its budget grew."""
     folder = rundir.existing(run_dir)
     for text in sets:
-        if not text.startswith(("budget.", "checkpoint.", "data.root=")):
+        if not text.startswith(("budget.", "checkpoint.", "data.root=", "data.file=")):
             raise InputError(
-                f"--set {text}: a run goes on as it began; only budget, checkpoint and data.root can change"
+                f"--set {text}: a run goes on as it began; only budget, checkpoint, data.root and data.file can change"
             )
     return resumed(folder, lambda c: changed(c, sets), reporter)
 
@@ -426,13 +426,14 @@ def searched(folder: Path, experiment: Experiment, log: Callable[[str], None]) -
 
 
 def found(c: Config, log: Callable[[str], None]) -> Config:
-    """Return a run's config with the root that its data set has now, which may have moved."""
-    root = c.dataset.options.get("root")
+    """Return a run's config with the place that its data set has now, which may have moved."""
+    key = data.place_option(c.dataset.name)
+    root = c.dataset.options.get(key)
     now = root and identity.located(str(root))
     if now == root:
         return c
-    log(f"data.root: {root} isn't there; {now} is taken")
-    return replace(c, dataset=replace(c.dataset, options=c.dataset.options | {"root": now}))
+    log(f"data.{key}: {root} isn't there; {now} is taken")
+    return replace(c, dataset=replace(c.dataset, options=c.dataset.options | {key: now}))
 
 
 def here(plan: Plan, device: torch.device, log: Callable[[str], None]) -> Plan:
@@ -555,7 +556,7 @@ def go(
     if finished:
         tested = experiment.test(step.champion.genome, experiment.features, experiment.splits["test"])
         champion["test"] = tested.scores
-        warnings += caveats.of_predictions(experiment.classes, tested.confusion.sum(0).tolist())
+        warnings += caveats.of_predictions(experiment.classes, tested.confusion.sum(0).tolist(), experiment.whole.noun)
         rundir.write_confusion(folder, experiment.classes, tested.confusion)
     else:
         (folder / rundir.CONFUSION).unlink(missing_ok=True)  # of a champion before this one
@@ -765,20 +766,23 @@ def chosen(saved: checkpoint.Checkpoint, member: int) -> Champion:
 def evaluate(
     run_dir: str, root: str | None, reporter: Reporter, member: int | None = None, sets: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """Score a run's champion, or a member of its front, on its test split or on the class folders under `root`.
+    """Score a run's champion, or a member of its front, on its test split, or on class folders or an .npz file, `root`.
 
-    `sets` are settings of how images are read: `data.root` of the run's own, `data.broken` and `data.max_pixels`.
+    `sets` are settings of how samples are read: `data.root` or `data.file` of the run's own, `data.broken` and
+    `data.max_pixels`. Scores are of so many `images`; where these are rows of numbers, `noun` says samples.
     """
-    keys = ("data.broken", "data.max_pixels") if root is not None else ("data.root", "data.broken", "data.max_pixels")
+    own = ("data.root", "data.file") if root is None else ()
+    keys = (*own, "data.broken", "data.max_pixels")
     for text in sets:
         if text.partition("=")[0] not in keys:
             raise InputError(f"--set {text}: a run is scored as it is; here, only {', '.join(keys)} can be set")
     if root is None:
         experiment, step = opened(run_dir, reporter, member, sets)
-        return experiment.test(step.champion.genome, experiment.features, experiment.splits["test"]).scores
+        tested = experiment.test(step.champion.genome, experiment.features, experiment.splits["test"])
+        return tested.scores | named(experiment)
     experiment, champion = rebuilt(run_dir, reporter, member)
-    with config.at(root="--data", **config.READING):
-        other = data.labelled(root, experiment.classes, **reading(sets))
+    with config.at(root="--data", file="--data", **config.READING):
+        other = others(experiment, root, sets)
     for line in config.under("data", other.notes, ("broken",)):
         reporter.note(line)
     with Signals() as signals, config.at(**config.READING):
@@ -787,7 +791,29 @@ def evaluate(
             experiment.backbone, other, experiment.device, show, c.features.dtype, log=reporter.note
         )
     labels = torch.from_numpy(other.labels).to(experiment.device)
-    return experiment.test(champion.genome, experiment.seen(rows, labels), torch.arange(len(labels))).scores
+    tested = experiment.test(champion.genome, experiment.seen(rows, labels), torch.arange(len(labels)))
+    return tested.scores | named(experiment)
+
+
+def named(experiment: Experiment) -> dict[str, str]:
+    """Return what a run's samples are called beside its scores, where they are no images."""
+    return {} if experiment.backbone.inputs is None else {"noun": experiment.whole.noun}
+
+
+def others(experiment: Experiment, root: str, sets: Sequence[str]) -> Dataset:
+    """Return labelled samples other than a run's own, of its kind: in class folders, or in an .npz file."""
+    inputs = experiment.backbone.inputs
+    if inputs is None and not root.endswith(".npz"):
+        return data.labelled(root, experiment.classes, **reading(sets))
+    if sets:
+        raise InputError(f"--set {sets[0]}: for class folders; {root} is read as an .npz file")
+    found = data.labelled_arrays(root, experiment.classes)
+    native = found.native()
+    width = native[0] if len(native) == 1 else None
+    if width != inputs:
+        there, here = (f"{n:,} numbers a sample" if n else "images" for n in (width, inputs))
+        raise InputError(f"--data: {root} has {there}; the run is of {here}")
+    return found
 
 
 def reading(sets: Sequence[str]) -> dict[str, Any]:

@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from neuroevo import composition, experiment, progress, rundir
-from neuroevo.backbones import Transform
 from neuroevo.errors import InputError, RunError
 from neuroevo.weightfiles import sealed
 
@@ -18,7 +17,7 @@ EXAMPLES = 2  # images by which a graph is traced; of one, some networks make a 
 
 
 def network(run_dir: str, member: int | None = None) -> tuple[nn.Module, composition.Experiment]:
-    """Return a champion as a network, normalised images [B, channels, H, W] to logits [B, C], and its run's parts.
+    """Return a champion as a network, inputs (normalised images, or rows [B, d]) to logits [B, C], and its parts.
 
     With `member`, that one of the newest checkpoint's front takes the champion's place. The run's data aren't needed:
     the parts have no image in any split.
@@ -51,10 +50,14 @@ def export(run_dir: str, format: str | None, out: str, member: int | None = None
             raise InputError("--format: onnx needs the extra 'onnx': pip install 'neuroevo[onnx]'") from None
     rundir.refuse_inside(run_dir, out)
     whole, parts = network(run_dir, member)
-    t = parts.backbone.transform
-    about = {"backbone": parts.backbone.name, "classes": parts.classes, "transform": t._asdict()}
-    rundir.replace(path, content(whole, format, about, t))
+    t, inputs = parts.backbone.transform, parts.backbone.inputs
+    about: dict[str, Any] = {"backbone": parts.backbone.name, "classes": parts.classes}
+    about |= {"transform": t._asdict()} if inputs is None else {"inputs": inputs}
+    sample = (t.channels, *t.size) if inputs is None else (inputs,)
+    rundir.replace(path, content(whole, format, about, sample))
     shape = f"inputs {t.size[0]} x {t.size[1]}, mean {t.mean}, std {t.std}"
+    if inputs is not None:
+        shape = f"inputs of {inputs:,} numbers, as they are in x"
     return f"{path}: {parts.backbone.name} with {len(parts.classes)} classes; {shape}"
 
 
@@ -75,8 +78,8 @@ def chosen(format: str | None, path: Path) -> str:
     return format
 
 
-def content(whole: nn.Module, format: str, about: dict[str, Any], transform: Transform) -> bytes:
-    """Return a network as the bytes of a file; RunError where a graph can't be made of it."""
+def content(whole: nn.Module, format: str, about: dict[str, Any], sample: tuple[int, ...]) -> bytes:
+    """Return a network, of samples of a shape, as the bytes of a file; RunError where a graph can't be made of it."""
     state = {name: tensor.contiguous() for name, tensor in whole.state_dict().items()}
     if format == "safetensors":
         return sealed(state, about)
@@ -84,10 +87,11 @@ def content(whole: nn.Module, format: str, about: dict[str, Any], transform: Tra
         file = io.BytesIO()
         torch.save(state, file)
         return file.getvalue()
-    example = torch.zeros(EXAMPLES, transform.channels, *transform.size)
+    name = "images" if len(sample) > 1 else "inputs"
+    example = torch.zeros(EXAMPLES, *sample)
     try:
         program = torch.onnx.export(
-            whole, (example,), input_names=["images"], output_names=["logits"], dynamo=True,
+            whole, (example,), input_names=[name], output_names=["logits"], dynamo=True,
             dynamic_shapes=({0: torch.export.Dim("batch")},), external_data=False, verbose=False,
         )  # fmt: skip
         assert program is not None

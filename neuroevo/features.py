@@ -23,6 +23,7 @@ from PIL import Image
 from torch import Tensor
 
 from neuroevo import cache, devices
+from neuroevo.arrays import Vectors
 from neuroevo.backbones import Backbone, Transform
 from neuroevo.data import Dataset
 from neuroevo.errors import InputError
@@ -181,10 +182,9 @@ class Live:
                 self.kept.clear()
             n = len(self.dataset.labels)
             rows, seeds = ((index - n) % n).tolist(), ((index - n) // n).tolist()
-            transform = self.backbone.transform
-            images = [
-                self.augment(self.dataset.images[row], transform, seed) for row, seed in zip(rows, seeds, strict=True)
-            ]
+            transform, source = self.backbone.transform, self.dataset.images
+            assert not isinstance(source, Vectors)  # of which there are no views
+            images = [self.augment(source[row], transform, seed) for row, seed in zip(rows, seeds, strict=True)]
             batch = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
             with torch.no_grad():  # not inference_mode: they are trained on
                 self.kept[key] = torch.cat(
@@ -373,6 +373,8 @@ def there(
     view: int = 0,
 ) -> tuple[Tensor | None, int]:  # fmt: skip
     """Return features [N, d] as `cached` does, None where they are to be computed, and of how many images."""
+    if isinstance(dataset.images, Vectors):
+        return as_they_are(dataset.images, device, dtype), 0
     path = features_file(backbone, dataset.images, dtype, augment, view)
     if cache.sound(path):
         return _open(path, device), 0
@@ -384,6 +386,7 @@ def rate(backbone: Backbone, dataset: Dataset, device: torch.device, augment: Au
     backbone.to(device)
     some = np.linspace(0, len(dataset.labels) - 1, min(len(dataset.labels), 64 * BATCH)).astype(np.int64)
     images, done, began = dataset.take(some).images, 0, time.perf_counter()
+    assert not isinstance(images, Vectors)  # which go through no backbone
     with torch.inference_mode():
         for i, batch in enumerate(_batches(images, backbone.transform, augment, 0)):
             backbone.features(normalised(batch, backbone.transform, device)).cpu()
@@ -409,12 +412,15 @@ def cached(
 ) -> tuple[Tensor, int]:
     """Return the features [N, d] of a data set's images, and how many images went through the backbone for it.
 
-    They are kept as `dtype`, float32 or float16. `augment` gives those of augmented images, `view` which of their
+    They are kept as `dtype`, float32 or float16; rows of numbers go as they are, and aren't cached.
+    `augment` gives those of augmented images, `view` which of their
     views. `progress(done, total)` is called after each batch, and while another run is at work on them; what it raises
     ends the computation, with which the next call goes on. `log` is told what was damaged or begun before.
 
     InputError where features aren't finite, or the cache folder is of no use; RunError where its disk is full.
     """
+    if isinstance(dataset.images, Vectors):
+        return as_they_are(dataset.images, device, dtype), 0
     path = features_file(backbone, dataset.images, dtype, augment, view)
     what, total, computed = "features", len(dataset.images), 0
     cache.tidy(path)
@@ -431,6 +437,16 @@ def cached(
                     log(f"cached features {path}: damaged, computed anew")
                 computed = _compute(path, backbone, dataset.images, device, progress, dtype, augment, view, log)
     return _open(path, device), computed
+
+
+def as_they_are(samples: Vectors, device: torch.device, dtype: str) -> Tensor:
+    """Return rows of numbers [N, d], on a device if they fit there; InputError where float16 can't hold them."""
+    rows = torch.from_numpy(samples.rows).to(getattr(torch, dtype))
+    if dtype == "float16" and not bool(rows.isfinite().all()):
+        row = int((~rows.isfinite()).any(1).nonzero()[0])
+        raise InputError(f"float16 can't hold row {row} of x; use float32", option="dtype")
+    fits = rows.nbytes < devices.available_memory(device) / 2
+    return rows.to(device) if fits else rows
 
 
 def _open(path: Path, device: torch.device) -> Tensor:

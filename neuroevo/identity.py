@@ -29,6 +29,7 @@ class Identity(NamedTuple):
     contents: str  # SHA-256 of the images that are in some split, in order
     splits: str  # SHA-256 of their labels, and of the places of each split among them
     names: str  # SHA-256 of their names, in order; empty where images have none
+    noun: str = "images"  # what they are called; not in a checkpoint
 
     @classmethod
     def of(cls, data: Dataset, splits: Mapping[str, Tensor]) -> Self:
@@ -41,11 +42,11 @@ class Identity(NamedTuple):
             of_splits.update(name.encode() + np.searchsorted(used, index).astype("<i8").tobytes())
         counts = {name: _counts(data.labels[index], len(data.classes)) for name, index in rows.items()}
         names = _names(images.paths) if isinstance(images, Files) else ""
-        return cls(data.classes, counts, images.fingerprint(), of_splits.hexdigest(), names)
+        return cls(data.classes, counts, images.fingerprint(), of_splits.hexdigest(), names, data.noun)
 
     def record(self) -> dict[str, Any]:
         """Return it as JSON has it."""
-        return self._asdict()
+        return {key: value for key, value in self._asdict().items() if key != "noun"}
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Self:
@@ -56,7 +57,7 @@ class Identity(NamedTuple):
     @classmethod
     def is_record(cls, value: object) -> bool:
         """Tell whether a value is what `record` returns."""
-        if not isinstance(value, Mapping) or not all(isinstance(value.get(key), str) for key in cls._fields[2:]):
+        if not isinstance(value, Mapping) or not all(isinstance(value.get(key), str) for key in cls._fields[2:5]):
             return False
         counts, classes = value.get("counts"), value.get("classes")
         if not isinstance(counts, Mapping) or not isinstance(classes, list):
@@ -73,7 +74,7 @@ class Identity(NamedTuple):
 
     def __str__(self) -> str:
         sizes = ", ".join(f"{name} {sum(each):,}" for name, each in self.counts.items())
-        return f"{sum(self.total().values()):,} images ({sizes}) of {listed(self.classes)}"
+        return f"{sum(self.total().values()):,} {self.noun} ({sizes}) of {listed(self.classes)}"
 
 
 def _counts(labels: npt.NDArray[np.int64], classes: int) -> tuple[int, ...]:
@@ -107,14 +108,14 @@ def difference(then: Identity, now: Identity) -> str | None:
         changes = {name: count for name, count in changes.items() if count > 0}
         if changes:
             count = sum(changes.values())
-            found.append(f"{count} image{'s' if count > 1 else ''} {what} ({listed(list(changes))})")
+            found.append(f"{count} {now.noun if count > 1 else now.noun[:-1]} {what} ({listed(list(changes))})")
     if not found and then.counts != now.counts:
-        found.append(f"images moved from split to split: now {now}")
+        found.append(f"{now.noun} moved from split to split: now {now}")
     if not found and then.contents != now.contents:
         renamed = then.names != now.names
-        found.append("images renamed, or others in their place" if renamed else "the contents of images differ")
+        found.append("images renamed, or others in their place" if renamed else f"the contents of {now.noun} differ")
     if not found and then.splits != now.splits:
-        found.append("the same images are labelled or split otherwise")
+        found.append(f"the same {now.noun} are labelled or split otherwise")
     return "; ".join(found) or None
 
 
@@ -135,6 +136,7 @@ def agree(then: Identity | None, classes: Sequence[str], now: Identity, source: 
         if tuple(classes) != now.classes:
             raise InputError(f"{_classes(classes, now.classes)}; the run was of {listed(classes)}", option="data")
         return f"data: {source.name} is of an earlier version and doesn't hold what they were: not checked"
+    then = then._replace(noun=now.noun)
     what = difference(then, now)
     if what is not None:
         raise InputError(f"{what}; the run was of {then} ({source.name}), and goes with those only", option="data")

@@ -50,6 +50,8 @@ TURNS = {
 Picture = (
     Image.Image | npt.NDArray[np.uint8]
 )  # L, LA, RGB or RGBA; or of any number of channels, uint8 [H, W, channels]
+# Height, width and channels of images; how many numbers, of samples that are rows of numbers.
+Native = tuple[int, int, int] | tuple[int]
 
 
 class Unreadable(Exception):
@@ -73,7 +75,7 @@ def refused(reason: str, advice: str) -> Unreadable:
 
 
 class Arrays:
-    """Images that lie in memory: uint8 [N, H, W] (grey) or [N, H, W, 3]."""
+    """Images that lie in memory: uint8 [N, H, W] (grey), [N, H, W, 3], or of any other number of channels."""
 
     def __init__(self, pixels: npt.NDArray[np.uint8]) -> None:
         self.pixels = pixels
@@ -81,8 +83,9 @@ class Arrays:
     def __len__(self) -> int:
         return len(self.pixels)
 
-    def __getitem__(self, index: int) -> Image.Image:
-        return Image.fromarray(self.pixels[index])
+    def __getitem__(self, index: int) -> Picture:
+        image = self.pixels[index]
+        return Image.fromarray(image) if image.ndim == 2 or image.shape[2] == 3 else image
 
     def take(self, rows: npt.NDArray[np.int64]) -> "Arrays":
         """Return some of the images, in the order given."""
@@ -90,9 +93,9 @@ class Arrays:
 
     def fingerprint(self) -> str:
         """Return a hash of the images' content, in order."""
-        return hashlib.sha256(
-            repr(self.pixels.shape).encode() + np.ascontiguousarray(self.pixels).tobytes()
-        ).hexdigest()
+        found = hashlib.sha256(repr(self.pixels.shape).encode())
+        found.update(np.ascontiguousarray(self.pixels).data)
+        return found.hexdigest()
 
 
 class Files:

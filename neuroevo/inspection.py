@@ -32,6 +32,7 @@ from neuroevo import (
     trials,
 )
 from neuroevo.arms import ARMS, Overlay
+from neuroevo.arrays import Vectors
 from neuroevo.config import Config
 from neuroevo.errors import InputError
 from neuroevo.forecast import Forecaster
@@ -177,7 +178,7 @@ def estimate(c: Config, compared: Comparison | None = None, begun: float | None 
     algorithm.check(genes)
     n = algorithm.later
     counts = {name: len(index) for name, index in splits.items()}
-    rows: Rows = [("images", ", ".join(f"{name} {len(index):,}" for name, index in splits.items()))]
+    rows: Rows = [(whole.noun, ", ".join(f"{name} {len(index):,}" for name, index in splits.items()))]
     rows += inventory.rows(whole, splits)
     if backbone.cut is None:
         what = f"{heads.steps(head, backbone.head)[0][0]} and on, {seen:,} features"
@@ -189,10 +190,14 @@ def estimate(c: Config, compared: Comparison | None = None, begun: float | None 
     rows += [("note", line) for line in notes]
     told = [*([] if compared else caveats.of_config(c.record(), genes)), *inventory.absent(whole, splits)]
     rows += [("warning", line) for line in told]
-    with config.at(**config.READING):
-        there = features.features_file(backbone, whole.images, c.features.dtype).exists()
+    if isinstance(whole.images, Vectors):
+        how = "as they are"
+    else:
+        with config.at(**config.READING):
+            there = features.features_file(backbone, whole.images, c.features.dtype).exists()
+        how = "cached" if there else "to compute"
     size = dims.stored * len(whole.labels) * (4 if c.features.dtype == "float32" else 2)
-    rows += [("features", f"{size / 2**20:,.0f} MiB, {'cached' if there else 'to compute'}")]
+    rows += [("features", f"{size / 2**20:,.0f} MiB, {how}")]
     forecaster = forecast.Forecaster(ready)
     if compared is not None:
         return rows + comparing(forecaster, compared, started)

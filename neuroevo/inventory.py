@@ -34,7 +34,7 @@ def absent(data: Dataset, splits: Splits) -> list[str]:
         split: np.bincount(data.labels[rows.numpy()], minlength=len(data.classes)).tolist()
         for split, rows in splits.items()
     }
-    return caveats.of_splits(data.classes, counts)
+    return caveats.of_splits(data.classes, counts, data.noun)
 
 
 def own_splits(data: Dataset) -> dict[str, str]:
@@ -86,13 +86,14 @@ def duplicates(data: Dataset, splits: Splits) -> list[str]:
 
 def lines(data: Dataset, splits: Splits) -> list[str]:
     """Return what a run's log says of its data: nothing where there is nothing to say."""
-    served = [f"{split}: {len(splits[split]):,} images, {folder}" for split, folder in data.folders]
+    served = [f"{split}: {len(splits[split]):,} {data.noun}, {folder}" for split, folder in data.folders]
     return [_short(line) for line in [*served, *data.notes]][:LINES]
 
 
 def record(data: Dataset, splits: Splits) -> dict[str, Any]:
     """Return what a result says of its data."""
     return {
+        **({} if data.noun == "images" else {"noun": data.noun}),
         "images": {split: len(rows) for split, rows in splits.items()},
         "folders": {split: _short(folder) for split, folder in data.folders},
         # Not runs that lie beside the classes: a resumed run, which sees itself, has the same result.
@@ -104,7 +105,7 @@ def rows(data: Dataset, splits: Splits) -> list[tuple[str, str]]:
     """Return rows on where each split comes from, its classes and kinds of files, what is left out and duplicates."""
     images = data.images
     if not isinstance(images, Files):
-        return []
+        return _of_arrays(data, splits)
     found = [(split, folder) for split, folder in data.folders]
     kinds = [os.path.splitext(path)[1].lower() for path in images.paths]
     counts: dict[int, dict[str, Counter[str]]] = {label: {} for label in range(len(data.classes))}
@@ -133,6 +134,21 @@ def rows(data: Dataset, splits: Splits) -> list[tuple[str, str]]:
     twice = [note.removeprefix("duplicates: ") for note in notes if note.startswith("duplicates: ")]
     found += [("note", note) for note in notes if not note.startswith("duplicates: ")]
     return [*found, *(("duplicates", note) for note in twice or ["none across splits or classes"])]
+
+
+def _of_arrays(data: Dataset, splits: Splits) -> list[tuple[str, str]]:
+    """Return rows on samples of a file of arrays; none where a data set is what its name says."""
+    if not data.folders:
+        return []
+    counts = {
+        split: np.bincount(data.labels[index.numpy()], minlength=len(data.classes)) for split, index in splits.items()
+    }
+    found = list(data.folders)
+    for label, name in list(enumerate(data.classes))[:CLASSES]:
+        found.append((f"class {name}", "; ".join(f"{split} {own[label]:,}" for split, own in counts.items())))
+    if len(data.classes) > CLASSES:
+        found.append((f"... {len(data.classes) - CLASSES} more", ""))
+    return [*found, *(("note", _short(note)) for note in data.notes)]
 
 
 def _kinds(counts: Mapping[str, int]) -> str:

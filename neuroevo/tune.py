@@ -393,9 +393,11 @@ def resume(run_dir: str, sets: list[str], reporter: Reporter) -> Path:
     if searched is None or searched.over:
         return experiment.resume(run_dir, sets, reporter)
     for text in sets:
-        if not text.startswith(("tune.budget.", "tune.patience=", "tune.final=", "checkpoint.", "data.root=")):
+        if not text.startswith(
+            ("tune.budget.", "tune.patience=", "tune.final=", "checkpoint.", "data.root=", "data.file=")
+        ):
             raise InputError(f"--set {text}: a search goes on as it began; only tune.budget, tune.patience, "
-                             "tune.final, checkpoint and data.root can change")  # fmt: skip
+                             "tune.final, checkpoint, data.root and data.file can change")  # fmt: skip
     return resumed(folder, lambda c: experiment.changed(c, sets), reporter)
 
 

@@ -215,7 +215,7 @@ def test_a_users_own_part_is_named_by_import_path_and_its_signature_is_its_schem
 @pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind, table in TABLES.items() for name in table])
 def test_every_part_of_every_table_has_a_schema_with_defaults_and_a_first_line(kind: str, name: str) -> None:
     required = {
-        "image_folder": {"root": "/x"}, "cost_matrix": {"costs": [[0, 1], [2.5, 0]]},
+        "image_folder": {"root": "/x"}, "arrays": {"file": "/x"}, "cost_matrix": {"costs": [[0, 1], [2.5, 0]]},
         "categorical": {"choices": [1, 2]},
         "float": {"low": 0, "high": 1}, "integer": {"low": 0, "high": 1},
         "list": {"low": 0, "high": 1, "item": {"low": 0, "high": 1}},

@@ -199,7 +199,11 @@ def test_evaluate_sets_how_images_are_read_and_nothing_else(there: Path) -> None
     assert experiment.evaluate(run, None, Quiet(), sets=["data.broken=skip"]) == expected
     for sets, root, message in (
         (["data.root=x"], other, "--set data.root=x: .*; here, only data.broken, data.max_pixels can be set"),
-        (["seed=1"], None, "--set seed=1: .*; here, only data.root, data.broken, data.max_pixels can be set"),
+        (
+            ["seed=1"],
+            None,
+            "--set seed=1: .*; here, only data.root, data.file, data.broken, data.max_pixels can be set",
+        ),
         (["data.broken=maybe"], other, "data.broken: 'maybe' given"),
         (["data.broken"], other, "--set data.broken: give it as section.key=value"),
     ):

@@ -193,7 +193,7 @@ def short(run: Run) -> list[tuple[str, str]]:
         test = champion["test"]
         interval = test["interval"].get(metric)
         rows += [(f"test {words(metric)}", f"{page.number(test.get(metric))} (95 %: {page.number(interval)})")]
-        rows += [("test images", page.number(test["images"]))]
+        rows += [(f"test {run.result.get('data', {}).get('noun', 'images')}", page.number(test["images"]))]
     samples = int(cost["forward_samples"] + 2 * cost["backward_samples"])
     rows += [("samples", f"{samples:,} (forward + 2 x backward)"), ("seconds", f"{cost['seconds']:,.2f}")]
     return rows
@@ -208,7 +208,7 @@ def taken(run: Run) -> list[str]:
     """Return where each split's images come from, and the notes on them; [] where there is nothing to say."""
     about = run.result.get("data", {})
     rows = [
-        (split, f"{about.get('images', {}).get(split, 0):,} images, {printable(folder)}")
+        (split, f"{about.get('images', {}).get(split, 0):,} {about.get('noun', 'images')}, {printable(folder)}")
         for split, folder in about.get("folders", {}).items()
     ]
     rows += [("note", printable(note)) for note in about.get("notes", [])]
