@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from neuroevo.algorithms.fixed import fixed as fixed
     from neuroevo.algorithms.ga import ga as ga
     from neuroevo.algorithms.pso import pso as pso
+    from neuroevo.api import Result as Result
+    from neuroevo.api import evolve as evolve
+    from neuroevo.api import steps as steps
     from neuroevo.cost import Budget as Budget
     from neuroevo.errors import InputError as InputError
     from neuroevo.errors import RunError as RunError
@@ -35,6 +38,7 @@ _HOMES = {  # of the public names, by module
     "algorithms.fixed": ("fixed",),
     "algorithms.ga": ("ga",),
     "algorithms.pso": ("pso",),
+    "api": ("Result", "evolve", "steps"),
     "cost": ("Budget",),
     "errors": ("InputError", "RunError"),
     "gradient": ("adam", "adamw", "sgd"),

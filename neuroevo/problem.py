@@ -1,7 +1,7 @@
 """What a search is of: where it starts, what becomes of a population, and what candidates are worth.
 
 `loop.begin` makes generation 0 of a problem and `loop.evolve` goes on; they know nothing else. A problem needs no
-network and no config: `of_function` makes one of a function of genomes.
+network and no config: `function` makes one of a function of genomes, or of a module.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,14 +11,11 @@ import torch
 from torch import Tensor
 
 from neuroevo.cost import Cost
-from neuroevo.development import Development, Scoring, unchanged
-from neuroevo.errors import InputError
-from neuroevo.fitness import Scores, balanced
-from neuroevo.genome import Layout, Population
+from neuroevo.development import Development
+from neuroevo.fitness import balanced
+from neuroevo.genome import Layout
 from neuroevo.gradient import View, as_it_is
 from neuroevo.rng import generator
-
-FITNESS = "fitness"  # the metric of a function of genomes
 
 Batch = Callable[[int, int], Tensor]  # (generation, size) -> rows; fewer than asked for where there are no more
 Validate = Callable[[Tensor], tuple[list[dict[str, float]], Cost]]  # genomes [k, g] -> each one's metrics as reported
@@ -81,44 +78,3 @@ def by_metric(metric: str, *, lower_is_better: bool = False, loss: str | None = 
         return (value,) if loss is None else (value, -metrics[loss])
 
     return merit
-
-
-def of_function(
-    fitness: Callable[[Tensor], Tensor],
-    start: Tensor,
-    *,
-    sigma: float | Tensor = 0.1,
-    layout: Layout | None = None,
-) -> Problem:
-    """Return the problem of a function of genomes [n, g] -> fitness [n], the higher the better, around `start` [g].
-
-    `start` may be several genomes [s, g]. A fitness that isn't finite is invalid. Each call for a genome counts as one
-    forward sample, and validation calls the function again.
-    """
-    start = torch.atleast_2d(start)
-
-    def values(genomes: Tensor) -> Tensor:
-        found = torch.as_tensor(fitness(genomes), dtype=torch.float64, device=genomes.device)
-        if found.shape != (len(genomes),):
-            raise InputError(
-                f"fitness: {list(found.shape)} returned for {len(genomes)} genomes, one number each expected"
-            )
-        return found
-
-    def score(population: Population, rows: Tensor) -> tuple[Scores, Cost]:
-        found = values(population.genomes)
-        invalid = ~found.isfinite()
-        return Scores(found.masked_fill(invalid, -torch.inf)[:, None], invalid), Cost(forward=len(found))
-
-    def validate(genomes: Tensor) -> tuple[list[dict[str, float]], Cost]:
-        return [{FITNESS: value} for value in values(genomes).tolist()], Cost(validation=len(genomes))
-
-    return Problem(
-        layout=layout or Layout(("genome",), ((start.shape[1],),)),
-        start=start,
-        sigma=sigma,
-        development=unchanged(Scoring(score, lambda n, samples: Cost(forward=n))),
-        batch=lambda generation, size: torch.empty(0, dtype=torch.int64),
-        validate=validate,
-        merit=by_metric(FITNESS),
-    )

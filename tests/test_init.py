@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import neuroevo
+from neuroevo import api
 from neuroevo.algorithms import ALGORITHMS
 from neuroevo.cost import Budget
 from neuroevo.errors import InputError, RunError
@@ -15,6 +16,7 @@ from neuroevo.gradient import OPTIMIZERS
 
 def test_public_names_are_the_things_of_the_tables() -> None:
     expected = {**ALGORITHMS, **OPTIMIZERS, "Budget": Budget, "InputError": InputError, "RunError": RunError}
+    expected |= {"evolve": api.evolve, "steps": api.steps, "Result": api.Result}
     assert {*expected, "__version__"} == set(neuroevo.__all__) <= set(dir(neuroevo))
     for name, thing in expected.items():
         assert getattr(neuroevo, name) is thing

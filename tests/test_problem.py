@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from neuroevo import loop, problem
+from neuroevo import function, loop, problem
 from neuroevo.algorithms import ALGORITHMS
 from neuroevo.algorithms.evolution_strategies import snes
 from neuroevo.algorithms.ga import ga
@@ -35,7 +35,7 @@ def same(a: Step, b: Step) -> bool:
 
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_a_function_of_genomes_is_searched_and_resumed_to_the_same_bytes(name: str) -> None:
-    search, p = ALGORITHMS[name](population=6), problem.of_function(sphere, torch.ones(5), sigma=0.2)
+    search, p = ALGORITHMS[name](population=6), function.of_genomes(sphere, torch.ones(5), sigma=0.2)
     first = loop.begin(p, search, RULES.seed, CPU)
     assert first.champion.validation == {"fitness": -5.0}
     whole = list(loop.evolve(p, search, RULES, first, device=CPU))
@@ -47,14 +47,14 @@ def test_a_function_of_genomes_is_searched_and_resumed_to_the_same_bytes(name: s
 
 
 def test_a_sphere_is_optimised_without_network_or_config() -> None:
-    search, p = snes(population=32), problem.of_function(sphere, torch.ones(50), sigma=0.3)
+    search, p = snes(population=32), function.of_genomes(sphere, torch.ones(50), sigma=0.3)
     rules = replace(RULES, budget=Budget(generations=300), every=50)
     *_, last = loop.evolve(p, search, rules, loop.begin(p, search, 0, CPU), device=CPU)
     assert last.champion.validation["fitness"] > -1e-3
 
 
 def test_each_genome_that_is_scored_is_a_sample_of_the_budget() -> None:
-    search, p = ALGORITHMS["de"](population=6), problem.of_function(sphere, torch.ones(5))
+    search, p = ALGORITHMS["de"](population=6), function.of_genomes(sphere, torch.ones(5))
     rules = replace(RULES, budget=Budget(samples=6 + 2 * 12 + 11))
     *_, last = loop.evolve(p, search, rules, loop.begin(p, search, 0, CPU), device=CPU)
     assert (last.generation, last.stop) == (3, "samples")
@@ -62,10 +62,10 @@ def test_each_genome_that_is_scored_is_a_sample_of_the_budget() -> None:
 
 
 def test_a_fitness_that_is_not_finite_is_invalid_and_one_of_another_shape_is_refused() -> None:
-    p = problem.of_function(lambda genomes: genomes[:, 0].log(), torch.tensor([[1.0], [-1.0]]), sigma=0.0)
+    p = function.of_genomes(lambda genomes: genomes[:, 0].log(), torch.tensor([[1.0], [-1.0]]), sigma=0.0)
     step = next(loop.evolve(p, snes(population=4), RULES, loop.begin(p, snes(population=4), 0, CPU), device=CPU))
     assert step.scores.invalid.all()  # around the mean of both, which is zero
-    wrong = problem.of_function(lambda genomes: genomes, torch.ones(3))
+    wrong = function.of_genomes(lambda genomes: genomes, torch.ones(3))
     with pytest.raises(InputError, match=r"^fitness: \[1, 3\] returned for 1 genomes, one number each expected"):
         loop.begin(wrong, snes(population=4), 0, CPU)
 
@@ -89,7 +89,7 @@ def test_sensitivities_are_measured_only_where_the_budget_has_room_for_the_gener
     samples: int, generations: int
 ) -> None:
     measured = Measured()
-    p = problem.of_function(sphere, torch.ones(5))._replace(sensitivity=measured)
+    p = function.of_genomes(sphere, torch.ones(5))._replace(sensitivity=measured)
     search = ga(population=6, elites=3, mutation=partial(gaussian, safe=True))
     rules = replace(RULES, budget=Budget(samples=samples))
     *_, last = loop.evolve(p, search, rules, loop.begin(p, search, 0, CPU), device=CPU)
@@ -99,7 +99,7 @@ def test_sensitivities_are_measured_only_where_the_budget_has_room_for_the_gener
 
 
 def test_a_champion_that_is_given_is_not_validated() -> None:
-    p = problem.of_function(sphere, torch.ones(2))
+    p = function.of_genomes(sphere, torch.ones(2))
     given = loop.Champion(torch.ones(2), "none", 0, {"fitness": -1.0})
     step = loop.begin(p, snes(population=4), 0, CPU, champion=given)
     assert (step.champion, step.cost, step.generation, step.stop) == (given, Cost(), 0, None)

@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "neuroevo"
 ORDER = [  # each may import those before it
     "errors", "genome", "rng", "cost", "devices", "schedules", "statistics", "samples", "operators", "metrics",
     "pareto", "classes", "heads", "cut", "fitness", "gradient", "deep", "development", "algorithms", "quantised",
-    "problem", "loop", "space", "samplers",
+    "problem", "function", "loop", "api", "space", "samplers",
     "caveats",
     "weightfiles", "cache", "images", "folders", "arrays", "data", "inventory", "identity", "downloads", "backbones",
     "features",

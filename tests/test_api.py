@@ -1,0 +1,150 @@
+import threading
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import neuroevo as ne
+from neuroevo.operators import gaussian
+
+X = torch.randn(200, 6, generator=torch.Generator().manual_seed(0))
+Y = (X[:, 0] * X[:, 1] > 0).long()
+
+
+def sphere(genomes: Tensor) -> Tensor:
+    return -genomes.square().sum(1)
+
+
+def f1(module: nn.Module) -> float:
+    """Return the F1 score of a threshold on a module's output, which has no gradient."""
+    chosen = module(X)[:, 0] > 0.3
+    hits = int((chosen & (Y == 1)).sum())
+    return 2 * hits / max(1, int(chosen.sum()) + int(Y.sum()))
+
+
+class Odd(nn.Module):
+    """A module that the package has never seen, with control flow, a buffer and no vmap."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.a, self.b = nn.Linear(6, 8), nn.Linear(8, 1)
+        self.register_buffer("calls", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        hidden = self.a(x).round()
+        return self.b(hidden if hidden.sum().item() > 0 else -hidden)
+
+
+SEARCHES = {
+    "snes": ne.snes(population=20), "pso": ne.pso(population=30),
+    "ga": ne.ga(population=50, mutation=partial(gaussian, sigma=0.1)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("algorithm", SEARCHES.values(), ids=SEARCHES)
+def test_a_sphere_is_evolved_from_python(algorithm: Any) -> None:
+    result = ne.evolve(
+        start=torch.ones(50), fitness=sphere, algorithm=algorithm, budget=ne.Budget(samples=10_000), sigma=0.3, every=5
+    )
+    assert result.fitness > -10  # of -50 at the start
+    assert result.fitness == pytest.approx(float(sphere(result.genome[None])), rel=1e-4)
+    assert result.cost.forward <= 10_000
+    assert result.stop_reason == "samples"
+    assert len(result.history) == result.history[-1]["generation"]
+
+
+def test_a_function_without_a_gradient_evolves_a_module_in_a_thread_and_leaves_it_as_it_was() -> None:
+    model = Odd().train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    found: list[ne.Result] = []
+
+    def work() -> None:
+        found.append(ne.evolve(model, fitness=f1, algorithm=ne.ga(population=20), budget=ne.Budget(generations=15)))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    result = found[0]
+    assert result.fitness > f1(Odd()) + 0.1
+    assert result.model is not None
+    assert f1(result.model) == result.fitness
+    assert model.training
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(p.requires_grad for p in model.parameters())
+
+
+def test_only_what_is_trainable_evolves_and_more_numbers_are_kept_by_name() -> None:
+    model = Odd()
+    result = ne.evolve(
+        model, fitness=lambda m: {"f1": f1(m), "bias": float(m.b.bias)}, trainable="b",
+        algorithm=ne.snes(population=8), budget=ne.Budget(generations=4),
+    )  # fmt: skip
+    assert result.model is not None
+    assert torch.equal(result.model.get_parameter("a.weight"), model.a.weight)
+    assert list(result.metrics) == ["f1", "bias"]
+    assert result.metrics["f1"] == result.fitness
+    assert len(result.genome) == 9
+
+
+def test_every_individual_finds_the_module_as_it_was_made() -> None:
+    seen = []
+
+    def fitness(module: nn.Module) -> float:
+        seen.append((int(module.get_buffer("calls")), module.training))
+        module.train()
+        module(X)
+        return 0.0
+
+    ne.evolve(Odd(), fitness=fitness, algorithm=ne.ga(population=4), budget=ne.Budget(generations=2))
+    assert set(seen) == {(0, False)}
+
+
+def test_steps_may_be_left_at_any_time_and_are_those_of_the_whole() -> None:
+    given: Any = {"start": torch.ones(5), "fitness": sphere, "algorithm": ne.snes(population=6), "seed": 4}
+    some = [step for step, _ in zip(ne.steps(**given), range(5), strict=False)]
+    watched: list[Any] = []
+    whole = ne.evolve(**given, budget=ne.Budget(generations=5), observers=[watched.append])
+    assert torch.equal(some[-1].population.genomes, whole.population.genomes)
+    assert [step.generation for step in watched] == [1, 2, 3, 4, 5]
+
+
+def test_nan_is_invalid_and_never_wins() -> None:
+    result = ne.evolve(
+        start=torch.ones(3), fitness=lambda genomes: sphere(genomes).where(genomes[:, 0] > 0, torch.nan),
+        budget=ne.Budget(generations=30), algorithm=ne.ga(population=20),
+    )  # fmt: skip
+    assert np.isfinite(result.fitness)
+    assert result.genome[0] > 0
+
+
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        ({}, "start: give a model or a start"),
+        ({"model": Odd(), "start": torch.ones(2)}, "start: give either a model or a start, not both"),
+        (
+            {"model": Odd(), "trainable": "c"},
+            "trainable: c matches none; there are: a.weight, a.bias, b.weight, b.bias",
+        ),
+        ({"model": nn.ReLU()}, "trainable: the module has no parameters"),
+        ({"start": torch.ones(2, 2, 2)}, r"start: a genome \[g\], or several"),
+        ({"start": torch.tensor([torch.nan])}, r"start: a genome \[g\], or several"),
+        ({"start": torch.ones(2), "trainable": "b"}, "trainable: b: genomes have no parameters by name"),
+        ({"start": torch.ones(2), "fitness": lambda genomes: genomes}, r"fitness: \[1, 2\] returned for 1 genomes"),
+        ({"model": Odd(), "fitness": lambda module: "good"}, "fitness: good returned; a number"),
+        ({"model": Odd(), "fitness": lambda module: {}}, r"fitness: {} returned; a number"),
+        (
+            {"model": Odd(), "fitness": lambda module: {"a": 1, "fitness": 2}},
+            "fitness: the first of the numbers counts",
+        ),
+        ({"start": torch.ones(2), "device": "cuda:9"}, "cuda:9"),
+    ],
+)
+def test_what_cannot_be_is_a_value_error_that_names_the_option(given: dict[str, Any], line: str) -> None:
+    with pytest.raises(ValueError, match=line):
+        ne.evolve(**{"fitness": sphere, **given})
