@@ -14,7 +14,9 @@ from functools import partial
 import torch
 
 from neuroevo.genome import Layout, Population
-from neuroevo.operators import CROSSOVERS, SELECTIONS, gaussian, tournament, uniform
+from neuroevo.operators.crossover import CROSSOVERS, uniform
+from neuroevo.operators.mutation import gaussian
+from neuroevo.operators.selection import SELECTIONS, tournament
 from neuroevo.rng import Context
 
 

@@ -32,7 +32,6 @@ from neuroevo import (
     inventory,
     loop,
     metrics,
-    operators,
     problem,
     quantised,
     starts,
@@ -56,6 +55,7 @@ from neuroevo.identity import Identity
 from neuroevo.images import Arrays, Native
 from neuroevo.loop import Rules, Step
 from neuroevo.metrics import LOWER_IS_BETTER, Metric, OfGenome, reported
+from neuroevo.operators import mutation
 from neuroevo.problem import Merit, Problem
 from neuroevo.rng import Context, forked, generator
 from neuroevo.starts import HEAD, START, Given
@@ -226,7 +226,7 @@ class Experiment:
         sigma = self.config.genome.init_sigma
         if self.backbone.cut is None:
             return quantised.spread(start, self.layout, sigma)
-        scales = operators.scales(start, self.layout)[0]
+        scales = mutation.scales(start, self.layout)[0]
         return sigma * scales.repeat_interleave(torch.tensor(self.layout.sizes, device=scales.device))
 
     def problem(self, brought: Collection[str] = ()) -> Problem:

@@ -38,7 +38,9 @@ from neuroevo.errors import InputError
 from neuroevo.gradient import OPTIMIZERS
 from neuroevo.heads import HEADS
 from neuroevo.metrics import METRICS, OfGenome, own_metric
-from neuroevo.operators import CROSSOVERS, MUTATIONS, SELECTIONS
+from neuroevo.operators.crossover import CROSSOVERS
+from neuroevo.operators.mutation import MUTATIONS
+from neuroevo.operators.selection import SELECTIONS
 from neuroevo.samplers import SAMPLERS
 from neuroevo.schedules import Schedule
 from neuroevo.space import VARIABLES, Space, Variable, space

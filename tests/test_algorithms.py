@@ -17,7 +17,7 @@ from neuroevo.cost import Cost
 from neuroevo.fitness import Scores
 from neuroevo.genome import Layout, Population
 from neuroevo.loop import Champion, Step
-from neuroevo.operators import gaussian
+from neuroevo.operators.mutation import gaussian
 from neuroevo.rng import Context
 
 LAYOUT = Layout(("w", "b"), ((3, 4), (3,)))

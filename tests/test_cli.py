@@ -18,10 +18,11 @@ import pytest
 import torch
 from conftest import Quiet, make_folder
 
-from neuroevo import backbones, cli, data, experiment, fitness, operators
+from neuroevo import backbones, cli, data, experiment, fitness
 from neuroevo.config import load
 from neuroevo.errors import InputError
 from neuroevo.genome import Layout, Population
+from neuroevo.operators import mutation
 from neuroevo.rng import Context
 
 QUICK = [f"--set={s}" for s in (
@@ -300,7 +301,7 @@ def test_bench_prints_its_standings_and_resume_goes_on_with_it(neuroevo: Command
 def plain_gaussian(**options: object) -> None:
     genomes, context = torch.zeros(2, 3), Context(0, 1, 0.0, torch.device("cpu"))
     nobody = Population(genomes, {}, torch.zeros(2, 2, dtype=torch.int64))
-    operators.gaussian(nobody, context, Layout(("w",), ((3,),)), **options)  # type: ignore[arg-type]
+    mutation.gaussian(nobody, context, Layout(("w",), ((3,),)), **options)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from neuroevo.algorithms.ga import ga
 from neuroevo.cost import Cost
 from neuroevo.fitness import Scores
 from neuroevo.genome import Layout, Population
-from neuroevo.operators import uniform
+from neuroevo.operators.crossover import uniform
 from neuroevo.rng import Context
 
 CPU = torch.device("cpu")

@@ -3,12 +3,14 @@ from functools import partial
 import pytest
 import torch
 
-from neuroevo import operators
 from neuroevo.algorithms.base import GAState
 from neuroevo.algorithms.ga import ga
 from neuroevo.errors import InputError
 from neuroevo.fitness import Scores
 from neuroevo.genome import Layout, Population
+from neuroevo.operators import crossover, mutation
+from neuroevo.operators.crossover import CROSSOVERS
+from neuroevo.operators.selection import SELECTIONS
 from neuroevo.rng import Context
 
 LAYOUT = Layout(("w", "b"), ((3, 4), (3,)))
@@ -42,15 +44,15 @@ def test_the_first_population_is_the_starts_unchanged_and_noise_around_them(n: i
 
 @pytest.mark.parametrize("n", [2, 3, 9])
 @pytest.mark.parametrize("elites", [0, 1])
-@pytest.mark.parametrize("selection", operators.SELECTIONS)
-@pytest.mark.parametrize("crossover", operators.CROSSOVERS)
+@pytest.mark.parametrize("selection", SELECTIONS)
+@pytest.mark.parametrize("crossover", CROSSOVERS)
 @pytest.mark.filterwarnings("ignore")  # evotorch's import
 def test_n_in_is_n_out_with_any_operators(
     n: int, elites: int, selection: str, crossover: str, device: torch.device
 ) -> None:
     algorithm = ga(
         population=n, elites=elites,
-        selection=operators.SELECTIONS[selection], crossover=operators.CROSSOVERS[crossover],
+        selection=SELECTIONS[selection], crossover=CROSSOVERS[crossover],
     )  # fmt: skip
     state = algorithm.init(torch.randn(1, G, device=device), 0.1, context(0, device))
     for generation in (1, 2, 3):
@@ -61,7 +63,7 @@ def test_n_in_is_n_out_with_any_operators(
 
 
 def test_elites_go_on_unchanged_best_first_and_are_asked_again() -> None:
-    algorithm = ga(population=6, elites=2, crossover=operators.uniform)
+    algorithm = ga(population=6, elites=2, crossover=crossover.uniform)
     cpu = torch.device("cpu")
     state = algorithm.init(torch.randn(1, G), 0.1, context(0, cpu))
     first = algorithm.ask(state, context(1, cpu))
@@ -74,8 +76,8 @@ def test_elites_go_on_unchanged_best_first_and_are_asked_again() -> None:
 
 
 def test_without_variation_children_are_their_parents() -> None:
-    still = partial(operators.gaussian, sigma=0.0)
-    algorithm = ga(population=9, elites=0, crossover=operators.none, mutation=still)
+    still = partial(mutation.gaussian, sigma=0.0)
+    algorithm = ga(population=9, elites=0, crossover=crossover.none, mutation=still)
     cpu = torch.device("cpu")
     state = algorithm.init(torch.randn(1, G), 0.1, context(0, cpu))
     first = algorithm.ask(state, context(1, cpu))
@@ -85,7 +87,7 @@ def test_without_variation_children_are_their_parents() -> None:
 
 @pytest.mark.parametrize("parents", [2, 9])
 def test_traits_are_inherited_from_the_better_of_two_parents_and_by_elites(parents: int) -> None:
-    adaptive = partial(operators.gaussian, self_adaptive=True, tau=0.0, sigma=0.1)
+    adaptive = partial(mutation.gaussian, self_adaptive=True, tau=0.0, sigma=0.1)
     algorithm = ga(population=9, elites=3, parents=parents, mutation=adaptive)
     cpu = torch.device("cpu")
     state = algorithm.init(torch.randn(1, G), 0.1, context(0, cpu))
@@ -146,7 +148,7 @@ def test_it_climbs_a_sphere_further_than_random_search() -> None:
     def value(genomes: torch.Tensor) -> torch.Tensor:
         return -(genomes - target).square().sum(1)
 
-    algorithm = ga(population=50, elites=5, mutation=partial(operators.gaussian, sigma=0.1))
+    algorithm = ga(population=50, elites=5, mutation=partial(mutation.gaussian, sigma=0.1))
     state = algorithm.init(torch.zeros(1, G), 0.1, context(0, cpu))
     for generation in range(1, 60):
         population = algorithm.ask(state, context(generation, cpu))
@@ -168,9 +170,9 @@ def test_parents_come_best_first() -> None:
 
 
 def test_only_weighted_crossover_takes_more_than_two_parents() -> None:
-    assert ga(population=4, crossover=operators.row)
+    assert ga(population=4, crossover=crossover.row)
     with pytest.raises(InputError, match=r"^parents: 3, and the crossover takes two; weighted takes any"):
-        ga(population=4, parents=3, crossover=partial(operators.row, rate=0.3))
+        ga(population=4, parents=3, crossover=partial(crossover.row, rate=0.3))
 
 
 def test_elites_must_be_fewer_than_the_population() -> None:

@@ -8,10 +8,12 @@ import pytest
 import reference_operators as reference
 import torch
 
-from neuroevo import operators
 from neuroevo.errors import InputError
 from neuroevo.genome import Layout, Population
-from neuroevo.operators import CROSSOVERS, MUTATIONS, SELECTIONS, gaussian
+from neuroevo.operators import crossover, masks, mutation, selection
+from neuroevo.operators.crossover import CROSSOVERS
+from neuroevo.operators.mutation import MUTATIONS, gaussian
+from neuroevo.operators.selection import SELECTIONS
 from neuroevo.rng import Context
 
 pytestmark = [
@@ -157,21 +159,21 @@ def test_proportional_selection_survives_extreme_fitness():
 
 def test_a_slot_of_no_width_is_never_hit(monkeypatch):
     points = torch.tensor([0.0, 0.25, 0.5, 0.75, 1 - 2.0**-53], dtype=torch.float64)
-    assert operators._spin(torch.tensor([0.0, 1.0, 0.0, 1.0, 0.0]), points).tolist() == [1, 1, 3, 3, 3]
-    monkeypatch.setattr(operators, "_points", lambda *_: points[-1:])  # the last pointer rounds to 1
-    assert 2 not in operators.stochastic_universal(torch.tensor([1.0, 2.0, 0.0]), 5, rng())
+    assert selection._spin(torch.tensor([0.0, 1.0, 0.0, 1.0, 0.0]), points).tolist() == [1, 1, 3, 3, 3]
+    monkeypatch.setattr(selection, "_points", lambda *_: points[-1:])  # the last pointer rounds to 1
+    assert 2 not in selection.stochastic_universal(torch.tensor([1.0, 2.0, 0.0]), 5, rng())
 
 
 def test_stochastic_universal_rounds_every_expectation_up_or_down():
     fitness = FITNESS["plain"]
     for seed in range(100):
-        found = operators.stochastic_universal(torch.tensor(fitness), 9, rng(seed)).bincount(minlength=7).tolist()
+        found = selection.stochastic_universal(torch.tensor(fitness), 9, rng(seed)).bincount(minlength=7).tolist()
         wanted = [9 * p for p in reference.roulette(fitness)]
         assert all(math.floor(w) <= c <= math.ceil(w) for c, w in zip(found, wanted, strict=True))
 
 
 def test_stochastic_universal_order_is_shuffled():
-    found = operators.stochastic_universal(torch.arange(100.0), 1000, rng())
+    found = selection.stochastic_universal(torch.arange(100.0), 1000, rng())
     steps = found.diff()
     assert 0.4 < (steps > 0).double().mean() < 0.6
 
@@ -185,7 +187,7 @@ def test_tournament_agrees_with_evotorch():
         torch.arange(7.0)[:, None], fitness, num_tournaments=20_000, tournament_size=3, objective_sense="max"
     )
     winners = winners[:10_000, 0].long()  # in its second half, a pair's second parent differs from the first
-    found = operators.tournament(fitness, 20_000, rng(), size=3)
+    found = selection.tournament(fitness, 20_000, rng(), size=3)
     assert_frequencies(winners.bincount(minlength=7).tolist(), (found.bincount(minlength=7) / 20_000).tolist())
 
 
@@ -249,7 +251,7 @@ def test_a_nan_of_the_parent_not_chosen_stays_out(name, bad):
 @pytest.mark.parametrize("rate", [2.0**-20, 0.001, 0.1, 0.25, 0.3, 0.5, 0.75, 1 / 3, 0.9, 0.99999])
 def test_a_coin_falls_with_its_rate_at_every_place(rate):
     m, k = 3001, 1000
-    mask = operators._Coins(m, k, rate, rng(4)).mask()
+    mask = masks.Coins(m, k, rate, rng(4)).mask()
     assert mask.shape == (m, k)
     assert set(mask.unique().tolist()) <= {-1, 0}
     deviation = math.sqrt(rate * (1 - rate))
@@ -261,7 +263,7 @@ def test_a_coin_falls_with_its_rate_at_every_place(rate):
 
 
 def test_a_mask_is_the_same_in_blocks():
-    coins = operators._Coins(5, 1003, 0.3, rng())
+    coins = masks.Coins(5, 1003, 0.3, rng())
     whole = coins.mask()
     for rows, start, width in product([slice(0, 2), slice(4, 9)], [0, 32, 960], [1, 31, 64, 2000]):
         assert torch.equal(coins.mask(rows, slice(start, start + width)), whole[rows, start : start + width])
@@ -271,13 +273,13 @@ def test_a_mask_is_the_same_in_blocks():
 def test_blocks_change_no_child(name, monkeypatch):
     genomes, parents = mates(MIXED, m=50)
     whole = CROSSOVERS[name](genomes, parents, MIXED, rng())
-    coins = operators._Coins  # are tossed in blocks themselves, so here they are tossed before
-    groups = {"row": operators._units(MIXED), "layer": operators._layers(MIXED)}
+    coins = masks.Coins  # are tossed in blocks themselves, so here they are tossed before
+    groups = {"row": masks.units_of(MIXED), "layer": masks.layers_of(MIXED)}
     for size in (32, 64, 320):
         places = int(groups[name].max()) + 1 if name in groups else MIXED.genes
         tossed = coins(len(parents), places, 0.5, rng())
-        monkeypatch.setattr(operators, "_Coins", lambda *_, tossed=tossed: tossed)
-        monkeypatch.setattr(operators, "CPU_BLOCK", size)
+        monkeypatch.setattr(crossover, "Coins", lambda *_, tossed=tossed: tossed)
+        monkeypatch.setattr(masks, "CPU_BLOCK", size)
         assert torch.equal(CROSSOVERS[name](genomes, parents, MIXED, rng()), whole)
         monkeypatch.undo()
 
@@ -285,20 +287,20 @@ def test_blocks_change_no_child(name, monkeypatch):
 @pytest.mark.parametrize("layout", [*LAYOUTS, WIDE], ids=["one gene", "head", "mixed", "wide"])
 def test_uniform_agrees_with_the_reference(layout):
     genomes, parents = mates(layout, n=3, m=3)
-    mask = operators._Coins(3, layout.genes, 0.3, rng(2)).mask()
+    mask = masks.Coins(3, layout.genes, 0.3, rng(2)).mask()
     expected = reference.exchange(genomes.tolist(), parents.tolist(), mask.tolist())
-    assert torch.equal(operators.uniform(genomes, parents, layout, rng(2), rate=0.3), torch.tensor(expected))
+    assert torch.equal(crossover.uniform(genomes, parents, layout, rng(2), rate=0.3), torch.tensor(expected))
 
 
 @pytest.mark.parametrize("points", [1, 2, 3, 14, 400])
 @pytest.mark.parametrize("layout", LAYOUTS, ids=["one gene", "head", "mixed"])
 def test_k_point_agrees_with_the_reference_given_the_cuts(layout, points):
     genomes, parents = mates(layout)
-    cuts = operators._cuts(len(parents), layout.genes, points, rng(2))
+    cuts = crossover._cuts(len(parents), layout.genes, points, rng(2))
     expected = reference.exchange(
         genomes.tolist(), parents.tolist(), reference.k_point_mask(cuts.tolist(), layout.genes)
     )
-    found = operators.k_point(genomes, parents, layout, rng(2), points=points)
+    found = crossover.k_point(genomes, parents, layout, rng(2), points=points)
     assert torch.equal(found, torch.tensor(expected))
 
 
@@ -306,15 +308,15 @@ def test_k_point_agrees_with_evotorch_given_the_cuts(monkeypatch):
     from evotorch.operators.functional import multi_point_cross_over
 
     genomes, parents = mates(HEAD)
-    found = operators.k_point(genomes, parents, HEAD, rng(2), points=3)
-    for pair, cuts, child in zip(parents, operators._cuts(len(parents), HEAD.genes, 3, rng(2)), found, strict=True):
+    found = crossover.k_point(genomes, parents, HEAD, rng(2), points=3)
+    for pair, cuts, child in zip(parents, crossover._cuts(len(parents), HEAD.genes, 3, rng(2)), found, strict=True):
         monkeypatch.setattr(torch, "randint_like", lambda *_, cuts=cuts, **__: cuts.long() + 1)
         assert torch.equal(multi_point_cross_over(genomes[pair], num_points=3)[0], child)
 
 
 @pytest.mark.parametrize("points", [1, 2, 3, 4, 5])
 def test_cuts_are_distinct_and_uniform(points):
-    cuts = operators._cuts(6000, 6, points, rng())
+    cuts = crossover._cuts(6000, 6, points, rng())
     ordered = cuts.sort(1).values
     assert (ordered.diff(dim=1) > 0).all()
     assert ordered.min() == 0
@@ -329,14 +331,14 @@ def test_cuts_are_distinct_and_uniform(points):
 def test_row_agrees_with_the_reference():
     for layout in [*LAYOUTS, WIDE]:
         names = reference.units(layout.names, layout.shapes)
-        units = operators._units(layout).tolist()
+        units = masks.units_of(layout).tolist()
         assert len(units) == layout.genes
         assert len(set(zip(names, units, strict=True))) == len(set(names)) == len(set(units)) == max(units) + 1
 
 
 def test_layer_moves_whole_layers():
     genomes, parents = mates(MIXED, m=300)
-    second = operators.layer(genomes, parents, MIXED, rng(), rate=0.3) == genomes[parents[:, 1]]
+    second = crossover.layer(genomes, parents, MIXED, rng(), rate=0.3) == genomes[parents[:, 1]]
     layers = [["bias"], ["conv.bias", "conv.weight"], ["norm.weight", "norm.bias"], ["scale"], ["x.bias", "x.weight"]]
     columns = dict(zip(MIXED.names, second.split(MIXED.sizes, 1), strict=True))
     chosen = [torch.cat([columns[name] for name in names], 1).double().mean(1) for names in [*layers, ["tokens"]]]
@@ -347,9 +349,9 @@ def test_layer_moves_whole_layers():
 
 def test_row_moves_whole_neurons():
     genomes, parents = mates(MIXED, m=200)
-    found = operators.row(genomes, parents, MIXED, rng())
+    found = crossover.row(genomes, parents, MIXED, rng())
     second = found == genomes[parents[:, 1]]
-    units = operators._units(MIXED)
+    units = masks.units_of(MIXED)
     per_unit = torch.stack([second[:, units == u].double().mean(1) for u in range(int(units.max()) + 1)], 1)
     assert set(per_unit.unique().tolist()) == {0.0, 1.0}
     assert (per_unit.mean(0) - 0.5).abs().max() < 6 * 0.5 / math.sqrt(200)
@@ -359,11 +361,11 @@ def test_row_moves_whole_neurons():
 def test_arithmetic_limits_and_weights():
     genomes, parents = mates(MIXED, m=2000)
     first, second = genomes[parents[:, 0]], genomes[parents[:, 1]]
-    assert torch.equal(operators.arithmetic(genomes, parents, MIXED, rng(), weight=1.0), first)
-    assert torch.equal(operators.arithmetic(genomes, parents, MIXED, rng(), weight=0.0), second)
-    found = operators.arithmetic(genomes, parents, MIXED, rng(), weight=0.7)
+    assert torch.equal(crossover.arithmetic(genomes, parents, MIXED, rng(), weight=1.0), first)
+    assert torch.equal(crossover.arithmetic(genomes, parents, MIXED, rng(), weight=0.0), second)
+    found = crossover.arithmetic(genomes, parents, MIXED, rng(), weight=0.7)
     torch.testing.assert_close(found, 0.7 * first + 0.3 * second)
-    found = operators.arithmetic(genomes, parents, MIXED, rng())
+    found = crossover.arithmetic(genomes, parents, MIXED, rng())
     weights = ((found - second) * (first - second)).sum(1) / (first - second).square().sum(1)
     torch.testing.assert_close(found, weights[:, None] * first + (1 - weights[:, None]) * second, atol=1e-5, rtol=1e-5)
     assert_frequencies(weights.histc(10, 0, 1).tolist(), [0.1] * 10)
@@ -376,15 +378,15 @@ def test_sbx_agrees_with_evotorch(m):
     from neuroevo.rng import forked
 
     genomes, parents = mates(HEAD, m=m)
-    found = operators.sbx(genomes, parents, HEAD, rng(2), eta=5.0)
+    found = crossover.sbx(genomes, parents, HEAD, rng(2), eta=5.0)
     with forked(rng(2)):
         both = simulated_binary_cross_over(torch.cat([genomes[parents[:, 0]], genomes[parents[:, 1]]]), eta=5.0)
     assert torch.equal(found, both[:m])
     first, second = genomes[parents[:, 0]], genomes[parents[:, 1]]
     assert not torch.equal(found, first)
-    near = operators.sbx(genomes, parents, HEAD, rng(2), eta=1e6)
+    near = crossover.sbx(genomes, parents, HEAD, rng(2), eta=1e6)
     torch.testing.assert_close(near, first, atol=1e-3, rtol=0)
-    spread = (operators.sbx(genomes, parents, HEAD, rng(2), eta=2.0) - first).abs().mean()
+    spread = (crossover.sbx(genomes, parents, HEAD, rng(2), eta=2.0) - first).abs().mean()
     assert spread > (found - first).abs().mean()
     assert (found - (first + second) / 2).abs().max() < 10
 
@@ -462,7 +464,7 @@ def test_relative_multiplies_by_each_parameters_rms():
     expected = torch.tensor(reference.scales(genomes.tolist(), MIXED.shapes))
     assert expected[0] == pytest.approx(0.01)
     assert expected[8] == pytest.approx(0.2 / math.sqrt(2))
-    torch.testing.assert_close(operators.scales(genomes, MIXED)[0], expected)
+    torch.testing.assert_close(mutation.scales(genomes, MIXED)[0], expected)
     plain = mutate(genomes, MIXED, sigma=0.1).genomes - genomes
     found = mutate(genomes, MIXED, sigma=0.1, relative=True).genomes
     torch.testing.assert_close(
@@ -591,7 +593,7 @@ def test_mutation_works_in_place():
 def test_weighted_moves_the_mean_from_the_worse_parents_to_the_better(p, step, device):
     genomes = torch.randn(9, HEAD.genes, device=device)
     parents = torch.randint(9, (5, p), generator=rng(3), device="cpu").to(device)  # some twice
-    found = operators.weighted(genomes, parents, HEAD, rng(0, device), step=step)
+    found = crossover.weighted(genomes, parents, HEAD, rng(0, device), step=step)
     for child, mates in zip(found, parents, strict=True):
         expected = torch.zeros(HEAD.genes, dtype=torch.float64, device=device)
         for j, mate in enumerate(mates):
@@ -602,7 +604,7 @@ def test_weighted_moves_the_mean_from_the_worse_parents_to_the_better(p, step, d
 def test_weighted_lets_no_stranger_in():
     genomes = torch.randn(4, HEAD.genes)
     genomes[2] = torch.nan
-    assert operators.weighted(genomes, torch.tensor([[0, 1, 3]]), HEAD, rng()).isfinite().all()
+    assert crossover.weighted(genomes, torch.tensor([[0, 1, 3]]), HEAD, rng()).isfinite().all()
 
 
 @pytest.mark.parametrize("n", [3, 16, 300])
@@ -611,6 +613,6 @@ def test_a_population_that_is_only_crossed_by_weight_comes_together(n):
     spread = [float(genomes.std(0).mean())]
     for generation in range(20):
         parents = torch.rand(n, n, generator=rng(generation, "cpu")).argsort(1)
-        genomes = operators.weighted(genomes, parents, HEAD, rng())
+        genomes = crossover.weighted(genomes, parents, HEAD, rng())
         spread.append(float(genomes.std(0).mean()))
     assert spread[20] < 0.1 * spread[0]

@@ -7,11 +7,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from neuroevo import operators, pareto
+from neuroevo import pareto
 from neuroevo.algorithms.base import GAState
 from neuroevo.algorithms.ga import ga
 from neuroevo.fitness import Scores
 from neuroevo.genome import Layout, Population
+from neuroevo.operators import crossover, mutation
 from neuroevo.rng import Context
 
 CPU = torch.device("cpu")
@@ -168,7 +169,7 @@ def test_the_front_of_two_spheres_is_approached_along_all_of_its_length(n: int) 
 
 
 def test_elites_are_the_survivors_of_parents_and_children() -> None:
-    algorithm = ga(population=10, elites=5, crossover=operators.uniform)
+    algorithm = ga(population=10, elites=5, crossover=crossover.uniform)
     state = algorithm.init(torch.zeros(1, G), 0.1, Context(0, 0, 0.0, CPU, LAYOUT))
     first = algorithm.ask(state, Context(0, 1, 0.0, CPU, LAYOUT))
     values = random_values(10, 2, 0, None, invalid=True)
@@ -183,7 +184,7 @@ def test_elites_are_the_survivors_of_parents_and_children() -> None:
 
 
 def test_nobody_valid_is_no_front_and_no_error() -> None:
-    algorithm = ga(population=4, elites=2, mutation=partial(operators.gaussian, sigma=0.1))
+    algorithm = ga(population=4, elites=2, mutation=partial(mutation.gaussian, sigma=0.1))
     population = Population(torch.randn(4, G), {}, torch.full((4, 2), -1))
     scores = Scores(torch.full((4, 2), math.nan, dtype=torch.float64), torch.ones(4, dtype=torch.bool), 2)
     state = algorithm.tell(GAState(population, torch.empty(0)), population, scores)

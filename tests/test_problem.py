@@ -12,7 +12,7 @@ from neuroevo.algorithms.ga import ga
 from neuroevo.cost import Budget, Cost
 from neuroevo.errors import InputError
 from neuroevo.loop import Rules, Step
-from neuroevo.operators import gaussian
+from neuroevo.operators.mutation import gaussian
 from neuroevo.rng import generator
 
 CPU = torch.device("cpu")

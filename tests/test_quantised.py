@@ -13,12 +13,13 @@ from test_experiment import SMALL, start
 from test_resume import stopped
 from torch import Tensor
 
-from neuroevo import checkpoint, evaluation, experiment, export, inspection, operators, quantised
+from neuroevo import checkpoint, evaluation, experiment, export, inspection, quantised
 from neuroevo.algorithms import ALGORITHMS
 from neuroevo.config import load
 from neuroevo.errors import InputError
 from neuroevo.fitness import Scores
 from neuroevo.genome import Layout, Population
+from neuroevo.operators import masks, mutation
 from neuroevo.quantised import LEVELS
 from neuroevo.rng import Context
 
@@ -45,7 +46,7 @@ def drawn(layout: Layout, n: int, device: torch.device) -> Tensor:
 
 def mutate(genomes: Tensor, layout: Layout, progress: float = 0.0, **options: float) -> Tensor:
     population = Population(genomes.clone(), {}, torch.zeros(len(genomes), 2, dtype=torch.int64))
-    return operators.levels(population, Context(0, 1, progress, genomes.device), layout, **options).genomes
+    return mutation.levels(population, Context(0, 1, progress, genomes.device), layout, **options).genomes
 
 
 def test_each_matrix_is_followed_by_the_scales_of_its_rows() -> None:
@@ -201,10 +202,10 @@ def test_levels_without_levels_are_refused() -> None:
 
 
 def test_a_neurons_scale_goes_with_its_levels() -> None:
-    parts = dict(zip(TERNARY.names, operators._units(TERNARY).split(TERNARY.sizes), strict=True))
+    parts = dict(zip(TERNARY.names, masks.units_of(TERNARY).split(TERNARY.sizes), strict=True))
     assert parts["0.weight.scale"].tolist() == parts["0.bias"].tolist() == parts["0.weight"][::5].tolist()
     assert parts["conv.weight.scale"].tolist() == parts["conv.weight"][::12].tolist()
-    layers = dict(zip(TERNARY.names, operators._layers(TERNARY).split(TERNARY.sizes), strict=True))
+    layers = dict(zip(TERNARY.names, masks.layers_of(TERNARY).split(TERNARY.sizes), strict=True))
     assert layers["conv.weight.scale"].unique().tolist() == layers["conv.weight"].unique().tolist()
     assert layers["0.weight.scale"][0] == layers["0.bias"][0] == layers["0.weight"][0]
 
@@ -215,7 +216,7 @@ def test_a_neurons_scale_goes_with_its_levels() -> None:
 @pytest.mark.parametrize("name", ["ga", "de", "hill_climbing", "random", "fixed"])
 def test_what_goes_on_from_the_genomes_scored_asks_for_whole_levels(name: str, device: torch.device) -> None:
     layout = quantised.levelled(PLAIN, 7)
-    options = {"mutation": operators.levels} if name == "ga" else {}
+    options = {"mutation": mutation.levels} if name == "ga" else {}
     algorithm = quantised.whole(ALGORITHMS[name](population=6, **options), layout)
     begin = drawn(layout, 1, device)
     state = algorithm.init(begin, quantised.spread(begin, layout, 2.0), Context(0, 0, 0.0, device, layout))

@@ -14,7 +14,7 @@ from torch import Tensor
 from neuroevo.algorithms.base import Algorithm, GAState, fitness_of
 from neuroevo.fitness import Scores
 from neuroevo.genome import Population, noisy
-from neuroevo.operators import Probability, blocks
+from neuroevo.operators.masks import Probability, blocks
 from neuroevo.rng import Context
 
 DONORS = 3

@@ -21,7 +21,9 @@ from neuroevo.algorithms.base import Algorithm, GAState, Part, fitness_of, objec
 from neuroevo.errors import InputError
 from neuroevo.fitness import Scores
 from neuroevo.genome import Population, noisy
-from neuroevo.operators import ANY_NUMBER, CROSSOVERS, SELECTIONS, Crossover, Mutation, Selection, gaussian, weighted
+from neuroevo.operators.crossover import ANY_NUMBER, CROSSOVERS, Crossover, weighted
+from neuroevo.operators.mutation import Mutation, gaussian
+from neuroevo.operators.selection import SELECTIONS, Selection
 from neuroevo.rng import Context
 
 MANY = 256  # parents of a child

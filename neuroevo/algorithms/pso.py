@@ -17,7 +17,7 @@ from torch import Tensor
 from neuroevo.algorithms.base import Algorithm, fitness_of
 from neuroevo.fitness import Scores
 from neuroevo.genome import Population, noisy
-from neuroevo.operators import blocks
+from neuroevo.operators.masks import blocks
 from neuroevo.rng import Context
 
 
