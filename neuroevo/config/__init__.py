@@ -1,0 +1,30 @@
+"""The config: YAML at the door, checked whole before any work, plain arguments behind it.
+
+Sections are pydantic models (`schema`). A part `{name: ..., option: ...}` is looked up in its table, and the annotated
+keyword-only parameters of the function found there are its schema (`parts`); a new part needs no line here.
+"""
+
+from neuroevo.config.check import check as check
+from neuroevo.config.demand import demand as demand
+from neuroevo.config.demand import load as load
+from neuroevo.config.demand import spoilt as spoilt
+from neuroevo.config.demand import without_effect as without_effect
+from neuroevo.config.keys import READING as READING
+from neuroevo.config.keys import at as at
+from neuroevo.config.keys import under as under
+from neuroevo.config.model import Config as Config
+from neuroevo.config.model import Tuning as Tuning
+from neuroevo.config.parts import TABLES as TABLES
+from neuroevo.config.parts import Part as Part
+from neuroevo.config.parts import part as part
+from neuroevo.config.schema import Budget as Budget
+from neuroevo.config.schema import Epochs as Epochs
+from neuroevo.config.text import DEFAULT as DEFAULT
+from neuroevo.config.text import applied as applied
+from neuroevo.config.text import gives as gives
+from neuroevo.config.text import override as override
+from neuroevo.config.text import raw as raw
+from neuroevo.config.tuning import corners as corners
+from neuroevo.yamlfile import dump as dump
+from neuroevo.yamlfile import parse as parse
+from neuroevo.yamlfile import read as read

@@ -1,0 +1,213 @@
+"""A raw config becomes a checked one: defaults that depend on others, and what goes together."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from neuroevo.algorithms.ga import usual_selection
+from neuroevo.config.model import Config
+from neuroevo.config.parts import DEFAULT_NAMES, Part, brief, check_keys, other_keys, own_keys, part, section
+from neuroevo.config.schema import (
+    BARE,
+    Backbone,
+    Budget,
+    Checkpoint,
+    Data,
+    Features,
+    Fitness,
+    Genome,
+    Head,
+    Memory,
+    Refine,
+    Top,
+    Validate,
+)
+from neuroevo.config.tuning import with_search
+from neuroevo.data import find_root, place_option
+from neuroevo.errors import InputError
+from neuroevo.metrics import OfGenome
+from neuroevo.yamlfile import dump as dump
+from neuroevo.yamlfile import parse as parse
+from neuroevo.yamlfile import read as read
+from neuroevo.yamlfile import shown
+
+# Of a ga with many objectives, where the config doesn't say: parents are drawn from the survivors, as often each.
+MANY_OBJECTIVES = {"name": "truncation", "share": 0.5}
+LEVEL_DEFAULTS = {"crossover": "uniform", "mutation": "levels", "selection": "truncation"}  # of a ga on levels
+WEIGHING = "weighted"  # the crossover of a ga by default, which weighs parents by their fitness
+
+
+def check(raw: Mapping[str, Any]) -> Config:
+    """Check a raw config and fill in defaults; InputError names the first key that is wrong."""
+    sections = {"seed", "device", "data", "backbone", "head", "features", "genome", "algorithm", "refine"}
+    check_keys(raw, sections | {"fitness", "validate", "budget", "checkpoint", "memory", "tune"}, "")
+
+    def mapping(key: str) -> dict[str, Any]:
+        value = raw.get(key)
+        if value is not None and not isinstance(value, dict):
+            raise InputError(f"{key}: {shown(value)} given, a mapping expected")
+        return dict(value or {})
+
+    top = section(Top, {key: raw[key] for key in ("seed", "device") if key in raw}, "")
+    data, head, fitness, validate = (mapping(key) for key in ("data", "head", "fitness", "validate"))
+    dataset = part("data", {"name": DEFAULT_NAMES["data"]} | other_keys(data, Data), "data")
+    key = place_option(dataset.name)
+    if key in dataset.options:
+        try:
+            dataset.options[key] = find_root(dataset.options[key])
+        except (OSError, ValueError, RuntimeError) as error:  # a name that can't be, a home that isn't there
+            raise InputError(
+                f"data.{key}: {shown(dataset.options[key])} can't be a {'folder' if key == 'root' else key} "
+                f"({brief(error)})"
+            ) from None
+    refine = None if raw.get("refine") is None else mapping("refine")
+    optimizer = {"name": DEFAULT_NAMES["refine"]} | other_keys(refine or {}, Refine)
+    metrics, ties = _metrics(fitness)
+    genome = section(Genome, mapping("genome"), "genome")
+    algorithm = {} if raw.get("algorithm") is None else raw["algorithm"]
+    if isinstance(algorithm, str):
+        algorithm = {"name": algorithm}
+    if isinstance(algorithm, dict):
+        algorithm = {"name": DEFAULT_NAMES["algorithm"], **algorithm}
+    name = algorithm["name"] if isinstance(algorithm, dict) else algorithm
+    if len(metrics) > 1 and (refine or {}).get("inheritance") == "baldwinian":
+        raise InputError("refine.inheritance: baldwinian goes with one metric: a front's members are as they score")
+    if isinstance(algorithm, dict) and name == "ga":
+        algorithm = _genetic(algorithm, len(metrics) > 1, genome.levels is not None)
+    network = mapping("backbone")
+    if dataset.name == BARE:
+        network = {"name": "none"} | network
+    backbone, own = section(Backbone, network, "backbone"), section(Head, own_keys(head, Head), "head")
+    if not own.trainable and not backbone.trainable:
+        raise InputError("head.trainable: false leaves nothing to evolve; name parts in backbone.trainable")
+    search = part("algorithm", algorithm, "algorithm")
+    if len(metrics) > 1 and not _takes_many(search):
+        right = "an Algorithm that takes them says many=True" if ":" in search.name else f"{shown(name)} is given"
+        raise InputError(f"fitness.metrics: many objectives go with algorithm ga; {right}")
+    features = section(Features, mapping("features"), "features")
+    mutation = search.options.get("mutation")
+    if isinstance(mutation, Part) and mutation.options.get("relative", False) is None:
+        # Parameters of a deep network are of very different sizes.
+        mutation.options["relative"] = bool(backbone.trainable) and not mutation.options.get("safe")
+    judge = part("metric", validate.pop("metric", "accuracy"), "validate.metric")
+    objectives = {f"fitness.metrics.{i}" if len(metrics) > 1 else "fitness.metric": m for i, m in enumerate(metrics)}
+    _compatible({"validate.metric": judge, **objectives, **({} if ties is None else {"fitness.ties": ties})})
+    if genome.levels:
+        _levelled(genome.levels, features, backbone, refine, mutation)
+    elif isinstance(mutation, Part) and mutation.name == "levels":
+        raise InputError("algorithm.mutation: levels needs genome.levels: ternary, int4 or int8")
+    c = Config(
+        **top.model_dump(),
+        data=section(Data, own_keys(data, Data), "data"),
+        dataset=dataset,
+        backbone=backbone,
+        head=own,
+        head_part=part("head", {"name": DEFAULT_NAMES["head"]} | other_keys(head, Head), "head"),
+        features=_projected(
+            features, bool(backbone.trainable or genome.start or own.init == "network"), genome.levels is not None
+        ),
+        genome=genome,
+        algorithm=search,
+        refine=None if refine is None else section(Refine, own_keys(refine, Refine), "refine"),
+        optimizer=None if refine is None else part("refine", optimizer, "refine"),
+        metrics=metrics,
+        ties=ties,
+        fitness=section(Fitness, fitness, "fitness", also=("metric", "metrics", "ties")),
+        validation_metric=judge,
+        validate=section(Validate, validate, "validate", also=("metric",)),
+        budget=section(Budget, mapping("budget"), "budget"),
+        checkpoint=section(Checkpoint, mapping("checkpoint"), "checkpoint"),
+        memory=section(Memory, mapping("memory"), "memory"),
+        given=dict(raw),
+    )
+    return c if raw.get("tune") is None else with_search(c, mapping("tune"))
+
+
+def _metrics(fitness: dict[str, Any]) -> tuple[tuple[Part, ...], Part | None]:
+    """Take the metrics out of the section of fitness: one or many objectives, and what breaks ties of one."""
+    ties, many = fitness.pop("ties", None), fitness.pop("metrics", None)
+    if many is None:
+        one = part("metric", fitness.pop("metric", "cross_entropy"), "fitness.metric")
+        return (one,), None if ties is None else part("metric", ties, "fitness.ties")
+    if fitness.pop("metric", None) is not None:
+        raise InputError("fitness.metrics: give either metric or metrics, not both")
+    if ties is not None:
+        raise InputError("fitness.ties: breaks ties of one metric; with fitness.metrics make it one of them")
+    if not isinstance(many, list) or len(many) < 2:
+        raise InputError(f"fitness.metrics: {shown(many)} given, a list of two or more metrics expected")
+    parts = tuple(part("metric", metric, f"fitness.metrics.{i}") for i, metric in enumerate(many))
+    names = [metric.name for metric in parts]
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"fitness.metrics: {name} is given twice")
+    return parts, None
+
+
+def _genetic(given: dict[str, Any], many: bool, levels: bool) -> dict[str, Any]:
+    """Fill in what selects in a genetic algorithm, where the config doesn't say; with levels also what varies them.
+
+    With many objectives half of each population are survivors.
+    """
+
+    def named(kind: str, usual: str | Mapping[str, Any]) -> Any:
+        value = filled.get(kind, {})
+        usual = {"name": usual} if isinstance(usual, str) else usual
+        return {**usual, **value} if isinstance(value, Mapping) and "name" not in value else value
+
+    filled = {key: value for key, value in given.items() if key != "selection" or value is not None}
+    if many:
+        filled["selection"] = named("selection", MANY_OBJECTIVES)
+        if "elites" not in filled:  # of the size that is checked with all the rest
+            filled["elites"] = part("algorithm", filled, "algorithm").options["population"] // 2
+    for kind, name in LEVEL_DEFAULTS.items() if levels else ():
+        filled[kind] = named(kind, name)
+    crossover = named("crossover", WEIGHING)
+    crossover = {"name": crossover} if isinstance(crossover, str) else crossover
+    weighs = isinstance(crossover, Mapping) and crossover["name"] == WEIGHING and crossover.get("step") != 0
+    return filled | {"selection": named("selection", usual_selection(weighs))}
+
+
+def _takes_many(search: Part) -> bool:
+    """Return True if an algorithm takes many objectives, which it says itself."""
+    try:
+        return search.search().many
+    except InputError:
+        raise
+    except Exception as error:  # a user's function may fail in any way
+        raise InputError(f"algorithm: {search.name} can't be built ({brief(error)})") from None
+
+
+def _compatible(metrics: dict[str, Part]) -> None:
+    """Check metrics by the keys that name them; InputError where one can't be, or not beside another."""
+    named: dict[str, Part] = {}
+    for key, metric in metrics.items():
+        if ":" not in metric.name:
+            built = metric.metric()  # which refuses options that can't be
+            if key == "validate.metric" and isinstance(built, OfGenome):
+                raise InputError(f"{key}: {metric.name} is of the weights alone; a metric of predictions is expected")
+        if named.setdefault(metric.name, metric).options != metric.options:  # results are reported by name
+            raise InputError(f"{key}: {metric.name} is given elsewhere with other options; give it the same ones")
+
+
+def _levelled(levels: str, features: Features, backbone: Backbone, refine: object, mutation: object) -> None:
+    """Check what goes together with levels; InputError where something doesn't."""
+    for key in ("standardise", "components", "whitening"):
+        if key in features.model_fields_set and getattr(features, key):
+            raise InputError(
+                f"features.{key}: {getattr(features, key)}, but genome.levels: {levels} takes features as they are: a "
+                "scale folded into the weights would leave the levels"
+            )
+    if backbone.trainable:
+        raise InputError(f"backbone.trainable: genome.levels: {levels} is for a head alone; leave it empty")
+    if refine is not None:
+        raise InputError(f"refine: gradient steps leave the levels of genome.levels: {levels}; give one of the two")
+    if isinstance(mutation, Part) and mutation.name == "gaussian":
+        raise InputError(f"algorithm.mutation: gaussian, but genome.levels: {levels} moves in whole steps; use levels")
+
+
+def _projected(features: Features, bare: bool, levels: bool) -> Features:
+    """Fill in what a projection does by default; `bare`: features are needed as they are, `levels`: on no scale."""
+    standardise = features.standardise and not levels
+    bare = bare or not standardise
+    components = None if bare and "components" not in features.model_fields_set else features.components
+    whitening = (0.25 if components else 0.0) if features.whitening is None else features.whitening
+    return features.model_copy(update={"standardise": standardise, "components": components, "whitening": whitening})

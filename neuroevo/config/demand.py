@@ -1,0 +1,85 @@
+"""What a user asks for now is also held to: no key without effect, and nothing that spoils a search."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from neuroevo import caveats
+from neuroevo.config.check import check
+from neuroevo.config.model import Config
+from neuroevo.config.parts import schema
+from neuroevo.config.schema import SECTIONS
+from neuroevo.config.text import applied, based, find, override
+from neuroevo.errors import InputError
+from neuroevo.yamlfile import dump as dump
+from neuroevo.yamlfile import parse as parse
+from neuroevo.yamlfile import read as read
+from neuroevo.yamlfile import shown
+
+
+def load(file: str | None, sets: Sequence[str] = (), note: Callable[[str], None] = lambda line: None) -> Config:
+    """Read a config file (None: the built-in default), apply `a.b=value` settings, and check the whole.
+
+    `note` is told of options that a setting made pointless. InputError names the key that is wrong and what would be
+    right.
+    """
+    base = based(file, sets)
+    return demand(override(base, sets, note), base if sets else None, sets, note)
+
+
+def demand(
+    raw: dict[str, Any], base: Mapping[str, Any] | None = None, sets: Sequence[str] = (),
+    note: Callable[[str], None] = lambda line: None,
+) -> Config:  # fmt: skip
+    """Check a raw config that a user asks for now: as `check`, and InputError where a key does nothing or spoils it.
+
+    What only the settings that were applied to `base` made pointless is dropped, and `note` is told. What was written
+    down earlier isn't held to this, so that every run can be gone on with.
+    """
+    for key, why in without_effect(check(raw)).items():
+        given = any(key == name or key.startswith(f"{name}.") for name in (text.partition("=")[0] for text in sets))
+        if base is None or given or pointless(base, key):
+            raise InputError(f"{key}: {shown(find(raw, key.split('.')))} has no effect: {why}")
+        note(f"{key} is dropped: {why}")
+        raw = applied(raw, [], note)
+        *path, last = key.split(".")
+        del find(raw, path)[last]
+    c = check(raw)
+    spoilt(c)
+    return c
+
+
+def spoilt(c: Config) -> None:
+    """See that what a user asks for isn't spoilt by what doesn't go together; InputError names the key."""
+    record, learning = c.record(), c.given.get("refine")
+    if isinstance(learning, Mapping) and not {"name", "steps"} & learning.keys():
+        key = f"refine.{next(iter(learning))}" if learning else "refine"
+        raise InputError(f"{key}: has no effect without gradient steps, and none are asked for; add refine.steps")
+    wrong = caveats.nobody_learns(record)
+    if wrong is not None:
+        raise InputError(f"refine.who: {wrong}")
+    drift = caveats.drifts(record)
+    if drift is not None and c.refine is None:
+        raise InputError(f"algorithm.selection: {drift}")
+
+
+def pointless(raw: Mapping[str, Any], key: str) -> bool:
+    """Tell whether a key has no effect in a raw config, as far as that can be a config on its own."""
+    try:
+        return key in without_effect(check(raw))
+    except InputError:
+        return False
+
+
+def without_effect(c: Config) -> dict[str, str]:
+    """Return the keys that have another value than their default and no effect, each with what is missing."""
+    record = c.record()
+    found = {}
+    for key, why in caveats.idle(record).items():
+        *path, last = key.split(".")
+        section, inner = ".".join(path), find(record, path)
+        fields = SECTIONS[section].model_fields if section in SECTIONS else {}
+        if last not in fields and isinstance(inner, Mapping):
+            fields = schema(path[-1], inner["name"], section)[1].model_fields
+        if last in fields and isinstance(inner, Mapping) and inner[last] != fields[last].default:
+            found[key] = why
+    return found

