@@ -20,11 +20,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from neuroevo import backbones, deep, devices, fitness, gradient, heads, metrics
-from neuroevo.backbones import Backbone
-from neuroevo.genome import Layout, Population
-from neuroevo.heads import Forward
-from neuroevo.rng import Context
+from neuroevo import devices, fitness, gradient, metrics
+from neuroevo.engine.genome import Layout, Population
+from neuroevo.engine.rng import Context
+from neuroevo.networks import backbones, deep, heads
+from neuroevo.networks.backbones import Backbone
+from neuroevo.networks.heads import Forward
 
 CLASSES = 10
 NETWORKS = {

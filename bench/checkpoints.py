@@ -15,16 +15,18 @@ from pathlib import Path
 
 import torch
 
-from neuroevo import checkpoint, heads, loop
-from neuroevo.algorithms.base import GAState
-from neuroevo.algorithms.ga import ga
-from neuroevo.cost import Budget, Cost
-from neuroevo.development import Scoring, unchanged
+from neuroevo.engine import loop
+from neuroevo.engine.cost import Budget, Cost
+from neuroevo.engine.development import Scoring, unchanged
+from neuroevo.engine.genome import Layout, Population
+from neuroevo.engine.loop import Champion, Rules, Step
+from neuroevo.engine.problem import Problem, batches, by_metric
 from neuroevo.fitness import Scores, evaluate, plan
-from neuroevo.genome import Layout, Population
-from neuroevo.loop import Champion, Rules, Step
 from neuroevo.metrics import METRICS
-from neuroevo.problem import Problem, batches, by_metric
+from neuroevo.networks import heads
+from neuroevo.search.algorithms.base import GAState
+from neuroevo.search.algorithms.ga import ga
+from neuroevo.storage import checkpoint
 
 D, C = 1280, 10
 LAYOUT = Layout(("head.weight", "head.bias"), ((C, D), (C,)))

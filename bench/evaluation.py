@@ -17,9 +17,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from neuroevo import fitness, heads
-from neuroevo.genome import Layout
+from neuroevo import fitness
+from neuroevo.engine.genome import Layout
 from neuroevo.metrics import METRICS
+from neuroevo.networks import heads
 
 D, C = 1280, 10
 LAYOUT = Layout(("head.weight", "head.bias"), ((C, D), (C,)))

@@ -16,9 +16,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from neuroevo import gradient, heads
-from neuroevo.genome import Layout, Population
-from neuroevo.rng import Context
+from neuroevo import gradient
+from neuroevo.engine.genome import Layout, Population
+from neuroevo.engine.rng import Context
+from neuroevo.networks import heads
 
 D, C, B = 1280, 10, 128
 

@@ -13,11 +13,11 @@ from functools import partial
 
 import torch
 
-from neuroevo.genome import Layout, Population
-from neuroevo.operators.crossover import CROSSOVERS, uniform
-from neuroevo.operators.mutation import gaussian
-from neuroevo.operators.selection import SELECTIONS, tournament
-from neuroevo.rng import Context
+from neuroevo.engine.genome import Layout, Population
+from neuroevo.engine.rng import Context
+from neuroevo.search.operators.crossover import CROSSOVERS, uniform
+from neuroevo.search.operators.mutation import gaussian
+from neuroevo.search.operators.selection import SELECTIONS, tournament
 
 
 def main() -> None:

@@ -4,8 +4,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from neuroevo import config, rundir
+from neuroevo import config
 from neuroevo.report.benchpage import table as rows
+from neuroevo.storage import rundir
 
 
 def table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:

@@ -18,9 +18,9 @@ from evotorch import Problem
 from evotorch.algorithms import SNES
 from torch import Tensor
 
-from neuroevo.algorithms import ALGORITHMS
+from neuroevo.engine.rng import Context
 from neuroevo.fitness import Scores
-from neuroevo.rng import Context
+from neuroevo.search.algorithms import ALGORITHMS
 
 OURS = ("snes", "pgpe", "cem", "sep_cma", "es")
 

@@ -19,8 +19,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from neuroevo import config, experiment, tune
-from neuroevo.rng import Context
+from neuroevo import config, experiment
+from neuroevo.engine.rng import Context
+from neuroevo.tuning import tune
 
 RUNS = Path(__file__).parents[1] / "runs"
 RANGES = {"lr": (1e-5, 1e-1), "momentum": (0.0, 0.99), "weight_decay": (1e-6, 1e-2)}  # lr and decay by their logarithms

@@ -7,39 +7,39 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from neuroevo.algorithms.baselines import hill_climbing as hill_climbing
-    from neuroevo.algorithms.baselines import random as random
-    from neuroevo.algorithms.de import de as de
-    from neuroevo.algorithms.evolution_strategies import cem as cem
-    from neuroevo.algorithms.evolution_strategies import es as es
-    from neuroevo.algorithms.evolution_strategies import pgpe as pgpe
-    from neuroevo.algorithms.evolution_strategies import sep_cma as sep_cma
-    from neuroevo.algorithms.evolution_strategies import snes as snes
-    from neuroevo.algorithms.evolution_strategies import xnes as xnes
-    from neuroevo.algorithms.fixed import fixed as fixed
-    from neuroevo.algorithms.ga import ga as ga
-    from neuroevo.algorithms.pso import pso as pso
     from neuroevo.api import Result as Result
     from neuroevo.api import evolve as evolve
     from neuroevo.api import steps as steps
-    from neuroevo.cost import Budget as Budget
+    from neuroevo.engine.cost import Budget as Budget
     from neuroevo.errors import InputError as InputError
     from neuroevo.errors import RunError as RunError
     from neuroevo.gradient import adam as adam
     from neuroevo.gradient import adamw as adamw
     from neuroevo.gradient import sgd as sgd
+    from neuroevo.search.algorithms.baselines import hill_climbing as hill_climbing
+    from neuroevo.search.algorithms.baselines import random as random
+    from neuroevo.search.algorithms.de import de as de
+    from neuroevo.search.algorithms.evolution_strategies import cem as cem
+    from neuroevo.search.algorithms.evolution_strategies import es as es
+    from neuroevo.search.algorithms.evolution_strategies import pgpe as pgpe
+    from neuroevo.search.algorithms.evolution_strategies import sep_cma as sep_cma
+    from neuroevo.search.algorithms.evolution_strategies import snes as snes
+    from neuroevo.search.algorithms.evolution_strategies import xnes as xnes
+    from neuroevo.search.algorithms.fixed import fixed as fixed
+    from neuroevo.search.algorithms.ga import ga as ga
+    from neuroevo.search.algorithms.pso import pso as pso
 
 __version__ = "0.1.0"
 
 _HOMES = {  # of the public names, by module
-    "algorithms.baselines": ("hill_climbing", "random"),
-    "algorithms.de": ("de",),
-    "algorithms.evolution_strategies": ("cem", "es", "pgpe", "sep_cma", "snes", "xnes"),
-    "algorithms.fixed": ("fixed",),
-    "algorithms.ga": ("ga",),
-    "algorithms.pso": ("pso",),
+    "search.algorithms.baselines": ("hill_climbing", "random"),
+    "search.algorithms.de": ("de",),
+    "search.algorithms.evolution_strategies": ("cem", "es", "pgpe", "sep_cma", "snes", "xnes"),
+    "search.algorithms.fixed": ("fixed",),
+    "search.algorithms.ga": ("ga",),
+    "search.algorithms.pso": ("pso",),
     "api": ("Result", "evolve", "steps"),
-    "cost": ("Budget",),
+    "engine.cost": ("Budget",),
     "errors": ("InputError", "RunError"),
     "gradient": ("adam", "adamw", "sgd"),
 }

@@ -7,14 +7,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from neuroevo import devices, function, loop
-from neuroevo.algorithms import Algorithm
-from neuroevo.algorithms.ga import ga
-from neuroevo.cost import Budget, Cost
+from neuroevo import devices, function
+from neuroevo.engine import loop
+from neuroevo.engine.cost import Budget, Cost
+from neuroevo.engine.genome import Population
+from neuroevo.engine.loop import Rules, Step
+from neuroevo.engine.problem import Problem
 from neuroevo.errors import InputError
-from neuroevo.genome import Population
-from neuroevo.loop import Rules, Step
-from neuroevo.problem import Problem
+from neuroevo.search.algorithms import Algorithm
+from neuroevo.search.algorithms.ga import ga
 
 GENERATIONS = 400  # of a search without a budget, as of a run without one
 

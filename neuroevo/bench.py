@@ -20,19 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from neuroevo import (
-    arms,
-    claims,
-    composition,
-    config,
-    experiment,
-    identity,
-    inventory,
-    rundir,
-    statistics,
-    tune,
-    workers,
-)
+from neuroevo import arms, composition, config, experiment, identity, inventory, statistics, workers
 from neuroevo.arms import Given, Overlay
 from neuroevo.config import Config
 from neuroevo.data import Dataset
@@ -41,6 +29,8 @@ from neuroevo.experiment import Reporter
 from neuroevo.identity import Identity
 from neuroevo.metrics import LOWER_IS_BETTER
 from neuroevo.statistics import Estimate
+from neuroevo.storage import claims, rundir
+from neuroevo.tuning import tune
 from neuroevo.workers import Failure
 
 SHARES = (0.5, 0.8, 0.9, 0.95, 0.99)  # of the way from the start to the best arm: the levels, where none are given

@@ -6,7 +6,7 @@ Configs are taken here as records: plain mappings, defaults spelled out, as conf
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from neuroevo.algorithms.ga import averaged
+from neuroevo.search.algorithms.ga import averaged
 
 Record = Mapping[str, Any]
 

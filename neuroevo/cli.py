@@ -65,8 +65,8 @@ def tune(
 ) -> None:
     """Search hyperparameters, then run the experiment with the best set of them."""
     from neuroevo import progress
-    from neuroevo import tune as tune_
     from neuroevo.config import load
+    from neuroevo.tuning import tune as tune_
 
     with progress.shown() as reporter:
         checked = load(config, [*(sets or []), *([] if final else ["tune.final=false"])], reporter.note)
@@ -117,8 +117,9 @@ def resume(run_dir: Run, sets: Sets = None) -> None:
     from pathlib import Path
 
     from neuroevo import bench as bench_
-    from neuroevo import progress, rundir
-    from neuroevo import tune as tune_
+    from neuroevo import progress
+    from neuroevo.storage import rundir
+    from neuroevo.tuning import tune as tune_
 
     benchmark = (Path(run_dir) / rundir.BENCH).exists()
     if benchmark and sets:
@@ -275,7 +276,8 @@ def summary(folder: str) -> None:
     """Print a run's result."""
     from pathlib import Path
 
-    from neuroevo import caveats, rundir
+    from neuroevo import caveats
+    from neuroevo.storage import rundir
 
     result = rundir.read_result(Path(folder))
     tuning = result.get("tuning", result)
@@ -305,7 +307,7 @@ def standings(folder: str) -> None:
     """Print what the arms of a benchmark came to, best on validation first."""
     from pathlib import Path
 
-    from neuroevo import rundir
+    from neuroevo.storage import rundir
 
     result = rundir.read_result(Path(folder))
     sign = 1 if result["lower_is_better"] else -1

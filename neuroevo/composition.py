@@ -16,50 +16,33 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from neuroevo import (
-    backbones,
-    caveats,
-    config,
-    data,
-    deep,
-    development,
-    devices,
-    evaluation,
-    features,
-    fitness,
-    gradient,
-    heads,
-    inventory,
-    loop,
-    metrics,
-    problem,
-    quantised,
-    starts,
-)
-from neuroevo.algorithms import Algorithm
+from neuroevo import caveats, config, data, devices, evaluation, features, fitness, gradient, inventory, metrics, starts
 from neuroevo.arrays import Vectors
-from neuroevo.backbones import Backbone
 from neuroevo.cache import cache_folder
-from neuroevo.classes import Classes
 from neuroevo.config import Config
-from neuroevo.cost import Budget, Cost
 from neuroevo.data import Dataset
-from neuroevo.development import Development, Scoring
+from neuroevo.engine import development, loop, problem
+from neuroevo.engine.cost import Budget, Cost
+from neuroevo.engine.development import Development, Scoring
+from neuroevo.engine.genome import Layout, Population
+from neuroevo.engine.loop import Rules, Step
+from neuroevo.engine.problem import Merit, Problem
+from neuroevo.engine.rng import Context, forked, generator
 from neuroevo.errors import InputError
 from neuroevo.features import Features, Projection, Scale, Standardise
 from neuroevo.fitness import Plan, Scores
-from neuroevo.genome import Layout, Population
 from neuroevo.gradient import PROBE, Learning, Refine, Sensitivity, View
-from neuroevo.heads import Forward
 from neuroevo.identity import Identity
 from neuroevo.images import Arrays, Native
-from neuroevo.loop import Rules, Step
 from neuroevo.metrics import LOWER_IS_BETTER, Metric, OfGenome, reported
-from neuroevo.operators import mutation
-from neuroevo.problem import Merit, Problem
-from neuroevo.rng import Context, forked, generator
+from neuroevo.networks import backbones, deep, heads, quantised
+from neuroevo.networks.backbones import Backbone
+from neuroevo.networks.classes import Classes
+from neuroevo.networks.heads import Forward
+from neuroevo.networks.weightfiles import stripped
+from neuroevo.search.algorithms import Algorithm
+from neuroevo.search.operators import mutation
 from neuroevo.starts import HEAD, START, Given
-from neuroevo.weightfiles import stripped
 
 SCALED_BY = 8192  # train images at most by which what precedes an evolved head is standardised
 NETWORK = 8  # times an image's own size: what a network needs beside it, or more

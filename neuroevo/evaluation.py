@@ -6,11 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from neuroevo.engine.rng import generator
+from neuroevo.engine.samples import Samples
 from neuroevo.fitness import Express, Plan
-from neuroevo.heads import Forward
 from neuroevo.metrics import Additive, OfLogits, reported, score
-from neuroevo.rng import generator
-from neuroevo.samples import Samples
+from neuroevo.networks.heads import Forward
 
 RESAMPLES = 1000
 WHOLE_RESAMPLES = 200

@@ -19,35 +19,23 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from neuroevo import (
-    blame,
-    caveats,
-    checkpoint,
-    claims,
-    composition,
-    config,
-    data,
-    devices,
-    features,
-    identity,
-    inventory,
-    loop,
-    rundir,
-    weightfiles,
-)
-from neuroevo.backbones import Backbone
+from neuroevo import blame, caveats, composition, config, data, devices, features, identity, inventory
 from neuroevo.composition import Experiment
 from neuroevo.config import Config
-from neuroevo.cost import Budget, Cost
 from neuroevo.data import Dataset
-from neuroevo.development import Developed
+from neuroevo.engine import loop
+from neuroevo.engine.cost import Budget, Cost
+from neuroevo.engine.development import Developed
+from neuroevo.engine.genome import Population
+from neuroevo.engine.loop import Champion, Rules, Step
+from neuroevo.engine.problem import Problem
+from neuroevo.engine.rng import Context
 from neuroevo.errors import InputError, Interrupted, RunError, printable
 from neuroevo.fitness import Plan
-from neuroevo.genome import Population
 from neuroevo.identity import Identity
-from neuroevo.loop import Champion, Rules, Step
-from neuroevo.problem import Problem
-from neuroevo.rng import Context
+from neuroevo.networks import weightfiles
+from neuroevo.networks.backbones import Backbone
+from neuroevo.storage import checkpoint, claims, rundir
 
 # What can change from one command on a run or a search to the next, as dotted keys begin.
 CHANGING = ("budget", "checkpoint", "data.root", "data.file", "tune.budget", "tune.patience", "tune.final")

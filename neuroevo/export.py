@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from neuroevo import composition, experiment, progress, rundir
+from neuroevo import composition, experiment, progress
 from neuroevo.errors import InputError, RunError
-from neuroevo.weightfiles import sealed
+from neuroevo.networks.weightfiles import sealed
+from neuroevo.storage import rundir
 
 FORMATS = {"safetensors": (".safetensors",), "pt": (".pt", ".pth"), "onnx": (".onnx",)}  # by what a file's name ends in
 EXAMPLES = 2  # images by which a graph is traced; of one, some networks make a graph for one alone

@@ -24,11 +24,11 @@ from torch import Tensor
 
 from neuroevo import cache, devices
 from neuroevo.arrays import Vectors
-from neuroevo.backbones import Backbone, Transform
 from neuroevo.data import Dataset
 from neuroevo.errors import InputError
 from neuroevo.images import DECODING, MODES, Arrays, Files, Picture, fitted, flattened, pixels
-from neuroevo.weightfiles import digest
+from neuroevo.networks.backbones import Backbone, Transform
+from neuroevo.networks.weightfiles import digest
 
 LIVE_KEPT = 64  # batches of live views that are kept for their second use
 SLICE = 4096  # rows of features at a time

@@ -11,13 +11,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from neuroevo import pareto
-from neuroevo.cost import Cost
+from neuroevo.engine import pareto
+from neuroevo.engine.cost import Cost
+from neuroevo.engine.genome import Population
+from neuroevo.engine.samples import Samples
 from neuroevo.errors import InputError, RunError
-from neuroevo.genome import Population
-from neuroevo.heads import Forward
 from neuroevo.metrics import Additive, Metric, OfGenome, score
-from neuroevo.samples import Samples
+from neuroevo.networks.heads import Forward
 
 Express = Callable[[Tensor], dict[str, Tensor]]  # genomes [n, g] -> weights {name: [n, *shape]}
 

@@ -17,19 +17,20 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from neuroevo import arms, composition, config, deep, devices, experiment, features, pace, starts
+from neuroevo import arms, composition, config, devices, experiment, features, pace, starts
 from neuroevo.arms import Given, Overlay
-from neuroevo.backbones import Backbone
 from neuroevo.composition import Experiment, Sources
 from neuroevo.config import Config
-from neuroevo.cost import Cost
 from neuroevo.data import Dataset
+from neuroevo.engine.cost import Cost
+from neuroevo.engine.rng import Context
 from neuroevo.experiment import Ready, Signals
 from neuroevo.features import Augment, Features, Live, Projection, Scale
+from neuroevo.networks import deep
+from neuroevo.networks.backbones import Backbone
 from neuroevo.pace import timed
-from neuroevo.rng import Context
-from neuroevo.trials import Trainer
-from neuroevo.tune import HOME, Tuner
+from neuroevo.tuning.trials import Trainer
+from neuroevo.tuning.tune import HOME, Tuner
 
 SECONDS = 8.0  # that measuring takes, about, beside building the parts
 PASS_SECONDS = 2.0  # of it through the backbone

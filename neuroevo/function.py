@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from neuroevo.cost import Cost
-from neuroevo.cut import matching
-from neuroevo.development import Scoring, unchanged
+from neuroevo.engine.cost import Cost
+from neuroevo.engine.development import Scoring, unchanged
+from neuroevo.engine.genome import Layout, Population
+from neuroevo.engine.problem import Problem, by_metric
 from neuroevo.errors import InputError
 from neuroevo.fitness import Scores
-from neuroevo.genome import Layout, Population
-from neuroevo.problem import Problem, by_metric
+from neuroevo.networks.cut import matching
 
 FITNESS = "fitness"  # the metric of a function that returns a number
 

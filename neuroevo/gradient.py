@@ -17,14 +17,14 @@ import torch
 from annotated_types import Ge, Gt, Lt
 from torch import Tensor
 
-from neuroevo.cost import Cost
+from neuroevo.engine.cost import Cost
+from neuroevo.engine.genome import Layout, Population
+from neuroevo.engine.rng import Context, forked, generator
+from neuroevo.engine.samples import Samples
+from neuroevo.engine.schedules import Schedule, factor
 from neuroevo.errors import InputError
 from neuroevo.fitness import balanced
-from neuroevo.genome import Layout, Population
-from neuroevo.heads import Drop, Forward
-from neuroevo.rng import Context, forked, generator
-from neuroevo.samples import Samples
-from neuroevo.schedules import Schedule, factor
+from neuroevo.networks.heads import Drop, Forward
 
 TAU = 0.2  # of the log-normal mutation of an individual's own hyperparameters
 CPU_SLICE = 2**22  # genes in a slice of individuals, measured best; of heads of one linear layer a quarter of it

@@ -18,18 +18,13 @@ from neuroevo import (
     bench,
     cache,
     caveats,
-    checkpoint,
     composition,
     config,
     devices,
     experiment,
     features,
     forecast,
-    hdf5,
-    heads,
     inventory,
-    rundir,
-    trials,
 )
 from neuroevo.arms import ARMS, Overlay
 from neuroevo.arrays import Vectors
@@ -37,6 +32,9 @@ from neuroevo.config import Config
 from neuroevo.errors import InputError
 from neuroevo.forecast import Forecaster
 from neuroevo.metrics import reported
+from neuroevo.networks import heads
+from neuroevo.storage import checkpoint, hdf5, rundir
+from neuroevo.tuning import trials
 
 Rows = list[tuple[str, str]]
 

@@ -13,15 +13,16 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from neuroevo import devices, loop
-from neuroevo.algorithms import Algorithm
+from neuroevo import devices
 from neuroevo.composition import Experiment
-from neuroevo.cost import Budget, Cost
-from neuroevo.development import Developed, Development
-from neuroevo.genome import Population
-from neuroevo.loop import Step
-from neuroevo.problem import Sensitivities
-from neuroevo.rng import Context
+from neuroevo.engine import loop
+from neuroevo.engine.cost import Budget, Cost
+from neuroevo.engine.development import Developed, Development
+from neuroevo.engine.genome import Population
+from neuroevo.engine.loop import Step
+from neuroevo.engine.problem import Sensitivities
+from neuroevo.engine.rng import Context
+from neuroevo.search.algorithms import Algorithm
 
 MOST = 64  # generations that are measured
 SHARE = 5  # of the time there is, what one part of a generation may take

@@ -9,8 +9,8 @@ from typing import TextIO
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from neuroevo.engine.loop import Rules, Step
 from neuroevo.errors import printable
-from neuroevo.loop import Rules, Step
 
 QUIET = 1.0  # seconds between plain lines that bring no validation
 

@@ -11,13 +11,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from neuroevo import backbones, classes, config, heads, rundir
-from neuroevo.backbones import Backbone
-from neuroevo.classes import Classes
+from neuroevo import config
 from neuroevo.config import Config
 from neuroevo.errors import InputError
 from neuroevo.features import Scale
-from neuroevo.weightfiles import read_named, stripped
+from neuroevo.networks import backbones, classes, heads
+from neuroevo.networks.backbones import Backbone
+from neuroevo.networks.classes import Classes
+from neuroevo.networks.weightfiles import read_named, stripped
+from neuroevo.storage import rundir
 
 LOST = 1e-3  # of a head's weights: what a projection may leave out of it
 START, HEAD = "start", "head"  # names of what a checkpoint keeps: genomes [s, g], weights {name: [1, *shape]}

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 
+from neuroevo.engine.loop import Rules, Step
 from neuroevo.errors import InputError, Interrupted, RunError
 from neuroevo.experiment import Reporter, Signals
-from neuroevo.loop import Rules, Step
 
 T = TypeVar("T")
 Work = Callable[[Any, Reporter], None]  # a function of a module, of something that can be pickled

@@ -12,9 +12,11 @@ import yaml
 from PIL import Image
 from safetensors.torch import save_file
 
-from neuroevo import backbones, experiment, rundir
+from neuroevo import experiment
 from neuroevo.config import load
-from neuroevo.loop import Rules, Step
+from neuroevo.engine.loop import Rules, Step
+from neuroevo.networks import backbones
+from neuroevo.storage import rundir
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 

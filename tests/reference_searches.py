@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from neuroevo.engine.genome import Layout, Population
+from neuroevo.engine.rng import Context
 from neuroevo.fitness import Scores
-from neuroevo.genome import Layout, Population
-from neuroevo.rng import Context
 
 LAYOUT = Layout(("w", "b"), ((3, 4), (3,)))
 G = LAYOUT.genes

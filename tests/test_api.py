@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import neuroevo as ne
-from neuroevo.operators.mutation import gaussian
+from neuroevo.search.operators.mutation import gaussian
 
 X = torch.randn(200, 6, generator=torch.Generator().manual_seed(0))
 Y = (X[:, 0] * X[:, 1] > 0).long()

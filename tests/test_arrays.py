@@ -21,13 +21,14 @@ from sklearn.datasets import load_breast_cancer, load_digits
 from test_resume import contents
 from torch import nn
 
-from neuroevo import arrays, cache, cli, composition, data, experiment, export, identity, inspection, tune
+from neuroevo import arrays, cache, cli, composition, data, experiment, export, identity, inspection
 from neuroevo.arrays import Vectors
 from neuroevo.config import check, load
+from neuroevo.engine.loop import Rules, Step
 from neuroevo.errors import InputError, Interrupted
 from neuroevo.images import Arrays
-from neuroevo.loop import Rules, Step
 from neuroevo.report import report
+from neuroevo.tuning import tune
 
 LENGTH = ["memory.limit=1e8", "validate.every=2", "algorithm.population=16", "budget.generations=12",
           "checkpoint.every=3"]  # fmt: skip

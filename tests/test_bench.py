@@ -18,10 +18,12 @@ import torch
 import yaml
 from conftest import Quiet
 
-from neuroevo import arms, bench, composition, config, experiment, gradient, heads, rundir
+from neuroevo import arms, bench, composition, config, experiment, gradient
 from neuroevo.composition import Experiment
 from neuroevo.errors import InputError, Interrupted, RunError
+from neuroevo.networks import heads
 from neuroevo.report import report
+from neuroevo.storage import rundir
 
 # Digits' own pixels: quick, and nothing to download.
 BASE = "data: {name: digits}\nbackbone: {name: none, weights: none}\nmemory: {limit: 100000000}\n"

@@ -4,9 +4,10 @@ from pathlib import Path
 import pytest
 from conftest import Quiet
 
-from neuroevo import experiment, rundir
+from neuroevo import experiment
 from neuroevo.config import load
 from neuroevo.errors import InputError
+from neuroevo.storage import rundir
 
 QUICK = ["backbone.name=none", "backbone.weights=none", "data.image_size=null", "algorithm.population=8",
          "budget.generations=3", "memory.limit=1e8"]  # fmt: skip

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from conftest import TINY, Quiet, make_folder
 
-from neuroevo import caveats, cli, composition, config, experiment, rundir
+from neuroevo import caveats, cli, composition, config, experiment
 from neuroevo.config import load
 from neuroevo.errors import InputError
 from neuroevo.report import runpage
+from neuroevo.storage import rundir
 
 REFINE = "refine.steps=1"
 

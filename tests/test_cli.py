@@ -18,12 +18,13 @@ import pytest
 import torch
 from conftest import Quiet, make_folder
 
-from neuroevo import backbones, cli, data, experiment, fitness
+from neuroevo import cli, data, experiment, fitness
 from neuroevo.config import load
+from neuroevo.engine.genome import Layout, Population
+from neuroevo.engine.rng import Context
 from neuroevo.errors import InputError
-from neuroevo.genome import Layout, Population
-from neuroevo.operators import mutation
-from neuroevo.rng import Context
+from neuroevo.networks import backbones
+from neuroevo.search.operators import mutation
 
 QUICK = [f"--set={s}" for s in (
     "backbone.name=none", "backbone.weights=none", "data.image_size=null", "algorithm.population=16",

@@ -11,12 +11,13 @@ from conftest import TINY, Quiet, make_folder
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from neuroevo import composition, config, devices, experiment, export, gradient, inspection, rundir
-from neuroevo.algorithms import Algorithm
-from neuroevo.algorithms.ga import ga
+from neuroevo import composition, config, devices, experiment, export, gradient, inspection
 from neuroevo.config import load
+from neuroevo.engine.genome import Layout
 from neuroevo.errors import InputError
-from neuroevo.genome import Layout
+from neuroevo.search.algorithms import Algorithm
+from neuroevo.search.algorithms.ga import ga
+from neuroevo.storage import rundir
 
 
 class Residual(nn.Sequential):

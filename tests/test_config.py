@@ -10,9 +10,9 @@ from torch import Tensor
 
 from neuroevo import config
 from neuroevo.config import TABLES, check, load
+from neuroevo.engine.genome import Layout, Population
+from neuroevo.engine.rng import Context
 from neuroevo.errors import InputError
-from neuroevo.genome import Layout, Population
-from neuroevo.rng import Context
 
 RUNS = sorted((Path(__file__).parents[1] / "runs").glob("*.yaml"))
 

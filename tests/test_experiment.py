@@ -12,9 +12,12 @@ from conftest import Quiet, make_folder
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from neuroevo import backbones, checkpoint, composition, config, experiment, pareto, rundir
+from neuroevo import composition, config, experiment
 from neuroevo.config import load
+from neuroevo.engine import pareto
 from neuroevo.errors import InputError
+from neuroevo.networks import backbones
+from neuroevo.storage import checkpoint, rundir
 
 # Digits' own pixels: quick, and nothing to download.
 SMALL = [

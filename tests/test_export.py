@@ -12,10 +12,11 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from neuroevo import checkpoint, composition, data, experiment, export, features
+from neuroevo import composition, data, experiment, export, features
 from neuroevo.config import load
 from neuroevo.errors import InputError
 from neuroevo.images import pixels
+from neuroevo.storage import checkpoint
 
 SETS = [
     "backbone.name=timm/resnet10t", "backbone.weights=none", "data.image_size=32", "data.limit=150",

@@ -8,11 +8,12 @@ from conftest import make_folder
 from PIL import Image
 from torch import Tensor, nn
 
-from neuroevo import backbones, cache, data, devices, features
-from neuroevo.backbones import Backbone, Transform
+from neuroevo import cache, data, devices, features
 from neuroevo.data import Dataset
 from neuroevo.errors import InputError, Interrupted
 from neuroevo.images import Arrays, pixels
+from neuroevo.networks import backbones
+from neuroevo.networks.backbones import Backbone, Transform
 
 CPU = torch.device("cpu")
 

@@ -3,12 +3,14 @@ import torch
 from reference_metrics import OF_LOGITS, required
 from torch import Tensor
 
-from neuroevo import fitness, heads, pareto
-from neuroevo.cost import Cost
+from neuroevo import fitness
+from neuroevo.engine import pareto
+from neuroevo.engine.cost import Cost
+from neuroevo.engine.genome import Layout, Population
 from neuroevo.errors import InputError
 from neuroevo.fitness import Plan
-from neuroevo.genome import Layout, Population
 from neuroevo.metrics import METRICS, score
+from neuroevo.networks import heads
 
 D, C, N, B = 6, 3, 7, 50
 LAYOUT = Layout(("fc.weight", "fc.bias"), ((C, D), (C,)))

@@ -6,12 +6,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from neuroevo import gradient, heads
-from neuroevo.cost import Cost
+from neuroevo import gradient
+from neuroevo.engine.cost import Cost
+from neuroevo.engine.genome import Layout, Population
+from neuroevo.engine.rng import Context
 from neuroevo.errors import InputError
-from neuroevo.genome import Layout, Population
 from neuroevo.gradient import OPTIMIZERS, Draws, Settings, Task
-from neuroevo.rng import Context
+from neuroevo.networks import heads
 
 D, C, N = 9, 4, 5
 

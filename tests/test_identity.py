@@ -8,10 +8,12 @@ import h5py
 import pytest
 from conftest import TINY, Quiet, make_folder
 
-from neuroevo import bench, checkpoint, composition, config, experiment, hdf5, identity, tune
+from neuroevo import bench, composition, config, experiment, identity
 from neuroevo.config import load
 from neuroevo.errors import InputError
 from neuroevo.identity import Identity
+from neuroevo.storage import checkpoint, hdf5
+from neuroevo.tuning import tune
 
 PARTS = {"train": {"cat": 12, "dog": 12}, "test": {"cat": 4, "dog": 4}}
 FOLDER = [*TINY, "data.name=image_folder", "data.validation=0.25", "fitness.samples=8"]

@@ -8,10 +8,10 @@ import pytest
 
 import neuroevo
 from neuroevo import api
-from neuroevo.algorithms import ALGORITHMS
-from neuroevo.cost import Budget
+from neuroevo.engine.cost import Budget
 from neuroevo.errors import InputError, RunError
 from neuroevo.gradient import OPTIMIZERS
+from neuroevo.search.algorithms import ALGORITHMS
 
 
 def test_public_names_are_the_things_of_the_tables() -> None:

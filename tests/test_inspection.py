@@ -8,10 +8,11 @@ from typing import ClassVar
 import pytest
 from conftest import Quiet
 
-from neuroevo import checkpoint, config, experiment, inspection, rundir
+from neuroevo import config, experiment, inspection
 from neuroevo.arms import ARMS
 from neuroevo.config import load
 from neuroevo.errors import InputError
+from neuroevo.storage import checkpoint, rundir
 
 SETS = ["backbone.name=none", "backbone.weights=none", "data.image_size=null", "algorithm.population=12",
         "budget.generations=2", "memory.limit=1e8"]  # fmt: skip

@@ -10,10 +10,10 @@ from torch import Tensor
 from neuroevo import composition, experiment, pace
 from neuroevo.composition import Experiment
 from neuroevo.config import load
-from neuroevo.development import Developed
-from neuroevo.genome import Population
+from neuroevo.engine.development import Developed
+from neuroevo.engine.genome import Population
+from neuroevo.engine.rng import Context
 from neuroevo.pace import Part, Partly
-from neuroevo.rng import Context
 
 # Digits' own pixels: quick, and nothing to download.
 SETS = [

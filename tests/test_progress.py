@@ -4,10 +4,10 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
-from neuroevo.cost import Budget, Cost
+from neuroevo.engine.cost import Budget, Cost
+from neuroevo.engine.genome import Population
+from neuroevo.engine.loop import Champion, Rules, Step
 from neuroevo.fitness import Scores
-from neuroevo.genome import Population
-from neuroevo.loop import Champion, Rules, Step
 from neuroevo.progress import Terminal
 
 RULES = Rules(0, 8, 2, None, Budget(generations=6), "accuracy", False)

@@ -18,11 +18,13 @@ import torch
 from conftest import Quiet, make_folder
 from safetensors.torch import save_file
 
-from neuroevo import backbones, checkpoint, experiment, features, fitness, inspection, rundir
+from neuroevo import experiment, features, fitness, inspection
 from neuroevo.config import load
+from neuroevo.engine.genome import Layout
+from neuroevo.engine.loop import Rules, Step
 from neuroevo.errors import InputError, Interrupted, RunError
-from neuroevo.genome import Layout
-from neuroevo.loop import Rules, Step
+from neuroevo.networks import backbones
+from neuroevo.storage import checkpoint, rundir
 
 SETS = [
     "backbone.name=none", "backbone.weights=none", "data.image_size=null", "algorithm.population=33",

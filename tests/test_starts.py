@@ -13,11 +13,13 @@ from safetensors.torch import load_file, save_file
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
-from neuroevo import backbones, checkpoint, experiment, export, heads, inspection, rundir, weightfiles
+from neuroevo import experiment, export, inspection
 from neuroevo.config import load
 from neuroevo.data import Dataset
 from neuroevo.errors import InputError
 from neuroevo.images import Arrays
+from neuroevo.networks import backbones, heads, weightfiles
+from neuroevo.storage import checkpoint, rundir
 
 ANIMALS = {"ant": 0, "bee": 1, "cat": 2, "dog": 3, "eel": 4, "fox": 5, "aardvark": 6, "yak": 7, "zebra": 2}
 THEN = ["ant", "bee", "cat", "dog", "eel", "fox"]

@@ -9,25 +9,26 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "neuroevo"
 ORDER = [  # each may import those before it
-    "errors", "genome", "rng", "cost", "devices", "schedules", "statistics", "samples",
-    "operators.masks", "operators.selection", "operators.crossover", "operators.mutation", "metrics",
-    "pareto", "classes", "heads", "cut", "fitness", "gradient", "deep", "development", "algorithms", "quantised",
-    "problem", "function", "loop", "api", "space", "samplers",
-    "caveats",
-    "weightfiles", "cache", "images", "folders", "arrays", "data", "inventory", "identity", "downloads", "backbones",
-    "features",
-    "evaluation", "yamlfile", "config", "blame", "hdf5", "checkpoint", "rundir", "claims", "progress",
-    "report.genealogy", "report.glyphs", "report.figures", "report.plots_of_runs", "report.plots_of_searches",
+    "errors", "engine.genome", "engine.rng", "engine.cost", "devices", "engine.schedules", "statistics",
+    "engine.samples", "search.operators.masks", "search.operators.selection", "search.operators.crossover",
+    "search.operators.mutation", "metrics", "engine.pareto", "networks.classes", "networks.heads", "networks.cut",
+    "fitness", "gradient", "networks.deep", "engine.development", "search.algorithms", "networks.quantised",
+    "engine.problem", "function", "engine.loop", "api", "search.space", "search.samplers", "caveats",
+    "networks.weightfiles", "cache", "images", "folders", "arrays", "data", "inventory", "identity",
+    "networks.downloads", "networks.backbones", "features", "evaluation", "yamlfile", "config", "blame",
+    "storage.hdf5", "storage.checkpoint", "storage.rundir", "storage.claims", "progress", "report.genealogy",
+    "report.glyphs", "report.figures", "report.plots_of_runs", "report.plots_of_searches",
     "report.plots_of_benches", "report.page", "report.runpage", "report.benchpage", "report.report", "report.watch",
-    "starts", "composition", "lockstep", "experiment", "trials", "tune", "arms", "workers", "bench", "export",
-    "pace", "forecast", "inspection", "cli", "__main__",
+    "starts", "composition", "tuning.lockstep", "experiment", "tuning.trials", "tuning.tune", "arms", "workers",
+    "bench", "export", "pace", "forecast", "inspection", "cli", "__main__",
 ]  # fmt: skip
 ONLY = {  # the one module that imports a library
-    "h5py": {"hdf5"}, "pydantic": {"config"}, "typer": {"cli"}, "rich": {"progress"},
-    "safetensors": {"weightfiles"}, "sklearn": {"data"}, "evotorch": {"operators.crossover", "algorithms"},
+    "h5py": {"storage.hdf5"}, "pydantic": {"config"}, "typer": {"cli"}, "rich": {"progress"},
+    "safetensors": {"networks.weightfiles"}, "sklearn": {"data"}, "filelock": {"cache"},
+    "evotorch": {"search.operators.crossover", "search.algorithms"}, "optuna": {"search.samplers"},
     "scipy": {"evaluation", "statistics"}, "yaml": {"yamlfile"}, "platformdirs": {"cache"}, "psutil": {"devices"},
     "matplotlib": {f"report.{name}" for name in ("glyphs", "figures", "plots_of_runs", "plots_of_searches",
-                                                 "plots_of_benches")}, "optuna": {"samplers"}, "filelock": {"cache"},
+                                                 "plots_of_benches")},
 }  # fmt: skip
 
 BELOW_CONFIG = ORDER[: ORDER.index("config")]
@@ -51,7 +52,7 @@ YAML = {  # below config, and yet about a config: what is said of a whole record
     "inventory": "; --set data.broken=skip leaves such files out",
 }
 PROGRAM = {  # what belongs to a program, and where it is still; these sets only shrink
-    "signal": {"experiment", "tune", "report.watch", "workers"},
+    "signal": {"experiment", "tuning.tune", "report.watch", "workers"},
     "argv": {"experiment"},
     "print": {"cli", "report.watch"},
 }
@@ -96,10 +97,11 @@ def test_imports_point_up_only(path: Path) -> None:
 @pytest.mark.parametrize("name", [name for name in ORDER if name not in ("__main__", "errors")])
 def test_every_module_has_its_test_file(name: str) -> None:
     tests = Path(__file__).parent
-    names = {"algorithms": ["test_algorithms.py", "test_ga.py", "test_pso.py", "test_de.py", "test_baselines.py"],
+    names = {"search.algorithms": [f"search/test_{own}.py" for own in ("algorithms", "ga", "pso", "de", "baselines")],
              "experiment": ["test_experiment.py", "test_resume.py"],
              "composition": ["test_composition.py", "test_unfrozen.py"],
-             **{f"operators.{own}": ["test_operators.py"] for own in ("masks", "selection", "crossover", "mutation")},
+             **{f"search.operators.{own}": ["search/test_operators.py"] for own in (
+                 "masks", "selection", "crossover", "mutation")},
              **{f"report.{own}": ["report/test_plots.py"] for own in (
                  "figures", "plots_of_runs", "plots_of_searches", "plots_of_benches")}}  # fmt: skip
     folder, _, last = name.rpartition(".")
@@ -109,7 +111,7 @@ def test_every_module_has_its_test_file(name: str) -> None:
 
 def test_the_package_names_no_path_of_the_workplace() -> None:
     root = PACKAGE.parent
-    for path in [*PACKAGE.rglob("*.py"), *(root / "tests").glob("*.py"), *(root / "runs").glob("*.yaml")]:
+    for path in [*PACKAGE.rglob("*.py"), *(root / "tests").rglob("*.py"), *(root / "runs").glob("*.yaml")]:
         if path != Path(__file__):
             assert "../shared" not in path.read_text(), path
 

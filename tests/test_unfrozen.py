@@ -10,10 +10,12 @@ from conftest import Quiet, weights_of_a_network
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from neuroevo import checkpoint, composition, deep, experiment, export, features, fitness, gradient, rundir
+from neuroevo import composition, experiment, export, features, fitness, gradient
 from neuroevo.config import load
 from neuroevo.errors import InputError, RunError
 from neuroevo.fitness import Plan
+from neuroevo.networks import deep
+from neuroevo.storage import checkpoint, rundir
 
 # A network of timm's own tests, on a few digits.
 HEAD = [

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-from neuroevo.algorithms.ga import usual_selection
 from neuroevo.config.model import Config
 from neuroevo.config.parts import DEFAULT_NAMES, Part, brief, check_keys, other_keys, own_keys, part, section
 from neuroevo.config.schema import (
@@ -25,6 +24,7 @@ from neuroevo.config.tuning import with_search
 from neuroevo.data import find_root, place_option
 from neuroevo.errors import InputError
 from neuroevo.metrics import OfGenome
+from neuroevo.search.algorithms.ga import usual_selection
 from neuroevo.yamlfile import dump as dump
 from neuroevo.yamlfile import parse as parse
 from neuroevo.yamlfile import read as read

@@ -25,7 +25,7 @@ from neuroevo.config.schema import (
     Validate,
 )
 from neuroevo.config.text import applied
-from neuroevo.space import Space, Variable, space
+from neuroevo.search.space import Space, Variable, space
 from neuroevo.yamlfile import dump as dump
 from neuroevo.yamlfile import parse as parse
 from neuroevo.yamlfile import read as read

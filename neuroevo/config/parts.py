@@ -14,20 +14,20 @@ from pydantic import (
     create_model,
 )
 
-from neuroevo.algorithms import ALGORITHMS, Algorithm
-from neuroevo.algorithms.base import Part as PartMark
 from neuroevo.config.keys import at
 from neuroevo.config.schema import LARGEST_FLOAT, LARGEST_SEED, MOST, Data, Head, Refine, Section
 from neuroevo.data import DATASETS
 from neuroevo.errors import InputError
 from neuroevo.gradient import OPTIMIZERS
-from neuroevo.heads import HEADS
 from neuroevo.metrics import METRICS, own_metric
-from neuroevo.operators.crossover import CROSSOVERS
-from neuroevo.operators.mutation import MUTATIONS
-from neuroevo.operators.selection import SELECTIONS
-from neuroevo.samplers import SAMPLERS
-from neuroevo.space import VARIABLES
+from neuroevo.networks.heads import HEADS
+from neuroevo.search.algorithms import ALGORITHMS, Algorithm
+from neuroevo.search.algorithms.base import Part as PartMark
+from neuroevo.search.operators.crossover import CROSSOVERS
+from neuroevo.search.operators.mutation import MUTATIONS
+from neuroevo.search.operators.selection import SELECTIONS
+from neuroevo.search.samplers import SAMPLERS
+from neuroevo.search.space import VARIABLES
 from neuroevo.yamlfile import dump as dump
 from neuroevo.yamlfile import parse as parse
 from neuroevo.yamlfile import read as read

@@ -15,7 +15,7 @@ from pydantic import (
     model_validator,
 )
 
-from neuroevo.schedules import Schedule
+from neuroevo.engine.schedules import Schedule
 from neuroevo.yamlfile import dump as dump
 from neuroevo.yamlfile import parse as parse
 from neuroevo.yamlfile import read as read

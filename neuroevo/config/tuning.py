@@ -8,7 +8,7 @@ from neuroevo.config.model import Config, Tuning
 from neuroevo.config.parts import DEFAULT_NAMES, check_keys, part, section, word
 from neuroevo.config.schema import SETTLED, Budget, Trial, Tune
 from neuroevo.errors import InputError
-from neuroevo.space import Space
+from neuroevo.search.space import Space
 from neuroevo.yamlfile import dump as dump
 from neuroevo.yamlfile import parse as parse
 from neuroevo.yamlfile import read as read

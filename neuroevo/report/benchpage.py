@@ -13,14 +13,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from neuroevo import caveats, config, rundir
+from neuroevo import caveats, config
 from neuroevo.errors import InputError
 from neuroevo.metrics import LOWER_IS_BETTER
 from neuroevo.report import figures, page, plots_of_benches, plots_of_runs
 from neuroevo.report.figures import Plot, words
 from neuroevo.report.plots_of_benches import Interval, Point
 from neuroevo.report.runpage import Run, descended, front, on_test, over_generations, read, short, shown, warnings
-from neuroevo.rundir import Note
+from neuroevo.storage import rundir
+from neuroevo.storage.rundir import Note
 
 Row = dict[str, str]
 LARGEST = 1e300  # of a table's numbers

@@ -5,9 +5,10 @@ from typing import Any, NamedTuple
 
 import torch
 
-from neuroevo import pareto, rundir
-from neuroevo.algorithms.ga import averaged
-from neuroevo.checkpoint import FRONT
+from neuroevo.engine import pareto
+from neuroevo.search.algorithms.ga import averaged
+from neuroevo.storage import rundir
+from neuroevo.storage.checkpoint import FRONT
 
 ALONE = "individual_"  # begins the name of a candidate of a fixed population: its row follows
 

@@ -6,10 +6,10 @@ Each picture is there as PNG, beside the CSV of its numbers. What is still going
 import os
 from pathlib import Path
 
-from neuroevo import rundir
 from neuroevo.errors import InputError
 from neuroevo.report.benchpage import bench_page
 from neuroevo.report.runpage import run_page
+from neuroevo.storage import rundir
 
 PAGE, PLOTS = rundir.PAGE, rundir.PLOTS
 

@@ -11,13 +11,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from neuroevo import caveats, checkpoint, config, rundir
+from neuroevo import caveats, config
 from neuroevo.errors import InputError, printable
 from neuroevo.metrics import LOWER_IS_BETTER, reported
 from neuroevo.report import figures, genealogy, page, plots_of_runs, plots_of_searches
 from neuroevo.report.figures import Plot, words
 from neuroevo.report.plots_of_searches import Axis, Trials
-from neuroevo.rundir import Note
+from neuroevo.storage import checkpoint, rundir
+from neuroevo.storage.rundir import Note
 
 COST = ("generation", "forward_samples", "backward_samples", "seconds")
 FITNESS = ("fitness_best", "fitness_mean", "fitness_std")

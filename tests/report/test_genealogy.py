@@ -3,8 +3,9 @@ from pathlib import Path
 import torch
 from conftest import TINY, Quiet
 
-from neuroevo import experiment, pareto
+from neuroevo import experiment
 from neuroevo.config import load
+from neuroevo.engine import pareto
 from neuroevo.report import genealogy, runpage
 from neuroevo.report.genealogy import Generation
 

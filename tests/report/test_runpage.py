@@ -7,9 +7,10 @@ import pytest
 from conftest import TINY, Quiet
 from sklearn.metrics import precision_recall_fscore_support
 
-from neuroevo import experiment, rundir
+from neuroevo import experiment
 from neuroevo.config import load
 from neuroevo.report import runpage
+from neuroevo.storage import rundir
 
 
 @pytest.fixture

@@ -1,0 +1,220 @@
+"""THE generation loop: ask, score, tell, record; validate now and then, and stop when the budget is spent.
+
+It knows nothing but the problem. Each generation it yields a `Step`, whose parts are enough to go on from: a checkpoint
+is a written step, and `evolve` goes on from one as if it had never stopped.
+"""
+
+import time
+from bisect import bisect_left
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from neuroevo.engine.cost import Budget, Cost
+from neuroevo.engine.genome import Population
+from neuroevo.engine.problem import Problem
+from neuroevo.engine.rng import Context
+from neuroevo.errors import InputError
+from neuroevo.fitness import Scores
+from neuroevo.search.algorithms import Algorithm
+
+DIVERSITY_GENES = 1024  # diversity is taken over this many genes at most, evenly spaced
+
+
+class Champion(NamedTuple):
+    """The candidate that did best on validation so far."""
+
+    genome: Tensor  # [g]
+    kind: str  # the candidate's name, such as best or elite_mean
+    generation: int
+    validation: dict[str, float]  # by metric, as reported
+
+
+@dataclass(frozen=True)
+class Step:
+    """A run after a generation."""
+
+    generation: int
+    state: Any  # the algorithm's own
+    population: Population
+    scores: Scores
+    record: dict[str, float | None]  # the generation's line of the history
+    cost: Cost
+    seconds: float
+    champion: Champion
+    stale: int  # validations since the champion changed
+    stop: str | None  # why the run ends here, or None
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What decides how long a run goes on and who wins it."""
+
+    seed: int
+    samples: int  # a generation's batch; all rows where there are fewer
+    every: int  # generations from one validation to the next
+    patience: int | None  # validations without a better champion
+    budget: Budget
+    metric: str  # of validation
+    lower_is_better: bool  # of that metric as reported
+
+
+class Proposal(NamedTuple):
+    """A generation's population, and what of it the budget has room for."""
+
+    context: Context
+    population: Population  # as asked for without sensitivities, where any are asked for
+    asked: Cost  # of the sensitivities
+    samples: int  # of the batch; 0 where there is no room for any
+    least: Cost  # what the smallest batch takes, with one gradient step where there are any; if samples are limited
+
+
+def begin(
+    problem: Problem,
+    algorithm: Algorithm[Any],
+    seed: int,
+    device: torch.device,
+    *,
+    champion: Champion | None = None,
+) -> Step:
+    """Return a run before its first generation.
+
+    Its champion is the first of the starting genomes, which is validated, or the one that is given. `device` is where
+    the population is kept.
+    """
+    start, cost = problem.start.to(device), Cost()
+    state = algorithm.init(start, problem.sigma, Context(seed, 0, 0.0, device, problem.layout))
+    if champion is None:
+        champion, cost = best({"start": start[0]}, problem, 0)
+        assert champion is not None
+    nobody = Population(start, {}, torch.full((len(start), 2), -1))
+    nothing = torch.full((len(start), 1), -torch.inf, dtype=torch.float64)
+    scores = Scores(nothing, torch.zeros(len(start), dtype=torch.bool))
+    return Step(0, state, nobody, scores, {}, cost, 0.0, champion, 0, None)
+
+
+def evolve(
+    problem: Problem,
+    algorithm: Algorithm[Any],
+    rules: Rules,
+    start: Step,
+    *,
+    device: torch.device,
+    clock: Callable[[], float] = time.monotonic,
+) -> Iterator[Step]:
+    """Yield the run after each generation, going on from `start`, until a limit, the target or patience stops it.
+
+    `device` is where the population is kept; `clock` counts seconds.
+    """
+    development, sensitivity = problem.development, problem.sensitivity
+    step, began = start, clock()
+
+    def propose(state: Any, generation: int, cost: Cost) -> Proposal:
+        progress = rules.budget.progress(generation - 1, cost)
+        context = Context(rules.seed, generation, progress, device, problem.layout)
+        asked = Cost() if sensitivity is None or generation == 1 else sensitivity.cost(algorithm.overhead)
+        # Nothing is measured before it is known whether the budget has room: it has ones in place of sensitivities.
+        population = algorithm.ask(state, context._replace(sensitivity=torch.ones_like) if sensitivity else context)
+
+        def whole(samples: int, steps: int) -> Cost:
+            return asked + development.cost(population, samples, steps)
+
+        def room(samples: int, steps: int) -> bool:
+            return rules.budget.allows(cost + whole(samples, steps))
+
+        samples, steps = rules.samples, development.steps
+        if not rules.budget.counts:
+            return Proposal(context, population, asked, samples, Cost())
+        if not room(samples, steps):
+            # The last generation learns for as many steps as the budget has left beside its batch, at least for one;
+            # then its batch is cut.
+            if steps:
+                steps = most(1, steps, lambda k: room(samples, k))
+                context = context._replace(steps=steps)
+            samples = most(0, samples, lambda k: room(k, steps))
+        return Proposal(context, population, asked, samples, whole(1, min(1, steps)))
+
+    ahead: Proposal | None = None
+    while step.stop is None:
+        generation = step.generation + 1
+        now = ahead or propose(step.state, generation, step.cost)
+        if now.samples < 1:
+            raise InputError(
+                "the samples allowed are too few for one generation of the smallest batch", option="budget"
+            )
+        population = now.population
+        if now.asked.samples and sensitivity is not None:
+            population = algorithm.ask(step.state, now.context._replace(sensitivity=sensitivity.of))
+        grown = development.develop(population, problem.batch(generation, now.samples), now.context)
+        state = algorithm.tell(step.state, grown.inherited, grown.scores)
+        cost = step.cost + now.asked + grown.cost
+        ahead = None
+        stop = rules.budget.spent(generation, cost, start.seconds + clock() - began, Cost(forward=1))
+        if stop is None and rules.budget.counts:  # the next generation may take more than this one
+            ahead = propose(state, generation + 1, cost)
+            stop = rules.budget.spent(generation, cost, start.seconds + clock() - began, ahead.least)
+        champion, stale, validation = step.champion, step.stale, None
+        if generation % rules.every == 0 or stop is not None:
+            same = grown.scored is grown.inherited
+            shown = state if same else algorithm.tell(step.state, grown.scored, grown.scores)
+            found, checked = best(algorithm.candidates(shown), problem, generation)
+            cost += checked
+            stale += 1
+            if found is not None:
+                validation = found.validation[rules.metric]
+                if problem.merit(found.validation) > problem.merit(champion.validation):
+                    champion, stale = found, 0
+            stop = stop or settled(rules, champion, stale)
+        seconds = start.seconds + clock() - began
+        line = record(generation, grown.inherited, grown.scores, validation, cost, seconds)
+        step = Step(generation, state, grown.inherited, grown.scores, line, cost, seconds, champion, stale, stop)
+        yield step
+
+
+def most(low: int, high: int, fits: Callable[[int], bool]) -> int:
+    """Return the largest number of low to high that fits, given that all below it do; `low` where none does."""
+    return low + bisect_left(range(low + 1, high + 1), True, key=lambda k: not fits(k))
+
+
+def best(candidates: dict[str, Tensor], problem: Problem, generation: int) -> tuple[Champion | None, Cost]:
+    """Return the candidate that does best on validation, or None where there is no candidate."""
+    if not candidates:
+        return None, Cost()
+    found, cost = problem.validate(torch.stack(list(candidates.values())))
+    named = [
+        Champion(genome, kind, generation, metrics)
+        for (kind, genome), metrics in zip(candidates.items(), found, strict=True)
+    ]
+    return max(named, key=lambda champion: problem.merit(champion.validation)), cost
+
+
+def settled(rules: Rules, champion: Champion, stale: int) -> str | None:
+    """Return why validation ends the run, `target` or `patience`, or None."""
+    target, value = rules.budget.target, champion.validation[rules.metric]
+    if target is not None and (value <= target if rules.lower_is_better else value >= target):
+        return "target"
+    return "patience" if rules.patience is not None and stale >= rules.patience else None
+
+
+def record(
+    generation: int, population: Population, scores: Scores, validation: float | None, cost: Cost, seconds: float
+) -> dict[str, float | None]:
+    """Return a generation's line of the history: statistics over valid individuals, and medians of their traits."""
+    fitness = scores.values[~scores.invalid, 0]
+    genomes = population.genomes
+    sample = genomes[~scores.invalid][:, :: max(1, genomes.shape[1] // DIVERSITY_GENES)]
+    figures: dict[str, float | None] = {"generation": generation}
+    figures |= {"fitness_best": None, "fitness_mean": None, "fitness_std": None, "diversity": None}
+    if len(fitness):
+        figures["fitness_best"], figures["fitness_mean"] = float(fitness.max()), float(fitness.mean())
+        figures["fitness_std"] = float(fitness.std(correction=0))
+        figures["diversity"] = float(sample.std(0, correction=0).mean())
+    figures |= {"validation": validation, "invalid": int(scores.invalid.sum())}
+    for name, trait in sorted(population.traits.items()):
+        if trait.ndim == 1:
+            figures[name] = float(trait.median())
+    figures |= {"forward_samples": cost.forward, "backward_samples": cost.backward, "seconds": seconds}
+    return figures

@@ -1,0 +1,80 @@
+"""What a search is of: where it starts, what becomes of a population, and what candidates are worth.
+
+`loop.begin` makes generation 0 of a problem and `loop.evolve` goes on; they know nothing else. A problem needs no
+network and no config: `function` makes one of a function of genomes, or of a module.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from neuroevo.engine.cost import Cost
+from neuroevo.engine.development import Development
+from neuroevo.engine.genome import Layout
+from neuroevo.engine.rng import generator
+from neuroevo.fitness import balanced
+from neuroevo.gradient import View, as_it_is
+
+Batch = Callable[[int, int], Tensor]  # (generation, size) -> rows; fewer than asked for where there are no more
+Validate = Callable[[Tensor], tuple[list[dict[str, float]], Cost]]  # genomes [k, g] -> each one's metrics as reported
+Merit = Callable[[Mapping[str, float]], tuple[float, ...]]  # metrics as reported -> what candidates are compared by
+
+
+class Sensitivities(Protocol):
+    """How much outputs depend on each gene, for mutations that ask for it."""
+
+    def of(self, genomes: Tensor) -> Tensor:
+        """Return the sensitivity [n, g] of genomes [n, g]."""
+        ...
+
+    def cost(self, n: int) -> Cost:
+        """Return what measuring n genomes takes."""
+        ...
+
+
+class Problem(NamedTuple):
+    """What a search is of."""
+
+    layout: Layout
+    start: Tensor  # [s, g]: genomes that the first population is made around
+    sigma: float | Tensor  # deviation of the first population around them, one or [g]
+    development: Development
+    batch: Batch
+    validate: Validate
+    merit: Merit
+    sensitivity: Sensitivities | None = None
+
+
+def batches(
+    pool: Tensor, seed: int, *, labels: Tensor | None = None, view: View = as_it_is
+) -> Callable[[int, int], Tensor]:
+    """Return how batches are drawn from rows `pool` [N]: as a function of seed and generation alone.
+
+    Without replacement, unless `labels` [N] are given: then each class is drawn as often as any other. `view` says
+    which augmented views of the rows are taken.
+    """
+
+    def batch(generation: int, size: int) -> Tensor:
+        source = generator(seed, "batch", generation)
+        if labels is not None:
+            rows = balanced(pool, labels, (size,), source)
+        elif size >= len(pool):
+            rows = pool
+        else:
+            rows = pool[torch.randperm(len(pool), generator=source)[:size]]
+        return view(rows, source)
+
+    return batch
+
+
+def by_metric(metric: str, *, lower_is_better: bool = False, loss: str | None = None) -> Merit:
+    """Return a merit that compares candidates by a metric, and where it ties by a `loss`, the lower the better."""
+    sign = -1 if lower_is_better else 1
+
+    def merit(metrics: Mapping[str, float]) -> tuple[float, ...]:
+        value = sign * metrics[metric]
+        return (value,) if loss is None else (value, -metrics[loss])
+
+    return merit

@@ -1,0 +1,1 @@
+"""What genes are the weights of: networks, cut and headed, and files of weights."""

@@ -1,0 +1,1 @@
+"""Who proposes: algorithms, their operators, and the cube of hyperparameters."""

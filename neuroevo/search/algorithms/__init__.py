@@ -1,0 +1,29 @@
+"""Search algorithms by name."""
+
+from collections.abc import Callable
+from typing import Any
+
+from neuroevo.search.algorithms.base import Algorithm, Part
+from neuroevo.search.algorithms.baselines import hill_climbing, random
+from neuroevo.search.algorithms.de import de
+from neuroevo.search.algorithms.evolution_strategies import cem, es, pgpe, sep_cma, snes, xnes
+from neuroevo.search.algorithms.fixed import fixed
+from neuroevo.search.algorithms.ga import ga
+from neuroevo.search.algorithms.pso import pso
+
+ALGORITHMS: dict[str, Callable[..., Algorithm[Any]]] = {
+    "ga": ga,
+    "snes": snes,
+    "xnes": xnes,
+    "pgpe": pgpe,
+    "cem": cem,
+    "sep_cma": sep_cma,
+    "es": es,
+    "pso": pso,
+    "de": de,
+    "hill_climbing": hill_climbing,
+    "random": random,
+    "fixed": fixed,
+}
+
+__all__ = ["ALGORITHMS", "Algorithm", "Part"]

@@ -1,0 +1,92 @@
+"""What a search has to beat: individuals drawn anew each time, and steps that are taken when they lead up.
+
+The best so far is asked again with the others in each generation, so that it is compared with them on one batch.
+"""
+
+from collections.abc import Callable
+from typing import Annotated, NamedTuple
+
+import torch
+from annotated_types import Ge
+from torch import Tensor
+
+from neuroevo.engine.genome import Population, noisy
+from neuroevo.engine.rng import Context
+from neuroevo.fitness import Scores
+from neuroevo.search.algorithms.base import Algorithm, fitness_of
+
+Size = Annotated[int, Ge(2)]
+
+
+class Found(NamedTuple):
+    """The last population, the best before it in row 0, and what its genomes are drawn around."""
+
+    population: Population
+    fitness: Tensor  # [n] float64, higher is better, -inf where invalid; empty before the first scores
+    start: Tensor  # [s, g]
+    sigma: Tensor  # [] or [g]: the deviation
+
+
+def random(*, population: Size = 256) -> Algorithm[Found]:
+    """Draw `population` - 1 individuals around the start, and keep the best so far: random search.
+
+    Those drawn have the starting deviation, and no parents. They take up hyperparameters that are an individual's own
+    from whoever had their row, but no optimizer's state.
+    """
+
+    def ask(state: Found, context: Context) -> Population:
+        if not len(state.fitness):
+            return state.population
+        before, s = state.population, len(state.start)
+        # The first s would be the starts themselves once more; the last of them makes room for the best.
+        genomes = noisy(state.start, s + population - 1, state.sigma, context.generator("sample"))[s - 1 :]
+        best = state.fitness.argmax()
+        genomes[0] = before.genomes[best]
+        rows = torch.arange(population, device=best.device)
+        rows[0] = best
+        traits = {name: trait[rows] for name, trait in before.traits.items()}
+        for trait in traits.values():
+            if trait.ndim > 1:  # of each gene: those genes are gone
+                trait[1:] = 0
+        parents = torch.full((population, 2), -1, device=best.device)
+        parents[0, 0] = best
+        return Population(genomes, traits, parents)
+
+    return Algorithm(_init(population, None), ask, _tell, _candidates, population)
+
+
+def hill_climbing(*, population: Size = 256, sigma: Annotated[float, Ge(0)] | None = None) -> Algorithm[Found]:
+    """Mutate one individual `population` - 1 times, and go on with the best of all: hill climbing.
+
+    `sigma` is the deviation of a gene's step (None: the starting deviation). The individual stays unless it is beaten.
+    """
+
+    def ask(state: Found, context: Context) -> Population:
+        if not len(state.fitness):
+            return state.population
+        before, rows = state.population, state.fitness.argmax().expand(population)
+        genomes = noisy(before.genomes[rows[:1]], population, state.sigma, context.generator("mutation"))
+        parents = torch.stack([rows, rows], dim=1)
+        parents[0, 1] = -1
+        return Population(genomes, {name: trait[rows] for name, trait in before.traits.items()}, parents)
+
+    return Algorithm(_init(population, sigma), ask, _tell, _candidates, population)
+
+
+def _init(population: int, step: float | None) -> Callable[[Tensor, float | Tensor, Context], Found]:
+    def init(start: Tensor, sigma: float | Tensor, context: Context) -> Found:
+        genomes = noisy(start, population, sigma, context.generator("init"))
+        first = Population(genomes, {}, torch.full((population, 2), -1, device=start.device))
+        deviation = torch.as_tensor(sigma if step is None else step, dtype=start.dtype, device=start.device)
+        return Found(first, start.new_empty(0, dtype=torch.float64), start, deviation)
+
+    return init
+
+
+def _tell(state: Found, scored: Population, scores: Scores) -> Found:
+    return state._replace(population=scored, fitness=fitness_of(scores))
+
+
+def _candidates(state: Found) -> dict[str, Tensor]:
+    best = int(state.fitness.argmax())
+    return {"best": state.population.genomes[best]} if state.fitness[best] > -torch.inf else {}

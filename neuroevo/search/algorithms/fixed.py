@@ -1,0 +1,41 @@
+"""Individuals that stay as they are: only what they learn changes them.
+
+With one individual and a gradient refine this is plain training; with several it is as many restarts.
+"""
+
+from typing import Annotated
+
+import torch
+from annotated_types import Ge
+from torch import Tensor
+
+from neuroevo.engine.genome import Population, noisy
+from neuroevo.engine.rng import Context
+from neuroevo.fitness import Scores
+from neuroevo.search.algorithms.base import Algorithm, GAState, fitness_of
+
+
+def fixed(*, population: Annotated[int, Ge(1)] = 1) -> Algorithm[GAState]:
+    """Keep `population` individuals, without selection, crossover or mutation."""
+
+    def init(start: Tensor, sigma: float | Tensor, context: Context) -> GAState:
+        genomes = noisy(start, population, sigma, context.generator("init"))
+        parents = torch.full((population, 2), -1, device=start.device)
+        return GAState(Population(genomes, {}, parents), start.new_empty(0, dtype=torch.float64))
+
+    def ask(state: GAState, context: Context) -> Population:
+        if not len(state.fitness):
+            return state.population
+        own = torch.arange(population, device=state.fitness.device)
+        return state.population._replace(parents=torch.stack([own, torch.full_like(own, -1)], dim=1))
+
+    def tell(state: GAState, scored: Population, scores: Scores) -> GAState:
+        return GAState(scored, fitness_of(scores))
+
+    def candidates(state: GAState) -> dict[str, Tensor]:
+        # Nobody competes with anybody here: validation sees all.
+        best, valid = int(state.fitness.argmax()), (state.fitness > -torch.inf).tolist()
+        names = ["best" if i == best else f"individual_{i}" for i in range(population)]
+        return {names[i]: state.population.genomes[i] for i in range(population) if valid[i]}
+
+    return Algorithm(init, ask, tell, candidates, population)

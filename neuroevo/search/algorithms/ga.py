@@ -1,0 +1,125 @@
+"""A generational genetic algorithm with elites.
+
+Parents are selected from the whole population before, crossed and mutated (Holland 1975; Goldberg 1989).
+Elites go on unchanged and are scored again with their children on the new batch, so that no individual lives on a lucky
+batch.
+
+Something has to select: by default `weighted` does so by its weights, and with any other crossover a tournament does.
+
+With many objectives the order is that of NSGA-II (Deb et al. 2002), and the elites are its survivors: with half the
+population as elites, parents and children are scored on one batch and the better half of both goes on.
+"""
+
+from typing import Annotated
+
+import torch
+from annotated_types import Ge
+from torch import Tensor
+
+from neuroevo.engine import pareto
+from neuroevo.engine.genome import Population, noisy
+from neuroevo.engine.rng import Context
+from neuroevo.errors import InputError
+from neuroevo.fitness import Scores
+from neuroevo.search.algorithms.base import Algorithm, GAState, Part, fitness_of, objectives_of
+from neuroevo.search.operators.crossover import ANY_NUMBER, CROSSOVERS, Crossover, weighted
+from neuroevo.search.operators.mutation import Mutation, gaussian
+from neuroevo.search.operators.selection import SELECTIONS, Selection
+
+MANY = 256  # parents of a child
+
+
+def usual_selection(weighs: bool) -> str:
+    """Return the name of the default selection; `weighs` tells whether the crossover weighs parents by fitness."""
+    return "random" if weighs else "tournament"
+
+
+def averaged(population: int, elites: int) -> int:
+    """Return how many of the best the candidate `elite_mean` is the mean of: the elites, but a quarter at least."""
+    return max(1, elites, population // 4)
+
+
+def ga(
+    *,
+    population: Annotated[int, Ge(2)] = 256,
+    elites: Annotated[int, Ge(0)] = 1,
+    parents: Annotated[int, Ge(2)] | None = None,
+    selection: Annotated[Selection | None, Part("selection")] = None,
+    crossover: Annotated[Crossover, Part("crossover")] = weighted,
+    mutation: Annotated[Mutation, Part("mutation")] = gaussian,
+    averaging: bool = True,
+) -> Algorithm[GAState]:
+    """Select, cross and mutate `population` individuals; the best `elites` go on unchanged.
+
+    A child has `parents` parents. None: as many as there are, up to 256, if the crossover takes any number, else two.
+    `selection` is by default random where the crossover weighs parents by their fitness, as `weighted` does, else a
+    tournament. With `averaging` the mean of the best quarter is a candidate for champion beside the best individual.
+    """
+    function = getattr(crossover, "func", crossover)  # without its options
+    weighs = function is weighted and getattr(crossover, "keywords", {}).get("step") != 0
+    select = selection or SELECTIONS[usual_selection(weighs)]
+    if elites >= population:
+        raise InputError(f"{elites} must be below the population of {population}", option="elites")
+    if parents is None:
+        parents = min(MANY, population) if function in ANY_NUMBER else 2
+    if parents != 2 and function in CROSSOVERS.values() and function not in ANY_NUMBER:
+        raise InputError(f"{parents}, and the crossover takes two; weighted takes any number", option="parents")
+
+    def init(start: Tensor, sigma: float | Tensor, context: Context) -> GAState:
+        genomes = noisy(start, population, sigma, context.generator("init"))
+        none = torch.full((population, parents), -1, device=start.device)
+        first = Population(genomes, {}, none)
+        # What an individual carries beside its genes is what the mutation gives to those that come without.
+        traits = mutation(Population(genomes[:, :0], {}, none), context, context.layout).traits
+        return GAState(first._replace(traits=traits), start.new_empty(0, dtype=torch.float64))
+
+    def ask(state: GAState, context: Context) -> Population:
+        if not len(state.fitness):
+            return state.population
+        before, count = state.population, population - elites
+        fitness = state.fitness if state.fitness.ndim == 1 else pareto.ranked(state.fitness)
+        kept = fitness.topk(elites).indices
+        mates = select(fitness, parents * count, context.generator("select")).view(parents, count).T
+        # Traits come from the better of two: of many parents, the best would be the same for all children.
+        pair = mates[:, :2]
+        giver = pair.gather(1, fitness[pair].argmax(1, keepdim=True)).squeeze(1)
+        mates = mates.gather(1, fitness[mates].argsort(dim=1, descending=True, stable=True))  # best first
+        children = mutation(
+            Population(
+                crossover(before.genomes, mates, context.layout, context.generator("crossover")),
+                {name: trait[giver] for name, trait in before.traits.items()},
+                mates,
+            ),
+            context,
+            context.layout,
+        )
+        return Population(
+            torch.cat([before.genomes[kept], children.genomes]),
+            {name: torch.cat([before.traits[name][kept], trait]) for name, trait in children.traits.items()},
+            torch.cat([torch.nn.functional.pad(kept[:, None], (0, parents - 1), value=-1), mates]),
+        )
+
+    def tell(state: GAState, scored: Population, scores: Scores) -> GAState:
+        return GAState(scored, fitness_of(scores) if scores.objectives == 1 else objectives_of(scores))
+
+    def candidates(state: GAState) -> dict[str, Tensor]:
+        if state.fitness.ndim > 1:
+            return {f"front-{i}": state.population.genomes[row] for i, row in enumerate(pareto.front(state.fitness))}
+        order = state.fitness.topk(averaged(population, elites)).indices
+        order = order[state.fitness[order] > -torch.inf]
+        genomes = state.population.genomes[order]
+        found = {"best": genomes[0]} if len(order) else {}
+        return found | ({"elite_mean": genomes.mean(0)} if averaging and len(order) > 1 else {})
+
+    # Safe mutation measures the sensitivity of each child.
+    safe = bool(getattr(mutation, "keywords", {}).get("safe"))
+    return Algorithm(
+        init,
+        ask,
+        tell,
+        candidates,
+        size=population,
+        overhead=population - elites if safe else 0,
+        remembered=elites,
+        many=True,
+    )

@@ -1,0 +1,1 @@
+"""What is kept: checkpoints, and a run's folder."""

@@ -1,0 +1,411 @@
+"""Checkpoints: one complete HDF5 file each, that h5py or h5ls alone can read, written so that a crash loses none.
+
+A file is written under a temporary name, flushed to disk, renamed, and its folder flushed: whatever bears a
+checkpoint's name is whole. Its first 512 bytes (an HDF5 user block) hold a mark and the SHA-256 of all the rest, so
+that any changed bit is seen. Large tensors are written straight from memory, while another thread hashes them
+(`hdf5`): a checkpoint costs little more than the bare write of its bytes. The newest has the highest number in its
+name.
+"""
+
+import json
+import math
+import os
+import re
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from neuroevo import config
+from neuroevo.engine import pareto
+from neuroevo.engine.cost import Cost
+from neuroevo.engine.genome import Layout, Population
+from neuroevo.engine.loop import Champion, Step
+from neuroevo.errors import InputError, RunError
+from neuroevo.fitness import Plan, Scores
+from neuroevo.identity import Identity
+from neuroevo.images import Native
+from neuroevo.storage import hdf5
+
+FORMAT = 1
+FRONT = "front-"  # what its members are called, beside a number
+TRIALS = "trials"  # of hyperparameters
+KEPT = "kept"  # of what other runs' files gave
+MARK = b"neuroevo checkpoint\n"
+NAME = re.compile(r"generation-(\d+)\.h5", re.ASCII)
+ASIDE = ".aside"  # behind the name of a checkpoint that doesn't count any more
+LINES, KINDS = "line_columns", "line_kinds"  # which columns each line of a history has, where not all have the same
+INTEGERS = ("generation", "invalid", "forward_samples", "backward_samples")
+
+History = list[dict[str, float | None]]
+
+
+class Front(NamedTuple):
+    """The individuals of a generation whom nobody dominates, the best by the first objective first."""
+
+    genomes: Tensor  # [k, g]
+    fitness: Tensor  # [k, m] float64, a column an objective, higher is better
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint holds, but for the algorithm's state: that is read into a template, by `state`."""
+
+    path: Path
+    config: str  # YAML
+    seed: int
+    device: str
+    layout: Layout
+    classes: tuple[str, ...]
+    plan: Plan
+    changes: list[dict[str, int]]  # that lack of memory made to it
+    versions: dict[str, str]
+    features: str  # a hash: computed anew by other threads they would round otherwise
+    scale: dict[str, Tensor]  # of what the head is given: genomes mean nothing without it
+    step: Step  # state None
+    history: History
+    front: Front | None  # of many objectives
+    data: Identity | None = None  # what the splits are of; None, as the next two, in a checkpoint from before these
+    native: Native | None = None  # of the data set's samples
+    frozen: str | None = None  # a hash of the weights that never evolve
+    kept: dict[str, Tensor] | None = None  # what other runs' files gave: `start` [s, g], and `head/...` as it stays
+
+    @property
+    def objectives(self) -> list[str]:
+        """The names of many objectives, in the order of the front's columns."""
+        given = config.parse(self.config, str(self.path))["fitness"]["metrics"]
+        return [metric if isinstance(metric, str) else metric["name"] for metric in given]
+
+
+def name(generation: int) -> str:
+    """Return the file name of a generation's checkpoint."""
+    return f"generation-{generation:06d}.h5"
+
+
+def number(path: Path) -> int | None:
+    """Return the generation in a checkpoint's file name, which may have more than six digits; None for another file."""
+    found = NAME.fullmatch(path.name)
+    return int(found[1]) if found else None
+
+
+def written(name: str) -> bool:
+    """Tell whether a file of this name is a checkpoint, or one that was being written."""
+    return number(Path(name.removesuffix(".partial") + ".h5" if name.endswith(".partial") else name)) is not None
+
+
+def listed(folder: Path) -> list[Path]:
+    """Return the checkpoints in a folder, newest first."""
+    found = [(count, path) for path in _inside(folder) if (count := number(path)) is not None]
+    return [path for _, path in sorted(found, key=lambda pair: (pair[0], pair[1].name), reverse=True)]
+
+
+def _inside(folder: Path) -> list[Path]:
+    try:
+        return list(folder.iterdir())
+    except OSError:  # there is none, or a file in its place
+        return []
+
+
+def _tree(value: object, prefix: str) -> dict[str, Tensor]:
+    """Return the tensors of nested NamedTuples and dicts by path."""
+    if isinstance(value, Tensor):
+        return {prefix: value}
+    items = value.items() if isinstance(value, dict) else value._asdict().items()  # type: ignore[attr-defined]
+    return {path: tensor for key, child in items for path, tensor in _tree(child, f"{prefix}/{key}").items()}
+
+
+def write(path: Path, attributes: dict[str, Any], beside: dict[str, Tensor], step: Step, history: History) -> None:
+    """Write a checkpoint; on any error the file of that name is what it was before. RunError where the disk is full.
+
+    `attributes` are those of the file that don't change within a run: config, seed, device, layout and so on; nor do
+    the tensors `beside` the step, by their paths. A state's `trials` are at the top.
+    """
+    values = step.scores.values
+    arrays: dict[str, npt.NDArray[Any]] = {}
+    shared: dict[str, str] = {}  # a tensor that is there already is linked, not written again
+    seen: dict[int, str] = {}
+    tensors = {
+        "population/genomes": step.population.genomes,
+        "population/fitness": values[:, 0] if values.shape[1] == 1 else values,
+        "population/invalid": step.scores.invalid,
+        "population/parents": step.population.parents,
+        **{f"population/traits/{key}": trait for key, trait in step.population.traits.items()},
+        **_tree(getattr(step.state, TRIALS, {}), TRIALS),
+        **_tree(step.state, "algorithm"),
+        "champion/genome": step.champion.genome,
+        **beside,
+    }
+    if step.scores.objectives > 1:
+        objectives = values[:, : step.scores.objectives]
+        rows = pareto.front(objectives)
+        tensors |= {"front/genomes": step.population.genomes[rows], "front/fitness": objectives[rows]}
+    for key, tensor in tensors.items():
+        if id(tensor) in seen:
+            shared[key] = seen[id(tensor)]
+        else:
+            seen[id(tensor)] = key
+            arrays[key] = tensor.detach().cpu().contiguous().numpy()
+    columns = list(dict.fromkeys(column for line in history for column in line))
+    for column in columns:
+        cells = [math.nan if line.get(column) is None else line[column] for line in history]
+        arrays[f"history/{column}"] = np.array(cells, dtype=np.int64 if column in INTEGERS else np.float64)
+    kinds = list(dict.fromkeys(map(tuple, history)))
+    if len(kinds) > 1:  # a trait that came late: which lines have it, and where
+        arrays[KINDS] = np.array([kinds.index(tuple(line)) for line in history])
+        attributes = attributes | {LINES: json.dumps(kinds)}
+    attributes = attributes | {
+        "format": FORMAT,
+        "generation": step.generation,
+        "columns": json.dumps(columns),
+        "cost": json.dumps(step.cost.record()),
+        "seconds": step.seconds,
+        "stale": step.stale,
+        "stop": step.stop or "",
+    }
+    champion = {
+        "kind": step.champion.kind,
+        "generation": step.champion.generation,
+        "validation": json.dumps(step.champion.validation),
+    }
+    temporary = path.with_suffix(".partial")
+    try:
+        hdf5.write(temporary, MARK, arrays, shared, [hdf5.Notes("/", attributes), hdf5.Notes("champion", champion)])
+        temporary.replace(path)
+        flush_folder(path.parent)
+    except OSError as error:
+        stands = "; the one before it stands" if listed(path.parent) else ""
+        raise RunError(f"{path}: checkpoint not written ({error.strerror or error}){stands}") from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def flush_folder(folder: Path) -> None:
+    """Flush a folder's entries to disk, so that a rename in it survives a crash."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def verify(path: Path) -> None:
+    """See that a file is a checkpoint of this format and unchanged since it was written; InputError if not."""
+    hdf5.verify(path, MARK, "a neuroevo checkpoint")
+
+
+def read(path: Path) -> Checkpoint:
+    """Read a checkpoint, verified, all but the algorithm's state; InputError where it is damaged or another format."""
+    verify(path)
+    with hdf5.opened(path) as file:
+        attributes = dict(file.attrs)
+        if attributes["format"] != FORMAT:
+            raise InputError(f"{path}: checkpoint format {attributes['format']}; this version reads {FORMAT}")
+        history = _history(file, attributes)
+        scale = {key: torch.from_numpy(data[()]) for key, data in file.get("features", {}).items()}
+        group = file["population"]
+        values = torch.from_numpy(group["fitness"][()])
+        traits = {key: torch.from_numpy(trait[()]) for key, trait in group.get("traits", {}).items()}
+        champion = Champion(
+            torch.from_numpy(file["champion/genome"][()]),
+            str(file["champion"].attrs["kind"]),
+            int(file["champion"].attrs["generation"]),
+            json.loads(file["champion"].attrs["validation"]),
+        )
+        front = None
+        if "front" in file:
+            front = Front(*(torch.from_numpy(file["front"][field][()]) for field in Front._fields))
+        step = Step(
+            int(attributes["generation"]),
+            None,
+            Population(torch.from_numpy(group["genomes"][()]), traits, torch.from_numpy(group["parents"][()])),
+            Scores(
+                values if values.ndim == 2 else values[:, None],
+                torch.from_numpy(group["invalid"][()]),
+                1 if front is None else front.fitness.shape[1],
+            ),
+            history[-1] if history else {},
+            Cost.from_record(json.loads(attributes["cost"])),
+            float(attributes["seconds"]),
+            champion,
+            int(attributes["stale"]),
+            str(attributes["stop"]) or None,
+        )
+        found = Checkpoint(
+            path,
+            str(attributes["config"]),
+            int(attributes["seed"]),
+            str(attributes["device"]),
+            Layout.from_json(str(attributes["layout"])),
+            tuple(json.loads(attributes["classes"])),
+            Plan(**json.loads(attributes["plan"])),
+            json.loads(attributes["plan_changes"]),
+            json.loads(attributes["versions"]),
+            str(attributes["features"]),
+            scale,
+            step,
+            history,
+            front,
+            Identity.from_record(json.loads(attributes["data"])) if "data" in attributes else None,
+            cast(Native, tuple(json.loads(attributes["native"]))) if "native" in attributes else None,
+            attributes.get("frozen"),
+            _numbers(file, KEPT),
+        )
+        _fitting(found)
+    return found
+
+
+def _history(file: Any, attributes: Mapping[str, Any]) -> History:
+    """Return a file's history, each line with the columns that it had."""
+    columns = {column: data[()] for column, data in file["history"].items()} if "history" in file else {}
+    generations = int(attributes["generation"]) if columns else 0  # a rung keeps none
+    kinds = [json.loads(attributes["columns"])]
+    which = np.zeros(generations, dtype=np.int64)
+    if KINDS in file:
+        kinds, which = json.loads(attributes[LINES]), file[KINDS][()]
+    if any(cells.shape != (generations,) for cells in (*columns.values(), which)):
+        raise ValueError("a history of another length")
+    return [
+        {c: int(columns[c][i]) if c in INTEGERS else _number(columns[c][i]) for c in kinds[which[i]] if c in columns}
+        for i in range(generations)
+    ]
+
+
+def _fitting(found: Checkpoint) -> None:
+    """Raise ValueError where the parts of a checkpoint don't fit each other."""
+    population, scores, genes = found.step.population, found.step.scores, found.layout.genes
+    n = len(population.genomes)
+    single, double, whole = torch.float32, torch.float64, torch.int64
+    shapes: dict[str, tuple[Tensor, torch.dtype | None, tuple[int | None, ...]]] = {
+        "population/genomes": (population.genomes, single, (n, genes)),
+        "population/parents": (population.parents, whole, (n, None)),
+        "population/fitness": (scores.values, double, (n, None)),
+        "population/invalid": (scores.invalid, torch.bool, (n,)),
+        "champion/genome": (found.step.champion.genome, single, (genes,)),
+        **{f"population/traits/{key}": (trait, None, (n, *[None] * (trait.ndim - 1)))
+           for key, trait in population.traits.items()},
+    }  # fmt: skip
+    if found.front is not None:
+        shapes["front/genomes"] = found.front.genomes, single, (None, genes)
+        shapes["front/fitness"] = found.front.fitness, double, (len(found.front.genomes), None)
+    for key, (tensor, kind, shape) in shapes.items():
+        right = tensor.ndim == len(shape) and all(b in (None, a) for a, b in zip(tensor.shape, shape, strict=True))
+        if not right or kind not in (None, tensor.dtype):
+            raise ValueError(f"/{key} is {tensor.dtype} of shape {tuple(tensor.shape)}")
+    champion = found.step.champion.validation
+    if not isinstance(champion, dict) or not all(isinstance(value, int | float) for value in champion.values()):
+        raise ValueError("the champion's validation isn't numbers")
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else float(value)
+
+
+def state(path: Path, template: Any, device: torch.device) -> Any:
+    """Read the algorithm's state into the shape of `template`, whose values don't matter; InputError names a leaf."""
+    with hdf5.opened(path) as file:
+
+        def tensor(item: Any, key: str, like: Tensor | None) -> Tensor:
+            found = torch.from_numpy(np.asarray(item[()]))
+            if like is not None:
+                fits = not like.numel() or (found.ndim == like.ndim and found.shape[1:] == like.shape[1:])
+                if found.dtype != like.dtype or not fits:
+                    was, right = f"{found.dtype} {tuple(found.shape)}", f"{like.dtype} {tuple(like.shape)}"
+                    raise InputError(f"{path}: {key} is {was}, like {right} expected; written by another algorithm")
+            return found.to(device)
+
+        def fill(like: Any, key: str) -> Any:
+            if isinstance(like, Tensor):
+                if key not in file:
+                    raise InputError(f"{path}: no {key}; written by another algorithm")
+                return tensor(file[key], key, like)
+            if isinstance(like, dict) and any(not isinstance(v, Tensor) for v in like.values()):
+                return {k: fill(v, f"{key}/{k}") for k, v in like.items()}
+            if isinstance(like, dict):  # traits come and go with what a run is made of
+                return {k: tensor(v, f"{key}/{k}", None) for k, v in file.get(key, {}).items()}
+            return type(like)(*(fill(v, f"{key}/{k}") for k, v in like._asdict().items()))
+
+        return fill(template, "algorithm")
+
+
+def trials(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of the trials in a checkpoint, by their paths; empty where there are none."""
+    with hdf5.opened(path) as file:
+        return {f"{TRIALS}/{key}": tensor for key, tensor in _numbers(file, TRIALS).items()}
+
+
+def _numbers(file: Any, group: str) -> dict[str, Tensor]:
+    """Return the tensors of a group of a file, by their paths in it; empty where there is no such group."""
+    found = hdf5.numbers(file[group]) if group in file else ()
+    return {key: torch.from_numpy(np.asarray(item[()])) for key, item in found}
+
+
+def newest(folder: Path, warn: Callable[[str], None]) -> Checkpoint | None:
+    """Return the newest checkpoint that is good, or None where there is none at all; damaged ones are warned of."""
+    paths = listed(folder)
+    for path in paths:
+        try:
+            return read(path)
+        except InputError as error:
+            warn(f"{error}; trying the one before it")
+    if paths:
+        raise InputError(f"{folder}: no checkpoint is good")
+    return None
+
+
+def put_aside(folder: Path, kept: Path | None) -> list[Path]:
+    """Rename the checkpoints that count as newer than one, so that they don't any more; return what they are now.
+
+    A run that goes on from one passed those over. None: all of them.
+    """
+    paths = listed(folder)
+    renamed = []
+    for path in paths if kept is None else paths[: paths.index(kept)]:
+        target, count = path.with_name(path.name + ASIDE), 1
+        while target.exists():
+            count += 1
+            target = path.with_name(f"{path.name}{ASIDE}-{count}")
+        renamed.append(path.rename(target))
+    return renamed
+
+
+class Writer:
+    """Writes checkpoints of one run in the background, one at a time, and keeps the newest few and the champion's."""
+
+    def __init__(self, folder: Path, attributes: dict[str, Any], beside: dict[str, Tensor], keep: int) -> None:
+        self.folder, self.attributes, self.beside, self.keep = folder, attributes, beside, keep
+        self.pool = ThreadPoolExecutor(1)
+        self.pending: Future[None] | None = None
+
+    def submit(self, step: Step, history: History) -> None:
+        """Write a checkpoint of a step, after the one before it is on disk; an error of that one is raised here."""
+        self.wait()
+        self.pending = self.pool.submit(self._write, step, list(history))
+
+    def wait(self) -> None:
+        """Wait until all is on disk; raise what went wrong."""
+        pending, self.pending = self.pending, None
+        if pending is not None:
+            pending.result()
+
+    def close(self) -> None:
+        """Wait, and end the thread."""
+        try:
+            self.wait()
+        finally:
+            self.pool.shutdown()
+
+    def _write(self, step: Step, history: History) -> None:
+        # A generation's tensors are replaced and never changed in place, so they can be read while the next one runs.
+        write(self.folder / name(step.generation), self.attributes, self.beside, step, history)
+        for path in listed(self.folder)[self.keep :]:
+            if path.name != name(step.champion.generation):
+                with suppress(OSError):  # a folder of that name, or no leave to
+                    path.unlink()

@@ -1,0 +1,242 @@
+"""Whose a folder is: a run's from the moment it is claimed, and no other's at the same time.
+
+Only an empty folder is claimed, or one with nothing but what a run left that never began; whatever else is there is
+somebody's and stays. The lock is a file in the folder. Only its holder takes it off the disk, and whoever gets a lock
+looks whether its file is still the folder's: of two that begin together one has the folder, the other touches nothing.
+"""
+
+import fcntl
+import os
+import re
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from neuroevo.errors import InputError
+from neuroevo.storage import checkpoint, rundir
+
+FIRST = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d " + re.escape(rundir.COMMAND))  # what a run's log begins with
+LEFT = (rundir.CONFIG, rundir.LOG, rundir.HISTORY, rundir.LINEAGE)  # by a run that never began, beside checkpoints
+SOME = 3  # names in a message
+
+
+class Claim(NamedTuple):
+    """A folder that is ours."""
+
+    folder: Path
+    made: list[Path]  # folders made for it, the innermost first
+    fresh: bool  # whether its lock is new
+
+    def clear(self) -> None:
+        """Take what this process made off the disk; what else came to be there meanwhile stays."""
+        sweep(self.folder)
+        if self.fresh:
+            (self.folder / rundir.LOCK).unlink(missing_ok=True)
+        with suppress(OSError):  # not empty, or gone
+            for folder in self.made:
+                folder.rmdir()
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Own a run's folder; InputError where another process does. The lock dies with its process."""
+    descriptor = acquire(folder)
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def acquire(folder: Path) -> int:
+    """Return a descriptor that holds a folder's lock until it is closed; InputError where it can't be had."""
+    path = folder / rundir.LOCK
+    while True:
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        except FileNotFoundError:
+            raise InputError(f"{folder}: the folder was taken away") from None
+        except OSError as error:
+            raise InputError(f"{path}: {error.strerror}") from None
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(descriptor), os.lstat(path)):
+                    return descriptor
+        except BlockingIOError:
+            os.close(descriptor)
+            raise InputError(f"{folder}: in use by another process") from None
+        except OSError as error:
+            os.close(descriptor)
+            raise InputError(f"{path}: can't be locked ({error.strerror})") from None
+        os.close(descriptor)  # its holder cleared the folder just before
+
+
+def check(out: str, bench: bool = False) -> None:
+    """Raise InputError where `out` can't be claimed as it is now; nothing is written, nor made."""
+    folder = named(out)
+    try:
+        about = folder.lstat()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise InputError(f"--out: {out}: {error.strerror}") from None
+    if not folder.is_dir():
+        what = "a link that leads to no folder" if stat.S_ISLNK(about.st_mode) else "no folder"
+        raise InputError(f"--out: {out} is there and is {what}")
+    if own_lock(folder):
+        with locked(folder):  # whoever has it is said first
+            refuse(folder, out, bench)
+    else:
+        refuse(folder, out, bench)
+
+
+def named(out: str) -> Path:
+    """Return the folder that `--out` names."""
+    if not out.strip():
+        raise InputError("--out: '' given, a folder expected")
+    return Path(out)
+
+
+def own_lock(folder: Path) -> bool:
+    """Tell whether a folder has a lock such as this program makes: an empty file."""
+    try:
+        about = (folder / rundir.LOCK).lstat()
+    except OSError:
+        return False
+    return stat.S_ISREG(about.st_mode) and about.st_size == 0
+
+
+def refuse(folder: Path, out: str, bench: bool = False) -> None:
+    """Raise InputError unless a folder is empty, but for a lock, or holds a run that never began.
+
+    For a `bench` it is one that is empty or holds a benchmark.
+    """
+    try:
+        names = {path.name for path in list(folder.iterdir())} - ({rundir.LOCK} if own_lock(folder) else set())
+    except OSError as error:
+        raise InputError(f"--out: {out}: {error.strerror}") from None
+    begun = rundir.BENCH in names or names == {f"{rundir.BENCH}.partial"}
+    if not names or (begun if bench else never_began(folder, names)):
+        return
+    if begun:
+        raise InputError(f"--out: {out} already holds a benchmark; neuroevo bench and resume go on with it")
+    if holds(folder):
+        raise InputError(f"--out: {out} already holds a run; go on from it with: neuroevo resume {out}")
+    some = ", ".join(sorted(names)[:SOME]) + (", ..." if len(names) > SOME else "")
+    raise InputError(f"--out: {out} isn't empty ({some}); give a folder that is new or empty")
+
+
+def holds(folder: Path) -> bool:
+    """Tell whether a run has begun in a folder, or what was one is left of it."""
+    if any(checkpoint.listed(each / rundir.CHECKPOINTS) for each in (folder, folder / rundir.TUNE)):
+        return True
+    return (folder / rundir.CONFIG).is_file() and logged(folder / rundir.LOG)
+
+
+def logged(path: Path) -> bool:
+    """Tell whether a file begins as a run's log does."""
+    try:
+        with open(path, "rb") as file:
+            return (
+                FIRST.match(file.read(len("2000-01-01 00:00:00 ") + len(rundir.COMMAND)).decode("latin-1")) is not None
+            )
+    except OSError:
+        return False
+
+
+def never_began(folder: Path, names: set[str]) -> bool:
+    """Tell whether all that a folder has was left by a run that came to no generation."""
+    known = {*LEFT, *(f"{name}.partial" for name in LEFT)}
+    if not names <= {*known, rundir.CHECKPOINTS}:
+        return False
+    try:
+        about = {name: (folder / name).lstat() for name in names}
+        if not all(stat.S_ISREG(about[name].st_mode) for name in names & known):
+            return False
+        if any(about[name].st_size for name in names & {rundir.HISTORY, rundir.LINEAGE}):
+            return False
+        if rundir.CHECKPOINTS in names:
+            if not stat.S_ISDIR(about[rundir.CHECKPOINTS].st_mode):
+                return False
+            inside = [path.with_suffix(".h5") for path in (folder / rundir.CHECKPOINTS).iterdir()]
+            if any(checkpoint.number(path) != 0 for path in inside):
+                return False
+    except OSError:
+        return False
+    empty = names == {rundir.LOG} and not about[rundir.LOG].st_size and own_lock(folder)  # it came no further
+    return empty or logged(folder / rundir.LOG)
+
+
+def sweep(folder: Path) -> None:
+    """Take the files of a run off the disk; whoever calls it has the lock, and knows that they may go."""
+    files = (*LEFT, rundir.RESULT, rundir.CHAMPION, rundir.CONFUSION, rundir.TRIALS, rundir.BEST)
+    for name in (*files, *(f"{name}.partial" for name in files)):
+        with suppress(OSError):
+            (folder / name).unlink()
+    for inner in (folder / rundir.CHECKPOINTS, folder / rundir.RUNG):
+        if inner.is_dir() and not inner.is_symlink():
+            for path in list(inner.iterdir()):
+                if checkpoint.written(path.name) or inner.name == rundir.RUNG:
+                    with suppress(OSError):
+                        path.unlink()
+            with suppress(OSError):
+                inner.rmdir()
+
+
+@contextmanager
+def claimed(out: str | None, stem: str, seed: int, bench: bool = False) -> Iterator[Claim]:
+    """Own a new run's folder while it is entered: `out`, or the next free one under runs/out.
+
+    InputError where `out` is in use, or has anything in it but what a run left that never began; that is swept out.
+    For a `bench` it is a new folder, or a benchmark's, which is left as it is.
+    """
+    folder, made = numbered(stem, seed) if out is None else chosen(out, bench)
+    fresh = not (folder / rundir.LOCK).exists()
+    with locked(folder):
+        claim = Claim(folder, made, fresh)
+        try:
+            refuse(folder, str(folder), bench)  # it may have been filled just now
+        except InputError:
+            if fresh:
+                (folder / rundir.LOCK).unlink(missing_ok=True)
+            raise
+        if not bench:
+            sweep(folder)
+        yield claim
+
+
+def chosen(out: str, bench: bool = False) -> tuple[Path, list[Path]]:
+    """Return the folder that `--out` names, made if it isn't there, and which folders were made for it."""
+    check(out, bench)
+    folder = named(out)
+    made: list[Path] = []
+    try:
+        for place in reversed([folder, *folder.parents]):
+            if not place.is_dir():
+                with suppress(FileExistsError):  # another made it just now; it's no folder, if the next one fails
+                    place.mkdir()
+                    made.insert(0, place)
+        if not folder.is_dir():
+            raise InputError(f"--out: {out} is there and is no folder")
+    except OSError as error:
+        raise InputError(f"--out: {out}: {error.strerror}") from None
+    return folder, made
+
+
+def numbered(stem: str, seed: int) -> tuple[Path, list[Path]]:
+    """Return the next folder under runs/out that is free, made, and that it was made."""
+    suffix = 1
+    try:
+        rundir.OUT.mkdir(parents=True, exist_ok=True)
+        while True:
+            folder = rundir.OUT / (f"{stem}-{seed}" + (f"-{suffix}" if suffix > 1 else ""))
+            try:
+                folder.mkdir()
+            except FileExistsError:
+                suffix += 1
+            else:
+                return folder, [folder]
+    except OSError as error:
+        raise InputError(f"{error.filename or rundir.OUT}: {error.strerror}; --out names another folder") from None

@@ -1,0 +1,1 @@
+"""Many short runs: trials of hyperparameters, and the search of them."""

@@ -1,0 +1,212 @@
+"""Several runs of one shape as a single population: they propose apart, and learn and are scored together.
+
+Runs of a group differ in what an individual can have of its own (learning rate, momentum, ...) or in what only their
+proposals depend on (sigma). They see the same batches and the same random numbers, so each goes as it would alone.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from neuroevo import composition
+from neuroevo.composition import Experiment
+from neuroevo.config import Config
+from neuroevo.engine import loop
+from neuroevo.engine.cost import Budget, Cost
+from neuroevo.engine.genome import Population
+from neuroevo.engine.loop import Champion, Step
+from neuroevo.engine.rng import Context
+from neuroevo.fitness import Scores
+from neuroevo.networks import quantised
+from neuroevo.search.algorithms import Algorithm
+
+TRAITS = {  # config keys that are traits of individuals when they learn
+    "refine.lr": "lr",
+    "refine.momentum": "momentum",
+    "refine.weight_decay": "weight_decay",
+    "refine.label_smoothing": "label_smoothing",
+    "refine.dropout": "dropout",
+}
+PROPOSALS = ("algorithm.mutation.sigma", "genome.init_sigma")  # config keys that only proposals depend on
+
+
+class Joined(NamedTuple):
+    """The states of all runs, by their place."""
+
+    runs: dict[str, Any]
+
+
+def joined(
+    algorithms: Sequence[Algorithm[Any]], spreads: Sequence[Any], traits: Mapping[str, Tensor]
+) -> Algorithm[Any]:
+    """Return r algorithms as one, whose populations are theirs one behind the other, as large each.
+
+    `spreads` are the deviations of their starting noise; `traits` {name: [r]} what each run's individuals bring along.
+    """
+    r = len(algorithms)
+
+    def init(start: Tensor, sigma: float | Tensor, context: Context) -> Joined:
+        pairs = zip(algorithms, spreads, strict=True)
+        return Joined({place(i): a.init(start, spread, context) for i, (a, spread) in enumerate(pairs)})
+
+    def ask(state: Joined, context: Context) -> Population:
+        asked = [a.ask(own, context) for a, own in zip(algorithms, state.runs.values(), strict=True)]
+        genomes = torch.cat([population.genomes for population in asked])
+        n = len(genomes) // r
+        own = {name: torch.cat([population.traits[name] for population in asked]) for name in asked[0].traits}
+        own |= {name: value.to(genomes).repeat_interleave(n) for name, value in traits.items()}
+        own["stream"] = torch.arange(n, device=genomes.device).repeat(r)
+        return Population(genomes, own, torch.cat([population.parents for population in asked]))
+
+    def tell(state: Joined, scored: Population, scores: Scores) -> Joined:
+        n = len(scored.genomes) // r
+        told = {}
+        for i, (a, (key, own)) in enumerate(zip(algorithms, state.runs.items(), strict=True)):
+            rows = slice(i * n, (i + 1) * n)
+            part = Population(
+                scored.genomes[rows], {k: t[rows] for k, t in scored.traits.items()}, scored.parents[rows]
+            )
+            told[key] = a.tell(own, part, scores._replace(values=scores.values[rows], invalid=scores.invalid[rows]))
+        return Joined(told)
+
+    return Algorithm(
+        init,
+        ask,
+        tell,
+        lambda state: {},  # `Group.judge` asks each run for its candidates
+        size=sum(a.size for a in algorithms),
+        again=sum(a.again for a in algorithms),
+        overhead=sum(a.overhead for a in algorithms),
+    )
+
+
+def place(i: int) -> str:
+    """Return the name of a run's state, which sorts by its place."""
+    return f"{i:06d}"
+
+
+class Verdict(NamedTuple):
+    """What a run has come to: its champion's validation, and what it took."""
+
+    metrics: dict[str, float]  # of the best candidate so far, as reported; empty where there was none
+    generations: int
+    cost: Cost  # of learning and fitness
+
+
+class Reached(NamedTuple):
+    """How far runs are: all of it is of the last generation that they finished, whatever came in between."""
+
+    step: Step
+    verdicts: list[Verdict]  # of each run
+    cost: Cost  # of all runs since the group was made, validation included
+
+
+@dataclass
+class Group:
+    """Runs in lockstep, and how far they are."""
+
+    experiment: Experiment  # of the first of them
+    configs: list[Config]
+    brought: dict[str, list[float]]  # {trait: a value for each run}
+    reached: Reached
+
+    @property
+    def step(self) -> Step:
+        """All runs after the last generation that they finished."""
+        return self.reached.step
+
+    @property
+    def verdicts(self) -> list[Verdict]:
+        """What each run has come to."""
+        return self.reached.verdicts
+
+    @classmethod
+    def begun(cls, experiment: Experiment, configs: list[Config], brought: dict[str, list[float]]) -> "Group":
+        """Return runs at their start."""
+        e, problem = experiment, experiment.problem(brought)
+        champion = Champion(problem.start[0], "start", 0, {e.config.validation_metric.name: float("nan")})
+        together = combined(e, configs, brought, algorithms(e, configs))
+        step = loop.begin(problem, together, e.config.seed, e.home, champion=champion)
+        return cls(experiment, configs, brought, Reached(step, [Verdict({}, 0, Cost()) for _ in configs], Cost()))
+
+    def algorithms(self) -> list[Algorithm[Any]]:
+        """Return each run's algorithm."""
+        return algorithms(self.experiment, self.configs)
+
+    def algorithm(self, algorithms: Sequence[Algorithm[Any]]) -> Algorithm[Any]:
+        """Return all runs' algorithms as one."""
+        return combined(self.experiment, self.configs, self.brought, algorithms)
+
+    def advance(self, until: int, generations: int) -> Cost:
+        """Take all runs on to the generation `until` of `generations`; return what it took, validation included.
+
+        Whatever ends it early leaves the runs after the last generation that they finished, to be taken on from there.
+        """
+        e, before = self.experiment, self.reached.cost
+        if self.step.generation >= until:
+            return Cost()
+        algorithms, problem = self.algorithms(), e.problem(self.brought)
+        rules = replace(e.rules(), every=generations + 1, patience=None, budget=Budget(generations=generations))
+        together = self.algorithm(algorithms)
+        run = loop.evolve(problem, together, rules, self.step, device=e.home, clock=lambda: 0.0)
+        for step in run:
+            used, spent, best = step.cost - self.step.cost, Cost(), [v.metrics for v in self.verdicts]
+            if step.generation % e.config.validate.every == 0 or step.generation == until:
+                best, spent = self.judge(algorithms, step)
+            each = Cost(used.forward // len(self.configs), used.backward // len(self.configs))
+            verdicts = [
+                Verdict(metrics, step.generation, v.cost + each) for v, metrics in zip(self.verdicts, best, strict=True)
+            ]
+            self.reached = Reached(step, verdicts, self.reached.cost + used + spent)  # at once: a signal may come
+            if step.generation == until:
+                break
+        return self.reached.cost - before
+
+    def judge(self, algorithms: Sequence[Algorithm[Any]], step: Step) -> tuple[list[dict[str, float]], Cost]:
+        """Validate each run's candidates after a step; return what the best so far of each has, and what it took."""
+        merit = composition.merit(self.experiment.config)
+        best = [v.metrics for v in self.verdicts]
+        pairs = zip(algorithms, step.state.runs.values(), strict=True)
+        named = [(i, genome) for i, (a, own) in enumerate(pairs) for genome in a.candidates(own).values()]
+        if not named:
+            return best, Cost()
+        found, cost = self.experiment.validate(torch.stack([genome for _, genome in named]))
+        for (i, _), metrics in zip(named, found, strict=True):
+            if not best[i] or merit(metrics) > merit(best[i]):
+                best[i] = metrics
+        return best, cost
+
+    def only(self, places: Sequence[int]) -> "Group":
+        """Return the group of some of its runs, as far as they are."""
+        runs = list(self.step.state.runs.values())
+        return Group(
+            self.experiment,
+            [self.configs[i] for i in places],
+            {name: [values[i] for i in places] for name, values in self.brought.items()},
+            Reached(
+                replace(self.step, state=Joined({place(k): runs[i] for k, i in enumerate(places)})),
+                [self.verdicts[i] for i in places],
+                self.reached.cost,
+            ),
+        )
+
+
+def algorithms(experiment: Experiment, configs: Sequence[Config]) -> list[Algorithm[Any]]:
+    """Return each run's algorithm."""
+    layout, own = experiment.layout, [c.algorithm.search() for c in configs]
+    return [quantised.whole(a, layout) if layout.tops else a for a in own]
+
+
+def combined(
+    experiment: Experiment,
+    configs: Sequence[Config],
+    brought: Mapping[str, list[float]],
+    algorithms: Sequence[Algorithm[Any]],
+) -> Algorithm[Any]:
+    """Return all runs' algorithms as one."""
+    start = experiment.start()
+    spreads = [replace(experiment, config=c).spread(start) for c in configs]
+    return joined(algorithms, spreads, {name: torch.tensor(values) for name, values in brought.items()})

@@ -1,0 +1,278 @@
+"""Trials of hyperparameters: short runs, those of one shape trained as one population, the poor ones stopped at rungs.
+
+A trial is a run of the config with what it sets, cut to `tune.trial.generations`. With rungs (successive halving,
+Jamieson and Talwalkar 2016) only the best share of the trials begun together goes on at each. How far an iteration is
+is written down at each rung and at a signal, so that a resume goes on from there.
+"""
+
+import json
+import math
+import shutil
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from neuroevo import composition, config, experiment
+from neuroevo.composition import Experiment, Sources
+from neuroevo.config import Config
+from neuroevo.engine.cost import Cost
+from neuroevo.engine.genome import Layout
+from neuroevo.engine.problem import Merit
+from neuroevo.errors import Interrupted
+from neuroevo.experiment import Ready, Signals
+from neuroevo.fitness import Plan
+from neuroevo.identity import Identity
+from neuroevo.storage import checkpoint, rundir
+from neuroevo.tuning import lockstep
+from neuroevo.tuning.lockstep import Group, Reached, Verdict
+
+KEPT_SOURCES = 3  # kinds of features that are kept in memory
+FILE = "rung.json"  # how far an iteration is
+
+Settings = dict[str, Any]  # config key -> value
+
+
+class Part(NamedTuple):
+    """Trials of an iteration that are one population."""
+
+    group: Group
+    rows: list[int]  # which trials of the iteration are left in it
+
+
+class Trainer:
+    """Runs trials of a config."""
+
+    def __init__(
+        self, ready: Ready, folder: Path, merit: Merit, images: Callable[[int, int], None],
+        log: Callable[[str], None], signals: Signals,
+    ) -> None:  # fmt: skip
+        assert ready.config.tune is not None
+        self.ready, self.config, self.given = ready, ready.config, ready.config.tune.trial
+        self.folder, self.merit = folder / rundir.RUNG, merit
+        self.images, self.log, self.signals = images, log, signals
+        self.sources: OrderedDict[str, Sources] = OrderedDict()
+        self.data = composition.identified(*ready.given)
+
+    def trial(self, settings: Settings) -> Config:
+        """Return the config of a trial."""
+        c = self.config.trial(settings)
+        plan = "loop" if c.memory.plan == "auto" else c.memory.plan  # measured anew it could come out otherwise
+        return replace(
+            c,
+            budget=config.Budget(generations=self.given.generations),
+            memory=c.memory.model_copy(update={"plan": plan}),
+        )
+
+    def rungs(self) -> list[int]:
+        """Return the generations at which trials are compared, and their end."""
+        return [*self.given.rungs, self.given.generations]
+
+    def survivors(self, count: int) -> int:
+        """Return how many of so many trials go on at a rung."""
+        return math.ceil(self.given.keep * count)
+
+    def planned(self, settings: Sequence[Settings]) -> Cost:
+        """Return what trials will take, at most."""
+        counts = {name: len(rows) for name, rows in self.ready.given[1].items()}
+        costs = [composition.generation(c, counts) for c in map(self.trial, settings)]
+        costs.sort(key=lambda cost: cost.samples, reverse=True)
+        whole, before, going = Cost(), 0, len(costs)
+        for until in self.rungs():
+            for cost in costs[:going]:
+                whole += Cost(cost.forward * (until - before), cost.backward * (until - before))
+            before, going = until, self.survivors(going)
+        return whole
+
+    def run(self, settings: list[Settings], iteration: int) -> tuple[list[Verdict], Cost]:
+        """Run trials to their end, or to the rung where they are stopped; return how each did, and the cost of all.
+
+        A signal ends it at once; what is written down then is how far each trial was after its last generation.
+        """
+        parts, before = self.begun(settings)
+        verdicts, rungs, first = [Verdict({}, 0, Cost())] * len(settings), self.rungs(), 0
+        saved = self.saved(iteration, settings)
+        if saved is not None:
+            first, before = saved["rung"] + 1, Cost.from_record(saved["cost"])
+            verdicts = [Verdict(v["metrics"], v["generations"], Cost.from_record(v["cost"])) for v in saved["verdicts"]]
+            name = saved.get("name", f"{iteration}-{saved['rung']}-")  # searches before this one have no name
+            parts = [self.restored(part, rows, self.folder / f"{name}{i}.h5", verdicts)
+                     for i, (part, rows) in enumerate(zip(parts, saved["rows"], strict=True))]  # fmt: skip
+
+        def now() -> tuple[list[Verdict], Cost]:
+            found, cost = list(verdicts), before
+            for group, rows in parts:
+                cost += group.reached.cost
+                for i, verdict in zip(rows, group.verdicts if rows else (), strict=True):
+                    found[i] = verdict
+            return found, cost
+
+        for rung, until in enumerate(rungs[first:], first):
+            try:
+                with self.signals.prompt():
+                    for group, rows in parts:
+                        if rows:
+                            group.advance(until, rungs[-1])
+            except Interrupted:
+                if any(group.reached.cost.samples for group, _ in parts):  # else the last file has it all
+                    self.save(iteration, rung - 1, settings, parts, *now())
+                raise
+            verdicts, cost = now()
+            if until != rungs[-1]:
+                parts = self.thinned(parts, verdicts)
+                self.save(iteration, rung, settings, parts, verdicts, cost)
+                self.signals.check()
+        return verdicts, cost
+
+    def begun(self, settings: Sequence[Settings]) -> tuple[list[Part], Cost]:
+        """Return trials at their start, those of one shape in one group, and what their features cost."""
+        configs, parts, cost = [self.trial(own) for own in settings], [], Cost()
+        for rows in self.grouped(settings, configs):
+            source, computed = self.source(configs[rows[0]])
+            cost += Cost(backbone=computed)
+            brought = {
+                name: [float(settings[i][key]) for i in rows]
+                for key, name in lockstep.TRAITS.items()
+                if isinstance(settings[rows[0]].get(key), float)
+            }
+            assembled = self.assembled(configs[rows[0]], source)
+            parts.append(Part(Group.begun(assembled, [configs[i] for i in rows], brought), rows))
+        return parts, cost
+
+    def assembled(self, c: Config, source: Sources) -> Experiment:
+        """Return a trial's parts."""
+        return composition.assemble(c, source)
+
+    @staticmethod
+    def grouped(settings: Sequence[Settings], configs: Sequence[Config]) -> list[list[int]]:
+        """Return which trials are one population: those that differ in what lockstep allows."""
+        groups: dict[str, list[int]] = {}
+        for i, (given, c) in enumerate(zip(settings, configs, strict=True)):
+            own = {*lockstep.TRAITS, *lockstep.PROPOSALS} & {key for key, v in given.items() if isinstance(v, float)}
+            alone = (c.refine is not None and c.refine.share < 1) or c.fitness.precision != "float32"
+            rest = c.record()
+            for key in own:
+                *path, last = key.split(".")
+                inner = rest
+                for name in path:
+                    inner = inner[name]
+                inner[last] = None
+            identity = json.dumps([rest, sorted(own), i if alone else None], sort_keys=True)
+            groups.setdefault(identity, []).append(i)
+        return list(groups.values())
+
+    def source(self, c: Config) -> tuple[Sources, int]:
+        """Return what a trial learns from, which trials share, and how many images the backbone was given just now."""
+        record = c.record()
+        key = json.dumps([record["data"], record["backbone"], record["features"], c.genome.levels], sort_keys=True)
+        computed = 0
+        if key not in self.sources:
+            whole = self.config.record()
+            same = all(record[name] == whole[name] for name in ("data", "backbone"))
+            given = self.ready.given if same else composition.dataset(c)
+            backbone = self.ready.backbone if same else composition.build_backbone(c, given[0])
+            self.sources[key] = composition.sources(c, self.ready.device, given, backbone, self.images, self.log)
+            computed = self.sources[key].computed
+        self.sources.move_to_end(key)
+        while len(self.sources) > KEPT_SOURCES:
+            self.sources.popitem(last=False)
+        return self.sources[key], computed
+
+    def thinned(self, parts: list[Part], verdicts: list[Verdict]) -> list[Part]:
+        """Return the trials that go on after a rung: the best of all."""
+        worst = (-math.inf, -math.inf)
+        order = sorted(
+            (i for part in parts for i in part.rows),
+            key=lambda i: self.merit(verdicts[i].metrics) if verdicts[i].metrics else worst,
+        )
+        kept = {*order[len(order) - self.survivors(len(order)) :]}
+        return [self.left(part, [i for i in part.rows if i in kept]) for part in parts]
+
+    @staticmethod
+    def left(part: Part, rows: list[int]) -> Part:
+        """Return a part with some of its trials."""
+        return Part(part.group.only([part.rows.index(i) for i in rows]), rows) if rows else Part(part.group, [])
+
+    def save(
+        self,
+        iteration: int,
+        rung: int,
+        settings: list[Settings],
+        parts: list[Part],
+        verdicts: list[Verdict],
+        cost: Cost,
+    ) -> None:
+        """Write where an iteration is, behind which rung; what counts is the last file, which names the others."""
+        self.folder.mkdir(exist_ok=True)
+        # Another name wherever the state is another: the files that are named now must stay until the last is replaced.
+        name = f"{iteration}-{rung}-{sum(group.step.generation for group, rows in parts if rows)}-"
+        for i, (group, rows) in enumerate(parts):
+            if rows and group.step.generation:
+                notes = attributes(self.ready, self.data, group.experiment.layout, group.experiment.plan)
+                checkpoint.write(self.folder / f"{name}{i}.h5", notes, {}, group.step, [])
+        state = {
+            "iteration": iteration, "rung": rung, "name": name, "settings": settings,
+            "rows": [part.rows for part in parts],
+            "cost": cost.record(), "verdicts": [v._asdict() | {"cost": v.cost.record()} for v in verdicts],
+        }  # fmt: skip
+        rundir.replace(self.folder / FILE, json.dumps(state).encode())
+        for file in self.folder.glob("*.h5"):
+            if not file.name.startswith(name):
+                file.unlink()
+
+    def saved(self, iteration: int, settings: list[Settings]) -> dict[str, Any] | None:
+        """Return where an iteration with these trials is, None at its beginning."""
+        file = self.folder / FILE
+        state: dict[str, Any] | None = json.loads(file.read_text()) if file.exists() else None
+        same = state is not None and (state["iteration"], state["settings"]) == (iteration, settings)
+        return state if same else None
+
+    def restored(self, part: Part, rows: list[int], file: Path, verdicts: list[Verdict]) -> Part:
+        """Return what is left of a part, as far as it was when it was saved."""
+        group, _ = left = self.left(part, rows)
+        if rows and verdicts[rows[0]].generations:
+            saved = checkpoint.read(file)
+            experiment.agree(saved, self.data, self.log)
+            composition.same_weights(self.ready.backbone, saved.frozen, self.config.backbone.weights)
+            state = checkpoint.state(file, group.step.state, group.experiment.home)
+            group.reached = Reached(replace(saved.step, state=state), [verdicts[i] for i in rows], Cost())
+        return left
+
+    def clear(self) -> None:
+        """Take the files of an iteration off the disk."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def crowded(c: Config, count: int) -> str | None:
+    """Return what to know where each of so many trials an iteration is a whole population; None where it is not."""
+    n = c.algorithm.search().later
+    if c.algorithm.name == "fixed" or n == 1:
+        return None
+    learning = "" if c.refine is not None else ", and a refine to train it"
+    return (
+        f"each trial is a {c.algorithm.name} of {n:,} individuals, so an iteration of {count:,} is {count * n:,} "
+        "networks; for one network a trial set algorithm.name fixed, algorithm.population 1, genome.init_sigma 0"
+        + learning
+    )
+
+
+def attributes(ready: Ready, data: Identity, layout: Layout, plan: Plan | None = None) -> dict[str, Any]:
+    """Return the attributes of a checkpoint of a search, or of a rung under a plan."""
+    c, classes = ready.config, ready.given[0].classes
+    plan = plan or Plan("trials", len(classes), 0, 0, c.memory.limit or 0, torch.get_num_threads())
+    return {
+        "config": c.to_yaml(),
+        "seed": c.seed,
+        "device": str(ready.device),
+        "layout": layout.to_json(),
+        "classes": json.dumps(classes),
+        "plan": json.dumps(plan._asdict()),
+        "plan_changes": "[]",
+        "versions": json.dumps(experiment.versions()),
+        "features": "",
+        "data": json.dumps(data.record()),
+        "frozen": ready.backbone.frozen,
+    }

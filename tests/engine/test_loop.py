@@ -1,0 +1,246 @@
+from collections.abc import Callable
+from itertools import count
+from typing import NamedTuple
+
+import pytest
+import torch
+from torch import Tensor
+
+from neuroevo.engine import loop
+from neuroevo.engine.cost import Budget, Cost
+from neuroevo.engine.development import Developed, Development, Scoring, unchanged
+from neuroevo.engine.genome import Layout, Population
+from neuroevo.engine.loop import Champion, Rules, Step
+from neuroevo.engine.problem import Problem, Validate, batches, by_metric
+from neuroevo.engine.rng import Context
+from neuroevo.errors import InputError
+from neuroevo.fitness import Scores
+from neuroevo.search.algorithms import Algorithm
+
+CPU = torch.device("cpu")
+
+
+class Walk(NamedTuple):
+    """The state of a search that goes one step up each generation."""
+
+    at: Tensor
+
+
+def walk(growing: bool = False) -> Algorithm[Walk]:
+    """Ask for 4 individuals; where it is growing, for 8 after the first generation."""
+
+    def ask(state: Walk, context: Context) -> Population:
+        n = 8 if growing and context.generation > 1 else 4
+        return Population(state.at + torch.arange(n)[:, None], {}, torch.full((n, 2), -1))
+
+    return Algorithm(
+        lambda start, sigma, context: Walk(start[0]),
+        ask,
+        lambda state, population, scores: Walk(state.at + 1),
+        lambda state: {"best": state.at, "other": state.at - 10},
+        size=4,
+        again=4 if growing else 0,
+    )
+
+
+def rules(**changes: object) -> Rules:
+    base = Rules(0, 8, 2, None, Budget(generations=6), "accuracy", False)
+    return base.__class__(**{**base.__dict__, **changes})  # type: ignore[arg-type]
+
+
+def problem(development: Development, validate: Validate, r: Rules, pool: int = 100) -> Problem:
+    """Return the problem of one gene, whose batches are drawn from so many rows."""
+    merit = by_metric("accuracy", lower_is_better=r.lower_is_better, loss="cross_entropy")
+    draw = batches(torch.arange(pool), r.seed)
+    return Problem(Layout(("x",), ((1,),)), torch.zeros(1, 1), 0.0, development, draw, validate, merit)
+
+
+FIRST = Champion(torch.zeros(1), "start", 0, {"accuracy": -1.0, "cross_entropy": 1.0})
+
+
+def run(
+    r: Rules,
+    quality: Callable[[float], float] = lambda x: x,
+    bad: float | None = None,
+    algorithm: Algorithm[Walk] | None = None,
+    pool: int = 100,
+) -> tuple[list[Step], list[Tensor]]:
+    """Run the walk; the validation accuracy of a genome is `quality` of its value, its fitness the value itself."""
+    taken: list[Tensor] = []
+
+    def score(population: Population, index: Tensor) -> tuple[Scores, Cost]:
+        taken.append(index)
+        values = population.genomes[:, :1].double()
+        invalid = values[:, 0] == (float("nan") if bad is None else bad)
+        return Scores(values.masked_fill(invalid[:, None], -torch.inf), invalid), Cost(forward=len(values) * len(index))
+
+    def validate(genomes: Tensor) -> tuple[list[dict[str, float]], Cost]:
+        found = [{"accuracy": quality(float(g[0])), "cross_entropy": 1.0} for g in genomes]
+        return found, Cost(validation=len(genomes))
+
+    ticks, search = count(), algorithm or walk()
+    p = problem(unchanged(Scoring(score, lambda n, samples: Cost(forward=n * samples))), validate, r, pool)
+    start = loop.begin(p, search, r.seed, CPU, champion=FIRST)
+    return list(loop.evolve(p, search, r, start, device=CPU, clock=lambda: float(next(ticks)))), taken
+
+
+def test_generations_stop_a_run_and_are_counted_from_1() -> None:
+    steps, _ = run(rules())
+    assert [step.generation for step in steps] == [1, 2, 3, 4, 5, 6]
+    assert [step.stop for step in steps] == [None] * 5 + ["generations"]
+
+
+def test_validation_comes_every_so_often_and_at_the_end_and_is_counted_apart() -> None:
+    steps, _ = run(rules(budget=Budget(generations=5)))
+    assert [step.record["validation"] for step in steps] == [None, 2, None, 4, 5]
+    assert steps[-1].cost == Cost(forward=5 * 4 * 8, validation=6)
+
+
+def test_the_champion_is_the_best_on_validation_and_not_the_last() -> None:
+    steps, _ = run(rules(), quality=lambda x: -abs(x - 2))
+    champion = steps[-1].champion
+    assert (champion.kind, champion.generation, float(champion.genome)) == ("best", 2, 2.0)
+
+
+def test_patience_counts_validations_without_a_better_champion() -> None:
+    steps, _ = run(rules(budget=Budget(generations=100), patience=3), quality=lambda x: -abs(x - 2))
+    assert (steps[-1].generation, steps[-1].stop) == (8, "patience")
+
+
+@pytest.mark.parametrize(("lower", "target", "generation"), [(False, 4.0, 4), (True, -14.0, 4)])
+def test_the_target_is_of_the_validation_metric(lower: bool, target: float, generation: int) -> None:
+    quality = (lambda x: x) if not lower else (lambda x: -x - 10 if x >= 0 else 0.0)
+    steps, _ = run(rules(budget=Budget(generations=50, target=target), lower_is_better=lower), quality=quality)
+    assert (steps[-1].generation, steps[-1].stop) == (generation, "target")
+
+
+def test_the_last_batch_is_cut_so_that_samples_are_spent_to_within_one_each() -> None:
+    steps, batches = run(rules(budget=Budget(samples=75)))
+    assert [len(index) for index in batches] == [8, 8, 2]
+    assert (steps[-1].cost.samples, steps[-1].stop) == (72, "samples")
+    steps, batches = run(rules(budget=Budget(forward_samples=64)))
+    assert [len(index) for index in batches] == [8, 8]
+    assert steps[-1].stop == "forward_samples"
+
+
+@pytest.mark.parametrize(
+    ("budget", "batches", "stop"),
+    [
+        (Budget(samples=39), [8], "samples"),
+        (Budget(forward_samples=35), [8], "forward_samples"),
+        (Budget(samples=40), [8, 1], "samples"),
+        (Budget(samples=100), [8, 8], "samples"),
+        (Budget(samples=1000, generations=1), [8], "generations"),
+        (Budget(samples=35, generations=1), [8], "generations"),
+    ],
+)
+def test_a_run_ends_before_a_generation_that_takes_more_than_is_left(
+    budget: Budget, batches: list[int], stop: str
+) -> None:
+    steps, taken = run(rules(budget=budget), algorithm=walk(growing=True))
+    assert [len(index) for index in taken] == batches
+    assert [step.stop for step in steps] == [None] * (len(batches) - 1) + [stop]
+    assert steps[-1].record["validation"] is not None
+
+
+def test_a_budget_of_less_than_the_first_generation_is_refused() -> None:
+    with pytest.raises(InputError, match="too few for one generation of the smallest batch"):
+        run(rules(budget=Budget(samples=3)))
+
+
+def test_seconds_stop_a_run() -> None:
+    steps, _ = run(rules(budget=Budget(seconds=3.5)))
+    assert steps[-1].stop == "seconds"
+    assert steps[-1].generation < 6
+
+
+def test_a_batch_is_a_function_of_seed_and_generation_without_replacement() -> None:
+    _, batches = run(rules())
+    _, again = run(rules())
+    _, other = run(rules(seed=1))
+    assert all(torch.equal(a, b) for a, b in zip(batches, again, strict=True))
+    assert not torch.equal(batches[0], batches[1])
+    assert not torch.equal(batches[0], other[0])
+    assert all(len(set(index.tolist())) == 8 for index in batches)
+
+
+def test_a_batch_larger_than_the_train_split_is_all_of_it_and_counted_as_such() -> None:
+    steps, batches = run(rules(samples=1000), pool=10)
+    assert batches[0].tolist() == list(range(10))
+    assert steps[0].cost.forward == 40
+
+
+def test_invalid_individuals_are_counted_and_left_out_of_the_statistics() -> None:
+    steps, _ = run(rules(), bad=3.0)
+    record = steps[0].record
+    assert (record["invalid"], record["fitness_best"], record["fitness_mean"]) == (1, 2.0, 1.0)
+    assert record["fitness_std"] == pytest.approx((2 / 3) ** 0.5)
+
+
+def test_history_has_its_columns_in_order() -> None:
+    steps, _ = run(rules())
+    assert list(steps[0].record) == [
+        "generation", "fitness_best", "fitness_mean", "fitness_std", "diversity", "validation", "invalid",
+        "forward_samples", "backward_samples", "seconds",
+    ]  # fmt: skip
+    assert steps[0].record["diversity"] == pytest.approx(float(torch.arange(4.0).std(correction=0)))
+
+
+def test_ties_on_the_metric_are_broken_by_cross_entropy() -> None:
+    merit = by_metric("accuracy", loss="cross_entropy")
+    a = Champion(torch.zeros(1), "a", 1, {"accuracy": 0.5, "cross_entropy": 2.0})
+    b = a._replace(validation={"accuracy": 0.5, "cross_entropy": 1.0})
+    assert merit(b.validation) > merit(a.validation)
+
+
+def learning(steps: int, batch: int, budget: Budget) -> tuple[list[Step], list[int | None]]:
+    """Run the walk, whose 4 individuals learn `steps` steps of `batch` samples a generation; return what was taken."""
+    taken: list[int | None] = []
+
+    def cost(population: Population, samples: int, taken: int) -> Cost:
+        n = len(population.genomes)
+        return Cost(forward=n * (batch * taken + samples), backward=n * batch * taken)
+
+    def develop(population: Population, index: Tensor, context: Context) -> Developed:
+        taken.append(context.steps)
+        n = len(population.genomes)
+        scores = Scores(population.genomes[:, :1].double(), torch.zeros(n, dtype=torch.bool))
+        return Developed(
+            population,
+            population,
+            scores,
+            cost(population, len(index), steps if context.steps is None else context.steps),
+        )
+
+    def validate(genomes: Tensor) -> tuple[list[dict[str, float]], Cost]:
+        return [{"accuracy": 0.0, "cross_entropy": 1.0} for _ in genomes], Cost()
+
+    d = Development(develop, cost, steps)
+    r = rules(budget=budget)
+    p = problem(d, validate, r)
+    start = loop.begin(p, walk(), r.seed, CPU, champion=FIRST)
+    return list(loop.evolve(p, walk(), r, start, device=CPU, clock=lambda: 0.0)), taken
+
+
+def test_the_last_generation_learns_for_as_many_steps_as_the_budget_has_left() -> None:
+    # A generation: 5 steps of 4 x 10 samples, forward and twice backward, a batch of 8: 5 x 120 + 32 = 632 samples.
+    for extra, expected in ((0, 0), (123, 0), (124, 1), (151, 1), (152, 1), (2 * 120 + 31, 1), (2 * 120 + 32, 2),
+                            (631, 4)):  # fmt: skip
+        steps, taken = learning(5, 10, Budget(samples=632 + extra))
+        assert taken == [None, *([expected] if expected else [])], extra
+        spent = steps[-1].cost.samples
+        assert 632 + extra - 120 - 4 < spent <= 632 + extra
+        assert steps[-1].stop == "samples"
+
+
+def test_a_budget_that_one_step_of_the_smallest_batch_exceeds_is_refused_and_one_that_it_fits_is_not() -> None:
+    steps, taken = learning(5, 10, Budget(samples=124))
+    assert (taken, steps[-1].cost.samples) == ([1], 124)
+    with pytest.raises(InputError, match="too few"):
+        learning(5, 10, Budget(samples=123))
+
+
+def test_steps_are_cut_to_forward_samples_too() -> None:
+    steps, taken = learning(5, 10, Budget(forward_samples=232 + 100))
+    assert taken == [None, 1]
+    assert steps[-1].cost.forward == 232 + 72
