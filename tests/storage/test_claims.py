@@ -132,7 +132,7 @@ def test_a_lock_whose_file_was_taken_away_is_none(tmp_path: Path, monkeypatch: p
 
 def test_of_several_that_begin_together_one_has_the_folder_and_it_stays_whole(tmp_path: Path) -> None:
     code = (
-        "import sys, time\nfrom neuroevo import claims, rundir\nfrom neuroevo.errors import InputError\n"
+        "import sys, time\nfrom neuroevo.storage import claims, rundir\nfrom neuroevo.errors import InputError\n"
         "sys.stdin.readline()\n"
         "for i in range(20):\n"
         "    try:\n"
