@@ -92,8 +92,8 @@ class Views(Live):
 class Forecaster:
     """Foretells runs on the same images and network; what it found out about features it remembers."""
 
-    def __init__(self, ready: Ready, seconds: float = SECONDS) -> None:
-        self.ready, self.seconds = ready, seconds
+    def __init__(self, ready: Ready, seconds: float | None = None) -> None:
+        self.ready, self.seconds = ready, SECONDS if seconds is None else seconds
         self.found: dict[str, Found] = {}
         self.rates: dict[str, float] = {}  # seconds of an image through the backbone
 

@@ -12,7 +12,7 @@ import yaml
 from PIL import Image
 from safetensors.torch import save_file
 
-from neuroevo import experiment
+from neuroevo import experiment, forecast
 from neuroevo.config import load
 from neuroevo.engine.loop import Rules, Step
 from neuroevo.networks import backbones
@@ -32,6 +32,15 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         del os.environ["NEUROEVO_CACHE"]
     else:
         os.environ["NEUROEVO_CACHE"] = before
+
+
+@pytest.fixture(autouse=True, scope="session")
+def quick_estimates() -> Iterator[None]:
+    """Measuring what a run will take takes eight seconds where a person asks; here what it finds matters less."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(forecast, "SECONDS", 0.5)
+        patch.setattr(forecast, "PASS_SECONDS", 0.3)
+        yield
 
 
 @pytest.fixture(params=DEVICES)
