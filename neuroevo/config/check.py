@@ -25,9 +25,6 @@ from neuroevo.data import find_root, place_option
 from neuroevo.errors import InputError
 from neuroevo.metrics import OfGenome
 from neuroevo.search.algorithms.ga import usual_selection
-from neuroevo.yamlfile import dump as dump
-from neuroevo.yamlfile import parse as parse
-from neuroevo.yamlfile import read as read
 from neuroevo.yamlfile import shown
 
 # Of a ga with many objectives, where the config doesn't say: parents are drawn from the survivors, as often each.

@@ -10,9 +10,6 @@ from neuroevo.config.parts import schema
 from neuroevo.config.schema import SECTIONS
 from neuroevo.config.text import applied, based, find, override
 from neuroevo.errors import InputError
-from neuroevo.yamlfile import dump as dump
-from neuroevo.yamlfile import parse as parse
-from neuroevo.yamlfile import read as read
 from neuroevo.yamlfile import shown
 
 

@@ -5,9 +5,6 @@ from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 
 from neuroevo.errors import InputError
-from neuroevo.yamlfile import dump as dump
-from neuroevo.yamlfile import parse as parse
-from neuroevo.yamlfile import read as read
 
 READING: dict[str, str] = {  # options of reading images, which may fail at any time, by config key
     "broken": "data.broken",

@@ -26,9 +26,7 @@ from neuroevo.config.schema import (
 )
 from neuroevo.config.text import applied
 from neuroevo.search.space import Space, Variable, space
-from neuroevo.yamlfile import dump as dump
-from neuroevo.yamlfile import parse as parse
-from neuroevo.yamlfile import read as read
+from neuroevo.yamlfile import dump
 
 
 @dataclass(frozen=True)

@@ -28,9 +28,6 @@ from neuroevo.search.operators.mutation import MUTATIONS
 from neuroevo.search.operators.selection import SELECTIONS
 from neuroevo.search.samplers import SAMPLERS
 from neuroevo.search.space import VARIABLES
-from neuroevo.yamlfile import dump as dump
-from neuroevo.yamlfile import parse as parse
-from neuroevo.yamlfile import read as read
 from neuroevo.yamlfile import shown
 
 TABLES: dict[str, Mapping[str, Callable[..., Any]]] = {

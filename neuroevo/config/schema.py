@@ -16,9 +16,6 @@ from pydantic import (
 )
 
 from neuroevo.engine.schedules import Schedule
-from neuroevo.yamlfile import dump as dump
-from neuroevo.yamlfile import parse as parse
-from neuroevo.yamlfile import read as read
 
 BARE = "arrays"  # the data set whose samples go to the head as they are, where the config names no backbone
 MOST, MOST_SAMPLES, LARGEST_SEED = 2**31 - 1, 2**53, 2**63 - 1

@@ -7,10 +7,7 @@ from typing import Any
 from neuroevo.config.parts import COMMON, DEFAULT_NAMES, schema
 from neuroevo.config.schema import BARE, SETTLED
 from neuroevo.errors import InputError
-from neuroevo.yamlfile import dump as dump
-from neuroevo.yamlfile import parse as parse
-from neuroevo.yamlfile import read as read
-from neuroevo.yamlfile import shown
+from neuroevo.yamlfile import parse, read, shown
 
 DEFAULT: dict[str, Any] = {  # the built-in experiment, which needs no network; runs/digits.yaml spells out the same
     "data": {"name": "digits", "image_size": 48},

@@ -9,9 +9,6 @@ from neuroevo.config.parts import DEFAULT_NAMES, check_keys, part, section, word
 from neuroevo.config.schema import SETTLED, Budget, Trial, Tune
 from neuroevo.errors import InputError
 from neuroevo.search.space import Space
-from neuroevo.yamlfile import dump as dump
-from neuroevo.yamlfile import parse as parse
-from neuroevo.yamlfile import read as read
 from neuroevo.yamlfile import shown
 
 TRIALS = {"generations": 10}  # the budget of a search of hyperparameters that has none, in iterations
