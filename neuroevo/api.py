@@ -25,7 +25,7 @@ class Result(NamedTuple):
 
     genome: Tensor  # [g]: the champion's
     fitness: float  # its own
-    metrics: dict[str, float]  # all that the function returned for it
+    metrics: dict[str, float]  # all that the function returned for it, and its fitness under that name
     model: nn.Module | None  # a copy of the module with the champion's weights, where a module was evolved
     generation: int  # in which it was found; 0: the start
     history: list[dict[str, float | None]]  # a line a generation
@@ -69,16 +69,20 @@ def evolve(
             observer(step)
     assert step is not None
     assert step.stop is not None
-    champion = step.champion
-    metrics = dict(champion.validation)
-    found = metrics[function.FITNESS]
-    if search.evolvable is not None and len(metrics) > 1:
-        del metrics[function.FITNESS]
+    champion, metrics = step.champion, step.champion.validation
     whole = None if search.evolvable is None else search.evolvable.of(champion.genome)
     return Result(
-        champion.genome, found, metrics, whole, champion.generation, history, step.population, step.cost, step.seconds,
-        step.stop,
-    )  # fmt: skip
+        genome=champion.genome,
+        fitness=metrics[function.FITNESS],
+        metrics=metrics,
+        model=whole,
+        generation=champion.generation,
+        history=history,
+        population=step.population,
+        cost=step.cost,
+        seconds=step.seconds,
+        stop_reason=step.stop,
+    )
 
 
 def steps(

@@ -45,14 +45,14 @@ def of_genomes(
 
 
 class Evolvable:
-    """A copy of a module whose parameters, those that patterns match, are genes; the module itself stays as it is.
+    """A module whose parameters, those that patterns match, are genes; it stays as it is, and gives copies of itself.
 
-    Whoever is given the copy finds it in eval mode with the genes of one individual, all else as it was made.
+    A copy is in eval mode with the genes of one individual, all else as it was made.
     """
 
     def __init__(self, module: nn.Module, trainable: Sequence[str], device: torch.device) -> None:
-        self.module = deepcopy(module).to(device).eval().requires_grad_(False)
-        parameters = dict(self.module.named_parameters())
+        self.made = deepcopy(module).to(device).eval().requires_grad_(False)
+        parameters = dict(self.made.named_parameters())
         names = matching(parameters, trainable) if trainable else list(parameters)
         if not names:
             what = f"{', '.join(trainable)} matches none" if trainable else "the module has no parameters"
@@ -62,17 +62,15 @@ class Evolvable:
             raise InputError(f"{odd[0]} is no tensor of real numbers", option="trainable")
         self.layout = Layout.of({name: parameters[name] for name in names})
         self.start = self.layout.flatten({name: parameters[name].float()[None] for name in names})
-        self.made = {name: value.clone() for name, value in self.module.state_dict().items()}
 
     def of(self, genome: Tensor) -> nn.Module:
-        """Return the module with a genome's [g] weights."""
-        self.module.load_state_dict(self.made)
-        weights = self.layout.unflatten(genome[None])
-        parameters = dict(self.module.named_parameters())
+        """Return a copy of the module with a genome's [g] weights."""
+        module = deepcopy(self.made)
+        parameters = dict(module.named_parameters())
         with torch.no_grad():
-            for name, weight in weights.items():
+            for name, weight in self.layout.unflatten(genome[None]).items():
                 parameters[name].copy_(weight[0])
-        return self.module.eval()
+        return module
 
 
 def of_module(fitness: OfModule, evolvable: Evolvable, *, sigma: float | Tensor = 0.1) -> Problem:

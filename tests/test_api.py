@@ -86,7 +86,7 @@ def test_only_what_is_trainable_evolves_and_more_numbers_are_kept_by_name() -> N
     )  # fmt: skip
     assert result.model is not None
     assert torch.equal(result.model.get_parameter("a.weight"), model.a.weight)
-    assert list(result.metrics) == ["f1", "bias"]
+    assert list(result.metrics) == ["fitness", "f1", "bias"]
     assert result.metrics["f1"] == result.fitness
     assert len(result.genome) == 9
 
@@ -95,13 +95,14 @@ def test_every_individual_finds_the_module_as_it_was_made() -> None:
     seen = []
 
     def fitness(module: nn.Module) -> float:
-        seen.append((int(module.get_buffer("calls")), module.training))
+        seen.append((int(module.get_buffer("calls")), module.training, type(module.get_submodule("b")).__name__))
         module.train()
         module(X)
+        module.b = nn.Identity()
         return 0.0
 
     ne.evolve(Odd(), fitness=fitness, algorithm=ne.ga(population=4), budget=ne.Budget(generations=2))
-    assert set(seen) == {(0, False)}
+    assert set(seen) == {(0, False, "Linear")}
 
 
 def test_steps_may_be_left_at_any_time_and_are_those_of_the_whole() -> None:
