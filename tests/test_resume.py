@@ -8,6 +8,7 @@ import random
 import signal
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -111,11 +112,10 @@ def wait_for(condition: Callable[[], bool]) -> None:
 def test_kill_9_at_20_random_moments_and_resume_ends_in_the_same_bytes_each_time(
     tmp_path: Path, uninterrupted: dict[str, Any]
 ) -> None:
-    moments = random.Random(0)
-    for k in range(20):
-        folder = tmp_path / str(k)
+    def killed(k: int) -> Path:
+        folder, moments = tmp_path / str(k), random.Random(k)
         started = process(folder, SETS)
-        wait_for(lambda: (folder / "history.jsonl").exists())  # noqa: B023  called at once
+        wait_for(lambda: (folder / "history.jsonl").exists())
         time.sleep(moments.uniform(0, 0.9))
         started.kill()
         started.join()
@@ -124,8 +124,12 @@ def test_kill_9_at_20_random_moments_and_resume_ends_in_the_same_bytes_each_time
             time.sleep(moments.uniform(0.2, 1.0))
             again.kill()
             again.join()
-        experiment.resume(str(folder), [], Quiet())
-        assert contents(folder) == uninterrupted, f"kill {k}"
+        return folder
+
+    with ThreadPoolExecutor(2) as pool:  # what is killed are processes of their own
+        for folder in pool.map(killed, range(20)):
+            experiment.resume(str(folder), [], Quiet())
+            assert contents(folder) == uninterrupted, folder.name
 
 
 def test_the_lineage_is_cut_back_to_the_checkpoint_and_ends_in_the_same_bytes(tmp_path: Path) -> None:
