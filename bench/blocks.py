@@ -20,12 +20,16 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from neuroevo import devices, fitness, gradient, metrics
+from neuroevo import devices
 from neuroevo.engine.genome import Layout, Population
 from neuroevo.engine.rng import Context
+from neuroevo.learning import optimizers
+from neuroevo.learning.refine import refiner
+from neuroevo.learning.task import Settings, Task
 from neuroevo.networks import backbones, deep, heads
 from neuroevo.networks.backbones import Backbone
 from neuroevo.networks.heads import Forward
+from neuroevo.problems import metrics, scoring
 
 CLASSES = 10
 NETWORKS = {
@@ -87,7 +91,7 @@ def rates(name: str, n: int, samples: int, rounds: int, device: torch.device) ->
 
     timed: dict[str, Callable[[], object]] = {
         "alone": lambda: head(cut.rest(*tensors)),
-        "ours": lambda: fitness.evaluate(
+        "ours": lambda: scoring.evaluate(
             genomes, layout.unflatten, ours, data, index, [metrics.cross_entropy()], plan),
         "vmap": lambda: plain(contiguous),
         "vmap, channels last": lambda: plain(tensors),
@@ -125,24 +129,24 @@ def memory(n: int, limit: int, refine: bool) -> None:
     plan = deep.plan(make, start, cut.width, CLASSES, limit, device, "loop", n, batch, 1)
     genomes = layout.flatten(start).repeat(n, 1)
     population = Population(genomes, {}, torch.zeros(n, 2, dtype=torch.int64))
-    task = gradient.Task(layout, make("loop"), None, data, torch.arange(1000), CLASSES, max(1, plan.trained),
+    task = Task(layout, make("loop"), None, data, torch.arange(1000), CLASSES, max(1, plan.trained),
                          max(1, plan.micro), limit // 8, genomes[0], device)  # fmt: skip
-    settings = gradient.Settings(
+    settings = Settings(
         steps=2, batch_size=64, lr=0.01, weight_decay=0.0, label_smoothing=0.0, dropout=None, mixup=0.0,
         decay_to_start=0.0, schedule="constant", final=0.1, who="all", share=1.0, batches="own",
         optimizer_state="fresh", balanced=False, class_weights=False, logit_adjustment=0.0,
     )  # fmt: skip
-    learn, context = gradient.refiner(task, gradient.sgd(), settings)[0], Context(0, 1, 0.0, device)
+    learn, context = refiner(task, optimizers.sgd(), settings)[0], Context(0, 1, 0.0, device)
 
     def work(p: Population) -> None:
         if refine:
             learn(p, context)
         else:
-            fitness.evaluate(p.genomes, layout.unflatten, make("loop"), data, torch.arange(512),
+            scoring.evaluate(p.genomes, layout.unflatten, make("loop"), data, torch.arange(512),
                              [metrics.cross_entropy()], plan)  # fmt: skip
 
     tiny = plan._replace(samples=1)
-    fitness.evaluate(
+    scoring.evaluate(
         genomes[:1], layout.unflatten, make("loop"), data, torch.arange(2), [metrics.cross_entropy()], tiny
     )
     Path("/proc/self/clear_refs").write_text("5")  # the peak from here on (Linux)

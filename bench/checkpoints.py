@@ -16,14 +16,17 @@ from pathlib import Path
 import torch
 
 from neuroevo.engine import loop
+from neuroevo.engine.batches import batches
 from neuroevo.engine.cost import Budget, Cost
-from neuroevo.engine.development import Scoring, unchanged
+from neuroevo.engine.evaluator import Scoring, unchanged
+from neuroevo.engine.execution import plan
 from neuroevo.engine.genome import Layout, Population
 from neuroevo.engine.loop import Champion, Rules, Step
-from neuroevo.engine.problem import Problem, batches, by_metric
-from neuroevo.fitness import Scores, evaluate, plan
-from neuroevo.metrics import METRICS
+from neuroevo.engine.problem import Problem, by_metric
+from neuroevo.engine.scores import Scores
 from neuroevo.networks import heads
+from neuroevo.problems.metrics import METRICS
+from neuroevo.problems.scoring import evaluate
 from neuroevo.search.algorithms.base import GAState
 from neuroevo.search.algorithms.ga import ga
 from neuroevo.storage import checkpoint

@@ -29,7 +29,7 @@ import h5py
 import numpy as np
 from PIL import Image
 
-from neuroevo import cli
+from neuroevo.cli.main import main as command_line
 
 TINY = ["backbone.name=none", "backbone.weights=none", "data.image_size=null", "algorithm.population=16",
         "fitness.samples=100", "memory.limit=1e8", "validate.every=5"]  # fmt: skip
@@ -141,7 +141,7 @@ def call(command: list[str], folder: Path) -> tuple[int | None, str, str]:
         sys.argv = ["neuroevo", *command]
         status = 70
         try:
-            cli.main()
+            command_line()
         except SystemExit as error:
             status = error.code if isinstance(error.code, int) else 70
         except BaseException:

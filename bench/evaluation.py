@@ -17,10 +17,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from neuroevo import fitness
+from neuroevo.engine import execution
 from neuroevo.engine.genome import Layout
-from neuroevo.metrics import METRICS
 from neuroevo.networks import heads
+from neuroevo.problems import scoring
+from neuroevo.problems.metrics import METRICS
 
 D, C = 1280, 10
 LAYOUT = Layout(("head.weight", "head.bias"), ((C, D), (C,)))
@@ -45,13 +46,13 @@ def rates(rounds: int, device: torch.device) -> None:
     torch.manual_seed(0)
     rows, n, b = Rows(10_000, device), 256, 10_000
     genomes = torch.randn(n, LAYOUT.genes, device=device) / 36
-    plan = fitness.plan("gemm", LAYOUT.genes, D, [C], 2**30, device)
+    plan = execution.plan("gemm", LAYOUT.genes, D, [C], 2**30, device)
     index = torch.arange(b, device=device)
     w = LAYOUT.unflatten(genomes)["head.weight"].flatten(0, 1).t().contiguous()
     out = torch.empty(b, n * C, device=device)
 
     def evaluate(metric: str) -> Tensor:
-        return fitness.evaluate(genomes, LAYOUT.unflatten, FORWARD, rows, index, [METRICS[metric]()], plan).values[:, 0]
+        return scoring.evaluate(genomes, LAYOUT.unflatten, FORWARD, rows, index, [METRICS[metric]()], plan).values[:, 0]
 
     def loop() -> Tensor:
         weights = LAYOUT.unflatten(genomes)
@@ -93,13 +94,13 @@ def peak() -> int:
 def memory(samples: int, metric: str, limit: int) -> None:
     """Print what one evaluation of 4,096 heads adds to the peak of this process's memory."""
     rows, genomes = Rows(samples, torch.device("cpu")), torch.randn(4096, LAYOUT.genes) / 36
-    plan = fitness.plan("gemm", LAYOUT.genes, D, [C], limit, torch.device("cpu"))
-    small = fitness.plan("gemm", LAYOUT.genes, D, [C], 2**25, torch.device("cpu"))
+    plan = execution.plan("gemm", LAYOUT.genes, D, [C], limit, torch.device("cpu"))
+    small = execution.plan("gemm", LAYOUT.genes, D, [C], 2**25, torch.device("cpu"))
     # The libraries' own buffers, before the peak is read.
-    fitness.evaluate(genomes[:2], LAYOUT.unflatten, FORWARD, rows, torch.arange(64), [METRICS[metric]()], small)
+    scoring.evaluate(genomes[:2], LAYOUT.unflatten, FORWARD, rows, torch.arange(64), [METRICS[metric]()], small)
     Path("/proc/self/clear_refs").write_text("5")  # the peak from here on (Linux)
     before = peak()
-    fitness.evaluate(genomes, LAYOUT.unflatten, FORWARD, rows, torch.arange(samples), [METRICS[metric]()], plan)
+    scoring.evaluate(genomes, LAYOUT.unflatten, FORWARD, rows, torch.arange(samples), [METRICS[metric]()], plan)
     used = (peak() - before) / 1024
     print(f"4,096 heads on {samples:,} features, {metric}: {used:.0f} MiB more, limit {limit / 2**20:.0f} MiB")
 

@@ -16,9 +16,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from neuroevo import gradient
 from neuroevo.engine.genome import Layout, Population
 from neuroevo.engine.rng import Context
+from neuroevo.learning import optimizers
+from neuroevo.learning.refine import refiner, slice_size
+from neuroevo.learning.task import Settings, Task
 from neuroevo.networks import heads
 
 D, C, B = 1280, 10, 128
@@ -44,10 +46,10 @@ def setup(make: Callable[[], nn.Module], n: int, steps: int, limit: int, device:
     layout = Layout.of({f"fc.{key}": p for key, p in head.named_parameters()})
     linear = "fc" if isinstance(head, nn.Linear) else None
     start, widths = torch.zeros(layout.genes, device=device), heads.widths(head)
-    slices = gradient.slice_size(layout.genes, D, widths, linear is not None, 1, False, B, limit, device)
-    task = gradient.Task(layout, heads.population_forward(head, "fc")[1], linear, rows, torch.arange(10_000), C,
+    slices = slice_size(layout.genes, D, widths, linear is not None, 1, False, B, limit, device)
+    task = Task(layout, heads.population_forward(head, "fc")[1], linear, rows, torch.arange(10_000), C,
                          slices, B, limit // 8, start, device)  # fmt: skip
-    settings = gradient.Settings(
+    settings = Settings(
         steps=steps, batch_size=B, lr=0.01, weight_decay=0.0, label_smoothing=0.0, dropout=None, mixup=0.0,
         decay_to_start=0.0, schedule="constant", final=0.1, who="all", share=1.0, batches="shared",
         optimizer_state="fresh", balanced=False, class_weights=False, logit_adjustment=0.0,
@@ -69,9 +71,9 @@ def memory(n: int, limit: int, hidden: int) -> None:
         return heads.mlp(D, C, hidden=[hidden]) if hidden else nn.Linear(D, C)
 
     _, small, settings, few = setup(make, 2, 2, limit, device)
-    gradient.refiner(small, gradient.sgd(), settings)[0](few, Context(0, 1, 0.0, device))  # the libraries' own buffers
+    refiner(small, optimizers.sgd(), settings)[0](few, Context(0, 1, 0.0, device))  # the libraries' own buffers
     _, task, settings, population = setup(make, n, 5, limit, device)
-    refine = gradient.refiner(task, gradient.sgd(), settings)[0]
+    refine = refiner(task, optimizers.sgd(), settings)[0]
     Path("/proc/self/clear_refs").write_text("5")  # the peak from here on (Linux)
     before = peak()
     refine(population, Context(0, 1, 0.0, device))
@@ -86,7 +88,7 @@ def compare(name: str, make: Callable[[], nn.Module], n: int, loop_of: int, roun
     head, task, settings, population = setup(make, n, steps, 2**30, device)
     rows, linear = task.source, task.linear
     context = Context(0, 1, 0.0, device)
-    ours = {m: gradient.refiner(task, gradient.sgd(momentum=m), settings)[0] for m in (0.0, 0.9)}
+    ours = {m: refiner(task, optimizers.sgd(momentum=m), settings)[0] for m in (0.0, 0.9)}
     index = torch.randint(10_000, (steps, B), device=device)
 
     def loop(momentum: float) -> None:

@@ -16,7 +16,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from neuroevo import composition, config
+from neuroevo import config
+from neuroevo.experiments import build, compose
 
 RUNS = Path(__file__).parents[1] / "runs"
 BASE = {
@@ -64,9 +65,9 @@ def features(components: int, whitening: float) -> tuple[dict[str, tuple[Tensor,
     sets = ["data.validation=0.1", f"features.components={components}", f"features.whitening={whitening}"]
     c = config.load(str(RUNS / "cifar10_folder.yaml"), sets)
     c = replace(c, memory=c.memory.model_copy(update={"limit": 2**30}))
-    given = composition.dataset(c)
-    parts = composition.compose(
-        c, torch.device("cpu"), given, composition.build_backbone(c, given[0]), lambda done, total: None, print
+    given = build.dataset(c)
+    parts = compose.compose(
+        c, torch.device("cpu"), given, build.build_backbone(c, given[0]), lambda done, total: None, print
     )
     return {name: parts.features.batch(parts.splits[name]) for name in ("train", "validation")}, len(parts.classes)
 

@@ -19,7 +19,7 @@ from evotorch.algorithms import SNES
 from torch import Tensor
 
 from neuroevo.engine.rng import Context
-from neuroevo.fitness import Scores
+from neuroevo.engine.scores import Scores
 from neuroevo.search.algorithms import ALGORITHMS
 
 OURS = ("snes", "pgpe", "cem", "sep_cma", "es")

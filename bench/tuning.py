@@ -19,8 +19,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from neuroevo import config, experiment
+from neuroevo import config
 from neuroevo.engine.rng import Context
+from neuroevo.experiments import experiment
 from neuroevo.tuning import tune
 
 RUNS = Path(__file__).parents[1] / "runs"

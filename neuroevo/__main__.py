@@ -1,5 +1,5 @@
 """`python -m neuroevo` is the same program as `neuroevo`."""
 
-from neuroevo.cli import main
+from neuroevo.cli.main import main
 
 main()

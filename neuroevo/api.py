@@ -7,14 +7,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from neuroevo import devices, function
+from neuroevo import devices
 from neuroevo.engine import loop
+from neuroevo.engine.algorithm import Algorithm
 from neuroevo.engine.cost import Budget, Cost
 from neuroevo.engine.genome import Population
 from neuroevo.engine.loop import Rules, Step
 from neuroevo.engine.problem import Problem
 from neuroevo.errors import InputError
-from neuroevo.search.algorithms import Algorithm
+from neuroevo.problems import function
 from neuroevo.search.algorithms.ga import ga
 
 GENERATIONS = 400  # of a search without a budget, as of a run without one

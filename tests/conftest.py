@@ -12,9 +12,10 @@ import yaml
 from PIL import Image
 from safetensors.torch import save_file
 
-from neuroevo import experiment, forecast
 from neuroevo.config import load
 from neuroevo.engine.loop import Rules, Step
+from neuroevo.experiments import experiment
+from neuroevo.forecast import forecast
 from neuroevo.networks import backbones
 from neuroevo.storage import rundir
 

@@ -6,7 +6,8 @@ is of no predicted class, C.
 
 import numpy as np
 
-from neuroevo.metrics import METRICS, OfGenome
+from neuroevo.problems.metric import OfGenome
+from neuroevo.problems.metrics import METRICS
 
 
 def probabilities(logits):

@@ -7,7 +7,7 @@ import torch
 
 from neuroevo.engine.genome import Layout, Population
 from neuroevo.engine.rng import Context
-from neuroevo.fitness import Scores
+from neuroevo.engine.scores import Scores
 
 LAYOUT = Layout(("w", "b"), ((3, 4), (3,)))
 G = LAYOUT.genes

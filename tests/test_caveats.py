@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from conftest import TINY, Quiet, make_folder
 
-from neuroevo import caveats, cli, composition, config, experiment
+from neuroevo import caveats, config
+from neuroevo.cli import main
 from neuroevo.config import load
 from neuroevo.errors import InputError
+from neuroevo.experiments import build, experiment
 from neuroevo.report import runpage
 from neuroevo.storage import rundir
 
@@ -129,11 +131,11 @@ def test_a_crossover_that_leaves_all_to_mutation_is_refused_where_there_are_many
         assert (caveats.stalls(c.record(), genes) is not None) == stalls
         if stalls:
             with pytest.raises(InputError, match=rf"algorithm.crossover: {name}, .* 5,130 genes .*: add refine.steps"):
-                composition.check_crossover(c, genes)
+                build.check_crossover(c, genes)
         else:
-            composition.check_crossover(c, genes)
+            build.check_crossover(c, genes)
     asked = load(None, [f"algorithm.crossover={name}", "algorithm.selection=tournament"])
-    composition.check_crossover(asked, 5130)
+    build.check_crossover(asked, 5130)
     assert (len(caveats.of_config(asked.record(), 5130)) == 1) == weak
     for other in (REFINE, "genome.from=[a, b]", "backbone.trainable=[conv_head]"):
         assert caveats.stalls(load(None, [f"algorithm.crossover={name}", other]).record(), 5130) is None
@@ -171,7 +173,7 @@ def ran(folder: Path, *sets: str) -> tuple[Path, Quiet]:
 def said(folder: Path, capsys: pytest.CaptureFixture[str]) -> tuple[list[str], str, str]:
     """Return a run's warnings: of result.json, of the terminal's summary, of the page."""
     capsys.readouterr()
-    cli.summary(str(folder))
+    main.summary(str(folder))
     result = json.loads((folder / rundir.RESULT).read_text())["warnings"]
     return result, capsys.readouterr().out, runpage.run_page(folder, None)
 

@@ -10,7 +10,7 @@ import neuroevo
 from neuroevo import api
 from neuroevo.engine.cost import Budget
 from neuroevo.errors import InputError, RunError
-from neuroevo.gradient import OPTIMIZERS
+from neuroevo.learning.optimizers import OPTIMIZERS
 from neuroevo.search.algorithms import ALGORITHMS
 
 

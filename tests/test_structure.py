@@ -8,25 +8,38 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "neuroevo"
-ORDER = [  # each may import those before it
-    "errors", "engine.genome", "engine.rng", "engine.cost", "devices", "engine.schedules", "statistics",
-    "engine.samples", "search.operators.masks", "search.operators.selection", "search.operators.crossover",
-    "search.operators.mutation", "metrics", "engine.pareto", "networks.classes", "networks.heads", "networks.cut",
-    "fitness", "gradient", "networks.deep", "engine.development", "search.algorithms", "networks.quantised",
-    "engine.problem", "function", "engine.loop", "api", "search.space", "search.samplers", "caveats",
-    "networks.weightfiles", "cache", "images", "folders", "arrays", "data", "inventory", "identity",
-    "networks.downloads", "networks.backbones", "features", "evaluation", "yamlfile", "config", "blame",
-    "storage.hdf5", "storage.checkpoint", "storage.rundir", "storage.claims", "progress", "report.genealogy",
-    "report.glyphs", "report.figures", "report.plots_of_runs", "report.plots_of_searches",
-    "report.plots_of_benches", "report.page", "report.runpage", "report.benchpage", "report.report", "report.watch",
-    "starts", "composition", "tuning.lockstep", "experiment", "tuning.trials", "tuning.tune", "arms", "workers",
-    "bench", "export", "pace", "forecast", "inspection", "cli", "__main__",
-]  # fmt: skip
+PACKAGES = {  # in order: each may import those before it, and its own modules those before them
+    "": ["errors", "devices"],
+    "engine": ["genome", "rng", "cost", "schedules", "samples", "pareto", "scores", "batches", "execution", "algorithm",
+               "evaluator", "problem", "loop"],
+    "search": ["operators.masks", "operators.selection", "operators.crossover", "operators.mutation",
+               "algorithms", "space", "samplers"],
+    "caveats": [""],
+    "networks": ["classes", "heads", "cut", "deep", "affine", "quantised", "weightfiles", "downloads", "backbones"],
+    "learning": ["optimizers", "task", "losses", "draws", "refine", "sensitivity"],
+    "problems": ["metric", "metrics", "scoring", "intervals", "function"],
+    "data": ["cache", "images", "folders", "arrays", "datasets", "splits", "inventory", "identity", "augment",
+             "samples", "components", "feature_cache"],
+    "config": [""],
+    "storage": ["hdf5", "checkpoint", "rundir", "claims"],
+    "report": ["genealogy", "glyphs", "figures", "plots_of_runs", "plots_of_searches", "plots_of_benches", "page",
+               "runpage", "benchpage", "report", "watch"],
+    "experiments": ["blame", "terminal", "signals", "log", "memory", "starts", "costs", "build", "sizes",
+                    "sources", "compose", "reopen", "recorders", "experiment", "evaluation", "export"],
+    "tuning": ["lockstep", "trials", "tune"],
+    "bench": ["statistics", "arms", "workers", "tasks", "tables", "benchmark"],
+    "forecast": ["pace", "forecast"],
+    "api": [""],
+    "cli": ["inspection", "main"],
+    "__main__": [""],
+}  # fmt: skip
+ORDER = [".".join(filter(None, (package, name))) for package, names in PACKAGES.items() for name in names]
 ONLY = {  # the one module that imports a library
-    "h5py": {"storage.hdf5"}, "pydantic": {"config"}, "typer": {"cli"}, "rich": {"progress"},
-    "safetensors": {"networks.weightfiles"}, "sklearn": {"data"}, "filelock": {"cache"},
+    "h5py": {"storage.hdf5"}, "pydantic": {"config"}, "typer": {"cli.main"}, "rich": {"experiments.terminal"},
+    "safetensors": {"networks.weightfiles"}, "sklearn": {"data.datasets"}, "filelock": {"data.cache"},
     "evotorch": {"search.operators.crossover", "search.algorithms"}, "optuna": {"search.samplers"},
-    "scipy": {"evaluation", "statistics"}, "yaml": {"yamlfile"}, "platformdirs": {"cache"}, "psutil": {"devices"},
+    "scipy": {"problems.intervals", "bench.statistics"}, "yaml": {"config"}, "platformdirs": {"data.cache"},
+    "psutil": {"devices"},
     "matplotlib": {f"report.{name}" for name in ("glyphs", "figures", "plots_of_runs", "plots_of_searches",
                                                  "plots_of_benches")},
 }  # fmt: skip
@@ -49,12 +62,12 @@ SECTIONS = [
 ]
 YAML = {  # below config, and yet about a config: what is said of a whole record, and a row of `neuroevo validate`
     "caveats": None,
-    "inventory": "; --set data.broken=skip leaves such files out",
+    "data.inventory": "; --set data.broken=skip leaves such files out",
 }
 PROGRAM = {  # what belongs to a program, and where it is still; these sets only shrink
-    "signal": {"experiment", "tuning.tune", "report.watch", "workers"},
-    "argv": {"experiment"},
-    "print": {"cli", "report.watch"},
+    "signal": {"experiments.signals", "experiments.experiment", "tuning.tune", "report.watch", "bench.workers"},
+    "argv": {"experiments.log"},
+    "print": {"cli.main", "report.watch"},
 }
 
 
@@ -94,19 +107,29 @@ def test_imports_point_up_only(path: Path) -> None:
             assert here in ONLY[package], f"{here} imports {package}"
 
 
+TESTS = {  # of modules that are tested with another of their package, by that one's test file
+    "engine/test_problem.py": ["engine.batches"], "engine/test_loop.py": ["engine.algorithm"],
+    "search/test_operators.py": [name for name in ORDER if name.startswith("search.operators.")],
+    "learning/test_refine.py": [name for name in ORDER if name.startswith("learning.")],
+    "problems/test_scoring.py": ["engine.scores", "engine.execution"], "problems/test_metrics.py": ["problems.metric"],
+    "data/test_datasets.py": ["data.splits"], "config/test_config.py": ["config"],
+    "data/test_feature_cache.py": ["data.augment", "data.samples", "data.components", "networks.affine"],
+    "report/test_plots.py": [name for name in ORDER if name.startswith(("report.plots_of_", "report.figures"))],
+    "experiments/test_experiment.py": [f"experiments.{name}" for name in ("signals", "log", "recorders")],
+    "experiments/test_compose.py": [f"experiments.{name}" for name in ("memory", "costs", "build", "sizes")],
+    "experiments/test_unfrozen.py": ["experiments.sources"], "experiments/test_resume.py": ["experiments.reopen"],
+    "experiments/test_export.py": ["experiments.evaluation"],
+    "bench/test_benchmark.py": ["bench.tasks", "bench.tables"],
+    "cli/test_cli.py": ["cli.main"],
+}  # fmt: skip
+
+
 @pytest.mark.parametrize("name", [name for name in ORDER if name not in ("__main__", "errors")])
 def test_every_module_has_its_test_file(name: str) -> None:
     tests = Path(__file__).parent
-    names = {"search.algorithms": [f"search/test_{own}.py" for own in ("algorithms", "ga", "pso", "de", "baselines")],
-             "experiment": ["test_experiment.py", "test_resume.py"],
-             "composition": ["test_composition.py", "test_unfrozen.py"],
-             **{f"search.operators.{own}": ["search/test_operators.py"] for own in (
-                 "masks", "selection", "crossover", "mutation")},
-             **{f"report.{own}": ["report/test_plots.py"] for own in (
-                 "figures", "plots_of_runs", "plots_of_searches", "plots_of_benches")}}  # fmt: skip
-    folder, _, last = name.rpartition(".")
-    for file in names.get(name, [f"{folder}/test_{last}.py" if folder else f"test_{last}.py"]):
-        assert (tests / file).exists()
+    own = next((file for file, names in TESTS.items() if name in names), None)
+    package, _, last = name.rpartition(".")
+    assert (tests / (own or f"{package}/test_{last}.py")).exists()
 
 
 def test_the_package_names_no_path_of_the_workplace() -> None:

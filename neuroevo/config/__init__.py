@@ -25,6 +25,6 @@ from neuroevo.config.text import gives as gives
 from neuroevo.config.text import override as override
 from neuroevo.config.text import raw as raw
 from neuroevo.config.tuning import corners as corners
-from neuroevo.yamlfile import dump as dump
-from neuroevo.yamlfile import parse as parse
-from neuroevo.yamlfile import read as read
+from neuroevo.config.yamlfile import dump as dump
+from neuroevo.config.yamlfile import parse as parse
+from neuroevo.config.yamlfile import read as read

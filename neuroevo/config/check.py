@@ -21,11 +21,11 @@ from neuroevo.config.schema import (
     Validate,
 )
 from neuroevo.config.tuning import with_search
-from neuroevo.data import find_root, place_option
+from neuroevo.config.yamlfile import shown
+from neuroevo.data.datasets import find_root, place_option
 from neuroevo.errors import InputError
-from neuroevo.metrics import OfGenome
+from neuroevo.problems.metric import OfGenome
 from neuroevo.search.algorithms.ga import usual_selection
-from neuroevo.yamlfile import shown
 
 # Of a ga with many objectives, where the config doesn't say: parents are drawn from the survivors, as often each.
 MANY_OBJECTIVES = {"name": "truncation", "share": 0.5}

@@ -9,8 +9,8 @@ from neuroevo.config.model import Config
 from neuroevo.config.parts import schema
 from neuroevo.config.schema import SECTIONS
 from neuroevo.config.text import applied, based, find, override
+from neuroevo.config.yamlfile import shown
 from neuroevo.errors import InputError
-from neuroevo.yamlfile import shown
 
 
 def load(file: str | None, sets: Sequence[str] = (), note: Callable[[str], None] = lambda line: None) -> Config:

@@ -25,8 +25,8 @@ from neuroevo.config.schema import (
     Validate,
 )
 from neuroevo.config.text import applied
+from neuroevo.config.yamlfile import dump
 from neuroevo.search.space import Space, Variable, space
-from neuroevo.yamlfile import dump
 
 
 @dataclass(frozen=True)

@@ -16,19 +16,21 @@ from pydantic import (
 
 from neuroevo.config.keys import at
 from neuroevo.config.schema import LARGEST_FLOAT, LARGEST_SEED, MOST, Data, Head, Refine, Section
-from neuroevo.data import DATASETS
+from neuroevo.config.yamlfile import shown
+from neuroevo.data.datasets import DATASETS
+from neuroevo.engine.algorithm import Algorithm
+from neuroevo.engine.algorithm import Part as PartMark
 from neuroevo.errors import InputError
-from neuroevo.gradient import OPTIMIZERS
-from neuroevo.metrics import METRICS, own_metric
+from neuroevo.learning.optimizers import OPTIMIZERS
 from neuroevo.networks.heads import HEADS
-from neuroevo.search.algorithms import ALGORITHMS, Algorithm
-from neuroevo.search.algorithms.base import Part as PartMark
+from neuroevo.problems.metric import own_metric
+from neuroevo.problems.metrics import METRICS
+from neuroevo.search.algorithms import ALGORITHMS
 from neuroevo.search.operators.crossover import CROSSOVERS
 from neuroevo.search.operators.mutation import MUTATIONS
 from neuroevo.search.operators.selection import SELECTIONS
 from neuroevo.search.samplers import SAMPLERS
 from neuroevo.search.space import VARIABLES
-from neuroevo.yamlfile import shown
 
 TABLES: dict[str, Mapping[str, Callable[..., Any]]] = {
     "data": DATASETS,

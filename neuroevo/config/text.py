@@ -6,8 +6,8 @@ from typing import Any
 
 from neuroevo.config.parts import COMMON, DEFAULT_NAMES, schema
 from neuroevo.config.schema import BARE, SETTLED
+from neuroevo.config.yamlfile import parse, read, shown
 from neuroevo.errors import InputError
-from neuroevo.yamlfile import parse, read, shown
 
 DEFAULT: dict[str, Any] = {  # the built-in experiment, which needs no network; runs/digits.yaml spells out the same
     "data": {"name": "digits", "image_size": 48},

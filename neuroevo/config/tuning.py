@@ -7,9 +7,9 @@ from typing import Any
 from neuroevo.config.model import Config, Tuning
 from neuroevo.config.parts import DEFAULT_NAMES, check_keys, part, section, word
 from neuroevo.config.schema import SETTLED, Budget, Trial, Tune
+from neuroevo.config.yamlfile import shown
 from neuroevo.errors import InputError
 from neuroevo.search.space import Space
-from neuroevo.yamlfile import shown
 
 TRIALS = {"generations": 10}  # the budget of a search of hyperparameters that has none, in iterations
 # What a search of hyperparameters can't touch: what it is judged by, and what doesn't change a trial.

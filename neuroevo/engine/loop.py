@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from neuroevo.engine.algorithm import Algorithm
 from neuroevo.engine.cost import Budget, Cost
 from neuroevo.engine.genome import Population
 from neuroevo.engine.problem import Problem
 from neuroevo.engine.rng import Context
+from neuroevo.engine.scores import Scores
 from neuroevo.errors import InputError
-from neuroevo.fitness import Scores
-from neuroevo.search.algorithms import Algorithm
 
 DIVERSITY_GENES = 1024  # diversity is taken over this many genes at most, evenly spaced
 

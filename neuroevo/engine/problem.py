@@ -7,17 +7,13 @@ network and no config: `function` makes one of a function of genomes, or of a mo
 from collections.abc import Callable, Mapping
 from typing import NamedTuple, Protocol
 
-import torch
 from torch import Tensor
 
+from neuroevo.engine.batches import Batch
 from neuroevo.engine.cost import Cost
-from neuroevo.engine.development import Development
+from neuroevo.engine.evaluator import Development
 from neuroevo.engine.genome import Layout
-from neuroevo.engine.rng import generator
-from neuroevo.fitness import balanced
-from neuroevo.gradient import View, as_it_is
 
-Batch = Callable[[int, int], Tensor]  # (generation, size) -> rows; fewer than asked for where there are no more
 Validate = Callable[[Tensor], tuple[list[dict[str, float]], Cost]]  # genomes [k, g] -> each one's metrics as reported
 Merit = Callable[[Mapping[str, float]], tuple[float, ...]]  # metrics as reported -> what candidates are compared by
 
@@ -45,28 +41,6 @@ class Problem(NamedTuple):
     validate: Validate
     merit: Merit
     sensitivity: Sensitivities | None = None
-
-
-def batches(
-    pool: Tensor, seed: int, *, labels: Tensor | None = None, view: View = as_it_is
-) -> Callable[[int, int], Tensor]:
-    """Return how batches are drawn from rows `pool` [N]: as a function of seed and generation alone.
-
-    Without replacement, unless `labels` [N] are given: then each class is drawn as often as any other. `view` says
-    which augmented views of the rows are taken.
-    """
-
-    def batch(generation: int, size: int) -> Tensor:
-        source = generator(seed, "batch", generation)
-        if labels is not None:
-            rows = balanced(pool, labels, (size,), source)
-        elif size >= len(pool):
-            rows = pool
-        else:
-            rows = pool[torch.randperm(len(pool), generator=source)[:size]]
-        return view(rows, source)
-
-    return batch
 
 
 def by_metric(metric: str, *, lower_is_better: bool = False, loss: str | None = None) -> Merit:

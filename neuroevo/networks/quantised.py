@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from neuroevo.engine.algorithm import Algorithm
 from neuroevo.engine.genome import SCALE, Layout, Population
 from neuroevo.engine.rng import Context
-from neuroevo.search.algorithms.base import Algorithm
 
 LEVELS = {"ternary": 1, "int4": 7, "int8": 127}  # the largest
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from neuroevo import caveats, config
 from neuroevo.errors import InputError
-from neuroevo.metrics import LOWER_IS_BETTER
+from neuroevo.problems.metric import LOWER_IS_BETTER
 from neuroevo.report import figures, page, plots_of_benches, plots_of_runs
 from neuroevo.report.figures import Plot, words
 from neuroevo.report.plots_of_benches import Interval, Point

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from neuroevo import caveats, config
 from neuroevo.errors import InputError, printable
-from neuroevo.metrics import LOWER_IS_BETTER, reported
+from neuroevo.problems.metric import LOWER_IS_BETTER, reported
 from neuroevo.report import figures, genealogy, page, plots_of_runs, plots_of_searches
 from neuroevo.report.figures import Plot, words
 from neuroevo.report.plots_of_searches import Axis, Trials

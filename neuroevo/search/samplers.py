@@ -13,11 +13,11 @@ import torch
 from annotated_types import Ge, Gt
 from torch import Tensor
 
+from neuroevo.engine.algorithm import Algorithm
 from neuroevo.engine.genome import Population
 from neuroevo.engine.rng import Context, generator
+from neuroevo.engine.scores import Scores
 from neuroevo.errors import InputError, RunError
-from neuroevo.fitness import Scores
-from neuroevo.search.algorithms import Algorithm
 from neuroevo.search.algorithms.base import fitness_of
 from neuroevo.search.algorithms.pso import pso as swarm_of
 from neuroevo.search.space import Space

@@ -22,8 +22,8 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from annotated_types import Le, MinLen
 
+from neuroevo.engine.algorithm import Part
 from neuroevo.engine.genome import Layout
-from neuroevo.search.algorithms.base import Part
 
 LONGEST = 100  # a list, each of whose items is a side of the cube
 

@@ -24,14 +24,15 @@ import torch
 from torch import Tensor
 
 from neuroevo import config
+from neuroevo.data.identity import Identity
 from neuroevo.engine import pareto
 from neuroevo.engine.cost import Cost
+from neuroevo.engine.execution import Plan
 from neuroevo.engine.genome import Layout, Population
 from neuroevo.engine.loop import Champion, Step
+from neuroevo.engine.scores import Scores
 from neuroevo.errors import InputError, RunError
-from neuroevo.fitness import Plan, Scores
-from neuroevo.identity import Identity
-from neuroevo.images import Native
+from neuroevo.networks.backbones import Native
 from neuroevo.storage import hdf5
 
 FORMAT = 1

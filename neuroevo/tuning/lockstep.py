@@ -11,17 +11,17 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from neuroevo import composition
-from neuroevo.composition import Experiment
 from neuroevo.config import Config
 from neuroevo.engine import loop
+from neuroevo.engine.algorithm import Algorithm
 from neuroevo.engine.cost import Budget, Cost
 from neuroevo.engine.genome import Population
 from neuroevo.engine.loop import Champion, Step
 from neuroevo.engine.rng import Context
-from neuroevo.fitness import Scores
+from neuroevo.engine.scores import Scores
+from neuroevo.experiments import compose
+from neuroevo.experiments.compose import Experiment
 from neuroevo.networks import quantised
-from neuroevo.search.algorithms import Algorithm
 
 TRAITS = {  # config keys that are traits of individuals when they learn
     "refine.lr": "lr",
@@ -167,7 +167,7 @@ class Group:
 
     def judge(self, algorithms: Sequence[Algorithm[Any]], step: Step) -> tuple[list[dict[str, float]], Cost]:
         """Validate each run's candidates after a step; return what the best so far of each has, and what it took."""
-        merit = composition.merit(self.experiment.config)
+        merit = compose.merit(self.experiment.config)
         best = [v.metrics for v in self.verdicts]
         pairs = zip(algorithms, step.state.runs.values(), strict=True)
         named = [(i, genome) for i, (a, own) in enumerate(pairs) for genome in a.candidates(own).values()]

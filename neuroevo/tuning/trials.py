@@ -16,16 +16,21 @@ from typing import Any, NamedTuple
 
 import torch
 
-from neuroevo import composition, config, experiment
-from neuroevo.composition import Experiment, Sources
+from neuroevo import config
 from neuroevo.config import Config
+from neuroevo.data.identity import Identity
 from neuroevo.engine.cost import Cost
+from neuroevo.engine.execution import Plan
 from neuroevo.engine.genome import Layout
 from neuroevo.engine.problem import Merit
 from neuroevo.errors import Interrupted
-from neuroevo.experiment import Ready, Signals
-from neuroevo.fitness import Plan
-from neuroevo.identity import Identity
+from neuroevo.experiments import build, compose, reopen, sources
+from neuroevo.experiments.compose import Experiment
+from neuroevo.experiments.costs import generation
+from neuroevo.experiments.experiment import Ready
+from neuroevo.experiments.log import versions
+from neuroevo.experiments.signals import Signals
+from neuroevo.experiments.sources import Sources
 from neuroevo.storage import checkpoint, rundir
 from neuroevo.tuning import lockstep
 from neuroevo.tuning.lockstep import Group, Reached, Verdict
@@ -55,7 +60,7 @@ class Trainer:
         self.folder, self.merit = folder / rundir.RUNG, merit
         self.images, self.log, self.signals = images, log, signals
         self.sources: OrderedDict[str, Sources] = OrderedDict()
-        self.data = composition.identified(*ready.given)
+        self.data = build.identified(*ready.given)
 
     def trial(self, settings: Settings) -> Config:
         """Return the config of a trial."""
@@ -78,7 +83,7 @@ class Trainer:
     def planned(self, settings: Sequence[Settings]) -> Cost:
         """Return what trials will take, at most."""
         counts = {name: len(rows) for name, rows in self.ready.given[1].items()}
-        costs = [composition.generation(c, counts) for c in map(self.trial, settings)]
+        costs = [generation(c, counts) for c in map(self.trial, settings)]
         costs.sort(key=lambda cost: cost.samples, reverse=True)
         whole, before, going = Cost(), 0, len(costs)
         for until in self.rungs():
@@ -144,7 +149,7 @@ class Trainer:
 
     def assembled(self, c: Config, source: Sources) -> Experiment:
         """Return a trial's parts."""
-        return composition.assemble(c, source)
+        return compose.assemble(c, source)
 
     @staticmethod
     def grouped(settings: Sequence[Settings], configs: Sequence[Config]) -> list[list[int]]:
@@ -172,9 +177,9 @@ class Trainer:
         if key not in self.sources:
             whole = self.config.record()
             same = all(record[name] == whole[name] for name in ("data", "backbone"))
-            given = self.ready.given if same else composition.dataset(c)
-            backbone = self.ready.backbone if same else composition.build_backbone(c, given[0])
-            self.sources[key] = composition.sources(c, self.ready.device, given, backbone, self.images, self.log)
+            given = self.ready.given if same else build.dataset(c)
+            backbone = self.ready.backbone if same else build.build_backbone(c, given[0])
+            self.sources[key] = sources.sources(c, self.ready.device, given, backbone, self.images, self.log)
             computed = self.sources[key].computed
         self.sources.move_to_end(key)
         while len(self.sources) > KEPT_SOURCES:
@@ -235,8 +240,8 @@ class Trainer:
         group, _ = left = self.left(part, rows)
         if rows and verdicts[rows[0]].generations:
             saved = checkpoint.read(file)
-            experiment.agree(saved, self.data, self.log)
-            composition.same_weights(self.ready.backbone, saved.frozen, self.config.backbone.weights)
+            reopen.agree(saved, self.data, self.log)
+            build.same_weights(self.ready.backbone, saved.frozen, self.config.backbone.weights)
             state = checkpoint.state(file, group.step.state, group.experiment.home)
             group.reached = Reached(replace(saved.step, state=state), [verdicts[i] for i in rows], Cost())
         return left
@@ -271,7 +276,7 @@ def attributes(ready: Ready, data: Identity, layout: Layout, plan: Plan | None =
         "classes": json.dumps(classes),
         "plan": json.dumps(plan._asdict()),
         "plan_changes": "[]",
-        "versions": json.dumps(experiment.versions()),
+        "versions": json.dumps(versions()),
         "features": "",
         "data": json.dumps(data.record()),
         "frozen": ready.backbone.frozen,

@@ -18,20 +18,23 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from neuroevo import blame, caveats, composition, config, experiment
+from neuroevo import caveats, config
 from neuroevo.config import Config
 from neuroevo.engine import loop
+from neuroevo.engine.algorithm import Algorithm
 from neuroevo.engine.cost import Budget, Cost
-from neuroevo.engine.development import Developed, Development
+from neuroevo.engine.evaluator import Developed, Development
 from neuroevo.engine.genome import Layout, Population
 from neuroevo.engine.loop import Champion, Rules, Step
 from neuroevo.engine.problem import Problem
 from neuroevo.engine.rng import Context
+from neuroevo.engine.scores import Scores
 from neuroevo.errors import InputError, Interrupted, RunError
-from neuroevo.experiment import Ready, Reporter, Signals
-from neuroevo.fitness import Scores
-from neuroevo.metrics import LOWER_IS_BETTER
-from neuroevo.search.algorithms import Algorithm
+from neuroevo.experiments import blame, build, compose, experiment, recorders, reopen
+from neuroevo.experiments.experiment import Ready
+from neuroevo.experiments.log import Reporter, logged, versions, watched
+from neuroevo.experiments.signals import Signals
+from neuroevo.problems.metric import LOWER_IS_BETTER
 from neuroevo.storage import checkpoint, claims, rundir
 from neuroevo.tuning import trials
 from neuroevo.tuning.trials import Trainer
@@ -68,7 +71,7 @@ class Search:
         self.layout: Layout = self.space.layout
         self.start = torch.full((1, self.layout.genes), 0.5)
         self.metric = c.validation_metric.name
-        self.merit = composition.merit(c)
+        self.merit = compose.merit(c)
         self.metrics = list(dict.fromkeys((self.metric, "accuracy", "cross_entropy")))
         self.sampler: Algorithm[Any] = c.tune.sampler.bound()(self.space)
         self.latest = self.nothing()  # the trials that a candidate was last taken from
@@ -208,7 +211,7 @@ class Search:
             },
             "warnings": [] if position is None else self.at_ends(position),
             "cost": {**step.cost.record(), "seconds": step.seconds},
-            "versions": experiment.versions(),
+            "versions": versions(),
         }  # fmt: skip
 
     def at_ends(self, position: list[float]) -> list[str]:
@@ -319,7 +322,7 @@ def run(c: Config, out: str | None, stem: str, reporter: Reporter) -> Path:
     with Signals() as signals, blame.on_users(c):
         ready = experiment.prepared(c)
         with experiment.started(ready, out, stem, reporter) as (folder, log):
-            tuner = Tuner(ready, folder, experiment.watched(reporter, signals), log, signals)
+            tuner = Tuner(ready, folder, watched(reporter, signals), log, signals)
             search(tuner, tuner.initial(), [], signals, reporter)
             signals.check()
     return final(folder, c, reporter)
@@ -340,7 +343,7 @@ def begin_or_resume(c: Config, out: str | None, stem: str, reporter: Reporter) -
     if searched is None:
         raise InputError(f"--resume: {out} holds a run without a search; give another --out")
     then = searched.config
-    experiment.agreed(then, c, out, experiment.CHANGING)
+    reopen.agreed(then, c, out, reopen.CHANGING)
     assert then.tune is not None
     if searched.over and then.tune.budget != c.tune.budget:
         raise InputError(
@@ -372,7 +375,7 @@ def stage(folder: Path, log: Callable[[str], None]) -> Stage | None:
     """Return how far a folder is with a search of hyperparameters; None where there is none."""
     moved = folder / rundir.TUNE
     if not checkpoint.listed(moved / rundir.CHECKPOINTS):
-        saved, c = experiment.reopened(folder, log)
+        saved, c = reopen.reopened(folder, log)
         return None if c.tune is None else Stage(folder, saved, c, False)
     # Its checkpoints were moved before anything of the final run was written, and its config after.
     saved = rundir.newest(moved, log)
@@ -401,14 +404,14 @@ def resume(run_dir: str, sets: list[str], reporter: Reporter) -> Path:
         ):
             raise InputError(f"--set {text}: a search goes on as it began; only tune.budget, tune.patience, "
                              "tune.final, checkpoint, data.root and data.file can change")  # fmt: skip
-    return resumed(folder, lambda c: experiment.changed(c, sets), reporter)
+    return resumed(folder, lambda c: reopen.changed(c, sets), reporter)
 
 
 def resumed(folder: Path, change: Callable[[Config], Config], reporter: Reporter) -> Path:
     """Go on with a search whose config changes in what ends it, `tune.final` or checkpoint alone."""
     with (
         Signals() as signals, claims.locked(folder), experiment.unbegun(folder, reporter),
-        experiment.logged(folder, reporter) as log,
+        logged(folder, reporter) as log,
     ):  # fmt: skip
         searched = stage(folder, log)
         assert searched is not None
@@ -431,16 +434,16 @@ def resumed(folder: Path, change: Callable[[Config], Config], reporter: Reporter
                 rundir.replace(folder / rundir.CONFIG, text)
         else:
             with blame.on_users(c, log.keep):
-                ready = experiment.prepared(c if saved is None else experiment.found(c, log), log)
-                tuner = Tuner(ready, folder, experiment.watched(reporter, signals), log, signals)
+                ready = experiment.prepared(c if saved is None else reopen.found(c, log), log)
+                tuner = Tuner(ready, folder, watched(reporter, signals), log, signals)
                 step: Step = tuner.initial()
                 history: checkpoint.History = []
                 if saved is not None:
-                    experiment.agree(saved, tuner.trainer.data, log)
-                    composition.same_weights(ready.backbone, saved.frozen, c.backbone.weights)
+                    reopen.agree(saved, tuner.trainer.data, log)
+                    build.same_weights(ready.backbone, saved.frozen, c.backbone.weights)
                     step, history = replace(tuner.restored(saved), stop=None), saved.history
                     log(f"{folder}: going on after iteration {step.generation}")
-                experiment.aside(folder, saved, log)
+                recorders.aside(folder, saved, log)
                 same = c.record() == before.record()
                 search(tuner, step, history, signals, reporter, saved is not None and not same)
         signals.check()
@@ -455,7 +458,7 @@ def search(
     A config that has `changed` since the step's checkpoint is in a new one before the first iteration.
     """
     c, folder, rules = tuner.config, tuner.folder, tuner.rules()
-    experiment.made(folder / rundir.CHECKPOINTS)
+    recorders.made(folder / rundir.CHECKPOINTS)
     notes = trials.attributes(tuner.ready, tuner.trainer.data, tuner.layout)
     writer = checkpoint.Writer(folder / rundir.CHECKPOINTS, notes, {}, c.checkpoint.keep)
     algorithm = tuner.algorithm()
@@ -472,9 +475,9 @@ def search(
             tuner.log(f"{caveats.WARNING}{warning}")
 
     def settle() -> None:
-        experiment.settle(c, folder, writer, step, history, changed)
+        recorders.settle(c, folder, writer, step, history, changed)
 
-    problem = experiment.once(tuner.problem(), settle)
+    problem = recorders.once(tuner.problem(), settle)
     run = until_exhausted(loop.evolve(problem, algorithm, rules, step, device=HOME))
     last = step
 
@@ -484,7 +487,7 @@ def search(
         tuner.write(step)
 
     try:
-        step = experiment.recorded(run, step, history, folder, writer, 1, rules, signals, reporter, after)
+        step = recorders.recorded(run, step, history, folder, writer, 1, rules, signals, reporter, after)
     except Interrupted:  # within an iteration
         step = last
     finished = step.stop is not None
@@ -513,7 +516,7 @@ def final(folder: Path, c: Config, reporter: Reporter) -> Path:
         return folder
     with claims.locked(folder):
         moved = folder / rundir.TUNE
-        experiment.made(moved)
+        recorders.made(moved)
         for name in (rundir.RESULT, rundir.HISTORY, rundir.CHECKPOINTS):
             if (folder / name).exists() and (name == rundir.RESULT or not (moved / name).exists()):
                 (folder / name).rename(moved / name)

@@ -7,15 +7,16 @@ import torch
 from torch import Tensor
 
 from neuroevo.engine import loop
+from neuroevo.engine.algorithm import Algorithm
+from neuroevo.engine.batches import batches
 from neuroevo.engine.cost import Budget, Cost
-from neuroevo.engine.development import Developed, Development, Scoring, unchanged
+from neuroevo.engine.evaluator import Developed, Development, Scoring, unchanged
 from neuroevo.engine.genome import Layout, Population
 from neuroevo.engine.loop import Champion, Rules, Step
-from neuroevo.engine.problem import Problem, Validate, batches, by_metric
+from neuroevo.engine.problem import Problem, Validate, by_metric
 from neuroevo.engine.rng import Context
+from neuroevo.engine.scores import Scores
 from neuroevo.errors import InputError
-from neuroevo.fitness import Scores
-from neuroevo.search.algorithms import Algorithm
 
 CPU = torch.device("cpu")
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from neuroevo.engine import pareto
 from neuroevo.engine.genome import Layout, Population
 from neuroevo.engine.rng import Context
-from neuroevo.fitness import Scores
+from neuroevo.engine.scores import Scores
 from neuroevo.search.algorithms.base import GAState
 from neuroevo.search.algorithms.ga import ga
 from neuroevo.search.operators import crossover, mutation

@@ -5,12 +5,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from neuroevo import function
-from neuroevo.engine import loop, problem
+from neuroevo.engine import batches, loop, problem
 from neuroevo.engine.cost import Budget, Cost
 from neuroevo.engine.loop import Rules, Step
 from neuroevo.engine.rng import generator
 from neuroevo.errors import InputError
+from neuroevo.problems import function
 from neuroevo.search.algorithms import ALGORITHMS
 from neuroevo.search.algorithms.evolution_strategies import snes
 from neuroevo.search.algorithms.ga import ga
@@ -115,12 +115,12 @@ def test_candidates_are_compared_by_their_metric_then_by_a_loss() -> None:
 
 def test_batches_are_a_function_of_seed_and_generation_and_balanced_where_labels_are_given() -> None:
     pool = torch.arange(10, 110)
-    draw = problem.batches(pool, 5)
+    draw = batches.batches(pool, 5)
     assert torch.equal(draw(1, 8), pool[torch.randperm(100, generator=generator(5, "batch", 1))[:8]])
     assert not torch.equal(draw(1, 8), draw(2, 8))
     assert torch.equal(draw(1, 100), pool)
     labels = (torch.arange(100) < 10).long()
-    drawn = problem.batches(pool, 5, labels=labels)(1, 1000)
+    drawn = batches.batches(pool, 5, labels=labels)(1, 1000)
     assert 0.4 < float((drawn < 20).float().mean()) < 0.6
-    seen = problem.batches(pool, 5, view=lambda rows, source: -rows)(1, 8)
+    seen = batches.batches(pool, 5, view=lambda rows, source: -rows)(1, 8)
     assert torch.equal(seen, -draw(1, 8))

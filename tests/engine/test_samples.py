@@ -1,7 +1,7 @@
 import torch
 
+from neuroevo.data.samples import Features
 from neuroevo.engine.samples import Samples
-from neuroevo.features import Features
 
 
 def test_cached_features_are_samples() -> None:

@@ -7,17 +7,23 @@ import torch
 from conftest import DEVICES
 from torch import Tensor, nn
 
-from neuroevo import devices, features, fitness, gradient, metrics
-from neuroevo.data import Dataset
+from neuroevo import devices
+from neuroevo.data import augment, feature_cache
+from neuroevo.data.datasets import Dataset
+from neuroevo.data.images import Arrays
+from neuroevo.data.samples import Features
+from neuroevo.engine.execution import Plan
 from neuroevo.engine.genome import Layout, Population
 from neuroevo.engine.rng import Context
 from neuroevo.errors import InputError
-from neuroevo.fitness import Plan
-from neuroevo.images import Arrays
+from neuroevo.learning import draws, optimizers, refine
+from neuroevo.learning.sensitivity import SIGNS, Sensitivity
+from neuroevo.learning.task import Settings, Task
 from neuroevo.networks import backbones, deep, heads
 from neuroevo.networks.backbones import Backbone
 from neuroevo.networks.cut import cut, matching
 from neuroevo.networks.heads import Forward
+from neuroevo.problems import metrics, scoring
 
 C, N, B = 3, 3, 10
 CPU = torch.device("cpu")
@@ -148,16 +154,16 @@ def test_gradient_steps_are_those_of_torchs_optimizer_on_each_network_alone(
     d = small(device)
     source = Rows(d.rows)
     start = d.layout.flatten(d.start)[0]
-    task = gradient.Task(d.layout, d.forwards[method], None, source, torch.arange(B), C, 2, micro, 2**20, start, device)
-    settings = gradient.Settings(
+    task = Task(d.layout, d.forwards[method], None, source, torch.arange(B), C, 2, micro, 2**20, start, device)
+    settings = Settings(
         steps=4, batch_size=4, lr=0.1, weight_decay=0.01, label_smoothing=0.1, dropout=None, mixup=0.0,
         decay_to_start=0.0, schedule="constant", final=0.1, who="all", share=1.0, batches=batches,  # type: ignore[arg-type]
         optimizer_state="fresh", balanced=False, class_weights=False, logit_adjustment=0.0,
     )  # fmt: skip
     population = Population(d.genomes, {}, torch.zeros(N, 2, dtype=torch.int64, device=device))
     context = Context(0, 1, 0.0, device)
-    found = gradient.refiner(task, gradient.sgd(), settings)[0](population, context)[0].genomes
-    drawn = gradient.Draws(task, settings, 4, N, context).rows
+    found = refine.refiner(task, optimizers.sgd(), settings)[0](population, context)[0].genomes
+    drawn = draws.Draws(task, settings, 4, N, context).rows
     for i in range(N):
         network = alone(d, d.genomes[i])
         network.requires_grad_(False)
@@ -176,9 +182,7 @@ def test_gradient_steps_are_those_of_torchs_optimizer_on_each_network_alone(
 
 def test_sensitivity_is_the_root_of_the_squared_derivatives_and_is_counted() -> None:
     d = small()
-    task = gradient.Task(
-        d.layout, d.forwards["loop"], None, Rows(d.rows), torch.arange(B), C, 2, 3, 0, d.genomes[0], CPU
-    )
+    task = Task(d.layout, d.forwards["loop"], None, Rows(d.rows), torch.arange(B), C, 2, 3, 0, d.genomes[0], CPU)
     squares = torch.zeros_like(d.genomes)
     for i in range(N):
         leaf = d.genomes[i : i + 1].clone().requires_grad_(True)
@@ -186,12 +190,12 @@ def test_sensitivity_is_the_root_of_the_squared_derivatives_and_is_counted() -> 
         for out in logits.flatten():
             squares[i] += torch.autograd.grad(out, leaf, retain_graph=True)[0][0].square()
     expected = (squares / B).sqrt()
-    found = torch.stack([gradient.Sensitivity(task, seed).of(d.genomes).square() for seed in range(80)]).mean(0).sqrt()
+    found = torch.stack([Sensitivity(task, seed).of(d.genomes).square() for seed in range(80)]).mean(0).sqrt()
     torch.testing.assert_close(found, expected, rtol=0.35, atol=1e-3)  # of 320 draws of signs
-    sensitivity = gradient.Sensitivity(task, 0)
+    sensitivity = Sensitivity(task, 0)
     assert torch.equal(sensitivity.of(d.genomes), sensitivity.of(d.genomes))
     spent = sensitivity.cost(N)
-    assert (spent.forward, spent.backward) == (N * B, N * B * gradient.SIGNS)
+    assert (spent.forward, spent.backward) == (N * B, N * B * SIGNS)
 
 
 # Planning
@@ -289,7 +293,7 @@ def test_the_frozen_prefix_runs_once_an_image_and_scores_are_those_of_plain_netw
     pixels = torch.randint(256, (6, size, size, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     labels = torch.arange(6) % C
     dataset = Dataset(("a", "b", "c"), Arrays(pixels.numpy()), labels.numpy(), (-torch.ones(6)).long().numpy())
-    rows, _ = features.cached(backbone, dataset, CPU, lambda done, total: None)
+    rows, _ = feature_cache.cached(backbone, dataset, CPU, lambda done, total: None)
     assert ran
     once = dict(ran)
     assert all(count % 6 == 0 for count in once.values())  # a module may be used twice in one pass
@@ -300,16 +304,16 @@ def test_the_frozen_prefix_runs_once_an_image_and_scores_are_those_of_plain_netw
     generator = torch.Generator().manual_seed(1)
     genomes = layout.flatten(start) * (1 + 0.1 * torch.randn(2, layout.genes, generator=generator))
     of_features = heads.population_forward(head, backbone.head)[1]
-    cached = features.Features((rows,), labels, None, CPU)
+    cached = Features((rows,), labels, None, CPU)
     scored = {}
     for method in deep.METHODS:
         forward = deep.forward(found, backbone.head, of_features, {}, None, method)
         plan = Plan(method, C, 2, 4, 2**30, 2)
-        scored[method] = fitness.evaluate(
+        scored[method] = scoring.evaluate(
             genomes, layout.unflatten, forward, cached, torch.arange(6), [metrics.cross_entropy()], plan
         ).values[:, 0]
     assert ran == once  # and never again
-    images = features.normalised(pixels.permute(0, 3, 1, 2), backbone.transform, CPU)
+    images = augment.normalised(pixels.permute(0, 3, 1, 2), backbone.transform, CPU)
     for i, genome in enumerate(genomes):
         network = backbone.network(head)
         before = {key: value.clone() for key, value in network.state_dict().items()}
@@ -326,12 +330,12 @@ def test_a_population_kept_in_host_memory_is_evaluated_on_the_device() -> None:
     d = small(torch.device("cuda"))
     genomes = d.genomes.cpu()
     plan = Plan("loop", C, 2, 4, 2**30, 2)
-    found = fitness.evaluate(
+    found = scoring.evaluate(
         genomes, lambda g: d.layout.unflatten(g.cuda()), d.forwards["loop"], Rows(d.rows), torch.arange(B),
         [metrics.cross_entropy()], plan,
     )  # fmt: skip
     assert found.values.device == genomes.device
-    here = fitness.evaluate(
+    here = scoring.evaluate(
         d.genomes,
         d.layout.unflatten,
         d.forwards["loop"],

@@ -13,14 +13,16 @@ from test_experiment import SMALL, start
 from test_resume import stopped
 from torch import Tensor
 
-from neuroevo import evaluation, experiment, export, inspection
+from neuroevo.cli import inspection
 from neuroevo.config import load
 from neuroevo.engine.genome import Layout, Population
 from neuroevo.engine.rng import Context
+from neuroevo.engine.scores import Scores
 from neuroevo.errors import InputError
-from neuroevo.fitness import Scores
+from neuroevo.experiments import evaluation, experiment, export, reopen
 from neuroevo.networks import quantised
 from neuroevo.networks.quantised import LEVELS
+from neuroevo.problems import intervals
 from neuroevo.search.algorithms import ALGORITHMS
 from neuroevo.search.operators import masks, mutation
 from neuroevo.storage import checkpoint
@@ -253,7 +255,7 @@ def test_the_exported_layers_carry_exactly_the_levels(tmp_path: Path, levels: st
     result = start(tmp_path / "r", *sets)
     assert result["status"] == "finished"
     assert (result["champion"]["kind"] != "start") or head == "mlp"
-    parts, step = experiment.opened(str(tmp_path / "r"), Quiet())
+    parts, step = reopen.opened(str(tmp_path / "r"), Quiet())
     top, layout = LEVELS[levels], parts.layout
     assert parts.scale is not None  # features are centred, which folds into the biases alone
     assert parts.scale.mean.any()
@@ -279,9 +281,9 @@ def test_the_exported_layers_carry_exactly_the_levels(tmp_path: Path, levels: st
     raw = parts.features._replace(scale=None)
     weights = {name: w[None] for name, w in file.items()}
     logits = parts.forward(weights, raw.batch(rows)[0])
-    inside, _ = evaluation.logits(step.champion.genome, parts.express, parts.forward, parts.features, rows, parts.plan)
+    inside, _ = intervals.logits(step.champion.genome, parts.express, parts.forward, parts.features, rows, parts.plan)
     torch.testing.assert_close(logits[0].cpu(), inside[0].cpu(), rtol=1e-4, atol=1e-5)
-    assert experiment.evaluate(str(tmp_path / "r"), None, Quiet()) == result["champion"]["test"]
+    assert evaluation.evaluate(str(tmp_path / "r"), None, Quiet()) == result["champion"]["test"]
     described = dict(inspection.describe(str(tmp_path / "r"))[1])
     assert described["  head.weight.scale" if head == "linear" else "  head.0.weight.scale"] in ("10", "9")
 
@@ -320,7 +322,7 @@ def test_a_run_on_levels_that_is_stopped_resumes_to_the_same_bytes(tmp_path: Pat
 def test_strategies_search_between_levels_and_their_champions_are_whole(tmp_path: Path) -> None:
     sets = [s for s in SMALL if "elites" not in s]
     experiment.run(load(None, [*sets, "genome.levels=int4", "algorithm.name=snes"]), str(tmp_path), "test", Quiet())
-    parts, step = experiment.opened(str(tmp_path), Quiet())
+    parts, step = reopen.opened(str(tmp_path), Quiet())
     genomes, champion = step.population.genomes, step.champion.genome
     assert not torch.equal(genomes, quantised.rounded(genomes, parts.layout))
     assert torch.equal(champion, quantised.rounded(champion[None], parts.layout)[0])

@@ -3,9 +3,9 @@ from pathlib import Path
 import torch
 from conftest import TINY, Quiet
 
-from neuroevo import experiment
 from neuroevo.config import load
 from neuroevo.engine import pareto
+from neuroevo.experiments import experiment
 from neuroevo.report import genealogy, runpage
 from neuroevo.report.genealogy import Generation
 

@@ -7,8 +7,8 @@ import pytest
 from conftest import TINY, Quiet
 from sklearn.metrics import precision_recall_fscore_support
 
-from neuroevo import experiment
 from neuroevo.config import load
+from neuroevo.experiments import experiment
 from neuroevo.report import runpage
 from neuroevo.storage import rundir
 

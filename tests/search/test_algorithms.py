@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from neuroevo.engine.algorithm import Algorithm
 from neuroevo.engine.cost import Cost
 from neuroevo.engine.genome import Layout, Population
 from neuroevo.engine.loop import Champion, Step
 from neuroevo.engine.rng import Context
-from neuroevo.fitness import Scores
-from neuroevo.search.algorithms import ALGORITHMS, Algorithm
+from neuroevo.engine.scores import Scores
+from neuroevo.search.algorithms import ALGORITHMS
 from neuroevo.search.algorithms.evolution_strategies import snes
 from neuroevo.search.operators.mutation import gaussian
 from neuroevo.storage import checkpoint

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from neuroevo.engine.genome import Layout, Population
 from neuroevo.engine.rng import Context
+from neuroevo.engine.scores import Scores
 from neuroevo.errors import InputError
-from neuroevo.fitness import Scores
 from neuroevo.search.algorithms import ALGORITHMS
 from neuroevo.search.algorithms.evolution_strategies import LARGEST, Search, cem, xnes
 

@@ -5,8 +5,8 @@ import torch
 
 from neuroevo.engine.genome import Layout, Population
 from neuroevo.engine.rng import Context
+from neuroevo.engine.scores import Scores
 from neuroevo.errors import InputError
-from neuroevo.fitness import Scores
 from neuroevo.search.algorithms.base import GAState
 from neuroevo.search.algorithms.ga import ga
 from neuroevo.search.operators import crossover, mutation

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from neuroevo.engine.rng import Context, generator
+from neuroevo.engine.scores import Scores
 from neuroevo.errors import InputError, RunError
-from neuroevo.fitness import Scores
 from neuroevo.search.samplers import SAMPLERS, Sampler, hypercube
 from neuroevo.search.space import Space, boolean, integer, real, sequence, space
 

@@ -13,10 +13,11 @@ from torch import Tensor
 
 from neuroevo.engine import pareto
 from neuroevo.engine.cost import Cost
+from neuroevo.engine.execution import Plan
 from neuroevo.engine.genome import Layout, Population
 from neuroevo.engine.loop import Champion, Step
+from neuroevo.engine.scores import Scores
 from neuroevo.errors import InputError, RunError
-from neuroevo.fitness import Plan, Scores
 from neuroevo.storage import checkpoint
 
 CPU = torch.device("cpu")

@@ -12,8 +12,8 @@ from safetensors import safe_open
 from neuroevo.engine.cost import Cost
 from neuroevo.engine.genome import Population
 from neuroevo.engine.loop import Champion, Step
+from neuroevo.engine.scores import Scores
 from neuroevo.errors import InputError, RunError
-from neuroevo.fitness import Scores
 from neuroevo.report import genealogy
 from neuroevo.storage import rundir
 

@@ -8,9 +8,10 @@ import pytest
 import torch
 from conftest import weights_of_a_network
 
-from neuroevo import composition, config, experiment
+from neuroevo import config
 from neuroevo.config import Config
 from neuroevo.engine import loop
+from neuroevo.experiments import compose, experiment, sources
 from neuroevo.tuning import lockstep
 from neuroevo.tuning.lockstep import Group
 
@@ -32,15 +33,15 @@ GA = ["algorithm.name=ga", "algorithm.population=9", "algorithm.elites=1", "geno
 def group(c: Config, settings: Sequence[dict[str, Any]]) -> Group:
     configs = [c.trial(own) for own in settings]
     ready = experiment.prepared(configs[0])
-    source = composition.sources(*ready, lambda done, total: None, lambda line: None)
+    source = sources.sources(*ready, lambda done, total: None, lambda line: None)
     brought = {name: [own[key] for own in settings] for key, name in lockstep.TRAITS.items() if key in settings[0]}
-    return Group.begun(composition.assemble(ready.config, source), configs, brought)
+    return Group.begun(compose.assemble(ready.config, source), configs, brought)
 
 
 def alone(c: Config) -> loop.Step:
     """Run a config by itself, as `neuroevo run` would, and return its last step."""
     ready = experiment.prepared(c)
-    e = composition.compose(*ready, lambda done, total: None, lambda line: None)
+    e = compose.compose(*ready, lambda done, total: None, lambda line: None)
     *_, step = loop.evolve(e.problem(), e.algorithm, e.rules(), e.initial(), device=e.home, clock=lambda: 0.0)
     return step
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from test_tune import EPOCH, HALVING, MLP, load
 
-from neuroevo import experiment
 from neuroevo.config import Config
+from neuroevo.experiments import experiment
 from neuroevo.tuning.trials import Settings, Trainer
 from neuroevo.tuning.tune import Tuner
 

@@ -17,12 +17,16 @@ import torch
 import yaml
 from conftest import Quiet, weights_of_a_network
 
-from neuroevo import cli, config, experiment, fitness
+from neuroevo import config
+from neuroevo.cli import main
 from neuroevo.config import Config
+from neuroevo.engine import scores
 from neuroevo.engine.cost import Cost
 from neuroevo.engine.loop import Rules, Step
 from neuroevo.engine.rng import Context
 from neuroevo.errors import InputError, Interrupted, RunError
+from neuroevo.experiments import evaluation, experiment
+from neuroevo.problems import scoring
 from neuroevo.report import plots_of_searches, report, runpage
 from neuroevo.storage import checkpoint, rundir
 from neuroevo.tuning import trials, tune
@@ -191,7 +195,7 @@ def test_a_tuned_value_at_the_end_of_its_range_is_said_in_terminal_result_and_pa
 ) -> None:
     def of(folder: Path) -> tuple[list[str], str, str]:
         capsys.readouterr()
-        cli.summary(str(folder))
+        main.summary(str(folder))
         return rundir.read_result(folder)["warnings"], capsys.readouterr().out, runpage.run_page(folder, None)
 
     low = "tune.space={refine.steps: {name: integer, low: 1, high: 3}}"
@@ -361,17 +365,17 @@ def test_a_search_interrupted_within_a_generation_of_its_trials_ends_in_the_same
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sets: list[str]
 ) -> None:
     searched(tmp_path / "whole", *sets)
-    whole, real, scored = contents(tmp_path / "whole"), fitness.fitness, 0
+    whole, real, scored = contents(tmp_path / "whole"), scoring.fitness, 0
     stops: set[int] = set()
 
-    def score(*given: Any) -> tuple[fitness.Scores, Cost]:
+    def score(*given: Any) -> tuple[scores.Scores, Cost]:
         nonlocal scored
         scored += 1
         if scored in stops:
             os.kill(os.getpid(), signal.SIGINT)
         return real(*given)
 
-    monkeypatch.setattr(fitness, "fitness", score)
+    monkeypatch.setattr(scoring, "fitness", score)
     for first in (1, 3, 8):  # before any generation, between two, behind a rung
         stops, scored, folder, quiet = {first, first + 5}, 0, tmp_path / f"cut{first}", Quiet()
         with pytest.raises(Interrupted):
@@ -549,7 +553,7 @@ def test_run_and_evaluate_say_what_a_search_is(tmp_path: Path, quiet: Quiet) -> 
         tune.run(load("tune=null"), str(tmp_path / "r"), "test", quiet)
     searched(tmp_path / "s", "tune.final=false")
     with pytest.raises(InputError, match="a search of hyperparameters, which has no champion"):
-        experiment.evaluate(str(tmp_path / "s"), None, quiet)
+        evaluation.evaluate(str(tmp_path / "s"), None, quiet)
 
 
 def test_a_search_is_drawn(tmp_path: Path) -> None:

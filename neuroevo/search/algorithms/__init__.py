@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from neuroevo.search.algorithms.base import Algorithm, Part
+from neuroevo.engine.algorithm import Algorithm, Part
 from neuroevo.search.algorithms.baselines import hill_climbing, random
 from neuroevo.search.algorithms.de import de
 from neuroevo.search.algorithms.evolution_strategies import cem, es, pgpe, sep_cma, snes, xnes

@@ -11,10 +11,11 @@ import torch
 from annotated_types import Ge, Le
 from torch import Tensor
 
+from neuroevo.engine.algorithm import Algorithm
 from neuroevo.engine.genome import Population, noisy
 from neuroevo.engine.rng import Context
-from neuroevo.fitness import Scores
-from neuroevo.search.algorithms.base import Algorithm, GAState, fitness_of
+from neuroevo.engine.scores import Scores
+from neuroevo.search.algorithms.base import GAState, fitness_of
 from neuroevo.search.operators.masks import Probability, blocks
 
 DONORS = 3

@@ -14,11 +14,12 @@ import torch
 from annotated_types import Ge, Gt, Le, Lt
 from torch import Tensor
 
+from neuroevo.engine.algorithm import Algorithm
 from neuroevo.engine.genome import Population
 from neuroevo.engine.rng import Context
+from neuroevo.engine.scores import Scores
 from neuroevo.errors import InputError
-from neuroevo.fitness import Scores
-from neuroevo.search.algorithms.base import Algorithm, fitness_of
+from neuroevo.search.algorithms.base import fitness_of
 
 LARGEST = 1000  # genes of a full covariance, whose root is exponentiated each generation
 

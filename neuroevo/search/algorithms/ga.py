@@ -17,11 +17,12 @@ from annotated_types import Ge
 from torch import Tensor
 
 from neuroevo.engine import pareto
+from neuroevo.engine.algorithm import Algorithm, Part
 from neuroevo.engine.genome import Population, noisy
 from neuroevo.engine.rng import Context
+from neuroevo.engine.scores import Scores
 from neuroevo.errors import InputError
-from neuroevo.fitness import Scores
-from neuroevo.search.algorithms.base import Algorithm, GAState, Part, fitness_of, objectives_of
+from neuroevo.search.algorithms.base import GAState, fitness_of, objectives_of
 from neuroevo.search.operators.crossover import ANY_NUMBER, CROSSOVERS, Crossover, weighted
 from neuroevo.search.operators.mutation import Mutation, gaussian
 from neuroevo.search.operators.selection import SELECTIONS, Selection

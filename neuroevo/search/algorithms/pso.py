@@ -14,10 +14,11 @@ import torch
 from annotated_types import Ge, Gt
 from torch import Tensor
 
+from neuroevo.engine.algorithm import Algorithm
 from neuroevo.engine.genome import Population, noisy
 from neuroevo.engine.rng import Context
-from neuroevo.fitness import Scores
-from neuroevo.search.algorithms.base import Algorithm, fitness_of
+from neuroevo.engine.scores import Scores
+from neuroevo.search.algorithms.base import fitness_of
 from neuroevo.search.operators.masks import blocks
 
 

@@ -1,0 +1,1 @@
+"""Arms side by side at equal budget."""

@@ -1,0 +1,243 @@
+"""The arms of a benchmark: what each changes in the config that all share, given the budget.
+
+Settings were chosen on validation, with the effort that docs/benchmark.md tells of each; those that depend on the
+budget are functions of it. What decides what an arm sees and how it is judged is none of its business.
+"""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from neuroevo import config as config_
+from neuroevo.config import Config
+from neuroevo.errors import InputError
+from neuroevo.experiments import costs
+
+LOOKS = 60  # validations of a run, about: each arm gets as many chances to name its champion
+LEARNING_RATES = (0.003, 0.01, 0.03, 0.1)  # that SGD pays for trying
+WEIGHT_DECAY = 0.01
+SHARED = {  # what arms have in common, or the comparison means nothing
+    "seed", "device", "data", "backbone", "head", "budget", "validate.metric", "validate.patience",
+    "memory.limit",
+}  # fmt: skip
+SECTIONS = ("algorithm", "refine", "genome", "features", "fitness", "validate", "memory", "tune")
+REPLACED = ("algorithm", "refine", "tune")  # sections that an arm brings whole
+
+Overlay = dict[str, Any]
+
+
+class Given(NamedTuple):
+    """What an arm is told before it says what it is."""
+
+    samples: int  # of its budget: forward + 2 x backward
+    train: int  # images
+    validation: int
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Images a split."""
+        return {"train": self.train, "validation": self.validation}
+
+
+def _batch(given: Given, population: int, generations: int = 400, least: int = 128, most: int = 1024) -> int:
+    """Return a generation's samples for a search without gradients: fewer in short runs, as docs/search.md has it."""
+    wanted = given.samples // (population * generations)
+    return min(most, max(least, 1 << max(0, wanted.bit_length() - 1)))
+
+
+def _searching(given: Given, algorithm: str, population: int = 256) -> Overlay:
+    return {
+        "algorithm": {"name": algorithm, "population": population},
+        "refine": None,
+        "fitness": {"samples": _batch(given, population)},
+    }
+
+
+def _steps(given: Given, individuals: int, batch_size: int) -> int:
+    """Return a generation's gradient steps such that it can be validated `LOOKS` times."""
+    return max(1, given.samples // (LOOKS * individuals * 3 * min(batch_size, given.train)))
+
+
+def ga(given: Given) -> Overlay:
+    """Search by the default genetic algorithm, without gradients."""
+    return _searching(given, "ga")
+
+
+def config(given: Given) -> Overlay:
+    """Run the config as it is, but for budget, validations and checkpoints."""
+    return {}
+
+
+def snes(given: Given) -> Overlay:
+    """Search by a separable natural evolution strategy (Wierstra et al. 2014)."""
+    return _searching(given, "snes", population=128)
+
+
+def pso(given: Given) -> Overlay:
+    """Let a particle swarm search the weights: few particles in a ring, small steps, few genes, many generations."""
+    n = 32
+    return {
+        "algorithm": {"name": "pso", "population": n, "neighbourhood": "ring", "max_velocity": 1.0},
+        "refine": None,
+        "genome": {"init_sigma": 0.02},
+        "features": {"components": 128},
+        "fitness": {"samples": _batch(given, 2 * n, generations=2000, least=64, most=256)},
+    }
+
+
+def random(given: Given) -> Overlay:
+    """Search at random: a new population around the start each generation."""
+    return _searching(given, "random")
+
+
+def sgd(given: Given) -> Overlay:
+    """Train by SGD at four learning rates, each with a quarter of the budget; validation chooses among them."""
+    n = len(LEARNING_RATES)
+    return _sgd(given, n) | {"genome": {"init_sigma": 0}}
+
+
+def sgd_restarts(given: Given) -> Overlay:
+    """Train by SGD from many starts, on batches of their own, at the same four learning rates; validation chooses."""
+    n = len(LEARNING_RATES) * min(16, max(2, given.samples // (3 * given.train * 20 * len(LEARNING_RATES))))
+    found = _sgd(given, n) | {"genome": {"init_sigma": 0.02}}
+    found["refine"]["batches"] = "own"
+    return found
+
+
+def _sgd(given: Given, individuals: int) -> Overlay:
+    return {
+        "algorithm": {"name": "fixed", "population": individuals},
+        "refine": {
+            "name": "sgd", "momentum": 0.9, "lr": list(LEARNING_RATES), "batch_size": 128, "schedule": "cosine",
+            "weight_decay": WEIGHT_DECAY, "steps": _steps(given, individuals, 128), "optimizer_state": "inherit",
+        },
+        "features": {"components": None, "whitening": 0.0},
+        "fitness": {"samples": 128},
+    }  # fmt: skip
+
+
+def hybrid(given: Given) -> Overlay:
+    """Evolve few individuals that SGD trains on batches of their own, and whose children inherit what they learnt."""
+    n = 4
+    return {
+        "algorithm": {
+            "name": "ga", "population": n, "elites": n // 2, "selection": "tournament", "crossover": "uniform",
+            "mutation": {"name": "gaussian", "sigma": 0.001, "schedule": "constant", "self_adaptive": True},
+        },
+        "refine": {
+            "name": "sgd", "momentum": 0.9, "lr": [LEARNING_RATES[0], LEARNING_RATES[-1]], "batch_size": 128,
+            "weight_decay": WEIGHT_DECAY, "schedule": "cosine", "steps": _steps(given, n, 128), "batches": "own",
+        },
+        "genome": {"init_sigma": 0.001},
+        "features": {"components": None, "whitening": 0.0},
+        "fitness": {"samples": 512},
+    }  # fmt: skip
+
+
+def classic(given: Given) -> Overlay:
+    """Follow the classic recipe: ten individuals, random parents, five epochs each, fitness = validation accuracy."""
+    return {
+        "algorithm": {
+            "name": "ga", "population": 10, "elites": 0, "selection": "random",
+            "crossover": {"name": "uniform", "rate": 0.5},
+            "mutation": {"name": "gaussian", "sigma": 0.1, "rate": 0.1, "per": "tensor", "schedule": "constant",
+                         "self_adaptive": False},
+            "averaging": False,
+        },
+        "refine": {"name": "sgd", "momentum": 0.9, "lr": 0.01, "batch_size": 32, "steps": {"epochs": 5}},
+        "genome": {"init_sigma": 0.1},
+        "features": {"standardise": False, "components": None, "whitening": 0.0},
+        "fitness": {"metric": "accuracy", "split": "validation", "samples": "all"},
+        "validate": {"every": 1},
+    }  # fmt: skip
+
+
+ARMS: dict[str, Callable[[Given], Overlay]] = {
+    "ga": ga, "hybrid": hybrid, "sgd": sgd, "sgd_restarts": sgd_restarts, "snes": snes, "pso": pso, "random": random,
+    "classic": classic, "config": config,
+}  # fmt: skip
+
+
+def named(arm: str) -> tuple[str, Overlay | None]:
+    """Return an arm's name, and the overlay where it is a YAML file; InputError where it is neither that nor known."""
+    if arm in ARMS:
+        return arm, None
+    if not arm.endswith((".yaml", ".yml")):
+        raise InputError(f"--arms: no arm is called {arm!r}; there are {', '.join(ARMS)}, and YAML files")
+    overlay = config_.read(arm)
+    for key, value in overlay.items():
+        inner = value if isinstance(value, Mapping) else {}
+        for wrong in sorted(SHARED & {key, *(f"{key}.{name}" for name in inner)}):
+            raise InputError(f"{arm}: {wrong} is the same for all arms; set it in the config that they share")
+        if key not in SECTIONS:
+            raise InputError(f"{arm}: {key}: unknown section; an arm can have: {', '.join(SECTIONS)}")
+    name = os.path.splitext(os.path.basename(arm))[0]
+    if name in ARMS:
+        raise InputError(f"{arm}: {name} is the name of an arm already; give the file another")
+    return name, overlay
+
+
+def applied(base: Mapping[str, Any], arm: str, overlay: Overlay | None, given: Given, seed: int, split: int) -> Config:
+    """Return the config of an arm's run; what the base says of features holds for every arm of the table."""
+    raw: dict[str, Any] = deepcopy(dict(base))
+    raw |= {"seed": seed, "budget": {"samples": given.samples}}
+    raw["data"] = {**_mapping(raw.get("data")), "split_seed": split}
+    changes = ARMS[arm](given) if overlay is None else overlay
+    if changes and "tune" not in changes:
+        raw["tune"] = None
+    if overlay is None and changes:
+        bare = config_.check(raw | {"algorithm": {}, "refine": None, "tune": None})
+        if bare.features.components is None or {"components", "whitening"} & _mapping(base.get("features")).keys():
+            changes.pop("features", None)
+    for key, value in changes.items():
+        whole = key in REPLACED and (not isinstance(value, Mapping) or "name" in value or key == "tune")
+        kept = _mapping(raw.get(key)) if isinstance(value, Mapping) and not whole else {}
+        if key == "fitness" and isinstance(value, Mapping) and "metric" in value:
+            kept.pop("metrics", None)
+        raw[key] = {**kept, **value} if isinstance(value, Mapping) else value
+    try:
+        if isinstance(raw.get("tune"), Mapping):
+            raw["tune"] = paid(raw["tune"], given)
+        c = config_.check(raw)
+    except InputError as error:
+        raise InputError(f"arm {arm}: {error}") from None
+    return looked_at(c, given, _mapping(changes.get("validate")))
+
+
+def paid(search: Mapping[str, Any], given: Given) -> dict[str, Any]:
+    """Return a section tune whose search is paid for out of the arm's budget: half of it unless it says otherwise."""
+    budget = search.get("budget") or {}
+    if isinstance(budget, Mapping):  # else the check says what is wrong
+        samples = budget.get("samples")
+        if isinstance(samples, int | float) and not samples < given.samples:
+            raise InputError(f"tune.budget.samples: {samples:,} given, of which {given.samples:,} are the arm's in all")
+        budget = {**budget, "samples": given.samples // 2 if samples is None else samples}
+    return {**search, "budget": budget, "included": True, "final": True}
+
+
+def looked_at(c: Config, given: Given, validate: Mapping[str, Any]) -> Config:
+    """Return a config that validates `LOOKS` times, unless its arm says how often, and checkpoints as often."""
+    takes = costs.generation(c, given.counts).samples
+    every = int(validate.get("every") or max(1, round(given.samples / max(1, takes) / LOOKS)))
+    return replace(
+        c,
+        validate=c.validate.model_copy(update={"every": every, "patience": None}),
+        checkpoint=c.checkpoint.model_copy(update={"every": every, "keep": 1}),
+    )
+
+
+def _mapping(section: Any) -> dict[str, Any]:
+    return {"name": section} if isinstance(section, str) else dict(section or {})
+
+
+def listed(arms: Sequence[str]) -> dict[str, Overlay | None]:
+    """Return the overlays of arms by name, in their order; InputError where one is given twice."""
+    found: dict[str, Overlay | None] = {}
+    for arm in arms:
+        name, overlay = named(arm)
+        if name in found:
+            raise InputError(f"--arms: {name} is given twice")
+        found[name] = overlay
+    return found

@@ -1,0 +1,276 @@
+"""A benchmark: arms at equal budget over seeds and splits, each run an ordinary one, then tables of what they came to.
+
+Everything is read back from the runs' folders, so an interrupted benchmark goes on by the same command, and arms and
+seeds may be added by another.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from neuroevo import config
+from neuroevo.bench import arms, workers
+from neuroevo.bench.arms import Given, Overlay
+from neuroevo.bench.tables import between, compared, reached, read, summarised, table, warned
+from neuroevo.bench.tasks import Bench, Task, altered, done, outcome
+from neuroevo.bench.workers import Failure
+from neuroevo.config import Config
+from neuroevo.data import identity, inventory
+from neuroevo.data.datasets import Dataset
+from neuroevo.data.identity import Identity
+from neuroevo.errors import InputError, RunError
+from neuroevo.experiments import build, costs, experiment, log
+from neuroevo.experiments.log import Reporter
+from neuroevo.problems.metric import LOWER_IS_BETTER
+from neuroevo.storage import claims, rundir
+from neuroevo.tuning import tune
+
+
+def run(
+    file: str, names: Sequence[str], seeds: int, splits: int, budget: str | None, jobs: int, levels: Sequence[float],
+    sets: Sequence[str], out: str | None, reporter: Reporter,
+) -> Path:  # fmt: skip
+    """Run what is missing of a benchmark in `out`, beginning it where there is none; return the folder."""
+    base = config.override(config.read(file), sets, reporter.note)
+    c = config.check(base)
+    overlays = arms.listed(names)
+    counted(seeds=seeds, splits=splits, jobs=jobs)
+    out = str(rundir.OUT / f"{Path(file).stem}-bench") if out is None else out
+    claims.check(out, bench=True)
+    ready = experiment.prepared(c)
+    check_splits(c, ready.given[0], splits)
+    given = given_to_arms(c, ready.given[1], budget)
+    samples = given.samples
+    # What is free differs from run to run; slices, and with them rounding, must not.
+    assert ready.config.memory.limit is not None
+    limit = c.memory.limit or ready.config.memory.limit // jobs
+    base = base | {"memory": {**(base.get("memory") or {}), "limit": limit}}
+    bench = Bench(base, overlays, samples, seeds, splits, sorted(levels), jobs, log.command(), {})
+    with claims.claimed(out, "", 0, bench=True) as claim:
+        there = (claim.folder / rundir.BENCH).exists()
+        try:
+            if there:
+                bench = joined(opened(claim.folder), bench, claim.folder)
+            tasks = bench.tasks(claim.folder, given)
+            demand(bench.base, bench.overlays, {task.arm: task.config for task in tasks})
+            bench = same_data(bench, claim.folder, reporter)
+        except InputError:  # a wrong arm leaves nothing behind
+            if not there:
+                claim.clear()
+            raise
+        return finished(claim.folder, bench, tasks, reporter)
+
+
+def demand(base: Mapping[str, Any], overlays: Mapping[str, Overlay | None], configs: Mapping[str, Config]) -> None:
+    """See that each key has an effect in some arm, and nothing spoils an arm of the user's own; InputError if not."""
+    nowhere: dict[str, str] | None = None
+    for arm, overlay in overlays.items():
+        idle = config.without_effect(configs[arm])
+        for key, why in idle.items():
+            if overlay is not None and config.gives(overlay, key):
+                raise InputError(f"arm {arm}: {key} has no effect: {why}")
+        if overlay is not None or arm == "config":
+            try:
+                config.spoilt(configs[arm])
+            except InputError as error:
+                raise InputError(f"arm {arm}: {error}") from None
+        nowhere = idle if nowhere is None else {key: why for key, why in idle.items() if key in nowhere}
+    for key, why in (nowhere or {}).items():
+        if config.gives(base, key):
+            raise InputError(f"{key} has no effect in any arm: {why}")
+
+
+def check_splits(c: Config, whole: Dataset, splits: int) -> None:
+    """See that several splits differ; InputError where the data bring their own along."""
+    if splits > 1 and len(inventory.own_splits(whole)) == 2 and not (c.data.limit or c.data.long_tail):
+        raise InputError(f"--splits: {splits} given, but the data have splits of their own: all would be the same")
+
+
+def counted(**options: int) -> None:
+    """Raise InputError for an option of the command line that isn't one or more."""
+    for name, count in options.items():
+        if count < 1:
+            raise InputError(f"--{name}: {count} given, one or more expected")
+
+
+def given_to_arms(c: Config, splits: Mapping[str, torch.Tensor], budget: str | None) -> Given:
+    """Return what arms are told, with the budget that is asked for or the config's own."""
+    given = sizes(c, splits)
+    return given._replace(samples=asked(budget) or own_budget(c, given))
+
+
+def resume(run_dir: str, reporter: Reporter) -> Path:
+    """Go on with a benchmark; one that is finished is left as it is, its tables written anew."""
+    folder = Path(run_dir)
+    with claims.locked(folder):
+        bench = opened(folder)
+        c = config.check(bench.base)
+        given = sizes(c, experiment.prepared(c).given[1])._replace(samples=bench.samples)
+        bench = same_data(bench, folder, reporter)
+        return finished(folder, bench, bench.tasks(folder, given), reporter)
+
+
+def opened(folder: Path) -> Bench:
+    """Read what a benchmark was asked for."""
+    raw = config.read(str(folder / rundir.BENCH))
+    file, wrote = folder / rundir.BENCH, "a benchmark's folder has what neuroevo bench wrote"
+    keys = ("config", "arms", "samples", "seeds", "splits", "levels", "jobs", "command")
+    for key in keys:
+        if key not in raw:
+            raise InputError(f"{file}: {key} is missing; {wrote}")
+    memory = raw["config"].get("memory") if isinstance(raw["config"], dict) else None
+    overlays = raw["arms"] if isinstance(raw["arms"], dict) else {"": ""}
+    data = raw.get("data") or {}
+    right = {
+        "config": isinstance(memory, dict) and memory.get("limit") is not None,
+        "arms": all(overlay is None or isinstance(overlay, dict) for overlay in overlays.values()),
+        **{key: rundir.count(raw[key]) and raw[key] > 0 for key in ("samples", "seeds", "splits", "jobs")},
+        "levels": isinstance(raw["levels"], list) and all(map(rundir.number, raw["levels"])),
+        "command": isinstance(raw["command"], str),
+        "data": isinstance(data, dict) and all(map(Identity.is_record, data.values())),
+    }
+    for key, fine in right.items():
+        if not fine:
+            raise InputError(f"{file}: {key} is damaged; {wrote}")
+    values = {"base" if key == "config" else "overlays" if key == "arms" else key: raw[key] for key in keys}
+    return Bench(**values, data=data)
+
+
+def same_data(bench: Bench, folder: Path, reporter: Reporter) -> Bench:
+    """Return a benchmark with what its data are; InputError where they aren't those of the runs that it has."""
+    found, c = {}, config.check(bench.base)
+    for split in range(c.data.split_seed, c.data.split_seed + bench.splits):
+        own = replace(c, data=c.data.model_copy(update={"split_seed": split}))
+        now = build.identified(*build.dataset(own))
+        known = bench.data.get(str(split))
+        if known is not None:
+            line = identity.agree(Identity.from_record(known), now.classes, now, folder / rundir.BENCH)
+            if line is not None:
+                reporter.note(line)
+        found[str(split)] = known or now.record()
+    return replace(bench, data=found)
+
+
+def joined(known: Bench, more: Bench, folder: Path) -> Bench:
+    """Return a benchmark with what another command adds to it; InputError where the two don't compare."""
+    limit = known.base["memory"]["limit"]  # what was free when it began
+    base = more.base | {"memory": more.base["memory"] | {"limit": limit}}
+    if known.base != base:
+        differ = ", ".join(key for key in {**known.base, **base} if known.base.get(key) != base.get(key))
+        raise InputError(f"--out: {folder} holds a benchmark of another config ({differ}); give another --out")
+    if known.samples != more.samples:
+        raise InputError(f"--out: {folder} holds a benchmark at {known.samples:,} samples; give another --out")
+    for arm, overlay in more.overlays.items():
+        begun = any((folder / rundir.RUNS / arm).glob(f"*/{rundir.CONFIG}"))
+        if begun and arm in known.overlays and known.overlays[arm] != overlay:
+            raise InputError(f"--arms: {arm} was another in {folder}; give the file another name")
+    return replace(
+        more, base=known.base, data=known.data, overlays={**known.overlays, **more.overlays},
+        seeds=max(known.seeds, more.seeds), splits=max(known.splits, more.splits), levels=more.levels or known.levels,
+    )  # fmt: skip
+
+
+def asked(budget: str | None) -> int | None:
+    """Read `samples=N`; InputError where it is something else."""
+    if budget is None:
+        return None
+    key, _, text = budget.partition("=")
+    value = config.parse(text, "--budget")
+    if key != "samples" or not isinstance(value, int | float) or isinstance(value, bool) or not 1 <= value < math.inf:
+        raise InputError(f"--budget {budget}: give it as samples=N, forward + 2 x backward; arms are compared on those")
+    return int(value)
+
+
+def sizes(c: Config, splits: Mapping[str, torch.Tensor]) -> Given:
+    """Return what arms are told of the data."""
+    return Given(0, len(splits["train"]), len(splits["validation"]))
+
+
+def own_budget(c: Config, given: Given) -> int:
+    """Return the samples that the config's own run takes; InputError where nothing says how many."""
+    each, b = costs.generation(c, given.counts), c.budget
+    limits = [
+        b.samples,
+        None if b.generations is None else each.samples * b.generations,
+        None if b.forward_samples is None else b.forward_samples * each.samples // max(1, each.forward),
+    ]
+    known = [limit for limit in limits if limit is not None]
+    if not known:
+        raise InputError("--budget: the config has no budget in samples or generations; give samples=N")
+    return min(known)
+
+
+def finished(folder: Path, bench: Bench, tasks: list[Task], reporter: Reporter) -> Path:
+    """Do what is left of a benchmark, keeping its tables up to date, and write its page; raise what runs failed by."""
+    rundir.replace(folder / rundir.BENCH, config.dump(bench.record()).encode())
+    left = [task for task in tasks if not done(task)]
+    if len(left) < len(tasks):
+        reporter.note(f"{folder}: {len(tasks) - len(left)} of {len(tasks)} runs are finished")
+    for task in tasks:
+        if altered(task):
+            reporter.note(f"{task}: was begun with other settings than now; to have it again, delete {task.folder}")
+    failed: list[tuple[Task, Failure]] = []
+    todo = workers.alone(work, left, reporter) if bench.jobs == 1 else workers.together(
+        work, left, bench.jobs, reporter)  # fmt: skip
+    try:
+        with closing(todo):
+            for task, failure in todo:
+                reporter.note(f"{task}: {failure.line if failure else outcome(task)}")
+                failed += [(task, failure)] if failure else []
+                write(folder, bench, tasks)
+    finally:
+        write(folder, bench, tasks)
+    from neuroevo.report import report  # it brings matplotlib along, which no worker needs
+
+    report.report(str(folder))
+    if failed:
+        first, failure = failed[0]
+        kind = InputError if all(failure.of_input for _, failure in failed) else RunError
+        raise kind(f"{folder}: {len(failed)} of {len(tasks)} runs failed; the first: {first}: {failure.line}")
+    return folder
+
+
+def work(task: Task, reporter: Reporter) -> None:
+    """Begin a run, or go on with it."""
+    if (task.folder / rundir.CONFIG).exists() or claims.holds(task.folder):
+        tune.resume(str(task.folder), [], reporter)
+    elif task.config.tune is not None:
+        tune.run(task.config, str(task.folder), "", reporter)
+    else:
+        experiment.run(task.config, str(task.folder), "", reporter)
+
+
+def write(folder: Path, bench: Bench, tasks: Sequence[Task]) -> None:
+    """Write all tables of what is finished."""
+    found = [run for run in map(read, tasks) if run is not None]
+    metric = tasks[0].config.validation_metric.name
+    lower = metric in LOWER_IS_BETTER
+    table(folder / rundir.RESULTS, [run.row for run in found])
+    curves = [
+        {"arm": run.task.arm, "split": run.task.split, "seed": run.task.seed,
+         **dict(zip(("generation", "samples", "seconds", "validation"), point, strict=True))}
+        for run in found for point in run.curve
+    ]  # fmt: skip
+    table(folder / rundir.CURVES, curves)
+    names = [arm for arm in bench.overlays if any(run.task.arm == arm for run in found)]
+    summary = [summarised(arm, found, tasks, lower) for arm in names]
+    table(folder / rundir.SUMMARY, summary)
+    table(folder / rundir.COMPARISONS, compared(names, found, tasks, lower))
+    levels = bench.levels or between(found, summary, lower)
+    table(folder / rundir.LEVELS, [reached(arm, level, found, lower) for arm in names for level in levels])
+    rundir.write_result(folder, {
+        "status": "finished" if len(found) == len(tasks) else "interrupted",
+        "metric": metric,
+        "lower_is_better": lower,
+        "samples": bench.samples,
+        "runs": len(found),
+        "runs_asked": len(tasks),
+        "warnings": warned(names, found),
+        "arms": {row["arm"]: {k: v if v == v else None for k, v in row.items() if k != "arm"} for row in summary},
+        "versions": log.versions(),
+    })  # fmt: skip

@@ -1,0 +1,288 @@
+"""What a run, a checkpoint, a config, a table or a machine holds, as rows of names and values to print."""
+
+import inspect
+import os
+import platform
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from neuroevo import caveats, config, devices
+from neuroevo.bench import arms, benchmark
+from neuroevo.bench.arms import ARMS, Overlay
+from neuroevo.config import Config
+from neuroevo.data import cache, feature_cache, inventory
+from neuroevo.data.arrays import Vectors
+from neuroevo.errors import InputError
+from neuroevo.experiments import costs, experiment, log, reopen, sizes
+from neuroevo.forecast import forecast
+from neuroevo.forecast.forecast import Forecaster
+from neuroevo.networks import heads
+from neuroevo.problems.metric import reported
+from neuroevo.storage import checkpoint, hdf5, rundir
+from neuroevo.tuning import trials
+
+Rows = list[tuple[str, str]]
+
+
+def describe(path: str) -> tuple[str, Rows]:
+    """Return what a run's folder or a checkpoint file holds; InputError where it is neither, or is damaged."""
+    if Path(path).is_dir():
+        folder = rundir.existing(path)
+        bad: list[str] = []
+        saved, _ = reopen.reopened(folder, bad.append)
+        if saved is None:
+            raise InputError(f"{path}: no checkpoint yet")
+        result = rundir.read_result(folder, bad.append)
+        rundir.read_history(folder, bad.append, compare=saved)
+        rundir.read_lines(folder / rundir.LINEAGE, bad.append, rundir.of_lineage)
+        rundir.read_confusion(folder, bad.append)
+        rows: Rows = [
+            ("status", f"{result.get('status', 'unfinished')} ({result.get('stop_reason', 'no result yet')})")
+        ]
+        rows += [
+            ("checkpoints", ", ".join(file.name for file in reversed(checkpoint.listed(folder / rundir.CHECKPOINTS))))
+        ]
+        rows += [("damaged", line) for line in bad]
+        rows += [("warning", line) for line in result.get("warnings", [])]
+        return path, rows + _checkpoint(saved)
+    if not Path(path).is_file():
+        raise InputError(f"{path}: neither a run's folder nor a checkpoint")
+    return path, _checkpoint(checkpoint.read(Path(path)))
+
+
+def _checkpoint(saved: checkpoint.Checkpoint) -> Rows:
+    step, champion = saved.step, saved.step.champion
+    n, g = step.population.genomes.shape
+    rows: Rows = [("file", f"{saved.path} (checksum good)"), ("generation", str(step.generation))]
+    rows += [("population", f"{n} individuals of {g} genes")]
+    rows += [
+        (f"  {name}", " x ".join(map(str, shape)) or "scalar")
+        for name, shape in zip(saved.layout.names, saved.layout.shapes, strict=True)
+    ]
+    rows += [(f"  trait {name}", str(tuple(trait.shape))) for name, trait in step.population.traits.items()]
+    fitness = step.scores.values[~step.scores.invalid, 0]
+    if len(fitness):
+        rows += [("fitness", f"best {fitness.max():.4f}, mean {fitness.mean():.4f}")]
+    rows += [("invalid", str(int(step.scores.invalid.sum())))]
+    rows += front(saved)
+    validation = ", ".join(f"{name} {value:.4f}" for name, value in champion.validation.items())
+    about = caveats.of_kind(champion.kind, champion.generation, _record(saved), *_place(saved))
+    rows += [("champion", f"{about} ({validation})")]
+    rows += [("cost", ", ".join(f"{name} {count:,}" for name, count in step.cost.record().items()))]
+    rows += [("data", str(saved.data))] if saved.data else []
+    rows += [("seconds", f"{step.seconds:.1f}"), ("seed", str(saved.seed)), ("device", saved.device)]
+    rows += [("plan", ", ".join(f"{key} {value}" for key, value in saved.plan._asdict().items()))]
+    rows += [("versions", ", ".join(f"{key} {value}" for key, value in saved.versions.items()))]
+    with hdf5.opened(saved.path) as file:
+        rows += [(f"/{name}", f"{item.shape} {item.dtype}") for name, item in hdf5.numbers(file)]
+    return rows
+
+
+def _record(saved: checkpoint.Checkpoint) -> dict[str, Any]:
+    """Return the config in a checkpoint, {} where it can't be read."""
+    try:
+        found = config.parse(saved.config, str(saved.path))
+    except InputError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _place(saved: checkpoint.Checkpoint) -> tuple[int | None, int | None]:
+    """Return the number of a champion in the front of its checkpoint, and that generation; None without a front."""
+    if saved.front is None:
+        return None, None
+    front = {str(i): genome for i, genome in enumerate(saved.front.genomes)}
+    return experiment.member_of(front, saved.step.champion), saved.step.generation
+
+
+def front(saved: checkpoint.Checkpoint) -> Rows:
+    """Return each member of a checkpoint's front with its objectives as reported, by the generation's own batch."""
+    if saved.front is None:
+        return []
+    names = saved.objectives
+    lines = [", ".join(f"{name} {reported(name, value):.4f}" for name, value in zip(names, member, strict=True))
+             for member in saved.front.fitness.tolist()]  # fmt: skip
+    return [(f"{checkpoint.FRONT}{i}", line) for i, line in enumerate(lines)]
+
+
+def names(kind: str | None) -> list[tuple[str, Rows]]:
+    """Return, for one kind of part or all, each name in its table with its options."""
+    tables = {**config.TABLES, "arm": ARMS}
+    if kind is not None and kind not in tables:
+        raise InputError(f"list: no kind {kind!r}; there are: {', '.join(tables)}")
+    return [(k, [_part(name, tables[k][name]) for name in tables[k]]) for k in ([kind] if kind else tables)]
+
+
+def _part(name: str, function: Callable[..., Any]) -> tuple[str, str]:
+    options = [p for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
+
+    def spelled(p: inspect.Parameter) -> str:
+        if p.default is p.empty:
+            return p.name
+        return f"{p.name}={getattr(p.default, '__name__', p.default)}"
+
+    first = (inspect.getdoc(function) or "").split("\n")[0]
+    return name, f"{first}  ({', '.join(map(spelled, options))})" if options else first
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A benchmark to estimate."""
+
+    base: dict[str, Any]  # the config that arms share, as it was given
+    overlays: dict[str, Overlay | None]  # by arm
+    seeds: int
+    splits: int
+    budget: str | None
+
+
+def compared(
+    base: dict[str, Any], names: Sequence[str], seeds: int | None, splits: int | None, budget: str | None
+) -> Comparison:
+    """Return a benchmark as `neuroevo bench` takes it, with the seeds and splits that it has where none are given."""
+    seeds, splits = 5 if seeds is None else seeds, 1 if splits is None else splits
+    benchmark.counted(seeds=seeds, splits=splits)
+    benchmark.asked(budget)
+    return Comparison(base, arms.listed(names), seeds, splits, budget)
+
+
+def estimate(c: Config, compared: Comparison | None = None, begun: float | None = None) -> Rows:
+    """Return what a run, a search or a benchmark will need; parts of it are run to measure how long they take.
+
+    `begun` is when the process began, in seconds since the epoch, where its start counts.
+    """
+    begun = time.time() if begun is None else begun
+    ready = experiment.prepared(c)
+    c, (whole, splits), backbone = ready.config, ready.given, ready.backbone
+    started = time.time() - begun
+    dims, head = sizes.dimensions(c, ready.given, backbone)
+    genes, seen = dims.genes, dims.seen
+    algorithm = c.algorithm.search()
+    algorithm.check(genes)
+    n = algorithm.later
+    counts = {name: len(index) for name, index in splits.items()}
+    rows: Rows = [(whole.noun, ", ".join(f"{name} {len(index):,}" for name, index in splits.items()))]
+    rows += inventory.rows(whole, splits)
+    if backbone.cut is None:
+        what = f"{heads.steps(head, backbone.head)[0][0]} and on, {seen:,} features"
+    else:
+        what = f"all that is trainable behind {' and '.join(backbone.cut.places)}"
+    rows += [("genome", f"{genes:,} genes: {what}")]
+    notes = list(backbone.notes)
+    heads.population_forward(head, backbone.head, (seen, len(whole.classes)), None, notes.append)
+    rows += [("note", line) for line in notes]
+    told = [*([] if compared else caveats.of_config(c.record(), genes)), *inventory.absent(whole, splits)]
+    rows += [("warning", line) for line in told]
+    if isinstance(whole.images, Vectors):
+        how = "as they are"
+    else:
+        with config.at(**config.READING):
+            there = feature_cache.features_file(backbone, whole.images, c.features.dtype).exists()
+        how = "cached" if there else "to compute"
+    size = dims.stored * len(whole.labels) * (4 if c.features.dtype == "float32" else 2)
+    rows += [("features", f"{size / 2**20:,.0f} MiB, {how}")]
+    forecaster = forecast.Forecaster(ready)
+    if compared is not None:
+        return rows + comparing(forecaster, compared, started)
+    rows += [("population", f"{n} individuals, {4 * n * genes / 2**20:,.0f} MiB each generation")]
+    found = forecast.length(c, counts)
+    if found.generations is None:
+        length: Rows = [("generations", "until the seconds or the target")]
+    else:
+        length = [("generations", f"{found.generations:,}"), ("forward samples", f"{found.cost.forward:,}")]
+        length += [("backward samples", f"{found.cost.backward:,}")]
+    if c.tune is not None:
+        return rows + searching(forecaster, counts, length, started)
+    seconds = forecaster.run(c) | {"start": started}
+    sooner = c.budget.target is not None or c.validate.patience is not None
+    return [*rows, *length, ("time", forecast.told(seconds) + (", or less" if sooner else ""))]
+
+
+def comparing(forecaster: Forecaster, compared: Comparison, started: float) -> Rows:
+    """Return what a benchmark is and takes."""
+    c = forecaster.ready.config
+    given = benchmark.given_to_arms(c, forecaster.ready.given[1], compared.budget)
+    benchmark.check_splits(c, forecaster.ready.given[0], compared.splits)
+    configs = {
+        arm: arms.applied(compared.base, arm, overlay, given, c.seed, c.data.split_seed)
+        for arm, overlay in compared.overlays.items()
+    }
+    benchmark.demand(compared.base, compared.overlays, configs)
+    found = forecast.bench(forecaster, compared.base, compared.overlays, compared.seeds, compared.splits, given)
+    runs = compared.seeds * compared.splits
+    what = f"{len(compared.overlays)} arms x {compared.seeds} seeds x {compared.splits} splits"
+    rows = [("runs", f"{len(compared.overlays) * runs:,}: {what}, {given.samples:,} samples each")]
+    rows += [(f"  {arm}", f"about {forecast.spelled(seconds)} a run") for arm, seconds in found.arms.items()]
+    return [*rows, ("time", forecast.told(found.seconds | {"start": started}) + ", one run after another")]
+
+
+def searching(forecaster: Forecaster, counts: Mapping[str, int], length: Rows, started: float) -> Rows:
+    """Return what a search of hyperparameters is and takes, with so many images a split; `length`: of the final run."""
+    c = forecaster.ready.config
+    assert c.tune is not None
+    space, trial = c.tune.space(), c.tune.trial
+    own = costs.generation(c, counts)
+    found = forecast.search(forecaster)
+    count = found.trials
+    rungs = ", ".join(map(str, trial.rungs))
+    stops = f", the best {trial.keep:g} of them beyond each of {rungs}" if rungs else ""
+    limits = {k: v for k, v in c.tune.budget.model_dump().items() if v is not None}
+    rows = [("search", f"{c.tune.sampler.name} over {len(space.coordinates)} sides: {', '.join(c.tune.variables)}")]
+    rows += [("trials", f"{count} an iteration, each {trial.generations} generations{stops}")]
+    rows += [("a trial", f"{own.samples * trial.generations:,} samples, by what the config has beside the space")]
+    rows += [("search until", ", ".join(f"{name} {value:,}" for name, value in limits.items()))]
+    rows += [("an iteration", f"about {forecast.spelled(found.iteration)}")]
+    warning = trials.crowded(c, count)
+    if warning is not None:
+        rows += [("warning", warning)]
+    again = [key for key in c.tune.variables if key in ("data.image_size", "data.augment")]
+    if again:
+        dearest = forecast.spelled(max(found.features, default=0.0))
+        rows += [("trials' features", f"each further value of {' and '.join(again)} costs up to about {dearest} once")]
+    if c.tune.rest.final:
+        rows += [(f"final run: {name}", value) for name, value in length]
+    sooner = c.tune.budget.target is not None or c.tune.rest.patience is not None
+    seconds = found.seconds | {"start": started}
+    return [*rows, ("time", forecast.told(seconds) + (", or less" if sooner else ""))]
+
+
+def machine() -> Rows:
+    """Return what this machine has: versions, devices, memory, data and cache folders."""
+    rows: Rows = list(log.versions().items())
+    rows += [("system", platform.platform()), ("threads", f"{torch.get_num_threads()} of {os.cpu_count()} processors")]
+    rows += [("auto device", str(devices.resolve("auto")))]
+    if torch.cuda.is_available():
+        rows += [(f"cuda:{i}", torch.cuda.get_device_name(i)) for i in range(torch.cuda.device_count())]
+    rows += [("memory free", f"{devices.available_memory(torch.device('cpu')) / 2**30:.1f} GiB")]
+    rows += [("NEUROEVO_DATA", os.environ.get("NEUROEVO_DATA", "not set")), ("cache", str(cache.cache_folder()))]
+    return rows + extras()
+
+
+def extras() -> Rows:
+    """Return each extra of the package, as it was installed, and whether what it asks for is there."""
+    rows: Rows = []
+    package = metadata.distribution("neuroevo")
+    for extra in package.metadata.get_all("Provides-Extra") or []:
+        of_extra = re.compile(rf"""extra\s*==\s*['"]{re.escape(extra)}['"]""")
+        asked = [re.split(r"[^\w.-]", line)[0] for line in package.requires or [] if of_extra.search(line)]
+        missing = [name for name in asked if not _installed(name)]
+        how = f"not installed: pip install 'neuroevo[{extra}]'"
+        if 0 < len(missing) < len(asked):
+            how = f"{', '.join(missing)} {how}"
+        rows.append((f"extra {extra}", how if missing else "there"))
+    return rows
+
+
+def _installed(name: str) -> bool:
+    try:
+        metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return False
+    return True

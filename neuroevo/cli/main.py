@@ -1,0 +1,358 @@
+"""The command line. Nothing heavy is imported before a command needs it, so that --help is instant."""
+
+import os
+import sys
+from collections.abc import Callable
+from io import TextIOWrapper
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from neuroevo import __version__
+from neuroevo.errors import InputError, Interrupted, RunError, printable
+
+app = typer.Typer(
+    name="neuroevo",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+USAGE: type[Exception] = typer.BadParameter.__bases__[0]  # click's, wherever typer has it from
+
+ConfigFile = Annotated[
+    str | None, typer.Argument(help="YAML file; without one, the built-in default", metavar="CONFIG.yaml")
+]
+Sets = Annotated[list[str] | None, typer.Option("--set", help="override a key: section.key=value", metavar="A.B=VALUE")]
+Run = Annotated[str, typer.Argument(help="a run's folder", metavar="RUN_DIR")]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="go on with what that folder holds of the same config, or begin it")
+]
+Member = Annotated[
+    int | None, typer.Option(help="a member of the front, by its number in inspect, in place of the champion")
+]
+
+
+@app.command()
+def run(
+    config: ConfigFile = None,
+    sets: Sets = None,
+    out: Annotated[
+        str | None, typer.Option(help="the run's folder; default runs/out/CONFIG-SEED", metavar="DIR")
+    ] = None,
+    resume: Resume = False,
+) -> None:
+    """Run one experiment, from data to a scored champion."""
+    from neuroevo.config import load
+    from neuroevo.experiments import experiment, terminal
+
+    with terminal.shown() as reporter:
+        checked = load(config, sets or [], reporter.note)
+        stem = "default" if config is None else os.path.splitext(os.path.basename(config))[0]
+        folder = (experiment.begin_or_resume if resume else experiment.run)(checked, out, stem, reporter)
+    summary(str(folder))
+
+
+@app.command()
+def tune(
+    config: Annotated[str, typer.Argument(help="YAML file with a section tune", metavar="CONFIG.yaml")],
+    sets: Sets = None,
+    out: Annotated[
+        str | None, typer.Option(help="the run's folder; default runs/out/CONFIG-SEED", metavar="DIR")
+    ] = None,
+    final: Annotated[bool, typer.Option(help="run the experiment with the best set afterwards")] = True,
+    resume: Resume = False,
+) -> None:
+    """Search hyperparameters, then run the experiment with the best set of them."""
+    from neuroevo.config import load
+    from neuroevo.experiments import terminal
+    from neuroevo.tuning import tune as tune_
+
+    with terminal.shown() as reporter:
+        checked = load(config, [*(sets or []), *([] if final else ["tune.final=false"])], reporter.note)
+        stem = os.path.splitext(os.path.basename(config))[0]
+        folder = (tune_.begin_or_resume if resume else tune_.run)(checked, out, stem, reporter)
+    summary(str(folder))
+
+
+@app.command()
+def bench(
+    config: Annotated[str, typer.Argument(help="YAML file that all arms share", metavar="CONFIG.yaml")],
+    arms: Annotated[str, typer.Option(help="names (neuroevo list arm) and YAML overlays", metavar="A,B.yaml,...")],
+    seeds: Annotated[int, typer.Option(help="runs of each arm on each split")] = 5,
+    splits: Annotated[int, typer.Option(help="splits of the data, for small data sets")] = 1,
+    budget: Annotated[
+        str | None, typer.Option(help="samples=N of each run, tuning included; default: the config's own", metavar="")
+    ] = None,
+    jobs: Annotated[int, typer.Option(help="runs at a time")] = 1,
+    levels: Annotated[
+        str | None, typer.Option(help="validation levels whose first reach is tabled", metavar="X,Y,...")
+    ] = None,
+    sets: Sets = None,
+    out: Annotated[
+        str | None, typer.Option(help="the benchmark's folder; default runs/out/CONFIG-bench", metavar="DIR")
+    ] = None,
+) -> None:
+    """Compare arms at equal budget over seeds; the same command goes on where it stopped, or adds arms and seeds."""
+    from math import isfinite
+
+    from neuroevo.bench import benchmark as bench_
+    from neuroevo.experiments import terminal
+
+    try:
+        chosen = [float(level) for level in levels.split(",")] if levels else []
+    except ValueError:
+        chosen = [float("nan")]
+    if not all(map(isfinite, chosen)):
+        raise InputError(f"--levels {levels}: give numbers with commas between them")
+    names = [name.strip() for name in arms.split(",")]
+    with terminal.shown() as reporter:
+        folder = bench_.run(config, names, seeds, splits, budget, jobs, chosen, sets or [], out, reporter)
+    standings(str(folder))
+
+
+@app.command()
+def resume(run_dir: Run, sets: Sets = None) -> None:
+    """Go on from the newest good checkpoint; --set may change budget, checkpoint, data.root and data.file."""
+    from pathlib import Path
+
+    from neuroevo.bench import benchmark as bench_
+    from neuroevo.experiments import terminal
+    from neuroevo.storage import rundir
+    from neuroevo.tuning import tune as tune_
+
+    benchmark = (Path(run_dir) / rundir.BENCH).exists()
+    if benchmark and sets:
+        raise InputError("--set: a benchmark goes on as it began; neuroevo bench adds arms, seeds and splits")
+    with terminal.shown() as reporter:
+        folder = bench_.resume(run_dir, reporter) if benchmark else tune_.resume(run_dir, sets or [], reporter)
+    (standings if benchmark else summary)(str(folder))
+
+
+@app.command()
+def evaluate(
+    run_dir: Run,
+    data: Annotated[
+        str | None, typer.Option(help="class folders, or an .npz file, to score on instead", metavar="ROOT")
+    ] = None,
+    member: Member = None,
+    sets: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="data.root, data.file, data.broken or data.max_pixels", metavar="A.B=VALUE"),
+    ] = None,
+) -> None:
+    """Score a champion on its test split, or on other labelled samples."""
+    from neuroevo.experiments import evaluation, terminal
+
+    with terminal.shown() as reporter:
+        found = evaluation.evaluate(run_dir, data, reporter, member, sets or [])
+    noun = found.pop("noun", "images")
+    table(f"{run_dir} on {data or 'its test split'} ({found['images']} {noun})", scores(found))
+
+
+@app.command("export")
+def export_(
+    run_dir: Run,
+    out: Annotated[str, typer.Option(help="the file to write", metavar="FILE")],
+    format: Annotated[str | None, typer.Option(help="safetensors, pt or onnx; default as FILE's name ends")] = None,
+    member: Member = None,
+) -> None:
+    """Write the champion as a plain network."""
+    from neuroevo.experiments import export
+
+    print(printable(str(export.export(run_dir, format, out, member))))
+
+
+@app.command()
+def report(
+    folder: Annotated[str, typer.Argument(help="the folder of a run or of a bench", metavar="DIR")],
+    watch: Annotated[bool, typer.Option("--watch", help="serve the page while the run goes on")] = False,
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="of the served page; default any that is free")
+    ] = None,
+) -> None:
+    """Write the page of a run or a bench, report.html, and its plots; with --watch, serve it to this machine."""
+    if watch:
+        from neuroevo.report.watch import watch as watch_
+
+        watch_(folder, port or 0)
+        return
+    if port is not None:
+        raise InputError("--port: only a page that is served has one; add --watch")
+    from neuroevo.report import report as report_
+
+    print(printable(str(report_.report(folder, lambda line: print(printable(line), file=sys.stderr)))))
+
+
+@app.command()
+def inspect(path: Annotated[str, typer.Argument(help="a run's folder, or a checkpoint", metavar="PATH")]) -> None:
+    """Show what a run or a checkpoint holds."""
+    from neuroevo.cli import inspection
+
+    title, rows = inspection.describe(path)
+    table(title, rows)
+
+
+@app.command()
+def validate(
+    config: ConfigFile = None,
+    sets: Sets = None,
+    arms: Annotated[str | None, typer.Option(help="estimate a bench of these", metavar="A,B.yaml,...")] = None,
+    seeds: Annotated[int | None, typer.Option(help="of the bench, as in neuroevo bench")] = None,
+    splits: Annotated[int | None, typer.Option(help="of the bench, as in neuroevo bench")] = None,
+    budget: Annotated[str | None, typer.Option(help="of the bench, as in neuroevo bench", metavar="")] = None,
+) -> None:
+    """Check a config without running it, and measure what the run, the search or the bench will take."""
+    from neuroevo import devices
+    from neuroevo.cli import inspection
+    from neuroevo.config import check, load, raw
+    from neuroevo.experiments import blame
+
+    def note(line: str) -> None:
+        print(printable(line), file=sys.stderr)
+
+    begun, compared = devices.began(), None
+    if arms is None:
+        checked = load(config, sets or [], note)
+    else:
+        base = raw(config, sets or [], note)
+        checked = check(base)
+        compared = inspection.compared(base, [name.strip() for name in arms.split(",")], seeds, splits, budget)
+    for name, value in (("--seeds", seeds), ("--splits", splits), ("--budget", budget)):
+        if arms is None and value is not None:
+            raise InputError(f"{name}: only a bench has these; name its arms with --arms")
+    with blame.on_users(checked):
+        rows = inspection.estimate(checked, compared, begun)
+    print(checked.to_yaml(), end="")
+    table("estimates", rows)
+
+
+@app.command("list")
+def list_(kind: Annotated[str | None, typer.Argument(help="data, head, algorithm, selection, ...")] = None) -> None:
+    """List the names that a config can use, with their options."""
+    from neuroevo.cli import inspection
+
+    for title, rows in inspection.names(kind):
+        table(title, rows)
+
+
+@app.command()
+def doctor() -> None:
+    """Show what this machine can do."""
+    from neuroevo.cli import inspection
+
+    table("this machine", inspection.machine())
+
+
+@app.callback(invoke_without_command=True)
+def version(show: Annotated[bool, typer.Option("--version", help="print the version")] = False) -> None:
+    """Fine-tune pretrained networks by evolving their weights."""
+    if show:
+        print(__version__)
+
+
+def table(title: str, rows: list[tuple[str, str]]) -> None:
+    """Print a title and two columns, plain enough for a pipe."""
+    rows = [(printable(name), printable(value)) for name, value in rows]
+    width = max((len(name) for name, _ in rows), default=0)
+    print(printable(title))
+    for name, value in rows:
+        print(f"  {name:<{width}}  {value}")
+
+
+def number(value: float | None) -> str:
+    """Return a score as text; null is one that isn't finite."""
+    return "-" if value is None else f"{value:.4f}"
+
+
+def scores(found: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return rows for metrics, each with its 95 % interval."""
+    return [
+        (name, f"{number(value)}  [{', '.join(map(number, found['interval'][name]))}]")
+        for name, value in found.items()
+        if name in found["interval"]
+    ]
+
+
+def summary(folder: str) -> None:
+    """Print a run's result."""
+    from pathlib import Path
+
+    from neuroevo import caveats
+    from neuroevo.storage import rundir
+
+    result = rundir.read_result(Path(folder))
+    tuning = result.get("tuning", result)
+    if "trials" in tuning:
+        best = tuning["best"]
+        spent = tuning["cost"]["forward_samples"] + 2 * tuning["cost"]["backward_samples"]
+        rows = [("tuning", f"{tuning['status']} ({tuning['stop_reason']}) after {tuning['iterations']} iterations")]
+        rows += [("trials", f"{tuning['trials']}, {spent:,} samples, {tuning['cost']['seconds']:.1f} s")]
+        rows += [(key, str(value)) for key, value in (best or {"settings": {}})["settings"].items()]
+        rows += [(f"its validation {k}", number(v)) for k, v in (best or {"validation": {}})["validation"].items()]
+        rows += [("warning", line) for line in tuning.get("warnings", []) if "champion" not in result]
+        table(folder, rows)
+    if "champion" not in result:
+        return
+    champion, cost = result["champion"], result["cost"]
+    rows = [("status", f"{result['status']} ({result['stop_reason']}) after {result['generations']} generations")]
+    about = champion.get("about") or caveats.of_kind(champion["kind"], champion["generation"], {})
+    rows += [("champion", about)]
+    rows += [(f"validation {name}", number(value)) for name, value in champion["validation"].items()]
+    rows += [(f"test {name}", value) for name, value in scores(champion.get("test", {"interval": {}}))]
+    rows += [("forward samples", f"{cost['forward_samples']:,}"), ("seconds", f"{cost['seconds']:.1f}")]
+    rows += [("warning", line) for line in result.get("warnings", [])]
+    table(folder, rows)
+
+
+def standings(folder: str) -> None:
+    """Print what the arms of a benchmark came to, best on validation first."""
+    from pathlib import Path
+
+    from neuroevo.storage import rundir
+
+    result = rundir.read_result(Path(folder))
+    sign = 1 if result["lower_is_better"] else -1
+    rows = [(f"{result['metric']} at {result['samples']:,} samples", "validation, test with 95 % interval, seconds")]
+    for name, arm in sorted(result["arms"].items(), key=lambda item: place(item[1]["validation_mean"], sign)):
+        low, high = arm["test_mean_low"], arm["test_mean_high"]
+        interval = "[one run]" if low is None else f"[{number(low)}, {number(high)}]"
+        means = f"{number(arm['validation_mean'])}  {number(arm['test_mean'])}"
+        rows.append((name, f"{means} {interval}  {arm['seconds_mean']:.1f}"))
+    rows += [("warning", line) for line in result.get("warnings", [])]
+    table(f"{folder}: {result['runs']} of {result['runs_asked']} runs", rows)
+
+
+def place(mean: float | None, sign: int) -> float:
+    """Return what arms are sorted by, the best first; last where there is no mean."""
+    return float("inf") if mean is None else sign * mean
+
+
+def fail(line: str, status: int) -> NoReturn:
+    """Say what was wrong in one line and leave."""
+    print(f"neuroevo: {printable(' '.join(line.split()))}", file=sys.stderr)
+    sys.exit(status)
+
+
+def main() -> NoReturn:
+    """Run the command line and leave with its exit status."""
+    if os.getcwd() not in sys.path:  # the console script doesn't look for a user's modules here by itself
+        sys.path.insert(0, os.getcwd())
+    for stream in (sys.stdout, sys.stderr):  # of any encoding: what it lacks is escaped, and never ends a command
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    command: Callable[..., Any] = app
+    try:
+        sys.exit(command(standalone_mode=False) or 0)
+    except typer.Exit as error:
+        sys.exit(error.exit_code)
+    except USAGE as error:
+        fail(error.format_message(), 2)  # type: ignore[attr-defined]
+    except InputError as error:
+        fail(str(error), 2)
+    except Interrupted as error:
+        sys.exit(error.status)
+    except (KeyboardInterrupt, typer.Abort):
+        sys.exit(130)
+    except (RunError, OSError) as error:
+        fail(str(error), 1)

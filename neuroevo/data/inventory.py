@@ -1,0 +1,163 @@
+"""What a run takes of its data, in words: which folder serves which split, what is left out, what is in two splits."""
+
+import os
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from neuroevo import caveats
+from neuroevo.data import folders
+from neuroevo.data.datasets import Dataset
+from neuroevo.data.folders import SPLITS
+from neuroevo.data.images import Files
+from neuroevo.errors import InputError
+
+Splits = Mapping[str, Tensor]  # {name: [rows] int64}
+
+LINES, LENGTH = 40, 600  # notes, and characters of one, that are worth keeping
+CLASSES = 20  # that have a row of their own
+NAMED = 5  # classes in a note, and broken images
+MANY = 100_000  # images, beyond which validate doesn't decode each
+
+
+def noted(data: Dataset, splits: Splits) -> Dataset:
+    """Return a data set with notes on what its splits have twice."""
+    return replace(data, notes=(*data.notes, *duplicates(data, splits)))
+
+
+def absent(data: Dataset, splits: Splits) -> list[str]:
+    """Return a line on each split in which some class has no image."""
+    counts = {
+        split: np.bincount(data.labels[rows.numpy()], minlength=len(data.classes)).tolist()
+        for split, rows in splits.items()
+    }
+    return caveats.of_splits(data.classes, counts, data.noun)
+
+
+def own_splits(data: Dataset) -> dict[str, str]:
+    """Return the keys that cut splits and have no effect, since the data bring these splits along, each with why."""
+    own = [split for split in SPLITS[1:] if (data.part == SPLITS.index(split)).any()]
+    return {split: f"the data have a {split} split of their own" for split in own}
+
+
+def duplicates(data: Dataset, splits: Splits) -> list[str]:
+    """Return a line on images that are in two splits byte for byte, and one on those that are in two classes."""
+    images = data.images
+    if not isinstance(images, Files):
+        return []
+    try:
+        hashes = images.hashes()
+    except InputError as error:
+        return [f"duplicates: not looked for ({str(error).partition(';')[0]})"]
+    split_of = np.full(len(hashes), -1)
+    for split, index in splits.items():
+        split_of[index.numpy()] = SPLITS.index(split)
+    same: dict[str, list[int]] = {}
+    for row in np.flatnonzero(split_of >= 0).tolist():
+        same.setdefault(hashes[row], []).append(row)
+    pairs: Counter[str] = Counter()
+    classes: list[tuple[int, int]] = []
+    example: tuple[int, int] | None = None
+    for rows in same.values():
+        if len(rows) == 1:
+            continue
+        firsts = {int(split_of[row]): row for row in reversed(rows)}
+        for a, b in combinations(sorted(firsts), 2):
+            pairs[f"of {SPLITS[b]} in {SPLITS[a]}"] += sum(int(split_of[row]) == b for row in rows)
+            example = example or (firsts[a], firsts[b])
+        other = next((row for row in rows if data.labels[row] != data.labels[rows[0]]), None)
+        if other is not None:
+            classes.append((rows[0], other))
+    found = []
+    if example is not None:
+        counts = ", ".join(f"{count:,} {where}" for where, count in pairs.items())
+        first, second = (images.paths[row] for row in example)
+        found.append(f"duplicates: images in two splits, byte for byte: {counts}, such as {first} and {second}")
+    if classes:
+        first, second = (images.paths[row] for row in classes[0])
+        found.append(
+            f"duplicates: images in two classes, byte for byte: {len(classes):,}, such as {first} and {second}"
+        )
+    return found
+
+
+def lines(data: Dataset, splits: Splits) -> list[str]:
+    """Return what a run's log says of its data: nothing where there is nothing to say."""
+    served = [f"{split}: {len(splits[split]):,} {data.noun}, {folder}" for split, folder in data.folders]
+    return [_short(line) for line in [*served, *data.notes]][:LINES]
+
+
+def record(data: Dataset, splits: Splits) -> dict[str, Any]:
+    """Return what a result says of its data."""
+    return {
+        **({} if data.noun == "images" else {"noun": data.noun}),
+        "images": {split: len(rows) for split, rows in splits.items()},
+        "folders": {split: _short(folder) for split, folder in data.folders},
+        # Not runs that lie beside the classes: a resumed run, which sees itself, has the same result.
+        "notes": [_short(note) for note in data.notes if not note.startswith(folders.OWN)][:LINES],
+    }
+
+
+def rows(data: Dataset, splits: Splits) -> list[tuple[str, str]]:
+    """Return rows on where each split comes from, its classes and kinds of files, what is left out and duplicates."""
+    images = data.images
+    if not isinstance(images, Files):
+        return _of_arrays(data, splits)
+    found = [(split, folder) for split, folder in data.folders]
+    kinds = [os.path.splitext(path)[1].lower() for path in images.paths]
+    counts: dict[int, dict[str, Counter[str]]] = {label: {} for label in range(len(data.classes))}
+    for split, index in splits.items():
+        for row in index.tolist():
+            counts[int(data.labels[row])].setdefault(split, Counter())[kinds[row]] += 1
+    shown = len(data.classes) if len(data.classes) <= CLASSES + 1 else CLASSES
+    for label in range(shown):
+        parts = [f"{split} {_kinds(counts[label][split]) if split in counts[label] else 0}" for split in splits]
+        found.append((f"class {data.classes[label]}", "; ".join(parts)))
+    rest = range(shown, len(data.classes))
+    if rest:
+        parts = []
+        for split in splits:
+            sizes = [sum(counts[label].get(split, Counter()).values()) for label in rest]
+            kind = sum((counts[label].get(split, Counter()) for label in rest), Counter())
+            parts.append(f"{split} {_kinds(kind)} ({min(sizes)} to {max(sizes)} a class)")
+        found.append((f"... {len(rest)} more", "; ".join(parts)))
+    notes = [_short(note) for note in data.notes]
+    faults = images.faults() if len(images) <= MANY else {}
+    found += [("broken", f"{images.paths[i]}: {reason}") for i, reason in list(faults.items())[:NAMED]]
+    if faults:
+        found.append(("broken in all", f"{len(faults):,}; --set data.broken=skip leaves such files out"))
+    if len(images) > MANY:
+        found.append(("broken", f"not looked for among more than {MANY:,} images"))
+    twice = [note.removeprefix("duplicates: ") for note in notes if note.startswith("duplicates: ")]
+    found += [("note", note) for note in notes if not note.startswith("duplicates: ")]
+    return [*found, *(("duplicates", note) for note in twice or ["none across splits or classes"])]
+
+
+def _of_arrays(data: Dataset, splits: Splits) -> list[tuple[str, str]]:
+    """Return rows on samples of a file of arrays; none where a data set is what its name says."""
+    if not data.folders:
+        return []
+    counts = {
+        split: np.bincount(data.labels[index.numpy()], minlength=len(data.classes)) for split, index in splits.items()
+    }
+    found = list(data.folders)
+    for label, name in list(enumerate(data.classes))[:CLASSES]:
+        found.append((f"class {name}", "; ".join(f"{split} {own[label]:,}" for split, own in counts.items())))
+    if len(data.classes) > CLASSES:
+        found.append((f"... {len(data.classes) - CLASSES} more", ""))
+    return [*found, *(("note", _short(note)) for note in data.notes)]
+
+
+def _kinds(counts: Mapping[str, int]) -> str:
+    return " + ".join(
+        f"{count:,} {kind}" for kind, count in sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    )
+
+
+def _short(line: str) -> str:
+    return line if len(line) <= LENGTH else line[: LENGTH - 4] + " ..."

@@ -1,0 +1,74 @@
+"""Cached features as samples: rows that can be asked for, with their labels."""
+
+from typing import NamedTuple, Self
+
+import torch
+from torch import Tensor
+
+from neuroevo import devices
+from neuroevo.data.augment import Live
+from neuroevo.networks.affine import Projection, Scale
+from neuroevo.networks.weightfiles import digest
+
+SLICE = 4096  # rows of features at a time
+
+
+class Features(NamedTuple):
+    """Features of a data set's images, in its order, with their labels; behind them those of augmented views.
+
+    Row `N + v * T + i` is view v of the i-th image of the train split.
+    """
+
+    # [N, d], then [T, d] a view: float32 or float16, mapped from disk, in memory or on the device
+    pieces: tuple[Tensor, ...]
+    labels: Tensor  # [N + views * T] int64, on the run's device
+    scale: Scale | None  # that rows go through on their way to the head
+    device: torch.device
+    live: "Live | None" = None  # makes views as they are asked for, instead
+
+    @property
+    def dim(self) -> int:
+        """Number of features."""
+        return self.pieces[0].shape[1]
+
+    def digest(self) -> str:
+        """Return a hash of some 1,024 rows, evenly spaced: features computed anew may round otherwise."""
+        return digest({str(i): piece[:: max(1, len(piece) // 1024)] for i, piece in enumerate(self.pieces)})
+
+    def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the features [B, d] as the head sees them, and the labels [B], of the rows in `index`."""
+        clean = len(self.pieces[0])
+        if self.live is not None and int(index.max()) >= clean:
+            features, labels = self.live(index), self.labels[((index - clean) % clean).to(self.device)]
+        else:
+            features, labels = self._gather(index).to(self.device).float(), self.labels[index.to(self.device)]
+        return (self.scale(features) if self.scale else features), labels
+
+    def scaled(self, scale: Scale) -> Self:
+        """Return features with every row on the scale given; projected once and for all where that fits into memory."""
+        size = 4 * sum(len(piece) for piece in self.pieces)
+        if not isinstance(scale, Projection) or self.live is not None:
+            return self._replace(scale=scale)
+        if size * scale.axes.shape[1] > devices.available_memory(self.pieces[0].device) / 2:
+            return self._replace(scale=scale)
+
+        def project(piece: Tensor) -> Tensor:
+            out = piece.new_empty(len(piece), scale.axes.shape[1], dtype=torch.float32)
+            for rows, into in zip(piece.split(SLICE), out.split(SLICE), strict=True):
+                into.copy_(scale(rows.to(self.device).float()))
+            return out
+
+        return self._replace(pieces=tuple(project(piece) for piece in self.pieces))
+
+    def _gather(self, index: Tensor) -> Tensor:
+        first, *views = self.pieces
+        index = index.to(first.device)
+        if not views:
+            return first[index]
+        out = first.new_empty(len(index), self.dim)
+        offset = 0
+        for piece in self.pieces:
+            here = ((index >= offset) & (index < offset + len(piece))).nonzero().squeeze(1)
+            out[here] = piece[index[here] - offset]
+            offset += len(piece)
+        return out

@@ -1,0 +1,61 @@
+"""How evaluations are sliced, so that none needs more memory than its limit."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+
+from neuroevo.errors import InputError, RunError
+
+
+class Plan(NamedTuple):
+    """How evaluations are sliced; fixed at a run's start, since slicing changes rounding."""
+
+    method: str  # gemm or vmap for heads, loop or vmap for what comes before them
+    classes: int
+    individuals: int  # at most this many at a time
+    samples: int  # at most this many at a time, for metrics that add over samples
+    limit: int  # bytes that an evaluation may use beside population and features
+    threads: int
+    precision: str = "float32"  # of scoring; bfloat16: the best are scored again in float32
+    trained: int = 0  # individuals at a time in gradient steps
+    micro: int = 0  # samples at a time in gradient steps
+    home: str = "cpu"  # where the population is kept
+
+
+def plan(method: str, genes: int, dim: int, widths: Sequence[int], limit: int, device: torch.device) -> Plan:
+    """Choose slices for `genes` genes over `dim` features with layers of these widths; InputError if none fit.
+
+    Slices of activations stay small enough for a CPU's cache and allocator, or large enough to fill a GPU.
+    """
+    # Two layers' activations are alive at once, and metrics make up to three more of the last one's size.
+    per_sample = 4 * max([a + b for a, b in pairwise(widths)] + [4 * widths[-1]])
+    best = (16 if device.type == "cpu" else 512) * 2**20
+    samples = 1024 if device.type == "cpu" else 8192
+    usable = 3 * limit // 4  # the allocator keeps some of what is freed
+    while True:
+        fixed = 3 * 4 * samples * dim  # a batch of features: gathered, standardised, one temporary
+        each = 4 * genes + samples * per_sample
+        individuals = min((usable - fixed) // each, max(1, best // (4 * samples * max(widths))))
+        if individuals >= 1:
+            return Plan(method, widths[-1], int(individuals), samples, limit, torch.get_num_threads())
+        if samples <= 32:
+            raise InputError(
+                f"{limit} bytes is too little for one individual; at least {4 * (fixed + each) // 3 + 1}",
+                option="limit",
+            )
+        samples //= 2
+
+
+def halved(plan: Plan) -> Plan:
+    """Return a plan with half as much at a time; RunError where that is one individual and one sample already."""
+    if max(plan.individuals, plan.samples, plan.trained, plan.micro) <= 1:
+        raise RunError("out of memory with one individual and one sample at a time; no limit changes that")
+    more, many = plan.individuals > 1, plan.trained > 1
+    return plan._replace(
+        individuals=plan.individuals // 2 if more else 1,
+        samples=plan.samples if more else max(1, plan.samples // 2),
+        trained=plan.trained // 2 if many else plan.trained,
+        micro=plan.micro if many else plan.micro and max(1, plan.micro // 2),
+    )

@@ -1,0 +1,75 @@
+"""A run's champion scored again, on its test split or on other samples."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from neuroevo import config
+from neuroevo.data import datasets, feature_cache
+from neuroevo.data.datasets import Dataset
+from neuroevo.errors import InputError
+from neuroevo.experiments.compose import Experiment
+from neuroevo.experiments.log import Reporter, watched
+from neuroevo.experiments.reopen import opened, rebuilt
+from neuroevo.experiments.signals import Signals
+
+
+def evaluate(
+    run_dir: str, root: str | None, reporter: Reporter, member: int | None = None, sets: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Score a run's champion, or a member of its front, on its test split, or on class folders or an .npz file, `root`.
+
+    `sets` are settings of how samples are read: `data.root` or `data.file` of the run's own, `data.broken` and
+    `data.max_pixels`. Scores are of so many `images`; where these are rows of numbers, `noun` says samples.
+    """
+    own = ("data.root", "data.file") if root is None else ()
+    keys = (*own, "data.broken", "data.max_pixels")
+    for text in sets:
+        if text.partition("=")[0] not in keys:
+            raise InputError(f"--set {text}: a run is scored as it is; here, only {', '.join(keys)} can be set")
+    if root is None:
+        experiment, step = opened(run_dir, reporter, member, sets)
+        tested = experiment.test(step.champion.genome, experiment.features, experiment.splits["test"])
+        return tested.scores | named(experiment)
+    experiment, champion = rebuilt(run_dir, reporter, member)
+    with config.at(root="--data", file="--data", **config.READING):
+        other = others(experiment, root, sets)
+    for line in config.under("data", other.notes, ("broken",)):
+        reporter.note(line)
+    with Signals() as signals, config.at(**config.READING):
+        c, show = experiment.config, watched(reporter, signals)
+        rows, _ = feature_cache.cached(
+            experiment.backbone, other, experiment.device, show, c.features.dtype, log=reporter.note
+        )
+    labels = torch.from_numpy(other.labels).to(experiment.device)
+    tested = experiment.test(champion.genome, experiment.seen(rows, labels), torch.arange(len(labels)))
+    return tested.scores | named(experiment)
+
+
+def named(experiment: Experiment) -> dict[str, str]:
+    """Return what a run's samples are called beside its scores, where they are no images."""
+    return {} if experiment.backbone.inputs is None else {"noun": experiment.whole.noun}
+
+
+def others(experiment: Experiment, root: str, sets: Sequence[str]) -> Dataset:
+    """Return labelled samples other than a run's own, of its kind: in class folders, or in an .npz file."""
+    inputs = experiment.backbone.inputs
+    if inputs is None and not root.endswith(".npz"):
+        return datasets.labelled(root, experiment.classes, **reading(sets))
+    if sets:
+        raise InputError(f"--set {sets[0]}: for class folders; {root} is read as an .npz file")
+    found = datasets.labelled_arrays(root, experiment.classes)
+    native = found.native()
+    width = native[0] if len(native) == 1 else None
+    if width != inputs:
+        there, here = (f"{n:,} numbers a sample" if n else "images" for n in (width, inputs))
+        raise InputError(f"--data: {root} has {there}; the run is of {here}")
+    return found
+
+
+def reading(sets: Sequence[str]) -> dict[str, Any]:
+    """Return the options of `labelled` that settings `data.KEY=value` give, checked as an image folder's are."""
+    given = config.override({}, sets, lambda line: None).get("data", {})
+    checked = config.part("data", {"name": "image_folder", "root": "", **given}, "data").options
+    return {key: checked[key] for key in given}

@@ -1,0 +1,81 @@
+"""Who is told how a run goes, and its log."""
+
+import platform
+import shlex
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import Protocol
+
+from neuroevo.engine.loop import Rules, Step
+from neuroevo.errors import printable
+from neuroevo.experiments.signals import Signals
+from neuroevo.storage import rundir
+
+
+class Reporter(Protocol):
+    """Who is told how a run goes."""
+
+    def note(self, line: str) -> None: ...  # noqa: D102
+
+    def images(self, done: int, total: int) -> None: ...  # noqa: D102
+
+    def generation(self, step: Step, rules: Rules) -> None: ...  # noqa: D102
+
+    def several(self, shares: Mapping[str, float]) -> None: ...  # noqa: D102
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that a result depends on."""
+    names = ("neuroevo", "torch", "torchvision", "timm", "evotorch", "numpy", "h5py")
+    return {"python": platform.python_version(), **{name: metadata.version(name) for name in names}}
+
+
+class Log:
+    """A run's log, which the user is told too."""
+
+    def __init__(self, path: Path, reporter: Reporter) -> None:
+        self.reporter = reporter
+        try:
+            self.file = open(path, "ab", buffering=0)  # noqa: SIM115  `logged` closes it
+        except OSError as error:
+            raise rundir.unwritten(path, error) from error
+
+    def __call__(self, line: str) -> None:
+        """Tell the user a line and keep it."""
+        self.keep(line)
+        self.reporter.note(line)
+
+    def keep(self, line: str) -> None:
+        """Keep a line; RunError where it can't be written."""
+        text = "\n".join(map(printable, line.split("\n")))  # of a traceback there are several
+        rundir.append(self.file, f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+
+
+def watched(reporter: Reporter, signals: Signals) -> Callable[[int, int], None]:
+    """Return a callback for the backbone's pass that reports it and ends it at a signal."""
+
+    def images(done: int, total: int) -> None:
+        signals.check()
+        reporter.images(done, total)
+
+    return images
+
+
+@contextmanager
+def logged(folder: Path, reporter: Reporter) -> Iterator[Log]:
+    """Return a run's log, in which the command comes first."""
+    log = Log(folder / rundir.LOG, reporter)
+    with closing(log.file):
+        log.keep(rundir.COMMAND + command())
+        yield log
+
+
+def command() -> str:
+    """Return the command of this process, quoted for a shell."""
+    program = Path(sys.argv[0])
+    name = ["python", "-m", program.parent.name] if program.name == "__main__.py" else [program.name]
+    return shlex.join([*name, *sys.argv[1:]])

@@ -1,0 +1,248 @@
+"""A run read back from its folder: its config, its checkpoint, its parts."""
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from neuroevo import config, devices
+from neuroevo.config import Config
+from neuroevo.data import datasets, identity
+from neuroevo.data.identity import Identity
+from neuroevo.engine.cost import Cost
+from neuroevo.engine.execution import Plan
+from neuroevo.engine.loop import Champion, Step
+from neuroevo.engine.rng import Context
+from neuroevo.errors import InputError
+from neuroevo.experiments import build, compose
+from neuroevo.experiments.compose import Experiment
+from neuroevo.experiments.log import Reporter, versions, watched
+from neuroevo.experiments.signals import Signals
+from neuroevo.networks import weightfiles
+from neuroevo.storage import checkpoint, rundir
+
+# What can change from one command on a run or a search to the next, as dotted keys begin.
+CHANGING = ("budget", "checkpoint", "data.root", "data.file", "tune.budget", "tune.patience", "tune.final")
+
+
+def agreed(then: Config, now: Config, out: str, free: tuple[str, ...] = ("budget", "checkpoint")) -> None:
+    """Raise InputError where a run's config is another than now, in what can't change within a run."""
+    old, new = then.record(), now.record()
+    if now.memory.limit is None:  # it was resolved when the run began
+        old["memory"] |= {"limit": None}
+    differ = [key for key in rundir.differing(old, new) if not key.startswith(free)]
+    if differ:
+        raise InputError(f"--resume: {out} holds a run of another config ({', '.join(differ)}); give another --out")
+
+
+def changed(c: Config, sets: list[str]) -> Config:
+    """Return a config with settings applied."""
+    return config.check(config.override(c.record(), sets, lambda line: None)) if sets else c
+
+
+def reopened(folder: Path, log: Callable[[str], None]) -> tuple[checkpoint.Checkpoint | None, Config]:
+    """Return a run's newest good checkpoint, if it has any, and its config.
+
+    The config is the checkpoint's: where config.yaml differs, `log` is told. InputError where neither can be read.
+    """
+    file = folder / rundir.CONFIG
+    try:
+        written = config.check(config.read(str(file)))
+    except InputError as error:
+        written, wrong = None, f"{file}: damaged ({str(error).removeprefix(f'{file}: ')})"
+    saved = newest(folder, written, log)
+    if saved is None:
+        if written is None:
+            raise InputError(f"{wrong}; and there is no checkpoint to take the config from")
+        return None, written
+    c = config.check(config.parse(saved.config, str(saved.path)))
+    if written is None:
+        log(f"{wrong}; the config is taken from {saved.path.name}")
+    elif differ := rundir.differing(c.record(), written.record()):
+        log(f"{file}: {', '.join(differ)} differ from {saved.path.name}, which counts")
+    return saved, c
+
+
+def newest(folder: Path, written: Config | None, log: Callable[[str], None]) -> checkpoint.Checkpoint | None:
+    """Return a run's newest good checkpoint, not one of another run that came to lie there; None where there is none.
+
+    What is of config.yaml's run is told by all of the config that can't change within it.
+    """
+    found = checkpoint.newest(folder / rundir.CHECKPOINTS, log)
+    if found is None or written is None or of_run(found, written):
+        return found
+    for path in checkpoint.listed(folder / rundir.CHECKPOINTS):
+        with suppress(InputError):
+            other = checkpoint.read(path)
+            if of_run(other, written):
+                log(f"{found.path}: of another run than {folder / rundir.CONFIG}; {path.name} is taken")
+                return other
+    return found
+
+
+def of_run(saved: checkpoint.Checkpoint, c: Config) -> bool:
+    """Tell whether a checkpoint's config is one that a run of a config can have."""
+    try:
+        then, now = config.check(config.parse(saved.config, str(saved.path))).record(), c.record()
+    except InputError:
+        return False
+    return not [key for key in rundir.differing(then, now) if not key.startswith(CHANGING)]
+
+
+def restored(
+    c: Config, saved: checkpoint.Checkpoint | None, signals: Signals, reporter: Reporter, log: Callable[[str], None]
+) -> tuple[Experiment, Step, checkpoint.History]:
+    """Compose a run's parts again and read its state from a checkpoint, or begin it where there is none."""
+    if saved is None:
+        device, given = devices.nearest(c.device, log), build.dataset(c)
+        backbone = build.build_backbone(c, given[0])
+        experiment = compose.compose(c, device, given, backbone, watched(reporter, signals), log)
+        return experiment, experiment.initial(), []
+    device, given = devices.nearest(c.device, log), build.dataset(found(c, log))
+    agree(saved, build.identified(*given), log)
+    experiment = compose.compose(
+        c, device, given, build.backbone_for(c, given[0].native(), saved.frozen), watched(reporter, signals), log,
+        here(saved.plan, device, log), saved.changes, saved.scale, saved.kept,
+    )  # fmt: skip
+    if saved.layout != experiment.layout:
+        raise InputError(f"{saved.path}: of another layout: {saved.layout.names} {saved.layout.shapes}")
+    for what, then, now in (
+        ("threads", saved.plan.threads, torch.get_num_threads()),
+        ("device", saved.device, str(device)),
+        ("versions", saved.versions, versions()),
+        ("features", saved.features, experiment.features.digest()),
+    ):
+        if then != now:
+            log(f"{what} were {then} and are {now}: the run goes on, but may round otherwise than uninterrupted")
+    context = Context(c.seed, 0, 0.0, experiment.home, experiment.layout)
+    start = experiment.start()
+    template = experiment.algorithm.init(start, experiment.spread(start), context)
+    step = replace(
+        saved.step,
+        state=checkpoint.state(saved.path, template, experiment.home),
+        champion=saved.step.champion._replace(genome=saved.step.champion.genome.to(experiment.home)),
+        cost=saved.step.cost + Cost(backbone=experiment.computed),
+    )
+    return experiment, step, saved.history
+
+
+def agree(saved: checkpoint.Checkpoint, now: Identity, log: Callable[[str], None]) -> None:
+    """See that data are those that a checkpoint's run is of; InputError says what differs."""
+    line = identity.agree(saved.data, saved.classes, now, saved.path)
+    if line is not None:
+        log(line)
+
+
+def searched(folder: Path, experiment: Experiment, log: Callable[[str], None]) -> None:
+    """See that a run that follows on a search of hyperparameters is of the search's data; InputError if not."""
+    before = checkpoint.newest(folder / rundir.TUNE / rundir.CHECKPOINTS, log)
+    if before is not None:
+        agree(before, experiment.data, log)
+
+
+def found(c: Config, log: Callable[[str], None]) -> Config:
+    """Return a run's config with the place that its data set has now, which may have moved."""
+    key = datasets.place_option(c.dataset.name)
+    root = c.dataset.options.get(key)
+    now = root and identity.located(str(root))
+    if now == root:
+        return c
+    log(f"data.{key}: {root} isn't there; {now} is taken")
+    return replace(c, dataset=replace(c.dataset, options=c.dataset.options | {key: now}))
+
+
+def here(plan: Plan, device: torch.device, log: Callable[[str], None]) -> Plan:
+    """Return a plan for this machine, which may lack the GPU on which a population was kept."""
+    if devices.there(plan.home):
+        return plan
+    log(f"the population was kept on {plan.home}, which is not on this machine, and is now on {device}")
+    return plan._replace(home=str(device))
+
+
+def of_genome(champion: Champion) -> str:
+    """Return a hash of a champion's genome, by which its file is known to be of it."""
+    return weightfiles.digest({"genome": champion.genome})
+
+
+def saved_run(
+    run_dir: str, reporter: Reporter, member: int | None, sets: Sequence[str] = ()
+) -> tuple[Config, checkpoint.Checkpoint]:
+    """Return a run's config and its newest good checkpoint, in which a member of the front may be the champion."""
+    folder = rundir.existing(run_dir)
+    saved, c = reopened(folder, reporter.note)
+    c = changed(c, list(sets))
+    if c.tune is not None:
+        raise InputError(f"{run_dir}: a search of hyperparameters, which has no champion; its final run is not begun")
+    if saved is None:
+        raise InputError(f"{run_dir}: no checkpoint yet")
+    if member is not None:
+        saved = replace(saved, step=replace(saved.step, champion=chosen(saved, member)))
+    return c, saved
+
+
+def opened(
+    run_dir: str, reporter: Reporter, member: int | None = None, sets: Sequence[str] = ()
+) -> tuple[Experiment, Step]:
+    """Return the parts of a run, data included, and its newest good step, for use and not to go on from.
+
+    With `member`, that one of the step's front takes the champion's place; InputError where there is none.
+    """
+    c, saved = saved_run(run_dir, reporter, member, sets)
+    with Signals() as signals:
+        experiment, step, _ = restored(c, saved, signals, reporter, reporter.note)
+    return experiment, step
+
+
+def rebuilt(run_dir: str, reporter: Reporter, member: int | None = None) -> tuple[Experiment, Champion]:
+    """Return the parts of a run and its champion, or a member of its front, from its folder alone, without its data.
+
+    Its splits are empty. Only batch norms that are re-estimated for a member need the train images.
+    """
+    c, saved = saved_run(run_dir, reporter, member)
+    champion, statistics = saved.step.champion, None
+    if c.backbone.batchnorm == "recalibrate" and c.backbone.trainable:
+        statistics = champions_own(Path(run_dir), champion)
+        if statistics is None:
+            try:
+                return opened(run_dir, reporter, member)[0], champion
+            except InputError as error:
+                raise InputError(
+                    f"{error} (the batch norms of {champion.kind} are re-estimated on the run's train images: those of "
+                    f"a finished run's champion alone are in {rundir.CHAMPION})"
+                ) from None
+    device, name = devices.nearest(c.device, reporter.note), c.backbone.name
+    native = saved.native
+    if native is None:  # a checkpoint from before it was in there; only these two keep their images' size
+        own = name == "none" or ":" in name
+        native = build.dataset(found(c, reporter.note))[0].native() if own else (1, 1, 3)
+    experiment = compose.without_data(
+        c, device, build.backbone_for(c, native, saved.frozen), saved.classes,
+        here(saved.plan, device, reporter.note), saved.changes, saved.scale, saved.kept or {},
+    )  # fmt: skip
+    if saved.layout != experiment.layout:
+        raise InputError(f"{saved.path}: of another layout: {saved.layout.names} {saved.layout.shapes}")
+    return replace(experiment, statistics=statistics), champion
+
+
+def champions_own(folder: Path, champion: Champion) -> dict[str, Tensor] | None:
+    """Return the batch norm statistics in a champion's file, None where that is of another genome or not there."""
+    path = folder / rundir.CHAMPION
+    if not path.exists():
+        return None
+    weights, about = weightfiles.read_safetensors(path)
+    if about.get("genome") != of_genome(champion):
+        return None
+    return {name: value for name, value in weights.items() if name.endswith(compose.STATISTICS)}
+
+
+def chosen(saved: checkpoint.Checkpoint, member: int) -> Champion:
+    """Return a member of a checkpoint's front, by its number, as if it were the champion."""
+    if saved.front is None:
+        raise InputError(f"--member: {saved.path} has no front; only a run with fitness.metrics has one")
+    count = len(saved.front.genomes)
+    if not 0 <= member < count:
+        raise InputError(f"--member: {member} given; the front of {saved.path} has {count} members, from 0")
+    return Champion(saved.front.genomes[member], f"{checkpoint.FRONT}{member}", saved.step.generation, {})

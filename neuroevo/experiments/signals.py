@@ -1,0 +1,84 @@
+"""Signals of a program: SIGINT and SIGTERM leave a status behind, and runs end at the next safe place."""
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+
+from neuroevo.engine.loop import Step
+from neuroevo.errors import Interrupted
+
+PATIENCE = 3.0  # seconds that a generation has left when a signal comes, before it is dropped
+
+
+class Signals:
+    """While it is entered, SIGINT and SIGTERM only leave a status behind; a second one ends the process at once.
+
+    Within `prompt` or `patient` they raise Interrupted, at once or after a while: for what computes and writes nothing.
+    """
+
+    def __init__(self) -> None:
+        self.status: int | None = None
+        self.prompted = self.awaited = False
+
+    def __enter__(self) -> "Signals":
+        self.before = {s: signal.signal(s, self._arrived) for s in (signal.SIGINT, signal.SIGTERM)}
+        self.before[signal.SIGALRM] = signal.signal(signal.SIGALRM, self._overdue)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+            outer = getattr(handler, "__self__", None)
+            if isinstance(outer, Signals):  # what came here is for whoever waits for it, too
+                outer.status = outer.status or self.status
+
+    def _arrived(self, number: int, frame: FrameType | None) -> None:
+        if self.status is not None:
+            os._exit(128 + number)
+        self.status = 128 + number
+        if self.prompted:
+            raise Interrupted(self.status)
+        if self.awaited:
+            signal.setitimer(signal.ITIMER_REAL, PATIENCE)
+
+    def _overdue(self, number: int, frame: FrameType | None) -> None:
+        if self.awaited:
+            self.check()
+
+    @contextmanager
+    def prompt(self) -> Iterator[None]:
+        """Raise Interrupted as soon as a signal comes."""
+        self.prompted = True
+        try:
+            self.check()
+            yield
+        finally:
+            self.prompted = False
+
+    @contextmanager
+    def patient(self) -> Iterator[None]:
+        """Raise Interrupted where what is done isn't done PATIENCE seconds after a signal."""
+        self.awaited = True
+        if self.status is not None:  # it came before
+            signal.setitimer(signal.ITIMER_REAL, PATIENCE)
+        try:
+            yield
+        finally:
+            self.awaited = False
+
+    def check(self) -> None:
+        """Raise Interrupted if a signal came."""
+        if self.status is not None:
+            raise Interrupted(self.status)
+
+
+def punctual(run: Iterator[Step], signals: Signals) -> Iterator[Step]:
+    """Yield a run's steps; end without one that isn't there PATIENCE seconds after a signal. A resume computes it."""
+    with suppress(StopIteration, Interrupted):
+        while True:
+            with signals.patient():
+                step = next(run)
+            yield step

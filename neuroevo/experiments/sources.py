@@ -1,0 +1,128 @@
+"""What a run learns from: cached features, and the affine map before the head."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from neuroevo import config
+from neuroevo.config import Config
+from neuroevo.data import components, feature_cache
+from neuroevo.data.augment import BATCH, Augment, Live
+from neuroevo.data.datasets import Dataset
+from neuroevo.data.samples import Features
+from neuroevo.errors import InputError
+from neuroevo.learning.task import Weights
+from neuroevo.networks import deep
+from neuroevo.networks.affine import Projection, Scale, Standardise
+from neuroevo.networks.backbones import Backbone
+
+SCALED_BY = 8192  # train images at most by which what precedes an evolved head is standardised
+
+
+def augmenting(c: Config, backbone: Backbone) -> Augment | None:
+    """Return what makes the views of train images, None where there are none; InputError where it can't be."""
+    with config.at("data"):
+        return Augment(c.data.augment, backbone.transform.size) if c.data.augment else None
+
+
+@config.at(**config.READING)
+def cache(
+    c: Config, whole: Dataset, splits: dict[str, Tensor], backbone: Backbone, device: torch.device,
+    images: Callable[[int, int], None], log: Callable[[str], None] = components.unsaid,
+) -> tuple[Features, int]:  # fmt: skip
+    """Return the features of a run's images and of their views, and how many images the backbone was given for them."""
+    augment = augmenting(c, backbone)
+    rows, computed = feature_cache.cached(backbone, whole, device, images, c.features.dtype, log=log)
+    pieces, labels, live = [rows], [torch.from_numpy(whole.labels)], None
+    if augment is not None and c.features.views == "live":
+        live = Live(backbone, whole, augment, device)
+    elif augment is not None and c.features.views != "live":
+        train = whole.take(splits["train"].numpy())
+        for view in range(c.features.views):
+            piece, more = feature_cache.cached(backbone, train, device, images, c.features.dtype, augment, view, log)
+            pieces.append(piece)
+            labels.append(torch.from_numpy(train.labels))
+            computed += more
+    return Features(tuple(pieces), torch.cat(labels).to(device), None, device, live), computed
+
+
+def remedy(c: Config) -> str:
+    """Return what to do about features that are infinite, if there is something."""
+    return "; they may be beyond float16: give features.dtype float32" if c.features.dtype == "float16" else ""
+
+
+def centred(c: Config) -> bool:
+    """Tell whether features are centred and no more: that folds into biases, and leaves levels as they are."""
+    return c.genome.levels is not None
+
+
+def scaling(
+    c: Config, backbone: Backbone, cached: Features, train: Tensor, saved: Weights, log: Callable[[str], None]
+) -> Scale | None:
+    """Return the scale of what the head is given, by the network as it starts out, or as a checkpoint has it."""
+    asked = c.features
+    if not asked.standardise and asked.components is None and not asked.whitening and not centred(c):
+        return None
+    if saved:
+        own = {name: value.to(cached.device) for name, value in saved.items()}
+        return Projection(**own) if "axes" in own else Standardise(**own)
+    if backbone.cut is None:
+        rows, index = cached.pieces[0], train
+    else:
+        some = train[torch.linspace(0, len(train) - 1, min(len(train), SCALED_BY)).long()]
+        with torch.inference_mode():
+            parts = [deep.features(backbone.cut, cached.batch(rows)[0]) for rows in some.split(BATCH)]
+        rows, index = torch.cat(parts), torch.arange(len(some))
+    standard = standardised(c, rows, index, cached.device)
+    if asked.components is None and not asked.whitening:
+        return standard
+    axes, deviations = components.principal(rows, index, standard, of_network(backbone), log)
+    if len(deviations) < (asked.components or 0):
+        noun = "images" if backbone.inputs is None else "samples"
+        log(f"features.components: {len(deviations)}, for the train {noun} have no more")
+    return components.projection(axes, deviations, standard, asked.components, asked.whitening or 0.0)
+
+
+def standardised(c: Config, rows: Tensor, index: Tensor, device: torch.device) -> Standardise:
+    """Return the scale of the rows `index`, their mean alone where no more is asked for; InputError for NaN or Inf."""
+    found = components.statistics(rows, index)
+    if not bool((found.mean + found.std).isfinite().all()):
+        raise InputError(f"features: some of the train images' are NaN or infinite{remedy(c)}")
+    standard = Standardise(found.mean.to(device).clone(), found.std.to(device).clone())
+    return standard if c.features.standardise else standard._replace(std=torch.ones_like(standard.std))
+
+
+def of_network(backbone: Backbone) -> str:
+    """Return what tells a network's principal components from another's."""
+    return f"{backbone.name} {backbone.digest}"
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What runs on one data set, backbone and kind of features share."""
+
+    device: torch.device
+    given: tuple[Dataset, dict[str, Tensor]]
+    backbone: Backbone
+    features: Features  # as the network gives them to what evolves
+    scale: Scale | None  # of what the head is given
+    computed: int  # images that went through the backbone just now
+
+    @cached_property
+    def scaled(self) -> Features:
+        """The features as a head alone sees them."""
+        return self.features if self.scale is None else self.features.scaled(self.scale)
+
+
+def sources(
+    c: Config, device: torch.device, given: tuple[Dataset, dict[str, Tensor]], backbone: Backbone,
+    images: Callable[[int, int], None], log: Callable[[str], None], scale: Weights | None = None,
+) -> Sources:  # fmt: skip
+    """Return what a run learns from, computing features where they aren't cached; `scale` is a checkpoint's."""
+    backbone.to(device)
+    cached, computed = cache(c, *given, backbone, device, images, log)
+    scaled = scaling(c, backbone, cached, given[1]["train"], scale or {}, log)
+    return Sources(device, given, backbone, cached, scaled, computed)

@@ -1,0 +1,1 @@
+"""How individuals learn: gradient steps for a whole population at once."""

@@ -1,0 +1,92 @@
+"""What gradient steps draw: batches, partners for mixup, dropout."""
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from neuroevo.engine.batches import balanced
+from neuroevo.engine.rng import Context, forked
+from neuroevo.learning.task import Settings, Task
+from neuroevo.networks.heads import Drop
+
+Batch = tuple[Tensor, Tensor, Tensor | None, float]
+
+
+class Draws:
+    """What a generation's gradient steps draw: batches, mixup, dropout. None of it depends on slices."""
+
+    def __init__(self, task: Task, s: Settings, size: int, n: int, context: Context) -> None:
+        self.task, self.s, self.size, self.context = task, s, size, context
+        generator = context._replace(device=torch.device("cpu")).generator("refine/batches")
+        shape = (n, s.steps) if s.batches == "own" else (1, s.steps)
+        self.rows = task.view(self._rows(shape, generator), generator)  # [n or 1, steps, size]
+        self.kept: list[Batch] | None = None  # shared batches, for the next slice of individuals
+        self.shares = torch.ones(s.steps)
+        if s.mixup:  # Zhang et al. 2018; Beta(a, a) as a ratio of Gammas, drawn in a fork
+            with forked(generator):
+                self.shares = torch.distributions.Beta(s.mixup, s.mixup).sample((s.steps,))
+
+    def _rows(self, shape: tuple[int, int], generator: torch.Generator) -> Tensor:
+        train = self.task.train
+        if self.s.balanced:
+            return balanced(train, self.task.source.labels.cpu()[train], (*shape, self.size), generator)
+        lines = []
+        for _ in range(shape[0]):  # epochs: every sample once before any comes again
+            whole = len(train) - len(train) % self.size
+            epochs = -(-shape[1] * self.size // whole)
+            orders = [torch.randperm(len(train), generator=generator)[:whole] for _ in range(epochs)]
+            lines.append(torch.cat(orders)[: shape[1] * self.size].view(shape[1], self.size))
+        return train[torch.stack(lines)]
+
+    def batches(self, individuals: Tensor) -> Iterator[Batch]:
+        """Yield each step's features [B, d] or [r, B, d], targets, mixup's partners' targets, and the mixing share."""
+        if self.kept is not None:
+            yield from self.kept
+            return
+        made: list[Batch] = []
+        for step in range(self.s.steps):
+            batch = self._batch(individuals, step)
+            if self.s.batches == "shared" and batch[0].nbytes * self.s.steps <= self.task.keep:
+                made.append(batch)
+            yield batch
+        self.kept = made if len(made) == self.s.steps else None
+
+    def _batch(self, individuals: Tensor, step: int) -> Batch:
+        index = self.rows[individuals.cpu(), step] if self.s.batches == "own" else self.rows[:, step]
+        features, targets = self.task.source.batch(index.flatten())
+        features, targets = features.unflatten(0, index.shape), targets.unflatten(0, index.shape)
+        if self.s.batches == "shared":
+            features, targets = features[0], targets[0]
+        partners, share = None, float(self.shares[step])
+        if self.s.mixup:  # the batch in reverse is as good a partner as any
+            features = share * features + (1 - share) * features.flip(-2)
+            partners = targets.flip(-1)
+        return features, targets, partners, share
+
+    def dropout(self, rate: Tensor | None, individuals: Tensor, step: int) -> Callable[[slice], Drop]:
+        """Return what Dropout layers do in this step to a part of the batch.
+
+        Each individual's masks are from a stream of its own.
+        """
+
+        def of(part: slice) -> Drop:
+            layer = [0]
+
+            def drop(x: Tensor, own: float) -> Tensor:
+                layer[0] += 1
+                p = x.new_full((len(x),), own) if rate is None else rate
+                if not bool(p.any()):
+                    return x
+                context = self.context._replace(device=x.device)
+                u = torch.stack([
+                    torch.rand(x.shape[1], self.size, device=x.device,
+                               generator=context.generator(f"refine/dropout/{step}/{layer[0]}/{i}"))
+                    for i in individuals.tolist()
+                ])  # fmt: skip
+                keep = 1 - p.view(-1, 1, 1)
+                return x * (u[..., part] < keep) / keep
+
+            return drop
+
+        return of

@@ -1,0 +1,218 @@
+"""Gradient steps for a whole population at once.
+
+Individuals share no parameter, so the sum of their losses has each individual's own gradient, and one backward trains
+all. The gradient of the loss by the logits is written out; from there a linear head's is one matrix product, and any
+other head's one backward over the stacked parameters. Individuals are taken in slices that stay in cache and within the
+memory limit; what is drawn doesn't depend on the slices.
+"""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from neuroevo.engine.cost import Cost
+from neuroevo.engine.evaluator import Learning, Refine
+from neuroevo.engine.genome import Population
+from neuroevo.engine.rng import Context
+from neuroevo.engine.schedules import factor
+from neuroevo.errors import InputError
+from neuroevo.learning.draws import Draws
+from neuroevo.learning.losses import soft_targets
+from neuroevo.learning.optimizers import Gradient, Optimizer, Product, value
+from neuroevo.learning.task import Range, Settings, Task, Weights
+from neuroevo.networks.heads import Drop
+
+TAU = 0.2  # of the log-normal mutation of an individual's own hyperparameters
+CPU_SLICE = 2**22  # genes in a slice of individuals, measured best; of heads of one linear layer a quarter of it
+
+
+def refiner(
+    task: Task, optimizer: Optimizer, settings: Settings, given: Collection[str] = ()
+) -> tuple[Refine, Learning]:
+    """Return the gradient part of a generation, and what it takes.
+
+    Hyperparameters that are ranges, and those named in `given`, are traits [n]; the latter are brought along and stay.
+    A trait `stream` [n] says whose random numbers an individual has, where that isn't by its row.
+    """
+    s = settings
+    named: dict[str, float | Range | None] = {
+        "lr": s.lr, "momentum": optimizer.momentum, "weight_decay": s.weight_decay or None,
+        "label_smoothing": s.label_smoothing, "dropout": s.dropout,
+    }  # fmt: skip
+    ranges = {
+        name: 0.0 if value is None else value for name, value in named.items() if name in given or value is not None
+    }
+    size = min(s.batch_size, len(task.train))
+    counts = torch.bincount(task.source.labels[task.train.to(task.source.labels.device)], minlength=task.classes)
+    prior = (counts / counts.sum()).clamp_(min=1e-12)
+    by_class = counts.sum() / (task.classes * counts.clamp(min=1)) if s.class_weights else None
+
+    def eligible(population: Population) -> Tensor:
+        fresh = (population.parents[:, -1] >= 0) | (population.parents[:, 0] < 0)
+        return {"all": fresh | True, "children": fresh, "elites": ~fresh}[s.who].nonzero().squeeze(1)
+
+    def chosen(population: Population, context: Context) -> Tensor:
+        rows = eligible(population)
+        if s.share < 1:
+            order = torch.randperm(len(rows), generator=context.generator("refine/who"), device=rows.device)
+            rows = rows[order[: round(s.share * len(rows))]].sort().values
+        return rows
+
+    def taken(context: Context) -> int:
+        """Return how many steps a generation takes: fewer in the last one, where the budget hasn't as many."""
+        return s.steps if context.steps is None else min(s.steps, context.steps)
+
+    def learning(population: Population, steps: int) -> Cost:
+        return training_cost(len(eligible(population)), s.share, min(s.steps, steps), size)
+
+    def refine(population: Population, context: Context) -> tuple[Population, Cost]:
+        population = with_traits(
+            population, {name: value for name, value in ranges.items() if name not in given}, context
+        )
+        rows, steps = chosen(population, context), taken(context)
+        if steps == 0 or not len(rows):
+            return population, Cost()
+        genomes, traits = population.genomes.clone(), dict(population.traits)
+        inherits = s.optimizer_state == "inherit" and bool(optimizer.slots)
+        if inherits:
+            for slot in optimizer.slots:
+                traits[slot] = traits[slot].clone() if slot in traits else torch.zeros_like(genomes)
+            so_far = traits.get("steps", torch.zeros(len(genomes), device=genomes.device))
+            traits["steps"] = so_far.index_add(0, rows, torch.full((len(rows),), float(steps), device=genomes.device))
+        streams = traits.get("stream", torch.arange(len(genomes), device=genomes.device))
+        draws = Draws(task, replace(s, steps=steps), size, int(streams.max()) + 1, context)
+        for part in rows.split(task.individuals):
+            x = genomes[part].to(task.device)
+            values = {
+                name: traits[name][part].to(x) if isinstance(value, tuple) or name in given
+                else x.new_full((len(part),), value)
+                for name, value in ranges.items()
+            }  # fmt: skip
+            values["lr"] = values["lr"] * factor(s.schedule, context.progress, s.final)
+            slots = [traits[slot][part].to(x) if inherits else torch.zeros_like(x) for slot in optimizer.slots]
+            before = so_far[part].to(x) if inherits else x.new_zeros(len(part))
+            genomes[part] = train(x, slots, before, values, streams[part], draws).to(genomes)
+            if inherits:
+                for slot, own in zip(optimizer.slots, slots, strict=True):
+                    traits[slot][part] = own.to(genomes)
+        return population._replace(genomes=genomes, traits=traits), learning(population, steps)
+
+    def train(
+        genomes: Tensor, slots: list[Tensor], before: Tensor, values: dict[str, Tensor], streams: Tensor, draws: "Draws"
+    ) -> Tensor:
+        """Train genomes [r, g] with the random numbers of `streams` [r]; `slots` are changed in place."""
+        weights = {name: w.contiguous() for name, w in task.layout.unflatten(genomes).items()}
+        memory = [{name: m.contiguous() for name, m in task.layout.unflatten(slot).items()} for slot in slots]
+        pull = task.layout.unflatten(task.start[None]) if s.decay_to_start else {}
+        for step, (features, targets, partners, share) in enumerate(draws.batches(streams)):
+            soft = soft_targets(targets, partners, share, values["label_smoothing"], task.classes)
+            of_loss = features.new_full((features.shape[-2],), 1 / features.shape[-2])  # each sample's share of it
+            if by_class is not None:
+                of_loss = by_class[targets]
+                if partners is not None:
+                    of_loss = share * of_loss + (1 - share) * by_class[partners]
+                of_loss = of_loss / of_loss.sum(-1, keepdim=True)
+            gradients = backward(weights, features, soft, of_loss, draws.dropout(values.get("dropout"), streams, step))
+            with torch.no_grad():
+                for name, w in weights.items():
+                    hyper = {key: v.view(-1, *[1] * (w.ndim - 1)) for key, v in values.items()}
+                    count = (before + step + 1).view(-1, *[1] * (w.ndim - 1))
+                    gradient = gradients[name]
+                    if s.decay_to_start:
+                        gradient = value(gradient).add(w - pull[name], alpha=s.decay_to_start)
+                    optimizer.step(w, gradient, [m[name] for m in memory], hyper, count)
+        for slot, m in zip(slots, memory, strict=True):
+            slot.copy_(task.layout.flatten(m))
+        return task.layout.flatten(weights)
+
+    def backward(
+        weights: Weights, features: Tensor, soft: Tensor, of_loss: Tensor, drop: Callable[[slice], Drop]
+    ) -> Mapping[str, Gradient]:
+        if task.linear is not None:
+            with torch.no_grad():
+                logits = task.forward(weights, features, drop(slice(None)))
+                delta = logit_gradient(logits, soft, of_loss).mT.contiguous()
+                bias = f"{task.linear}.bias"
+                return {name: delta.sum(2) if name == bias else Product(delta, features) for name in weights}
+        for w in weights.values():
+            w.requires_grad_(True)
+        total: list[Tensor] = []
+        for left in range(0, features.shape[-2], task.micro):
+            part = slice(left, left + task.micro)
+            with torch.enable_grad():
+                logits = task.forward(weights, features[..., part, :], drop(part))
+                delta = logit_gradient(logits.detach(), soft[:, part], of_loss[..., part])
+                found = torch.autograd.grad(logits, list(weights.values()), delta)
+            total = [a.add_(b) for a, b in zip(total, found, strict=True)] if total else list(found)
+        for w in weights.values():
+            w.requires_grad_(False)
+        return dict(zip(weights, total, strict=True))
+
+    def logit_gradient(logits: Tensor, soft: Tensor, of_loss: Tensor) -> Tensor:
+        """Return the gradient [r, B, C] of each individual's loss by its logits [r, B, C]."""
+        if s.logit_adjustment:  # Menon et al. 2021
+            logits = logits + s.logit_adjustment * prior.log()
+        delta: Tensor = logits.mT.softmax(1).mT.sub_(soft).mul_(of_loss.unsqueeze(-1))  # as classes lie in memory
+        return delta
+
+    return refine, learning
+
+
+def training_cost(n: int, share: float, steps: int, size: int) -> Cost:
+    """Return what gradient steps of a share of n genomes take, on batches of so many samples."""
+    samples = round(share * n) * steps * size
+    return Cost(forward=samples, backward=samples)
+
+
+def with_traits(population: Population, ranges: dict[str, float | Range], context: Context) -> Population:
+    """Give every individual its own of each hyperparameter that is a range.
+
+    New individuals draw theirs, log-uniformly where the range is above zero; more than two values are dealt round
+    instead. Those bred mutate what they inherited by a log-normal factor, within the range (Schwefel's rule; population
+    based training does likewise, Jaderberg et al. 2017).
+    """
+    traits, n = dict(population.traits), len(population.genomes)
+    bred = population.parents[:, -1] >= 0
+    streams = traits.get("stream", torch.arange(n, device=population.genomes.device))
+    drawn = int(streams.max()) + 1
+    for name, given in ranges.items():
+        if not isinstance(given, tuple):
+            continue
+        low, high = given[0], given[-1]
+        generator = context.generator(f"refine/{name}")
+        device = population.genomes.device
+        if name not in traits and len(given) > 2:
+            traits[name] = torch.tensor(given, device=device)[streams % len(given)]
+        elif name not in traits:
+            u = torch.rand(drawn, generator=generator, device=device)[streams]
+            traits[name] = low * (high / low) ** u if low > 0 else low + (high - low) * u
+        else:
+            step = (TAU * torch.randn(drawn, generator=generator, device=device)[streams]).exp()
+            traits[name] = torch.where(bred, traits[name] * step, traits[name]).clamp(low, high)
+    return population._replace(traits=traits)
+
+
+def slice_size(
+    genes: int, dim: int, widths: Sequence[int], linear: bool, slots: int, own: bool, size: int, limit: int,
+    device: torch.device,
+) -> int:  # fmt: skip
+    """Return how many heads train at a time within the memory limit; InputError where it is too small for one.
+
+    `genes` of a head on `dim` features with layers of these widths, `slots` that the optimizer keeps, `own` batches or
+    shared ones of `size` samples.
+    """
+    activations = 6 * 4 * size * sum(widths)
+    inputs = 3 * 4 * size * dim
+    each = 4 * genes * (5 + 2 * slots) + activations + (inputs if own else 0)
+    shared = 0 if own else inputs
+    fits = (limit // 2 - shared) // each  # an eighth is for batches that are kept, the rest the allocator's
+    if fits < 1:
+        raise InputError(
+            f"{limit} bytes is too little to train one individual; at least {2 * (each + shared)}",
+            option="limit",
+        )
+    if device.type != "cpu":
+        return int(fits)
+    return int(min(fits, max(1, (CPU_SLICE // 4 if linear else CPU_SLICE) // genes)))

@@ -1,0 +1,53 @@
+"""How much outputs depend on each gene, for safe mutations."""
+
+import torch
+from torch import Tensor
+
+from neuroevo.engine.cost import Cost
+from neuroevo.engine.rng import generator
+from neuroevo.learning.task import Task
+
+PROBE, SIGNS = 64, 4  # samples, and random signs of their outputs, by which sensitivity is measured
+
+
+class Sensitivity:
+    """How much a network's outputs depend on each gene, on a fixed probe batch.
+
+    The root of the mean over samples of the squares of all outputs' derivatives by a gene (after Lehman et al. 2018,
+    safe mutation through gradients). Instead of one backward pass an output, SIGNS are drawn for every sample and
+    output: the square of such a sum's derivative is expected to be the sum of the squares (Hutchinson 1990).
+    """
+
+    def __init__(self, task: Task, seed: int) -> None:
+        self.task = task
+        source = generator(seed, "sensitivity", 0)
+        self.rows = task.train[torch.randperm(len(task.train), generator=source)[:PROBE]]
+        shape = SIGNS, len(self.rows), task.classes
+        self.signs = (2.0 * torch.randint(2, shape, generator=source) - 1).to(task.device)
+
+    def of(self, genomes: Tensor) -> Tensor:
+        """Return the sensitivities [n, g] of genomes [n, g]."""
+        task = self.task
+        features, _ = task.source.batch(self.rows)
+        found = torch.empty_like(genomes)
+        for out, own in zip(found.split(task.individuals), genomes.split(task.individuals), strict=True):
+            own = own.to(task.device).detach().requires_grad_(True)
+            squares = torch.zeros_like(own)
+            for left in range(0, len(features), task.micro):
+                with torch.enable_grad():
+                    logits = task.forward(task.layout.unflatten(own), features[left : left + task.micro])
+                    for signs in self.signs[:, left : left + task.micro]:
+                        weighted = (logits * signs).sum()
+                        squares += torch.autograd.grad(weighted, own, retain_graph=True)[0].square()
+            out.copy_((squares / len(features) / SIGNS).sqrt_())
+        return found
+
+    def cost(self, n: int) -> Cost:
+        """Return what the sensitivities of n genomes take."""
+        return probed(n, len(self.rows))
+
+
+def probed(n: int, train: int) -> Cost:
+    """Return what the sensitivities of n genomes take, with so many train images."""
+    samples = n * min(PROBE, train)
+    return Cost(forward=samples, backward=samples * SIGNS)

@@ -1,0 +1,1 @@
+"""What a genome is worth: metrics, their evaluation in slices, and functions of one's own."""

@@ -1,0 +1,123 @@
+"""Problems of one's own function: of genomes, or of a module, of which nothing but that function is known.
+
+Each call for a genome counts as one forward sample, and validation calls the function again.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from neuroevo.engine.cost import Cost
+from neuroevo.engine.evaluator import Scoring, unchanged
+from neuroevo.engine.genome import Layout, Population
+from neuroevo.engine.problem import Problem, by_metric
+from neuroevo.engine.scores import Scores
+from neuroevo.errors import InputError
+from neuroevo.networks.cut import matching
+
+FITNESS = "fitness"  # the metric of a function that returns a number
+
+OfGenomes = Callable[[Tensor], Tensor]  # genomes [n, g] -> fitness [n], the higher the better
+OfModule = Callable[[nn.Module], float | Tensor | Mapping[str, float | Tensor]]
+Judge = Callable[[Tensor], list[dict[str, float]]]  # genomes [n, g] -> what each one is worth, the fitness first
+
+
+def of_genomes(
+    fitness: OfGenomes, start: Tensor, *, sigma: float | Tensor = 0.1, layout: Layout | None = None
+) -> Problem:
+    """Return the problem of a function of genomes [n, g] -> fitness [n], the higher the better, around `start` [g].
+
+    `start` may be several genomes [s, g]. A fitness that isn't finite is invalid.
+    """
+    start = torch.atleast_2d(start)
+
+    def judge(genomes: Tensor) -> list[dict[str, float]]:
+        found = torch.as_tensor(fitness(genomes.clone()), dtype=torch.float64, device=genomes.device)
+        if found.shape != (len(genomes),):
+            said = f"{list(found.shape)} returned for {len(genomes)} genomes, one number each expected"
+            raise InputError(said, option="fitness")
+        return [{FITNESS: value} for value in found.tolist()]
+
+    return judged(judge, start, layout or Layout(("genome",), ((start.shape[1],),)), sigma=sigma)
+
+
+class Evolvable:
+    """A module whose parameters, those that patterns match, are genes; it stays as it is, and gives copies of itself.
+
+    A copy is in eval mode with the genes of one individual, all else as it was made.
+    """
+
+    def __init__(self, module: nn.Module, trainable: Sequence[str], device: torch.device) -> None:
+        self.made = deepcopy(module).to(device).eval().requires_grad_(False)
+        parameters = dict(self.made.named_parameters())
+        names = matching(parameters, trainable) if trainable else list(parameters)
+        if not names:
+            what = f"{', '.join(trainable)} matches none" if trainable else "the module has no parameters"
+            raise InputError(f"{what}; there are: {', '.join(list(parameters)[:8]) or 'none'}", option="trainable")
+        odd = [name for name in names if not parameters[name].is_floating_point()]
+        if odd:
+            raise InputError(f"{odd[0]} is no tensor of real numbers", option="trainable")
+        self.layout = Layout.of({name: parameters[name] for name in names})
+        self.start = self.layout.flatten({name: parameters[name].float()[None] for name in names})
+
+    def of(self, genome: Tensor) -> nn.Module:
+        """Return a copy of the module with a genome's [g] weights."""
+        module = deepcopy(self.made)
+        parameters = dict(module.named_parameters())
+        with torch.no_grad():
+            for name, weight in self.layout.unflatten(genome[None]).items():
+                parameters[name].copy_(weight[0])
+        return module
+
+
+def of_module(fitness: OfModule, evolvable: Evolvable, *, sigma: float | Tensor = 0.1) -> Problem:
+    """Return the problem of a function of a module -> a number, or numbers by name of which the first is fitness.
+
+    The higher the better; one individual is asked after another. It needs no gradient, and may return NaN: invalid.
+    """
+
+    def judge(genomes: Tensor) -> list[dict[str, float]]:
+        return [numbers(fitness(evolvable.of(genome))) for genome in genomes]
+
+    return judged(judge, evolvable.start, evolvable.layout, sigma=sigma)
+
+
+def numbers(found: Any) -> dict[str, float]:
+    """Return what a function of a module found by name, the fitness first; InputError where that is no number."""
+    named = dict(found) if isinstance(found, Mapping) else {FITNESS: found}
+    if FITNESS in list(named)[1:]:
+        raise InputError(f"the first of the numbers counts, and {FITNESS} is another of them", option="fitness")
+    try:
+        if named:
+            return {str(name): float(value) for name, value in named.items()}
+    except (TypeError, ValueError, RuntimeError):
+        pass
+    raise InputError(f"{str(found)[:80]} returned; a number, or numbers by name, expected", option="fitness")
+
+
+def judged(judge: Judge, start: Tensor, layout: Layout, *, sigma: float | Tensor) -> Problem:
+    """Return the problem of what a judge says of genomes; what isn't finite is invalid."""
+
+    def score(population: Population, rows: Tensor) -> tuple[Scores, Cost]:
+        first = [next(iter(metrics.values())) for metrics in judge(population.genomes)]
+        values = torch.tensor(first, dtype=torch.float64, device=population.genomes.device)
+        invalid = ~values.isfinite()
+        return Scores(values.masked_fill(invalid, -torch.inf)[:, None], invalid), Cost(forward=len(values))
+
+    def validate(genomes: Tensor) -> tuple[list[dict[str, float]], Cost]:
+        found = judge(genomes)
+        # Under one name whatever the function calls it, so that candidates can be compared.
+        return [{FITNESS: next(iter(m.values())), **m} for m in found], Cost(validation=len(genomes))
+
+    return Problem(
+        layout=layout,
+        start=start,
+        sigma=sigma,
+        development=unchanged(Scoring(score, lambda n, samples: Cost(forward=n))),
+        batch=lambda generation, size: torch.empty(0, dtype=torch.int64),
+        validate=validate,
+        merit=by_metric(FITNESS),
+    )

@@ -1,0 +1,74 @@
+"""One network scored for the record: metrics as reported, with 95 % intervals."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from neuroevo.engine.execution import Plan
+from neuroevo.engine.rng import generator
+from neuroevo.engine.samples import Samples
+from neuroevo.networks.heads import Forward
+from neuroevo.problems.metric import Additive, OfLogits, reported, score
+from neuroevo.problems.scoring import Express
+
+RESAMPLES = 1000
+WHOLE_RESAMPLES = 200
+
+
+def logits(
+    genome: Tensor, express: Express, forward: Forward, data: Samples, index: Tensor, plan: Plan
+) -> tuple[Tensor, Tensor]:
+    """Return one genome's logits [1, B, C] on the rows in `index`, and their labels [B]."""
+    # A row of a population and the same read from a checkpoint lie otherwise in memory, by which products round.
+    weights = express(genome[None].clone())
+    parts = []
+    for rows in index.split(plan.samples):
+        features, targets = data.batch(rows)
+        parts.append((forward(weights, features), targets))
+    return torch.cat([part for part, _ in parts], dim=1), torch.cat([targets for _, targets in parts])
+
+
+def confusion(logits: Tensor, targets: Tensor) -> Tensor:
+    """Return how many samples [C, C] of each class (a row) are predicted as which (a column), of logits [1, B, C]."""
+    c = logits.shape[2]
+    return torch.bincount(targets * c + logits[0].argmax(1), minlength=c * c).view(c, c)
+
+
+def with_intervals(found: Tensor, targets: Tensor, metrics: Mapping[str, OfLogits]) -> dict[str, Any]:
+    """Return each metric of logits [1, B, C] as reported, and under `interval` its 95 % interval.
+
+    Accuracy's is Wilson's (1927), by scipy; the others' are percentiles of a bootstrap over samples (Efron 1979).
+    """
+    from scipy.stats import binomtest
+
+    values = {name: reported(name, float(score(metric, found, targets))) for name, metric in metrics.items()}
+    intervals, n = {}, len(targets)
+    for name, metric in metrics.items():
+        if name == "accuracy":
+            wilson = binomtest(round(values[name] * n), n).proportion_ci(method="wilson")
+            intervals[name] = [float(wilson.low), float(wilson.high)]
+            continue
+        scores = bootstrap(metric, found, targets)
+        ends = torch.tensor([0.025, 0.975], dtype=torch.float64, device=scores.device)
+        intervals[name] = sorted(reported(name, float(end)) for end in scores.quantile(ends))
+    return {**values, "interval": intervals, "images": n}
+
+
+def bootstrap(metric: OfLogits, logits: Tensor, targets: Tensor) -> Tensor:
+    """Return the scores [RESAMPLES] of a metric on samples drawn anew, with replacement, from logits [1, B, C].
+
+    A metric that adds over samples is resampled by its statistics, one row a sample: the samples of a class are scored
+    as if they were individuals with one sample each. One that needs all logits is scored on WHOLE_RESAMPLES, in turn.
+    """
+    n, source = len(targets), generator(0, "bootstrap", 0)
+    if not isinstance(metric, Additive):
+        draws = (torch.randint(n, (n,), generator=source).to(targets.device) for _ in range(WHOLE_RESAMPLES))
+        return torch.cat([score(metric, logits[:, rows], targets[rows]).double() for rows in draws])
+    groups = [(label, (targets == label).nonzero().squeeze(1)) for label in targets.unique()]
+    rows = torch.cat([metric.statistics(logits[0, index, None], label[None]) for label, index in groups])
+    weights = torch.empty(RESAMPLES, n, dtype=torch.float64)
+    for line in weights:
+        line.copy_(torch.bincount(torch.randint(n, (n,), generator=source), minlength=n))
+    return metric.finish(weights.to(rows.device) @ rows.double())

@@ -1,0 +1,80 @@
+"""The types that metrics are: of logits, whole or added over samples, and of genomes."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from neuroevo.errors import InputError
+
+
+class Additive(NamedTuple):
+    """A metric whose statistics add over samples, so that batches can be sliced."""
+
+    statistics: Callable[
+        [Tensor, Tensor], Tensor
+    ]  # (logits [n, B, C], targets [B]) -> sums over samples [n, k] float64
+    finish: Callable[[Tensor], Tensor]  # summed statistics [n, k] -> scores [n] float64, higher is better
+
+
+class OfGenome(NamedTuple):
+    """A metric of the genome, on which samples have no influence."""
+
+    score: Callable[[Tensor, Tensor], Tensor]  # (genomes [n, g], start [g]) -> scores [n] float64, higher is better
+
+
+Whole = Callable[[Tensor, Tensor], Tensor]  # (logits [n, B, C], targets [B]) -> scores [n], higher is better
+OfLogits = Additive | Whole
+Metric = OfLogits | OfGenome
+
+
+def own_metric(name: str, function: Whole) -> Whole:
+    """Return a user's metric on copies of its own, so that it can't change what others are given.
+
+    InputError where it returns something else than scores [n].
+    """
+
+    def metric(logits: Tensor, targets: Tensor) -> Tensor:
+        scores = function(logits.clone(), targets.clone())
+        if not isinstance(scores, Tensor) or scores.shape != (len(logits),):
+            found = f"of shape {list(scores.shape)}" if isinstance(scores, Tensor) else f"a {type(scores).__name__}"
+            raise InputError(f"{name}: a metric returns scores [n], one an individual; here a tensor [{len(logits)}] "
+                             f"is expected, {found} came")  # fmt: skip
+        return scores
+
+    return metric
+
+
+def score(metric: OfLogits, logits: Tensor, targets: Tensor) -> Tensor:
+    """Return the scores `[n]` float64 of logits `[n, B, C]` against classes `targets [B]` int64, all at once."""
+    if isinstance(metric, Additive):
+        return metric.finish(metric.statistics(logits, targets))
+    return metric(logits, targets).to(torch.float64)
+
+
+def reported(name: str, score: float) -> float:
+    """Return the usual, positive quantity behind a score of the metric called `name`."""
+    return -score if name in LOWER_IS_BETTER else score
+
+
+def of_network(metric: Metric, weights: Callable[[Tensor], Tensor]) -> Metric:
+    """Return a metric of genomes as one of what `weights` makes of them, [n, g] to [n, numbers]; others as they are."""
+    if not isinstance(metric, OfGenome):
+        return metric
+    return OfGenome(lambda genomes, start: metric.score(weights(genomes), weights(start[None])[0]))
+
+
+LOWER_IS_BETTER = frozenset(  # their scores are negated
+    {"cross_entropy", "cost_matrix", "calibration_error", "brier", "weight_norm", "distance"}
+)
+
+
+def adjusted(metric: Metric, offset: Tensor) -> Metric:
+    """Return a metric of logits with `offset` [C] added, such as the log of the classes' shares (Menon et al. 2021)."""
+    if isinstance(metric, OfGenome):
+        return metric
+    if isinstance(metric, Additive):
+        whole = metric.statistics
+        return Additive(lambda logits, targets: whole(logits + offset, targets), metric.finish)
+    return lambda logits, targets: metric(logits + offset, targets)

@@ -1,0 +1,199 @@
+import pytest
+import torch
+from reference_metrics import OF_LOGITS, required
+from torch import Tensor
+
+from neuroevo.engine import batches, execution, pareto, scores
+from neuroevo.engine.cost import Cost
+from neuroevo.engine.execution import Plan
+from neuroevo.engine.genome import Layout, Population
+from neuroevo.errors import InputError
+from neuroevo.networks import heads
+from neuroevo.problems import scoring
+from neuroevo.problems.metric import score
+from neuroevo.problems.metrics import METRICS
+
+D, C, N, B = 6, 3, 7, 50
+LAYOUT = Layout(("fc.weight", "fc.bias"), ((C, D), (C,)))
+METHOD, FORWARD = heads.population_forward(heads.linear(D, C), "fc")
+CPU = torch.device("cpu")
+
+
+class Rows:
+    """Features in memory."""
+
+    def __init__(self, n: int = 200, device: torch.device = CPU) -> None:
+        g = torch.Generator().manual_seed(1)
+        self.x, self.y = torch.randn(n, D, generator=g).to(device), torch.randint(C, (n,), generator=g).to(device)
+        self.most = 0
+
+    @property
+    def dim(self) -> int:
+        return D
+
+    def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        self.most = max(self.most, len(index))
+        return self.x[index], self.y[index]
+
+
+def genomes(n: int = N) -> Tensor:
+    return torch.randn(n, LAYOUT.genes, generator=torch.Generator().manual_seed(0))
+
+
+def plan(individuals: int = 1000, samples: int = 1000, limit: int = 2**30) -> Plan:
+    return Plan("gemm", C, individuals, samples, limit, 2)
+
+
+@pytest.mark.parametrize("name", OF_LOGITS)
+@pytest.mark.parametrize(
+    ("individuals", "samples", "limit"), [(1000, 1000, 2**30), (3, 7, 2**30), (1, 1, 1), (4, 1000, 9000)]
+)
+def test_scores_are_those_of_a_plain_loop_however_they_are_sliced(
+    name: str, individuals: int, samples: int, limit: int, device: torch.device
+) -> None:
+    rows, index, metric = Rows(device=device), torch.arange(0, 2 * B, 2), METRICS[name](**required(name, C))
+    population = genomes().to(device)
+    found = scoring.evaluate(
+        population, LAYOUT.unflatten, FORWARD, rows, index, [metric], plan(individuals, samples, limit)
+    )
+    x, y = rows.batch(index)
+    for i, genome in enumerate(population):
+        w, b = genome[: C * D].view(C, D), genome[C * D :]
+        alone = score(metric, (x @ w.T + b)[None], y)[0]
+        torch.testing.assert_close(found.values[i, 0], alone, rtol=1e-5, atol=1e-6)
+    assert not found.invalid.any()
+
+
+def test_every_metric_has_its_column() -> None:
+    names = ["accuracy", "auroc", "cross_entropy"]
+    metrics = [METRICS[name]() for name in names]
+    index = torch.arange(B)
+    together = scoring.evaluate(genomes(), LAYOUT.unflatten, FORWARD, Rows(), index, metrics, plan(2, 16)).values
+    for column, metric in enumerate(metrics):
+        alone = scoring.evaluate(genomes(), LAYOUT.unflatten, FORWARD, Rows(), index, [metric], plan(2, 16)).values
+        assert torch.equal(together[:, column], alone[:, 0])
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("name", OF_LOGITS)
+def test_individuals_with_nan_or_inf_rank_last_and_change_nobody_else(name: str, bad: float) -> None:
+    population = genomes()
+    population[2, 4] = bad
+    metric, index = METRICS[name](**required(name, C)), torch.arange(B)
+    found = scoring.evaluate(population, LAYOUT.unflatten, FORWARD, Rows(), index, [metric], plan())
+    clean = scoring.evaluate(genomes(), LAYOUT.unflatten, FORWARD, Rows(), index, [metric], plan())
+    assert found.invalid.tolist() == [i == 2 for i in range(N)]
+    assert found.values[2, 0] == -torch.inf
+    others = ~found.invalid
+    torch.testing.assert_close(found.values[others], clean.values[others], rtol=1e-6, atol=1e-7)
+
+
+def test_fitness_costs_individuals_times_samples() -> None:
+    population = Population(genomes(), {}, torch.full((N, 2), -1))
+    metric = METRICS["accuracy"]()
+    _, cost = scoring.fitness(population, LAYOUT.unflatten, FORWARD, Rows(), torch.arange(B), [metric], plan(), 0)
+    assert cost == Cost(forward=N * B)
+
+
+def test_in_half_precision_the_best_and_only_they_have_scores_in_full() -> None:
+    population, metric = Population(genomes(), {}, torch.full((N, 2), -1)), METRICS["cross_entropy"]()
+    half = plan()._replace(precision="bfloat16")
+
+    def scored(p: Plan, rescored: int) -> Tensor:
+        given = (population, LAYOUT.unflatten, FORWARD, Rows(), torch.arange(B), [metric], p, rescored)
+        return scoring.fitness(*given)[0].values[:, 0]
+
+    full, rough, mixed = scored(plan(), 3), scored(half, 0), scored(half, 3)
+    best = rough.topk(3).indices
+    rest = torch.ones(N, dtype=torch.bool).index_fill(0, best, False)
+    torch.testing.assert_close(mixed[best], full[best], rtol=1e-6, atol=1e-7)
+    assert torch.equal(mixed[rest], rough[rest])
+    assert not torch.equal(rough, full)
+    torch.testing.assert_close(rough, full, rtol=0.05, atol=0.05)
+
+
+def test_samples_are_taken_in_slices_of_the_plan() -> None:
+    rows = Rows()
+    scoring.evaluate(
+        genomes(), LAYOUT.unflatten, FORWARD, rows, torch.arange(B), [METRICS["accuracy"]()], plan(samples=8)
+    )
+    assert rows.most == 8
+
+
+@pytest.mark.parametrize("limit", [2**22, 2**24, 2**28])
+def test_a_plan_stays_within_its_limit(limit: int) -> None:
+    genes, dim, widths = 12810, 1280, [10]
+    p = execution.plan("gemm", genes, dim, widths, limit, CPU)
+    used = 3 * 4 * p.samples * dim + p.individuals * (4 * genes + p.samples * 4 * 4 * 10)
+    assert used <= limit
+    assert p.limit == limit
+
+
+def test_a_limit_too_small_for_one_individual_is_refused() -> None:
+    with pytest.raises(InputError, match=r"^limit: 1000 bytes is too little"):
+        execution.plan("gemm", 12810, 1280, [10], 1000, CPU)
+
+
+def test_a_metric_of_the_wrong_shape_is_refused_by_name() -> None:
+    def wrong(logits: Tensor, targets: Tensor) -> Tensor:
+        return logits.mean((0, 2))
+
+    with pytest.raises(InputError, match=r"wrong: a metric returns scores \[n\]"):
+        scoring.evaluate(genomes(), LAYOUT.unflatten, FORWARD, Rows(), torch.arange(B), [wrong], plan())
+
+
+def test_ranks_are_lexicographic_and_dense() -> None:
+    inf = float("inf")
+    values = torch.tensor([[0.5, 1.0], [0.7, -3.0], [0.5, 2.0], [-inf, -inf], [0.5, 1.0]], dtype=torch.float64)
+    assert scores.ranks(values).tolist() == [1, 3, 2, 0, 1]
+
+
+def test_balanced_rows_have_as_many_of_each_class_and_the_right_ones() -> None:
+    rows = torch.arange(1000, 2000)
+    labels = (torch.arange(1000) % 50 == 0).long()
+    drawn = batches.balanced(rows, labels, (4000,), torch.Generator().manual_seed(0))
+    share = float(labels[drawn - 1000].double().mean())
+    assert share == pytest.approx(0.5, abs=0.04)
+    assert len(drawn[labels[drawn - 1000] == 0].unique()) > 800
+
+
+@pytest.mark.parametrize(("individuals", "samples", "limit"), [(1000, 1000, 2**30), (3, 7, 2**30), (2, 9, 9000)])
+def test_metrics_of_genomes_stand_beside_others_however_they_are_sliced(
+    individuals: int, samples: int, limit: int, device: torch.device
+) -> None:
+    rows, names, start = (
+        Rows(device=device),
+        ["weight_norm", "cross_entropy", "distance", "auroc", "sparsity"],
+        genomes(1)[0],
+    )
+    population = genomes().to(device)
+    population[2, 0] = torch.nan
+    found = scoring.evaluate(
+        population, LAYOUT.unflatten, FORWARD, rows, torch.arange(B), [METRICS[name]() for name in names],
+        plan(individuals, samples, limit), start.to(device),
+    )  # fmt: skip
+    assert found.values.shape == (N, len(names))
+    assert found.invalid.tolist() == [i == 2 for i in range(N)]
+    good = [i for i in range(N) if i != 2]
+    torch.testing.assert_close(found.values[good, 0], -population[good].double().norm(dim=1))
+    torch.testing.assert_close(found.values[good, 2], -(population[good].cpu() - start).double().norm(dim=1).to(device))
+    alone = scoring.evaluate(
+        population, LAYOUT.unflatten, FORWARD, rows, torch.arange(B), [METRICS["auroc"]()], plan()
+    ).values[good, 0]
+    torch.testing.assert_close(found.values[good, 3], alone, rtol=1e-5, atol=1e-6)
+
+
+def test_in_half_precision_the_best_by_nsga_iis_order_are_scored_again() -> None:
+    population, names = Population(genomes(), {}, torch.full((N, 2), -1)), ["sparsity", "cross_entropy"]
+    given = (population, LAYOUT.unflatten, FORWARD, Rows(), torch.arange(B), [METRICS[name]() for name in names])
+    start = genomes(1)[0]
+    exact, _ = scoring.fitness(*given, plan(), 0, start, 2)
+    half, _ = scoring.fitness(*given, plan()._replace(precision="bfloat16"), 0, start, 2)
+    again, cost = scoring.fitness(*given, plan()._replace(precision="bfloat16"), 3, start, 2)
+    assert (again.objectives, cost) == (2, Cost(forward=(N + 3) * B))
+    best = pareto.ranked(half.values).topk(3).indices
+    assert set(best.tolist()) != set(half.values[:, 0].topk(3).indices.tolist())
+    rest = [i for i in range(N) if i not in best.tolist()]
+    torch.testing.assert_close(again.values[best], exact.values[best], rtol=1e-5, atol=1e-6)  # of another slice
+    assert torch.equal(again.values[rest], half.values[rest])
+    assert not torch.equal(half.values[best], exact.values[best])
