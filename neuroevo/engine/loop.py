@@ -109,7 +109,7 @@ def evolve(
 
     `device` is where the population is kept; `clock` counts seconds.
     """
-    development, sensitivity = problem.development, problem.sensitivity
+    evaluator, sensitivity = problem.evaluator, problem.sensitivity
     step, began = start, clock()
 
     def propose(state: Any, generation: int, cost: Cost) -> Proposal:
@@ -120,12 +120,12 @@ def evolve(
         population = algorithm.ask(state, context._replace(sensitivity=torch.ones_like) if sensitivity else context)
 
         def whole(samples: int, steps: int) -> Cost:
-            return asked + development.cost(population, samples, steps)
+            return asked + evaluator.cost(population, samples, steps)
 
         def room(samples: int, steps: int) -> bool:
             return rules.budget.allows(cost + whole(samples, steps))
 
-        samples, steps = rules.samples, development.steps
+        samples, steps = rules.samples, evaluator.steps
         if not rules.budget.counts:
             return Proposal(context, population, asked, samples, Cost())
         if not room(samples, steps):
@@ -148,7 +148,7 @@ def evolve(
         population = now.population
         if now.asked.samples and sensitivity is not None:
             population = algorithm.ask(step.state, now.context._replace(sensitivity=sensitivity.of))
-        grown = development.develop(population, problem.batch(generation, now.samples), now.context)
+        grown = evaluator.evaluate(population, problem.batch(generation, now.samples), now.context)
         state = algorithm.tell(step.state, grown.inherited, grown.scores)
         cost = step.cost + now.asked + grown.cost
         ahead = None

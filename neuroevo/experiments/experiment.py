@@ -21,7 +21,7 @@ from neuroevo.engine.cost import Budget, Cost
 from neuroevo.engine.loop import Champion, Step
 from neuroevo.errors import InputError, Interrupted
 from neuroevo.experiments import blame, build, compose, sizes
-from neuroevo.experiments.compose import Experiment
+from neuroevo.experiments.compose import Run
 from neuroevo.experiments.log import Log, Reporter, logged, versions, watched
 from neuroevo.experiments.recorders import aside, made, once, planned, recorded, settle
 from neuroevo.experiments.reopen import agreed, changed, of_genome, reopened, restored, searched
@@ -42,8 +42,8 @@ def run(c: Config, out: str | None, stem: str, reporter: Reporter) -> Path:
         ready = prepared(c)
         with started(ready, out, stem, reporter) as (folder, log):
             images = watched(reporter, signals)
-            experiment = compose.compose(*ready, images, log)
-            go(experiment, experiment.initial(), [], folder, signals, reporter, log)
+            composed = compose.compose(*ready, images=images, log=log)
+            go(composed, composed.initial(), [], folder, signals, reporter, log)
     return folder
 
 
@@ -172,21 +172,21 @@ def resumed(folder: Path, change: Callable[[Config], Config], reporter: Reporter
                 log(f"{folder}: finished ({result['stop_reason']}); nothing to do")
                 return folder
         with blame.on_users(c, log.keep):
-            experiment, step, history = restored(c, saved, signals, reporter, log)
+            composed, step, history = restored(c, saved, signals, reporter, log)
             if saved is None:
-                searched(folder, experiment, log)
+                searched(folder, composed, log)
             if more:  # patience that ran out starts anew
                 step = replace(step, stop=None, stale=0 if step.stop == "patience" else step.stale)
             if saved is not None:
                 log(f"{folder}: going on after generation {step.generation}")
             aside(folder, saved, log)
             same = c.record() == before.record()
-            go(experiment, step, history, folder, signals, reporter, log, saved is not None and not same)
+            go(composed, step, history, folder, signals, reporter, log, saved is not None and not same)
     return folder
 
 
 def go(
-    experiment: Experiment,
+    run: Run,
     step: Step,
     history: checkpoint.History,
     folder: Path,
@@ -199,30 +199,30 @@ def go(
 
     A config that has `changed` since the step's checkpoint is in a new one before the first generation is computed.
     """
-    c, rules = experiment.config, experiment.rules()
+    c, rules, executions = run.config, run.rules(), run.supervised.executions
     made(folder / rundir.CHECKPOINTS)
     rundir.cut_lineage(folder, step.generation, log)
     attributes = {
         "config": c.to_yaml(),
         "seed": c.seed,
-        "device": str(experiment.device),
-        "layout": experiment.layout.to_json(),
-        "classes": json.dumps(experiment.classes),
-        **planned(experiment),
+        "device": str(run.device),
+        "layout": run.network.layout.to_json(),
+        "classes": json.dumps(run.network.classes),
+        **planned(executions),
         "versions": json.dumps(versions()),
-        "features": experiment.features.digest(),
-        "data": json.dumps(experiment.data.record()),
-        "native": json.dumps(experiment.whole.native()),
-        "frozen": experiment.backbone.frozen,
+        "features": run.features.digest(),
+        "data": json.dumps(run.data.record()),
+        "native": json.dumps(run.whole.native()),
+        "frozen": run.network.backbone.frozen,
     }
     beside = {
-        f"features/{key}": tensor for key, tensor in (experiment.scale._asdict() if experiment.scale else {}).items()
+        f"features/{key}": tensor for key, tensor in (run.network.scale._asdict() if run.network.scale else {}).items()
     }
-    beside |= {f"{checkpoint.KEPT}/{key}": tensor for key, tensor in experiment.keeps().items()}
+    beside |= {f"{checkpoint.KEPT}/{key}": tensor for key, tensor in run.keeps().items()}
     tuned = rundir.newest(folder / rundir.TUNE, log)
     beside |= {} if tuned is None else checkpoint.trials(tuned.path)
     writer = checkpoint.Writer(folder / rundir.CHECKPOINTS, attributes, beside, c.checkpoint.keep)
-    if step.generation == 0 and experiment.backbone.cut is not None:
+    if step.generation == 0 and run.network.backbone.cut is not None:
         writer.submit(step, history)  # a plan that was measured is not measured again
 
     def begin() -> None:
@@ -230,21 +230,21 @@ def go(
 
     if step.stop is not None:
         begin()
-    problem = once(experiment.problem(), begin)
-    run = loop.evolve(problem, experiment.algorithm, rules, step, device=experiment.home)
+    problem = once(run.problem(), begin)
+    generations = loop.evolve(problem, run.algorithm, rules, step, device=run.home)
 
     def after(step: Step) -> None:
         rundir.extend_lineage(folder, step)
-        if experiment.plans.halved:
-            plan, experiment.plans.halved = experiment.plan, False
+        if executions.smaller:
+            plan, executions.smaller = executions.now, False
             at_once = {"individuals": plan.individuals, "samples": plan.samples, "trained": plan.trained}
-            experiment.plans.changes.append({"generation": step.generation, **at_once, "micro": plan.micro})
+            executions.changes.append({"generation": step.generation, **at_once, "micro": plan.micro})
             log(f"generation {step.generation}: out of memory; from here on at a time: {at_once}")
             writer.wait()
-            writer.attributes = attributes | planned(experiment)
+            writer.attributes = attributes | planned(executions)
 
-    run = punctual(run, signals)
-    step = recorded(run, step, history, folder, writer, c.checkpoint.every, rules, signals, reporter, after)
+    generations = punctual(generations, signals)
+    step = recorded(generations, step, history, folder, writer, c.checkpoint.every, rules, signals, reporter, after)
     if not step.generation:
         signals.check()
     before = rundir.read_result(folder)
@@ -255,11 +255,11 @@ def go(
     warnings = caveats.of_champion(record, step.champion.generation, finite, looks)
     rundir.write_champion(
         folder,
-        experiment.network_weights(step.champion.genome),
-        {"backbone": c.backbone.name, "classes": experiment.classes, "genome": of_genome(step.champion)},
+        run.network.fold(step.champion.genome),
+        {"backbone": c.backbone.name, "classes": run.network.classes, "genome": of_genome(step.champion)},
     )
     front = step.scores.objectives > 1
-    member = member_of(experiment.algorithm.candidates(step.state), step.champion) if front else None
+    member = member_of(run.algorithm.candidates(step.state), step.champion) if front else None
     kind, generation = step.champion.kind, step.champion.generation
     champion: dict[str, Any] = {
         "kind": kind,
@@ -269,16 +269,16 @@ def go(
         "validation": step.champion.validation,
     }
     if finished:
-        tested = experiment.test(step.champion.genome, experiment.features, experiment.splits["test"])
+        tested = run.supervised.test(step.champion.genome, run.supervised.splits["test"])
         champion["test"] = tested.scores
-        warnings += caveats.of_predictions(experiment.classes, tested.confusion.sum(0).tolist(), experiment.whole.noun)
-        rundir.write_confusion(folder, experiment.classes, tested.confusion)
+        warnings += caveats.of_predictions(run.network.classes, tested.confusion.sum(0).tolist(), run.whole.noun)
+        rundir.write_confusion(folder, run.network.classes, tested.confusion)
     else:
         (folder / rundir.CONFUSION).unlink(missing_ok=True)  # of a champion before this one
     for line in warnings:
         log(f"{caveats.WARNING}{line}")
-    genes = experiment.layout.genes
-    before_it = [*caveats.of_config(record, genes), *inventory.absent(experiment.whole, experiment.splits)]
+    genes = run.network.layout.genes
+    before_it = [*caveats.of_config(record, genes), *inventory.absent(run.whole, run.supervised.splits)]
     tuning = {} if tuned is None else rundir.read_result(folder / rundir.TUNE)
     rundir.write_result(
         folder,
@@ -287,13 +287,13 @@ def go(
             "stop_reason": step.stop or signal.Signals((signals.status or 128) - 128).name,
             "generations": step.generation,
             "seed": c.seed,
-            "device": str(experiment.device),
-            "data": inventory.record(experiment.whole, experiment.splits),
+            "device": str(run.device),
+            "data": inventory.record(run.whole, run.supervised.splits),
             "champion": champion,
             "warnings": caveats.together(before_it, tuning.get("warnings", []), warnings),
             "cost": {**step.cost.record(), "seconds": step.seconds},
             "views": c.features.views if c.data.augment else None,
-            "plan_changes": experiment.plans.changes,
+            "plan_changes": executions.changes,
             "test_scored": before.get("test_scored", 0) + finished,
             "versions": versions(),
             **({} if tuned is None else {"tuning": tuning}),

@@ -7,13 +7,13 @@ from pathlib import Path
 import torch
 
 from neuroevo.config import Config
-from neuroevo.engine.evaluator import Developed
+from neuroevo.engine.evaluator import Evaluated
+from neuroevo.engine.execution import Executions
 from neuroevo.engine.genome import Population
 from neuroevo.engine.loop import Rules, Step
 from neuroevo.engine.problem import Problem
 from neuroevo.engine.rng import Context
 from neuroevo.errors import RunError
-from neuroevo.experiments.compose import Experiment
 from neuroevo.experiments.log import Reporter
 from neuroevo.experiments.signals import Signals
 from neuroevo.storage import checkpoint, rundir
@@ -47,14 +47,14 @@ def settle(
 
 def once(problem: Problem, first: Callable[[], None]) -> Problem:
     """Return a problem that calls `first` before it develops its first population: the budget has room for it."""
-    development, left = problem.development, [first]
+    evaluator, left = problem.evaluator, [first]
 
-    def develop(population: Population, index: torch.Tensor, context: Context) -> Developed:
+    def evaluate(population: Population, index: torch.Tensor, context: Context) -> Evaluated:
         while left:
             left.pop()()
-        return development.develop(population, index, context)
+        return evaluator.evaluate(population, index, context)
 
-    return problem._replace(development=development._replace(develop=develop))
+    return problem._replace(evaluator=evaluator._replace(evaluate=evaluate))
 
 
 def recorded(
@@ -88,6 +88,6 @@ def recorded(
     return step
 
 
-def planned(experiment: Experiment) -> dict[str, str]:
+def planned(executions: Executions) -> dict[str, str]:
     """Return the plan in force and what lack of memory changed in it, as a checkpoint has them."""
-    return {"plan": json.dumps(experiment.plan._asdict()), "plan_changes": json.dumps(experiment.plans.changes)}
+    return {"plan": json.dumps(executions.now._asdict()), "plan_changes": json.dumps(executions.changes)}

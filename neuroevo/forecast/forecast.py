@@ -27,7 +27,7 @@ from neuroevo.data.samples import Features
 from neuroevo.engine.cost import Cost
 from neuroevo.engine.rng import Context
 from neuroevo.experiments import build, compose, costs, experiment, sizes, starts
-from neuroevo.experiments.compose import Experiment
+from neuroevo.experiments.compose import Run
 from neuroevo.experiments.experiment import Ready
 from neuroevo.experiments.signals import Signals
 from neuroevo.experiments.sources import SCALED_BY, Sources, augmenting, centred, of_network, scaling, standardised
@@ -212,10 +212,10 @@ class Forecaster:
     def run(self, c: Config) -> Seconds:
         """Return the seconds of a run's features, as far as they were not asked for before, and of the run itself."""
         found, first = self.source(c)
-        composing, e = timed(found.sources.device, lambda: compose.assemble(c, found.sources, kept=found.kept))
-        identity, _ = timed(found.sources.device, lambda: (e.features.digest(), e.data))
-        own = pace.of_run(e, self.seconds / 2)
-        counts = {name: len(rows) for name, rows in e.splits.items()}
+        composing, run = timed(found.sources.device, lambda: compose.assemble(c, found.sources, kept=found.kept))
+        identity, _ = timed(found.sources.device, lambda: (run.features.digest(), run.data))
+        own = pace.of_run(run, self.seconds / 2)
+        counts = {name: len(rows) for name, rows in run.supervised.splits.items()}
         generation = own.generation + found.live * fresh_views(c, counts)
         took = lasting(c, counts, generation, own.validation) + own.test
         return {"features": first, "run": found.each + composing + identity + took}
@@ -295,7 +295,7 @@ class Sparing(Trainer):
         self.reading = max(self.reading, found.each)
         return found.sources, 0
 
-    def assembled(self, c: Config, source: Sources) -> Experiment:
+    def assembled(self, c: Config, source: Sources) -> Run:
         """Return a trial's parts."""
         return compose.assemble(c, source, kept=self.forecaster.source(c)[0].kept)
 
@@ -327,15 +327,16 @@ def search(forecaster: Forecaster) -> Search:
         before, going = until, trainer.survivors(going)
     allowed, trained = forecaster.seconds / 2 / len(parts), 0.0
     for group, _ in parts:
-        e, own = group.experiment, group.configs[0]
+        run, own = group.run, group.configs[0]
         algorithms = group.algorithms()
-        generation, step = pace.of_generation(e, group.algorithm(algorithms), group.step, group.brought, allowed * 0.7)
+        together = group.algorithm(algorithms)
+        generation, step = pace.of_generation(run, together, group.step, group.brought, allowed * 0.7)
         named = [
             genome for a, state in zip(algorithms, step.state.runs.values(), strict=True)
             for genome in a.candidates(state).values()
         ]  # fmt: skip
-        validation = pace.of_validation(e, torch.stack(named), allowed * 0.3) if named else 0.0
-        counts = {name: len(index) for name, index in e.splits.items()}
+        validation = pace.of_validation(run, torch.stack(named), allowed * 0.3) if named else 0.0
+        counts = {name: len(index) for name, index in run.supervised.splits.items()}
         found, _ = forecaster.source(own)
         generation += found.live * fresh_views(own, counts)
         trained += generations * (generation + validation / own.validate.every)

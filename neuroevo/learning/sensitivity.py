@@ -30,8 +30,9 @@ class Sensitivity:
         task = self.task
         features, _ = task.source.batch(self.rows)
         found = torch.empty_like(genomes)
-        for out, own in zip(found.split(task.individuals), genomes.split(task.individuals), strict=True):
-            own = own.to(task.device).detach().requires_grad_(True)
+
+        def measure(part: Tensor) -> Tensor:
+            own = part.to(task.device).detach().requires_grad_(True)
             squares = torch.zeros_like(own)
             for left in range(0, len(features), task.micro):
                 with torch.enable_grad():
@@ -39,7 +40,11 @@ class Sensitivity:
                     for signs in self.signs[:, left : left + task.micro]:
                         weighted = (logits * signs).sum()
                         squares += torch.autograd.grad(weighted, own, retain_graph=True)[0].square()
-            out.copy_((squares / len(features) / SIGNS).sqrt_())
+            return (squares / len(features) / SIGNS).sqrt_()
+
+        parts = genomes.split(task.individuals)
+        for out, of in zip(found.split(task.individuals), task.executor.map(measure, parts), strict=True):
+            out.copy_(of)
         return found
 
     def cost(self, n: int) -> Cost:

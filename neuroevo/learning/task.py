@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from neuroevo.engine.batches import View, as_it_is
+from neuroevo.engine.execution import LOCAL, Executor
 from neuroevo.engine.genome import Layout
 from neuroevo.engine.samples import Samples
 from neuroevo.engine.schedules import Schedule
@@ -32,6 +33,7 @@ class Task:
     start: Tensor  # genome [g] that `decay_to_start` pulls towards
     device: torch.device  # where it is trained, wherever the population is kept
     view: View = as_it_is
+    executor: Executor = LOCAL
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from neuroevo import devices
-from neuroevo.engine.execution import Plan
+from neuroevo.engine.execution import Execution
 from neuroevo.errors import InputError
 from neuroevo.networks.cut import Cut
 from neuroevo.networks.heads import Drop, Forward
@@ -161,7 +161,7 @@ def plan(
     population: int,
     batch: int,
     slots: int,
-) -> Plan:
+) -> Execution:
     """Choose how a population is evaluated, and trained on batches of `batch` (0: not at all), by a short probe.
 
     `start` {name: [1, *shape]} is one individual, `width` that of rows at the cut, `slots` the numbers that training
@@ -170,7 +170,7 @@ def plan(
     usable = 3 * limit / 4  # the allocator keeps some of what is freed, and a library's scratch isn't counted
     cpu = device.type == "cpu"
     most = min(population, CPU_INDIVIDUALS if cpu else GPU_INDIVIDUALS)
-    found: dict[str, Plan] = {}
+    found: dict[str, Execution] = {}
     least = torch.inf
     for name in METHODS if method == "auto" else (method,):
         evaluates, trains = _needs(make(name), start, width, classes, device, slots if batch else None)
@@ -185,7 +185,7 @@ def plan(
         n = min(most, evaluates.individuals(usable, samples))
         if n and (trained or not batch):
             threads = torch.get_num_threads()
-            found[name] = Plan(name, classes, n, samples, limit, threads, trained=trained, micro=micro)
+            found[name] = Execution(name, classes, n, samples, limit, threads, trained=trained, micro=micro)
     if not found:
         raise InputError(
             f"{limit} bytes is too little for one individual; at least {int(4 * least / 3) + 1}",

@@ -4,7 +4,7 @@ Ternary levels are -1, 0, 1, int4 ones -7 to 7, int8 ones -127 to 127: symmetric
 networks (Li et al. 2016, https://arxiv.org/abs/1605.04711) and integer inference (Jacob et al. 2018,
 https://arxiv.org/abs/1712.05877). Vectors stay floats.
 
-Genes are float32, levels among them whole numbers. `express` rounds and clamps, so that any genome has weights, exactly
+Genes are float32, levels among them whole numbers. `decode` rounds and clamps, so that any genome has weights, exactly
 scale x level in float32; `whole` keeps the genomes of those algorithms whole that go on from what was scored.
 """
 
@@ -46,7 +46,7 @@ def rounded(genomes: Tensor, layout: Layout) -> Tensor:
     )
 
 
-def express(genomes: Tensor, layout: Layout) -> dict[str, Tensor]:
+def decode(genomes: Tensor, layout: Layout) -> dict[str, Tensor]:
     """Return the weights {name: [n, *shape]} that genomes [n, g] stand for; without levels, views of them."""
     parts = layout.unflatten(genomes)
     for name, top in layout.tops.items():
@@ -56,8 +56,8 @@ def express(genomes: Tensor, layout: Layout) -> dict[str, Tensor]:
     return parts
 
 
-def genomes(weights: Mapping[str, Tensor], layout: Layout) -> Tensor:
-    """Return the genomes [n, g] nearest to weights {name: [n, *shape]}: the inverse of `express`, but for rounding."""
+def encode(weights: Mapping[str, Tensor], layout: Layout) -> Tensor:
+    """Return the genomes [n, g] nearest to weights {name: [n, *shape]}: the inverse of `decode`, but for rounding."""
     parts = dict(weights)
     for name, top in layout.tops.items():
         rows = weights[name].flatten(2)

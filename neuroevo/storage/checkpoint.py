@@ -27,7 +27,7 @@ from neuroevo import config
 from neuroevo.data.identity import Identity
 from neuroevo.engine import pareto
 from neuroevo.engine.cost import Cost
-from neuroevo.engine.execution import Plan
+from neuroevo.engine.execution import Execution
 from neuroevo.engine.genome import Layout, Population
 from neuroevo.engine.loop import Champion, Step
 from neuroevo.engine.scores import Scores
@@ -65,7 +65,7 @@ class Checkpoint:
     device: str
     layout: Layout
     classes: tuple[str, ...]
-    plan: Plan
+    plan: Execution
     changes: list[dict[str, int]]  # that lack of memory made to it
     versions: dict[str, str]
     features: str  # a hash: computed anew by other threads they would round otherwise
@@ -246,7 +246,7 @@ def read(path: Path) -> Checkpoint:
             str(attributes["device"]),
             Layout.from_json(str(attributes["layout"])),
             tuple(json.loads(attributes["classes"])),
-            Plan(**json.loads(attributes["plan"])),
+            Execution(**json.loads(attributes["plan"])),
             json.loads(attributes["plan_changes"]),
             json.loads(attributes["versions"]),
             str(attributes["features"]),

@@ -20,12 +20,12 @@ from neuroevo import config
 from neuroevo.config import Config
 from neuroevo.data.identity import Identity
 from neuroevo.engine.cost import Cost
-from neuroevo.engine.execution import Plan
+from neuroevo.engine.execution import Execution
 from neuroevo.engine.genome import Layout
 from neuroevo.engine.problem import Merit
 from neuroevo.errors import Interrupted
 from neuroevo.experiments import build, compose, reopen, sources
-from neuroevo.experiments.compose import Experiment
+from neuroevo.experiments.compose import Run
 from neuroevo.experiments.costs import generation
 from neuroevo.experiments.experiment import Ready
 from neuroevo.experiments.log import versions
@@ -147,7 +147,7 @@ class Trainer:
             parts.append(Part(Group.begun(assembled, [configs[i] for i in rows], brought), rows))
         return parts, cost
 
-    def assembled(self, c: Config, source: Sources) -> Experiment:
+    def assembled(self, c: Config, source: Sources) -> Run:
         """Return a trial's parts."""
         return compose.assemble(c, source)
 
@@ -216,7 +216,7 @@ class Trainer:
         name = f"{iteration}-{rung}-{sum(group.step.generation for group, rows in parts if rows)}-"
         for i, (group, rows) in enumerate(parts):
             if rows and group.step.generation:
-                notes = attributes(self.ready, self.data, group.experiment.layout, group.experiment.plan)
+                notes = attributes(self.ready, self.data, group.run.network.layout, group.run.supervised.executions.now)
                 checkpoint.write(self.folder / f"{name}{i}.h5", notes, {}, group.step, [])
         state = {
             "iteration": iteration, "rung": rung, "name": name, "settings": settings,
@@ -242,7 +242,7 @@ class Trainer:
             saved = checkpoint.read(file)
             reopen.agree(saved, self.data, self.log)
             build.same_weights(self.ready.backbone, saved.frozen, self.config.backbone.weights)
-            state = checkpoint.state(file, group.step.state, group.experiment.home)
+            state = checkpoint.state(file, group.step.state, group.run.home)
             group.reached = Reached(replace(saved.step, state=state), [verdicts[i] for i in rows], Cost())
         return left
 
@@ -264,10 +264,10 @@ def crowded(c: Config, count: int) -> str | None:
     )
 
 
-def attributes(ready: Ready, data: Identity, layout: Layout, plan: Plan | None = None) -> dict[str, Any]:
+def attributes(ready: Ready, data: Identity, layout: Layout, plan: Execution | None = None) -> dict[str, Any]:
     """Return the attributes of a checkpoint of a search, or of a rung under a plan."""
     c, classes = ready.config, ready.given[0].classes
-    plan = plan or Plan("trials", len(classes), 0, 0, c.memory.limit or 0, torch.get_num_threads())
+    plan = plan or Execution("trials", len(classes), 0, 0, c.memory.limit or 0, torch.get_num_threads())
     return {
         "config": c.to_yaml(),
         "seed": c.seed,

@@ -23,7 +23,7 @@ from neuroevo.config import Config
 from neuroevo.engine import loop
 from neuroevo.engine.algorithm import Algorithm
 from neuroevo.engine.cost import Budget, Cost
-from neuroevo.engine.evaluator import Developed, Development
+from neuroevo.engine.evaluator import Evaluated, Evaluator
 from neuroevo.engine.genome import Layout, Population
 from neuroevo.engine.loop import Champion, Rules, Step
 from neuroevo.engine.problem import Problem
@@ -236,7 +236,7 @@ class Search:
 
 
 class Tuner(Search):
-    """A search, and a development that runs its trials."""
+    """A search, and a evaluator that runs its trials."""
 
     def __init__(
         self, ready: Ready, folder: Path, images: Callable[[int, int], None], log: Callable[[str], None],
@@ -252,7 +252,7 @@ class Tuner(Search):
             layout=self.layout,
             start=self.start,
             sigma=0.0,
-            development=self.development(),
+            evaluator=self.evaluator(),
             batch=lambda generation, size: torch.zeros(1, dtype=torch.int64),
             validate=self.validate,
             merit=self.merit,
@@ -264,10 +264,10 @@ class Tuner(Search):
         champion = Champion(self.start[0], "none", 0, worst)
         return loop.begin(self.problem(), self.algorithm(), self.config.seed, HOME, champion=champion)
 
-    def development(self) -> Development:
+    def evaluator(self) -> Evaluator:
         """Return how positions are scored: by trials of those that are new."""
 
-        def develop(population: Population, index: Tensor, context: Context) -> Developed:
+        def evaluate(population: Population, index: Tensor, context: Context) -> Evaluated:
             rows, new = population.traits[TRIAL].clone(), self.new(population)
             verdicts, cost = self.trainer.run([settings for settings, _ in new], context.generation)
             for (_, same), verdict in zip(new, verdicts, strict=True):
@@ -279,9 +279,9 @@ class Tuner(Search):
             value = -value if self.metric in LOWER_IS_BETTER else value
             invalid = ~value.isfinite()
             scored = population._replace(traits=population.traits | {TRIAL: rows})
-            return Developed(scored, scored, Scores(value.masked_fill(invalid, -torch.inf)[:, None], invalid), cost)
+            return Evaluated(scored, scored, Scores(value.masked_fill(invalid, -torch.inf)[:, None], invalid), cost)
 
-        return Development(develop, lambda population, samples, steps: self.planned(population))
+        return Evaluator(evaluate, lambda population, samples, steps: self.planned(population))
 
     def planned(self, population: Population) -> Cost:
         """Return what the trials of a population will take, at most."""

@@ -23,9 +23,9 @@ from neuroevo.bench import arms, benchmark
 from neuroevo.bench.tasks import commit
 from neuroevo.errors import InputError, Interrupted, RunError
 from neuroevo.experiments import experiment, log
-from neuroevo.experiments.compose import Experiment
 from neuroevo.learning.draws import Batch, Draws
 from neuroevo.networks import heads
+from neuroevo.problems.supervised import Supervised
 from neuroevo.report import report
 from neuroevo.storage import rundir
 
@@ -98,7 +98,7 @@ class Counted:
         monkeypatch.setattr(heads, "population_forward", watched)
         monkeypatch.setattr(Draws, "batches", trained)
         for name in ("validate", "test"):
-            monkeypatch.setattr(Experiment, name, self.uncounted(getattr(Experiment, name)))
+            monkeypatch.setattr(Supervised, name, self.uncounted(getattr(Supervised, name)))
 
     def uncounted(self, function: Callable[..., Any]) -> Callable[..., Any]:
         def quiet(*args: Any) -> Any:

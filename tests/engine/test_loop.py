@@ -10,7 +10,7 @@ from neuroevo.engine import loop
 from neuroevo.engine.algorithm import Algorithm
 from neuroevo.engine.batches import batches
 from neuroevo.engine.cost import Budget, Cost
-from neuroevo.engine.evaluator import Developed, Development, Scoring, unchanged
+from neuroevo.engine.evaluator import Evaluated, Evaluator, Scoring, plain
 from neuroevo.engine.genome import Layout, Population
 from neuroevo.engine.loop import Champion, Rules, Step
 from neuroevo.engine.problem import Problem, Validate, by_metric
@@ -49,11 +49,11 @@ def rules(**changes: object) -> Rules:
     return base.__class__(**{**base.__dict__, **changes})  # type: ignore[arg-type]
 
 
-def problem(development: Development, validate: Validate, r: Rules, pool: int = 100) -> Problem:
+def problem(evaluator: Evaluator, validate: Validate, r: Rules, pool: int = 100) -> Problem:
     """Return the problem of one gene, whose batches are drawn from so many rows."""
     merit = by_metric("accuracy", lower_is_better=r.lower_is_better, loss="cross_entropy")
     draw = batches(torch.arange(pool), r.seed)
-    return Problem(Layout(("x",), ((1,),)), torch.zeros(1, 1), 0.0, development, draw, validate, merit)
+    return Problem(Layout(("x",), ((1,),)), torch.zeros(1, 1), 0.0, evaluator, draw, validate, merit)
 
 
 FIRST = Champion(torch.zeros(1), "start", 0, {"accuracy": -1.0, "cross_entropy": 1.0})
@@ -80,7 +80,7 @@ def run(
         return found, Cost(validation=len(genomes))
 
     ticks, search = count(), algorithm or walk()
-    p = problem(unchanged(Scoring(score, lambda n, samples: Cost(forward=n * samples))), validate, r, pool)
+    p = problem(plain(Scoring(score, lambda n, samples: Cost(forward=n * samples))), validate, r, pool)
     start = loop.begin(p, search, r.seed, CPU, champion=FIRST)
     return list(loop.evolve(p, search, r, start, device=CPU, clock=lambda: float(next(ticks)))), taken
 
@@ -202,11 +202,11 @@ def learning(steps: int, batch: int, budget: Budget) -> tuple[list[Step], list[i
         n = len(population.genomes)
         return Cost(forward=n * (batch * taken + samples), backward=n * batch * taken)
 
-    def develop(population: Population, index: Tensor, context: Context) -> Developed:
+    def evaluate(population: Population, index: Tensor, context: Context) -> Evaluated:
         taken.append(context.steps)
         n = len(population.genomes)
         scores = Scores(population.genomes[:, :1].double(), torch.zeros(n, dtype=torch.bool))
-        return Developed(
+        return Evaluated(
             population,
             population,
             scores,
@@ -216,7 +216,7 @@ def learning(steps: int, batch: int, budget: Budget) -> tuple[list[Step], list[i
     def validate(genomes: Tensor) -> tuple[list[dict[str, float]], Cost]:
         return [{"accuracy": 0.0, "cross_entropy": 1.0} for _ in genomes], Cost()
 
-    d = Development(develop, cost, steps)
+    d = Evaluator(evaluate, cost, steps)
     r = rules(budget=budget)
     p = problem(d, validate, r)
     start = loop.begin(p, walk(), r.seed, CPU, champion=FIRST)

@@ -95,7 +95,7 @@ def test_the_network_that_is_exported_is_the_one_that_was_scored(
     given = build.dataset(parts.config)
     rows = given[1]["test"]
     plain = sources.sources(
-        parts.config, parts.device, given, parts.backbone, lambda done, total: None, lambda line: None
+        parts.config, parts.device, given, parts.network.backbone, lambda done, total: None, lambda line: None
     ).features
     with torch.inference_mode():
         logits = network(plain.batch(rows)[0].view(len(rows), 1, 8, 8))

@@ -73,8 +73,8 @@ def predicted(out: Path, among: list[str]) -> list[str]:
     with torch.inference_mode():
         logits = network(x)
     # A class that is gone, or has another name now, can't be predicted any more.
-    kept = [i for i, name in enumerate(parts.classes) if name in among or name not in THEN]
-    return [parts.classes[kept[i]] for i in logits[:, kept].argmax(1).tolist()]
+    kept = [i for i, name in enumerate(parts.network.classes) if name in among or name not in THEN]
+    return [parts.network.classes[kept[i]] for i in logits[:, kept].argmax(1).tolist()]
 
 
 @pytest.fixture(scope="module")
@@ -127,9 +127,9 @@ def test_levels_stay_levels_and_predict_as_before(tmp_path: Path, change: str, l
     assert saved is not None and saved.kept is not None
     start_ = saved.kept["start"]
     parts, _ = reopen.opened(str(tmp_path / "b"), Quiet())
-    parts_ = {name: w[0] for name, w in parts.express(start_).items()}
+    parts_ = {name: w[0] for name, w in parts.network.decode(start_).items()}
     before, _ = reopen.opened(str(tmp_path / "a"), Quiet())
-    old = before.network_weights(reopen.opened(str(tmp_path / "a"), Quiet())[1].champion.genome)
+    old = before.network.fold(reopen.opened(str(tmp_path / "a"), Quiet())[1].champion.genome)
     for place, name in enumerate(NOW[change]):
         if name in THEN:
             torch.testing.assert_close(parts_["head.weight"][place], old["head.weight"][THEN.index(name)])

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from neuroevo.config import load
-from neuroevo.engine.evaluator import Developed
+from neuroevo.engine.evaluator import Evaluated
 from neuroevo.engine.genome import Population
 from neuroevo.engine.rng import Context
 from neuroevo.experiments import compose, experiment
-from neuroevo.experiments.compose import Experiment
+from neuroevo.experiments.compose import Run
 from neuroevo.forecast import pace
 from neuroevo.forecast.pace import Part, Partly
 
@@ -24,20 +24,20 @@ SETS = [
 HYBRID = ["refine.steps=12", "refine.batch_size=32", "refine.lr=[0.01, 0.1]", "refine.optimizer_state=inherit"]
 
 
-def composed(*sets: str) -> Experiment:
+def composed(*sets: str) -> Run:
     ready = experiment.prepared(load(None, [*SETS, *sets]))
-    return compose.compose(*ready, lambda done, total: None, lambda line: None)
+    return compose.compose(*ready, images=lambda done, total: None, log=lambda line: None)
 
 
 def counting(device: torch.device, work: Callable[[], Any]) -> tuple[float, Any]:
     """Count samples in place of seconds."""
     found = work()
-    cost = found.cost if isinstance(found, Developed) else found[1]
+    cost = found.cost if isinstance(found, Evaluated) else found[1]
     return float(cost.samples), found
 
 
-def first(e: Experiment) -> tuple[Population, Tensor, Context]:
-    context = Context(0, 1, 0.0, e.home, e.layout)
+def first(e: Run) -> tuple[Population, Tensor, Context]:
+    context = Context(0, 1, 0.0, e.home, e.network.layout)
     return e.algorithm.ask(e.initial().state, context), e.problem().batch(1, 160), context
 
 
@@ -48,7 +48,7 @@ def test_a_part_of_a_generation_tells_what_the_whole_costs(
 ) -> None:
     e = composed(*sets)
     population, index, context = first(e)
-    whole = e.development().develop(population, index, context)
+    whole = e.supervised.evaluator().evaluate(population, index, context)
     monkeypatch.setattr(pace, "timed", counting)
     took, seconds, developed = Partly(e, (), 1.0).of(part, population, index, context)
     assert seconds == pytest.approx(whole.cost.samples)
@@ -80,7 +80,7 @@ def test_the_pace_of_a_run_changes_nothing_of_it(sets: list[str]) -> None:
     after = e.initial()
     assert torch.equal(before.population.genomes, after.population.genomes)
     assert before.champion.validation == after.champion.validation
-    assert len(e.splits["validation"]) == 270
+    assert len(e.supervised.splits["validation"]) == 270
 
 
 def test_what_takes_long_is_measured_in_part() -> None:

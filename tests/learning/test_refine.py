@@ -125,7 +125,7 @@ def test_steps_are_those_of_torchs_optimizer_on_each_network_alone(
     t = task(make, Source(device=device))
     s = settings(batches=batches, label_smoothing=smoothing, **given)
     p = population(t)
-    refine, _ = refiner(t, OPTIMIZERS[name](**options), s)
+    refine, *_ = refiner(t, OPTIMIZERS[name](**options), s)
     found, _ = refine(p, context(device=device))
     rows = Draws(t, s, 16, N, context(device=device)).rows
     loss = nn.CrossEntropyLoss(label_smoothing=smoothing)
@@ -177,7 +177,7 @@ def test_cost_is_what_really_went_through() -> None:
     source = Source()
     t = task(linear, source)
     s = settings(batches="own", steps=3, batch_size=16)
-    refine, learning = refiner(t, OPTIMIZERS["sgd"](), s)
+    refine, learning, _ = refiner(t, OPTIMIZERS["sgd"](), s)
     _, cost = refine(population(t), context())
     assert cost == learning(population(t), 3) == Cost(forward=N * 3 * 16, backward=N * 3 * 16)
     assert source.seen == cost.forward
@@ -207,7 +207,7 @@ def test_who_is_trained(who: str, expected: list[int]) -> None:
 
 def test_a_share_is_drawn_anew_each_generation() -> None:
     t = task(linear)
-    refine, _ = refiner(t, OPTIMIZERS["sgd"](), settings(share=0.4))
+    refine, *_ = refiner(t, OPTIMIZERS["sgd"](), settings(share=0.4))
     p = population(t, 20)
     changed = [(refine(p, context(g))[0].genomes != p.genomes).any(1) for g in (1, 2)]
     assert [int(c.sum()) for c in changed] == [8, 8]
@@ -234,7 +234,7 @@ def test_an_inherited_optimizer_state_goes_on_where_it_was(name: str) -> None:
 def test_ranges_give_each_individual_its_own_which_the_bred_inherit_mutated() -> None:
     t = task(linear)
     s = settings(lr=(1e-3, 1.0), label_smoothing=(0.0, 0.3), weight_decay=(1e-5, 1e-2))
-    refine, _ = refiner(t, OPTIMIZERS["sgd"](momentum=(0.5, 0.99)), s)
+    refine, *_ = refiner(t, OPTIMIZERS["sgd"](momentum=(0.5, 0.99)), s)
     p = population(t, 400)
     first = refine(p, context())[0]
     assert set(first.traits) == {"lr", "label_smoothing", "weight_decay", "momentum"}
@@ -371,7 +371,7 @@ def test_slices_are_smaller_where_there_is_more_to_keep() -> None:
 
 def test_the_same_generation_draws_the_same_and_another_does_not() -> None:
     t = task(mlp)
-    refine, _ = refiner(t, OPTIMIZERS["sgd"](), settings(mixup=0.2, lr=(0.01, 0.1)))
+    refine, *_ = refiner(t, OPTIMIZERS["sgd"](), settings(mixup=0.2, lr=(0.01, 0.1)))
     a, b, c = (refine(population(t), context(g))[0].genomes for g in (1, 1, 2))
     assert torch.equal(a, b)
     assert not torch.equal(a, c)
@@ -381,7 +381,7 @@ def test_the_same_generation_draws_the_same_and_another_does_not() -> None:
 def test_more_than_two_learning_rates_are_dealt_round_and_stay_where_nobody_is_bred() -> None:
     t, rates = task(linear), (0.001, 0.01, 0.1)
     start = population(t, 7)._replace(parents=torch.full((7, 2), -1))
-    refine, _ = refiner(t, OPTIMIZERS["sgd"](momentum=0.0), settings(lr=rates))
+    refine, *_ = refiner(t, OPTIMIZERS["sgd"](momentum=0.0), settings(lr=rates))
     once, _ = refine(start, context())
     twice, _ = refine(once, context(2))
     for found in (once, twice):

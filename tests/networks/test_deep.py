@@ -12,7 +12,7 @@ from neuroevo.data import augment, feature_cache
 from neuroevo.data.datasets import Dataset
 from neuroevo.data.images import Arrays
 from neuroevo.data.samples import Features
-from neuroevo.engine.execution import Plan
+from neuroevo.engine.execution import Execution
 from neuroevo.engine.genome import Layout, Population
 from neuroevo.engine.rng import Context
 from neuroevo.errors import InputError
@@ -201,7 +201,7 @@ def test_sensitivity_is_the_root_of_the_squared_derivatives_and_is_counted() -> 
 # Planning
 
 
-def plan(limit: int, method: str = "loop", batch: int = 0, d: Deep | None = None, population: int = 8) -> Plan:
+def plan(limit: int, method: str = "loop", batch: int = 0, d: Deep | None = None, population: int = 8) -> Execution:
     d = d or small()
     width = d.rows.shape[1]
     return deep.plan(lambda name: d.forwards[name], d.start, width, C, limit, CPU, method, population, batch, 1)
@@ -308,7 +308,7 @@ def test_the_frozen_prefix_runs_once_an_image_and_scores_are_those_of_plain_netw
     scored = {}
     for method in deep.METHODS:
         forward = deep.forward(found, backbone.head, of_features, {}, None, method)
-        plan = Plan(method, C, 2, 4, 2**30, 2)
+        plan = Execution(method, C, 2, 4, 2**30, 2)
         scored[method] = scoring.evaluate(
             genomes, layout.unflatten, forward, cached, torch.arange(6), [metrics.cross_entropy()], plan
         ).values[:, 0]
@@ -329,7 +329,7 @@ def test_the_frozen_prefix_runs_once_an_image_and_scores_are_those_of_plain_netw
 def test_a_population_kept_in_host_memory_is_evaluated_on_the_device() -> None:
     d = small(torch.device("cuda"))
     genomes = d.genomes.cpu()
-    plan = Plan("loop", C, 2, 4, 2**30, 2)
+    plan = Execution("loop", C, 2, 4, 2**30, 2)
     found = scoring.evaluate(
         genomes, lambda g: d.layout.unflatten(g.cuda()), d.forwards["loop"], Rows(d.rows), torch.arange(B),
         [metrics.cross_entropy()], plan,

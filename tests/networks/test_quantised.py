@@ -1,4 +1,4 @@
-"""Levels: express and its inverse, mutation by steps, and runs whose exported layer carries exactly its levels."""
+"""Levels: decode and its inverse, mutation by steps, and runs whose exported layer carries exactly its levels."""
 
 import json
 import math
@@ -64,7 +64,7 @@ def test_each_matrix_is_followed_by_the_scales_of_its_rows() -> None:
 def test_weights_are_scale_times_level_and_their_genomes_are_found_again(top: int, device: torch.device) -> None:
     layout = quantised.levelled(PLAIN, top)
     genomes = drawn(layout, 4, device)
-    weights, parts = quantised.express(genomes, layout), layout.unflatten(genomes)
+    weights, parts = quantised.decode(genomes, layout), layout.unflatten(genomes)
     assert {name: tuple(w.shape[1:]) for name, w in weights.items()} == dict(
         zip(PLAIN.names, PLAIN.shapes, strict=True)
     )
@@ -73,7 +73,7 @@ def test_weights_are_scale_times_level_and_their_genomes_are_found_again(top: in
             expected = parts["conv.weight.scale"][i, o] * parts["conv.weight"][i, o]
             assert torch.equal(weights["conv.weight"][i, o], expected)
     assert torch.equal(weights["0.bias"], parts["0.bias"])
-    back = quantised.genomes(weights, layout)
+    back = quantised.encode(weights, layout)
     assert back.device.type == device.type
     torch.testing.assert_close(back, genomes, rtol=1e-6, atol=0)
     assert torch.equal(back.round()[:, :15], genomes[:, :15])
@@ -90,15 +90,15 @@ def test_any_genome_has_weights_that_are_levels_within_range(top: int, device: t
     assert torch.equal(levels, levels.round())
     assert levels.abs().max() == top
     assert torch.equal(levels[:, 1:], layout.unflatten(genomes)["0.weight"][:, 1:])
-    a, b = quantised.express(moved, layout), quantised.express(whole, layout)
+    a, b = quantised.decode(moved, layout), quantised.decode(whole, layout)
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
 def test_without_levels_genomes_are_their_weights() -> None:
     genomes = torch.randn(2, PLAIN.genes)
-    weights = quantised.express(genomes, PLAIN)
+    weights = quantised.decode(genomes, PLAIN)
     assert all(torch.equal(w, PLAIN.unflatten(genomes)[name]) for name, w in weights.items())
-    assert torch.equal(quantised.genomes(weights, PLAIN), genomes)
+    assert torch.equal(quantised.encode(weights, PLAIN), genomes)
     assert quantised.rounded(genomes, PLAIN) is genomes
     assert quantised.spread(genomes, PLAIN, 0.3) == 0.3
 
@@ -120,15 +120,15 @@ def test_floats_become_the_nearest_levels_no_worse_than_by_the_largest_weight(to
 
 
 def test_a_start_at_zero_is_zero_weights_with_scales_that_make_steps_matter() -> None:
-    genomes = quantised.genomes({name: torch.zeros(1, *s) for name, s in zip(*PLAIN[:2], strict=True)}, TERNARY)
-    assert all(not w.any() for w in quantised.express(genomes, TERNARY).values())
+    genomes = quantised.encode({name: torch.zeros(1, *s) for name, s in zip(*PLAIN[:2], strict=True)}, TERNARY)
+    assert all(not w.any() for w in quantised.decode(genomes, TERNARY).values())
     assert torch.equal(TERNARY.unflatten(genomes)["conv.weight.scale"], torch.full((1, 2), quantised.FULL[1]))
 
 
 @every
 def test_the_spread_of_genes_is_that_of_weights(top: int, device: torch.device) -> None:
     layout = quantised.levelled(Layout(("weight", "bias"), ((2, 3000), (2,))), top)
-    start = quantised.genomes(
+    start = quantised.encode(
         {"weight": torch.zeros(1, 2, 3000, device=device), "bias": torch.zeros(1, 2, device=device)}, layout
     )
     sigma = quantised.spread(start, layout, 0.05)
@@ -281,7 +281,7 @@ def test_the_exported_layers_carry_exactly_the_levels(tmp_path: Path, levels: st
     raw = parts.features._replace(scale=None)
     weights = {name: w[None] for name, w in file.items()}
     logits = parts.forward(weights, raw.batch(rows)[0])
-    inside, _ = intervals.logits(step.champion.genome, parts.express, parts.forward, parts.features, rows, parts.plan)
+    inside, _ = intervals.logits(step.champion.genome, parts.decode, parts.forward, parts.features, rows, parts.plan)
     torch.testing.assert_close(logits[0].cpu(), inside[0].cpu(), rtol=1e-4, atol=1e-5)
     assert evaluation.evaluate(str(tmp_path / "r"), None, Quiet()) == result["champion"]["test"]
     described = dict(inspection.describe(str(tmp_path / "r"))[1])

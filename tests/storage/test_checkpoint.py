@@ -13,7 +13,7 @@ from torch import Tensor
 
 from neuroevo.engine import pareto
 from neuroevo.engine.cost import Cost
-from neuroevo.engine.execution import Plan
+from neuroevo.engine.execution import Execution
 from neuroevo.engine.genome import Layout, Population
 from neuroevo.engine.loop import Champion, Step
 from neuroevo.engine.scores import Scores
@@ -100,7 +100,7 @@ def test_a_checkpoint_reads_back_to_the_same_bits(tmp_path: Path, n: int, column
     assert same(read.scale, SCALE)
     assert read.history == [line(1), line(2)]
     assert (read.layout, read.classes, read.seed, read.config) == (LAYOUT, ("a", "b"), 3, "seed: 3\n")
-    assert read.plan == Plan("gemm", 2, 3, 4, 5, 2)
+    assert read.plan == Execution("gemm", 2, 3, 4, 5, 2)
     assert read.changes == [{"generation": 2, "individuals": 3}]
     assert list(tmp_path.iterdir()) == [tmp_path / "c.h5"]
 
