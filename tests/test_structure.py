@@ -18,8 +18,8 @@ PACKAGES = {  # in order: each may import those before it, and its own modules t
     "networks": ["classes", "heads", "cut", "deep", "affine", "quantised", "weightfiles", "downloads", "backbones"],
     "learning": ["optimizers", "task", "losses", "draws", "refine", "sensitivity"],
     "problems": ["metric", "metrics", "scoring", "intervals", "function"],
-    "data": ["cache", "images", "folders", "arrays", "datasets", "splits", "inventory", "identity", "augment",
-             "samples", "components", "feature_cache"],
+    "data": ["cache", "images", "foldernames", "walk", "classfolders", "splitfolders", "folders", "arrays", "datasets",
+             "splits", "inventory", "identity", "augment", "samples", "components", "feature_cache"],
     "config": [""],
     "storage": ["hdf5", "checkpoint", "rundir", "claims"],
     "report": ["genealogy", "glyphs", "figures", "plots_of_runs", "plots_of_searches", "plots_of_benches", "page",
@@ -112,7 +112,9 @@ TESTS = {  # of modules that are tested with another of their package, by that o
     "search/test_operators.py": [name for name in ORDER if name.startswith("search.operators.")],
     "learning/test_refine.py": [name for name in ORDER if name.startswith("learning.")],
     "problems/test_scoring.py": ["engine.scores", "engine.execution"], "problems/test_metrics.py": ["problems.metric"],
-    "data/test_datasets.py": ["data.splits"], "config/test_config.py": ["config"],
+    "data/test_datasets.py": ["data.splits"],
+    "data/test_folders.py": ["data.foldernames", "data.walk", "data.classfolders", "data.splitfolders"],
+    "config/test_config.py": ["config"],
     "data/test_feature_cache.py": ["data.augment", "data.samples", "data.components", "networks.affine"],
     "report/test_plots.py": [name for name in ORDER if name.startswith(("report.plots_of_", "report.figures"))],
     "experiments/test_experiment.py": [f"experiments.{name}" for name in ("signals", "log", "recorders")],
@@ -129,7 +131,7 @@ def test_every_module_has_its_test_file(name: str) -> None:
     tests = Path(__file__).parent
     own = next((file for file, names in TESTS.items() if name in names), None)
     package, _, last = name.rpartition(".")
-    assert (tests / (own or f"{package}/test_{last}.py")).exists()
+    assert (tests / (own or Path(package, f"test_{last}.py"))).exists()
 
 
 def test_the_package_names_no_path_of_the_workplace() -> None:

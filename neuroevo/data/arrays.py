@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from neuroevo import devices
-from neuroevo.data.folders import SPLITS, role
+from neuroevo.data.foldernames import SPLITS, role
 from neuroevo.data.images import Arrays, reason_of
 from neuroevo.errors import InputError
 

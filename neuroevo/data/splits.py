@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from neuroevo.data.datasets import Dataset
-from neuroevo.data.folders import SPLITS
+from neuroevo.data.foldernames import SPLITS
 from neuroevo.errors import InputError
 
 

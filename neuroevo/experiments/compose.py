@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from neuroevo import config, devices
 from neuroevo.config import Config
-from neuroevo.data import augment, folders
+from neuroevo.data import augment
 from neuroevo.data.arrays import Vectors
 from neuroevo.data.datasets import Dataset
+from neuroevo.data.foldernames import SPLITS
 from neuroevo.data.identity import Identity
 from neuroevo.data.images import Arrays
 from neuroevo.data.samples import Features
@@ -481,7 +482,7 @@ def without_data(
     images: Arrays | Vectors = Arrays(np.empty((0, height, width), dtype=np.uint8))
     if backbone.inputs is not None:
         images = Vectors(np.empty((0, backbone.inputs), dtype=np.float32))
-    given = Dataset(classes, images, labels, labels), dict.fromkeys(folders.SPLITS, none)
+    given = Dataset(classes, images, labels, labels), dict.fromkeys(SPLITS, none)
     found = scaling(c, backbone, rows, none, scale, lambda line: None) if scale else None
     return assemble(c, Sources(device, given, backbone, rows, found, 0), plan, changes, kept)
 

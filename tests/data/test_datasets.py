@@ -9,8 +9,9 @@ import torch
 from conftest import make_folder
 from PIL import Image
 
-from neuroevo.data import datasets, folders, images
+from neuroevo.data import datasets, images
 from neuroevo.data.datasets import Dataset
+from neuroevo.data.foldernames import SPLITS
 from neuroevo.data.images import Arrays, Files
 from neuroevo.data.splits import limited, split
 from neuroevo.errors import InputError
@@ -288,7 +289,7 @@ def test_a_long_tail_falls_to_its_ratio_and_leaves_test_as_it_is(ratio: float) -
 def test_a_classs_only_image_stays_in_train() -> None:
     whole = toy([0] * 100 + [1] * 100 + [2] * 100 + list(range(3, 23)))
     splits = split(whole, 0, 0.15, 0.15)
-    assert [len(splits[name]) for name in folders.SPLITS] == [224, 48, 48]
+    assert [len(splits[name]) for name in SPLITS] == [224, 48, 48]
     assert set(range(300, 320)) <= set(splits["train"].tolist())
 
 
