@@ -16,7 +16,8 @@ import numpy.typing as npt
 
 from neuroevo import devices
 from neuroevo.data.foldernames import SPLITS, role
-from neuroevo.data.images import Arrays, reason_of
+from neuroevo.data.images import Arrays
+from neuroevo.data.pictures import reason_of
 from neuroevo.errors import InputError
 
 KEYS = ("x", "y", "split", "classes")
@@ -202,8 +203,10 @@ class Source:
                 if not bad and beyond < 0 and not np.isfinite(into).all():
                     beyond = start + int((~np.isfinite(into)).any(1).argmax())
         if bad:
-            self.refuse(f": x has {bad:,} NaN or infinite number{'s' * (bad > 1)}, the first in row {first}; mend them "
-                        "or leave such rows out")  # fmt: skip
+            self.refuse(
+                f": x has {bad:,} NaN or infinite number{'s' * (bad > 1)}, the first in row {first}; mend them "
+                "or leave such rows out"
+            )
         if beyond >= 0:
             self.refuse(f": x has numbers beyond float32, the first in row {beyond}; scale them down")
         if x.ndim > 2:
@@ -304,8 +307,10 @@ class Source:
         if split is None:
             return np.full(n, -1), dict.fromkeys(SPLITS, cut)
         if split.shape != (n,) or split.dtype.kind not in "US":
-            self.refuse(f": split is {split.dtype} {list(split.shape)}; train, validation or test for each of the "
-                        f"{n:,} samples expected")  # fmt: skip
+            self.refuse(
+                f": split is {split.dtype} {list(split.shape)}; train, validation or test for each of the "
+                f"{n:,} samples expected"
+            )
         names, places = np.unique(self._text(split, "split"), return_inverse=True)
         about: list[str] = []
         for name in names.tolist():

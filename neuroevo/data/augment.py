@@ -12,7 +12,8 @@ from torch import Tensor
 
 from neuroevo.data.arrays import Vectors
 from neuroevo.data.datasets import Dataset
-from neuroevo.data.images import MODES, Picture, fitted, flattened
+from neuroevo.data.pictures import Picture
+from neuroevo.data.pixels import MODES, crop, flatten
 from neuroevo.errors import InputError
 from neuroevo.networks.backbones import Backbone, Transform
 
@@ -83,12 +84,12 @@ class Augment:
         """Return an augmented image as uint8 [H, W, channels]."""
         if isinstance(image, np.ndarray):
             raise InputError(".npy images can't be augmented", option="augment")
-        view = flattened(image, transform.channels)
+        view = flatten(image, transform.channels)
         with torch.random.fork_rng([]):
             torch.manual_seed(seed)
             view = self.transforms(view)
         resample = Image.Resampling[transform.interpolation.upper()]
-        return fitted(view.convert(MODES[transform.channels]), transform.size, resample)
+        return crop(view.convert(MODES[transform.channels]), transform.size, resample)
 
 
 def views(count: int, clean: int, train: Tensor) -> Callable[[Tensor, torch.Generator], Tensor]:

@@ -25,7 +25,9 @@ from neuroevo.data.arrays import Vectors
 from neuroevo.data.augment import BATCH, Augment, normalised
 from neuroevo.data.components import unsaid
 from neuroevo.data.datasets import Dataset
-from neuroevo.data.images import DECODING, Arrays, Files, pixels
+from neuroevo.data.images import Arrays, Files
+from neuroevo.data.pictures import DECODING
+from neuroevo.data.pixels import pixels
 from neuroevo.errors import InputError
 from neuroevo.networks.backbones import Backbone, Transform
 
@@ -61,9 +63,13 @@ def features_file(
 
 
 def there(
-    backbone: Backbone, dataset: Dataset, device: torch.device, dtype: str, augment: Augment | None = None,
+    backbone: Backbone,
+    dataset: Dataset,
+    device: torch.device,
+    dtype: str,
+    augment: Augment | None = None,
     view: int = 0,
-) -> tuple[Tensor | None, int]:  # fmt: skip
+) -> tuple[Tensor | None, int]:
     """Return features [N, d] as `cached` does, None where they are to be computed, and of how many images."""
     if isinstance(dataset.images, Vectors):
         return as_they_are(dataset.images, device, dtype), 0

@@ -6,7 +6,7 @@ import unicodedata
 from collections.abc import Collection, Sequence
 from functools import cache
 
-from neuroevo.data.images import FORMATS
+from neuroevo.data.pictures import FORMATS
 
 SPLITS = ("train", "validation", "test")
 LAYOUT = "<root>/train/<class>/ and <root>/test/<class>/, or <root>/<class>/"

@@ -15,7 +15,8 @@ from neuroevo.data import datasets, feature_cache, samples
 from neuroevo.data.augment import Augment, Live, views
 from neuroevo.data.components import FLAT, _principal, principal, projection, statistics
 from neuroevo.data.datasets import Dataset
-from neuroevo.data.images import Arrays, pixels
+from neuroevo.data.images import Arrays
+from neuroevo.data.pixels import pixels
 from neuroevo.errors import InputError, Interrupted
 from neuroevo.networks import affine, backbones
 from neuroevo.networks.backbones import Backbone, Transform

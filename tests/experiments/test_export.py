@@ -14,7 +14,7 @@ from torch import nn
 
 from neuroevo.config import load
 from neuroevo.data import augment, datasets, feature_cache
-from neuroevo.data.images import pixels
+from neuroevo.data.pixels import pixels
 from neuroevo.errors import InputError
 from neuroevo.experiments import build, evaluation, experiment, export, reopen
 from neuroevo.storage import checkpoint
