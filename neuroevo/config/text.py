@@ -76,7 +76,7 @@ def applied(
     if isinstance(space, dict):
         parts += [("variable", "", ("tune", "space", key)) for key in space]
     for kind, default, path in parts:
-        _drop(kind, default, find(base, path), find(merged, path), ".".join(map(str, path)), given, note)
+        _drop(kind, default, find(base, path), find(merged, path), ".".join(map(str, path)), given=given, note=note)
     return merged
 
 
@@ -95,7 +95,7 @@ METRIC_KEYS = [  # parts that are metrics, each with its default
 
 
 def _drop(
-    kind: str, default: str | None, old: Any, new: Any, path: str, given: set[str], note: Callable[[str], None]
+    kind: str, default: str | None, old: Any, new: Any, path: str, *, given: set[str], note: Callable[[str], None]
 ) -> None:
     """Drop from part `new` the options that only `old`, a part of another name, knows."""
     if not isinstance(old, dict) or not isinstance(new, dict):
@@ -110,7 +110,7 @@ def _drop(
             note(f"{path}.{key} is dropped: {name} doesn't know it")
             del new[key]
     for key, (inner, inner_default) in marks.items():
-        _drop(inner, inner_default, old.get(key), new.get(key), f"{path}.{key}", given, note)
+        _drop(inner, inner_default, old.get(key), new.get(key), f"{path}.{key}", given=given, note=note)
 
 
 def _in_space(keys: list[str], raw: Mapping[str, Any]) -> list[str]:

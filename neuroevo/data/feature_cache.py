@@ -62,15 +62,16 @@ def features_file(
     return cache.cache_folder() / "features" / f"{address(backbone, images, dtype, augment, view)}.npy"
 
 
-def there(
+def look_up(
     backbone: Backbone,
     dataset: Dataset,
     device: torch.device,
     dtype: str,
+    *,
     augment: Augment | None = None,
     view: int = 0,
 ) -> tuple[Tensor | None, int]:
-    """Return features [N, d] as `cached` does, None where they are to be computed, and of how many images."""
+    """Return features [N, d] as `fetch` does, None where they are to be computed, and of how many images."""
     if isinstance(dataset.images, Vectors):
         return as_they_are(dataset.images, device, dtype), 0
     path = features_file(backbone, dataset.images, dtype, augment, view)
@@ -98,11 +99,12 @@ def rate(backbone: Backbone, dataset: Dataset, device: torch.device, augment: Au
     return (now - began) / done
 
 
-def cached(
+def fetch(
     backbone: Backbone,
     dataset: Dataset,
     device: torch.device,
     progress: Callable[[int, int], None],
+    *,
     dtype: str = "float32",
     augment: Augment | None = None,
     view: int = 0,
@@ -133,7 +135,17 @@ def cached(
                     damaged = cache.clear(path)
                 if damaged:
                     log(f"cached features {path}: damaged, computed anew")
-                computed = _compute(path, backbone, dataset.images, device, progress, dtype, augment, view, log)
+                computed = _compute(
+                    path,
+                    backbone,
+                    dataset.images,
+                    device,
+                    progress=progress,
+                    dtype=dtype,
+                    augment=augment,
+                    view=view,
+                    log=log,
+                )
     return _open(path, device), computed
 
 
@@ -161,6 +173,7 @@ def _compute(
     backbone: Backbone,
     images: Arrays | Files,
     device: torch.device,
+    *,
     progress: Callable[[int, int], None],
     dtype: str,
     augment: Augment | None,

@@ -143,7 +143,9 @@ def backbone_for(c: Config, native: Native, frozen: str | None) -> Backbone:
                 raise
             missing.append(str(error))
     with config.at("backbone", image_size="data.image_size"):
-        found = backbones.build(b.name, b.weights, c.data.image_size, native, b.channels, b.trainable, transfer)
+        found = backbones.build(
+            b.name, b.weights, c.data.image_size, native, channels=b.channels, trainable=b.trainable, transfer=transfer
+        )
     found = found._replace(notes=config.under("backbone", found.notes, ("weights", "transfer")))
     if missing and found.frozen != frozen:
         raise InputError(missing[0])

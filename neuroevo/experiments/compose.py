@@ -529,7 +529,7 @@ def assemble(
         cut = backbone.cut
 
         def make(name: str) -> Forward:
-            return deep.forward(cut, backbone.head, of_features, fixed, scaled and scaled.__call__, name)
+            return deep.forward(cut, backbone.head, of_features, fixed, scale=scaled and scaled.__call__, method=name)
 
         start = {name: w for name, w in (base | of_head).items() if name in layout.names}
         if plan is None:
@@ -595,7 +595,9 @@ def plan_heads(
     if not batch:
         return plan
     own, linear = c.refine is not None and c.refine.batches == "own", type(head) is nn.Linear
-    trained = slice_size(genes, dim, widths, linear, slots(c), own, batch, limit, device)
+    trained = slice_size(
+        genes, dim, widths, linear=linear, slots=slots(c), own=own, size=batch, limit=limit, device=device
+    )
     return plan._replace(trained=trained, micro=batch)
 
 
@@ -604,7 +606,18 @@ def plan_deep(
     batch: int, device: torch.device,
 ) -> Plan:  # fmt: skip
     """Choose how networks are evaluated beyond their heads, and trained unless `batch` is 0, by a short probe."""
-    plan = deep.plan(make, start, width, classes, limit, device, c.memory.plan, size, batch, slots(c))
+    plan = deep.plan(
+        make,
+        start,
+        width,
+        classes,
+        limit,
+        device=device,
+        method=c.memory.plan,
+        population=size,
+        batch=batch,
+        slots=slots(c),
+    )
     if c.backbone.batchnorm == "recalibrate" and plan.samples < CALIBRATION_BATCH:
         raise InputError(
             f"memory.limit: {limit} bytes is too little to re-estimate batch norms on {CALIBRATION_BATCH} images"

@@ -39,8 +39,8 @@ def evaluate(
         reporter.note(line)
     with Signals() as signals, config.at(**config.READING):
         c, show = experiment.config, watched(reporter, signals)
-        rows, _ = feature_cache.cached(
-            experiment.backbone, other, experiment.device, show, c.features.dtype, log=reporter.note
+        rows, _ = feature_cache.fetch(
+            experiment.backbone, other, experiment.device, show, dtype=c.features.dtype, log=reporter.note
         )
     labels = torch.from_numpy(other.labels).to(experiment.device)
     tested = experiment.test(champion.genome, experiment.seen(rows, labels), torch.arange(len(labels)))

@@ -35,14 +35,16 @@ def cache(
 ) -> tuple[Features, int]:  # fmt: skip
     """Return the features of a run's images and of their views, and how many images the backbone was given for them."""
     augment = augmenting(c, backbone)
-    rows, computed = feature_cache.cached(backbone, whole, device, images, c.features.dtype, log=log)
+    rows, computed = feature_cache.fetch(backbone, whole, device, images, dtype=c.features.dtype, log=log)
     pieces, labels, live = [rows], [torch.from_numpy(whole.labels)], None
     if augment is not None and c.features.views == "live":
         live = Live(backbone, whole, augment, device)
     elif augment is not None and c.features.views != "live":
         train = whole.take(splits["train"].numpy())
         for view in range(c.features.views):
-            piece, more = feature_cache.cached(backbone, train, device, images, c.features.dtype, augment, view, log)
+            piece, more = feature_cache.fetch(
+                backbone, train, device, images, dtype=c.features.dtype, augment=augment, view=view, log=log
+            )
             pieces.append(piece)
             labels.append(torch.from_numpy(train.labels))
             computed += more

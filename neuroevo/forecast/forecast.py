@@ -131,7 +131,7 @@ class Forecaster:
         augment = augmenting(c, backbone)
         dims, _ = sizes.dimensions(c, given, backbone)
         began = time.perf_counter()
-        first, left = feature_cache.there(backbone, whole, device, dtype)
+        first, left = feature_cache.look_up(backbone, whole, device, dtype)
         pieces, labels, to_come = (
             [first],
             [torch.from_numpy(whole.labels)],
@@ -145,7 +145,7 @@ class Forecaster:
         elif augment is not None and isinstance(c.features.views, int):
             train = whole.take(splits["train"].numpy())
             for view in range(c.features.views):
-                piece, left = feature_cache.there(backbone, train, device, dtype, augment, view)
+                piece, left = feature_cache.look_up(backbone, train, device, dtype, augment=augment, view=view)
                 pieces.append(piece)
                 labels.append(torch.from_numpy(train.labels))
                 to_come += left * self.rate(backbone, train, augment, left)

@@ -93,14 +93,20 @@ def refiner(
             values["lr"] = values["lr"] * factor(s.schedule, context.progress, s.final)
             slots = [traits[slot][part].to(x) if inherits else torch.zeros_like(x) for slot in optimizer.slots]
             before = so_far[part].to(x) if inherits else x.new_zeros(len(part))
-            genomes[part] = train(x, slots, before, values, streams[part], draws).to(genomes)
+            genomes[part] = train(x, slots, before, values, streams=streams[part], draws=draws).to(genomes)
             if inherits:
                 for slot, own in zip(optimizer.slots, slots, strict=True):
                     traits[slot][part] = own.to(genomes)
         return population._replace(genomes=genomes, traits=traits), learning(population, steps)
 
     def train(
-        genomes: Tensor, slots: list[Tensor], before: Tensor, values: dict[str, Tensor], streams: Tensor, draws: "Draws"
+        genomes: Tensor,
+        slots: list[Tensor],
+        before: Tensor,
+        values: dict[str, Tensor],
+        *,
+        streams: Tensor,
+        draws: Draws,
     ) -> Tensor:
         """Train genomes [r, g] with the random numbers of `streams` [r]; `slots` are changed in place."""
         weights = {name: w.contiguous() for name, w in task.layout.unflatten(genomes).items()}
@@ -195,7 +201,7 @@ def with_traits(population: Population, ranges: dict[str, float | Range], contex
 
 
 def slice_size(
-    genes: int, dim: int, widths: Sequence[int], linear: bool, slots: int, own: bool, size: int, limit: int,
+    genes: int, dim: int, widths: Sequence[int], *, linear: bool, slots: int, own: bool, size: int, limit: int,
     device: torch.device,
 ) -> int:  # fmt: skip
     """Return how many heads train at a time within the memory limit; InputError where it is too small for one.

@@ -79,6 +79,7 @@ def build(
     weights: str,
     image_size: int | None,
     native: Native,
+    *,
     channels: int | None = None,
     trainable: Sequence[str] = (),
     transfer: Sequence[tuple[Path, Sequence[str]]] = (),

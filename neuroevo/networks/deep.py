@@ -34,7 +34,7 @@ Weights = Mapping[str, Tensor]  # {name: [n, *shape]}
 
 
 def forward(
-    cut: Cut, head: str, head_forward: Forward, fixed: Weights, scale: Callable[[Tensor], Tensor] | None, method: str
+    cut: Cut, head: str, head_forward: Forward, fixed: Weights, *, scale: Callable[[Tensor], Tensor] | None, method: str
 ) -> Forward:
     """Return the logits of a population on rows at the cut, [B, D] shared or [n, B, D].
 
@@ -156,6 +156,7 @@ def plan(
     width: int,
     classes: int,
     limit: int,
+    *,
     device: torch.device,
     method: str,
     population: int,
@@ -173,7 +174,7 @@ def plan(
     found: dict[str, Plan] = {}
     least = torch.inf
     for name in METHODS if method == "auto" else (method,):
-        evaluates, trains = _needs(make(name), start, width, classes, device, slots if batch else None)
+        evaluates, trains = _needs(make(name), start, width, classes, device=device, slots=slots if batch else None)
         least = min(least, max(evaluates(1, 1), 0 if trains is None else trains(1, 1)))
         samples, micro, trained = CPU_SAMPLES if cpu else GPU_SAMPLES, batch, 0
         while samples > 1 and not evaluates.individuals(usable, samples):
@@ -194,12 +195,13 @@ def plan(
     seconds = {}
     for name, plan in found.items() if len(found) > 1 else ():
         n = 1 if name == "loop" else min(plan.individuals, PROBED)
-        seconds[name] = _rate(make(name), start, width, n, plan.samples, device) * (CLEARLY if name == "vmap" else 1)
+        rate = _rate(make(name), start, width, n, plan.samples, device=device)
+        seconds[name] = rate * (CLEARLY if name == "vmap" else 1)
     return found[min(seconds, key=seconds.__getitem__)] if seconds else next(iter(found.values()))
 
 
 def _needs(
-    run: Forward, start: Weights, width: int, classes: int, device: torch.device, slots: int | None
+    run: Forward, start: Weights, width: int, classes: int, *, device: torch.device, slots: int | None
 ) -> tuple[Need, Need | None]:
     """Measure what evaluation and, unless `slots` is None, training need."""
     genes = sum(w.numel() for w in start.values())
@@ -230,7 +232,7 @@ def _repeated(start: Weights, n: int) -> dict[str, Tensor]:
     return {name: w.expand(n, *w.shape[1:]) for name, w in start.items()}
 
 
-def _rate(run: Forward, start: Weights, width: int, n: int, samples: int, device: torch.device) -> float:
+def _rate(run: Forward, start: Weights, width: int, n: int, samples: int, *, device: torch.device) -> float:
     """Return the seconds an individual and sample, the median of three evaluations after one."""
     weights = {name: w.contiguous() for name, w in _repeated(start, n).items()}
     rows = torch.rand(samples, width, device=device)

@@ -166,7 +166,7 @@ def test_export_and_scores_on_other_images_need_the_runs_folder_alone(
     make_folder(tmp_path, {"other": {"0": 3, "7": 2}}, grey=True)
     parts, step = reopen.opened(run, Quiet())
     other = datasets.labelled(str(tmp_path / "other"), parts.classes)
-    rows, _ = feature_cache.cached(parts.backbone, other, parts.device, lambda done, total: None)
+    rows, _ = feature_cache.fetch(parts.backbone, other, parts.device, lambda done, total: None)
     labels = torch.from_numpy(other.labels)
     expected = parts.test(step.champion.genome, parts.seen(rows, labels), torch.arange(5)).scores
     monkeypatch.setattr(build, "dataset", lambda c: pytest.fail("the data set was asked for"))

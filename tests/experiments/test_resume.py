@@ -450,7 +450,7 @@ def test_features_that_are_not_those_the_run_began_with_are_said(
     experiment.run(load(None, [*SETS, "budget.generations=4"]), str(folder), "test", Quiet())
     reopen.opened(str(folder), quiet)
     assert quiet.lines == []
-    real = feature_cache.cached
+    real = feature_cache.fetch
 
     def other(*args: Any, **named: Any) -> Any:
         rows, computed = real(*args, **named)
@@ -458,7 +458,7 @@ def test_features_that_are_not_those_the_run_began_with_are_said(
         rows[0, 9] += 1e-3
         return rows, computed
 
-    monkeypatch.setattr(feature_cache, "cached", other)
+    monkeypatch.setattr(feature_cache, "fetch", other)
     reopen.opened(str(folder), quiet)
     assert [line.split()[0] for line in quiet.lines] == ["features"]
 

@@ -102,7 +102,9 @@ def test_frozen_weights_are_known_by_all_that_does_not_evolve(tmp_path: Path) ->
     found = []
     for name in (None, "layer4.0.conv1.weight", "layer4.0.bn1.running_mean", "fc.weight"):
         save_file(state if name is None else state | {name: state[name] + 1}, tmp_path / "w.safetensors")
-        built = backbones.build("timm/test_resnet", str(tmp_path / "w.safetensors"), 32, (8, 8, 1), None, ["layer4"])
+        built = backbones.build(
+            "timm/test_resnet", str(tmp_path / "w.safetensors"), 32, (8, 8, 1), trainable=["layer4"]
+        )
         found.append(built.frozen)
     assert [sha == found[0] for sha in found] == [True, True, False, True]
 
