@@ -15,7 +15,8 @@ from neuroevo.data.datasets import Dataset
 from neuroevo.data.pictures import Picture
 from neuroevo.data.pixels import MODES, crop, flatten
 from neuroevo.errors import InputError
-from neuroevo.networks.backbones import Backbone, Transform
+from neuroevo.networks.backbones import Backbone
+from neuroevo.networks.libraries import Transform
 
 LIVE_KEPT = 64  # batches of live views that are kept for their second use
 BATCH = 64  # images at a time through the backbone; fixed, so that computing features again gives the same bytes

@@ -29,7 +29,8 @@ from neuroevo.data.images import Arrays, Files
 from neuroevo.data.pictures import DECODING
 from neuroevo.data.pixels import pixels
 from neuroevo.errors import InputError
-from neuroevo.networks.backbones import Backbone, Transform
+from neuroevo.networks.backbones import Backbone
+from neuroevo.networks.libraries import Transform
 
 
 def address(

@@ -21,6 +21,7 @@ from neuroevo.experiments import starts
 from neuroevo.experiments.memory import fits
 from neuroevo.networks import backbones
 from neuroevo.networks.backbones import Backbone, Native
+from neuroevo.networks.weights import check_finite
 
 NETWORK = 8  # times an image's own size: what a network needs beside it, or more
 
@@ -60,7 +61,7 @@ def make_head(c: Config, backbone: Backbone, dim: int, classes: int) -> nn.Modul
         with torch.no_grad():
             for parameter in layers[-1].parameters():
                 parameter.zero_()
-    backbones.check_finite(dict(head.named_parameters()), f"head: {name}")
+    check_finite(dict(head.named_parameters()), f"head: {name}")
     return head
 
 

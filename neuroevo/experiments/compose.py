@@ -50,12 +50,13 @@ from neuroevo.experiments.starts import HEAD, START, Given
 from neuroevo.learning.refine import refiner, slice_size
 from neuroevo.learning.sensitivity import PROBE, Sensitivity
 from neuroevo.learning.task import Settings, Task
-from neuroevo.networks import backbones, deep, heads, quantised
+from neuroevo.networks import deep, heads, quantised
 from neuroevo.networks.affine import Scale
 from neuroevo.networks.backbones import Backbone
 from neuroevo.networks.classes import Classes
 from neuroevo.networks.heads import Forward
 from neuroevo.networks.weightfiles import stripped
+from neuroevo.networks.weights import check_finite
 from neuroevo.problems import intervals
 from neuroevo.problems.metric import LOWER_IS_BETTER, Metric, OfGenome, adjusted, of_network, reported
 from neuroevo.problems.metrics import weighted_cross_entropy
@@ -182,7 +183,7 @@ class Experiment:
             weights = starts.in_order(self.head, self.backbone.head, width, found, self.classes, whole=whole)
         backbone = {name: self.base[name] for name in self.backbone.trainable}
         given = {name: weights[name][None].to(self.device) for name in self.layout.names if name in weights}
-        backbones.check_finite(given, source)
+        check_finite(given, source)
         raw = self.base if self.scale is None else self.scale.fold(self.base, self.first)
         try:  # shapes first
             Layout.of({name: w[0] for name, w in raw.items() if name in self.layout.names}).flatten(backbone | given)

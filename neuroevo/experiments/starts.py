@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from neuroevo import config
 from neuroevo.config import Config
 from neuroevo.errors import InputError
-from neuroevo.networks import backbones, classes, heads
+from neuroevo.networks import classes, heads
 from neuroevo.networks.affine import Scale
 from neuroevo.networks.backbones import Backbone
 from neuroevo.networks.classes import Classes
 from neuroevo.networks.weightfiles import read_named, stripped
+from neuroevo.networks.weights import check_finite
 from neuroevo.storage import rundir
 
 LOST = 1e-3  # of a head's weights: what a projection may leave out of it
@@ -163,7 +164,7 @@ def head_weights(
         expected = weights if scale is None else scale.fold(weights, first)
         if all(name in found.weights and found.weights[name].shape == w.shape[1:] for name, w in expected.items()):
             given = found._replace(weights={name: found.weights[name] for name in weights})
-            backbones.check_finite(given.weights, given.source)
+            check_finite(given.weights, given.source)
     if given is None and c.head.init == "network":
         check_head(c, backbone, len(now))
         state = {f"{backbone.head}.{name}": value for name, value in own_head(backbone).state_dict().items()}

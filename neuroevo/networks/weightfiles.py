@@ -25,9 +25,13 @@ WRAPPINGS = ("state_dict", "model_state_dict", "model", "net", "network", "modul
 AVERAGES = ("state_dict_ema", "model_ema", "ema", "ema_state_dict", "ema_model", "model_ema_state_dict")
 DEPTH = 4  # wrappings within wrappings
 PLAIN: list[Any] = [  # what stands beside weights in training scripts' files, and can do nothing
-    argparse.Namespace, types.SimpleNamespace, pathlib.PosixPath, pathlib.PurePosixPath, np.dtype,
+    argparse.Namespace,
+    types.SimpleNamespace,
+    pathlib.PosixPath,
+    pathlib.PurePosixPath,
+    np.dtype,
     *{type(np.dtype(kind)) for kind in "?bBhHiIlLqQefd"},
-]  # fmt: skip
+]
 
 
 def digest(state: Mapping[str, Tensor]) -> str:

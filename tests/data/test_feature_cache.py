@@ -20,7 +20,8 @@ from neuroevo.data.images import Arrays
 from neuroevo.data.pixels import pixels
 from neuroevo.errors import InputError, Interrupted
 from neuroevo.networks import affine, backbones
-from neuroevo.networks.backbones import Backbone, Transform
+from neuroevo.networks.backbones import Backbone
+from neuroevo.networks.libraries import Transform
 
 CPU = torch.device("cpu")
 

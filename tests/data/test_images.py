@@ -652,7 +652,7 @@ def test_memory_that_runs_out_on_the_machine_is_not_the_files_fault(
 
 def test_a_view_has_the_same_conversion_as_the_image_itself() -> None:
     from neuroevo.data.augment import Augment
-    from neuroevo.networks.backbones import Transform
+    from neuroevo.networks.libraries import Transform
 
     augment = Augment([{"name": "RandomHorizontalFlip", "p": 0}], (16, 16))
     for channels in (1, 3, 4):

@@ -202,7 +202,7 @@ def test_cost_is_what_really_went_through(tmp_path: Path, weights: str, monkeypa
 
     fixed = Plan("loop", 10, 4, 16, 2**31, 2, trained=1, micro=8)
     monkeypatch.setattr(deep, "forward", forward)
-    monkeypatch.setattr(deep, "plan", lambda *_: fixed)
+    monkeypatch.setattr(deep, "plan", lambda *_, **__: fixed)
     given = ["refine.steps=2", "refine.batch_size=20", "algorithm.mutation.safe=true", "refine.back_off=true"]
     result = start(tmp_path / "r", weights, *given)
     cost = result["cost"]
@@ -254,7 +254,7 @@ def test_without_memory_slices_are_halved_and_the_run_goes_on_and_says_so(
 
         return small
 
-    monkeypatch.setattr(deep, "plan", lambda *_: Plan("loop", 10, 6, 16, 2**31, 2))
+    monkeypatch.setattr(deep, "plan", lambda *_, **__: Plan("loop", 10, 6, 16, 2**31, 2))
     calm = start(tmp_path / "calm", weights, "validate.every=3", quiet=quiet)
     assert calm["plan_changes"] == []
     monkeypatch.setattr(deep, "forward", forward)
