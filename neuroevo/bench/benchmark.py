@@ -27,7 +27,7 @@ from neuroevo.errors import InputError, RunError
 from neuroevo.experiments import build, costs, experiment, log
 from neuroevo.experiments.log import Reporter
 from neuroevo.problems.metric import LOWER_IS_BETTER
-from neuroevo.storage import claims, rundir
+from neuroevo.storage import claims, records, rundir
 from neuroevo.tuning import tune
 
 
@@ -129,8 +129,8 @@ def opened(folder: Path) -> Bench:
     right = {
         "config": isinstance(memory, dict) and memory.get("limit") is not None,
         "arms": all(overlay is None or isinstance(overlay, dict) for overlay in overlays.values()),
-        **{key: rundir.count(raw[key]) and raw[key] > 0 for key in ("samples", "seeds", "splits", "jobs")},
-        "levels": isinstance(raw["levels"], list) and all(map(rundir.number, raw["levels"])),
+        **{key: records.count(raw[key]) and raw[key] > 0 for key in ("samples", "seeds", "splits", "jobs")},
+        "levels": isinstance(raw["levels"], list) and all(map(records.number, raw["levels"])),
         "command": isinstance(raw["command"], str),
         "data": isinstance(data, dict) and all(map(Identity.is_record, data.values())),
     }

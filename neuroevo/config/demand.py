@@ -24,9 +24,11 @@ def load(file: str | None, sets: Sequence[str] = (), note: Callable[[str], None]
 
 
 def demand(
-    raw: dict[str, Any], base: Mapping[str, Any] | None = None, sets: Sequence[str] = (),
+    raw: dict[str, Any],
+    base: Mapping[str, Any] | None = None,
+    sets: Sequence[str] = (),
     note: Callable[[str], None] = lambda line: None,
-) -> Config:  # fmt: skip
+) -> Config:
     """Check a raw config that a user asks for now: as `check`, and InputError where a key does nothing or spoils it.
 
     What only the settings that were applied to `base` made pointless is dropped, and `note` is told. What was written

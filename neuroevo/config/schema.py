@@ -245,8 +245,14 @@ class Tune(Section):
 
 
 SECTIONS: dict[str, type[Section]] = {  # by where they are
-    "data": Data, "backbone": Backbone, "head": Head, "features": Features, "refine": Refine, "memory": Memory,
-    "tune": Tune, "tune.trial": Trial,
-}  # fmt: skip
+    "data": Data,
+    "backbone": Backbone,
+    "head": Head,
+    "features": Features,
+    "refine": Refine,
+    "memory": Memory,
+    "tune": Tune,
+    "tune.trial": Trial,
+}
 # Sections in which no default depends on what a search can set.
 SETTLED = ("seed", "device", "data", "validate", "budget", "checkpoint", "memory", "tune")

@@ -38,9 +38,12 @@ def refiner(
     """
     s = settings
     named: dict[str, float | Range | None] = {
-        "lr": s.lr, "momentum": optimizer.momentum, "weight_decay": s.weight_decay or None,
-        "label_smoothing": s.label_smoothing, "dropout": s.dropout,
-    }  # fmt: skip
+        "lr": s.lr,
+        "momentum": optimizer.momentum,
+        "weight_decay": s.weight_decay or None,
+        "label_smoothing": s.label_smoothing,
+        "dropout": s.dropout,
+    }
     ranges = {
         name: 0.0 if value is None else value for name, value in named.items() if name in given or value is not None
     }
@@ -86,10 +89,11 @@ def refiner(
         for part in rows.split(task.individuals):
             x = genomes[part].to(task.device)
             values = {
-                name: traits[name][part].to(x) if isinstance(value, tuple) or name in given
+                name: traits[name][part].to(x)
+                if isinstance(value, tuple) or name in given
                 else x.new_full((len(part),), value)
                 for name, value in ranges.items()
-            }  # fmt: skip
+            }
             values["lr"] = values["lr"] * factor(s.schedule, context.progress, s.final)
             slots = [traits[slot][part].to(x) if inherits else torch.zeros_like(x) for slot in optimizer.slots]
             before = so_far[part].to(x) if inherits else x.new_zeros(len(part))
@@ -201,9 +205,17 @@ def with_traits(population: Population, ranges: dict[str, float | Range], contex
 
 
 def slice_size(
-    genes: int, dim: int, widths: Sequence[int], *, linear: bool, slots: int, own: bool, size: int, limit: int,
+    genes: int,
+    dim: int,
+    widths: Sequence[int],
+    *,
+    linear: bool,
+    slots: int,
+    own: bool,
+    size: int,
+    limit: int,
     device: torch.device,
-) -> int:  # fmt: skip
+) -> int:
     """Return how many heads train at a time within the memory limit; InputError where it is too small for one.
 
     `genes` of a head on `dim` features with layers of these widths, `slots` that the optimizer keeps, `own` batches or

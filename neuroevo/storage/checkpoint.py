@@ -290,9 +290,11 @@ def _fitting(found: Checkpoint) -> None:
         "population/fitness": (scores.values, double, (n, None)),
         "population/invalid": (scores.invalid, torch.bool, (n,)),
         "champion/genome": (found.step.champion.genome, single, (genes,)),
-        **{f"population/traits/{key}": (trait, None, (n, *[None] * (trait.ndim - 1)))
-           for key, trait in population.traits.items()},
-    }  # fmt: skip
+        **{
+            f"population/traits/{key}": (trait, None, (n, *[None] * (trait.ndim - 1)))
+            for key, trait in population.traits.items()
+        },
+    }
     if found.front is not None:
         shapes["front/genomes"] = found.front.genomes, single, (None, genes)
         shapes["front/fitness"] = found.front.fitness, double, (len(found.front.genomes), None)
