@@ -25,7 +25,7 @@ from neuroevo.forecast import forecast
 from neuroevo.forecast.forecast import Forecaster
 from neuroevo.networks import heads
 from neuroevo.problems.metric import reported
-from neuroevo.storage import checkpoint, hdf5, records, rundir
+from neuroevo.storage import checkpoint, generations, hdf5, records, rundir
 from neuroevo.tuning import trials
 
 Rows = list[tuple[str, str]]
@@ -47,7 +47,7 @@ def describe(path: str) -> tuple[str, Rows]:
             ("status", f"{result.get('status', 'unfinished')} ({result.get('stop_reason', 'no result yet')})")
         ]
         rows += [
-            ("checkpoints", ", ".join(file.name for file in reversed(checkpoint.listed(folder / rundir.CHECKPOINTS))))
+            ("checkpoints", ", ".join(file.name for file in reversed(generations.paths(folder / rundir.CHECKPOINTS))))
         ]
         rows += [("damaged", line) for line in bad]
         rows += [("warning", line) for line in result.get("warnings", [])]

@@ -27,7 +27,8 @@ from neuroevo.experiments.recorders import aside, made, once, planned, recorded,
 from neuroevo.experiments.reopen import agreed, changed, of_genome, reopened, restored, searched
 from neuroevo.experiments.signals import Signals, punctual
 from neuroevo.networks.backbones import Backbone
-from neuroevo.storage import checkpoint, claims, rundir
+from neuroevo.storage import checkpoint, claims, generations, rundir
+from neuroevo.storage.writer import Writer
 
 FREE_SHARE = 4  # an evaluation may use up to a quarter of the memory that is free at the start
 
@@ -117,7 +118,7 @@ def unbegun(folder: Path, reporter: Reporter) -> Iterator[None]:
 
 def begun(folder: Path) -> bool:
     """Tell whether a run has a checkpoint of some generation."""
-    return any(checkpoint.number(path) for path in checkpoint.listed(folder / rundir.CHECKPOINTS))
+    return any(generations.number(path) for path in generations.paths(folder / rundir.CHECKPOINTS))
 
 
 def begin_or_resume(c: Config, out: str | None, stem: str, reporter: Reporter) -> Path:
@@ -221,7 +222,7 @@ def go(
     beside |= {f"{checkpoint.KEPT}/{key}": tensor for key, tensor in experiment.keeps().items()}
     tuned = rundir.newest(folder / rundir.TUNE, log)
     beside |= {} if tuned is None else checkpoint.trials(tuned.path)
-    writer = checkpoint.Writer(folder / rundir.CHECKPOINTS, attributes, beside, c.checkpoint.keep)
+    writer = Writer(folder / rundir.CHECKPOINTS, attributes, beside, c.checkpoint.keep)
     if step.generation == 0 and experiment.backbone.cut is not None:
         writer.submit(step, history)  # a plan that was measured is not measured again
 

@@ -22,7 +22,7 @@ from neuroevo.experiments.compose import Experiment
 from neuroevo.experiments.log import Reporter, versions, watched
 from neuroevo.experiments.signals import Signals
 from neuroevo.networks import weightfiles
-from neuroevo.storage import checkpoint, rundir
+from neuroevo.storage import checkpoint, generations, rundir
 
 # What can change from one command on a run or a search to the next, as dotted keys begin.
 CHANGING = ("budget", "checkpoint", "data.root", "data.file", "tune.budget", "tune.patience", "tune.final")
@@ -74,7 +74,7 @@ def newest(folder: Path, written: Config | None, log: Callable[[str], None]) -> 
     found = checkpoint.newest(folder / rundir.CHECKPOINTS, log)
     if found is None or written is None or of_run(found, written):
         return found
-    for path in checkpoint.listed(folder / rundir.CHECKPOINTS):
+    for path in generations.paths(folder / rundir.CHECKPOINTS):
         with suppress(InputError):
             other = checkpoint.read(path)
             if of_run(other, written):

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from neuroevo.errors import InputError
-from neuroevo.storage import checkpoint, rundir
+from neuroevo.storage import generations, rundir
 
 FIRST = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d " + re.escape(rundir.COMMAND))  # what a run's log begins with
 LEFT = (rundir.CONFIG, rundir.LOG, rundir.HISTORY, rundir.LINEAGE)  # by a run that never began, beside checkpoints
@@ -130,7 +130,7 @@ def refuse(folder: Path, out: str, bench: bool = False) -> None:
 
 def holds(folder: Path) -> bool:
     """Tell whether a run has begun in a folder, or what was one is left of it."""
-    if any(checkpoint.listed(each / rundir.CHECKPOINTS) for each in (folder, folder / rundir.TUNE)):
+    if any(generations.paths(each / rundir.CHECKPOINTS) for each in (folder, folder / rundir.TUNE)):
         return True
     return (folder / rundir.CONFIG).is_file() and logged(folder / rundir.LOG)
 
@@ -161,7 +161,7 @@ def never_began(folder: Path, names: set[str]) -> bool:
             if not stat.S_ISDIR(about[rundir.CHECKPOINTS].st_mode):
                 return False
             inside = [path.with_suffix(".h5") for path in (folder / rundir.CHECKPOINTS).iterdir()]
-            if any(checkpoint.number(path) != 0 for path in inside):
+            if any(generations.number(path) != 0 for path in inside):
                 return False
     except OSError:
         return False
@@ -178,7 +178,7 @@ def sweep(folder: Path) -> None:
     for inner in (folder / rundir.CHECKPOINTS, folder / rundir.RUNG):
         if inner.is_dir() and not inner.is_symlink():
             for path in list(inner.iterdir()):
-                if checkpoint.written(path.name) or inner.name == rundir.RUNG:
+                if generations.is_checkpoint(path.name) or inner.name == rundir.RUNG:
                     with suppress(OSError):
                         path.unlink()
             with suppress(OSError):

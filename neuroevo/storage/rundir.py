@@ -20,8 +20,8 @@ from torch import Tensor
 from neuroevo.engine.loop import Step
 from neuroevo.errors import InputError, RunError, printable
 from neuroevo.networks.weightfiles import sealed
-from neuroevo.storage import checkpoint
-from neuroevo.storage.checkpoint import History, flush_folder
+from neuroevo.storage import checkpoint, generations
+from neuroevo.storage.checkpoint import History
 from neuroevo.storage.records import count, of_history, of_lineage, of_result
 
 OUT = Path("runs/out")  # where runs are whose folder isn't named
@@ -61,7 +61,7 @@ def existing(folder: str) -> Path:
     """Return the folder of a run that is there, or InputError; its checkpoints are enough."""
     path = Path(folder)
     there = (path, path / TUNE)
-    if (path / CONFIG).is_file() or any(checkpoint.listed(each / CHECKPOINTS) for each in there):
+    if (path / CONFIG).is_file() or any(generations.paths(each / CHECKPOINTS) for each in there):
         return path
     raise InputError(f"{folder}: no run is there ({CONFIG} not found)")
 
@@ -88,7 +88,7 @@ def replace(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-        flush_folder(path.parent)
+        generations.flush_folder(path.parent)
     except OSError as error:
         raise unwritten(path, error) from error
     finally:

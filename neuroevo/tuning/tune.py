@@ -35,7 +35,8 @@ from neuroevo.experiments.experiment import Ready
 from neuroevo.experiments.log import Reporter, logged, versions, watched
 from neuroevo.experiments.signals import Signals
 from neuroevo.problems.metric import LOWER_IS_BETTER
-from neuroevo.storage import checkpoint, claims, rundir
+from neuroevo.storage import checkpoint, claims, generations, rundir
+from neuroevo.storage.writer import Writer
 from neuroevo.tuning import trials
 from neuroevo.tuning.trials import Trainer
 
@@ -374,7 +375,7 @@ class Stage(NamedTuple):
 def stage(folder: Path, log: Callable[[str], None]) -> Stage | None:
     """Return how far a folder is with a search of hyperparameters; None where there is none."""
     moved = folder / rundir.TUNE
-    if not checkpoint.listed(moved / rundir.CHECKPOINTS):
+    if not generations.paths(moved / rundir.CHECKPOINTS):
         saved, c = reopen.reopened(folder, log)
         return None if c.tune is None else Stage(folder, saved, c, False)
     # Its checkpoints were moved before anything of the final run was written, and its config after.
@@ -386,7 +387,7 @@ def stage(folder: Path, log: Callable[[str], None]) -> Stage | None:
         now = config.check(config.read(str(folder / rundir.CONFIG)))
     except InputError:
         now = None
-    begun = bool(checkpoint.listed(folder / rundir.CHECKPOINTS)) or (now is not None and now.tune is None)
+    begun = bool(generations.paths(folder / rundir.CHECKPOINTS)) or (now is not None and now.tune is None)
     if not begun and now is not None and now.tune is not None and c.tune is not None:
         c = replace(c, tune=replace(c.tune, rest=c.tune.rest.model_copy(update={"final": now.tune.rest.final})))
     return Stage(moved, saved, c, begun)
@@ -460,7 +461,7 @@ def search(
     c, folder, rules = tuner.config, tuner.folder, tuner.rules()
     recorders.made(folder / rundir.CHECKPOINTS)
     notes = trials.attributes(tuner.ready, tuner.trainer.data, tuner.layout)
-    writer = checkpoint.Writer(folder / rundir.CHECKPOINTS, notes, {}, c.checkpoint.keep)
+    writer = Writer(folder / rundir.CHECKPOINTS, notes, {}, c.checkpoint.keep)
     algorithm = tuner.algorithm()
     if step.generation == 0:
         context = Context(c.seed, 1, 0.0, HOME, tuner.layout)

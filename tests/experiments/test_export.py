@@ -17,7 +17,7 @@ from neuroevo.data import augment, datasets, feature_cache
 from neuroevo.data.pixels import pixels
 from neuroevo.errors import InputError
 from neuroevo.experiments import build, evaluation, experiment, export, reopen
-from neuroevo.storage import checkpoint
+from neuroevo.storage import checkpoint, generations
 
 SETS = [
     "backbone.name=timm/resnet10t", "backbone.weights=none", "data.image_size=32", "data.limit=150",
@@ -90,7 +90,7 @@ def test_each_exported_member_of_the_front_scores_as_its_row_says(tmp_path: Path
             "algorithm.mutation.sigma=0.05", "fitness.samples=100000", "features.components=null"]  # fmt: skip
     run = str(tmp_path / "r")
     experiment.run(load(None, sets), run, "test", Quiet())
-    with h5py.File(checkpoint.listed(tmp_path / "r" / "checkpoints")[0]) as file:  # with h5py alone
+    with h5py.File(generations.paths(tmp_path / "r" / "checkpoints")[0]) as file:  # with h5py alone
         fitness = file["front/fitness"][()]
         everybody = file["population/fitness"][()]
     assert len(fitness) > 3

@@ -25,7 +25,7 @@ from neuroevo.networks.quantised import LEVELS
 from neuroevo.problems import intervals
 from neuroevo.search.algorithms import ALGORITHMS
 from neuroevo.search.operators import masks, mutation
-from neuroevo.storage import checkpoint
+from neuroevo.storage import generations
 
 PLAIN = Layout(("0.weight", "0.bias", "conv.weight", "gain"), ((3, 5), (3,), (2, 3, 2, 2), ()))
 TERNARY = quantised.levelled(PLAIN, 1)
@@ -356,7 +356,7 @@ def test_a_head_without_a_linear_layer_evolves_on_levels(tmp_path: Path) -> None
 
 def test_a_checkpoint_says_which_genes_are_levels(tmp_path: Path) -> None:
     start(tmp_path / "r", "genome.levels=ternary")
-    with h5py.File(checkpoint.listed(tmp_path / "r" / "checkpoints")[0]) as file:
+    with h5py.File(generations.paths(tmp_path / "r" / "checkpoints")[0]) as file:
         layout = Layout.from_json(str(file.attrs["layout"]))
         assert layout.tops == {"head.weight": 1}
         assert layout.names == ("head.weight", "head.weight.scale", "head.bias")
