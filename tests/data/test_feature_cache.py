@@ -367,7 +367,7 @@ def test_a_projection_folds_into_a_layer_and_out_again(components: int | None, w
 def test_features_are_decomposed_once_and_others_anew(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
     counted: list[int] = []
     real = _principal
-    monkeypatch.setattr(components_module, "_principal", lambda **given: counted.append(1) or real(**given))
+    monkeypatch.setattr(components_module, "_principal", lambda *given: counted.append(1) or real(**given))
     rows = correlated(77, 5)
     first, again = fitted(rows, 3, 0.5), fitted(rows, 2, 0.0)
     assert len(counted) == 1
