@@ -76,7 +76,7 @@ def demand(base: Mapping[str, Any], overlays: Mapping[str, Overlay | None], conf
                 raise InputError(f"arm {arm}: {key} has no effect: {why}")
         if overlay is not None or arm == "config":
             try:
-                config.spoilt(configs[arm])
+                config.check_sense(configs[arm])
             except InputError as error:
                 raise InputError(f"arm {arm}: {error}") from None
         nowhere = idle if nowhere is None else {key: why for key, why in idle.items() if key in nowhere}

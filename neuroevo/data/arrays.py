@@ -260,7 +260,7 @@ class Source:
         values, places = self.names_of(n, y)
         given = self.given_classes()
         if given is not None:
-            found = self._placed(values, given, by_name=values.dtype.kind == "U")
+            found = self._place(values, given, by_name=values.dtype.kind == "U")
             names = given
         else:
             found, names = np.arange(len(values)), tuple(map(str, values.tolist()))
@@ -270,7 +270,7 @@ class Source:
             self.refuse(f": y has {_few(names)} alone; two classes are the least")
         return names, found[places]
 
-    def _placed(self, values: Array, classes: Sequence[str], by_name: bool) -> npt.NDArray[np.int64]:
+    def _place(self, values: Array, classes: Sequence[str], by_name: bool) -> npt.NDArray[np.int64]:
         """Return the place of each label among classes, by its name or as the place itself."""
         if by_name:
             place = {name: i for i, name in enumerate(classes)}
@@ -291,12 +291,12 @@ class Source:
         values, places = self.names_of(n, y)
         given = self.given_classes()
         if given is not None:
-            own = self._placed(values, given, by_name=values.dtype.kind == "U")
+            own = self._place(values, given, by_name=values.dtype.kind == "U")
             values = np.array([given[i] for i in own.tolist()])
         by_name = values.dtype.kind == "U" or all(str(value) in classes for value in values.tolist())
         if not by_name:
             self.notes.append(f"y is taken as places among the run's classes: {_few(classes)}")
-        return self._placed(values, classes, by_name)[places]
+        return self._place(values, classes, by_name)[places]
 
     def splits(self, n: int, split: Array | None) -> tuple[npt.NDArray[np.int64], dict[str, str]]:
         """Return the split of each sample, -1 where that is to be chosen, and where each comes from.

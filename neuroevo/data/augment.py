@@ -47,7 +47,7 @@ class Live:
             batch = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
             with torch.no_grad():  # not inference_mode: they are trained on
                 self.kept[key] = torch.cat(
-                    [self.backbone.features(normalised(part, transform, self.device)) for part in batch.split(BATCH)]
+                    [self.backbone.features(normalise(part, transform, self.device)) for part in batch.split(BATCH)]
                 )
             self.computed += len(index)
         return self.kept[key]
@@ -106,7 +106,7 @@ def views(count: int, clean: int, train: Tensor) -> Callable[[Tensor, torch.Gene
     return view
 
 
-def normalised(batch: Tensor, transform: Transform, device: torch.device) -> Tensor:
+def normalise(batch: Tensor, transform: Transform, device: torch.device) -> Tensor:
     """Return uint8 images [B, channels, H, W] as the backbone takes them: float32, normalised, channels last."""
     x = batch.to(device).to(torch.float32, memory_format=torch.channels_last).div_(255)
     if transform.mean is not None and transform.std is not None:

@@ -22,7 +22,7 @@ from torch import Tensor
 from neuroevo import devices
 from neuroevo.data import cache
 from neuroevo.data.arrays import Vectors
-from neuroevo.data.augment import BATCH, Augment, normalised
+from neuroevo.data.augment import BATCH, Augment, normalise
 from neuroevo.data.components import unsaid
 from neuroevo.data.datasets import Dataset
 from neuroevo.data.images import Arrays, Files
@@ -78,7 +78,7 @@ def look_up(
     path = features_file(backbone, dataset.images, dtype, augment, view)
     if cache.sound(path):
         return _open(path, device), 0
-    return None, max(0, len(dataset.images) - BATCH * cache.appended(path))
+    return None, max(0, len(dataset.images) - BATCH * cache.count_batches(path))
 
 
 def rate(backbone: Backbone, dataset: Dataset, device: torch.device, augment: Augment | None, seconds: float) -> float:
@@ -89,7 +89,7 @@ def rate(backbone: Backbone, dataset: Dataset, device: torch.device, augment: Au
     assert not isinstance(images, Vectors)  # which go through no backbone
     with torch.inference_mode():
         for i, batch in enumerate(_batches(images, backbone.transform, augment, 0)):
-            backbone.features(normalised(batch, backbone.transform, device)).cpu()
+            backbone.features(normalise(batch, backbone.transform, device)).cpu()
             now = time.perf_counter()
             if i == 0 and len(images) > len(batch):  # the first also sets things up
                 began = now
@@ -127,12 +127,12 @@ def fetch(
     cache.tidy(path)
     if not cache.sound(path):
 
-        def waiting() -> None:
-            progress(min(total, cache.appended(path) * BATCH), total)
+        def wait() -> None:
+            progress(min(total, cache.count_batches(path) * BATCH), total)
 
-        with cache.locked(path, what, waiting):
+        with cache.lock(path, what, wait):
             if not cache.sound(path):  # another run may have made it while this one waited
-                with cache.explained(what):
+                with cache.explain(what):
                     damaged = cache.clear(path)
                 if damaged:
                     log(f"cached features {path}: damaged, computed anew")
@@ -188,7 +188,7 @@ def _compute(
         if begun:
             log(f"features: going on after {begun:,} of {total:,} images")
         for batch in _batches(images, backbone.transform, augment, view, begun):
-            rows = backbone.features(normalised(batch, backbone.transform, device))
+            rows = backbone.features(normalise(batch, backbone.transform, device))
             kept = rows.to(getattr(torch, dtype)).cpu().numpy()
             if not np.isfinite(kept).all():
                 file.discard()

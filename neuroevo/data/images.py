@@ -67,7 +67,7 @@ class Files:
     def faults(self) -> dict[int, str]:
         """Return the places of files that can't be read, each with the reason."""
         what = f"faults {DECODING} {PIL.__version__} {self.max_pixels}"
-        found = self._remembered(what, self._faults)
+        found = self._remember(what, self._faults)
         assert isinstance(found, list)
         return {int(place): str(reason) for place, reason in found}
 
@@ -84,11 +84,11 @@ class Files:
 
     def hashes(self) -> list[str]:
         """Return a hash of each file's content, in order."""
-        found = self._remembered("each", lambda: [_hash(path) for path in self.paths])
+        found = self._remember("each", lambda: [_hash(path) for path in self.paths])
         assert isinstance(found, list)
         return found
 
-    def _remembered(self, what: str, find: Callable[[], object]) -> object:
+    def _remember(self, what: str, find: Callable[[], object]) -> object:
         # As git's index does: known by path, size, inode and both times. ctime can't be set back by a user's tools. A
         # file touched in the last seconds may change again within the clock's resolution, so it isn't remembered.
         stats = [_known_by(path) for path in self.paths]

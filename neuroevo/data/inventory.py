@@ -25,7 +25,7 @@ NAMED = 5  # classes in a note, and broken images
 MANY = 100_000  # images, beyond which validate doesn't decode each
 
 
-def noted(data: Dataset, splits: Splits) -> Dataset:
+def add_notes(data: Dataset, splits: Splits) -> Dataset:
     """Return a data set with notes on what its splits have twice."""
     return replace(data, notes=(*data.notes, *duplicates(data, splits)))
 

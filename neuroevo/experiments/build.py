@@ -14,7 +14,7 @@ from neuroevo.data import inventory
 from neuroevo.data.arrays import Vectors
 from neuroevo.data.datasets import Dataset
 from neuroevo.data.identity import Identity
-from neuroevo.data.splits import limited, split
+from neuroevo.data.splits import limit_images, split
 from neuroevo.engine.rng import forked, generator
 from neuroevo.errors import InputError
 from neuroevo.experiments import starts
@@ -71,10 +71,10 @@ def dataset(c: Config) -> tuple[Dataset, dict[str, Tensor]]:
         whole: Dataset = c.dataset.bound()()
         check_samples(c, whole)
         if c.data.limit is not None:
-            whole = limited(whole, c.data.limit, c.data.split_seed)
+            whole = limit_images(whole, c.data.limit, c.data.split_seed)
         splits = split(whole, c.data.split_seed, c.data.validation, c.data.test, c.data.long_tail)
     whole = replace(whole, notes=config.under("data", whole.notes, ("broken",)))
-    return inventory.noted(whole, splits), splits
+    return inventory.add_notes(whole, splits), splits
 
 
 @config.at(**config.READING)

@@ -55,7 +55,7 @@ from neuroevo.networks.affine import Scale
 from neuroevo.networks.backbones import Backbone
 from neuroevo.networks.classes import Classes
 from neuroevo.networks.heads import Forward
-from neuroevo.networks.weightfiles import stripped
+from neuroevo.networks.weightfiles import strip_prefix
 from neuroevo.networks.weights import check_finite
 from neuroevo.problems import intervals
 from neuroevo.problems.metric import LOWER_IS_BETTER, Metric, OfGenome, adjusted, of_network, reported
@@ -136,7 +136,7 @@ class Experiment:
         if batches and self.backbone.cut is not None:
             own = {name: w for name, w in weights.items() if name in self.backbone.trainable}
             with torch.no_grad():
-                weights |= deep.recalibrated(
+                weights |= deep.recalibrate(
                     self.backbone.cut, own, lambda: (self.features.batch(rows)[0] for rows in batches)
                 )
         return weights
@@ -170,7 +170,7 @@ class Experiment:
         `classes`, where known, and of this run's in its order if not.
         """
         network = self.backbone.body.state_dict()
-        weights = stripped(dict(weights), {*network, *self.base})
+        weights = strip_prefix(dict(weights), {*network, *self.base})
         for name, weight in weights.items():
             here = None if name in self.base else network.get(name)
             recalibrated = name.endswith(STATISTICS) and self.config.backbone.batchnorm == "recalibrate"
@@ -516,7 +516,7 @@ def assemble(
     of_head = starts.head_weights(c, backbone, head, seen, whole.classes, scaled, first, device, kept or {})
     layout = Layout.of({name: w[0] for name, w in (base | (of_head if c.head.trainable else {})).items()})
     if c.genome.levels:
-        layout = quantised.levelled(layout, quantised.LEVELS[c.genome.levels])
+        layout = quantised.add_levels(layout, quantised.LEVELS[c.genome.levels])
         if not layout.tops:
             raise InputError(f"genome.levels: {c.head_part.name} has no weight matrix")
     algorithm = c.algorithm.search()

@@ -56,7 +56,7 @@ def others(experiment: Experiment, root: str, sets: Sequence[str]) -> Dataset:
     """Return labelled samples other than a run's own, of its kind: in class folders, or in an .npz file."""
     inputs = experiment.backbone.inputs
     if inputs is None and not root.endswith(".npz"):
-        return datasets.labelled(root, experiment.classes, **reading(sets))
+        return datasets.read_others(root, experiment.classes, **reading(sets))
     if sets:
         raise InputError(f"--set {sets[0]}: for class folders; {root} is read as an .npz file")
     found = datasets.labelled_arrays(root, experiment.classes)

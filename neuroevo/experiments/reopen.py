@@ -147,7 +147,7 @@ def found(c: Config, log: Callable[[str], None]) -> Config:
     """Return a run's config with the place that its data set has now, which may have moved."""
     key = datasets.place_option(c.dataset.name)
     root = c.dataset.options.get(key)
-    now = root and identity.located(str(root))
+    now = root and identity.locate(str(root))
     if now == root:
         return c
     log(f"data.{key}: {root} isn't there; {now} is taken")

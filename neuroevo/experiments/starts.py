@@ -18,7 +18,7 @@ from neuroevo.networks import classes, heads
 from neuroevo.networks.affine import Scale
 from neuroevo.networks.backbones import Backbone
 from neuroevo.networks.classes import Classes
-from neuroevo.networks.weightfiles import read_named, stripped
+from neuroevo.networks.weightfiles import read_named, strip_prefix
 from neuroevo.networks.weights import check_finite
 from neuroevo.storage import rundir
 
@@ -57,7 +57,7 @@ def lines(c: Config, backbone: Backbone, now: Classes) -> list[str]:
     sources = c.genome.start if c.head.trainable else c.genome.start[:1]
     for source in sources:
         given = read(source, "genome.from")
-        own = stripped(given.weights, {*backbone.body.state_dict(), f"{backbone.head}.weight"})
+        own = strip_prefix(given.weights, {*backbone.body.state_dict(), f"{backbone.head}.weight"})
         matrices = [w for name, w in own.items() if name.startswith(backbone.head + ".") and w.ndim == 2]
         rows = {len(matrix) for matrix in matrices}
         found += _lines(given.source, given.classes, now, rows, c.head.trainable)
@@ -81,7 +81,7 @@ def _matched(then: Classes, now: Classes, source: str, learns: bool) -> classes.
         found = classes.match(then, now, source)
     if found.new and not learns:
         raise InputError(
-            f"head.trainable: false, but {source} lacks classes of the data ({classes.listed(found.new)}), which a "
+            f"head.trainable: false, but {source} lacks classes of the data ({classes.few(found.new)}), which a "
             "head that doesn't evolve can't learn"
         )
     return found
@@ -107,7 +107,7 @@ def in_order(
         )
     if any(len(weights.get(f"{layer}.{key}", then)) != len(then) for key in ("weight", "bias")):
         return weights
-    return classes.ordered(weights, layer, found, whole) if f"{layer}.weight" in weights else weights
+    return classes.reorder(weights, layer, found, whole) if f"{layer}.weight" in weights else weights
 
 
 def unfolded(scale: Scale, weights: Weights, first: str, source: str) -> Weights:
@@ -159,7 +159,7 @@ def head_weights(
     given: Given | None = None
     if c.genome.start:
         found = read(c.genome.start[0], "genome.from")
-        found = found._replace(weights=stripped(found.weights, {*weights, *backbone.body.state_dict()}))
+        found = found._replace(weights=strip_prefix(found.weights, {*weights, *backbone.body.state_dict()}))
         found = found._replace(weights=in_order(head, backbone.head, width, found, now, learns=False))
         expected = weights if scale is None else scale.fold(weights, first)
         if all(name in found.weights and found.weights[name].shape == w.shape[1:] for name, w in expected.items()):

@@ -56,14 +56,14 @@ def refiner(
         fresh = (population.parents[:, -1] >= 0) | (population.parents[:, 0] < 0)
         return {"all": fresh | True, "children": fresh, "elites": ~fresh}[s.who].nonzero().squeeze(1)
 
-    def chosen(population: Population, context: Context) -> Tensor:
+    def choose(population: Population, context: Context) -> Tensor:
         rows = eligible(population)
         if s.share < 1:
             order = torch.randperm(len(rows), generator=context.generator("refine/who"), device=rows.device)
             rows = rows[order[: round(s.share * len(rows))]].sort().values
         return rows
 
-    def taken(context: Context) -> int:
+    def steps_left(context: Context) -> int:
         """Return how many steps a generation takes: fewer in the last one, where the budget hasn't as many."""
         return s.steps if context.steps is None else min(s.steps, context.steps)
 
@@ -74,7 +74,7 @@ def refiner(
         population = with_traits(
             population, {name: value for name, value in ranges.items() if name not in given}, context
         )
-        rows, steps = chosen(population, context), taken(context)
+        rows, steps = choose(population, context), steps_left(context)
         if steps == 0 or not len(rows):
             return population, Cost()
         genomes, traits = population.genomes.clone(), dict(population.traits)

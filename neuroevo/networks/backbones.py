@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from neuroevo.errors import InputError
-from neuroevo.networks.cut import IMAGES, Cut, cut, matching
+from neuroevo.networks.cut import IMAGES, Cut, cut, match
 from neuroevo.networks.libraries import LIBRARIES, Transform, make_own
 from neuroevo.networks.weightfiles import digest
 from neuroevo.networks.weights import Head, check_network, load, take, weights_file
@@ -146,10 +146,10 @@ def _cut_before(backbone: Backbone, patterns: Sequence[str]) -> Backbone:
     network = backbone.body
     names = [name for name, _ in network.named_parameters()]
     for pattern in patterns:
-        if not matching(names, [pattern]):
+        if not match(names, [pattern]):
             there = ", ".join(key for key, child in network.named_children() if any(True for _ in child.parameters()))
             raise InputError(f"{pattern} matches no parameter of {backbone.name}; it has: {there}", option="trainable")
-    trainable = matching(names, patterns)
+    trainable = match(names, patterns)
     t = backbone.transform
     images = torch.linspace(-1, 1, 2 * t.channels * t.size[0] * t.size[1]).view(2, t.channels, *t.size)
     found = cut(network, set(trainable), images)

@@ -79,7 +79,7 @@ def norms(rest: nn.Module) -> dict[str, _BatchNorm]:
     return {name: m for name, m in rest.named_modules() if isinstance(m, _BatchNorm) and m.track_running_stats}
 
 
-def recalibrated(cut: Cut, weights: Weights, batches: Callable[[], Iterator[Tensor]]) -> dict[str, Tensor]:
+def recalibrate(cut: Cut, weights: Weights, batches: Callable[[], Iterator[Tensor]]) -> dict[str, Tensor]:
     """Return each individual's batch norm statistics {buffer: [n, channels]}, averaged over `batches` of rows [B, D].
 
     As `torch.optim.swa_utils.update_bn` does it: every batch is normalised by its own statistics.
@@ -87,7 +87,7 @@ def recalibrated(cut: Cut, weights: Weights, batches: Callable[[], Iterator[Tens
     layers = norms(cut.rest)
     n = len(next(iter(weights.values())))
     found: dict[str, list[Tensor]] = {}
-    with _learning(list(layers.values())):
+    with _batch_statistics(list(layers.values())):
         for i in range(n):
             buffers = {}
             for name, layer in layers.items():
@@ -106,7 +106,7 @@ def recalibrated(cut: Cut, weights: Weights, batches: Callable[[], Iterator[Tens
 
 
 @contextmanager
-def _learning(layers: list[_BatchNorm]) -> Iterator[None]:
+def _batch_statistics(layers: list[_BatchNorm]) -> Iterator[None]:
     """Let batch norms normalise by the batch, and average its statistics."""
     before = [(layer.training, layer.momentum) for layer in layers]
     try:
@@ -207,10 +207,10 @@ def _needs(
     genes = sum(w.numel() for w in start.values())
 
     def evaluate(n: int, samples: int) -> object:
-        return run(_repeated(start, n), torch.rand(samples, width, device=device))
+        return run(_repeat(start, n), torch.rand(samples, width, device=device))
 
     def learn(n: int, samples: int) -> object:
-        own = {name: w.clone().requires_grad_(True) for name, w in _repeated(start, n).items()}
+        own = {name: w.clone().requires_grad_(True) for name, w in _repeat(start, n).items()}
         out = run(own, torch.rand(samples, width, device=device))
         return torch.autograd.grad(out, list(own.values()), torch.ones_like(out))
 
@@ -228,13 +228,13 @@ def _needs(
     )
 
 
-def _repeated(start: Weights, n: int) -> dict[str, Tensor]:
+def _repeat(start: Weights, n: int) -> dict[str, Tensor]:
     return {name: w.expand(n, *w.shape[1:]) for name, w in start.items()}
 
 
 def _rate(run: Forward, start: Weights, width: int, n: int, samples: int, *, device: torch.device) -> float:
     """Return the seconds an individual and sample, the median of three evaluations after one."""
-    weights = {name: w.contiguous() for name, w in _repeated(start, n).items()}
+    weights = {name: w.contiguous() for name, w in _repeat(start, n).items()}
     rows = torch.rand(samples, width, device=device)
     with torch.no_grad():
         seconds = [_seconds(lambda: run(weights, rows), device) for _ in range(4)]

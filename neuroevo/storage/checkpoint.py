@@ -161,7 +161,7 @@ def verify(path: Path) -> None:
 def read(path: Path) -> Checkpoint:
     """Read a checkpoint, verified, all but the algorithm's state; InputError where it is damaged or another format."""
     verify(path)
-    with hdf5.opened(path) as file:
+    with hdf5.open_file(path) as file:
         attributes = dict(file.attrs)
         if attributes["format"] != FORMAT:
             raise InputError(f"{path}: checkpoint format {attributes['format']}; this version reads {FORMAT}")
@@ -215,7 +215,7 @@ def read(path: Path) -> Checkpoint:
             attributes.get("frozen"),
             _numbers(file, KEPT),
         )
-        _fitting(found)
+        _check_fit(found)
     return found
 
 
@@ -235,7 +235,7 @@ def _history(file: Any, attributes: Mapping[str, Any]) -> History:
     ]
 
 
-def _fitting(found: Checkpoint) -> None:
+def _check_fit(found: Checkpoint) -> None:
     """Raise ValueError where the parts of a checkpoint don't fit each other."""
     population, scores, genes = found.step.population, found.step.scores, found.layout.genes
     n = len(population.genomes)
@@ -269,7 +269,7 @@ def _number(value: float) -> float | None:
 
 def state(path: Path, template: Any, device: torch.device) -> Any:
     """Read the algorithm's state into the shape of `template`, whose values don't matter; InputError names a leaf."""
-    with hdf5.opened(path) as file:
+    with hdf5.open_file(path) as file:
 
         def tensor(item: Any, key: str, like: Tensor | None) -> Tensor:
             found = torch.from_numpy(np.asarray(item[()]))
@@ -296,7 +296,7 @@ def state(path: Path, template: Any, device: torch.device) -> Any:
 
 def trials(path: Path) -> dict[str, Tensor]:
     """Return the tensors of the trials in a checkpoint, by their paths; empty where there are none."""
-    with hdf5.opened(path) as file:
+    with hdf5.open_file(path) as file:
         return {f"{TRIALS}/{key}": tensor for key, tensor in _numbers(file, TRIALS).items()}
 
 

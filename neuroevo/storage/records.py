@@ -53,7 +53,7 @@ def of_result(result: dict[str, Any]) -> bool:
             and all(number(values.get(key)) for key in keys)
         )
 
-    def tested(test: Any) -> bool:
+    def of_test(test: Any) -> bool:
         if not isinstance(test, dict) or not isinstance(test.get("interval"), dict) or not count(test.get("images")):
             return False
         pairs = [
@@ -85,7 +85,7 @@ def of_result(result: dict[str, Any]) -> bool:
         and figures(champion.get("validation"))
         and count(result.get("generations"))
         and isinstance(champion.get("about", ""), str)
-        and ("test" not in champion or tested(champion["test"]))
+        and ("test" not in champion or of_test(champion["test"]))
         and (
             "tuning" not in result
             or (isinstance(result["tuning"], dict) and "trials" in result["tuning"] and of_result(result["tuning"]))

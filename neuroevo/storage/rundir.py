@@ -19,7 +19,7 @@ from torch import Tensor
 
 from neuroevo.engine.loop import Step
 from neuroevo.errors import InputError, RunError, printable
-from neuroevo.networks.weightfiles import sealed
+from neuroevo.networks.weightfiles import seal
 from neuroevo.storage import checkpoint, generations
 from neuroevo.storage.checkpoint import History
 from neuroevo.storage.records import count, of_history, of_lineage, of_result
@@ -327,4 +327,4 @@ def differing(one: Mapping[str, Any], other: Mapping[str, Any], prefix: str = ""
 
 def write_champion(folder: Path, weights: dict[str, Tensor], about: dict[str, Any]) -> None:
     """Write the champion's trainable part under its names in the network, with a note and a checksum."""
-    replace(folder / CHAMPION, sealed(weights, about))
+    replace(folder / CHAMPION, seal(weights, about))

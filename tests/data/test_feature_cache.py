@@ -216,7 +216,7 @@ def test_damaged_components_are_computed_anew_and_it_is_said(fresh: Path) -> Non
 def test_a_cache_that_can_only_be_read_serves_what_it_has(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows, _ = feature_cache.fetch(counting(), images(), CPU, nothing)
     components = fitted(rows, 2, 0.0)
-    monkeypatch.setattr(cache_module, "locked", None)
+    monkeypatch.setattr(cache_module, "lock", None)
     assert feature_cache.fetch(counting(), images(), CPU, nothing)[1] == 0
     assert torch.equal(fitted(rows, 2, 0.0).axes, components.axes)
 
@@ -367,7 +367,7 @@ def test_a_projection_folds_into_a_layer_and_out_again(components: int | None, w
 def test_features_are_decomposed_once_and_others_anew(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
     counted: list[int] = []
     real = _principal
-    monkeypatch.setattr(components_module, "_principal", lambda *given: counted.append(1) or real(**given))
+    monkeypatch.setattr(components_module, "_principal", lambda *given: counted.append(1) or real(*given))
     rows = correlated(77, 5)
     first, again = fitted(rows, 3, 0.5), fitted(rows, 2, 0.0)
     assert len(counted) == 1

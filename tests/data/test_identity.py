@@ -117,12 +117,12 @@ def test_the_longest_end_of_a_root_that_is_there_is_taken(tmp_path: Path, monkey
     for name in ("a/pets", "pets"):
         (tmp_path / name).mkdir(parents=True)
     monkeypatch.setenv("NEUROEVO_DATA", str(tmp_path))
-    assert identity.located("/x/a/pets") == str(tmp_path / "a/pets")
-    assert identity.located("/x/b/pets") == str(tmp_path / "pets")
-    assert identity.located("/x/b") == "/x/b"
-    assert identity.located(f"/x/{tmp_path.name}") == str(tmp_path)
+    assert identity.locate("/x/a/pets") == str(tmp_path / "a/pets")
+    assert identity.locate("/x/b/pets") == str(tmp_path / "pets")
+    assert identity.locate("/x/b") == "/x/b"
+    assert identity.locate(f"/x/{tmp_path.name}") == str(tmp_path)
     monkeypatch.delenv("NEUROEVO_DATA")
-    assert identity.located("/x/a/pets") == "/x/a/pets"
+    assert identity.locate("/x/a/pets") == "/x/a/pets"
 
 
 def test_other_names_in_the_same_order_change_nothing(there: Path, quiet: Quiet) -> None:

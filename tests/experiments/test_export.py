@@ -48,7 +48,7 @@ def expected(run: str) -> tuple[torch.Tensor, torch.Tensor]:
     t = parts.backbone.transform
     images = [pixels(whole.images[i], 3, t.size, Image.Resampling[t.interpolation.upper()]) for i in range(5)]
     batch = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
-    return augment.normalised(batch, t, torch.device("cpu")), logits
+    return augment.normalise(batch, t, torch.device("cpu")), logits
 
 
 @pytest.mark.parametrize("format", ["safetensors", "pt"])
@@ -165,7 +165,7 @@ def test_export_and_scores_on_other_images_need_the_runs_folder_alone(
     experiment.run(load(None, [*ALONE, *given]), run, "test", Quiet())
     make_folder(tmp_path, {"other": {"0": 3, "7": 2}}, grey=True)
     parts, step = reopen.opened(run, Quiet())
-    other = datasets.labelled(str(tmp_path / "other"), parts.classes)
+    other = datasets.read_others(str(tmp_path / "other"), parts.classes)
     rows, _ = feature_cache.fetch(parts.backbone, other, parts.device, lambda done, total: None)
     labels = torch.from_numpy(other.labels)
     expected = parts.test(step.champion.genome, parts.seen(rows, labels), torch.arange(5)).scores
@@ -178,7 +178,7 @@ def test_export_and_scores_on_other_images_need_the_runs_folder_alone(
     transform = parts.backbone.transform
     batch = next(feature_cache._batches(other.images, transform, None, 0))
     with torch.inference_mode():
-        logits = network(augment.normalised(batch, transform, torch.device("cpu")))
+        logits = network(augment.normalise(batch, transform, torch.device("cpu")))
     assert float(torch.nn.functional.cross_entropy(logits, labels)) == pytest.approx(
         expected["cross_entropy"], rel=1e-3
     )

@@ -342,6 +342,6 @@ def test_a_resume_needs_no_file_that_gave_the_networks_head(tmp_path: Path, netw
 
 def test_names_in_a_file_that_are_no_names_are_damage(tmp_path: Path) -> None:
     path = tmp_path / "w.safetensors"
-    path.write_bytes(weightfiles.sealed({"fc.weight": torch.zeros(2, 3)}, {"classes": ["a", 3]}))
+    path.write_bytes(weightfiles.seal({"fc.weight": torch.zeros(2, 3)}, {"classes": ["a", 3]}))
     with pytest.raises(InputError, match="damaged"):
         weightfiles.read_named(path)

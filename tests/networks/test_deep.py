@@ -21,7 +21,7 @@ from neuroevo.learning.sensitivity import SIGNS, Sensitivity
 from neuroevo.learning.task import Settings, Task
 from neuroevo.networks import backbones, deep, heads
 from neuroevo.networks.backbones import Backbone
-from neuroevo.networks.cut import cut, matching
+from neuroevo.networks.cut import cut, match
 from neuroevo.networks.heads import Forward
 from neuroevo.problems import metrics, scoring
 
@@ -60,7 +60,7 @@ def small(device: torch.device = CPU, scale: bool = False) -> Deep:
     network.norm.running_var.uniform_(0.5, 2)
     network.to(device)
     head = nn.Linear(6, C, device=device)
-    names = matching([name for name, _ in network.named_parameters()], ["conv", "norm"])
+    names = match([name for name, _ in network.named_parameters()], ["conv", "norm"])
     images = torch.randn(B, 3, 8, 8, device=device)
     found = cut(network, set(names), images)
     start = {name: network.get_parameter(name)[None] for name in names}
@@ -112,7 +112,7 @@ def test_recalibrated_statistics_are_those_of_torchs_update_bn() -> None:
     found = cut(d.network, {"conv.weight", "conv.bias", "norm.weight", "norm.bias"}, d.images)
     own = {name: w for name, w in d.layout.unflatten(d.genomes).items() if not name.startswith("head.")}
     before = copy.deepcopy(d.network.state_dict())
-    statistics = deep.recalibrated(found, own, lambda: iter(d.rows.split(5)))
+    statistics = deep.recalibrate(found, own, lambda: iter(d.rows.split(5)))
     for i, genome in enumerate(d.genomes):
         network = alone(d, genome)
         torch.optim.swa_utils.update_bn([d.images[:5], d.images[5:]], network)
@@ -314,7 +314,7 @@ def test_the_frozen_prefix_runs_once_an_image_and_scores_are_those_of_plain_netw
             genomes, layout.unflatten, forward, cached, torch.arange(6), [metrics.cross_entropy()], plan
         ).values[:, 0]
     assert ran == once  # and never again
-    images = augment.normalised(pixels.permute(0, 3, 1, 2), backbone.transform, CPU)
+    images = augment.normalise(pixels.permute(0, 3, 1, 2), backbone.transform, CPU)
     for i, genome in enumerate(genomes):
         network = backbone.network(head)
         before = {key: value.clone() for key, value in network.state_dict().items()}
