@@ -51,7 +51,7 @@ def run(
     limit = c.memory.limit or ready.config.memory.limit // jobs
     base = base | {"memory": {**(base.get("memory") or {}), "limit": limit}}
     bench = Bench(base, overlays, samples, seeds, splits, sorted(levels), jobs, log.command(), {})
-    with claims.claimed(out, "", 0, bench=True) as claim:
+    with claims.claim(out, "", 0, bench=True) as claim:
         there = (claim.folder / rundir.BENCH).exists()
         try:
             if there:
@@ -107,7 +107,7 @@ def given_to_arms(c: Config, splits: Mapping[str, torch.Tensor], budget: str | N
 def resume(run_dir: str, reporter: Reporter) -> Path:
     """Go on with a benchmark; one that is finished is left as it is, its tables written anew."""
     folder = Path(run_dir)
-    with claims.locked(folder):
+    with claims.lock(folder):
         bench = opened(folder)
         c = config.check(bench.base)
         given = sizes(c, experiment.prepared(c).given[1])._replace(samples=bench.samples)

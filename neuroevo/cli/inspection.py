@@ -34,7 +34,7 @@ Rows = list[tuple[str, str]]
 def describe(path: str) -> tuple[str, Rows]:
     """Return what a run's folder or a checkpoint file holds; InputError where it is neither, or is damaged."""
     if Path(path).is_dir():
-        folder = rundir.existing(path)
+        folder = rundir.find(path)
         bad: list[str] = []
         saved, _ = reopen.reopened(folder, bad.append)
         if saved is None:

@@ -83,7 +83,7 @@ def prepared(c: Config, log: Callable[[str], None] | None = None) -> Ready:
 def started(ready: Ready, out: str | None, stem: str, reporter: Reporter) -> Iterator[tuple[Path, Log]]:
     """Own a new run's folder, config written, with a log, while it is entered; bad input leaves no folder behind."""
     c = ready.config
-    with claims.claimed(out, stem, c.seed) as claim:
+    with claims.claim(out, stem, c.seed) as claim:
         folder = claim.folder
         try:
             # The log comes first: it tells whose folder it is.
@@ -127,7 +127,7 @@ def begin_or_resume(c: Config, out: str | None, stem: str, reporter: Reporter) -
     Without `out` the folder is runs/out/STEM-SEED. Budget and checkpoint are those of `c`.
     """
     out = str(rundir.OUT / f"{stem}-{c.seed}") if out is None else out
-    folder = claims.named(out)
+    folder = claims.out_folder(out)
     if not claims.holds(folder):
         return run(c, out, stem, reporter)
     if c.tune is not None:
@@ -142,7 +142,7 @@ def begin_or_resume(c: Config, out: str | None, stem: str, reporter: Reporter) -
 
 def resume(run_dir: str, sets: list[str], reporter: Reporter) -> Path:
     """Go on with a run from its newest good checkpoint; a finished one is left as it is unless its budget grew."""
-    folder = rundir.existing(run_dir)
+    folder = rundir.find(run_dir)
     for text in sets:
         if not text.startswith(("budget.", "checkpoint.", "data.root=", "data.file=")):
             raise InputError(
@@ -153,7 +153,7 @@ def resume(run_dir: str, sets: list[str], reporter: Reporter) -> Path:
 
 def resumed(folder: Path, change: Callable[[Config], Config], reporter: Reporter) -> Path:
     """Go on with a run whose config changes in budget or checkpoint alone."""
-    with Signals() as signals, claims.locked(folder), unbegun(folder, reporter), logged(folder, reporter) as log:
+    with Signals() as signals, claims.lock(folder), unbegun(folder, reporter), logged(folder, reporter) as log:
         saved, before = reopened(folder, log)
         c = change(before)
         result = rundir.read_result(folder, log)

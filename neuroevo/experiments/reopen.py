@@ -33,7 +33,7 @@ def agreed(then: Config, now: Config, out: str, free: tuple[str, ...] = ("budget
     old, new = then.record(), now.record()
     if now.memory.limit is None:  # it was resolved when the run began
         old["memory"] |= {"limit": None}
-    differ = [key for key in rundir.differing(old, new) if not key.startswith(free)]
+    differ = [key for key in rundir.differences(old, new) if not key.startswith(free)]
     if differ:
         raise InputError(f"--resume: {out} holds a run of another config ({', '.join(differ)}); give another --out")
 
@@ -61,7 +61,7 @@ def reopened(folder: Path, log: Callable[[str], None]) -> tuple[checkpoint.Check
     c = config.check(config.parse(saved.config, str(saved.path)))
     if written is None:
         log(f"{wrong}; the config is taken from {saved.path.name}")
-    elif differ := rundir.differing(c.record(), written.record()):
+    elif differ := rundir.differences(c.record(), written.record()):
         log(f"{file}: {', '.join(differ)} differ from {saved.path.name}, which counts")
     return saved, c
 
@@ -89,7 +89,7 @@ def of_run(saved: checkpoint.Checkpoint, c: Config) -> bool:
         then, now = config.check(config.parse(saved.config, str(saved.path))).record(), c.record()
     except InputError:
         return False
-    return not [key for key in rundir.differing(then, now) if not key.startswith(CHANGING)]
+    return not [key for key in rundir.differences(then, now) if not key.startswith(CHANGING)]
 
 
 def restored(
@@ -171,7 +171,7 @@ def saved_run(
     run_dir: str, reporter: Reporter, member: int | None, sets: Sequence[str] = ()
 ) -> tuple[Config, checkpoint.Checkpoint]:
     """Return a run's config and its newest good checkpoint, in which a member of the front may be the champion."""
-    folder = rundir.existing(run_dir)
+    folder = rundir.find(run_dir)
     saved, c = reopened(folder, reporter.note)
     c = changed(c, list(sets))
     if c.tune is not None:

@@ -57,7 +57,7 @@ def silent(line: str) -> None:
     """Say nothing."""
 
 
-def existing(folder: str) -> Path:
+def find(folder: str) -> Path:
     """Return the folder of a run that is there, or InputError; its checkpoints are enough."""
     path = Path(folder)
     there = (path, path / TUNE)
@@ -90,13 +90,13 @@ def replace(path: Path, content: bytes) -> None:
         temporary.replace(path)
         generations.flush_folder(path.parent)
     except OSError as error:
-        raise unwritten(path, error) from error
+        raise write_error(path, error) from error
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
 
 
-def unwritten(path: Path, error: OSError) -> RunError:
+def write_error(path: Path, error: OSError) -> RunError:
     """Return what a run ends with when a file can't be written."""
     return RunError(f"{path}: not written ({error.strerror or error})")
 
@@ -108,7 +108,7 @@ def append(file: Any, text: str) -> None:
         while left:
             left = left[file.write(left) :]
     except OSError as error:
-        raise unwritten(Path(file.name), error) from error
+        raise write_error(Path(file.name), error) from error
 
 
 def dumps(value: Any, indent: int | None = None) -> str:
@@ -235,7 +235,7 @@ def extend_lineage(folder: Path, step: Step) -> None:
         with open(folder / LINEAGE, "ab", buffering=0) as file:
             append(file, dumps(line) + "\n")
     except OSError as error:
-        raise unwritten(folder / LINEAGE, error) from error
+        raise write_error(folder / LINEAGE, error) from error
 
 
 def write_confusion(folder: Path, classes: Sequence[str], counts: Tensor) -> None:
@@ -313,13 +313,13 @@ def read_result(folder: Path, note: Note = silent) -> dict[str, Any]:
     return {}
 
 
-def differing(one: Mapping[str, Any], other: Mapping[str, Any], prefix: str = "") -> list[str]:
+def differences(one: Mapping[str, Any], other: Mapping[str, Any], prefix: str = "") -> list[str]:
     """Return the dotted keys in which two configs differ."""
     found = []
     for key in dict.fromkeys((*one, *other)):
         a, b, name = one.get(key), other.get(key), f"{prefix}{key}"
         if isinstance(a, dict) and isinstance(b, dict):
-            found += differing(a, b, f"{name}.")
+            found += differences(a, b, f"{name}.")
         elif a != b or (key in one) != (key in other):
             found.append(name)
     return found

@@ -337,7 +337,7 @@ def begin_or_resume(c: Config, out: str | None, stem: str, reporter: Reporter) -
     if c.tune is None:
         raise InputError("tune: the config has no section tune, which names what to search")
     out = str(rundir.OUT / f"{stem}-{c.seed}") if out is None else out
-    folder = claims.named(out)
+    folder = claims.out_folder(out)
     if not claims.holds(folder):
         return run(c, out, stem, reporter)
     searched = stage(folder, reporter.note)
@@ -395,7 +395,7 @@ def stage(folder: Path, log: Callable[[str], None]) -> Stage | None:
 
 def resume(run_dir: str, sets: list[str], reporter: Reporter) -> Path:
     """Go on with a run, a search of hyperparameters or the final run after one."""
-    folder = rundir.existing(run_dir)
+    folder = rundir.find(run_dir)
     searched = stage(folder, rundir.silent)  # whoever goes on says what is damaged
     if searched is None or searched.over:
         return experiment.resume(run_dir, sets, reporter)
@@ -411,7 +411,7 @@ def resume(run_dir: str, sets: list[str], reporter: Reporter) -> Path:
 def resumed(folder: Path, change: Callable[[Config], Config], reporter: Reporter) -> Path:
     """Go on with a search whose config changes in what ends it, `tune.final` or checkpoint alone."""
     with (
-        Signals() as signals, claims.locked(folder), experiment.unbegun(folder, reporter),
+        Signals() as signals, claims.lock(folder), experiment.unbegun(folder, reporter),
         logged(folder, reporter) as log,
     ):  # fmt: skip
         searched = stage(folder, log)
@@ -515,7 +515,7 @@ def final(folder: Path, c: Config, reporter: Reporter) -> Path:
         raise hopeless(folder)
     if not c.tune.rest.final:
         return folder
-    with claims.locked(folder):
+    with claims.lock(folder):
         moved = folder / rundir.TUNE
         recorders.made(moved)
         for name in (rundir.RESULT, rundir.HISTORY, rundir.CHECKPOINTS):
