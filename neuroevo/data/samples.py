@@ -7,7 +7,7 @@ from torch import Tensor
 
 from neuroevo import devices
 from neuroevo.data.augment import Live
-from neuroevo.networks.affine import Projection, Scale
+from neuroevo.networks.affine import Affine, Projection
 from neuroevo.networks.weightfiles import digest
 
 SLICE = 4096  # rows of features at a time
@@ -22,7 +22,7 @@ class Features(NamedTuple):
     # [N, d], then [T, d] a view: float32 or float16, mapped from disk, in memory or on the device
     pieces: tuple[Tensor, ...]
     labels: Tensor  # [N + views * T] int64, on the run's device
-    scale: Scale | None  # that rows go through on their way to the head
+    scale: Affine | None  # that rows go through on their way to the head
     device: torch.device
     live: "Live | None" = None  # makes views as they are asked for, instead
 
@@ -44,7 +44,7 @@ class Features(NamedTuple):
             features, labels = self._gather(index).to(self.device).float(), self.labels[index.to(self.device)]
         return (self.scale(features) if self.scale else features), labels
 
-    def scaled(self, scale: Scale) -> Self:
+    def scaled(self, scale: Affine) -> Self:
         """Return features with every row on the scale given; projected once and for all where that fits into memory."""
         size = 4 * sum(len(piece) for piece in self.pieces)
         if not isinstance(scale, Projection) or self.live is not None:

@@ -51,7 +51,7 @@ from neuroevo.learning.refine import refiner, slice_size
 from neuroevo.learning.sensitivity import PROBE, Sensitivity
 from neuroevo.learning.task import Settings, Task
 from neuroevo.networks import deep, heads, quantised
-from neuroevo.networks.affine import Scale
+from neuroevo.networks.affine import Affine
 from neuroevo.networks.backbones import Backbone
 from neuroevo.networks.classes import Classes
 from neuroevo.networks.heads import Forward
@@ -105,7 +105,7 @@ class Experiment:
     classes: tuple[str, ...]
     splits: dict[str, Tensor]  # {name: [rows]} of the features
     features: Features
-    scale: Scale | None  # of what the head is given
+    scale: Affine | None  # of what the head is given
     backbone: Backbone
     head: nn.Module
     first: str  # the head's first linear layer, into which the scale folds
@@ -556,7 +556,7 @@ def assemble(
     )  # fmt: skip
 
 
-def network(layout: Layout, scale: Scale | None, first: str) -> Callable[[Tensor], Tensor]:
+def network(layout: Layout, scale: Affine | None, first: str) -> Callable[[Tensor], Tensor]:
     """Return a function from genomes [n, g] to all that evolves as the exported network has it [n, numbers]."""
     folds = scale is not None and f"{first}.weight" in layout.names
 

@@ -16,7 +16,7 @@ from neuroevo.data.samples import Features
 from neuroevo.errors import InputError
 from neuroevo.learning.task import Weights
 from neuroevo.networks import deep
-from neuroevo.networks.affine import Projection, Scale, Standardise
+from neuroevo.networks.affine import Affine, Projection, Standardise
 from neuroevo.networks.backbones import Backbone
 
 SCALED_BY = 8192  # train images at most by which what precedes an evolved head is standardised
@@ -63,7 +63,7 @@ def centred(c: Config) -> bool:
 
 def scaling(
     c: Config, backbone: Backbone, cached: Features, train: Tensor, saved: Weights, log: Callable[[str], None]
-) -> Scale | None:
+) -> Affine | None:
     """Return the scale of what the head is given, by the network as it starts out, or as a checkpoint has it."""
     asked = c.features
     if not asked.standardise and asked.components is None and not asked.whitening and not centred(c):
@@ -110,7 +110,7 @@ class Sources:
     given: tuple[Dataset, dict[str, Tensor]]
     backbone: Backbone
     features: Features  # as the network gives them to what evolves
-    scale: Scale | None  # of what the head is given
+    scale: Affine | None  # of what the head is given
     computed: int  # images that went through the backbone just now
 
     @cached_property

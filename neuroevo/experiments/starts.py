@@ -15,7 +15,7 @@ from neuroevo import config
 from neuroevo.config import Config
 from neuroevo.errors import InputError
 from neuroevo.networks import classes, heads
-from neuroevo.networks.affine import Scale
+from neuroevo.networks.affine import Affine
 from neuroevo.networks.backbones import Backbone
 from neuroevo.networks.classes import Classes
 from neuroevo.networks.weightfiles import read_named, strip_prefix
@@ -110,7 +110,7 @@ def in_order(
     return classes.reorder(weights, layer, found, whole) if f"{layer}.weight" in weights else weights
 
 
-def unfolded(scale: Scale, weights: Weights, first: str, source: str) -> Weights:
+def unfolded(scale: Affine, weights: Weights, first: str, source: str) -> Weights:
     """Return weights on a scale from those on raw features; InputError where they need what the scale leaves out."""
     found = scale.unfold(weights, first)
     back, given = (w[f"{first}.weight"].double() for w in (scale.fold(found, first), weights))
@@ -142,7 +142,7 @@ def check_head(c: Config, backbone: Backbone, count: int) -> None:
 
 
 def head_weights(
-    c: Config, backbone: Backbone, head: nn.Module, width: int, now: Classes, scale: Scale | None, first: str,
+    c: Config, backbone: Backbone, head: nn.Module, width: int, now: Classes, scale: Affine | None, first: str,
     device: torch.device, kept: Mapping[str, Tensor],
 ) -> Weights:  # fmt: skip
     """Return the weights {name: [1, *shape]} of a head of so many features at the start, on features as it sees them.

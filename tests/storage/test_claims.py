@@ -136,7 +136,7 @@ def test_of_several_that_begin_together_one_has_the_folder_and_it_stays_whole(tm
         "sys.stdin.readline()\n"
         "for i in range(20):\n"
         "    try:\n"
-        f"        with claims.claimed(f'{tmp_path}/{{i}}', 'x', 0) as claim:\n"
+        f"        with claims.claim(f'{tmp_path}/{{i}}', 'x', 0) as claim:\n"
         "            for name in ('run.log', 'config.yaml'):\n"
         f"                rundir.replace(claim.folder / name, {LOGGED!r}.encode())\n"
         "            time.sleep(0.002)\n"
