@@ -64,7 +64,7 @@ def setup(name: str, device: torch.device) -> tuple[Backbone, nn.Linear, dict[st
     start = {key: backbone.body.get_parameter(key)[None] for key in backbone.trainable}
     start |= {f"{backbone.head}.{key}": p.detach()[None] for key, p in head.named_parameters()}
     of_features = heads.population_forward(head, backbone.head)[1]
-    return backbone, head, start, lambda m: deep.forward(cut, backbone.head, of_features, {}, scale=None, method=m)
+    return backbone, head, start, lambda m: deep.forward(cut, backbone.head, of_features, {}, affine=None, method=m)
 
 
 def rates(name: str, n: int, samples: int, rounds: int, device: torch.device) -> None:

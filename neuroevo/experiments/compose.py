@@ -530,7 +530,7 @@ def assemble(
         cut = backbone.cut
 
         def make(name: str) -> Forward:
-            return deep.forward(cut, backbone.head, of_features, fixed, scale=scaled and scaled.__call__, method=name)
+            return deep.forward(cut, backbone.head, of_features, fixed, affine=scaled and scaled.__call__, method=name)
 
         start = {name: w for name, w in (base | of_head).items() if name in layout.names}
         if plan is None:

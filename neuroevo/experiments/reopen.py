@@ -105,7 +105,7 @@ def restored(
     agree(saved, build.identified(*given), log)
     experiment = compose.compose(
         c, device, given, build.backbone_for(c, given[0].native(), saved.frozen), watched(reporter, signals), log,
-        here(saved.plan, device, log), saved.changes, saved.scale, saved.kept,
+        here(saved.plan, device, log), saved.changes, saved.affine, saved.kept,
     )  # fmt: skip
     if saved.layout != experiment.layout:
         raise InputError(f"{saved.path}: of another layout: {saved.layout.names} {saved.layout.shapes}")
@@ -220,7 +220,7 @@ def rebuilt(run_dir: str, reporter: Reporter, member: int | None = None) -> tupl
         native = build.dataset(found(c, reporter.note))[0].native() if own else (1, 1, 3)
     experiment = compose.without_data(
         c, device, build.backbone_for(c, native, saved.frozen), saved.classes,
-        here(saved.plan, device, reporter.note), saved.changes, saved.scale, saved.kept or {},
+        here(saved.plan, device, reporter.note), saved.changes, saved.affine, saved.kept or {},
     )  # fmt: skip
     if saved.layout != experiment.layout:
         raise InputError(f"{saved.path}: of another layout: {saved.layout.names} {saved.layout.shapes}")

@@ -116,7 +116,7 @@ class Sources:
     @cached_property
     def scaled(self) -> Features:
         """The features as a head alone sees them."""
-        return self.features if self.scale is None else self.features.scaled(self.scale)
+        return self.features if self.scale is None else self.features.through(self.scale)
 
 
 def sources(

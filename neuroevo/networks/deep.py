@@ -34,12 +34,18 @@ Weights = Mapping[str, Tensor]  # {name: [n, *shape]}
 
 
 def forward(
-    cut: Cut, head: str, head_forward: Forward, fixed: Weights, *, scale: Callable[[Tensor], Tensor] | None, method: str
+    cut: Cut,
+    head: str,
+    head_forward: Forward,
+    fixed: Weights,
+    *,
+    affine: Callable[[Tensor], Tensor] | None,
+    method: str,
 ) -> Forward:
     """Return the logits of a population on rows at the cut, [B, D] shared or [n, B, D].
 
     `head` is the head's name in the network, `fixed` {name: [1, *shape]} its weights where they don't evolve, and
-    `scale` what is done to features before it.
+    `affine` what is done to features before it.
     """
 
     def call(weights: dict[str, Tensor], tensors: tuple[Tensor, ...]) -> Tensor:
@@ -63,7 +69,7 @@ def forward(
             features = torch.stack([call({name: w[i] for name, w in each.items()}, given[i]) for i in range(n)])
         of_head = {name: w.expand(n, *w.shape[1:]) for name, w in fixed.items()}
         of_head |= {name: w for name, w in weights.items() if name.startswith(head + ".")}
-        return head_forward(of_head, features if scale is None else scale(features), drop)
+        return head_forward(of_head, features if affine is None else affine(features), drop)
 
     return logits
 

@@ -63,7 +63,7 @@ class Checkpoint:
     changes: list[dict[str, int]]  # that lack of memory made to it
     versions: dict[str, str]
     features: str  # a hash: computed anew by other threads they would round otherwise
-    scale: dict[str, Tensor]  # of what the head is given: genomes mean nothing without it
+    affine: dict[str, Tensor]  # of what the head is given: genomes mean nothing without it
     step: Step  # state None
     history: History
     front: Front | None  # of many objectives
@@ -166,7 +166,7 @@ def read(path: Path) -> Checkpoint:
         if attributes["format"] != FORMAT:
             raise InputError(f"{path}: checkpoint format {attributes['format']}; this version reads {FORMAT}")
         history = _history(file, attributes)
-        scale = {key: torch.from_numpy(data[()]) for key, data in file.get("features", {}).items()}
+        affine = {key: torch.from_numpy(data[()]) for key, data in file.get("features", {}).items()}
         group = file["population"]
         values = torch.from_numpy(group["fitness"][()])
         traits = {key: torch.from_numpy(trait[()]) for key, trait in group.get("traits", {}).items()}
@@ -206,7 +206,7 @@ def read(path: Path) -> Checkpoint:
             json.loads(attributes["plan_changes"]),
             json.loads(attributes["versions"]),
             str(attributes["features"]),
-            scale,
+            affine,
             step,
             history,
             front,

@@ -383,10 +383,10 @@ def test_features_are_projected_at_once_or_as_they_are_asked_for(monkeypatch: py
     rows = correlated(5000, 6)
     whole = samples.Features((rows, rows[:10] + 1), torch.zeros(5010).long(), None, CPU)
     p = fitted(rows, 2, 0.5)
-    at_once = whole.scaled(p)
+    at_once = whole.through(p)
     assert at_once.dim == 2
     monkeypatch.setattr(devices, "available_memory", lambda device: 1000)
-    later = whole.scaled(p)
+    later = whole.through(p)
     assert later.pieces[0] is rows
     index = torch.tensor([4999, 0, 5003, 4100])
     torch.testing.assert_close(at_once.batch(index)[0], later.batch(index)[0])

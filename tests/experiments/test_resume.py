@@ -475,7 +475,7 @@ def test_another_thread_count_is_said(tmp_path: Path, quiet: Quiet) -> None:
         "classes": json.dumps(saved.classes), "versions": json.dumps(saved.versions), "features": saved.features,
         "plan": json.dumps(saved.plan._replace(threads=77)._asdict()), "plan_changes": "[]",
     }  # fmt: skip
-    beside = {f"features/{key}": tensor for key, tensor in saved.scale.items()}
+    beside = {f"features/{key}": tensor for key, tensor in saved.affine.items()}
     checkpoint.write(path, attributes, beside, replace(step, state=step.state), saved.history)
     reopen.opened(str(folder), quiet)
     assert any(line.startswith("threads were 77") for line in quiet.lines)

@@ -68,7 +68,7 @@ def small(device: torch.device = CPU, scale: bool = False) -> Deep:
     layout = Layout.of({name: w[0] for name, w in start.items()})
     genomes = layout.flatten(start) + 0.1 * torch.randn(N, layout.genes, device=device)
     of_features = heads.population_forward(head, "head")[1]
-    forwards = {m: deep.forward(found, "head", of_features, {}, scale=None, method=m) for m in deep.METHODS}
+    forwards = {m: deep.forward(found, "head", of_features, {}, affine=None, method=m) for m in deep.METHODS}
     return Deep(network, head, layout, genomes, found.rows(images), images, start, forwards)
 
 
@@ -98,7 +98,7 @@ def test_a_head_that_does_not_evolve_is_everybodys_and_features_are_scaled_befor
     evolved = {name: w for name, w in d.layout.unflatten(d.genomes).items() if name not in fixed}
     of_features = heads.population_forward(d.head, "head")[1]
     found = cut(d.network, set(evolved), d.images)
-    forward = deep.forward(found, "head", of_features, fixed, scale=lambda x: 2 * x, method=method)
+    forward = deep.forward(found, "head", of_features, fixed, affine=lambda x: 2 * x, method=method)
     expected = []
     for genome in d.genomes:
         network = alone(d, genome)
@@ -308,7 +308,7 @@ def test_the_frozen_prefix_runs_once_an_image_and_scores_are_those_of_plain_netw
     cached = Features((rows,), labels, None, CPU)
     scored = {}
     for method in deep.METHODS:
-        forward = deep.forward(found, backbone.head, of_features, {}, scale=None, method=method)
+        forward = deep.forward(found, backbone.head, of_features, {}, affine=None, method=method)
         plan = Plan(method, C, 2, 4, 2**30, 2)
         scored[method] = scoring.evaluate(
             genomes, layout.unflatten, forward, cached, torch.arange(6), [metrics.cross_entropy()], plan

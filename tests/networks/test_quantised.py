@@ -278,7 +278,7 @@ def test_the_exported_layers_carry_exactly_the_levels(tmp_path: Path, levels: st
         assert carries(file[name], top)
         assert all(len(row.unique()) <= 2 * top + 1 for row in file[name])
     rows = parts.splits["test"]
-    raw = parts.features._replace(scale=None)
+    raw = parts.features._replace(affine=None)
     weights = {name: w[None] for name, w in file.items()}
     logits = parts.forward(weights, raw.batch(rows)[0])
     inside, _ = intervals.logits(step.champion.genome, parts.express, parts.forward, parts.features, rows, parts.plan)

@@ -98,7 +98,7 @@ def test_a_checkpoint_reads_back_to_the_same_bits(tmp_path: Path, n: int, column
     assert torch.equal(read.step.champion.genome, s.champion.genome)
     assert read.step.champion[1:] == s.champion[1:]
     assert (read.step.cost, read.step.seconds, read.step.stale, read.step.stop) == (s.cost, 1.5, 2, None)
-    assert same(read.scale, SCALE)
+    assert same(read.affine, SCALE)
     assert read.history == [line(1), line(2)]
     assert (read.layout, read.classes, read.seed, read.config) == (LAYOUT, ("a", "b"), 3, "seed: 3\n")
     assert read.plan == Plan("gemm", 2, 3, 4, 5, 2)
