@@ -32,6 +32,7 @@ from neuroevo.problems.scoring import Judgement, evaluate
 from neuroevo.search.algorithms.base import GAState
 from neuroevo.search.algorithms.ga import ga
 from neuroevo.storage import checkpoint
+from neuroevo.storage.writer import Writer
 
 D, C = 1280, 10
 LAYOUT = Layout(("head.weight", "head.bias"), ((C, D), (C,)))
@@ -102,7 +103,7 @@ def generations(folder: Path, count: int, every: int | None) -> float:
         merit=by_metric("accuracy", loss="cross_entropy"),
     )
     start = loop.begin(problem, algorithm, 0, CPU)
-    writer, history = checkpoint.Writer(folder, ATTRIBUTES, {}, 3), []
+    writer, history = Writer(folder, ATTRIBUTES, {}, 3), []
     began = time.perf_counter()
     for step in loop.evolve(problem, algorithm, rules, start, device=CPU):
         history.append(step.record)

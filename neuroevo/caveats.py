@@ -89,8 +89,10 @@ def drifts(record: Record) -> str | None:
     if weighs or ":" in crossover["name"] or elites >= population / LEAST_ELITES:
         return None
     who = "nothing selects" if not elites else f"only {elites} of {population} are selected, as elites"
-    return (f"random, and {crossover['name']} takes parents as they come: {who}; set it to tournament, or "
-            f"algorithm.elites to {max(1, population // 4)}")  # fmt: skip
+    return (
+        f"random, and {crossover['name']} takes parents as they come: {who}; set it to tournament, or "
+        f"algorithm.elites to {max(1, population // 4)}"
+    )
 
 
 # Crossovers whose children have large pieces of a parent, or nearly all of it: what is new comes from mutation alone.
@@ -108,8 +110,10 @@ def stalls(record: Record, genes: int) -> str | None:
     name = algorithm["crossover"]["name"]
     if name not in WEAK or algorithm["mutation"]["name"] != "gaussian":
         return None
-    return (f"{name}, which without gradient steps doesn't get far in {genes:,} genes (docs/search.md): add "
-            "refine.steps, or set it to weighted or uniform")  # fmt: skip
+    return (
+        f"{name}, which without gradient steps doesn't get far in {genes:,} genes (docs/search.md): add "
+        "refine.steps, or set it to weighted or uniform"
+    )
 
 
 def of_config(record: Record, genes: int) -> list[str]:
@@ -136,8 +140,10 @@ def of_splits(classes: Sequence[str], counts: Mapping[str, Sequence[int]], noun:
     for split, of_class in counts.items():
         missing = [name for name, count in zip(classes, of_class, strict=True) if not count]
         if missing:
-            found.append(f"{split} has no {noun[:-1]} of {few(missing)} ({len(missing)} of {len(classes)} classes): "
-                         "its figures say nothing of them")  # fmt: skip
+            found.append(
+                f"{split} has no {noun[:-1]} of {few(missing)} ({len(missing)} of {len(classes)} classes): "
+                "its figures say nothing of them"
+            )
     return found
 
 

@@ -22,7 +22,7 @@ PACKAGES = {  # in order: each may import those before it, and its own modules t
     "data": ["cache", "images", "folders", "arrays", "datasets", "splits", "inventory", "identity", "augment",
              "samples", "components", "feature_cache"],
     "config": [""],
-    "storage": ["hdf5", "checkpoint", "rundir", "claims"],
+    "storage": ["hdf5", "generations", "checkpoint", "writer", "records", "rundir", "claims"],
     "report": ["genealogy", "glyphs", "figures", "plots_of_runs", "plots_of_searches", "plots_of_benches", "page",
                "runpage", "benchpage", "report", "watch"],
     "experiments": ["blame", "terminal", "signals", "log", "memory", "starts", "costs", "build", "sizes",
@@ -113,8 +113,14 @@ TESTS = {  # of modules that are tested with another of their package, by that o
     "search/test_operators.py": [name for name in ORDER if name.startswith("search.operators.")],
     "learning/test_refine.py": [name for name in ORDER if name.startswith("learning.")],
     "problems/test_scoring.py": ["engine.scores", "engine.execution"], "problems/test_metrics.py": ["problems.metric"],
-    "data/test_datasets.py": ["data.splits"], "config/test_config.py": ["config"],
+    "data/test_datasets.py": ["data.splits"],
+    "networks/test_backbones.py": ["networks.weights", "networks.libraries"],
+    "data/test_images.py": ["data.pictures", "data.pixels"],
+    "data/test_folders.py": ["data.foldernames", "data.walk", "data.classfolders", "data.splitfolders"],
+    "config/test_config.py": ["config"],
     "data/test_feature_cache.py": ["data.augment", "data.samples", "data.components", "networks.affine"],
+    "storage/test_checkpoint.py": ["storage.generations", "storage.writer"],
+    "storage/test_rundir.py": ["storage.records"],
     "report/test_plots.py": [name for name in ORDER if name.startswith(("report.plots_of_", "report.figures"))],
     "experiments/test_experiment.py": [f"experiments.{name}" for name in ("signals", "log", "recorders")],
     "experiments/test_compose.py": [f"experiments.{name}" for name in ("memory", "costs", "build", "sizes")],
@@ -131,7 +137,7 @@ def test_every_module_has_its_test_file(name: str) -> None:
     tests = Path(__file__).parent
     own = next((file for file, names in TESTS.items() if name in names), None)
     package, _, last = name.rpartition(".")
-    assert (tests / (own or f"{package}/test_{last}.py")).exists()
+    assert (tests / (own or Path(package, f"test_{last}.py"))).exists()
 
 
 def test_the_package_names_no_path_of_the_workplace() -> None:

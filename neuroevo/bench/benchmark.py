@@ -27,7 +27,7 @@ from neuroevo.errors import InputError, RunError
 from neuroevo.experiments import build, costs, experiment, log
 from neuroevo.experiments.log import Reporter
 from neuroevo.problems.metric import LOWER_IS_BETTER
-from neuroevo.storage import claims, rundir
+from neuroevo.storage import claims, records, rundir
 from neuroevo.tuning import tune
 
 
@@ -51,7 +51,7 @@ def run(
     limit = c.memory.limit or ready.config.memory.limit // jobs
     base = base | {"memory": {**(base.get("memory") or {}), "limit": limit}}
     bench = Bench(base, overlays, samples, seeds, splits, sorted(levels), jobs, log.command(), {})
-    with claims.claimed(out, "", 0, bench=True) as claim:
+    with claims.claim(out, "", 0, bench=True) as claim:
         there = (claim.folder / rundir.BENCH).exists()
         try:
             if there:
@@ -76,7 +76,7 @@ def demand(base: Mapping[str, Any], overlays: Mapping[str, Overlay | None], conf
                 raise InputError(f"arm {arm}: {key} has no effect: {why}")
         if overlay is not None or arm == "config":
             try:
-                config.spoilt(configs[arm])
+                config.check_sense(configs[arm])
             except InputError as error:
                 raise InputError(f"arm {arm}: {error}") from None
         nowhere = idle if nowhere is None else {key: why for key, why in idle.items() if key in nowhere}
@@ -107,7 +107,7 @@ def given_to_arms(c: Config, splits: Mapping[str, torch.Tensor], budget: str | N
 def resume(run_dir: str, reporter: Reporter) -> Path:
     """Go on with a benchmark; one that is finished is left as it is, its tables written anew."""
     folder = Path(run_dir)
-    with claims.locked(folder):
+    with claims.lock(folder):
         bench = opened(folder)
         c = config.check(bench.base)
         given = sizes(c, experiment.prepared(c).given[1])._replace(samples=bench.samples)
@@ -129,8 +129,8 @@ def opened(folder: Path) -> Bench:
     right = {
         "config": isinstance(memory, dict) and memory.get("limit") is not None,
         "arms": all(overlay is None or isinstance(overlay, dict) for overlay in overlays.values()),
-        **{key: rundir.count(raw[key]) and raw[key] > 0 for key in ("samples", "seeds", "splits", "jobs")},
-        "levels": isinstance(raw["levels"], list) and all(map(rundir.number, raw["levels"])),
+        **{key: records.count(raw[key]) and raw[key] > 0 for key in ("samples", "seeds", "splits", "jobs")},
+        "levels": isinstance(raw["levels"], list) and all(map(records.number, raw["levels"])),
         "command": isinstance(raw["command"], str),
         "data": isinstance(data, dict) and all(map(Identity.is_record, data.values())),
     }

@@ -25,7 +25,7 @@ from neuroevo.forecast import forecast
 from neuroevo.forecast.forecast import Forecaster
 from neuroevo.networks import heads
 from neuroevo.problems.metric import reported
-from neuroevo.storage import checkpoint, hdf5, rundir
+from neuroevo.storage import checkpoint, generations, hdf5, records, rundir
 from neuroevo.tuning import trials
 
 Rows = list[tuple[str, str]]
@@ -34,20 +34,20 @@ Rows = list[tuple[str, str]]
 def describe(path: str) -> tuple[str, Rows]:
     """Return what a run's folder or a checkpoint file holds; InputError where it is neither, or is damaged."""
     if Path(path).is_dir():
-        folder = rundir.existing(path)
+        folder = rundir.find(path)
         bad: list[str] = []
         saved, _ = reopen.reopened(folder, bad.append)
         if saved is None:
             raise InputError(f"{path}: no checkpoint yet")
         result = rundir.read_result(folder, bad.append)
         rundir.read_history(folder, bad.append, compare=saved)
-        rundir.read_lines(folder / rundir.LINEAGE, bad.append, rundir.of_lineage)
+        rundir.read_lines(folder / rundir.LINEAGE, bad.append, records.of_lineage)
         rundir.read_confusion(folder, bad.append)
         rows: Rows = [
             ("status", f"{result.get('status', 'unfinished')} ({result.get('stop_reason', 'no result yet')})")
         ]
         rows += [
-            ("checkpoints", ", ".join(file.name for file in reversed(checkpoint.listed(folder / rundir.CHECKPOINTS))))
+            ("checkpoints", ", ".join(file.name for file in reversed(generations.paths(folder / rundir.CHECKPOINTS))))
         ]
         rows += [("damaged", line) for line in bad]
         rows += [("warning", line) for line in result.get("warnings", [])]
@@ -80,7 +80,7 @@ def _checkpoint(saved: checkpoint.Checkpoint) -> Rows:
     rows += [("seconds", f"{step.seconds:.1f}"), ("seed", str(saved.seed)), ("device", saved.device)]
     rows += [("plan", ", ".join(f"{key} {value}" for key, value in saved.plan._asdict().items()))]
     rows += [("versions", ", ".join(f"{key} {value}" for key, value in saved.versions.items()))]
-    with hdf5.opened(saved.path) as file:
+    with hdf5.open_file(saved.path) as file:
         rows += [(f"/{name}", f"{item.shape} {item.dtype}") for name, item in hdf5.numbers(file)]
     return rows
 

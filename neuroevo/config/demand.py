@@ -8,8 +8,8 @@ from neuroevo.config.check import check
 from neuroevo.config.model import Config
 from neuroevo.config.parts import schema
 from neuroevo.config.schema import SECTIONS
-from neuroevo.config.text import applied, based, find, override
-from neuroevo.config.yamlfile import shown
+from neuroevo.config.text import apply, choose_base, find, override
+from neuroevo.config.yamlfile import show
 from neuroevo.errors import InputError
 
 
@@ -19,14 +19,16 @@ def load(file: str | None, sets: Sequence[str] = (), note: Callable[[str], None]
     `note` is told of options that a setting made pointless. InputError names the key that is wrong and what would be
     right.
     """
-    base = based(file, sets)
+    base = choose_base(file, sets)
     return demand(override(base, sets, note), base if sets else None, sets, note)
 
 
 def demand(
-    raw: dict[str, Any], base: Mapping[str, Any] | None = None, sets: Sequence[str] = (),
+    raw: dict[str, Any],
+    base: Mapping[str, Any] | None = None,
+    sets: Sequence[str] = (),
     note: Callable[[str], None] = lambda line: None,
-) -> Config:  # fmt: skip
+) -> Config:
     """Check a raw config that a user asks for now: as `check`, and InputError where a key does nothing or spoils it.
 
     What only the settings that were applied to `base` made pointless is dropped, and `note` is told. What was written
@@ -35,17 +37,17 @@ def demand(
     for key, why in without_effect(check(raw)).items():
         given = any(key == name or key.startswith(f"{name}.") for name in (text.partition("=")[0] for text in sets))
         if base is None or given or pointless(base, key):
-            raise InputError(f"{key}: {shown(find(raw, key.split('.')))} has no effect: {why}")
+            raise InputError(f"{key}: {show(find(raw, key.split('.')))} has no effect: {why}")
         note(f"{key} is dropped: {why}")
-        raw = applied(raw, [], note)
+        raw = apply(raw, [], note)
         *path, last = key.split(".")
         del find(raw, path)[last]
     c = check(raw)
-    spoilt(c)
+    check_sense(c)
     return c
 
 
-def spoilt(c: Config) -> None:
+def check_sense(c: Config) -> None:
     """See that what a user asks for isn't spoilt by what doesn't go together; InputError names the key."""
     record, learning = c.record(), c.given.get("refine")
     if isinstance(learning, Mapping) and not {"name", "steps"} & learning.keys():

@@ -7,7 +7,7 @@ from typing import Any
 from neuroevo.config.model import Config, Tuning
 from neuroevo.config.parts import DEFAULT_NAMES, check_keys, part, section, word
 from neuroevo.config.schema import SETTLED, Budget, Trial, Tune
-from neuroevo.config.yamlfile import shown
+from neuroevo.config.yamlfile import show
 from neuroevo.errors import InputError
 from neuroevo.search.space import Space
 
@@ -22,7 +22,7 @@ def with_search(c: Config, tune: dict[str, Any]) -> Config:
     given = tune.pop("given", None)
     if given is not None:
         if not isinstance(given, dict) or set(given) & set(SETTLED):
-            raise InputError(f"tune.given: {shown(given)} given, the sections expected that a search can change")
+            raise InputError(f"tune.given: {show(given)} given, the sections expected that a search can change")
         before, now = dataclasses.replace(c, given=given).trial({}).record(), c.record()
         for key, value in now.items():
             if before[key] != value:
@@ -36,7 +36,7 @@ def _tuning(c: Config, given: dict[str, Any]) -> Tuning:
     check_keys(given, {"sampler", "space", "trial", "budget", *Tune.model_fields}, "tune")
     for key in ("trial", "budget"):
         if not isinstance(given.get(key) or {}, Mapping):
-            raise InputError(f"tune.{key}: {shown(given[key])} given, a mapping expected")
+            raise InputError(f"tune.{key}: {show(given[key])} given, a mapping expected")
     sampler, variables, budget = given.get("sampler", {}), given.get("space"), given.get("budget") or {}
     if not isinstance(variables, Mapping) or not variables:
         raise InputError("tune.space: a mapping of config keys, each with its range, expected")
@@ -49,12 +49,12 @@ def _tuning(c: Config, given: dict[str, Any]) -> Tuning:
             spec = {"name": spec}
         if not isinstance(spec, Mapping):
             raise InputError(
-                f"{path}: {shown(spec)} given, {{name: float, low: ..., high: ...}} or another variable expected"
+                f"{path}: {show(spec)} given, {{name: float, low: ..., high: ...}} or another variable expected"
             )
         options = dict(spec)
         needs = options.pop("when", None) or {}
         if not isinstance(needs, Mapping):
-            raise InputError(f"{path}.when: {shown(needs)} given, a mapping of other keys to values expected")
+            raise InputError(f"{path}.when: {show(needs)} given, a mapping of other keys to values expected")
         if str(key).rpartition(".")[2] == "batch_size" and options.get("name") == "integer":
             options = {"scale": "power_of_two"} | options  # so that trials that can be trained together are many
         parts[str(key)] = part("variable", options, path)

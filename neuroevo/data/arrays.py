@@ -15,8 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from neuroevo import devices
-from neuroevo.data.folders import SPLITS, role
-from neuroevo.data.images import Arrays, reason_of
+from neuroevo.data.foldernames import SPLITS, role
+from neuroevo.data.images import Arrays
+from neuroevo.data.pictures import reason_of
 from neuroevo.errors import InputError
 
 KEYS = ("x", "y", "split", "classes")
@@ -202,8 +203,10 @@ class Source:
                 if not bad and beyond < 0 and not np.isfinite(into).all():
                     beyond = start + int((~np.isfinite(into)).any(1).argmax())
         if bad:
-            self.refuse(f": x has {bad:,} NaN or infinite number{'s' * (bad > 1)}, the first in row {first}; mend them "
-                        "or leave such rows out")  # fmt: skip
+            self.refuse(
+                f": x has {bad:,} NaN or infinite number{'s' * (bad > 1)}, the first in row {first}; mend them "
+                "or leave such rows out"
+            )
         if beyond >= 0:
             self.refuse(f": x has numbers beyond float32, the first in row {beyond}; scale them down")
         if x.ndim > 2:
@@ -257,7 +260,7 @@ class Source:
         values, places = self.names_of(n, y)
         given = self.given_classes()
         if given is not None:
-            found = self._placed(values, given, by_name=values.dtype.kind == "U")
+            found = self._place(values, given, by_name=values.dtype.kind == "U")
             names = given
         else:
             found, names = np.arange(len(values)), tuple(map(str, values.tolist()))
@@ -267,7 +270,7 @@ class Source:
             self.refuse(f": y has {_few(names)} alone; two classes are the least")
         return names, found[places]
 
-    def _placed(self, values: Array, classes: Sequence[str], by_name: bool) -> npt.NDArray[np.int64]:
+    def _place(self, values: Array, classes: Sequence[str], by_name: bool) -> npt.NDArray[np.int64]:
         """Return the place of each label among classes, by its name or as the place itself."""
         if by_name:
             place = {name: i for i, name in enumerate(classes)}
@@ -288,12 +291,12 @@ class Source:
         values, places = self.names_of(n, y)
         given = self.given_classes()
         if given is not None:
-            own = self._placed(values, given, by_name=values.dtype.kind == "U")
+            own = self._place(values, given, by_name=values.dtype.kind == "U")
             values = np.array([given[i] for i in own.tolist()])
         by_name = values.dtype.kind == "U" or all(str(value) in classes for value in values.tolist())
         if not by_name:
             self.notes.append(f"y is taken as places among the run's classes: {_few(classes)}")
-        return self._placed(values, classes, by_name)[places]
+        return self._place(values, classes, by_name)[places]
 
     def splits(self, n: int, split: Array | None) -> tuple[npt.NDArray[np.int64], dict[str, str]]:
         """Return the split of each sample, -1 where that is to be chosen, and where each comes from.
@@ -304,8 +307,10 @@ class Source:
         if split is None:
             return np.full(n, -1), dict.fromkeys(SPLITS, cut)
         if split.shape != (n,) or split.dtype.kind not in "US":
-            self.refuse(f": split is {split.dtype} {list(split.shape)}; train, validation or test for each of the "
-                        f"{n:,} samples expected")  # fmt: skip
+            self.refuse(
+                f": split is {split.dtype} {list(split.shape)}; train, validation or test for each of the "
+                f"{n:,} samples expected"
+            )
         names, places = np.unique(self._text(split, "split"), return_inverse=True)
         about: list[str] = []
         for name in names.tolist():

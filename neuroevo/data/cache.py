@@ -50,7 +50,7 @@ def no_space(what: str) -> RunError:
 
 
 @contextmanager
-def explained(what: str) -> Iterator[None]:
+def explain(what: str) -> Iterator[None]:
     """Turn the system's errors about `what` in the cache into one line: RunError for a full disk, else InputError."""
     try:
         yield
@@ -67,17 +67,17 @@ def explained(what: str) -> Iterator[None]:
 
 
 @contextmanager
-def locked(path: Path, what: str, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
+def lock(path: Path, what: str, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
     """Own a file of the cache while entered, its folder made; `waiting` is called now and then until it is free.
 
     A lock dies with its process; its empty file stays.
     """
-    with explained(what):
+    with explain(what):
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = _lock(path)
     held = False
     while not held:
-        with explained(what), suppress(Timeout):
+        with explain(what), suppress(Timeout):
             lock.acquire(timeout=0.5)
             held = True
         if not held:
@@ -91,7 +91,7 @@ def locked(path: Path, what: str, waiting: Callable[[], None] = lambda: None) ->
 def write(path: Path, content: bytes, what: str) -> None:
     """Write a whole file under its seal, for who holds its lock; one that fails leaves nothing."""
     part = path.with_name(path.name + PARTIAL)
-    with explained(what):
+    with explain(what):
         clear(part)
         try:
             with open(part, "xb") as file:
@@ -120,7 +120,7 @@ def sound(path: Path) -> bool:
     try:
         with _reading(path) as file:
             digest = _digest(path)
-            whole = _hashed(file, os.fstat(file.fileno()).st_size - SEALED, digest)
+            whole = _hash(file, os.fstat(file.fileno()).st_size - SEALED, digest)
             return whole and file.readall() == _seal(digest)
     except OSError:
         return False
@@ -148,7 +148,7 @@ def note(key: str) -> Any:
 def keep_note(key: str, found: object) -> None:
     """Keep what is only found again where it isn't kept, as JSON; a folder that can't be written doesn't matter."""
     path = _note(key)
-    with suppress(OSError, InputError, RunError), locked(path.with_name("notes"), "notes"):
+    with suppress(OSError, InputError, RunError), lock(path.with_name("notes"), "notes"):
         for left in path.parent.iterdir():  # of who died while writing
             if left.suffix == PARTIAL or (left.suffix[1:].isdigit() and _age(left) > KEPT):
                 left.unlink()
@@ -190,7 +190,7 @@ class Growing:
         self.digest = _digest(path)
 
     def __enter__(self) -> Self:
-        with explained(self.what):
+        with explain(self.what):
             self.file = _workable(self.part)
             try:
                 self.lines = _workable(self.journal)
@@ -217,7 +217,7 @@ class Growing:
     def append(self, rows: npt.NDArray[Any]) -> None:
         """Add rows [B, d]."""
         self.width = rows.shape[1]
-        with self._explained():
+        with self._explanation():
             self._check()
             if not self.file.tell():
                 head = io.BytesIO()
@@ -232,7 +232,7 @@ class Growing:
     def finish(self) -> None:
         """Seal the file and give it its name."""
         assert self.done == self.total
-        with self._explained():
+        with self._explanation():
             _write(self.file, _seal(self.digest))
             os.fsync(self.file.fileno())
             _settle(self.part, self.path)
@@ -243,8 +243,8 @@ class Growing:
         self.wanted = False
 
     @contextmanager
-    def _explained(self) -> Iterator[None]:
-        with explained(self.what):
+    def _explanation(self) -> Iterator[None]:
+        with explain(self.what):
             try:
                 yield
             except OSError as error:
@@ -276,7 +276,7 @@ class Growing:
         size = os.fstat(self.file.fileno()).st_size
         while (entry := _entry(self.lines.read(ENTRY_BYTES))) and at < entry[0] <= size:
             digest = self.digest.copy()
-            if not _hashed(self.file, entry[0] - at, digest) or digest.hexdigest() != entry[1]:
+            if not _hash(self.file, entry[0] - at, digest) or digest.hexdigest() != entry[1]:
                 break
             at, self.digest, lines = entry[0], digest, self.lines.tell()
         if at:
@@ -289,7 +289,7 @@ class Growing:
             file.seek(end)
 
 
-def appended(path: Path) -> int:
+def count_batches(path: Path) -> int:
     """Return how many batches the file of features that somebody else is at work on has."""
     with suppress(OSError):
         return max(0, path.with_name(path.name + JOURNAL).stat().st_size // ENTRY_BYTES - 1)  # one is the header's
@@ -318,7 +318,7 @@ def _seal(digest: "hashlib._Hash") -> bytes:
     return SEAL.format(digest.hexdigest()).encode()
 
 
-def _hashed(file: io.FileIO, size: int, digest: "hashlib._Hash") -> bool:
+def _hash(file: io.FileIO, size: int, digest: "hashlib._Hash") -> bool:
     """Hash the next bytes of a file; tell whether there are so many."""
     piece = memoryview(bytearray(PIECE))
     while size > 0:

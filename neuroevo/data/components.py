@@ -45,10 +45,10 @@ def principal(
     path, what = components_file(rows, train, scale, key), "components"
     content = cache.read(path)
     if content is None:
-        with cache.locked(path, what):
+        with cache.lock(path, what):
             content = cache.read(path)  # another run may have made it while this one waited
             if content is None:
-                with cache.explained(what):
+                with cache.explain(what):
                     damaged = cache.clear(path)
                 if damaged:
                     log(f"cached components {path}: damaged, computed anew")
@@ -71,16 +71,16 @@ def components_file(rows: Tensor, train: Tensor, scale: Standardise, key: str) -
 def _principal(rows: Tensor, train: Tensor, scale: Standardise) -> tuple[Tensor, Tensor]:
     n, d = len(train), rows.shape[1]
 
-    def centred(index: Tensor) -> Tensor:
+    def centre(index: Tensor) -> Tensor:
         return scale(rows[index.to(rows.device)].to(scale.mean.device).double())
 
     if n > d:
         gram = torch.zeros(d, d, dtype=torch.float64, device=scale.mean.device)
         for index in train.split(SLICE):
-            x = centred(index)
+            x = centre(index)
             gram.addmm_(x.T, x)
     else:
-        whole = torch.cat([centred(index) for index in train.split(SLICE)])
+        whole = torch.cat([centre(index) for index in train.split(SLICE)])
         gram = whole @ whole.T
     squares, vectors = torch.linalg.eigh(gram.cpu())
     squares, vectors = squares.flip(0).clamp_(min=0), vectors.flip(1)

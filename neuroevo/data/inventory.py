@@ -11,10 +11,10 @@ import numpy as np
 from torch import Tensor
 
 from neuroevo import caveats
-from neuroevo.data import folders
 from neuroevo.data.datasets import Dataset
-from neuroevo.data.folders import SPLITS
+from neuroevo.data.foldernames import SPLITS
 from neuroevo.data.images import Files
+from neuroevo.data.walk import OWN
 from neuroevo.errors import InputError
 
 Splits = Mapping[str, Tensor]  # {name: [rows] int64}
@@ -25,7 +25,7 @@ NAMED = 5  # classes in a note, and broken images
 MANY = 100_000  # images, beyond which validate doesn't decode each
 
 
-def noted(data: Dataset, splits: Splits) -> Dataset:
+def add_notes(data: Dataset, splits: Splits) -> Dataset:
     """Return a data set with notes on what its splits have twice."""
     return replace(data, notes=(*data.notes, *duplicates(data, splits)))
 
@@ -99,7 +99,7 @@ def record(data: Dataset, splits: Splits) -> dict[str, Any]:
         "images": {split: len(rows) for split, rows in splits.items()},
         "folders": {split: _short(folder) for split, folder in data.folders},
         # Not runs that lie beside the classes: a resumed run, which sees itself, has the same result.
-        "notes": [_short(note) for note in data.notes if not note.startswith(folders.OWN)][:LINES],
+        "notes": [_short(note) for note in data.notes if not note.startswith(OWN)][:LINES],
     }
 
 

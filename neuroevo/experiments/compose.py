@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from neuroevo import config, devices
 from neuroevo.config import Config
-from neuroevo.data import augment, folders
+from neuroevo.data import augment
 from neuroevo.data.arrays import Vectors
 from neuroevo.data.datasets import Dataset
+from neuroevo.data.foldernames import SPLITS
 from neuroevo.data.identity import Identity
 from neuroevo.data.images import Arrays
 from neuroevo.data.samples import Features
@@ -38,7 +39,7 @@ from neuroevo.learning.refine import slice_size
 from neuroevo.learning.sensitivity import PROBE
 from neuroevo.learning.task import Settings, Weights
 from neuroevo.networks import deep, heads, network, quantised
-from neuroevo.networks.affine import Scale
+from neuroevo.networks.affine import Affine
 from neuroevo.networks.backbones import Backbone
 from neuroevo.networks.network import Calibration, Network
 from neuroevo.problems.metric import LOWER_IS_BETTER
@@ -56,7 +57,7 @@ class Saved(NamedTuple):
 
     execution: Execution
     changes: list[dict[str, int]]  # by lack of memory
-    scale: Weights  # of what the head is given, {} where there is none
+    affine: Weights  # of what the head is given, {} where there is none
     kept: Weights  # what other runs' files gave at the start
 
 
@@ -141,7 +142,7 @@ class Run:
 
     def view_others(self, rows: Tensor, labels: Tensor) -> Features:
         """Return features of other samples [N, d], as the network gives them to what evolves, in place of the run's."""
-        scale = self.network.scale if self.network.backbone.cut is None else None
+        scale = self.network.affine if self.network.backbone.cut is None else None
         return Features((rows,), labels, scale, self.device)
 
 
@@ -156,7 +157,7 @@ def compose(
     saved: Saved | None = None,
 ) -> Run:
     """Build a run's parts, computing features where they aren't cached; `saved` is what one that goes on has."""
-    scale = None if saved is None else saved.scale
+    scale = None if saved is None else saved.affine
     return assemble(c, sources(c, device, given, backbone, images, log, scale), saved=saved, log=log)
 
 
@@ -176,8 +177,8 @@ def without_data(c: Config, device: torch.device, backbone: Backbone, classes: t
     images: Arrays | Vectors = Arrays(np.empty((0, height, width), dtype=np.uint8))
     if backbone.inputs is not None:
         images = Vectors(np.empty((0, backbone.inputs), dtype=np.float32))
-    given = Dataset(classes, images, labels, labels), dict.fromkeys(folders.SPLITS, none)
-    found = scaling(c, backbone, rows, none, saved.scale, lambda line: None) if saved.scale else None
+    given = Dataset(classes, images, labels, labels), dict.fromkeys(SPLITS, none)
+    found = scaling(c, backbone, rows, none, saved.affine, lambda line: None) if saved.affine else None
     return assemble(c, Sources(device, given, backbone, rows, found, 0), saved=saved)
 
 
@@ -199,7 +200,7 @@ def assemble(
     evolved = replace(evolved.evaluated_by(plan.method), calibration=calibration(c, evolved, learnt_from))
     if evolved.layout.tops:
         algorithm = quantised.whole(algorithm, evolved.layout)
-    samples = learnt_from.features if evolved.backbone.cut is not None or evolved.scale is None else learnt_from.scaled
+    samples = learnt_from.features if evolved.backbone.cut is not None or evolved.affine is None else learnt_from.scaled
     home = torch.device(plan.home)
     of = supervised(
         evolved,
@@ -226,7 +227,7 @@ def evolve(c: Config, learnt_from: Sources, kept: Mapping[str, Tensor], log: Log
     device, backbone, whole = learnt_from.device, learnt_from.backbone, learnt_from.given[0]
     width = learnt_from.features.dim if backbone.cut is None else starts.own_head(backbone).in_features
 
-    def head_weights(head: nn.Module, seen: int, scale: Scale | None, first: str) -> Weights:
+    def head_weights(head: nn.Module, seen: int, scale: Affine | None, first: str) -> Weights:
         return starts.head_weights(c, backbone, head, seen, whole.classes, scale, first, device, kept)
 
     return network.build(
@@ -234,13 +235,13 @@ def evolve(c: Config, learnt_from: Sources, kept: Mapping[str, Tensor], log: Log
         lambda features: make_head(c, backbone, features, len(whole.classes)),
         whole.classes,
         width=width,
-        scale=learnt_from.scale,
+        affine=learnt_from.scale,
         head_weights=head_weights,
         device=device,
         learns_head=c.head.trainable,
         largest_level=quantised.LEVELS[c.genome.levels] if c.genome.levels else None,
         recalibrates=c.backbone.batchnorm == "recalibrate",
-        scale_needed=not centred(c),
+        affine_needed=not centred(c),
         name=c.head_part.name,
         note=log,
     )
@@ -347,7 +348,9 @@ def of_heads(c: Config, evolved: Network, dim: int, batch: int) -> Execution:
     if not batch:
         return found
     own, linear = c.refine is not None and c.refine.batches == "own", type(head) is nn.Linear
-    trained = slice_size(genes, dim, widths, linear, slots(c), own, batch, limit, device)
+    trained = slice_size(
+        genes, dim, widths, linear=linear, slots=slots(c), own=own, size=batch, limit=limit, device=device
+    )
     return found._replace(trained=trained, micro=batch)
 
 
@@ -357,9 +360,17 @@ def of_deep(c: Config, evolved: Network, size: int, batch: int) -> Execution:
     assert cut is not None
     start = {name: w for name, w in evolved.base.items() if name in evolved.layout.names}
     found = deep.plan(
-        evolved.behind_the_cut, start, cut.width, len(evolved.classes), limit, evolved.device, c.memory.plan, size,
-        batch, slots(c),
-    )  # fmt: skip
+        evolved.behind_the_cut,
+        start,
+        cut.width,
+        len(evolved.classes),
+        limit,
+        device=evolved.device,
+        method=c.memory.plan,
+        population=size,
+        batch=batch,
+        slots=slots(c),
+    )
     if c.backbone.batchnorm == "recalibrate" and found.samples < CALIBRATION_BATCH:
         raise InputError(
             f"memory.limit: {limit} bytes is too little to re-estimate batch norms on {CALIBRATION_BATCH} images"

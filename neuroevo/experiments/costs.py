@@ -33,7 +33,7 @@ def takes(c: Config, algorithm: Algorithm[Any], counts: Mapping[str, int], first
     recalibrates = c.backbone.batchnorm == "recalibrate" and c.backbone.trainable
     beside, batch = sum(calibration_batches(train)) if recalibrates else 0, batch_size(c, counts[c.fitness.split])
     once = scoring_cost(rows + rescored(c, algorithm, rows), batch, beside)
-    whole = once + sensitivity.probed(asked, train)
+    whole = once + sensitivity.probe_cost(asked, train)
     if r is None:
         return whole
     learnt = refine.training_cost(rows, r.share, steps(c, train), min(r.batch_size, train))

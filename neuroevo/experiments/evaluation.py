@@ -39,8 +39,8 @@ def evaluate(
         reporter.note(line)
     with Signals() as signals, config.at(**config.READING):
         c, show = run.config, watched(reporter, signals)
-        rows, _ = feature_cache.cached(
-            run.network.backbone, other, run.device, show, c.features.dtype, log=reporter.note
+        rows, _ = feature_cache.fetch(
+            run.network.backbone, other, run.device, show, dtype=c.features.dtype, log=reporter.note
         )
     labels = torch.from_numpy(other.labels).to(run.device)
     tested = run.supervised.test(champion.genome, torch.arange(len(labels)), run.view_others(rows, labels))
@@ -56,7 +56,7 @@ def others(run: Run, root: str, sets: Sequence[str]) -> Dataset:
     """Return labelled samples other than a run's own, of its kind: in class folders, or in an .npz file."""
     inputs = run.network.backbone.inputs
     if inputs is None and not root.endswith(".npz"):
-        return datasets.labelled(root, run.network.classes, **reading(sets))
+        return datasets.read_others(root, run.network.classes, **reading(sets))
     if sets:
         raise InputError(f"--set {sets[0]}: for class folders; {root} is read as an .npz file")
     found = datasets.labelled_arrays(root, run.network.classes)

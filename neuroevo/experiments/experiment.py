@@ -27,7 +27,8 @@ from neuroevo.experiments.recorders import aside, made, once, planned, recorded,
 from neuroevo.experiments.reopen import agreed, changed, of_genome, reopened, restored, searched
 from neuroevo.experiments.signals import Signals, punctual
 from neuroevo.networks.backbones import Backbone
-from neuroevo.storage import checkpoint, claims, rundir
+from neuroevo.storage import checkpoint, claims, generations, rundir
+from neuroevo.storage.writer import Writer
 
 FREE_SHARE = 4  # an evaluation may use up to a quarter of the memory that is free at the start
 
@@ -82,7 +83,7 @@ def prepared(c: Config, log: Callable[[str], None] | None = None) -> Ready:
 def started(ready: Ready, out: str | None, stem: str, reporter: Reporter) -> Iterator[tuple[Path, Log]]:
     """Own a new run's folder, config written, with a log, while it is entered; bad input leaves no folder behind."""
     c = ready.config
-    with claims.claimed(out, stem, c.seed) as claim:
+    with claims.claim(out, stem, c.seed) as claim:
         folder = claim.folder
         try:
             # The log comes first: it tells whose folder it is.
@@ -117,7 +118,7 @@ def unbegun(folder: Path, reporter: Reporter) -> Iterator[None]:
 
 def begun(folder: Path) -> bool:
     """Tell whether a run has a checkpoint of some generation."""
-    return any(checkpoint.number(path) for path in checkpoint.listed(folder / rundir.CHECKPOINTS))
+    return any(generations.number(path) for path in generations.paths(folder / rundir.CHECKPOINTS))
 
 
 def begin_or_resume(c: Config, out: str | None, stem: str, reporter: Reporter) -> Path:
@@ -126,7 +127,7 @@ def begin_or_resume(c: Config, out: str | None, stem: str, reporter: Reporter) -
     Without `out` the folder is runs/out/STEM-SEED. Budget and checkpoint are those of `c`.
     """
     out = str(rundir.OUT / f"{stem}-{c.seed}") if out is None else out
-    folder = claims.named(out)
+    folder = claims.out_folder(out)
     if not claims.holds(folder):
         return run(c, out, stem, reporter)
     if c.tune is not None:
@@ -141,7 +142,7 @@ def begin_or_resume(c: Config, out: str | None, stem: str, reporter: Reporter) -
 
 def resume(run_dir: str, sets: list[str], reporter: Reporter) -> Path:
     """Go on with a run from its newest good checkpoint; a finished one is left as it is unless its budget grew."""
-    folder = rundir.existing(run_dir)
+    folder = rundir.find(run_dir)
     for text in sets:
         if not text.startswith(("budget.", "checkpoint.", "data.root=", "data.file=")):
             raise InputError(
@@ -152,7 +153,7 @@ def resume(run_dir: str, sets: list[str], reporter: Reporter) -> Path:
 
 def resumed(folder: Path, change: Callable[[Config], Config], reporter: Reporter) -> Path:
     """Go on with a run whose config changes in budget or checkpoint alone."""
-    with Signals() as signals, claims.locked(folder), unbegun(folder, reporter), logged(folder, reporter) as log:
+    with Signals() as signals, claims.lock(folder), unbegun(folder, reporter), logged(folder, reporter) as log:
         saved, before = reopened(folder, log)
         c = change(before)
         result = rundir.read_result(folder, log)
@@ -216,12 +217,13 @@ def go(
         "frozen": run.network.backbone.frozen,
     }
     beside = {
-        f"features/{key}": tensor for key, tensor in (run.network.scale._asdict() if run.network.scale else {}).items()
+        f"features/{key}": tensor
+        for key, tensor in (run.network.affine._asdict() if run.network.affine else {}).items()
     }
     beside |= {f"{checkpoint.KEPT}/{key}": tensor for key, tensor in run.keeps().items()}
     tuned = rundir.newest(folder / rundir.TUNE, log)
     beside |= {} if tuned is None else checkpoint.trials(tuned.path)
-    writer = checkpoint.Writer(folder / rundir.CHECKPOINTS, attributes, beside, c.checkpoint.keep)
+    writer = Writer(folder / rundir.CHECKPOINTS, attributes, beside, c.checkpoint.keep)
     if step.generation == 0 and run.network.backbone.cut is not None:
         writer.submit(step, history)  # a plan that was measured is not measured again
 

@@ -11,7 +11,7 @@ from torch import nn
 from neuroevo.errors import InputError, RunError
 from neuroevo.experiments import reopen, terminal
 from neuroevo.experiments.compose import Run
-from neuroevo.networks.weightfiles import sealed
+from neuroevo.networks.weightfiles import seal
 from neuroevo.storage import rundir
 
 FORMATS = {"safetensors": (".safetensors",), "pt": (".pt", ".pth"), "onnx": (".onnx",)}  # by what a file's name ends in
@@ -83,7 +83,7 @@ def content(whole: nn.Module, format: str, about: dict[str, Any], sample: tuple[
     """Return a network, of samples of a shape, as the bytes of a file; RunError where a graph can't be made of it."""
     state = {name: tensor.contiguous() for name, tensor in whole.state_dict().items()}
     if format == "safetensors":
-        return sealed(state, about)
+        return seal(state, about)
     if format == "pt":
         file = io.BytesIO()
         torch.save(state, file)

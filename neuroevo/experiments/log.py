@@ -42,7 +42,7 @@ class Log:
         try:
             self.file = open(path, "ab", buffering=0)  # noqa: SIM115  `logged` closes it
         except OSError as error:
-            raise rundir.unwritten(path, error) from error
+            raise rundir.write_error(path, error) from error
 
     def __call__(self, line: str) -> None:
         """Tell the user a line and keep it."""

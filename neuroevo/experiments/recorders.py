@@ -16,7 +16,8 @@ from neuroevo.engine.rng import Context
 from neuroevo.errors import RunError
 from neuroevo.experiments.log import Reporter
 from neuroevo.experiments.signals import Signals
-from neuroevo.storage import checkpoint, rundir
+from neuroevo.storage import checkpoint, generations, rundir
+from neuroevo.storage.writer import Writer
 
 
 def made(folder: Path) -> None:
@@ -29,13 +30,11 @@ def made(folder: Path) -> None:
 
 def aside(folder: Path, saved: checkpoint.Checkpoint | None, log: Callable[[str], None]) -> None:
     """Rename the checkpoints that were passed over for the one that is gone on from, so that they count no more."""
-    for path in checkpoint.put_aside(folder / rundir.CHECKPOINTS, None if saved is None else saved.path):
+    for path in generations.put_aside(folder / rundir.CHECKPOINTS, None if saved is None else saved.path):
         log(f"{path}: set aside under this name")
 
 
-def settle(
-    c: Config, folder: Path, writer: checkpoint.Writer, step: Step, history: checkpoint.History, changed: bool
-) -> None:
+def settle(c: Config, folder: Path, writer: Writer, step: Step, history: checkpoint.History, changed: bool) -> None:
     """Write the config that a run goes on with: into config.yaml, and if it has `changed` into its checkpoint first."""
     if changed:
         writer.submit(step, history)
@@ -58,7 +57,7 @@ def once(problem: Problem, first: Callable[[], None]) -> Problem:
 
 
 def recorded(
-    run: Iterator[Step], step: Step, history: checkpoint.History, folder: Path, writer: checkpoint.Writer, every: int,
+    run: Iterator[Step], step: Step, history: checkpoint.History, folder: Path, writer: Writer, every: int,
     rules: Rules, signals: Signals, reporter: Reporter, after: Callable[[Step], None] = lambda step: None,
 ) -> Step:  # fmt: skip
     """Keep a run's history and checkpoints until it stops or a signal comes; return its last step, which is on disk.

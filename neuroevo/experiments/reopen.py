@@ -23,7 +23,7 @@ from neuroevo.experiments.log import Reporter, versions, watched
 from neuroevo.experiments.signals import Signals
 from neuroevo.networks import weightfiles
 from neuroevo.networks.network import STATISTICS
-from neuroevo.storage import checkpoint, rundir
+from neuroevo.storage import checkpoint, generations, rundir
 
 # What can change from one command on a run or a search to the next, as dotted keys begin.
 CHANGING = ("budget", "checkpoint", "data.root", "data.file", "tune.budget", "tune.patience", "tune.final")
@@ -34,7 +34,7 @@ def agreed(then: Config, now: Config, out: str, free: tuple[str, ...] = ("budget
     old, new = then.record(), now.record()
     if now.memory.limit is None:  # it was resolved when the run began
         old["memory"] |= {"limit": None}
-    differ = [key for key in rundir.differing(old, new) if not key.startswith(free)]
+    differ = [key for key in rundir.differences(old, new) if not key.startswith(free)]
     if differ:
         raise InputError(f"--resume: {out} holds a run of another config ({', '.join(differ)}); give another --out")
 
@@ -62,7 +62,7 @@ def reopened(folder: Path, log: Callable[[str], None]) -> tuple[checkpoint.Check
     c = config.check(config.parse(saved.config, str(saved.path)))
     if written is None:
         log(f"{wrong}; the config is taken from {saved.path.name}")
-    elif differ := rundir.differing(c.record(), written.record()):
+    elif differ := rundir.differences(c.record(), written.record()):
         log(f"{file}: {', '.join(differ)} differ from {saved.path.name}, which counts")
     return saved, c
 
@@ -75,7 +75,7 @@ def newest(folder: Path, written: Config | None, log: Callable[[str], None]) -> 
     found = checkpoint.newest(folder / rundir.CHECKPOINTS, log)
     if found is None or written is None or of_run(found, written):
         return found
-    for path in checkpoint.listed(folder / rundir.CHECKPOINTS):
+    for path in generations.paths(folder / rundir.CHECKPOINTS):
         with suppress(InputError):
             other = checkpoint.read(path)
             if of_run(other, written):
@@ -90,7 +90,7 @@ def of_run(saved: checkpoint.Checkpoint, c: Config) -> bool:
         then, now = config.check(config.parse(saved.config, str(saved.path))).record(), c.record()
     except InputError:
         return False
-    return not [key for key in rundir.differing(then, now) if not key.startswith(CHANGING)]
+    return not [key for key in rundir.differences(then, now) if not key.startswith(CHANGING)]
 
 
 def restored(
@@ -131,7 +131,7 @@ def restored(
 
 def of_checkpoint(saved: checkpoint.Checkpoint, execution: Execution) -> compose.Saved:
     """Return what a run that goes on has of its own."""
-    return compose.Saved(execution, saved.changes, saved.scale, saved.kept or {})
+    return compose.Saved(execution, saved.changes, saved.affine, saved.kept or {})
 
 
 def agree(saved: checkpoint.Checkpoint, now: Identity, log: Callable[[str], None]) -> None:
@@ -152,7 +152,7 @@ def found(c: Config, log: Callable[[str], None]) -> Config:
     """Return a run's config with the place that its data set has now, which may have moved."""
     key = datasets.place_option(c.dataset.name)
     root = c.dataset.options.get(key)
-    now = root and identity.located(str(root))
+    now = root and identity.locate(str(root))
     if now == root:
         return c
     log(f"data.{key}: {root} isn't there; {now} is taken")
@@ -176,7 +176,7 @@ def saved_run(
     run_dir: str, reporter: Reporter, member: int | None, sets: Sequence[str] = ()
 ) -> tuple[Config, checkpoint.Checkpoint]:
     """Return a run's config and its newest good checkpoint, in which a member of the front may be the champion."""
-    folder = rundir.existing(run_dir)
+    folder = rundir.find(run_dir)
     saved, c = reopened(folder, reporter.note)
     c = changed(c, list(sets))
     if c.tune is not None:

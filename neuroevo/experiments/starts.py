@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from neuroevo import config
 from neuroevo.config import Config
 from neuroevo.errors import InputError
-from neuroevo.networks import backbones
 from neuroevo.networks import rows as rows_
-from neuroevo.networks.affine import Scale
+from neuroevo.networks.affine import Affine
 from neuroevo.networks.backbones import Backbone
 from neuroevo.networks.classes import Classes
 from neuroevo.networks.rows import Given
-from neuroevo.networks.weightfiles import read_named, stripped
+from neuroevo.networks.weightfiles import read_named, strip_prefix
+from neuroevo.networks.weights import check_finite
 from neuroevo.storage import rundir
 
 # Keys of the config for options that errors about heads from elsewhere mention.
@@ -51,7 +51,7 @@ def lines(c: Config, backbone: Backbone, now: Classes) -> list[str]:
     sources = c.genome.start if c.head.trainable else c.genome.start[:1]
     for source in sources:
         given = read(source, "genome.from")
-        own = stripped(given.weights, {*backbone.body.state_dict(), f"{backbone.head}.weight"})
+        own = strip_prefix(given.weights, {*backbone.body.state_dict(), f"{backbone.head}.weight"})
         matrices = [w for name, w in own.items() if name.startswith(backbone.head + ".") and w.ndim == 2]
         rows = {len(matrix) for matrix in matrices}
         found += _lines(given.source, given.classes, now, rows, c.head.trainable)
@@ -91,7 +91,7 @@ def check_head(c: Config, backbone: Backbone, count: int) -> None:
 
 @config.at(**KEYS)
 def head_weights(
-    c: Config, backbone: Backbone, head: nn.Module, width: int, now: Classes, scale: Scale | None, first: str,
+    c: Config, backbone: Backbone, head: nn.Module, width: int, now: Classes, scale: Affine | None, first: str,
     device: torch.device, kept: Mapping[str, Tensor],
 ) -> Weights:  # fmt: skip
     """Return the weights {name: [1, *shape]} of a head of so many features at the start, on features as it sees them.
@@ -108,12 +108,12 @@ def head_weights(
     given: Given | None = None
     if c.genome.start:
         found = read(c.genome.start[0], "genome.from")
-        found = found._replace(weights=stripped(found.weights, {*weights, *backbone.body.state_dict()}))
+        found = found._replace(weights=strip_prefix(found.weights, {*weights, *backbone.body.state_dict()}))
         found = found._replace(weights=rows_.in_order(head, backbone.head, width, found, now, learns=False))
         expected = weights if scale is None else scale.fold(weights, first)
         if all(name in found.weights and found.weights[name].shape == w.shape[1:] for name, w in expected.items()):
             given = found._replace(weights={name: found.weights[name] for name in weights})
-            backbones.check_finite(given.weights, given.source)
+            check_finite(given.weights, given.source)
     if given is None and c.head.init == "network":
         check_head(c, backbone, len(now))
         state = {f"{backbone.head}.{name}": value for name, value in own_head(backbone).state_dict().items()}

@@ -34,7 +34,7 @@ from neuroevo.experiments.sources import SCALED_BY, Sources, augmenting, centred
 from neuroevo.forecast import pace
 from neuroevo.forecast.pace import timed
 from neuroevo.networks import deep
-from neuroevo.networks.affine import Projection, Scale
+from neuroevo.networks.affine import Affine, Projection
 from neuroevo.networks.backbones import Backbone
 from neuroevo.tuning.trials import Trainer
 from neuroevo.tuning.tune import HOME, Tuner
@@ -131,7 +131,7 @@ class Forecaster:
         augment = augmenting(c, backbone)
         dims, _ = sizes.dimensions(c, given, backbone)
         began = time.perf_counter()
-        first, left = feature_cache.there(backbone, whole, device, dtype)
+        first, left = feature_cache.look_up(backbone, whole, device, dtype)
         pieces, labels, to_come = (
             [first],
             [torch.from_numpy(whole.labels)],
@@ -145,7 +145,7 @@ class Forecaster:
         elif augment is not None and isinstance(c.features.views, int):
             train = whole.take(splits["train"].numpy())
             for view in range(c.features.views):
-                piece, left = feature_cache.there(backbone, train, device, dtype, augment, view)
+                piece, left = feature_cache.look_up(backbone, train, device, dtype, augment=augment, view=view)
                 pieces.append(piece)
                 labels.append(torch.from_numpy(train.labels))
                 to_come += left * self.rate(backbone, train, augment, left)
@@ -170,7 +170,7 @@ class Forecaster:
 
     def scale(
         self, c: Config, backbone: Backbone, cached: Features, train: Tensor, made_up: bool
-    ) -> tuple[Scale | None, float, float, bool]:
+    ) -> tuple[Affine | None, float, float, bool]:
         """Return a run's scale, the seconds of it that come once, those of each run, and whether it is made up."""
         asked, d = c.features, cached.dim
         projected = asked.components is not None or bool(asked.whitening)
@@ -230,7 +230,7 @@ def random(n: int, d: int, dtype: str) -> Tensor:
 
 
 def invention(
-    c: Config, backbone: Backbone, dims: sizes.Dims, given: tuple[Dataset, dict[str, Tensor]], scale: Scale | None
+    c: Config, backbone: Backbone, dims: sizes.Dims, given: tuple[Dataset, dict[str, Tensor]], scale: Affine | None
 ) -> dict[str, Tensor]:
     """Return what a checkpoint would keep of other runs' weights, and of a head that isn't drawn, as zeros."""
     width = scale.width if scale is not None else dims.seen

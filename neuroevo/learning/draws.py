@@ -79,11 +79,17 @@ class Draws:
                 if not bool(p.any()):
                     return x
                 context = self.context._replace(device=x.device)
-                u = torch.stack([
-                    torch.rand(x.shape[1], self.size, device=x.device,
-                               generator=context.generator(f"refine/dropout/{step}/{layer[0]}/{i}"))
-                    for i in individuals.tolist()
-                ])  # fmt: skip
+                u = torch.stack(
+                    [
+                        torch.rand(
+                            x.shape[1],
+                            self.size,
+                            device=x.device,
+                            generator=context.generator(f"refine/dropout/{step}/{layer[0]}/{i}"),
+                        )
+                        for i in individuals.tolist()
+                    ]
+                )
                 keep = 1 - p.view(-1, 1, 1)
                 return x * (u[..., part] < keep) / keep
 

@@ -47,9 +47,12 @@ def refiner(task: Task, optimizer: Optimizer, settings: Settings, given: Collect
     """
     s = settings
     named: dict[str, float | Range | None] = {
-        "lr": s.lr, "momentum": optimizer.momentum, "weight_decay": s.weight_decay or None,
-        "label_smoothing": s.label_smoothing, "dropout": s.dropout,
-    }  # fmt: skip
+        "lr": s.lr,
+        "momentum": optimizer.momentum,
+        "weight_decay": s.weight_decay or None,
+        "label_smoothing": s.label_smoothing,
+        "dropout": s.dropout,
+    }
     ranges = {
         name: 0.0 if value is None else value for name, value in named.items() if name in given or value is not None
     }
@@ -62,14 +65,14 @@ def refiner(task: Task, optimizer: Optimizer, settings: Settings, given: Collect
         fresh = (population.parents[:, -1] >= 0) | (population.parents[:, 0] < 0)
         return {"all": fresh | True, "children": fresh, "elites": ~fresh}[s.who].nonzero().squeeze(1)
 
-    def chosen(population: Population, context: Context) -> Tensor:
+    def choose(population: Population, context: Context) -> Tensor:
         rows = eligible(population)
         if s.share < 1:
             order = torch.randperm(len(rows), generator=context.generator("refine/who"), device=rows.device)
             rows = rows[order[: round(s.share * len(rows))]].sort().values
         return rows
 
-    def taken(context: Context) -> int:
+    def steps_left(context: Context) -> int:
         """Return how many steps a generation takes: fewer in the last one, where the budget hasn't as many."""
         return s.steps if context.steps is None else min(s.steps, context.steps)
 
@@ -80,7 +83,7 @@ def refiner(task: Task, optimizer: Optimizer, settings: Settings, given: Collect
         population = with_traits(
             population, {name: value for name, value in ranges.items() if name not in given}, context
         )
-        rows, steps = chosen(population, context), taken(context)
+        rows, steps = choose(population, context), steps_left(context)
         if steps == 0 or not len(rows):
             return population, Cost()
         genomes, traits = population.genomes.clone(), dict(population.traits)
@@ -211,9 +214,17 @@ def with_traits(population: Population, ranges: dict[str, float | Range], contex
 
 
 def slice_size(
-    genes: int, dim: int, widths: Sequence[int], linear: bool, slots: int, own: bool, size: int, limit: int,
+    genes: int,
+    dim: int,
+    widths: Sequence[int],
+    *,
+    linear: bool,
+    slots: int,
+    own: bool,
+    size: int,
+    limit: int,
     device: torch.device,
-) -> int:  # fmt: skip
+) -> int:
     """Return how many heads train at a time within the memory limit; InputError where it is too small for one.
 
     `genes` of a head on `dim` features with layers of these widths, `slots` that the optimizer keeps, `own` batches or

@@ -49,10 +49,10 @@ class Sensitivity:
 
     def cost(self, n: int) -> Cost:
         """Return what the sensitivities of n genomes take."""
-        return probed(n, len(self.rows))
+        return probe_cost(n, len(self.rows))
 
 
-def probed(n: int, train: int) -> Cost:
+def probe_cost(n: int, train: int) -> Cost:
     """Return what the sensitivities of n genomes take, with so many train images."""
     samples = n * min(PROBE, train)
     return Cost(forward=samples, backward=samples * SIGNS)

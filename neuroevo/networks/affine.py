@@ -70,4 +70,4 @@ class Projection(NamedTuple):
         return {**weights, f"{layer}.weight": own.unflatten(0, w.shape[:2]).float(), f"{layer}.bias": b.float()}
 
 
-Scale = Standardise | Projection
+Affine = Standardise | Projection

@@ -57,7 +57,7 @@ def _channels_last(x: Tensor) -> Tensor:
     return x.permute(0, 2, 3, 1) if x.ndim == 4 else x
 
 
-def matching(names: Iterable[str], patterns: Collection[str]) -> list[str]:
+def match(names: Iterable[str], patterns: Collection[str]) -> list[str]:
     """Return the names that a pattern matches, wholly or by one of their leading parts; `*` crosses dots."""
 
     def matches(name: str) -> bool:
@@ -92,7 +92,7 @@ def cut(network: nn.Module, trainable: Collection[str], images: Tensor) -> Cut:
                 if getattr(module, "inplace", False) is True:
                     setattr(module, "inplace", False)  # noqa: B010  the type of a module's attribute is unknown
         try:
-            return _checked(network, trainable, images)
+            return _check(network, trainable, images)
         except Exception as error:  # a library's network may resist tracing in any way
             reason = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
             if not isinstance(error, _Changes):
@@ -104,7 +104,7 @@ class _Changes(ValueError):
     """The rest changes what passes the cut."""
 
 
-def _checked(network: nn.Module, trainable: Collection[str], images: Tensor) -> Cut:
+def _check(network: nn.Module, trainable: Collection[str], images: Tensor) -> Cut:
     prefix, rest, places = _split(network, trainable, images)
     with torch.inference_mode():
         tensors = prefix(images)

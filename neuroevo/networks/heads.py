@@ -70,7 +70,7 @@ def steps(head: nn.Module, prefix: str) -> list[tuple[str, nn.Module]]:
 
     Nested Sequentials are opened, subclasses of it aren't; a layer that runs twice comes twice.
     """
-    if type(head) is not nn.Sequential or _hooked(head):
+    if type(head) is not nn.Sequential or _has_hooks(head):
         return [(prefix, head)]
     children = [(name, child) for name, child in head._modules.items() if child is not None]
     return [step for name, child in children for step in steps(child, f"{prefix}.{name}")]
@@ -82,7 +82,7 @@ def first_linear(head: nn.Module, prefix: str) -> str | None:
     None where it begins with something else: a map of the features can't be folded into that.
     """
     name, layer = next(iter(steps(head, prefix)), (prefix, head))
-    if type(layer) is not nn.Linear or layer.bias is None or _hooked(layer):
+    if type(layer) is not nn.Linear or layer.bias is None or _has_hooks(layer):
         return None
     uses = [id(p) for module in _every(head) for p in module.parameters(recurse=False)]
     return name if all(uses.count(id(p)) == 1 for p in (layer.weight, layer.bias)) else None
@@ -175,7 +175,7 @@ def _obstacle(head: nn.Module, prefix: str) -> str | None:
     width: int | None = None
     for name, layer in steps(head, prefix):
         kind, shown = type(layer), f"{type(layer).__name__} ({name})"
-        if _hooked(layer):
+        if _has_hooks(layer):
             return f"{shown} has a hook"
         if kind is nn.Linear:
             width = cast(nn.Linear, layer).out_features
@@ -189,7 +189,7 @@ def _obstacle(head: nn.Module, prefix: str) -> str | None:
     return None if width is not None else "it has no linear layer"
 
 
-def _hooked(module: nn.Module) -> bool:
+def _has_hooks(module: nn.Module) -> bool:
     """Return True where a call of a module does more than its class says."""
     hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
     return any(hooks) or "forward" in vars(module)

@@ -13,13 +13,14 @@ from torch import Tensor, nn
 
 from neuroevo.engine.genome import Layout
 from neuroevo.errors import InputError, the
-from neuroevo.networks import backbones, deep, heads, quantised, rows
-from neuroevo.networks.affine import Scale
+from neuroevo.networks import deep, heads, quantised, rows
+from neuroevo.networks.affine import Affine
 from neuroevo.networks.backbones import Backbone
 from neuroevo.networks.classes import Classes
 from neuroevo.networks.heads import Forward
 from neuroevo.networks.rows import Given
-from neuroevo.networks.weightfiles import stripped
+from neuroevo.networks.weightfiles import strip_prefix
+from neuroevo.networks.weights import check_finite
 from neuroevo.search.operators import mutation
 
 STATISTICS = ("running_mean", "running_var")
@@ -44,8 +45,8 @@ class Network:
     head: nn.Module  # one of them, on features as it sees them
     layout: Layout  # of genomes
     base: Weights  # {name: [1, *shape]}: all that evolves, and the head, at the start
-    scale: Scale | None  # of what the head is given
-    first: str  # the head's first linear layer, into which the scale folds
+    affine: Affine | None  # of what the head is given
+    first: str  # the head's first linear layer, into which the affine map folds
     width: int  # features that the network gives its head
     method: str  # by which heads are evaluated: gemm or vmap
     of_features: Forward  # logits of heads on features as they see them
@@ -66,7 +67,7 @@ class Network:
     @property
     def seen(self) -> int:
         """Number of features that the head sees."""
-        return self.width if self.scale is None else self.scale.width
+        return self.width if self.affine is None else self.affine.width
 
     def evaluated_by(self, method: str) -> "Network":
         """Return the network with what evolves before its head, if any does, evaluated by a method of `deep`."""
@@ -77,8 +78,8 @@ class Network:
         cut = self.backbone.cut
         assert cut is not None
         fixed = {} if self.learns_head else self.of_head()
-        scale = None if self.scale is None else self.scale.__call__
-        return deep.forward(cut, self.backbone.head, self.of_features, fixed, scale, method)
+        affine = None if self.affine is None else self.affine.__call__
+        return deep.forward(cut, self.backbone.head, self.of_features, fixed, affine=affine, method=method)
 
     def of_head(self) -> Weights:
         """Return the head's weights {name: [1, *shape]} at the start."""
@@ -103,15 +104,15 @@ class Network:
         if self.calibration is not None and self.backbone.cut is not None:
             own = {name: w for name, w in weights.items() if name in self.backbone.trainable}
             with torch.no_grad():
-                weights |= deep.recalibrated(self.backbone.cut, own, self.calibration.batches)
+                weights |= deep.recalibrate(self.backbone.cut, own, self.calibration.batches)
         return weights
 
     def fold(self, genome: Tensor) -> Weights:
         """Return the weights {name: shape} that a genome [g] has in the network, on raw features, head included."""
         fixed = {name: w for name, w in self.base.items() if name not in self.layout.names}
         weights = fixed | self.decode(genome[None])
-        if self.scale is not None:
-            weights = self.scale.fold(weights, self.first)
+        if self.affine is not None:
+            weights = self.affine.fold(weights, self.first)
         return {name: weight[0] for name, weight in weights.items()}
 
     def unfold(self, weights: Weights, source: str, classes: Classes | None = None) -> Tensor:
@@ -121,7 +122,7 @@ class Network:
         `classes`, where known, and of this network's in its order if not.
         """
         network = self.backbone.body.state_dict()
-        weights = stripped(dict(weights), {*network, *self.base})
+        weights = strip_prefix(dict(weights), {*network, *self.base})
         for name, weight in weights.items():
             here = None if name in self.base else network.get(name)
             recalibrated = name.endswith(STATISTICS) and self.recalibrates
@@ -133,18 +134,18 @@ class Network:
             weights = rows.in_order(self.head, self.backbone.head, self.seen, found, self.classes, whole=whole)
         backbone = {name: self.base[name] for name in self.backbone.trainable}
         given = {name: weights[name][None].to(self.device) for name in self.layout.names if name in weights}
-        backbones.check_finite(given, source)
-        raw = self.base if self.scale is None else self.scale.fold(self.base, self.first)
+        check_finite(given, source)
+        raw = self.base if self.affine is None else self.affine.fold(self.base, self.first)
         try:  # shapes first
             Layout.of({name: w[0] for name, w in raw.items() if name in self.layout.names}).flatten(backbone | given)
         except ValueError as error:
             raise InputError(f"{source}: not of this network's layout: {error}") from None
-        if self.scale is not None and f"{self.first}.weight" in given:
-            given = rows.unfold(self.scale, given, self.first, source)
+        if self.affine is not None and f"{self.first}.weight" in given:
+            given = rows.unfold(self.affine, given, self.first, source)
         return quantised.encode(backbone | given, self.layout)
 
     def module(self, genome: Tensor) -> nn.Module:
-        """Return a network of its own with a genome's [g] weights, in eval mode: samples to logits, no scale before."""
+        """Return a network of its own with a genome's [g] weights, in eval mode: samples to logits, all maps folded."""
         whole = self.backbone.network(self.build_head(self.width)).to(self.device)
         missing = whole.load_state_dict(self.fold(genome), strict=False).unexpected_keys
         assert not missing, missing
@@ -152,13 +153,13 @@ class Network:
 
     def numbers(self, genomes: Tensor) -> Tensor:
         """Return all that evolves as the plain network has it, [n, numbers], of genomes [n, g]."""
-        folds = self.scale is not None and f"{self.first}.weight" in self.layout.names
-        if self.scale is None and not self.layout.tops:
+        folds = self.affine is not None and f"{self.first}.weight" in self.layout.names
+        if self.affine is None and not self.layout.tops:
             return genomes
         weights = quantised.decode(genomes, self.layout)
         if folds:
-            assert self.scale is not None
-            weights = self.scale.fold({name: w.to(self.scale.mean.device) for name, w in weights.items()}, self.first)
+            assert self.affine is not None
+            weights = self.affine.fold({name: w.to(self.affine.mean.device) for name, w in weights.items()}, self.first)
         return torch.cat([weights[name].flatten(1) for name in self.layout.names if name in weights], dim=1)
 
 
@@ -168,39 +169,39 @@ def build(
     classes: Sequence[str],
     *,
     width: int,
-    scale: Scale | None,
-    head_weights: Callable[[nn.Module, int, Scale | None, str], Weights],
+    affine: Affine | None,
+    head_weights: Callable[[nn.Module, int, Affine | None, str], Weights],
     device: torch.device,
     learns_head: bool = True,
     largest_level: int | None = None,
     recalibrates: bool = False,
-    scale_needed: bool = True,
+    affine_needed: bool = True,
     name: str = "",
     note: Note = lambda line: None,
 ) -> Network:
     """Return a network that evolves, of a backbone and the heads that `build_head` builds for so many features.
 
-    `width` is the number of features that the backbone gives, `scale` what is done to them before the head: it folds
-    `width` is the number of features that the backbone gives, `scale` what is done to them before the head: it folds
-    into the head's first linear layer. `head_weights(head, features seen, scale, first layer)` are the head's weights
+    `width` is the number of features that the backbone gives, `affine` what is done to them before the head: it folds
+    `width` is the number of features that the backbone gives, `affine` what is done to them before the head: it folds
+    into the head's first linear layer. `head_weights(head, features seen, affine, first layer)` are the head's weights
     {name: [1, *shape]} at the start. With `largest_level` matrices are whole levels up to that. InputError, which
     """
-    seen = scale.width if scale else width
+    seen = affine.width if affine else width
     head, again = (build_head(seen).to(device) for _ in range(2))
     first = heads.first_linear(head, backbone.head)
     if first is None:
-        if scale is not None and scale_needed:
+        if affine is not None and affine_needed:
             raise InputError(
                 f"{name or type(head).__name__} doesn't begin with a linear layer with bias, into which a scale could "
                 "be folded; set standardise false, components null and whitening 0",
                 option="features",
             )
-        first, scale = backbone.head, None
+        first, affine = backbone.head, None
     base = {name: backbone.body.get_parameter(name).detach()[None] for name in backbone.trainable}
-    of_head = head_weights(head, seen, scale, first)
+    of_head = head_weights(head, seen, affine, first)
     layout = Layout.of({name: w[0] for name, w in (base | (of_head if learns_head else {})).items()})
     if largest_level is not None:
-        layout = quantised.levelled(layout, largest_level)
+        layout = quantised.add_levels(layout, largest_level)
         if not layout.tops:
             raise InputError(f"{name or type(head).__name__} has no weight matrix", option="levels")
     method, of_features = heads.population_forward(head, backbone.head, (seen, len(classes)), again, note)
@@ -210,7 +211,7 @@ def build(
         head=head,
         layout=layout,
         base=base | of_head,
-        scale=scale,
+        affine=affine,
         first=first,
         width=width,
         method=method,

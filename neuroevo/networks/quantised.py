@@ -25,7 +25,7 @@ FULL = {1: 0.1, 7: 0.2, 127: 0.2}
 CLIPPED = [k / 20 for k in range(2, 20)]  # of a row's largest weight: what the largest level may stand for
 
 
-def levelled(layout: Layout, largest: int) -> Layout:
+def add_levels(layout: Layout, largest: int) -> Layout:
     """Return the layout in which matrices are levels up to `largest`, each followed by the scales of its rows."""
     names, shapes, levels = [], [], []
     for name, shape in zip(layout.names, layout.shapes, strict=True):
@@ -36,7 +36,7 @@ def levelled(layout: Layout, largest: int) -> Layout:
     return Layout(tuple(names), tuple(shapes), tuple(levels))
 
 
-def rounded(genomes: Tensor, layout: Layout) -> Tensor:
+def round_levels(genomes: Tensor, layout: Layout) -> Tensor:
     """Return genomes [n, g] with each level the nearest whole one within its range; the floats as they are."""
     if not layout.levels:
         return genomes
@@ -100,9 +100,9 @@ def whole(algorithm: Algorithm[Any], layout: Layout) -> Algorithm[Any]:
 
     def ask(state: Any, context: Context) -> Population:
         population = algorithm.ask(state, context)
-        return population._replace(genomes=rounded(population.genomes, layout))
+        return population._replace(genomes=round_levels(population.genomes, layout))
 
     def candidates(state: Any) -> dict[str, Tensor]:
-        return {kind: rounded(genome[None], layout)[0] for kind, genome in algorithm.candidates(state).items()}
+        return {kind: round_levels(genome[None], layout)[0] for kind, genome in algorithm.candidates(state).items()}
 
     return algorithm._replace(ask=algorithm.ask if algorithm.continuous else ask, candidates=candidates)

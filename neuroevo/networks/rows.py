@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from neuroevo.errors import InputError, the
 from neuroevo.networks import classes, heads
-from neuroevo.networks.affine import Scale
+from neuroevo.networks.affine import Affine
 from neuroevo.networks.classes import Classes
 
 LOST = 1e-3  # of a head's weights: what a projection may leave out of it
@@ -31,7 +31,7 @@ def match(then: Classes, now: Classes, source: str, *, learns: bool) -> classes.
     found = classes.match(then, now, source)
     if found.new and not learns:
         raise InputError(
-            f"false, but {source} lacks classes of the data ({classes.listed(found.new)}), which a head that doesn't "
+            f"false, but {source} lacks classes of the data ({classes.few(found.new)}), which a head that doesn't "
             "evolve can't learn",
             option="trainable",
         )
@@ -58,13 +58,13 @@ def in_order(
         )
     if any(len(weights.get(f"{layer}.{key}", then)) != len(then) for key in ("weight", "bias")):
         return weights
-    return classes.ordered(weights, layer, found, whole) if f"{layer}.weight" in weights else weights
+    return classes.reorder(weights, layer, found, whole) if f"{layer}.weight" in weights else weights
 
 
-def unfold(scale: Scale, weights: Weights, first: str, source: str) -> Weights:
-    """Return weights on a scale from those on raw features; InputError where they need what the scale leaves out."""
-    found = scale.unfold(weights, first)
-    back, given = (w[f"{first}.weight"].double() for w in (scale.fold(found, first), weights))
+def unfold(affine: Affine, weights: Weights, first: str, source: str) -> Weights:
+    """Return weights on a affine from those on raw features; InputError where they need what the map leaves out."""
+    found = affine.unfold(weights, first)
+    back, given = (w[f"{first}.weight"].double() for w in (affine.fold(found, first), weights))
     if (back - given).norm() > LOST * given.norm():
         raise InputError(
             f"{source}: its head uses more of the features than their principal components; set {the('components')} "

@@ -15,7 +15,7 @@ from neuroevo.engine.genome import Layout, Population
 from neuroevo.engine.problem import Problem, by_metric
 from neuroevo.engine.scores import Scores
 from neuroevo.errors import InputError
-from neuroevo.networks.cut import matching
+from neuroevo.networks.cut import match
 from neuroevo.problems.metric import FITNESS, numbers
 
 OfGenomes = Callable[[Tensor], Tensor]  # genomes [n, g] -> fitness [n], the higher the better
@@ -51,7 +51,7 @@ class Evolvable:
     def __init__(self, module: nn.Module, trainable: Sequence[str], device: torch.device) -> None:
         self.made = deepcopy(module).to(device).eval().requires_grad_(False)
         parameters = dict(self.made.named_parameters())
-        names = matching(parameters, trainable) if trainable else list(parameters)
+        names = match(parameters, trainable) if trainable else list(parameters)
         if not names:
             what = f"{', '.join(trainable)} matches none" if trainable else "the module has no parameters"
             raise InputError(f"{what}; there are: {', '.join(list(parameters)[:8]) or 'none'}", option="trainable")

@@ -20,7 +20,7 @@ from neuroevo.report import figures, page, plots_of_benches, plots_of_runs
 from neuroevo.report.figures import Plot, words
 from neuroevo.report.plots_of_benches import Interval, Point
 from neuroevo.report.runpage import Run, descended, front, on_test, over_generations, read, short, shown, warnings
-from neuroevo.storage import rundir
+from neuroevo.storage import records, rundir
 from neuroevo.storage.rundir import Note
 
 Row = dict[str, str]
@@ -130,7 +130,7 @@ def read_bench(folder: Path, note: Note = rundir.silent) -> Bench:
         if not isinstance(about.get(key), dict):
             raise InputError(f"{file}: {key} is damaged or missing")
     for key in ("seeds", "splits", "samples"):
-        if not rundir.count(about.get(key)):
+        if not records.count(about.get(key)):
             raise InputError(f"{file}: {key} is damaged or missing")
     summary = {row["arm"]: row for row in table(folder / rundir.SUMMARY, note)}
     runs = [row for row in table(folder / rundir.RESULTS, note) if row["arm"] in about["arms"]]

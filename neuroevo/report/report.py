@@ -31,7 +31,7 @@ def report(folder: str, note: rundir.Note = rundir.silent) -> Path:
 def existing(folder: str) -> Path:
     """Return the folder of a run or a bench that is there, or InputError."""
     path = Path(folder)
-    return path if (path / rundir.BENCH).is_file() else rundir.existing(folder)
+    return path if (path / rundir.BENCH).is_file() else rundir.find(folder)
 
 
 def render(folder: Path, pictures: Path | None, refresh: int | None = None, note: rundir.Note = rundir.silent) -> str:

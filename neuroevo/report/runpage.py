@@ -96,7 +96,7 @@ def configured(folder: Path, saved: checkpoint.Checkpoint | None, note: Note) ->
     there: Any = None if saved is None else config.parse(saved.config, str(saved.path))
     if saved is None or not of_config(there):
         raise InputError(wrong if str(file) in wrong else f"{file}: {wrong}")
-    if differ := rundir.differing(there, given):
+    if differ := rundir.differences(there, given):
         some = f"{', '.join(differ)} differ from" if len(differ) < MANY else "damaged; the config is that of"
         note(f"{file}: {some} {saved.path.name}" + (", which counts" if len(differ) < MANY else ""))
     return dict(there)

@@ -9,10 +9,7 @@ name.
 
 import json
 import math
-import os
-import re
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,18 +30,15 @@ from neuroevo.engine.loop import Champion, Step
 from neuroevo.engine.scores import Scores
 from neuroevo.errors import InputError, RunError
 from neuroevo.networks.backbones import Native
-from neuroevo.storage import hdf5
+from neuroevo.storage import generations, hdf5
 
 FORMAT = 1
 FRONT = "front-"  # what its members are called, beside a number
 TRIALS = "trials"  # of hyperparameters
 KEPT = "kept"  # of what other runs' files gave
 MARK = b"neuroevo checkpoint\n"
-NAME = re.compile(r"generation-(\d+)\.h5", re.ASCII)
-ASIDE = ".aside"  # behind the name of a checkpoint that doesn't count any more
 LINES, KINDS = "line_columns", "line_kinds"  # which columns each line of a history has, where not all have the same
 INTEGERS = ("generation", "invalid", "forward_samples", "backward_samples")
-
 History = list[dict[str, float | None]]
 
 
@@ -69,7 +63,7 @@ class Checkpoint:
     changes: list[dict[str, int]]  # that lack of memory made to it
     versions: dict[str, str]
     features: str  # a hash: computed anew by other threads they would round otherwise
-    scale: dict[str, Tensor]  # of what the head is given: genomes mean nothing without it
+    affine: dict[str, Tensor]  # of what the head is given: genomes mean nothing without it
     step: Step  # state None
     history: History
     front: Front | None  # of many objectives
@@ -83,35 +77,6 @@ class Checkpoint:
         """The names of many objectives, in the order of the front's columns."""
         given = config.parse(self.config, str(self.path))["fitness"]["metrics"]
         return [metric if isinstance(metric, str) else metric["name"] for metric in given]
-
-
-def name(generation: int) -> str:
-    """Return the file name of a generation's checkpoint."""
-    return f"generation-{generation:06d}.h5"
-
-
-def number(path: Path) -> int | None:
-    """Return the generation in a checkpoint's file name, which may have more than six digits; None for another file."""
-    found = NAME.fullmatch(path.name)
-    return int(found[1]) if found else None
-
-
-def written(name: str) -> bool:
-    """Tell whether a file of this name is a checkpoint, or one that was being written."""
-    return number(Path(name.removesuffix(".partial") + ".h5" if name.endswith(".partial") else name)) is not None
-
-
-def listed(folder: Path) -> list[Path]:
-    """Return the checkpoints in a folder, newest first."""
-    found = [(count, path) for path in _inside(folder) if (count := number(path)) is not None]
-    return [path for _, path in sorted(found, key=lambda pair: (pair[0], pair[1].name), reverse=True)]
-
-
-def _inside(folder: Path) -> list[Path]:
-    try:
-        return list(folder.iterdir())
-    except OSError:  # there is none, or a file in its place
-        return []
 
 
 def _tree(value: object, prefix: str) -> dict[str, Tensor]:
@@ -179,22 +144,13 @@ def write(path: Path, attributes: dict[str, Any], beside: dict[str, Tensor], ste
     try:
         hdf5.write(temporary, MARK, arrays, shared, [hdf5.Notes("/", attributes), hdf5.Notes("champion", champion)])
         temporary.replace(path)
-        flush_folder(path.parent)
+        generations.flush_folder(path.parent)
     except OSError as error:
-        stands = "; the one before it stands" if listed(path.parent) else ""
+        stands = "; the one before it stands" if generations.paths(path.parent) else ""
         raise RunError(f"{path}: checkpoint not written ({error.strerror or error}){stands}") from error
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
-
-
-def flush_folder(folder: Path) -> None:
-    """Flush a folder's entries to disk, so that a rename in it survives a crash."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def verify(path: Path) -> None:
@@ -205,12 +161,12 @@ def verify(path: Path) -> None:
 def read(path: Path) -> Checkpoint:
     """Read a checkpoint, verified, all but the algorithm's state; InputError where it is damaged or another format."""
     verify(path)
-    with hdf5.opened(path) as file:
+    with hdf5.open_file(path) as file:
         attributes = dict(file.attrs)
         if attributes["format"] != FORMAT:
             raise InputError(f"{path}: checkpoint format {attributes['format']}; this version reads {FORMAT}")
         history = _history(file, attributes)
-        scale = {key: torch.from_numpy(data[()]) for key, data in file.get("features", {}).items()}
+        affine = {key: torch.from_numpy(data[()]) for key, data in file.get("features", {}).items()}
         group = file["population"]
         values = torch.from_numpy(group["fitness"][()])
         traits = {key: torch.from_numpy(trait[()]) for key, trait in group.get("traits", {}).items()}
@@ -250,7 +206,7 @@ def read(path: Path) -> Checkpoint:
             json.loads(attributes["plan_changes"]),
             json.loads(attributes["versions"]),
             str(attributes["features"]),
-            scale,
+            affine,
             step,
             history,
             front,
@@ -259,7 +215,7 @@ def read(path: Path) -> Checkpoint:
             attributes.get("frozen"),
             _numbers(file, KEPT),
         )
-        _fitting(found)
+        _check_fit(found)
     return found
 
 
@@ -279,7 +235,7 @@ def _history(file: Any, attributes: Mapping[str, Any]) -> History:
     ]
 
 
-def _fitting(found: Checkpoint) -> None:
+def _check_fit(found: Checkpoint) -> None:
     """Raise ValueError where the parts of a checkpoint don't fit each other."""
     population, scores, genes = found.step.population, found.step.scores, found.layout.genes
     n = len(population.genomes)
@@ -290,9 +246,11 @@ def _fitting(found: Checkpoint) -> None:
         "population/fitness": (scores.values, double, (n, None)),
         "population/invalid": (scores.invalid, torch.bool, (n,)),
         "champion/genome": (found.step.champion.genome, single, (genes,)),
-        **{f"population/traits/{key}": (trait, None, (n, *[None] * (trait.ndim - 1)))
-           for key, trait in population.traits.items()},
-    }  # fmt: skip
+        **{
+            f"population/traits/{key}": (trait, None, (n, *[None] * (trait.ndim - 1)))
+            for key, trait in population.traits.items()
+        },
+    }
     if found.front is not None:
         shapes["front/genomes"] = found.front.genomes, single, (None, genes)
         shapes["front/fitness"] = found.front.fitness, double, (len(found.front.genomes), None)
@@ -311,7 +269,7 @@ def _number(value: float) -> float | None:
 
 def state(path: Path, template: Any, device: torch.device) -> Any:
     """Read the algorithm's state into the shape of `template`, whose values don't matter; InputError names a leaf."""
-    with hdf5.opened(path) as file:
+    with hdf5.open_file(path) as file:
 
         def tensor(item: Any, key: str, like: Tensor | None) -> Tensor:
             found = torch.from_numpy(np.asarray(item[()]))
@@ -338,7 +296,7 @@ def state(path: Path, template: Any, device: torch.device) -> Any:
 
 def trials(path: Path) -> dict[str, Tensor]:
     """Return the tensors of the trials in a checkpoint, by their paths; empty where there are none."""
-    with hdf5.opened(path) as file:
+    with hdf5.open_file(path) as file:
         return {f"{TRIALS}/{key}": tensor for key, tensor in _numbers(file, TRIALS).items()}
 
 
@@ -350,7 +308,7 @@ def _numbers(file: Any, group: str) -> dict[str, Tensor]:
 
 def newest(folder: Path, warn: Callable[[str], None]) -> Checkpoint | None:
     """Return the newest checkpoint that is good, or None where there is none at all; damaged ones are warned of."""
-    paths = listed(folder)
+    paths = generations.paths(folder)
     for path in paths:
         try:
             return read(path)
@@ -359,54 +317,3 @@ def newest(folder: Path, warn: Callable[[str], None]) -> Checkpoint | None:
     if paths:
         raise InputError(f"{folder}: no checkpoint is good")
     return None
-
-
-def put_aside(folder: Path, kept: Path | None) -> list[Path]:
-    """Rename the checkpoints that count as newer than one, so that they don't any more; return what they are now.
-
-    A run that goes on from one passed those over. None: all of them.
-    """
-    paths = listed(folder)
-    renamed = []
-    for path in paths if kept is None else paths[: paths.index(kept)]:
-        target, count = path.with_name(path.name + ASIDE), 1
-        while target.exists():
-            count += 1
-            target = path.with_name(f"{path.name}{ASIDE}-{count}")
-        renamed.append(path.rename(target))
-    return renamed
-
-
-class Writer:
-    """Writes checkpoints of one run in the background, one at a time, and keeps the newest few and the champion's."""
-
-    def __init__(self, folder: Path, attributes: dict[str, Any], beside: dict[str, Tensor], keep: int) -> None:
-        self.folder, self.attributes, self.beside, self.keep = folder, attributes, beside, keep
-        self.pool = ThreadPoolExecutor(1)
-        self.pending: Future[None] | None = None
-
-    def submit(self, step: Step, history: History) -> None:
-        """Write a checkpoint of a step, after the one before it is on disk; an error of that one is raised here."""
-        self.wait()
-        self.pending = self.pool.submit(self._write, step, list(history))
-
-    def wait(self) -> None:
-        """Wait until all is on disk; raise what went wrong."""
-        pending, self.pending = self.pending, None
-        if pending is not None:
-            pending.result()
-
-    def close(self) -> None:
-        """Wait, and end the thread."""
-        try:
-            self.wait()
-        finally:
-            self.pool.shutdown()
-
-    def _write(self, step: Step, history: History) -> None:
-        # A generation's tensors are replaced and never changed in place, so they can be read while the next one runs.
-        write(self.folder / name(step.generation), self.attributes, self.beside, step, history)
-        for path in listed(self.folder)[self.keep :]:
-            if path.name != name(step.champion.generation):
-                with suppress(OSError):  # a folder of that name, or no leave to
-                    path.unlink()

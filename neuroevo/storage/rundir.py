@@ -19,9 +19,10 @@ from torch import Tensor
 
 from neuroevo.engine.loop import Step
 from neuroevo.errors import InputError, RunError, printable
-from neuroevo.networks.weightfiles import sealed
-from neuroevo.storage import checkpoint
-from neuroevo.storage.checkpoint import History, flush_folder
+from neuroevo.networks.weightfiles import seal
+from neuroevo.storage import checkpoint, generations
+from neuroevo.storage.checkpoint import History
+from neuroevo.storage.records import count, of_history, of_lineage, of_result
 
 OUT = Path("runs/out")  # where runs are whose folder isn't named
 LOCK, CHECKPOINTS = ".lock", "checkpoints"
@@ -30,8 +31,12 @@ PAGE, PLOTS = "report.html", "plots"
 TUNE, TRIALS, BEST = "tune", "trials.csv", "best.yaml"  # of a search of hyperparameters
 BENCH, RUNS = "bench.yaml", "runs"  # of a benchmark: what makes a folder one, and where its runs are
 RESULTS, CURVES, SUMMARY, COMPARISONS, LEVELS = (
-    "results.csv", "curves.csv", "summary.csv", "comparisons.csv", "levels.csv",
-)  # fmt: skip
+    "results.csv",
+    "curves.csv",
+    "summary.csv",
+    "comparisons.csv",
+    "levels.csv",
+)
 CONFIG, HISTORY, RESULT, CHAMPION, LOG, LINEAGE, CONFUSION = (
     "config.yaml",
     "history.jsonl",
@@ -45,9 +50,6 @@ CHECKSUM = "checksum"  # a key of a result
 COMMAND = "command: "  # begins the log's line, after the time, of each command that worked on the run
 FEW = 2  # parents: with more, often everybody, there is nothing to draw
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # a spreadsheet runs a cell that begins so
-COUNTS = ("generation", "invalid", "forward_samples", "backward_samples")  # whole numbers of a history's line
-FIGURES = ("fitness_best", "fitness_mean", "fitness_std", "diversity", "validation", "seconds")  # its other columns
-
 Note = Callable[[str], None]
 
 
@@ -55,11 +57,11 @@ def silent(line: str) -> None:
     """Say nothing."""
 
 
-def existing(folder: str) -> Path:
+def find(folder: str) -> Path:
     """Return the folder of a run that is there, or InputError; its checkpoints are enough."""
     path = Path(folder)
     there = (path, path / TUNE)
-    if (path / CONFIG).is_file() or any(checkpoint.listed(each / CHECKPOINTS) for each in there):
+    if (path / CONFIG).is_file() or any(generations.paths(each / CHECKPOINTS) for each in there):
         return path
     raise InputError(f"{folder}: no run is there ({CONFIG} not found)")
 
@@ -86,15 +88,15 @@ def replace(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-        flush_folder(path.parent)
+        generations.flush_folder(path.parent)
     except OSError as error:
-        raise unwritten(path, error) from error
+        raise write_error(path, error) from error
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
 
 
-def unwritten(path: Path, error: OSError) -> RunError:
+def write_error(path: Path, error: OSError) -> RunError:
     """Return what a run ends with when a file can't be written."""
     return RunError(f"{path}: not written ({error.strerror or error})")
 
@@ -106,7 +108,7 @@ def append(file: Any, text: str) -> None:
         while left:
             left = left[file.write(left) :]
     except OSError as error:
-        raise unwritten(Path(file.name), error) from error
+        raise write_error(Path(file.name), error) from error
 
 
 def dumps(value: Any, indent: int | None = None) -> str:
@@ -168,37 +170,6 @@ def read_lines(
     if bad:
         note(f"{path}: {bad} of {bad + len(found)} lines are damaged, and left out")
     return found
-
-
-def number(value: Any) -> bool:
-    """Tell whether a value is a number that is finite."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e308
-
-
-def count(value: Any) -> bool:
-    """Tell whether a value is a whole number from 0 on, of 63 bits."""
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
-
-
-def of_history(line: dict[str, Any]) -> bool:
-    """Tell whether a line is as a history's are."""
-    return (
-        all(count(line.get(key)) for key in COUNTS) and line["generation"] > 0 and number(line.get("seconds"))
-        and all(key in line for key in FIGURES) and all(value is None or number(value) for value in line.values())
-    )  # fmt: skip
-
-
-def of_lineage(line: dict[str, Any]) -> bool:
-    """Tell whether a line is as a lineage's are."""
-    parents, fitness = line.get("parents"), line.get("fitness")
-    if not count(line.get("generation")) or not isinstance(parents, list) or not isinstance(fitness, list):
-        return False
-    if len(parents) != len(fitness) or not parents:
-        return False
-    rows = all(isinstance(row, list) and all(count(p) or p == -1 for p in row) for row in parents)
-    widths = {len(value) if isinstance(value, list) else 0 for value in fitness if value is not None}
-    values = [v for value in fitness if value is not None for v in (value if isinstance(value, list) else [value])]
-    return rows and len(widths) < 2 and all(map(number, values))
 
 
 def read_history(
@@ -264,7 +235,7 @@ def extend_lineage(folder: Path, step: Step) -> None:
         with open(folder / LINEAGE, "ab", buffering=0) as file:
             append(file, dumps(line) + "\n")
     except OSError as error:
-        raise unwritten(folder / LINEAGE, error) from error
+        raise write_error(folder / LINEAGE, error) from error
 
 
 def write_confusion(folder: Path, classes: Sequence[str], counts: Tensor) -> None:
@@ -342,56 +313,13 @@ def read_result(folder: Path, note: Note = silent) -> dict[str, Any]:
     return {}
 
 
-def of_result(result: dict[str, Any]) -> bool:
-    """Tell whether a result has what a run's, a search's or a benchmark's has."""
-
-    def texts(*keys: str) -> bool:
-        return all(isinstance(result.get(key), str) for key in keys)
-
-    def figures(values: Any, *keys: str) -> bool:
-        return isinstance(values, dict) and all(v is None or number(v) for v in values.values()) and all(
-            number(values.get(key)) for key in keys)  # fmt: skip
-
-    def tested(test: Any) -> bool:
-        if not isinstance(test, dict) or not isinstance(test.get("interval"), dict) or not count(test.get("images")):
-            return False
-        pairs = [[test.get(name), *ends] if isinstance(ends, list) and len(ends) == 2 else [""]
-                 for name, ends in test["interval"].items()]  # fmt: skip
-        return all(v is None or number(v) for pair in pairs for v in pair)
-
-    spent = ("forward_samples", "backward_samples", "validation_samples", "backbone_samples", "seconds")
-    told = result.get("warnings", [])
-    if not isinstance(told, list) or not all(isinstance(line, str) for line in told):
-        return False
-    if "metric" in result:  # of a benchmark
-        arms = result.get("arms", {})
-        return texts("status", "metric") and isinstance(arms, dict) and all(map(figures, arms.values()))
-    if not texts("status", "stop_reason") or not figures(result.get("cost"), *spent):
-        return False
-    if "trials" in result:
-        best = result.get("best")
-        fine = best is None or (
-            isinstance(best, dict) and figures(best.get("validation")) and isinstance(best.get("settings"), dict)
-        )
-        return fine and count(result["trials"]) and count(result.get("iterations"))
-    champion = result.get("champion")
-    return (
-        isinstance(champion, dict) and isinstance(champion.get("kind"), str) and count(champion.get("generation"))
-        and figures(champion.get("validation")) and count(result.get("generations"))
-        and isinstance(champion.get("about", ""), str)
-        and ("test" not in champion or tested(champion["test"]))
-        and ("tuning" not in result or (isinstance(result["tuning"], dict) and "trials" in result["tuning"]
-                                        and of_result(result["tuning"])))
-    )  # fmt: skip
-
-
-def differing(one: Mapping[str, Any], other: Mapping[str, Any], prefix: str = "") -> list[str]:
+def differences(one: Mapping[str, Any], other: Mapping[str, Any], prefix: str = "") -> list[str]:
     """Return the dotted keys in which two configs differ."""
     found = []
     for key in dict.fromkeys((*one, *other)):
         a, b, name = one.get(key), other.get(key), f"{prefix}{key}"
         if isinstance(a, dict) and isinstance(b, dict):
-            found += differing(a, b, f"{name}.")
+            found += differences(a, b, f"{name}.")
         elif a != b or (key in one) != (key in other):
             found.append(name)
     return found
@@ -399,4 +327,4 @@ def differing(one: Mapping[str, Any], other: Mapping[str, Any], prefix: str = ""
 
 def write_champion(folder: Path, weights: dict[str, Tensor], about: dict[str, Any]) -> None:
     """Write the champion's trainable part under its names in the network, with a note and a checksum."""
-    replace(folder / CHAMPION, sealed(weights, about))
+    replace(folder / CHAMPION, seal(weights, about))

@@ -35,7 +35,8 @@ from neuroevo.experiments.experiment import Ready
 from neuroevo.experiments.log import Reporter, logged, versions, watched
 from neuroevo.experiments.signals import Signals
 from neuroevo.problems.metric import LOWER_IS_BETTER
-from neuroevo.storage import checkpoint, claims, rundir
+from neuroevo.storage import checkpoint, claims, generations, rundir
+from neuroevo.storage.writer import Writer
 from neuroevo.tuning import trials
 from neuroevo.tuning.trials import Trainer
 
@@ -336,7 +337,7 @@ def begin_or_resume(c: Config, out: str | None, stem: str, reporter: Reporter) -
     if c.tune is None:
         raise InputError("tune: the config has no section tune, which names what to search")
     out = str(rundir.OUT / f"{stem}-{c.seed}") if out is None else out
-    folder = claims.named(out)
+    folder = claims.out_folder(out)
     if not claims.holds(folder):
         return run(c, out, stem, reporter)
     searched = stage(folder, reporter.note)
@@ -374,7 +375,7 @@ class Stage(NamedTuple):
 def stage(folder: Path, log: Callable[[str], None]) -> Stage | None:
     """Return how far a folder is with a search of hyperparameters; None where there is none."""
     moved = folder / rundir.TUNE
-    if not checkpoint.listed(moved / rundir.CHECKPOINTS):
+    if not generations.paths(moved / rundir.CHECKPOINTS):
         saved, c = reopen.reopened(folder, log)
         return None if c.tune is None else Stage(folder, saved, c, False)
     # Its checkpoints were moved before anything of the final run was written, and its config after.
@@ -386,7 +387,7 @@ def stage(folder: Path, log: Callable[[str], None]) -> Stage | None:
         now = config.check(config.read(str(folder / rundir.CONFIG)))
     except InputError:
         now = None
-    begun = bool(checkpoint.listed(folder / rundir.CHECKPOINTS)) or (now is not None and now.tune is None)
+    begun = bool(generations.paths(folder / rundir.CHECKPOINTS)) or (now is not None and now.tune is None)
     if not begun and now is not None and now.tune is not None and c.tune is not None:
         c = replace(c, tune=replace(c.tune, rest=c.tune.rest.model_copy(update={"final": now.tune.rest.final})))
     return Stage(moved, saved, c, begun)
@@ -394,7 +395,7 @@ def stage(folder: Path, log: Callable[[str], None]) -> Stage | None:
 
 def resume(run_dir: str, sets: list[str], reporter: Reporter) -> Path:
     """Go on with a run, a search of hyperparameters or the final run after one."""
-    folder = rundir.existing(run_dir)
+    folder = rundir.find(run_dir)
     searched = stage(folder, rundir.silent)  # whoever goes on says what is damaged
     if searched is None or searched.over:
         return experiment.resume(run_dir, sets, reporter)
@@ -410,7 +411,7 @@ def resume(run_dir: str, sets: list[str], reporter: Reporter) -> Path:
 def resumed(folder: Path, change: Callable[[Config], Config], reporter: Reporter) -> Path:
     """Go on with a search whose config changes in what ends it, `tune.final` or checkpoint alone."""
     with (
-        Signals() as signals, claims.locked(folder), experiment.unbegun(folder, reporter),
+        Signals() as signals, claims.lock(folder), experiment.unbegun(folder, reporter),
         logged(folder, reporter) as log,
     ):  # fmt: skip
         searched = stage(folder, log)
@@ -460,7 +461,7 @@ def search(
     c, folder, rules = tuner.config, tuner.folder, tuner.rules()
     recorders.made(folder / rundir.CHECKPOINTS)
     notes = trials.attributes(tuner.ready, tuner.trainer.data, tuner.layout)
-    writer = checkpoint.Writer(folder / rundir.CHECKPOINTS, notes, {}, c.checkpoint.keep)
+    writer = Writer(folder / rundir.CHECKPOINTS, notes, {}, c.checkpoint.keep)
     algorithm = tuner.algorithm()
     if step.generation == 0:
         context = Context(c.seed, 1, 0.0, HOME, tuner.layout)
@@ -514,7 +515,7 @@ def final(folder: Path, c: Config, reporter: Reporter) -> Path:
         raise hopeless(folder)
     if not c.tune.rest.final:
         return folder
-    with claims.locked(folder):
+    with claims.lock(folder):
         moved = folder / rundir.TUNE
         recorders.made(moved)
         for name in (rundir.RESULT, rundir.HISTORY, rundir.CHECKPOINTS):

@@ -80,9 +80,9 @@ def test_rows_are_handed_on_without_a_copy(tmp_path: Path) -> None:
     found = datasets.arrays(file=cancer(tmp_path / "a.npz", x=load_breast_cancer().data.astype(np.float32)))
     assert isinstance(found.images, Vectors)
     backbone = backbones.build("none", "default", None, found.native())
-    rows, computed = feature_cache.cached(backbone, found, torch.device("cpu"), lambda *_: None)
+    rows, computed = feature_cache.fetch(backbone, found, torch.device("cpu"), lambda *_: None)
     assert (rows.data_ptr(), computed) == (found.images.rows.ctypes.data, 0)
-    half, _ = feature_cache.there(backbone, found, torch.device("cpu"), "float16")
+    half, _ = feature_cache.look_up(backbone, found, torch.device("cpu"), "float16")
     assert half is not None
     assert half.dtype == torch.float16
     whole = Vectors(np.full((2, 3), 1e6, dtype=np.float32))

@@ -18,7 +18,7 @@ from neuroevo.engine import pareto
 from neuroevo.errors import InputError
 from neuroevo.experiments import build, evaluation, experiment, log, reopen, sources
 from neuroevo.networks import backbones
-from neuroevo.storage import checkpoint, rundir
+from neuroevo.storage import generations, rundir
 
 # Digits' own pixels: quick, and nothing to download.
 SMALL = [
@@ -68,7 +68,7 @@ def test_a_run_leaves_what_the_contract_says(tmp_path: Path, quiet: Quiet) -> No
     assert history[-1]["forward_samples"] == 6 * 16 * 100
     saved = yaml.safe_load((tmp_path / "r" / "config.yaml").read_text())
     assert saved == load(None, SMALL).record()
-    assert checkpoint.listed(tmp_path / "r" / "checkpoints")[0].name == "generation-000006.h5"
+    assert generations.paths(tmp_path / "r" / "checkpoints")[0].name == "generation-000006.h5"
     assert [step.generation for step in quiet.steps] == [1, 2, 3, 4, 5, 6]
 
 

@@ -20,7 +20,7 @@ from neuroevo.data.images import Arrays
 from neuroevo.errors import InputError
 from neuroevo.experiments import experiment, export, reopen
 from neuroevo.networks import backbones, heads, weightfiles
-from neuroevo.storage import checkpoint, rundir
+from neuroevo.storage import checkpoint, generations, rundir
 
 ANIMALS = {"ant": 0, "bee": 1, "cat": 2, "dog": 3, "eel": 4, "fox": 5, "aardvark": 6, "yak": 7, "zebra": 2}
 THEN = ["ant", "bee", "cat", "dog", "eel", "fox"]
@@ -156,7 +156,7 @@ def test_several_runs_are_each_put_in_order(tmp_path: Path, learnt: Path) -> Non
 def resumes_alike(folder: Path, gone: Path) -> None:
     """See that a run of four generations goes on from the second to the same end without a file, and says no names."""
     whole = load_file(folder / "champion.safetensors"), checkpoint.newest(folder / "checkpoints", pytest.fail)
-    for path in checkpoint.listed(folder / "checkpoints")[:2]:
+    for path in generations.paths(folder / "checkpoints")[:2]:
         path.unlink()
     for name in ("result.json", "champion.safetensors"):
         (folder / name).unlink()
@@ -342,6 +342,6 @@ def test_a_resume_needs_no_file_that_gave_the_networks_head(tmp_path: Path, netw
 
 def test_names_in_a_file_that_are_no_names_are_damage(tmp_path: Path) -> None:
     path = tmp_path / "w.safetensors"
-    path.write_bytes(weightfiles.sealed({"fc.weight": torch.zeros(2, 3)}, {"classes": ["a", 3]}))
+    path.write_bytes(weightfiles.seal({"fc.weight": torch.zeros(2, 3)}, {"classes": ["a", 3]}))
     with pytest.raises(InputError, match="damaged"):
         weightfiles.read_named(path)

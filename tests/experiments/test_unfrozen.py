@@ -190,8 +190,8 @@ def test_cost_is_what_really_went_through(tmp_path: Path, weights: str, monkeypa
     counted = [0]
     real = deep.forward
 
-    def forward(*args: Any) -> Any:
-        run = real(*args)
+    def forward(*args: Any, **options: Any) -> Any:
+        run = real(*args, **options)
 
         def counting(weights: Any, rows: Tensor, drop: Any = None) -> Tensor:
             logits: Tensor = run(weights, rows, drop)
@@ -202,7 +202,7 @@ def test_cost_is_what_really_went_through(tmp_path: Path, weights: str, monkeypa
 
     fixed = Execution("loop", 10, 4, 16, 2**31, 2, trained=1, micro=8)
     monkeypatch.setattr(deep, "forward", forward)
-    monkeypatch.setattr(deep, "plan", lambda *_: fixed)
+    monkeypatch.setattr(deep, "plan", lambda *_, **__: fixed)
     given = ["refine.steps=2", "refine.batch_size=20", "algorithm.mutation.safe=true", "refine.back_off=true"]
     result = start(tmp_path / "r", weights, *given)
     cost = result["cost"]
@@ -243,8 +243,8 @@ def test_without_memory_slices_are_halved_and_the_run_goes_on_and_says_so(
 ) -> None:
     real = deep.forward
 
-    def forward(*args: Any) -> Any:
-        run = real(*args)
+    def forward(*args: Any, **options: Any) -> Any:
+        run = real(*args, **options)
 
         def small(weights: Any, rows: Tensor, drop: Any = None) -> Tensor:
             logits: Tensor = run(weights, rows, drop)

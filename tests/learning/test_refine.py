@@ -359,7 +359,9 @@ def test_a_limit_too_small_to_train_one_individual_is_refused() -> None:
 
 
 def slices(limit: int = 2**20, slots: int = 0, own: bool = False, device: str = "cpu") -> int:
-    return slice_size(1000, 100, [10], True, slots, own, 16, limit, torch.device(device))
+    return slice_size(
+        1000, 100, [10], linear=True, slots=slots, own=own, size=16, limit=limit, device=torch.device(device)
+    )
 
 
 def test_slices_are_smaller_where_there_is_more_to_keep() -> None:

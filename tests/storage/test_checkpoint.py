@@ -18,7 +18,8 @@ from neuroevo.engine.genome import Layout, Population
 from neuroevo.engine.loop import Champion, Step
 from neuroevo.engine.scores import Scores
 from neuroevo.errors import InputError, RunError
-from neuroevo.storage import checkpoint
+from neuroevo.storage import checkpoint, generations
+from neuroevo.storage.writer import Writer
 
 CPU = torch.device("cpu")
 LAYOUT = Layout(("w", "b"), ((40, 100), (5,)))
@@ -97,7 +98,7 @@ def test_a_checkpoint_reads_back_to_the_same_bits(tmp_path: Path, n: int, column
     assert torch.equal(read.step.champion.genome, s.champion.genome)
     assert read.step.champion[1:] == s.champion[1:]
     assert (read.step.cost, read.step.seconds, read.step.stale, read.step.stop) == (s.cost, 1.5, 2, None)
-    assert same(read.scale, SCALE)
+    assert same(read.affine, SCALE)
     assert read.history == [line(1), line(2)]
     assert (read.layout, read.classes, read.seed, read.config) == (LAYOUT, ("a", "b"), 3, "seed: 3\n")
     assert read.plan == Execution("gemm", 2, 3, 4, 5, 2)
@@ -166,8 +167,8 @@ def test_a_random_file_and_another_format_are_refused(tmp_path: Path, monkeypatc
 
 def test_a_damaged_checkpoint_is_reported_and_the_one_before_it_used(tmp_path: Path) -> None:
     for generation in (1, 2, 3):
-        save(tmp_path / checkpoint.name(generation), step(generation))
-    newest = tmp_path / checkpoint.name(3)
+        save(tmp_path / generations.name(generation), step(generation))
+    newest = tmp_path / generations.name(3)
     newest.write_bytes(newest.read_bytes()[:-10])
     lines: list[str] = []
     found = checkpoint.newest(tmp_path, lines.append)
@@ -179,7 +180,7 @@ def test_a_damaged_checkpoint_is_reported_and_the_one_before_it_used(tmp_path: P
 
 def test_no_checkpoint_is_none_and_no_good_one_an_error(tmp_path: Path) -> None:
     assert checkpoint.newest(tmp_path, print) is None
-    (tmp_path / checkpoint.name(1)).write_bytes(b"x")
+    (tmp_path / generations.name(1)).write_bytes(b"x")
     with pytest.raises(InputError, match="no checkpoint is good"):
         checkpoint.newest(tmp_path, lambda line: None)
 
@@ -213,15 +214,15 @@ def test_a_full_disk_is_one_line_and_the_checkpoint_before_it_stands(
 
 
 def test_the_newest_few_are_kept_and_the_champions(tmp_path: Path) -> None:
-    writer = checkpoint.Writer(tmp_path, ATTRIBUTES, SCALE, keep=2)
+    writer = Writer(tmp_path, ATTRIBUTES, SCALE, keep=2)
     for generation in range(1, 7):
         writer.submit(step(generation, champion=2), [line(i + 1) for i in range(generation)])
     writer.close()
-    assert [path.name for path in checkpoint.listed(tmp_path)] == [checkpoint.name(g) for g in (6, 5, 2)]
+    assert [path.name for path in generations.paths(tmp_path)] == [generations.name(g) for g in (6, 5, 2)]
 
 
 def test_an_error_in_the_background_is_raised_in_the_foreground(tmp_path: Path) -> None:
-    writer = checkpoint.Writer(tmp_path / "nowhere", ATTRIBUTES, SCALE, keep=2)
+    writer = Writer(tmp_path / "nowhere", ATTRIBUTES, SCALE, keep=2)
     writer.submit(step(), [line(1), line(2)])
     with pytest.raises(RunError, match="checkpoint not written"):
         writer.wait()
@@ -237,22 +238,22 @@ def test_the_newest_is_the_highest_number_in_a_name_and_other_files_are_none(tmp
     names = ["generation-000007.h5", "generation-999990.h5", "generation-1000000.h5", "generation-12345678.h5"]
     for name in [*names, "generation-x.h5", "generation-000009.h5.aside", "generation-000009.partial", "x.h5"]:
         (tmp_path / name).write_bytes(b"x")
-    assert [path.name for path in checkpoint.listed(tmp_path)] == names[::-1]
-    assert checkpoint.listed(tmp_path / "nowhere") == checkpoint.listed(tmp_path / "x.h5") == []
-    assert checkpoint.name(1_000_000) == "generation-1000000.h5"
+    assert [path.name for path in generations.paths(tmp_path)] == names[::-1]
+    assert generations.paths(tmp_path / "nowhere") == generations.paths(tmp_path / "x.h5") == []
+    assert generations.name(1_000_000) == "generation-1000000.h5"
 
 
 def test_what_is_newer_than_the_checkpoint_gone_on_from_is_set_aside_and_never_counts(tmp_path: Path) -> None:
     for generation in (1, 2, 3):
-        save(tmp_path / checkpoint.name(generation), step(generation))
+        save(tmp_path / generations.name(generation), step(generation))
     for count in (1, 2):
-        (tmp_path / checkpoint.name(3)).write_bytes(b"x" * count)
-        aside = checkpoint.put_aside(tmp_path, tmp_path / checkpoint.name(2))
+        (tmp_path / generations.name(3)).write_bytes(b"x" * count)
+        aside = generations.put_aside(tmp_path, tmp_path / generations.name(2))
         assert [path.name for path in aside] == [f"generation-000003.h5.aside{'' if count == 1 else '-2'}"]
-    writer = checkpoint.Writer(tmp_path, ATTRIBUTES, SCALE, keep=2)
+    writer = Writer(tmp_path, ATTRIBUTES, SCALE, keep=2)
     writer.submit(step(3), [line(i + 1) for i in range(3)])
     writer.close()
-    assert [path.name for path in checkpoint.listed(tmp_path)] == [checkpoint.name(g) for g in (3, 2, 1)]
+    assert [path.name for path in generations.paths(tmp_path)] == [generations.name(g) for g in (3, 2, 1)]
     assert len(list(tmp_path.iterdir())) == 5
 
 

@@ -15,7 +15,7 @@ from neuroevo.engine.loop import Champion, Step
 from neuroevo.engine.scores import Scores
 from neuroevo.errors import InputError, RunError
 from neuroevo.report import genealogy
-from neuroevo.storage import rundir
+from neuroevo.storage import records, rundir
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -119,7 +119,7 @@ def test_a_damaged_text_file_is_a_line_and_the_rest_is_read(tmp_path: Path, dama
     champion = {"kind": "best", "generation": 1, "validation": {"accuracy": 0.5}}
     rundir.write_result(tmp_path, {"status": "finished", "stop_reason": "x", "generations": 1, "champion": champion,
                                    "cost": dict.fromkeys(COSTS, 1)})  # fmt: skip
-    columns = dict.fromkeys(rundir.COUNTS, 0) | dict.fromkeys(rundir.FIGURES, 0.5)
+    columns = dict.fromkeys(records.COUNTS, 0) | dict.fromkeys(records.FIGURES, 0.5)
     rundir.write_history(tmp_path, [columns | {"generation": 1}, columns | {"generation": 2}])
     lineage = [{"generation": g, "parents": [[-1, -1]], "fitness": [0.5]} for g in (1, 2)]
     (tmp_path / "lineage.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lineage))

@@ -28,7 +28,7 @@ from neuroevo.errors import InputError, Interrupted, RunError
 from neuroevo.experiments import evaluation, experiment
 from neuroevo.problems import scoring
 from neuroevo.report import plots_of_searches, report, runpage
-from neuroevo.storage import checkpoint, rundir
+from neuroevo.storage import generations, rundir
 from neuroevo.tuning import trials, tune
 from neuroevo.tuning.lockstep import Group
 
@@ -135,12 +135,12 @@ def test_a_search_and_its_final_run_leave_what_the_contract_says(tmp_path: Path,
     assert saved["refine"]["lr"] == float(best["refine.lr"])
     assert saved == yaml.safe_load((folder / "config.yaml").read_text())
     assert saved["budget"]["generations"] == 3  # the final run's own, not a trial's
-    with h5py.File(checkpoint.listed(folder / "checkpoints")[0]) as file:  # the final run's has them too
+    with h5py.File(generations.paths(folder / "checkpoints")[0]) as file:  # the final run's has them too
         assert file["trials/positions"].shape == (12, 1)
         assert file["trials/metrics/accuracy"][()].tolist() == [float(row["accuracy"]) for row in rows]
         assert file["trials/values"][:, 0].tolist() == [float(row["refine.lr"]) for row in rows]
         assert file["population/genomes"].shape == (1, 650)
-    with h5py.File(checkpoint.listed(folder / "tune" / "checkpoints")[0]) as file:
+    with h5py.File(generations.paths(folder / "tune" / "checkpoints")[0]) as file:
         assert json.loads(file.attrs["layout"])["names"] == ["refine.lr"]
         assert file["trials/counts/iteration"][()].tolist() == [1] * 4 + [2] * 4 + [3] * 4
     assert [step.generation for step in quiet.steps] == [1, 2, 3, 1, 2, 3]
