@@ -115,4 +115,4 @@ def merged(first: Tensor, a: Population, b: Population) -> Population:
         return torch.where(first.view(-1, *[1] * (x.ndim - 1)), x, y)
 
     traits = {name: mix(a.traits[name], trait) for name, trait in b.traits.items()}
-    return Population(mix(a.genomes, b.genomes), traits, mix(a.parents, b.parents))
+    return Population(mix(a.genomes, b.genomes), traits, mix(a.parents, b.parents), mix(a.roles, b.roles))

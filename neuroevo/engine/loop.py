@@ -90,7 +90,7 @@ def begin(
     if champion is None:
         champion, cost = best({"start": start[0]}, problem, 0)
         assert champion is not None
-    nobody = Population(start, {}, torch.full((len(start), 2), -1))
+    nobody = Population.new(start, parents=2)
     nothing = torch.full((len(start), 1), -torch.inf, dtype=torch.float64)
     scores = Scores(nothing, torch.zeros(len(start), dtype=torch.bool))
     return Step(0, state, nobody, scores, {}, cost, 0.0, champion, 0, None)

@@ -32,7 +32,7 @@ def walk(growing: bool = False) -> Algorithm[Walk]:
 
     def ask(state: Walk, context: Context) -> Population:
         n = 8 if growing and context.generation > 1 else 4
-        return Population(state.at + torch.arange(n)[:, None], {}, torch.full((n, 2), -1))
+        return Population.new(state.at + torch.arange(n)[:, None], parents=2)
 
     return Algorithm(
         lambda start, sigma, context: Walk(start[0]),

@@ -69,7 +69,7 @@ def _strategy(
         def draw(*shape: int) -> Tensor:
             return torch.randn(shape, generator=generator, device=like.device, dtype=like.dtype)
 
-        return Population(sample(state, draw), {}, torch.full((population, 1), -1, device=like.device))
+        return Population.new(sample(state, draw))
 
     def tell(state: Search, scored: Population, scores: Scores) -> Search:
         fitness, genomes = fitness_of(scores), scored.genomes
