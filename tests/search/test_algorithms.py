@@ -100,6 +100,7 @@ def test_roles_say_who_is_new_who_has_parents_and_who_goes_on_as_it_was(name: st
             else:
                 assert role == BRED
                 assert min(first, *others) >= 0
+        assert {*population.roles.tolist()} == {*ALGORITHMS[name](population=9).roles}
         before = population
 
 

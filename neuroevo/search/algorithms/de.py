@@ -83,7 +83,7 @@ def de(
         genomes = state.population.genomes
         return {"best": genomes[own[state.fitness[own].argmax()]], "mean": genomes.index_select(0, own).mean(0)}
 
-    return Algorithm(init, ask, tell, candidates, size=n, again=n)
+    return Algorithm(init, ask, tell, candidates, size=n, again=n, roles=(BRED, KEPT))
 
 
 def survivors(fitness: Tensor, n: int) -> Tensor:

@@ -15,7 +15,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from torch import Tensor
 
 from neuroevo.engine.algorithm import Algorithm
-from neuroevo.engine.genome import Population
+from neuroevo.engine.genome import NEW, Population
 from neuroevo.engine.rng import Context
 from neuroevo.engine.scores import Scores
 from neuroevo.errors import InputError
@@ -86,7 +86,7 @@ def _strategy(
     def candidates(state: Search) -> dict[str, Tensor]:
         return {"center": state.center} | ({"best": state.best.genome} if state.best.fitness > -torch.inf else {})
 
-    return Algorithm(init, ask, tell, candidates, population, continuous=True)
+    return Algorithm(init, ask, tell, candidates, population, roles=(NEW,), continuous=True)
 
 
 def _as_it_is(state: Search) -> Search:

@@ -124,4 +124,5 @@ def ga(
         overhead=population - elites if safe else 0,
         remembered=elites,
         many=True,
+        roles=(BRED, KEPT) if elites else (BRED,),
     )

@@ -102,7 +102,7 @@ def pso(
         genomes = state.population.genomes
         return {"best": genomes[leaders[0]], "personal_mean": genomes.index_select(0, own).mean(0)}
 
-    return Algorithm(init, ask, tell, candidates, size=n, again=n, continuous=True)
+    return Algorithm(init, ask, tell, candidates, size=n, again=n, roles=(BRED, KEPT), continuous=True)
 
 
 def _positions(fitness: Tensor, n: int) -> Tensor:
