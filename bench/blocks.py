@@ -132,7 +132,7 @@ def memory(n: int, limit: int, refine: bool) -> None:
         make, start, cut.width, CLASSES, limit, device=device, method="loop", population=n, batch=batch, slots=1
     )
     genomes = layout.flatten(start).repeat(n, 1)
-    population = Population(genomes, {}, torch.zeros(n, 2, dtype=torch.int64))
+    population = Population.new(genomes)
     task = Task(layout, make("loop"), None, data, torch.arange(1000), CLASSES, max(1, plan.trained),
                          max(1, plan.micro), limit // 8, genomes[0], device)  # fmt: skip
     settings = Settings(

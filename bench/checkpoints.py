@@ -43,7 +43,7 @@ ATTRIBUTES = {"config": "", "seed": 0, "device": "cpu", "layout": LAYOUT.to_json
 
 def first(n: int) -> Step:
     genomes = torch.randn(n, LAYOUT.genes) / 36
-    population = Population(genomes, {}, torch.zeros(n, 2, dtype=torch.int64))
+    population = Population.new(genomes, parents=2)
     scores = Scores(torch.randn(n, 1).double(), torch.zeros(n, dtype=torch.bool))
     champion = Champion(genomes[0].clone(), "best", 0, {"accuracy": 0.0, "cross_entropy": 9.0})
     state = GAState(population, scores.values[:, 0])

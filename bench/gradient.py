@@ -57,7 +57,7 @@ def setup(make: Callable[[], nn.Module], n: int, steps: int, limit: int, device:
         optimizer_state="fresh", balanced=False, class_weights=False, logit_adjustment=0.0,
     )  # fmt: skip
     genomes = torch.randn(n, layout.genes, device=device).div_(36)
-    return head, task, settings, Population(genomes, {}, torch.zeros(n, 2, dtype=torch.int64, device=device))
+    return head, task, settings, Population.new(genomes)
 
 
 def peak() -> int:

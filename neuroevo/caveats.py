@@ -3,9 +3,10 @@
 Configs are taken here as records: plain mappings, defaults spelled out, as config.yaml has them.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
+from neuroevo.engine.genome import KEPT
 from neuroevo.search.algorithms.ga import averaged
 
 Record = Mapping[str, Any]
@@ -63,19 +64,17 @@ def _in_learning(algorithm: Record, refine: Record) -> dict[str, str]:
     return found
 
 
-def nobody_learns(record: Record) -> str | None:
-    """Return why those that `refine.who` names are nobody after the first generation, or None."""
-    algorithm, refine = record["algorithm"], record["refine"]
-    if refine is None:
-        return None
-    if refine["who"] == "elites" and (algorithm["name"] in WITHOUT_ELITES or algorithm.get("elites") == 0):
+def nobody_learns(record: Record, roles: Collection[int]) -> str | None:
+    """Return why those that `refine.who` names are nobody after the first generation, or None.
+
+    `roles` are those that the algorithm's individuals have from the second generation on.
+    """
+    who, name = record["refine"]["who"], record["algorithm"]["name"]
+    if who == "elites" and KEPT not in roles:
         return "elites, and there are none: nobody learns; set it to all"
-    if refine["who"] == "children" and algorithm["name"] == "fixed":
-        return "children, and a fixed population has none: nobody learns after the first generation; set it to all"
+    if who == "children" and {*roles} == {KEPT}:
+        return f"children, and a {name} population has none: nobody learns after the first generation; set it to all"
     return None
-
-
-WITHOUT_ELITES = ("snes", "xnes", "pgpe", "cem", "sep_cma", "es")  # a new population each generation
 
 
 def drifts(record: Record) -> str | None:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from neuroevo.config.model import Config
-from neuroevo.config.parts import DEFAULT_NAMES, Part, brief, check_keys, other_keys, own_keys, part, section
+from neuroevo.config.parts import DEFAULT_NAMES, Part, brief, built, check_keys, other_keys, own_keys, part, section
 from neuroevo.config.schema import (
     BARE,
     Backbone,
@@ -25,6 +25,7 @@ from neuroevo.config.yamlfile import show
 from neuroevo.data.datasets import find_root, place_option
 from neuroevo.errors import InputError
 from neuroevo.problems.metric import OfGenome
+from neuroevo.search.algorithms import ALGORITHMS
 from neuroevo.search.algorithms.ga import usual_selection
 
 # Of a ga with many objectives, where the config doesn't say: parents are drawn from the survivors, as often each.
@@ -77,9 +78,10 @@ def check(raw: Mapping[str, Any]) -> Config:
     if not own.trainable and not backbone.trainable:
         raise InputError("head.trainable: false leaves nothing to evolve; name parts in backbone.trainable")
     search = part("algorithm", algorithm, "algorithm")
-    if len(metrics) > 1 and not _takes_many(search):
+    if len(metrics) > 1 and not built(search).many:
         right = "an Algorithm that takes them says many=True" if ":" in search.name else f"{show(name)} is given"
-        raise InputError(f"fitness.metrics: many objectives go with algorithm ga; {right}")
+        takers = ", ".join(name for name, build in ALGORITHMS.items() if build().many)
+        raise InputError(f"fitness.metrics: many objectives go with algorithm {takers}; {right}")
     features = section(Features, mapping("features"), "features")
     mutation = search.options.get("mutation")
     if isinstance(mutation, Part) and mutation.options.get("relative", False) is None:
@@ -161,16 +163,6 @@ def _genetic(given: dict[str, Any], many: bool, levels: bool) -> dict[str, Any]:
     crossover = {"name": crossover} if isinstance(crossover, str) else crossover
     weighs = isinstance(crossover, Mapping) and crossover["name"] == WEIGHING and crossover.get("step") != 0
     return filled | {"selection": with_usual("selection", usual_selection(weighs))}
-
-
-def _takes_many(search: Part) -> bool:
-    """Return True if an algorithm takes many objectives, which it says itself."""
-    try:
-        return search.search().many
-    except InputError:
-        raise
-    except Exception as error:  # a user's function may fail in any way
-        raise InputError(f"algorithm: {search.name} can't be built ({brief(error)})") from None
 
 
 def _compatible(metrics: dict[str, Part]) -> None:

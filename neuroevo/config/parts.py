@@ -121,6 +121,16 @@ class Part:
         return {"name": self.name, **plain}
 
 
+def built(algorithm: Part) -> Algorithm[Any]:
+    """Return an algorithm for what it says of itself; InputError where it can't be built."""
+    try:
+        return algorithm.search()
+    except InputError:
+        raise
+    except Exception as error:  # a user's function may fail in any way
+        raise InputError(f"algorithm: {algorithm.name} can't be built ({brief(error)})") from None
+
+
 def short(part: Part) -> Any:
     """Return a part as the config spells it: its name where it has no options."""
     return part.record() if part.options else part.name

@@ -119,4 +119,4 @@ def mix(first: Tensor, a: Population, b: Population) -> Population:
         return torch.where(first.view(-1, *[1] * (x.ndim - 1)), x, y)
 
     traits = {name: take(a.traits[name], trait) for name, trait in b.traits.items()}
-    return Population(take(a.genomes, b.genomes), traits, take(a.parents, b.parents))
+    return Population(take(a.genomes, b.genomes), traits, take(a.parents, b.parents), take(a.roles, b.roles))

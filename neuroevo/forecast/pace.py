@@ -64,8 +64,7 @@ def some(n: int, k: int, device: torch.device) -> Tensor:
 
 def rows(population: Population, index: Tensor) -> Population:
     """Return some rows of a population."""
-    traits = {name: trait[index] for name, trait in population.traits.items()}
-    return Population(population.genomes[index], traits, population.parents[index])
+    return population.rows(index)
 
 
 @dataclass

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from neuroevo.engine.cost import Cost
 from neuroevo.engine.evaluator import Learning
-from neuroevo.engine.genome import Population
+from neuroevo.engine.genome import BRED, KEPT, Population
 from neuroevo.engine.rng import Context
 from neuroevo.engine.schedules import factor
 from neuroevo.errors import InputError
@@ -62,7 +62,7 @@ def refiner(task: Task, optimizer: Optimizer, settings: Settings, given: Collect
     by_class = counts.sum() / (task.classes * counts.clamp(min=1)) if s.class_weights else None
 
     def eligible(population: Population) -> Tensor:
-        fresh = (population.parents[:, -1] >= 0) | (population.parents[:, 0] < 0)
+        fresh = population.roles != KEPT
         return {"all": fresh | True, "children": fresh, "elites": ~fresh}[s.who].nonzero().squeeze(1)
 
     def choose(population: Population, context: Context) -> Tensor:
@@ -193,7 +193,7 @@ def with_traits(population: Population, ranges: dict[str, float | Range], contex
     based training does likewise, Jaderberg et al. 2017).
     """
     traits, n = dict(population.traits), len(population.genomes)
-    bred = population.parents[:, -1] >= 0
+    bred = population.roles == BRED
     streams = traits.get("stream", torch.arange(n, device=population.genomes.device))
     drawn = int(streams.max()) + 1
     for name, given in ranges.items():

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from neuroevo import config
 from neuroevo.data.identity import Identity
-from neuroevo.engine import pareto
+from neuroevo.engine import genome, pareto
 from neuroevo.engine.cost import Cost
 from neuroevo.engine.execution import Execution
 from neuroevo.engine.genome import Layout, Population
@@ -102,6 +102,7 @@ def write(path: Path, attributes: dict[str, Any], beside: dict[str, Tensor], ste
         "population/fitness": values[:, 0] if values.shape[1] == 1 else values,
         "population/invalid": step.scores.invalid,
         "population/parents": step.population.parents,
+        "population/roles": step.population.roles,
         **{f"population/traits/{key}": trait for key, trait in step.population.traits.items()},
         **_tree(getattr(step.state, TRIALS, {}), TRIALS),
         **_tree(step.state, "algorithm"),
@@ -182,7 +183,9 @@ def read(path: Path) -> Checkpoint:
         step = Step(
             int(attributes["generation"]),
             None,
-            Population(torch.from_numpy(group["genomes"][()]), traits, torch.from_numpy(group["parents"][()])),
+            Population(
+                torch.from_numpy(group["genomes"][()]), traits, torch.from_numpy(group["parents"][()]), _roles(group)
+            ),
             Scores(
                 values if values.ndim == 2 else values[:, None],
                 torch.from_numpy(group["invalid"][()]),
@@ -243,6 +246,7 @@ def _check_fit(found: Checkpoint) -> None:
     shapes: dict[str, tuple[Tensor, torch.dtype | None, tuple[int | None, ...]]] = {
         "population/genomes": (population.genomes, single, (n, genes)),
         "population/parents": (population.parents, whole, (n, None)),
+        "population/roles": (population.roles, torch.int8, (n,)),
         "population/fitness": (scores.values, double, (n, None)),
         "population/invalid": (scores.invalid, torch.bool, (n,)),
         "champion/genome": (found.step.champion.genome, single, (genes,)),
@@ -261,6 +265,19 @@ def _check_fit(found: Checkpoint) -> None:
     champion = found.step.champion.validation
     if not isinstance(champion, dict) or not all(isinstance(value, int | float) for value in champion.values()):
         raise ValueError("the champion's validation isn't numbers")
+
+
+def _roles(group: Any) -> Tensor:
+    """Return the roles [n] int8 of the population in a group of a file.
+
+    A checkpoint from before there were any tells them by the parents [n, p]: a new individual has none, and one that
+    was kept has one fewer than there is room for, or still fewer.
+    """
+    if "roles" in group:
+        return torch.from_numpy(group["roles"][()])
+    parents = torch.from_numpy(group["parents"][()])
+    unbred = torch.where(parents[..., 0] >= 0, genome.KEPT, genome.NEW)
+    return torch.where(parents[..., -1] >= 0, genome.BRED, unbred).to(torch.int8)
 
 
 def _number(value: float) -> float | None:
@@ -289,7 +306,11 @@ def state(path: Path, template: Any, device: torch.device) -> Any:
                 return {k: fill(v, f"{key}/{k}") for k, v in like.items()}
             if isinstance(like, dict):  # traits come and go with what a run is made of
                 return {k: tensor(v, f"{key}/{k}", None) for k, v in file.get(key, {}).items()}
-            return type(like)(*(fill(v, f"{key}/{k}") for k, v in like._asdict().items()))
+            fields = like._asdict()
+            told = {}
+            if isinstance(like, Population) and f"{key}/roles" not in file and f"{key}/parents" in file:
+                told["roles"] = _roles(file[key]).to(device)
+            return type(like)(*(told[k] if k in told else fill(v, f"{key}/{k}") for k, v in fields.items()))
 
         return fill(template, "algorithm")
 

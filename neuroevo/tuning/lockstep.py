@@ -58,17 +58,17 @@ def joined(
         own = {name: torch.cat([population.traits[name] for population in asked]) for name in asked[0].traits}
         own |= {name: value.to(genomes).repeat_interleave(n) for name, value in traits.items()}
         own["stream"] = torch.arange(n, device=genomes.device).repeat(r)
-        return Population(genomes, own, torch.cat([population.parents for population in asked]))
+        parents = torch.cat([population.parents for population in asked])
+        return Population(genomes, own, parents, torch.cat([population.roles for population in asked]))
 
     def tell(state: Joined, scored: Population, scores: Scores) -> Joined:
         n = len(scored.genomes) // r
         told = {}
         for i, (a, (key, own)) in enumerate(zip(algorithms, state.runs.items(), strict=True)):
             rows = slice(i * n, (i + 1) * n)
-            part = Population(
-                scored.genomes[rows], {k: t[rows] for k, t in scored.traits.items()}, scored.parents[rows]
+            told[key] = a.tell(
+                own, scored.rows(rows), scores._replace(values=scores.values[rows], invalid=scores.invalid[rows])
             )
-            told[key] = a.tell(own, part, scores._replace(values=scores.values[rows], invalid=scores.invalid[rows]))
         return Joined(told)
 
     return Algorithm(

@@ -21,7 +21,7 @@ from neuroevo.config import Config
 from neuroevo.data.identity import Identity
 from neuroevo.engine.cost import Cost
 from neuroevo.engine.execution import Execution
-from neuroevo.engine.genome import Layout
+from neuroevo.engine.genome import KEPT, Layout
 from neuroevo.engine.problem import Merit
 from neuroevo.errors import Interrupted
 from neuroevo.experiments import build, compose, reopen, sources
@@ -253,8 +253,9 @@ class Trainer:
 
 def crowded(c: Config, count: int) -> str | None:
     """Return what to know where each of so many trials an iteration is a whole population; None where it is not."""
-    n = c.algorithm.search().later
-    if c.algorithm.name == "fixed" or n == 1:
+    search = c.algorithm.search()
+    n = search.later
+    if search.roles == (KEPT,) or n == 1:
         return None
     learning = "" if c.refine is not None else ", and a refine to train it"
     return (

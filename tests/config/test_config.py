@@ -515,7 +515,7 @@ def test_an_error_names_the_nearest_key_that_is_known_and_other_lines_stay() -> 
 
 def test_a_part_within_a_part_names_its_whole_path() -> None:
     mutation = check({"algorithm": {"mutation": {"safe": True, "rank": 2}}}).algorithm.options["mutation"]
-    nobody = Population(torch.zeros(2, 3), {}, torch.zeros(2, 2, dtype=torch.int64))
+    nobody = Population.new(torch.zeros(2, 3), parents=2)
     context = Context(0, 1, 0.0, torch.device("cpu"))
     with pytest.raises(InputError, match=r"^algorithm.mutation.safe: goes with neither"):
         mutation.bound()(nobody, context, Layout(("w",), ((3,),)))

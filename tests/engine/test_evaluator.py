@@ -40,7 +40,7 @@ def learning(population: Population, steps: int) -> Cost:
 
 def people() -> Population:
     traits = {"velocity": torch.zeros(4, 2)}
-    return Population(torch.arange(8.0).view(4, 2), traits, torch.zeros(4, 2, dtype=torch.int64))
+    return Population.new(torch.arange(8.0).view(4, 2), parents=2)._replace(traits=traits)
 
 
 def developed(d: evaluator.Evaluator) -> evaluator.Evaluated:

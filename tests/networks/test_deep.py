@@ -160,7 +160,7 @@ def test_gradient_steps_are_those_of_torchs_optimizer_on_each_network_alone(
         decay_to_start=0.0, schedule="constant", final=0.1, who="all", share=1.0, batches=batches,  # type: ignore[arg-type]
         optimizer_state="fresh", balanced=False, class_weights=False, logit_adjustment=0.0,
     )  # fmt: skip
-    population = Population(d.genomes, {}, torch.zeros(N, 2, dtype=torch.int64, device=device))
+    population = Population.new(d.genomes, parents=2)
     context = Context(0, 1, 0.0, device)
     found = refine.refiner(task, optimizers.sgd(), settings)[0](population, context)[0].genomes
     drawn = draws.Draws(task, settings, 4, N, context).rows

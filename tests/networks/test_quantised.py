@@ -49,7 +49,7 @@ def drawn(layout: Layout, n: int, device: torch.device) -> Tensor:
 
 
 def mutate(genomes: Tensor, layout: Layout, progress: float = 0.0, **options: float) -> Tensor:
-    population = Population(genomes.clone(), {}, torch.zeros(len(genomes), 2, dtype=torch.int64))
+    population = Population.new(genomes.clone(), parents=2)
     return mutation.levels(population, Context(0, 1, progress, genomes.device), layout, **options).genomes
 
 

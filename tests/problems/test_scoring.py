@@ -102,14 +102,14 @@ def test_individuals_with_nan_or_inf_rank_last_and_change_nobody_else(name: str,
 
 
 def test_fitness_costs_individuals_times_samples() -> None:
-    population = Population(genomes(), {}, torch.full((N, 2), -1))
+    population = Population.new(genomes(), parents=2)
     metric = METRICS["accuracy"]()
     _, cost = scoring.fitness(judgement(Rows(), [metric]), population, torch.arange(B), plan())
     assert cost == Cost(forward=N * B)
 
 
 def test_in_half_precision_the_best_and_only_they_have_scores_in_full() -> None:
-    population, metric = Population(genomes(), {}, torch.full((N, 2), -1)), METRICS["cross_entropy"]()
+    population, metric = Population.new(genomes(), parents=2), METRICS["cross_entropy"]()
     half = plan()._replace(precision="bfloat16")
 
     def scored(p: Execution, rescored: int) -> Tensor:
@@ -191,7 +191,7 @@ def test_metrics_of_genomes_stand_beside_others_however_they_are_sliced(
 
 
 def test_in_half_precision_the_best_by_nsga_iis_order_are_scored_again() -> None:
-    population, names = Population(genomes(), {}, torch.full((N, 2), -1)), ["sparsity", "cross_entropy"]
+    population, names = Population.new(genomes(), parents=2), ["sparsity", "cross_entropy"]
     judged = judgement(Rows(), [METRICS[name]() for name in names], genomes(1)[0])
     given, rough = (judged, population, torch.arange(B)), plan()._replace(precision="bfloat16")
     exact, _ = scoring.fitness(*given, plan(), objectives=2)

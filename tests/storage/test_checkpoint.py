@@ -14,7 +14,7 @@ from torch import Tensor
 from neuroevo.engine import pareto
 from neuroevo.engine.cost import Cost
 from neuroevo.engine.execution import Execution
-from neuroevo.engine.genome import Layout, Population
+from neuroevo.engine.genome import BRED, KEPT, NEW, Layout, Population
 from neuroevo.engine.loop import Champion, Step
 from neuroevo.engine.scores import Scores
 from neuroevo.errors import InputError, RunError
@@ -45,7 +45,8 @@ class State(NamedTuple):
 
 def step(generation: int = 2, n: int = 30, champion: int = 1, columns: int = 1) -> Step:
     torch.manual_seed(generation)
-    population = Population(torch.randn(n, LAYOUT.genes), {"sigma": torch.rand(n)}, torch.randint(-1, n, (n, 2)))
+    traits, parents = {"sigma": torch.rand(n)}, torch.randint(-1, n, (n, 2))
+    population = Population(torch.randn(n, LAYOUT.genes), traits, parents, torch.randint(0, 3, (n,), dtype=torch.int8))
     state = State(population, torch.tensor(0.5), {"m": torch.arange(3)})
     scores = Scores(torch.randn(n, columns, dtype=torch.float64), torch.arange(n) == 1)
     best = Champion(torch.randn(LAYOUT.genes), "best", champion, {"accuracy": 0.5})
@@ -270,7 +271,8 @@ def test_a_history_keeps_which_line_has_which_columns(tmp_path: Path) -> None:
     [
         ("population/genomes", None), ("population/genomes", np.zeros((30, 7), np.float32)),
         ("population/genomes", np.zeros((30, LAYOUT.genes))), ("population/invalid", np.zeros(30)),
-        ("population/parents", np.zeros(30, np.int64)), ("population/fitness", np.zeros(3)),
+        ("population/parents", np.zeros(30, np.int64)), ("population/roles", np.zeros((30, 1), np.int8)),
+        ("population/fitness", np.zeros(3)),
         ("champion/genome", np.zeros(3, np.float32)), ("population/traits/sigma", np.zeros(3)),
         ("history/validation", np.zeros(9)), ("champion", None), ("population", None),
     ],
@@ -280,6 +282,21 @@ def test_parts_that_are_missing_or_do_not_fit_are_one_line(tmp_path: Path, key: 
     reseal(tmp_path / "c.h5", key, value)
     with pytest.raises(InputError, match=r"c.h5: not as a checkpoint is \(.+\)$"):
         checkpoint.read(tmp_path / "c.h5")
+
+
+def test_a_checkpoint_from_before_there_were_roles_has_them_in_the_parents(tmp_path: Path) -> None:
+    s = step(n=4)
+    parents = torch.tensor([[-1, -1], [2, -1], [3, 0], [0, 0]])
+    population = s.population._replace(parents=parents)
+    save(tmp_path / "c.h5", replace(s, population=population, state=s.state._replace(population=population)))
+    for key in ("population/roles", "algorithm/population/roles"):
+        reseal(tmp_path / "c.h5", key, None)
+    told = torch.tensor([NEW, KEPT, BRED, BRED], dtype=torch.int8)
+    for found in (
+        checkpoint.read(tmp_path / "c.h5").step.population,
+        checkpoint.state(tmp_path / "c.h5", s.state, CPU).population,
+    ):
+        assert same(found, population._replace(roles=told))
 
 
 def test_a_state_of_another_kind_or_shape_names_the_leaf(tmp_path: Path) -> None:

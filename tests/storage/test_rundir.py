@@ -52,7 +52,7 @@ def test_a_last_line_that_is_half_written_is_left_out(tmp_path: Path) -> None:
 def test_a_lineage_is_kept_only_where_individuals_have_one_or_two_parents(tmp_path: Path) -> None:
     def step(generation: int, parents: list[list[int]], values: list[list[float]], objectives: int = 1) -> Step:
         scores = Scores(torch.tensor(values, dtype=torch.float64), torch.tensor([False, True]), objectives=objectives)
-        population = Population(torch.zeros(2, 1), {}, torch.tensor(parents))
+        population = Population.new(torch.zeros(2, 1))._replace(parents=torch.tensor(parents))
         nobody = Champion(torch.zeros(1), "none", 0, {})
         return Step(generation, None, population, scores, {}, Cost(), 0.0, nobody, 0, None)
 
