@@ -26,9 +26,9 @@ PACKAGES = {  # in order: each may import those before it, and its own modules t
                "runpage", "benchpage", "report", "watch"],
     "experiments": ["blame", "terminal", "signals", "log", "memory", "starts", "costs", "build", "sizes",
                     "sources", "compose", "reopen", "recorders", "experiment", "evaluation", "export"],
-    "tuning": ["lockstep", "trials", "tune"],
+    "tuning": ["lockstep", "trials", "search", "tuner", "tune"],
     "bench": ["statistics", "arms", "workers", "tasks", "tables", "benchmark"],
-    "forecast": ["pace", "forecast"],
+    "forecast": ["pace", "seconds", "length", "stand_ins", "forecaster", "search", "bench"],
     "api": [""],
     "cli": ["inspection", "main"],
     "__main__": [""],
@@ -120,6 +120,8 @@ TESTS = {  # of modules that are tested with another of their package, by that o
     "experiments/test_unfrozen.py": ["experiments.sources"], "experiments/test_resume.py": ["experiments.reopen"],
     "experiments/test_export.py": ["experiments.evaluation"],
     "bench/test_benchmark.py": ["bench.tasks", "bench.tables"],
+    "tuning/test_tune.py": ["tuning.search", "tuning.tuner"],
+    "forecast/test_forecast.py": [name for name in ORDER if name.startswith("forecast.") and name != "forecast.pace"],
     "cli/test_cli.py": ["cli.main"],
 }  # fmt: skip
 

@@ -211,18 +211,18 @@ def validate(
     def note(line: str) -> None:
         print(printable(line), file=sys.stderr)
 
-    begun, compared = devices.began(), None
+    begun, comparison = devices.began(), None
     if arms is None:
         checked = load(config, sets or [], note)
     else:
         base = raw(config, sets or [], note)
         checked = check(base)
-        compared = inspection.compared(base, [name.strip() for name in arms.split(",")], seeds, splits, budget)
+        comparison = inspection.comparison(base, [name.strip() for name in arms.split(",")], seeds, splits, budget)
     for name, value in (("--seeds", seeds), ("--splits", splits), ("--budget", budget)):
         if arms is None and value is not None:
             raise InputError(f"{name}: only a bench has these; name its arms with --arms")
     with blame.on_users(checked):
-        rows = inspection.estimate(checked, compared, begun)
+        rows = inspection.estimate(checked, comparison, begun)
     print(checked.to_yaml(), end="")
     table("estimates", rows)
 

@@ -8,7 +8,7 @@ from test_tune import EPOCH, HALVING, MLP, load
 from neuroevo.config import Config
 from neuroevo.experiments import experiment
 from neuroevo.tuning.trials import Settings, Trainer
-from neuroevo.tuning.tune import Tuner
+from neuroevo.tuning.tuner import Tuner
 
 
 def trainer(c: Config, folder: Path) -> Trainer:

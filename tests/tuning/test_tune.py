@@ -31,6 +31,8 @@ from neuroevo.report import plots_of_searches, report, runpage
 from neuroevo.storage import checkpoint, rundir
 from neuroevo.tuning import trials, tune
 from neuroevo.tuning.lockstep import Group
+from neuroevo.tuning.search import Search
+from neuroevo.tuning.tuner import Tuner
 
 # Digits' own pixels: quick, and nothing to download.
 BASE: dict[str, Any] = {
@@ -216,7 +218,7 @@ def test_nothing_is_beyond_a_range_whose_end_is_the_last_there_can_be(tmp_path: 
     c = load(
         "tune.space={refine.momentum: {name: float, low: 0, high: 0.5}, refine.lr: {name: float, low: 0.1, high: 1}}"
     )
-    search = tune.Search(c, tmp_path)
+    search = Search(c, tmp_path)
     assert [line.split(":")[0] for line in search.at_ends([0.0, 0.0])] == ["tune.space.refine.lr"]
     assert [line.split(":")[0] for line in search.at_ends([1.0, 0.5])] == ["tune.space.refine.momentum"]
     assert search.at_ends([0.5, 0.5]) == []
@@ -233,8 +235,8 @@ def test_what_sets_the_same_is_not_trained_twice(tmp_path: Path) -> None:
     assert {row["refine.nesterov"] for row in rows} <= {"False", "True"}
 
 
-def tuner(c: Config, folder: Path) -> tune.Tuner:
-    return tune.Tuner(experiment.prepared(c), folder, lambda done, total: None, lambda line: None)
+def tuner(c: Config, folder: Path) -> Tuner:
+    return Tuner(experiment.prepared(c), folder, lambda done, total: None, lambda line: None)
 
 
 def context(generation: int) -> Context:
