@@ -23,6 +23,7 @@ from neuroevo import config
 from neuroevo.engine.rng import Context
 from neuroevo.experiments import experiment
 from neuroevo.tuning import tune
+from neuroevo.tuning.tuner import Tuner
 
 RUNS = Path(__file__).parents[1] / "runs"
 RANGES = {"lr": (1e-5, 1e-1), "momentum": (0.0, 0.99), "weight_decay": (1e-6, 1e-2)}  # lr and decay by their logarithms
@@ -39,10 +40,10 @@ class Quiet:
     def generation(self, step: Any, rules: Any) -> None: ...
 
 
-def tuner(sets: list[str], preset: str = "tune_lr.yaml") -> tune.Tuner:
+def tuner(sets: list[str], preset: str = "tune_lr.yaml") -> Tuner:
     c = config.load(str(RUNS / preset), sets)
     nothing = lambda *_: None  # noqa: E731
-    return tune.Tuner(experiment.prepared(c), Path(tempfile.mkdtemp()), nothing, nothing)
+    return Tuner(experiment.prepared(c), Path(tempfile.mkdtemp()), images=nothing, log=nothing)
 
 
 def against_pyswarm(rounds: int, particles: int = 32, epochs: int = 3) -> None:

@@ -179,7 +179,9 @@ def named(arm: str) -> tuple[str, Overlay | None]:
     return name, overlay
 
 
-def applied(base: Mapping[str, Any], arm: str, overlay: Overlay | None, given: Given, seed: int, split: int) -> Config:
+def configure(
+    base: Mapping[str, Any], arm: str, overlay: Overlay | None, given: Given, *, seed: int, split: int
+) -> Config:
     """Return the config of an arm's run; what the base says of features holds for every arm of the table."""
     raw: dict[str, Any] = deepcopy(dict(base))
     raw |= {"seed": seed, "budget": {"samples": given.samples}}

@@ -32,9 +32,18 @@ from neuroevo.tuning import tune
 
 
 def run(
-    file: str, names: Sequence[str], seeds: int, splits: int, budget: str | None, jobs: int, levels: Sequence[float],
-    sets: Sequence[str], out: str | None, reporter: Reporter,
-) -> Path:  # fmt: skip
+    file: str,
+    names: Sequence[str],
+    reporter: Reporter,
+    *,
+    seeds: int,
+    splits: int,
+    jobs: int,
+    budget: str | None = None,
+    levels: Sequence[float] = (),
+    sets: Sequence[str] = (),
+    out: str | None = None,
+) -> Path:
     """Run what is missing of a benchmark in `out`, beginning it where there is none; return the folder."""
     base = config.override(config.read(file), sets, reporter.note)
     c = config.check(base)

@@ -65,7 +65,7 @@ class Bench:
         for split in range(c.data.split_seed, c.data.split_seed + self.splits):
             for seed in range(c.seed, c.seed + self.seeds):
                 for arm, overlay in self.overlays.items():
-                    own = arms.applied(self.base, arm, overlay, given, seed, split)
+                    own = arms.configure(self.base, arm, overlay, given, seed=seed, split=split)
                     found.append(Task(arm, split, seed, folder / rundir.RUNS / arm / f"{split}-{seed}", own))
         return found
 

@@ -202,7 +202,7 @@ def bench_rows(forecaster: Forecaster, comparison: Comparison, started: float) -
     given = benchmark.given_to_arms(c, forecaster.ready.given[1], comparison.budget)
     benchmark.check_splits(c, forecaster.ready.given[0], comparison.splits)
     configs = {
-        arm: arms.applied(comparison.base, arm, overlay, given, c.seed, c.data.split_seed)
+        arm: arms.configure(comparison.base, arm, overlay, given, seed=c.seed, split=c.data.split_seed)
         for arm, overlay in comparison.overlays.items()
     }
     benchmark.demand(comparison.base, comparison.overlays, configs)

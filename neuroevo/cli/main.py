@@ -78,6 +78,7 @@ def tune(
 @app.command()
 def bench(
     config: Annotated[str, typer.Argument(help="YAML file that all arms share", metavar="CONFIG.yaml")],
+    *,
     arms: Annotated[str, typer.Option(help="names (neuroevo list arm) and YAML overlays", metavar="A,B.yaml,...")],
     seeds: Annotated[int, typer.Option(help="runs of each arm on each split")] = 5,
     splits: Annotated[int, typer.Option(help="splits of the data, for small data sets")] = 1,
@@ -107,7 +108,18 @@ def bench(
         raise InputError(f"--levels {levels}: give numbers with commas between them")
     names = [name.strip() for name in arms.split(",")]
     with terminal.shown() as reporter:
-        folder = bench_.run(config, names, seeds, splits, budget, jobs, chosen, sets or [], out, reporter)
+        folder = bench_.run(
+            config,
+            names,
+            reporter,
+            seeds=seeds,
+            splits=splits,
+            jobs=jobs,
+            budget=budget,
+            levels=chosen,
+            sets=sets or [],
+            out=out,
+        )
     standings(str(folder))
 
 
@@ -196,6 +208,7 @@ def inspect(path: Annotated[str, typer.Argument(help="a run's folder, or a check
 @app.command()
 def validate(
     config: ConfigFile = None,
+    *,
     sets: Sets = None,
     arms: Annotated[str | None, typer.Option(help="estimate a bench of these", metavar="A,B.yaml,...")] = None,
     seeds: Annotated[int | None, typer.Option(help="of the bench, as in neuroevo bench")] = None,

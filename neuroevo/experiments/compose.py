@@ -511,7 +511,9 @@ def assemble(
     if c.backbone.batchnorm == "recalibrate" and not (backbone.cut and deep.norms(backbone.cut.rest)):
         log("backbone.batchnorm: recalibrate, but no batch norm comes behind what evolves: nothing is re-estimated")
     base = {name: backbone.body.get_parameter(name).detach()[None] for name in backbone.trainable}
-    of_head = starts.head_weights(c, backbone, head, seen, whole.classes, scaled, first, device, kept or {})
+    of_head = starts.head_weights(
+        c, backbone, head, width=seen, now=whole.classes, scale=scaled, first=first, device=device, kept=kept or {}
+    )
     layout = Layout.of({name: w[0] for name, w in (base | (of_head if c.head.trainable else {})).items()})
     if c.genome.levels:
         layout = quantised.levelled(layout, quantised.LEVELS[c.genome.levels])

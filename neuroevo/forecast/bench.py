@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from neuroevo.bench.arms import Given, Overlay, applied
+from neuroevo.bench.arms import Given, Overlay, configure
 from neuroevo.experiments import experiment
 from neuroevo.forecast.forecaster import Forecaster
 from neuroevo.forecast.pace import timed
@@ -42,7 +42,7 @@ def estimate_bench(forecaster: Forecaster, comparison: Comparison, given: Given)
     first, each = 0.0, {}
     seconds_each = max(1.5, 2 * forecaster.seconds / len(comparison.overlays))
     for arm, overlay in comparison.overlays.items():
-        own = applied(comparison.base, arm, overlay, given, c.seed, c.data.split_seed)
+        own = configure(comparison.base, arm, overlay, given, seed=c.seed, split=c.data.split_seed)
         own = replace(own, memory=own.memory.model_copy(update={"limit": c.memory.limit}))
         beside = forecaster.beside(own, seconds_each)
         seconds = estimate_search(beside).seconds if own.tune is not None else beside.run(own)

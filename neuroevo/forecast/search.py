@@ -29,7 +29,12 @@ class Sparing(Trainer):
 
     def __init__(self, forecaster: Forecaster, tuner: Tuner) -> None:
         super().__init__(
-            forecaster.ready, tuner.folder, tuner.merit, lambda done, total: None, components.unsaid, Signals()
+            forecaster.ready,
+            tuner.folder,
+            tuner.merit,
+            images=lambda done, total: None,
+            log=components.unsaid,
+            signals=Signals(),
         )
         self.forecaster = forecaster
         self.to_come: list[float] = []  # seconds of features of each kind
@@ -62,7 +67,7 @@ def estimate_search(forecaster: Forecaster) -> Search:
     """Estimate a search of hyperparameters and the final run after it."""
     ready, c = forecaster.ready, forecaster.ready.config
     assert c.tune is not None
-    tuner = Tuner(ready, Path(), lambda done, total: None, components.unsaid)
+    tuner = Tuner(ready, Path(), images=lambda done, total: None, log=components.unsaid)
     trainer, algorithm = Sparing(forecaster, tuner), tuner.algorithm()
     context = Context(c.seed, 1, 0.0, HOME, tuner.layout)
     population = algorithm.ask(tuner.initial().state, context)

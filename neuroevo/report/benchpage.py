@@ -293,14 +293,16 @@ def spread(found: Bench) -> list[Plot]:
     about = "Each run a dot; the line is their mean, the bar its interval."
     metric, series = words(found.metric), list(found.about["arms"])
     return [
-        plots_of_benches.distributions("test", "Champions on test", about, f"test {metric}", test, series),
+        plots_of_benches.distributions(
+            "test", test, series, title="Champions on test", caption=about, xlabel=f"test {metric}"
+        ),
         plots_of_benches.distributions(
             "gap",
-            "Better on validation than on test",
-            f"By how much the champion is. {about}",
-            f"{'test - validation' if sign < 0 else 'validation - test'} {metric}",
             gap,
             series,
+            title="Better on validation than on test",
+            caption=f"By how much the champion is. {about}",
+            xlabel=f"{'test - validation' if sign < 0 else 'validation - test'} {metric}",
             zero=True,
         ),
     ]

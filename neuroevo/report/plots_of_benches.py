@@ -49,9 +49,15 @@ class Interval(NamedTuple):
 
 
 def distributions(
-    name: str, title: str, caption: str, xlabel: str, arms: Mapping[str, tuple[Sequence[float], Interval]],
-    series: Sequence[str], zero: bool = False,
-) -> Plot:  # fmt: skip
+    name: str,
+    arms: Mapping[str, tuple[Sequence[float], Interval]],
+    series: Sequence[str],
+    *,
+    title: str,
+    caption: str,
+    xlabel: str,
+    zero: bool = False,
+) -> Plot:
     """Draw each arm's runs as dots over the interval of their mean as a bar, one arm a row, coloured as in curves."""
     with drawing(xlabel, "", height=1.0 + 0.35 * len(arms)) as (figure, axes):
         if zero:

@@ -48,13 +48,26 @@ class Part(NamedTuple):
     rows: list[int]  # which trials of the iteration are left in it
 
 
+class Outcome(NamedTuple):
+    """What the trials of an iteration have come to."""
+
+    verdicts: list[Verdict]  # of each trial
+    cost: Cost  # of all, validation included
+
+
 class Trainer:
     """Runs trials of a config."""
 
     def __init__(
-        self, ready: Ready, folder: Path, merit: Merit, images: Callable[[int, int], None],
-        log: Callable[[str], None], signals: Signals,
-    ) -> None:  # fmt: skip
+        self,
+        ready: Ready,
+        folder: Path,
+        merit: Merit,
+        *,
+        images: Callable[[int, int], None],
+        log: Callable[[str], None],
+        signals: Signals,
+    ) -> None:
         assert ready.config.tune is not None
         self.ready, self.config, self.given = ready, ready.config, ready.config.tune.trial
         self.folder, self.merit = folder / rundir.RUNG, merit
@@ -92,7 +105,7 @@ class Trainer:
             before, going = until, self.survivors(going)
         return whole
 
-    def run(self, settings: list[Settings], iteration: int) -> tuple[list[Verdict], Cost]:
+    def run(self, settings: list[Settings], iteration: int) -> Outcome:
         """Run trials to their end, or to the rung where they are stopped; return how each did, and the cost of all.
 
         A signal ends it at once; what is written down then is how far each trial was after its last generation.
@@ -107,13 +120,13 @@ class Trainer:
             parts = [self.restored(part, rows, self.folder / f"{name}{i}.h5", verdicts)
                      for i, (part, rows) in enumerate(zip(parts, saved["rows"], strict=True))]  # fmt: skip
 
-        def now() -> tuple[list[Verdict], Cost]:
+        def now() -> Outcome:
             found, cost = list(verdicts), before
             for group, rows in parts:
                 cost += group.reached.cost
                 for i, verdict in zip(rows, group.verdicts if rows else (), strict=True):
                     found[i] = verdict
-            return found, cost
+            return Outcome(found, cost)
 
         for rung, until in enumerate(rungs[first:], first):
             try:
@@ -123,14 +136,14 @@ class Trainer:
                             group.advance(until, rungs[-1])
             except Interrupted:
                 if any(group.reached.cost.samples for group, _ in parts):  # else the last file has it all
-                    self.save(iteration, rung - 1, settings, parts, *now())
+                    self.save(iteration, rung - 1, settings, parts, now())
                 raise
             verdicts, cost = now()
             if until != rungs[-1]:
                 parts = self.thinned(parts, verdicts)
-                self.save(iteration, rung, settings, parts, verdicts, cost)
+                self.save(iteration, rung, settings, parts, Outcome(verdicts, cost))
                 self.signals.check()
-        return verdicts, cost
+        return Outcome(verdicts, cost)
 
     def begun(self, settings: Sequence[Settings]) -> tuple[list[Part], Cost]:
         """Return trials at their start, those of one shape in one group, and what their features cost."""
@@ -201,15 +214,7 @@ class Trainer:
         """Return a part with some of its trials."""
         return Part(part.group.only([part.rows.index(i) for i in rows]), rows) if rows else Part(part.group, [])
 
-    def save(
-        self,
-        iteration: int,
-        rung: int,
-        settings: list[Settings],
-        parts: list[Part],
-        verdicts: list[Verdict],
-        cost: Cost,
-    ) -> None:
+    def save(self, iteration: int, rung: int, settings: list[Settings], parts: list[Part], outcome: Outcome) -> None:
         """Write where an iteration is, behind which rung; what counts is the last file, which names the others."""
         self.folder.mkdir(exist_ok=True)
         # Another name wherever the state is another: the files that are named now must stay until the last is replaced.
@@ -221,7 +226,8 @@ class Trainer:
         state = {
             "iteration": iteration, "rung": rung, "name": name, "settings": settings,
             "rows": [part.rows for part in parts],
-            "cost": cost.record(), "verdicts": [v._asdict() | {"cost": v.cost.record()} for v in verdicts],
+            "cost": outcome.cost.record(),
+            "verdicts": [v._asdict() | {"cost": v.cost.record()} for v in outcome.verdicts],
         }  # fmt: skip
         rundir.replace(self.folder / FILE, json.dumps(state).encode())
         for file in self.folder.glob("*.h5"):

@@ -35,8 +35,8 @@ def run(c: Config, out: str | None, stem: str, reporter: Reporter) -> Path:
     with Signals() as signals, blame.on_users(c):
         ready = experiment.prepared(c)
         with experiment.started(ready, out, stem, reporter) as (folder, log):
-            tuner = Tuner(ready, folder, watched(reporter, signals), log, signals)
-            search(tuner, tuner.initial(), [], signals, reporter)
+            tuner = Tuner(ready, folder, images=watched(reporter, signals), log=log, signals=signals)
+            search(tuner, tuner.initial(), [], signals=signals, reporter=reporter)
             signals.check()
     return final(folder, c, reporter)
 
@@ -148,7 +148,7 @@ def resumed(folder: Path, change: Callable[[Config], Config], reporter: Reporter
         else:
             with blame.on_users(c, log.keep):
                 ready = experiment.prepared(c if saved is None else reopen.found(c, log), log)
-                tuner = Tuner(ready, folder, watched(reporter, signals), log, signals)
+                tuner = Tuner(ready, folder, images=watched(reporter, signals), log=log, signals=signals)
                 step: Step = tuner.initial()
                 history: checkpoint.History = []
                 if saved is not None:
@@ -158,13 +158,20 @@ def resumed(folder: Path, change: Callable[[Config], Config], reporter: Reporter
                     log(f"{folder}: going on after iteration {step.generation}")
                 recorders.aside(folder, saved, log)
                 same = c.record() == before.record()
-                search(tuner, step, history, signals, reporter, saved is not None and not same)
+                changed = saved is not None and not same
+                search(tuner, step, history, signals=signals, reporter=reporter, changed=changed)
         signals.check()
     return final(folder, c, reporter)
 
 
 def search(
-    tuner: Tuner, step: Step, history: checkpoint.History, signals: Signals, reporter: Reporter, changed: bool = False
+    tuner: Tuner,
+    step: Step,
+    history: checkpoint.History,
+    *,
+    signals: Signals,
+    reporter: Reporter,
+    changed: bool = False,
 ) -> None:
     """Search until a limit or a signal, keeping history, checkpoints and the table of trials; write the result.
 

@@ -30,12 +30,17 @@ class Tuner(Search):
     """A search, and a development that runs its trials."""
 
     def __init__(
-        self, ready: Ready, folder: Path, images: Callable[[int, int], None], log: Callable[[str], None],
+        self,
+        ready: Ready,
+        folder: Path,
+        *,
+        images: Callable[[int, int], None],
+        log: Callable[[str], None],
         signals: Signals | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__(ready.config, folder)
         self.ready, self.log = ready, log
-        self.trainer = Trainer(ready, folder, self.merit, images, log, signals or Signals())
+        self.trainer = Trainer(ready, folder, self.merit, images=images, log=log, signals=signals or Signals())
 
     def problem(self) -> Problem:
         """Return what the search is of."""

@@ -135,13 +135,13 @@ def test_arms_see_the_same_splits_and_features(base: str, tmp_path: Path) -> Non
     for split in (0, 3):
         found = []
         for arm in arms.ARMS:
-            c = arms.applied(raw, arm, None, given, 7, split)
+            c = arms.configure(raw, arm, None, given, seed=7, split=split)
             assert (c.seed, c.data.split_seed, c.budget.samples, c.budget.generations) == (7, split, SAMPLES, None)
             found.append((c.data, c.dataset, c.backbone, c.head, c.head_part, c.validation_metric))
         assert all(other == found[0] for other in found)
     kept = {"features": {"components": 16, "whitening": 0.5}}
     for arm in arms.ARMS:  # what the config says of features holds for all
-        assert arms.applied(raw | kept, arm, None, given, 0, 0).features.components == 16
+        assert arms.configure(raw | kept, arm, None, given, seed=0, split=0).features.components == 16
 
 
 def test_arms_have_about_as_many_chances_to_name_a_champion(base: str, tmp_path: Path) -> None:

@@ -186,11 +186,11 @@ def test_a_bench_compares_runs_on_the_same_data_only(there: Path) -> None:
     keys = dict(text.split("=", 1) for text in [*FOLDER, f"data.root={there / 'pets'}"])
     raw = config.override({}, [f"{key}={value}" for key, value in keys.items()], lambda line: None)
     (there / "base.yaml").write_text(config.dump(raw))
-    given = (["ga"], 1, 1, "samples=300", 1, [], [], str(there / "b"))
-    benchmark.run(str(there / "base.yaml"), *given, Quiet())
+    given: dict[str, Any] = {"splits": 1, "jobs": 1, "budget": "samples=300", "out": str(there / "b")}
+    benchmark.run(str(there / "base.yaml"), ["ga"], Quiet(), seeds=1, **given)
     (there / "pets/train/cat/000.png").unlink()
     with pytest.raises(InputError, match=r"data: 1 image removed \(cat\)"):
-        benchmark.run(str(there / "base.yaml"), ["ga"], 2, *given[2:], Quiet())
+        benchmark.run(str(there / "base.yaml"), ["ga"], Quiet(), seeds=2, **given)
     with pytest.raises(InputError, match=r"data: 1 image removed \(cat\)"):
         benchmark.resume(str(there / "b"), Quiet())
 
