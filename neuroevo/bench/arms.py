@@ -17,11 +17,10 @@ from neuroevo.experiments import costs
 
 LOOKS = 60  # validations of a run, about: each arm gets as many chances to name its champion
 LEARNING_RATES = (0.003, 0.01, 0.03, 0.1)  # that SGD pays for trying
-WEIGHT_DECAY = 0.01
-SHARED = {  # what arms have in common, or the comparison means nothing
-    "seed", "device", "data", "backbone", "head", "budget", "validate.metric", "validate.patience",
-    "memory.limit",
-}  # fmt: skip
+SGD = {"name": "sgd", "momentum": 0.9, "weight_decay": 0.01, "schedule": "cosine"}
+# What arms have in common, or the comparison means nothing: whole sections, and keys.
+SHARED = {"seed", "device", "data", "backbone", "head", "budget"}
+SHARED |= {"validate.metric", "validate.patience", "memory.limit"}
 SECTIONS = ("algorithm", "refine", "genome", "features", "fitness", "validate", "memory", "tune")
 REPLACED = ("algorithm", "refine", "tune")  # sections that an arm brings whole
 
@@ -107,43 +106,41 @@ def sgd_restarts(given: Given) -> Overlay:
 
 
 def _sgd(given: Given, individuals: int) -> Overlay:
+    own = {"batch_size": 128, "steps": _steps(given, individuals, 128), "optimizer_state": "inherit"}
     return {
         "algorithm": {"name": "fixed", "population": individuals},
-        "refine": {
-            "name": "sgd", "momentum": 0.9, "lr": list(LEARNING_RATES), "batch_size": 128, "schedule": "cosine",
-            "weight_decay": WEIGHT_DECAY, "steps": _steps(given, individuals, 128), "optimizer_state": "inherit",
-        },
+        "refine": {**SGD, "lr": list(LEARNING_RATES), **own},
         "features": {"components": None, "whitening": 0.0},
         "fitness": {"samples": 128},
-    }  # fmt: skip
+    }
 
 
 def hybrid(given: Given) -> Overlay:
     """Evolve few individuals that SGD trains on batches of their own, and whose children inherit what they learnt."""
     n = 4
+    mutation = {"name": "gaussian", "sigma": 0.001, "schedule": "constant", "self_adaptive": True}
+    breeding = {"selection": "tournament", "crossover": "uniform", "mutation": mutation}
+    own = {"batch_size": 128, "steps": _steps(given, n, 128), "batches": "own"}
     return {
-        "algorithm": {
-            "name": "ga", "population": n, "elites": n // 2, "selection": "tournament", "crossover": "uniform",
-            "mutation": {"name": "gaussian", "sigma": 0.001, "schedule": "constant", "self_adaptive": True},
-        },
-        "refine": {
-            "name": "sgd", "momentum": 0.9, "lr": [LEARNING_RATES[0], LEARNING_RATES[-1]], "batch_size": 128,
-            "weight_decay": WEIGHT_DECAY, "schedule": "cosine", "steps": _steps(given, n, 128), "batches": "own",
-        },
+        "algorithm": {"name": "ga", "population": n, "elites": n // 2, **breeding},
+        "refine": {**SGD, "lr": [LEARNING_RATES[0], LEARNING_RATES[-1]], **own},
         "genome": {"init_sigma": 0.001},
         "features": {"components": None, "whitening": 0.0},
         "fitness": {"samples": 512},
-    }  # fmt: skip
+    }
 
 
 def classic(given: Given) -> Overlay:
     """Follow the classic recipe: ten individuals, random parents, five epochs each, fitness = validation accuracy."""
+    noise = {"name": "gaussian", "sigma": 0.1, "schedule": "constant", "self_adaptive": False}
     return {
         "algorithm": {
-            "name": "ga", "population": 10, "elites": 0, "selection": "random",
+            "name": "ga",
+            "population": 10,
+            "elites": 0,
+            "selection": "random",
             "crossover": {"name": "uniform", "rate": 0.5},
-            "mutation": {"name": "gaussian", "sigma": 0.1, "rate": 0.1, "per": "tensor", "schedule": "constant",
-                         "self_adaptive": False},
+            "mutation": {**noise, "rate": 0.1, "per": "tensor"},
             "averaging": False,
         },
         "refine": {"name": "sgd", "momentum": 0.9, "lr": 0.01, "batch_size": 32, "steps": {"epochs": 5}},
@@ -151,13 +148,11 @@ def classic(given: Given) -> Overlay:
         "features": {"standardise": False, "components": None, "whitening": 0.0},
         "fitness": {"metric": "accuracy", "split": "validation", "samples": "all"},
         "validate": {"every": 1},
-    }  # fmt: skip
+    }
 
 
-ARMS: dict[str, Callable[[Given], Overlay]] = {
-    "ga": ga, "hybrid": hybrid, "sgd": sgd, "sgd_restarts": sgd_restarts, "snes": snes, "pso": pso, "random": random,
-    "classic": classic, "config": config,
-}  # fmt: skip
+TABLE: tuple[Callable[[Given], Overlay], ...] = (ga, hybrid, sgd, sgd_restarts, snes, pso, random, classic, config)
+ARMS: dict[str, Callable[[Given], Overlay]] = {arm.__name__: arm for arm in TABLE}
 
 
 def named(arm: str) -> tuple[str, Overlay | None]:

@@ -30,6 +30,8 @@ from neuroevo.problems.metric import LOWER_IS_BETTER
 from neuroevo.storage import claims, rundir
 from neuroevo.tuning import tune
 
+POINT = ("generation", "samples", "seconds", "validation")  # columns of curves.csv beside the run's
+
 
 def run(
     file: str,
@@ -179,9 +181,14 @@ def joined(known: Bench, more: Bench, folder: Path) -> Bench:
         if begun and arm in known.overlays and known.overlays[arm] != overlay:
             raise InputError(f"--arms: {arm} was another in {folder}; give the file another name")
     return replace(
-        more, base=known.base, data=known.data, overlays={**known.overlays, **more.overlays},
-        seeds=max(known.seeds, more.seeds), splits=max(known.splits, more.splits), levels=more.levels or known.levels,
-    )  # fmt: skip
+        more,
+        base=known.base,
+        data=known.data,
+        overlays={**known.overlays, **more.overlays},
+        seeds=max(known.seeds, more.seeds),
+        splits=max(known.splits, more.splits),
+        levels=more.levels or known.levels,
+    )
 
 
 def asked(budget: str | None) -> int | None:
@@ -224,8 +231,10 @@ def finished(folder: Path, bench: Bench, tasks: list[Task], reporter: Reporter) 
         if altered(task):
             reporter.note(f"{task}: was begun with other settings than now; to have it again, delete {task.folder}")
     failed: list[tuple[Task, Failure]] = []
-    todo = workers.alone(work, left, reporter) if bench.jobs == 1 else workers.together(
-        work, left, bench.jobs, reporter)  # fmt: skip
+    if bench.jobs == 1:
+        todo = workers.alone(work, left, reporter)
+    else:
+        todo = workers.together(work, left, bench.jobs, reporter)
     try:
         with closing(todo):
             for task, failure in todo:
@@ -261,10 +270,10 @@ def write(folder: Path, bench: Bench, tasks: Sequence[Task]) -> None:
     lower = metric in LOWER_IS_BETTER
     table(folder / rundir.RESULTS, [run.row for run in found])
     curves = [
-        {"arm": run.task.arm, "split": run.task.split, "seed": run.task.seed,
-         **dict(zip(("generation", "samples", "seconds", "validation"), point, strict=True))}
-        for run in found for point in run.curve
-    ]  # fmt: skip
+        {"arm": run.task.arm, "split": run.task.split, "seed": run.task.seed, **dict(zip(POINT, point, strict=True))}
+        for run in found
+        for point in run.curve
+    ]
     table(folder / rundir.CURVES, curves)
     names = [arm for arm in bench.overlays if any(run.task.arm == arm for run in found)]
     summary = [summarised(arm, found, tasks, lower) for arm in names]
@@ -272,7 +281,7 @@ def write(folder: Path, bench: Bench, tasks: Sequence[Task]) -> None:
     table(folder / rundir.COMPARISONS, compared(names, found, tasks, lower))
     levels = bench.levels or between(found, summary, lower)
     table(folder / rundir.LEVELS, [reached(arm, level, found, lower) for arm in names for level in levels])
-    rundir.write_result(folder, {
+    result = {
         "status": "finished" if len(found) == len(tasks) else "interrupted",
         "metric": metric,
         "lower_is_better": lower,
@@ -282,4 +291,5 @@ def write(folder: Path, bench: Bench, tasks: Sequence[Task]) -> None:
         "warnings": warned(names, found),
         "arms": {row["arm"]: {k: v if v == v else None for k, v in row.items() if k != "arm"} for row in summary},
         "versions": log.versions(),
-    })  # fmt: skip
+    }
+    rundir.write_result(folder, result)

@@ -33,9 +33,9 @@ def read(task: Task) -> Found | None:
     metric = task.config.validation_metric.name
     lower = metric in LOWER_IS_BETTER
     result = rundir.read_result(task.folder)
-    parts = [(task.folder / rundir.TUNE, result["tuning"]), (task.folder, result)] if "tuning" in result else [
-        (task.folder, result)
-    ]  # fmt: skip
+    parts = [(task.folder, result)]
+    if "tuning" in result:
+        parts.insert(0, (task.folder / rundir.TUNE, result["tuning"]))
     cost = {key: sum(part["cost"][key] for _, part in parts) for key in (*COSTS, "seconds")}
     curve: list[tuple[int, int, float, float]] = []
     generation, samples, seconds, best = 0, 0, 0.0, math.inf if lower else -math.inf
@@ -51,15 +51,27 @@ def read(task: Task) -> Found | None:
         samples += part["cost"]["forward_samples"] + 2 * part["cost"]["backward_samples"]
         seconds += part["cost"]["seconds"]
     champion = result["champion"]
-    scores = {f"{split}_{name}": real(champion[split].get(name)) for split in ("validation", "test")
-              for name in champion["validation"]}  # fmt: skip
+    scores = {
+        f"{split}_{name}": real(champion[split].get(name))
+        for split in ("validation", "test")
+        for name in champion["validation"]
+    }
     row = {
-        "arm": task.arm, "split": task.split, "seed": task.seed, "status": result["status"],
-        "stop_reason": result["stop_reason"], "generations": generation, "champion_kind": champion["kind"],
-        "champion_generation": champion["generation"], "validation": real(champion["validation"][metric]),
-        "test": real(champion["test"][metric]), **scores, **{key: cost[key] for key in COSTS[:2]}, "samples": samples,
+        "arm": task.arm,
+        "split": task.split,
+        "seed": task.seed,
+        "status": result["status"],
+        "stop_reason": result["stop_reason"],
+        "generations": generation,
+        "champion_kind": champion["kind"],
+        "champion_generation": champion["generation"],
+        "validation": real(champion["validation"][metric]),
+        "test": real(champion["test"][metric]),
+        **scores,
+        **{key: cost[key] for key in COSTS[:2]},
+        "samples": samples,
         **{key: cost[key] for key in (*COSTS[2:], "seconds")},
-    }  # fmt: skip
+    }
     return Found(task, row, curve, result.get("warnings", []))
 
 
@@ -122,9 +134,8 @@ def compared(names: Sequence[str], found: Sequence[Found], tasks: Sequence[Task]
     for i, a in enumerate(names):
         for b in names[i + 1 :]:
             both = statistics.compare(scores(a, "test", found, tasks), scores(b, "test", found, tasks), lower)
-            rows.append({
-                "a": a, "b": b, **spread("difference", both.difference), **spread("probability", both.probability)
-            })  # fmt: skip
+            columns = spread("difference", both.difference) | spread("probability", both.probability)
+            rows.append({"a": a, "b": b, **columns})
     return rows
 
 
@@ -142,7 +153,5 @@ def reached(arm: str, level: float, found: Sequence[Found], lower: bool) -> dict
     curves = [[point[1:] for point in run.curve] for run in found if run.task.arm == arm]
     soon = statistics.reach(curves, level, lower)
     known = {"samples_median": soon.samples, "seconds_median": soon.seconds}
-    return {
-        "arm": arm, "level": level, "reached": soon.reached, "runs": len(curves),
-        **{key: "" if math.isinf(value) else value for key, value in known.items()},
-    }  # fmt: skip
+    medians = {key: "" if math.isinf(value) else value for key, value in known.items()}
+    return {"arm": arm, "level": level, "reached": soon.reached, "runs": len(curves), **medians}

@@ -52,11 +52,18 @@ class Bench:
     def record(self) -> dict[str, Any]:
         """Return what bench.yaml holds."""
         return {
-            "config": self.base, "arms": self.overlays, "samples": self.samples, "seeds": self.seeds,
-            "splits": self.splits, "levels": self.levels, "jobs": self.jobs, "command": self.command,
+            "config": self.base,
+            "arms": self.overlays,
+            "samples": self.samples,
+            "seeds": self.seeds,
+            "splits": self.splits,
+            "levels": self.levels,
+            "jobs": self.jobs,
+            "command": self.command,
             "data": self.data,
-            "machine": machine(), "commit": commit(),
-        }  # fmt: skip
+            "machine": machine(),
+            "commit": commit(),
+        }
 
     def tasks(self, folder: Path, given: Given) -> list[Task]:
         """Return all runs, seed by seed, so that a benchmark that goes on has about as many of each arm."""
@@ -92,9 +99,8 @@ def outcome(task: Task) -> str:
     """Return a finished run in a line."""
     result = rundir.read_result(task.folder)
     metric = task.config.validation_metric.name
-    champion = result["champion"]
-    return (f"validation {metric} {real(champion['validation'][metric]):.4f}, "
-            f"test {real(champion['test'][metric]):.4f}, {result['cost']['seconds']:.0f} s")  # fmt: skip
+    validation, test = (real(result["champion"][split][metric]) for split in ("validation", "test"))
+    return f"validation {metric} {validation:.4f}, test {test:.4f}, {result['cost']['seconds']:.0f} s"
 
 
 def commit() -> str | None:

@@ -109,9 +109,11 @@ def front(saved: checkpoint.Checkpoint) -> Rows:
     if saved.front is None:
         return []
     names = saved.objectives
-    lines = [", ".join(f"{name} {reported(name, value):.4f}" for name, value in zip(names, member, strict=True))
-             for member in saved.front.fitness.tolist()]  # fmt: skip
-    return [(f"{checkpoint.FRONT}{i}", line) for i, line in enumerate(lines)]
+    rows: Rows = []
+    for i, member in enumerate(saved.front.fitness.tolist()):
+        pairs = zip(names, member, strict=True)
+        rows += [(f"{checkpoint.FRONT}{i}", ", ".join(f"{name} {reported(name, value):.4f}" for name, value in pairs))]
+    return rows
 
 
 def names(kind: str | None) -> list[tuple[str, Rows]]:

@@ -92,9 +92,15 @@ def content(whole: nn.Module, format: str, about: dict[str, Any], sample: tuple[
     example = torch.zeros(EXAMPLES, *sample)
     try:
         program = torch.onnx.export(
-            whole, (example,), input_names=[name], output_names=["logits"], dynamo=True,
-            dynamic_shapes=({0: torch.export.Dim("batch")},), external_data=False, verbose=False,
-        )  # fmt: skip
+            whole,
+            (example,),
+            input_names=[name],
+            output_names=["logits"],
+            dynamo=True,
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            external_data=False,
+            verbose=False,
+        )
         assert program is not None
         return bytes(program.model_proto.SerializeToString())
     except Exception as error:  # a network may resist the exporter in any way

@@ -142,10 +142,8 @@ class Forecaster:
             if not made_up:
                 file = components.components_file(cached.pieces[0], train, standard, of_network(backbone))
                 if file.exists():
-                    every, scale = timed(
-                        cached.device,
-                        lambda: scaling(c, backbone, cached, train, {}, components.unsaid),
-                    )  # fmt: skip
+                    once_more = partial(scaling, c, backbone, cached, train, {}, components.unsaid)
+                    every, scale = timed(cached.device, once_more)
                     return scale, 0.0, every, False
             n = count
         if not projected:

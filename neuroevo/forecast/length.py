@@ -22,9 +22,8 @@ def run_length(c: Config, counts: Mapping[str, int]) -> Length:
     own, b = c.algorithm.search(), c.budget
     begin, each = costs.takes(c, own, counts, first=True), costs.takes(c, own, counts)
     wholes = [float(b.generations)] if b.generations else []
-    for limit, first, later in (
-        (b.samples, begin.samples, each.samples), (b.forward_samples, begin.forward, each.forward),
-    ):  # fmt: skip
+    limits = (b.samples, begin.samples, each.samples), (b.forward_samples, begin.forward, each.forward)
+    for limit, first, later in limits:
         if limit is not None:
             wholes.append(1 + (limit - first) / later if limit > first else limit / first)
     if not wholes:

@@ -138,10 +138,9 @@ class Partly:
         if k < n:
             back = torch.arange(n, device=home) * k // n
             scores = developed.scores
-            developed = Developed(
-                rows(developed.inherited, back), rows(developed.scored, back),
-                scores._replace(values=scores.values[back], invalid=scores.invalid[back]), developed.cost,
-            )  # fmt: skip
+            scores = scores._replace(values=scores.values[back], invalid=scores.invalid[back])
+            both = rows(developed.inherited, back), rows(developed.scored, back)
+            developed = Developed(*both, scores, developed.cost)
         return took, seconds * n / k, developed
 
 

@@ -83,11 +83,9 @@ def estimate_search(forecaster: Forecaster) -> Search:
         e, own = group.experiment, group.configs[0]
         algorithms = group.algorithms()
         generation, step = pace.of_generation(e, group.algorithm(algorithms), group.step, group.brought, allowed * 0.7)
-        named = [
-            genome for a, state in zip(algorithms, step.state.runs.values(), strict=True)
-            for genome in a.candidates(state).values()
-        ]  # fmt: skip
-        validation = pace.of_validation(e, torch.stack(named), allowed * 0.3) if named else 0.0
+        pairs = zip(algorithms, step.state.runs.values(), strict=True)
+        candidates = [genome for a, state in pairs for genome in a.candidates(state).values()]
+        validation = pace.of_validation(e, torch.stack(candidates), allowed * 0.3) if candidates else 0.0
         counts = {name: len(index) for name, index in e.splits.items()}
         found, _ = forecaster.source(own)
         generation += found.live * fresh_views(own, counts)

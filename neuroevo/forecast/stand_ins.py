@@ -39,8 +39,8 @@ def kept_weights(
     """Return what a checkpoint would keep of other runs' weights, and of a head that isn't drawn, as zeros."""
     width = scale.width if scale is not None else dims.seen
     head = build.make_head(c, backbone, width, len(given[0].classes))
-    of_head = {f"{starts.HEAD}/{backbone.head}.{name}": torch.zeros(1, *p.shape)
-               for name, p in head.named_parameters()}  # fmt: skip
+    prefix = f"{starts.HEAD}/{backbone.head}"
+    of_head = {f"{prefix}.{name}": torch.zeros(1, *p.shape) for name, p in head.named_parameters()}
     fixed = {} if c.head.trainable and c.head.init != "network" else of_head
     if not c.genome.start:
         return fixed

@@ -27,14 +27,19 @@ Row = dict[str, str]
 LARGEST = 1e300  # of a table's numbers
 # Of each table the columns that are text, and what a page needs beside them.
 TEXTS = {
-    rundir.RESULTS: ("arm", "status", "stop_reason", "champion_kind"), rundir.CURVES: ("arm",),
-    rundir.SUMMARY: ("arm",), rundir.COMPARISONS: ("a", "b"), rundir.LEVELS: ("arm",),
-}  # fmt: skip
+    rundir.RESULTS: ("arm", "status", "stop_reason", "champion_kind"),
+    rundir.CURVES: ("arm",),
+    rundir.SUMMARY: ("arm",),
+    rundir.COMPARISONS: ("a", "b"),
+    rundir.LEVELS: ("arm",),
+}
 COLUMNS = {
     rundir.RESULTS: ("split", "seed", "validation", "test"),
-    rundir.CURVES: ("split", "seed", "samples", "validation"), rundir.SUMMARY: ("runs",),
-    rundir.COMPARISONS: ("probability",), rundir.LEVELS: ("level", "reached", "runs"),
-}  # fmt: skip
+    rundir.CURVES: ("split", "seed", "samples", "validation"),
+    rundir.SUMMARY: ("runs",),
+    rundir.COMPARISONS: ("probability",),
+    rundir.LEVELS: ("level", "reached", "runs"),
+}
 
 
 class Bench(NamedTuple):
@@ -198,9 +203,11 @@ def summary(found: Bench) -> str:
         rows.append([arm, int(row["runs"]), *map(bracketed, means), *cost])
     header = ["arm", "runs", f"validation {metric}", f"test {metric}", "test IQM", "gap", "samples", "seconds"]
     order = "lower" if found.lower_is_better else "higher"
-    caption = (f"Means over runs, in brackets their 95 % intervals; arms in the order of validation, where {order} is "
-               "better. IQM: mean of the middle half of the runs. Gap: how much better the champion is on "
-               "validation than on test, which is how far being selected flatters it.")  # fmt: skip
+    caption = (
+        f"Means over runs, in brackets their 95 % intervals; arms in the order of validation, where {order} is better. "
+        "IQM: mean of the middle half of the runs. Gap: how much better the champion is on validation than on test, "
+        "which is how far being selected flatters it."
+    )
     return page.grid(header, rows, caption)
 
 
@@ -236,10 +243,12 @@ def averaged(runs: Sequence[Sequence[tuple[float, float]]]) -> list[Point]:
     """
     first = max(run[0][0] for run in runs)
     grid = np.array(sorted({samples for run in runs for samples, _ in run if samples >= first}))
-    values = np.stack([
-        np.array([value for _, value in run])[np.searchsorted([samples for samples, _ in run], grid, "right") - 1]
-        for run in runs
-    ])  # fmt: skip
+
+    def on_grid(run: Sequence[tuple[float, float]]) -> Any:
+        samples, values = zip(*run, strict=True)
+        return np.array(values)[np.searchsorted(samples, grid, "right") - 1]
+
+    values = np.stack([on_grid(run) for run in runs])
     columns = (grid, values.mean(0), values.min(0), values.max(0))
     return [Point(*point) for point in zip(*(column.tolist() for column in columns), strict=True)]
 
@@ -270,8 +279,10 @@ def levels(found: Bench) -> str:
         return f"{figures.rounded(samples)}, {seconds:,.1f} s" + ("" if row["reached"] == row["runs"] else f"\n{share}")
 
     lines = [[arm, *(cell(arm, level) for level in asked)] for arm in found.arms if arm in {row["arm"] for row in rows}]
-    caption = (f"Samples and seconds to levels of validation {words(found.metric)}, medians over runs; a dash where "
-               "half of the runs or more did not reach it, and below it how many did.")  # fmt: skip
+    caption = (
+        f"Samples and seconds to levels of validation {words(found.metric)}, medians over runs; a dash where half of "
+        "the runs or more did not reach it, and below it how many did."
+    )
     return page.grid(["arm", *asked], lines, caption) if lines else ""
 
 

@@ -29,13 +29,21 @@ STYLES = ("-", "--", "-.", ":")
 SCALE = matplotlib.colormaps["viridis"](np.linspace(0.3, 0.9, 256))  # neither end is lost on light or dark ground
 
 
+INKED = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color", "grid.color")
+OFF = ("axes.spines.top", "axes.spines.right", "axes.unicode_minus", "legend.frameon")
 RC: Any = {
-    "svg.fonttype": "none", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False,
-    "axes.grid": True, "axes.axisbelow": True, "grid.color": INK, "grid.alpha": 0.15, "legend.frameon": False,
-    "axes.facecolor": "none", "lines.linewidth": 1.5, "text.color": INK, "axes.edgecolor": INK, "axes.labelcolor": INK,
-    "xtick.color": INK, "ytick.color": INK, "axes.unicode_minus": False, "legend.fontsize": 8,
+    **dict.fromkeys(INKED, INK),
+    **dict.fromkeys(OFF, False),
+    "axes.facecolor": "none",
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.alpha": 0.15,
+    "lines.linewidth": 1.5,
+    "font.size": 9,
+    "legend.fontsize": 8,
+    "svg.fonttype": "none",
     "text.parse_math": False,  # names with dollars are no formulas
-}  # fmt: skip
+}
 WIDTH, HEIGHT = 4.8, 3.0  # inches; as wide as a phone, so that text is as large there as it is meant to be
 WIDE = 7.5
 POINTS = 1500  # of a line, beyond which a picture gains nothing

@@ -37,8 +37,8 @@ def anytime(name: str, curve: Sequence[tuple[float, float, float]], metric: str)
         axes.plot(
             x, [row[1] for row in shown], ".", color=SERIES[5], markersize=4, alpha=0.6, label="that generation's"
         )
-        axes.plot(x, [row[2] for row in shown], drawstyle="steps-post", marker="." if len(x) < 3 else "",
-                  color=SERIES[0], label="best so far")  # fmt: skip
+        best, mark = [row[2] for row in shown], "." if len(x) < 3 else ""
+        axes.plot(x, best, drawstyle="steps-post", marker=mark, color=SERIES[0], label="best so far")
         samples_along(axes, x)
         figure.legend(loc="outside upper left", ncols=2)
     caption = "The best so far, and each validation's own."
@@ -59,8 +59,8 @@ def fitness(name: str, history: Sequence[Mapping[str, Any]]) -> Plot:
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         figure.legend(loc="outside upper left", ncols=3)
     header = ["generation", "fitness_best", "fitness_mean", "fitness_std"]
-    return Plot(name, "Fitness", "Of each generation's own batch.", figure,
-                header, [[line[key] for key in header] for line in lines])  # fmt: skip
+    rows = [[line[key] for key in header] for line in lines]
+    return Plot(name, "Fitness", "Of each generation's own batch.", figure, header, rows)
 
 
 def column(name: str, history: Sequence[Mapping[str, Any]], key: str, caption: str) -> Plot:
@@ -77,14 +77,20 @@ def column(name: str, history: Sequence[Mapping[str, Any]], key: str, caption: s
     return Plot(name, key, caption, figure, ["generation", key], lines)
 
 
-COSTS = {"forward": "forward_samples", "backward x 2": "backward_samples", "validation": "validation_samples",
-         "backbone": "backbone_samples"}  # fmt: skip
+COSTS = {
+    "forward": "forward_samples",
+    "backward x 2": "backward_samples",
+    "validation": "validation_samples",
+    "backbone": "backbone_samples",
+}
 
 
 def costs(name: str, rows: Mapping[str, Mapping[str, float]]) -> Plot:
     """Draw what runs took, a bar each, split into its kinds of samples; `rows` {label: counts as results have them}."""
-    parts = {label: [float(row[key]) * (2 if key == COSTS["backward x 2"] else 1) for row in rows.values()]
-             for label, key in COSTS.items()}  # fmt: skip
+    parts: dict[str, list[float]] = {}
+    for label, key in COSTS.items():
+        times = 2 if key == COSTS["backward x 2"] else 1
+        parts[label] = [times * float(row[key]) for row in rows.values()]
     with drawing("samples", "", height=1.4 + 0.3 * len(rows)) as (figure, axes):
         left = np.zeros(len(rows))
         places = np.arange(len(rows))
@@ -168,9 +174,9 @@ def genealogy(name: str, generations: Sequence[Sequence[Ancestor]], kind: str) -
             axes.plot([0.5], [newest + 1], "*", color=SERIES[1], markersize=11)
             axes.annotate("champion", (0.5, newest + 1), (8, 0), textcoords="offset points", va="center")
         valid = [a for a in everybody if a.fitness is not None]
-        dots = axes.scatter([place[a.generation, a.row] for a in valid], [a.generation for a in valid], zorder=3,
-                            c=[a.fitness for a in valid], s=26 if len(valid) < 150 else 14,
-                            cmap=ListedColormap(SCALE))  # fmt: skip
+        x, y = [place[a.generation, a.row] for a in valid], [a.generation for a in valid]
+        values, size = [a.fitness for a in valid], 26 if len(valid) < 150 else 14
+        dots = axes.scatter(x, y, zorder=3, c=values, s=size, cmap=ListedColormap(SCALE))
         figure.colorbar(dots, ax=axes, label="fitness", aspect=40)
         axes.set_xticks([])
         axes.set_xlim(-0.02, 1.02)
@@ -179,8 +185,10 @@ def genealogy(name: str, generations: Sequence[Sequence[Ancestor]], kind: str) -
     header = ["generation", "individual", "fitness", "parents"]
     rows = [[a.generation, a.row, a.fitness, " ".join(map(str, a.parents))] for a in everybody]
     who = "Its best parts and their" if len(generations[0]) > 1 else "It and its"
-    caption = (f"The champion is {words(caveats.of_kind(kind, newest, {}))}. {who} ancestors: lines lead to parents; "
-               "fitness is of each generation's own batch.")  # fmt: skip
+    about = words(caveats.of_kind(kind, newest, {}))
+    caption = (
+        f"The champion is {about}. {who} ancestors: lines lead to parents; fitness is of each generation's own batch."
+    )
     return Plot(name, "Genealogy of the champion", caption, figure, header, rows)
 
 
@@ -190,11 +198,11 @@ def descent(name: str, line: Sequence[Ancestor], history: Sequence[Mapping[str, 
     span = {a.generation for a in line}
     with drawing("generation", "fitness") as (figure, axes):
         best = thinned([row for row in history if row["generation"] in span and row["fitness_best"] is not None])
-        axes.plot([row["generation"] for row in best], [row["fitness_best"] for row in best],
-                  label="best of the generation", color=SERIES[5], linewidth=1)  # fmt: skip
+        x, y = [row["generation"] for row in best], [row["fitness_best"] for row in best]
+        axes.plot(x, y, label="best of the generation", color=SERIES[5], linewidth=1)
         shown = thinned([a for a in oldest_first if a.fitness is not None])
-        axes.plot([a.generation for a in shown], [a.fitness for a in shown], label="ancestor", color=SERIES[0],
-                  marker="." if len(shown) < 60 else "")  # fmt: skip
+        x, y, mark = [a.generation for a in shown], [a.fitness for a in shown], "." if len(shown) < 60 else ""
+        axes.plot(x, y, label="ancestor", color=SERIES[0], marker=mark)
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         figure.legend(loc="outside upper left", ncols=2)
     rows = [[a.generation, a.row, a.fitness] for a in oldest_first]

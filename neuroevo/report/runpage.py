@@ -242,8 +242,10 @@ def over_generations(run: Run) -> list[Plot]:
     """Draw diversity, invalid individuals, and what individuals have of their own; nothing that is always 0."""
     columns = dict.fromkeys(key for line in run.history for key in line)
     others = [key for key in columns if key not in (*COST, *FITNESS, "validation")]
-    about = {"diversity": "The deviation of a gene over the population, the mean over genes.",
-             "invalid": "Individuals with a NaN or infinite logit."}  # fmt: skip
+    about = {
+        "diversity": "The deviation of a gene over the population, the mean over genes.",
+        "invalid": "Individuals with a NaN or infinite logit.",
+    }
     median = "Each individual has its own: the median of the population."
     there = [key for key in others if any(line.get(key) for line in run.history)]
     return [plots_of_runs.column(key, run.history, key, about.get(key, median)) for key in there]
@@ -275,11 +277,10 @@ def by_class(classes: Sequence[str], counts: npt.NDArray[np.int64]) -> list[list
     def share(part: float, whole: float) -> float | None:
         return float(part / whole) if whole else None
 
-    return [
-        [name, share(hits[i], predicted[i]), share(hits[i], support[i]),
-         share(2 * hits[i], predicted[i] + support[i]), int(support[i])]
-        for i, name in enumerate(classes)
-    ]  # fmt: skip
+    rows: list[list[Any]] = []
+    for name, hit, p, s in zip(classes, hits, predicted, support, strict=True):
+        rows.append([name, share(hit, p), share(hit, s), share(2 * hit, p + s), int(s)])
+    return rows
 
 
 def descended(run: Run, pictures: Path | None, prefix: str = "") -> list[str]:

@@ -69,10 +69,11 @@ class Search:
         """Return no trials."""
         d = self.layout.genes
         return Trials(
-            torch.empty(0, d), torch.empty(0, d, dtype=torch.float64),
+            torch.empty(0, d),
+            torch.empty(0, d, dtype=torch.float64),
             {name: torch.empty(0, dtype=torch.int64) for name in COUNTS},
             {name: torch.empty(0, dtype=torch.float64) for name in self.metrics},
-        )  # fmt: skip
+        )
 
     def algorithm(self) -> Algorithm[Remembering]:
         """Return the sampler, with a memory of all trials."""
@@ -148,10 +149,14 @@ class Search:
     def rules(self) -> Rules:
         """Return what decides how long the search goes on and which trial wins it."""
         return Rules(
-            seed=self.config.seed, samples=1, every=1, patience=self.tune.rest.patience,
-            budget=Budget(**self.tune.budget.model_dump()), metric=self.metric,
+            seed=self.config.seed,
+            samples=1,
+            every=1,
+            patience=self.tune.rest.patience,
+            budget=Budget(**self.tune.budget.model_dump()),
+            metric=self.metric,
             lower_is_better=self.metric in LOWER_IS_BETTER,
-        )  # fmt: skip
+        )
 
     def restored(self, saved: checkpoint.Checkpoint) -> Step:
         """Return the search as a checkpoint has it."""
@@ -186,6 +191,10 @@ class Search:
         table = step.state.trials
         best = self.best(table)
         position = None if best is None else table.positions[best].tolist()
+        winner: dict[str, Any] | None = None
+        if best is not None and position is not None:
+            validation = {name: float(value[best]) for name, value in table.metrics.items()}
+            winner = {"trial": best, "settings": self.space.settings(position), "validation": validation}
         return {
             "status": "finished" if step.stop is not None else "interrupted",
             "stop_reason": reason,
@@ -193,15 +202,11 @@ class Search:
             "trials": len(table.positions),
             "seed": self.config.seed,
             "device": device,
-            "best": None if best is None or position is None else {
-                "trial": best,
-                "settings": self.space.settings(position),
-                "validation": {name: float(value[best]) for name, value in table.metrics.items()},
-            },
+            "best": winner,
             "warnings": [] if position is None else self.at_ends(position),
             "cost": {**step.cost.record(), "seconds": step.seconds},
             "versions": versions(),
-        }  # fmt: skip
+        }
 
     def at_ends(self, position: list[float]) -> list[str]:
         """Return a line on each number of a set that lies at an end of its range, where a trial may go beyond it."""

@@ -117,8 +117,9 @@ class Trainer:
             first, before = saved["rung"] + 1, Cost.from_record(saved["cost"])
             verdicts = [Verdict(v["metrics"], v["generations"], Cost.from_record(v["cost"])) for v in saved["verdicts"]]
             name = saved.get("name", f"{iteration}-{saved['rung']}-")  # searches before this one have no name
-            parts = [self.restored(part, rows, self.folder / f"{name}{i}.h5", verdicts)
-                     for i, (part, rows) in enumerate(zip(parts, saved["rows"], strict=True))]  # fmt: skip
+            files = [self.folder / f"{name}{i}.h5" for i in range(len(parts))]
+            left = zip(parts, saved["rows"], files, strict=True)
+            parts = [self.restored(part, rows, file, verdicts) for part, rows, file in left]
 
         def now() -> Outcome:
             found, cost = list(verdicts), before
@@ -224,11 +225,14 @@ class Trainer:
                 notes = attributes(self.ready, self.data, group.experiment.layout, group.experiment.plan)
                 checkpoint.write(self.folder / f"{name}{i}.h5", notes, {}, group.step, [])
         state = {
-            "iteration": iteration, "rung": rung, "name": name, "settings": settings,
+            "iteration": iteration,
+            "rung": rung,
+            "name": name,
+            "settings": settings,
             "rows": [part.rows for part in parts],
             "cost": outcome.cost.record(),
             "verdicts": [v._asdict() | {"cost": v.cost.record()} for v in outcome.verdicts],
-        }  # fmt: skip
+        }
         rundir.replace(self.folder / FILE, json.dumps(state).encode())
         for file in self.folder.glob("*.h5"):
             if not file.name.startswith(name):

@@ -115,17 +115,21 @@ def resume(run_dir: str, sets: list[str], reporter: Reporter) -> Path:
         if not text.startswith(
             ("tune.budget.", "tune.patience=", "tune.final=", "checkpoint.", "data.root=", "data.file=")
         ):
-            raise InputError(f"--set {text}: a search goes on as it began; only tune.budget, tune.patience, "
-                             "tune.final, checkpoint, data.root and data.file can change")  # fmt: skip
+            raise InputError(
+                f"--set {text}: a search goes on as it began; only tune.budget, tune.patience, tune.final, checkpoint, "
+                "data.root and data.file can change"
+            )
     return resumed(folder, lambda c: reopen.changed(c, sets), reporter)
 
 
 def resumed(folder: Path, change: Callable[[Config], Config], reporter: Reporter) -> Path:
     """Go on with a search whose config changes in what ends it, `tune.final` or checkpoint alone."""
     with (
-        Signals() as signals, claims.locked(folder), experiment.unbegun(folder, reporter),
+        Signals() as signals,
+        claims.locked(folder),
+        experiment.unbegun(folder, reporter),
         logged(folder, reporter) as log,
-    ):  # fmt: skip
+    ):
         searched = stage(folder, log)
         assert searched is not None
         where, saved, before = searched.where, searched.saved, searched.config
@@ -188,8 +192,8 @@ def search(
         first = tuner.planned(population)
         limit = rules.budget.spent(0, Cost(), 0.0, first)
         if limit is not None:
-            raise InputError(f"tune.budget.{limit}: one iteration takes more: {first.samples:,} samples "
-                             f"({first.forward:,} forward, {first.backward:,} backward)")  # fmt: skip
+            each = f"{first.forward:,} forward, {first.backward:,} backward"
+            raise InputError(f"tune.budget.{limit}: one iteration takes more: {first.samples:,} samples ({each})")
         warning = trials.crowded(c, len(population.genomes))
         if warning is not None:
             tuner.log(f"{caveats.WARNING}{warning}")
