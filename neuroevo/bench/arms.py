@@ -46,7 +46,7 @@ def _batch(given: Given, population: int, generations: int = 400, least: int = 1
     return min(most, max(least, 1 << max(0, wanted.bit_length() - 1)))
 
 
-def _searching(given: Given, algorithm: str, population: int = 256) -> Overlay:
+def _search_without_gradients(given: Given, algorithm: str, population: int = 256) -> Overlay:
     return {
         "algorithm": {"name": algorithm, "population": population},
         "refine": None,
@@ -61,7 +61,7 @@ def _steps(given: Given, individuals: int, batch_size: int) -> int:
 
 def ga(given: Given) -> Overlay:
     """Search by the default genetic algorithm, without gradients."""
-    return _searching(given, "ga")
+    return _search_without_gradients(given, "ga")
 
 
 def config(given: Given) -> Overlay:
@@ -71,7 +71,7 @@ def config(given: Given) -> Overlay:
 
 def snes(given: Given) -> Overlay:
     """Search by a separable natural evolution strategy (Wierstra et al. 2014)."""
-    return _searching(given, "snes", population=128)
+    return _search_without_gradients(given, "snes", population=128)
 
 
 def pso(given: Given) -> Overlay:
@@ -88,7 +88,7 @@ def pso(given: Given) -> Overlay:
 
 def random(given: Given) -> Overlay:
     """Search at random: a new population around the start each generation."""
-    return _searching(given, "random")
+    return _search_without_gradients(given, "random")
 
 
 def sgd(given: Given) -> Overlay:
@@ -155,7 +155,7 @@ TABLE: tuple[Callable[[Given], Overlay], ...] = (ga, hybrid, sgd, sgd_restarts, 
 ARMS: dict[str, Callable[[Given], Overlay]] = {arm.__name__: arm for arm in TABLE}
 
 
-def named(arm: str) -> tuple[str, Overlay | None]:
+def read_arm(arm: str) -> tuple[str, Overlay | None]:
     """Return an arm's name, and the overlay where it is a YAML file; InputError where it is neither that nor known."""
     if arm in ARMS:
         return arm, None
@@ -196,14 +196,14 @@ def configure(
         raw[key] = {**kept, **value} if isinstance(value, Mapping) else value
     try:
         if isinstance(raw.get("tune"), Mapping):
-            raw["tune"] = paid(raw["tune"], given)
+            raw["tune"] = share_budget(raw["tune"], given)
         c = config_.check(raw)
     except InputError as error:
         raise InputError(f"arm {arm}: {error}") from None
-    return looked_at(c, given, _mapping(changes.get("validate")))
+    return schedule_validation(c, given, _mapping(changes.get("validate")))
 
 
-def paid(search: Mapping[str, Any], given: Given) -> dict[str, Any]:
+def share_budget(search: Mapping[str, Any], given: Given) -> dict[str, Any]:
     """Return a section tune whose search is paid for out of the arm's budget: half of it unless it says otherwise."""
     budget = search.get("budget") or {}
     if isinstance(budget, Mapping):  # else the check says what is wrong
@@ -214,7 +214,7 @@ def paid(search: Mapping[str, Any], given: Given) -> dict[str, Any]:
     return {**search, "budget": budget, "included": True, "final": True}
 
 
-def looked_at(c: Config, given: Given, validate: Mapping[str, Any]) -> Config:
+def schedule_validation(c: Config, given: Given, validate: Mapping[str, Any]) -> Config:
     """Return a config that validates `LOOKS` times, unless its arm says how often, and checkpoints as often."""
     takes = costs.generation(c, given.counts).samples
     every = int(validate.get("every") or max(1, round(given.samples / max(1, takes) / LOOKS)))
@@ -229,11 +229,11 @@ def _mapping(section: Any) -> dict[str, Any]:
     return {"name": section} if isinstance(section, str) else dict(section or {})
 
 
-def listed(arms: Sequence[str]) -> dict[str, Overlay | None]:
+def read_arms(arms: Sequence[str]) -> dict[str, Overlay | None]:
     """Return the overlays of arms by name, in their order; InputError where one is given twice."""
     found: dict[str, Overlay | None] = {}
     for arm in arms:
-        name, overlay = named(arm)
+        name, overlay = read_arm(arm)
         if name in found:
             raise InputError(f"--arms: {name} is given twice")
         found[name] = overlay

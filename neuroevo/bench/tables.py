@@ -12,7 +12,7 @@ import numpy as np
 
 from neuroevo.bench import statistics
 from neuroevo.bench.statistics import Estimate
-from neuroevo.bench.tasks import COSTS, SHARES, Task, done, real
+from neuroevo.bench.tasks import COSTS, SHARES, Task, is_done, real
 from neuroevo.problems.metric import LOWER_IS_BETTER
 from neuroevo.storage import rundir
 
@@ -28,7 +28,7 @@ class Found(NamedTuple):
 
 def read(task: Task) -> Found | None:
     """Read a finished run; None where it isn't finished."""
-    if not done(task):
+    if not is_done(task):
         return None
     metric = task.config.validation_metric.name
     lower = metric in LOWER_IS_BETTER
@@ -75,7 +75,7 @@ def read(task: Task) -> Found | None:
     return Found(task, row, curve, result.get("warnings", []))
 
 
-def warned(names: Sequence[str], found: Sequence[Found]) -> list[str]:
+def count_warnings(names: Sequence[str], found: Sequence[Found]) -> list[str]:
     """Return the warnings of all runs by arm, each with the number of runs that have it."""
     lines = []
     for arm in names:
@@ -110,7 +110,7 @@ def spread(name: str, estimate: Estimate) -> dict[str, float]:
     return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
 
 
-def summarised(arm: str, found: Sequence[Found], tasks: Sequence[Task], lower: bool) -> dict[str, Any]:
+def summary_row(arm: str, found: Sequence[Found], tasks: Sequence[Task], lower: bool) -> dict[str, Any]:
     """Return an arm's row of summary.csv."""
     test, validation = (scores(arm, column, found, tasks) for column in ("test", "validation"))
     # How much better the champion looked where it was chosen.
@@ -128,7 +128,9 @@ def summarised(arm: str, found: Sequence[Found], tasks: Sequence[Task], lower: b
     }
 
 
-def compared(names: Sequence[str], found: Sequence[Found], tasks: Sequence[Task], lower: bool) -> list[dict[str, Any]]:
+def comparison_rows(
+    names: Sequence[str], found: Sequence[Found], tasks: Sequence[Task], lower: bool
+) -> list[dict[str, Any]]:
     """Return the rows of comparisons.csv: test of each pair of arms, by seed and split."""
     rows = []
     for i, a in enumerate(names):
@@ -139,7 +141,7 @@ def compared(names: Sequence[str], found: Sequence[Found], tasks: Sequence[Task]
     return rows
 
 
-def between(found: Sequence[Found], summary: Sequence[Mapping[str, Any]], lower: bool) -> list[float]:
+def levels_between(found: Sequence[Found], summary: Sequence[Mapping[str, Any]], lower: bool) -> list[float]:
     """Return levels between the worst first validation of a run and the mean of the best arm."""
     firsts, ends = [run.curve[0][3] for run in found if run.curve], [row["validation_mean"] for row in summary]
     if not firsts:
@@ -148,7 +150,7 @@ def between(found: Sequence[Found], summary: Sequence[Mapping[str, Any]], lower:
     return list(dict.fromkeys(round(start + share * (end - start), 4) for share in SHARES))
 
 
-def reached(arm: str, level: float, found: Sequence[Found], lower: bool) -> dict[str, Any]:
+def level_row(arm: str, level: float, found: Sequence[Found], lower: bool) -> dict[str, Any]:
     """Return a row of levels.csv."""
     curves = [[point[1:] for point in run.curve] for run in found if run.task.arm == arm]
     soon = statistics.reach(curves, level, lower)

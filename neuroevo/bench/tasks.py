@@ -77,7 +77,7 @@ class Bench:
         return found
 
 
-def altered(task: Task) -> bool:
+def differs(task: Task) -> bool:
     """Tell whether a run that there is was begun under another config; one that is tuned isn't looked at."""
     file = task.folder / rundir.CONFIG
     if task.config.tune is not None or not file.exists():
@@ -88,7 +88,7 @@ def altered(task: Task) -> bool:
         return False
 
 
-def done(task: Task) -> bool:
+def is_done(task: Task) -> bool:
     """Tell whether a run came to its end."""
     result, metric = rundir.read_result(task.folder), task.config.validation_metric.name
     champion = result.get("champion", {})

@@ -64,7 +64,7 @@ def attempt(work: Work, item: Any, reporter: Reporter) -> Failure | None:
     return None
 
 
-def alone(work: Work, items: Iterable[T], reporter: Reporter) -> Done[T]:
+def run_in_turn(work: Work, items: Iterable[T], reporter: Reporter) -> Done[T]:
     """Do things one after another in this process, and yield each that is done or has failed.
 
     A signal ends it after what is at work; Interrupted.
@@ -76,7 +76,7 @@ def alone(work: Work, items: Iterable[T], reporter: Reporter) -> Done[T]:
             signals.check()
 
 
-def together(work: Work, items: Iterable[T], jobs: int, reporter: Reporter) -> Done[T]:
+def run_in_parallel(work: Work, items: Iterable[T], jobs: int, reporter: Reporter) -> Done[T]:
     """Do things in processes, so many at a time, and yield each that is done or has failed.
 
     Unless OMP_NUM_THREADS says otherwise, the processes share the threads of this one. A signal is passed on to all,
@@ -93,7 +93,7 @@ def together(work: Work, items: Iterable[T], jobs: int, reporter: Reporter) -> D
     at_work: dict[Connection, T] = {}
     shares: dict[Connection, float] = {}
 
-    def handed(pipe: Connection) -> None:
+    def hand_over(pipe: Connection) -> None:
         at_work[pipe], shares[pipe] = waiting.pop(0), 0.0
         reporter.note(f"{at_work[pipe]}: begun")
         pipe.send(at_work[pipe])
@@ -101,7 +101,7 @@ def together(work: Work, items: Iterable[T], jobs: int, reporter: Reporter) -> D
     with Signals() as signals:
         try:
             for _ in range(jobs):
-                handed(joined(crew, work, threads))
+                hand_over(start_worker(crew, work, threads))
             while at_work:
                 signals.check()
                 reporter.several({str(item): shares[pipe] for pipe, item in at_work.items()})
@@ -118,10 +118,10 @@ def together(work: Work, items: Iterable[T], jobs: int, reporter: Reporter) -> D
                         crew[ready].join()
                         told = Failure(False, f"its process ended with status {crew[ready].exitcode}")
                         if waiting:
-                            pipe = joined(crew, work, threads)
+                            pipe = start_worker(crew, work, threads)
                     item = at_work.pop(ready)
                     if waiting:
-                        handed(pipe)
+                        hand_over(pipe)
                     yield item, told
         finally:
             reporter.several({})
@@ -133,7 +133,7 @@ def together(work: Work, items: Iterable[T], jobs: int, reporter: Reporter) -> D
                 process.join()
 
 
-def joined(crew: dict[Connection, BaseProcess], work: Work, threads: int) -> Connection:
+def start_worker(crew: dict[Connection, BaseProcess], work: Work, threads: int) -> Connection:
     """Start a process, and return the pipe to it."""
     spawn = multiprocessing.get_context("spawn")
     mine, theirs = spawn.Pipe()
@@ -154,11 +154,11 @@ def worker(work: Work, pipe: Connection, threads: int) -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
 
-    def orphaned() -> None:  # who is killed leaves no process behind, and a run that is killed can be resumed
+    def end_with_parent() -> None:  # who is killed leaves no process behind, and a run that is killed can be resumed
         parent.join()
         os._exit(1)
 
-    threading.Thread(target=orphaned, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(threads)
     with Signals() as signals:

@@ -127,13 +127,13 @@ def names(kind: str | None) -> list[tuple[str, Rows]]:
 def _part(name: str, function: Callable[..., Any]) -> tuple[str, str]:
     options = [p for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
 
-    def spelled(p: inspect.Parameter) -> str:
+    def text(p: inspect.Parameter) -> str:
         if p.default is p.empty:
             return p.name
         return f"{p.name}={getattr(p.default, '__name__', p.default)}"
 
     first = (inspect.getdoc(function) or "").split("\n")[0]
-    return name, f"{first}  ({', '.join(map(spelled, options))})" if options else first
+    return name, f"{first}  ({', '.join(map(text, options))})" if options else first
 
 
 def comparison(
@@ -141,9 +141,9 @@ def comparison(
 ) -> Comparison:
     """Return a benchmark as `neuroevo bench` takes it, with the seeds and splits that it has where none are given."""
     seeds, splits = 5 if seeds is None else seeds, 1 if splits is None else splits
-    benchmark.counted(seeds=seeds, splits=splits)
-    benchmark.asked(budget)
-    return Comparison(base, arms.listed(names), seeds, splits, budget)
+    benchmark.check_counts(seeds=seeds, splits=splits)
+    benchmark.parse_budget(budget)
+    return Comparison(base, arms.read_arms(names), seeds, splits, budget)
 
 
 def estimate(c: Config, comparison: Comparison | None = None, begun: float | None = None) -> Rows:
@@ -201,7 +201,7 @@ def estimate(c: Config, comparison: Comparison | None = None, begun: float | Non
 def bench_rows(forecaster: Forecaster, comparison: Comparison, started: float) -> Rows:
     """Return what a benchmark is and takes."""
     c = forecaster.ready.config
-    given = benchmark.given_to_arms(c, forecaster.ready.given[1], comparison.budget)
+    given = benchmark.terms(c, forecaster.ready.given[1], comparison.budget)
     benchmark.check_splits(c, forecaster.ready.given[0], comparison.splits)
     configs = {
         arm: arms.configure(comparison.base, arm, overlay, given, seed=c.seed, split=c.data.split_seed)
@@ -232,7 +232,7 @@ def search_rows(forecaster: Forecaster, counts: Mapping[str, int], length: Rows,
     rows += [("a trial", f"{own.samples * trial.generations:,} samples, by what the config has beside the space")]
     rows += [("search until", ", ".join(f"{name} {value:,}" for name, value in limits.items()))]
     rows += [("an iteration", f"about {duration(found.iteration)}")]
-    warning = trials.crowded(c, count)
+    warning = trials.crowd_warning(c, count)
     if warning is not None:
         rows += [("warning", warning)]
     again = [key for key in c.tune.variables if key in ("data.image_size", "data.augment")]
@@ -265,7 +265,7 @@ def extras() -> Rows:
     for extra in package.metadata.get_all("Provides-Extra") or []:
         of_extra = re.compile(rf"""extra\s*==\s*['"]{re.escape(extra)}['"]""")
         asked = [re.split(r"[^\w.-]", line)[0] for line in package.requires or [] if of_extra.search(line)]
-        missing = [name for name in asked if not _installed(name)]
+        missing = [name for name in asked if not _is_installed(name)]
         how = f"not installed: pip install 'neuroevo[{extra}]'"
         if 0 < len(missing) < len(asked):
             how = f"{', '.join(missing)} {how}"
@@ -273,7 +273,7 @@ def extras() -> Rows:
     return rows
 
 
-def _installed(name: str) -> bool:
+def _is_installed(name: str) -> bool:
     try:
         metadata.version(name)
     except metadata.PackageNotFoundError:

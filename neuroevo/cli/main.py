@@ -46,7 +46,7 @@ def run(
     from neuroevo.config import load
     from neuroevo.experiments import experiment, terminal
 
-    with terminal.shown() as reporter:
+    with terminal.show() as reporter:
         checked = load(config, sets or [], reporter.note)
         stem = "default" if config is None else os.path.splitext(os.path.basename(config))[0]
         folder = (experiment.begin_or_resume if resume else experiment.run)(checked, out, stem, reporter)
@@ -68,7 +68,7 @@ def tune(
     from neuroevo.experiments import terminal
     from neuroevo.tuning import tune as tune_
 
-    with terminal.shown() as reporter:
+    with terminal.show() as reporter:
         checked = load(config, [*(sets or []), *([] if final else ["tune.final=false"])], reporter.note)
         stem = os.path.splitext(os.path.basename(config))[0]
         folder = (tune_.begin_or_resume if resume else tune_.run)(checked, out, stem, reporter)
@@ -107,7 +107,7 @@ def bench(
     if not all(map(isfinite, chosen)):
         raise InputError(f"--levels {levels}: give numbers with commas between them")
     names = [name.strip() for name in arms.split(",")]
-    with terminal.shown() as reporter:
+    with terminal.show() as reporter:
         folder = bench_.run(
             config,
             names,
@@ -136,7 +136,7 @@ def resume(run_dir: Run, sets: Sets = None) -> None:
     benchmark = (Path(run_dir) / rundir.BENCH).exists()
     if benchmark and sets:
         raise InputError("--set: a benchmark goes on as it began; neuroevo bench adds arms, seeds and splits")
-    with terminal.shown() as reporter:
+    with terminal.show() as reporter:
         folder = bench_.resume(run_dir, reporter) if benchmark else tune_.resume(run_dir, sets or [], reporter)
     (standings if benchmark else summary)(str(folder))
 
@@ -156,7 +156,7 @@ def evaluate(
     """Score a champion on its test split, or on other labelled samples."""
     from neuroevo.experiments import evaluation, terminal
 
-    with terminal.shown() as reporter:
+    with terminal.show() as reporter:
         found = evaluation.evaluate(run_dir, data, reporter, member, sets or [])
     noun = found.pop("noun", "images")
     table(f"{run_dir} on {data or 'its test split'} ({found['images']} {noun})", scores(found))

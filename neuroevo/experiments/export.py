@@ -23,7 +23,7 @@ def network(run_dir: str, member: int | None = None) -> tuple[nn.Module, compose
     With `member`, that one of the newest checkpoint's front takes the champion's place. The run's data aren't needed:
     the parts have no image in any split.
     """
-    with terminal.shown() as reporter:
+    with terminal.show() as reporter:
         parts, champion = reopen.rebuilt(run_dir, reporter, member)
     whole = parts.backbone.network(build.make_head(parts.config, parts.backbone, parts.dim, len(parts.classes)))
     missing = whole.load_state_dict(parts.network_weights(champion.genome), strict=False).unexpected_keys
@@ -38,7 +38,7 @@ def export(run_dir: str, format: str | None, out: str, member: int | None = None
     the champion's place.
     """
     path = Path(out)
-    format = chosen(format, path)
+    format = choose_format(format, path)
     if not path.parent.is_dir():
         raise InputError(f"--out: no folder {path.parent}")
     if os.path.lexists(path) and not path.is_file():
@@ -62,7 +62,7 @@ def export(run_dir: str, format: str | None, out: str, member: int | None = None
     return f"{path}: {parts.backbone.name} with {len(parts.classes)} classes; {shape}"
 
 
-def chosen(format: str | None, path: Path) -> str:
+def choose_format(format: str | None, path: Path) -> str:
     """Return the format that is asked for, by its name or the file's suffix; InputError where they contradict."""
     by_suffix = next((name for name, ends in FORMATS.items() if path.suffix.lower() in ends), None)
     if format is None and not path.suffix:

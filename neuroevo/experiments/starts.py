@@ -71,11 +71,11 @@ def _lines(source: str, then: Classes | None, now: Classes, rows: Collection[int
     if then is None and len(now) in rows:
         return [f"{source}: names no classes: the rows of its head are taken in the order of this run's"]
     if then is not None and len(then) in rows:
-        return [f"{source}: classes by name: {_matched(then, now, source, learns)}"]
+        return [f"{source}: classes by name: {_match(then, now, source, learns)}"]
     return []
 
 
-def _matched(then: Classes, now: Classes, source: str, learns: bool) -> classes.Match:
+def _match(then: Classes, now: Classes, source: str, learns: bool) -> classes.Match:
     with config.at("backbone"):
         found = classes.match(then, now, source)
     if found.new and not learns:
@@ -97,7 +97,7 @@ def in_order(
     weights, then, source = given.weights, given.classes, given.source
     if then is None or then == now or not any(name.startswith(prefix + ".") for name in weights):
         return weights
-    found = _matched(then, now, source, learns)
+    found = _match(then, now, source, learns)
     layer = heads.output_layer(head, prefix, width, len(now))
     if layer is None:
         raise InputError(

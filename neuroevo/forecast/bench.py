@@ -10,7 +10,7 @@ import torch
 from neuroevo.bench.arms import Given, Overlay, configure
 from neuroevo.experiments import experiment
 from neuroevo.forecast.forecaster import Forecaster
-from neuroevo.forecast.pace import timed
+from neuroevo.forecast.pace import time_call
 from neuroevo.forecast.search import estimate_search
 from neuroevo.forecast.seconds import Seconds
 
@@ -38,14 +38,14 @@ class Bench(NamedTuple):
 def estimate_bench(forecaster: Forecaster, comparison: Comparison, given: Given) -> Bench:
     """Estimate a benchmark, one run after another, whose arms are `given` what they are told of the data."""
     c = forecaster.ready.config
-    begun, _ = timed(forecaster.ready.device, lambda: experiment.prepared(c))
+    begun, _ = time_call(forecaster.ready.device, lambda: experiment.prepared(c))
     first, each = 0.0, {}
     seconds_each = max(1.5, 2 * forecaster.seconds / len(comparison.overlays))
     for arm, overlay in comparison.overlays.items():
         own = configure(comparison.base, arm, overlay, given, seed=c.seed, split=c.data.split_seed)
         own = replace(own, memory=own.memory.model_copy(update={"limit": c.memory.limit}))
-        beside = forecaster.beside(own, seconds_each)
-        seconds = estimate_search(beside).seconds if own.tune is not None else beside.run(own)
+        other = forecaster.for_config(own, seconds_each)
+        seconds = estimate_search(other).seconds if own.tune is not None else other.run(own)
         first += seconds.pop("features")
         each[arm] = begun + sum(seconds.values())
     # Each split has a scale of its own.
@@ -67,6 +67,6 @@ def page_seconds(count: int) -> float:
             figures.save(plot, Path(folder))
             figures.svg(plot)
 
-    first, _ = timed(cpu, draw)
-    again, _ = timed(cpu, draw)
+    first, _ = time_call(cpu, draw)
+    again, _ = time_call(cpu, draw)
     return first - again + (PICTURES + PICTURES_OF_ARM * count) * again

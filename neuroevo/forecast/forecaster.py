@@ -24,7 +24,7 @@ from neuroevo.experiments.experiment import Ready
 from neuroevo.experiments.sources import SCALED_BY, Sources, augmenting, centred, of_network, scaling, standardised
 from neuroevo.forecast import pace
 from neuroevo.forecast.length import fresh_views, run_seconds
-from neuroevo.forecast.pace import timed
+from neuroevo.forecast.pace import time_call
 from neuroevo.forecast.seconds import Seconds
 from neuroevo.forecast.stand_ins import Views, axes_seconds, kept_weights, random_features
 from neuroevo.networks import deep
@@ -132,18 +132,18 @@ class Forecaster:
             own = train[pace.some(count, min(count, PROBED_ROWS), train.device)]
             with torch.inference_mode():
                 deep.features(backbone.cut, cached.batch(own)[0])  # which sets things up
-                seconds, rows = timed(cached.device, partial(deep.features, backbone.cut, cached.batch(own)[0]))
+                seconds, rows = time_call(cached.device, partial(deep.features, backbone.cut, cached.batch(own)[0]))
             rows, d, every = rows.clone(), rows.shape[1], seconds * n / len(own)
             standard = standardised(c, rows, torch.arange(len(rows)), cached.device)
         else:
-            every, standard = timed(cached.device, lambda: standardised(c, cached.pieces[0], train, cached.device))
+            every, standard = time_call(cached.device, lambda: standardised(c, cached.pieces[0], train, cached.device))
             if not made_up and not projected:
                 return standard, 0.0, every, False
             if not made_up:
                 file = components.components_file(cached.pieces[0], train, standard, of_network(backbone))
                 if file.exists():
                     once_more = partial(scaling, c, backbone, cached, train, {}, components.unsaid)
-                    every, scale = timed(cached.device, once_more)
+                    every, scale = time_call(cached.device, once_more)
                     return scale, 0.0, every, False
             n = count
         if not projected:
@@ -152,7 +152,7 @@ class Forecaster:
         axes = torch.randn(d, k, device=cached.device) / math.sqrt(d)
         return Projection(standard.mean, axes), axes_seconds(n, d, cached.device), every, True
 
-    def beside(self, c: Config, seconds: float) -> "Forecaster":
+    def for_config(self, c: Config, seconds: float) -> "Forecaster":
         """Return one for another config on the same images and network."""
         other = Forecaster(self.ready._replace(config=c), seconds)
         other.found, other.rates = self.found, self.rates
@@ -161,8 +161,8 @@ class Forecaster:
     def run(self, c: Config) -> Seconds:
         """Return the seconds of a run's features, as far as they were not asked for before, and of the run itself."""
         found, first = self.source(c)
-        composing, e = timed(found.sources.device, lambda: compose.assemble(c, found.sources, kept=found.kept))
-        identity, _ = timed(found.sources.device, lambda: (e.features.digest(), e.data))
+        composing, e = time_call(found.sources.device, lambda: compose.assemble(c, found.sources, kept=found.kept))
+        identity, _ = time_call(found.sources.device, lambda: (e.features.digest(), e.data))
         own = pace.of_run(e, self.seconds / 2)
         counts = {name: len(rows) for name, rows in e.splits.items()}
         generation = own.generation + found.live * fresh_views(c, counts)

@@ -17,7 +17,7 @@ from neuroevo.experiments.sources import Sources
 from neuroevo.forecast import pace
 from neuroevo.forecast.forecaster import Forecaster
 from neuroevo.forecast.length import fresh_views
-from neuroevo.forecast.pace import timed
+from neuroevo.forecast.pace import time_call
 from neuroevo.forecast.seconds import Seconds
 from neuroevo.tuning.search import HOME
 from neuroevo.tuning.trials import Trainer
@@ -48,7 +48,7 @@ class Sparing(Trainer):
         self.reading = max(self.reading, found.each)
         return found.sources, 0
 
-    def assembled(self, c: Config, source: Sources) -> Experiment:
+    def assemble(self, c: Config, source: Sources) -> Experiment:
         """Return a trial's parts."""
         return compose.assemble(c, source, kept=self.forecaster.source(c)[0].kept)
 
@@ -72,8 +72,8 @@ def estimate_search(forecaster: Forecaster) -> Search:
     context = Context(c.seed, 1, 0.0, HOME, tuner.layout)
     population = algorithm.ask(tuner.initial().state, context)
     settings = [own for own, _ in tuner.new(population)]
-    trainer.begun(settings)  # features first
-    beginning, (parts, _) = timed(ready.device, lambda: trainer.begun(settings))
+    trainer.begin(settings)  # features first
+    beginning, (parts, _) = time_call(ready.device, lambda: trainer.begin(settings))
     going, rungs, generations, before = len(settings), trainer.rungs(), 0.0, 0
     for until in rungs:
         generations += (until - before) * going / len(settings)
@@ -90,7 +90,7 @@ def estimate_search(forecaster: Forecaster) -> Search:
         found, _ = forecaster.source(own)
         generation += found.live * fresh_views(own, counts)
         trained += generations * (generation + validation / own.validate.every)
-    iteration, planned, b = beginning + trained, trainer.planned(settings), c.tune.budget
+    iteration, planned, b = beginning + trained, trainer.cost(settings), c.tune.budget
     limits = [b.generations] if b.generations else []
     limits += [max(1, b.samples // planned.samples)] if b.samples else []
     limits += [max(1, b.forward_samples // planned.forward)] if b.forward_samples else []

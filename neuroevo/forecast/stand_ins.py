@@ -8,7 +8,7 @@ from neuroevo.config import Config
 from neuroevo.data.augment import Live
 from neuroevo.data.datasets import Dataset
 from neuroevo.experiments import build, sizes, starts
-from neuroevo.forecast.pace import timed
+from neuroevo.forecast.pace import time_call
 from neuroevo.networks.affine import Scale
 from neuroevo.networks.backbones import Backbone
 
@@ -56,7 +56,7 @@ def axes_seconds(n: int, d: int, device: torch.device) -> float:
     m, w = min(n, d), min(n, d, PROBED_AXES)
     x = torch.randn(2 * PROBED_AXES, w, dtype=torch.float64, device=device)
     x.T @ x
-    product, gram = timed(device, lambda: x.T @ x)
+    product, gram = time_call(device, lambda: x.T @ x)
     torch.linalg.eigh(gram.cpu())
-    decomposition, _ = timed(device, lambda: torch.linalg.eigh(gram.cpu()))
+    decomposition, _ = time_call(device, lambda: torch.linalg.eigh(gram.cpu()))
     return product * n * d * m / (len(x) * w * w) + decomposition * (m / w) ** 3

@@ -91,7 +91,7 @@ def style(i: int) -> dict[str, Any]:
 
 
 @contextmanager
-def drawing(xlabel: str, ylabel: str, height: float = HEIGHT, width: float = WIDTH) -> Iterator[tuple[Any, Any]]:
+def canvas(xlabel: str, ylabel: str, height: float = HEIGHT, width: float = WIDTH) -> Iterator[tuple[Any, Any]]:
     """Yield a figure and its only axes, while they are drawn on."""
     with matplotlib.rc_context(RC):
         figure = Figure(figsize=(width, height), layout="constrained")
@@ -112,12 +112,12 @@ def words(name: str) -> str:
     return name.replace("_", " ")
 
 
-def rounded(samples: float) -> str:
+def count_text(samples: float) -> str:
     """Return a count of samples to three figures, with k, M or G behind it."""
     return EngFormatter(sep="", places=1 if samples < 1e9 else 2)(samples)
 
 
-def thinned(rows: Sequence[Any]) -> Sequence[Any]:
+def thin(rows: Sequence[Any]) -> Sequence[Any]:
     """Return as many rows as a line needs, the last among them."""
     every = -(-len(rows) // POINTS)
     return rows if every <= 1 else [*rows[:-1:every], rows[-1]]

@@ -28,7 +28,7 @@ class Latest:
     def page(self) -> str:
         """Return the page; one that waits where nothing is recorded yet."""
         with self.lock:
-            state = self.changed()
+            state = self.files()
             if state != self.state:
                 try:
                     self.content = report.render(self.folder, None, REFRESH)
@@ -39,7 +39,7 @@ class Latest:
                 self.state = state
             return self.content
 
-    def changed(self) -> list[tuple[str, int, int]]:
+    def files(self) -> list[tuple[str, int, int]]:
         """Return what tells whether a file of the folder has changed: names, times and sizes."""
         found = []
         try:
@@ -61,7 +61,7 @@ def server(folder: str, port: int) -> ThreadingHTTPServer:
 
     InputError where no run or bench is there, or the port isn't to be had.
     """
-    latest = Latest(report.existing(folder))
+    latest = Latest(report.find_folder(folder))
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:

@@ -39,9 +39,7 @@ class Joined(NamedTuple):
     runs: dict[str, Any]
 
 
-def joined(
-    algorithms: Sequence[Algorithm[Any]], spreads: Sequence[Any], traits: Mapping[str, Tensor]
-) -> Algorithm[Any]:
+def join(algorithms: Sequence[Algorithm[Any]], spreads: Sequence[Any], traits: Mapping[str, Tensor]) -> Algorithm[Any]:
     """Return r algorithms as one, whose populations are theirs one behind the other, as large each.
 
     `spreads` are the deviations of their starting noise; `traits` {name: [r]} what each run's individuals bring along.
@@ -124,11 +122,11 @@ class Group:
         return self.reached.verdicts
 
     @classmethod
-    def begun(cls, experiment: Experiment, configs: list[Config], brought: dict[str, list[float]]) -> "Group":
+    def begin(cls, experiment: Experiment, configs: list[Config], brought: dict[str, list[float]]) -> "Group":
         """Return runs at their start."""
         e, problem = experiment, experiment.problem(brought)
         champion = Champion(problem.start[0], "start", 0, {e.config.validation_metric.name: float("nan")})
-        together = combined(e, configs, brought, algorithms(e, configs))
+        together = combine(e, configs, brought, algorithms(e, configs))
         step = loop.begin(problem, together, e.config.seed, e.home, champion=champion)
         return cls(experiment, configs, brought, Reached(step, [Verdict({}, 0, Cost()) for _ in configs], Cost()))
 
@@ -138,7 +136,7 @@ class Group:
 
     def algorithm(self, algorithms: Sequence[Algorithm[Any]]) -> Algorithm[Any]:
         """Return all runs' algorithms as one."""
-        return combined(self.experiment, self.configs, self.brought, algorithms)
+        return combine(self.experiment, self.configs, self.brought, algorithms)
 
     def advance(self, until: int, generations: int) -> Cost:
         """Take all runs on to the generation `until` of `generations`; return what it took, validation included.
@@ -200,7 +198,7 @@ def algorithms(experiment: Experiment, configs: Sequence[Config]) -> list[Algori
     return [quantised.whole(a, layout) if layout.tops else a for a in own]
 
 
-def combined(
+def combine(
     experiment: Experiment,
     configs: Sequence[Config],
     brought: Mapping[str, list[float]],
@@ -209,4 +207,4 @@ def combined(
     """Return all runs' algorithms as one."""
     start = experiment.start()
     spreads = [replace(experiment, config=c).spread(start) for c in configs]
-    return joined(algorithms, spreads, {name: torch.tensor(values) for name, values in brought.items()})
+    return join(algorithms, spreads, {name: torch.tensor(values) for name, values in brought.items()})

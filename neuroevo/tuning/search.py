@@ -63,9 +63,9 @@ class Search:
         self.merit = compose.merit(c)
         self.metrics = list(dict.fromkeys((self.metric, "accuracy", "cross_entropy")))
         self.sampler: Algorithm[Any] = c.tune.sampler.bound()(self.space)
-        self.latest = self.nothing()  # the trials that a candidate was last taken from
+        self.latest = self.no_trials()  # the trials that a candidate was last taken from
 
-    def nothing(self) -> Trials:
+    def no_trials(self) -> Trials:
         """Return no trials."""
         d = self.layout.genes
         return Trials(
@@ -80,12 +80,12 @@ class Search:
 
         def init(start: Tensor, sigma: float | Tensor, context: Context) -> Remembering:
             with config.at(sampler="tune.sampler"):
-                return Remembering(self.sampler.init(start, sigma, context), self.nothing())
+                return Remembering(self.sampler.init(start, sigma, context), self.no_trials())
 
         def ask(state: Remembering, context: Context) -> Population:
             with config.at(sampler="tune.sampler"):
                 population = self.sampler.ask(state.search, context)
-            known = self.known(state.trials)
+            known = self.rows(state.trials)
             rows = [
                 known.get(
                     self.space.identity(position),
@@ -98,7 +98,7 @@ class Search:
         def tell(state: Remembering, scored: Population, scores: Scores) -> Remembering:
             traits = {name: trait for name, trait in scored.traits.items() if name != TRIAL}
             search = self.sampler.tell(state.search, scored._replace(traits=traits), scores)
-            return Remembering(search, self.remembered(state.trials, scored))
+            return Remembering(search, self.remember(state.trials, scored))
 
         def candidates(state: Remembering) -> dict[str, Tensor]:
             self.latest = state.trials
@@ -107,7 +107,7 @@ class Search:
 
         return self.sampler._replace(init=init, ask=ask, tell=tell, candidates=candidates)
 
-    def known(self, trials: Trials) -> dict[str, list[float]]:
+    def rows(self, trials: Trials) -> dict[str, list[float]]:
         """Return a row of the trait for each set that was tried."""
         columns = [*(trials.counts[name].double() for name in COUNTS), *(trials.metrics[name] for name in self.metrics)]
         rows = torch.stack(columns, dim=1).tolist()
@@ -115,9 +115,9 @@ class Search:
             self.space.identity(position): row for position, row in zip(trials.positions.tolist(), rows, strict=True)
         }
 
-    def remembered(self, trials: Trials, scored: Population) -> Trials:
+    def remember(self, trials: Trials, scored: Population) -> Trials:
         """Return trials with those that a population adds to them."""
-        seen, new = set(self.known(trials)), []
+        seen, new = set(self.rows(trials)), []
         for i, position in enumerate(scored.genomes.tolist()):
             identity = self.space.identity(position)
             if identity not in seen:
@@ -142,7 +142,7 @@ class Search:
 
     def validate(self, genomes: Tensor) -> tuple[list[dict[str, float]], Cost]:
         """Return what candidates had in validation: they are trials, and it costs nothing to ask them again."""
-        known = self.known(self.latest)
+        known = self.rows(self.latest)
         rows = [known[self.space.identity(position)] for position in genomes.tolist()]
         return [dict(zip(self.metrics, row[len(COUNTS) :], strict=True)) for row in rows], Cost()
 
@@ -158,7 +158,7 @@ class Search:
             lower_is_better=self.metric in LOWER_IS_BETTER,
         )
 
-    def restored(self, saved: checkpoint.Checkpoint) -> Step:
+    def restore(self, saved: checkpoint.Checkpoint) -> Step:
         """Return the search as a checkpoint has it."""
         context = Context(self.config.seed, 0, 0.0, HOME, self.layout)
         template = self.algorithm().init(self.start, 0.0, context)

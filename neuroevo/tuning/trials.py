@@ -93,7 +93,7 @@ class Trainer:
         """Return how many of so many trials go on at a rung."""
         return math.ceil(self.given.keep * count)
 
-    def planned(self, settings: Sequence[Settings]) -> Cost:
+    def cost(self, settings: Sequence[Settings]) -> Cost:
         """Return what trials will take, at most."""
         counts = {name: len(rows) for name, rows in self.ready.given[1].items()}
         costs = [generation(c, counts) for c in map(self.trial, settings)]
@@ -110,16 +110,16 @@ class Trainer:
 
         A signal ends it at once; what is written down then is how far each trial was after its last generation.
         """
-        parts, before = self.begun(settings)
+        parts, before = self.begin(settings)
         verdicts, rungs, first = [Verdict({}, 0, Cost())] * len(settings), self.rungs(), 0
-        saved = self.saved(iteration, settings)
+        saved = self.read_state(iteration, settings)
         if saved is not None:
             first, before = saved["rung"] + 1, Cost.from_record(saved["cost"])
             verdicts = [Verdict(v["metrics"], v["generations"], Cost.from_record(v["cost"])) for v in saved["verdicts"]]
             name = saved.get("name", f"{iteration}-{saved['rung']}-")  # searches before this one have no name
             files = [self.folder / f"{name}{i}.h5" for i in range(len(parts))]
             left = zip(parts, saved["rows"], files, strict=True)
-            parts = [self.restored(part, rows, file, verdicts) for part, rows, file in left]
+            parts = [self.restore(part, rows, file, verdicts) for part, rows, file in left]
 
         def now() -> Outcome:
             found, cost = list(verdicts), before
@@ -141,15 +141,15 @@ class Trainer:
                 raise
             verdicts, cost = now()
             if until != rungs[-1]:
-                parts = self.thinned(parts, verdicts)
+                parts = self.thin(parts, verdicts)
                 self.save(iteration, rung, settings, parts, Outcome(verdicts, cost))
                 self.signals.check()
         return Outcome(verdicts, cost)
 
-    def begun(self, settings: Sequence[Settings]) -> tuple[list[Part], Cost]:
+    def begin(self, settings: Sequence[Settings]) -> tuple[list[Part], Cost]:
         """Return trials at their start, those of one shape in one group, and what their features cost."""
         configs, parts, cost = [self.trial(own) for own in settings], [], Cost()
-        for rows in self.grouped(settings, configs):
+        for rows in self.group(settings, configs):
             source, computed = self.source(configs[rows[0]])
             cost += Cost(backbone=computed)
             brought = {
@@ -157,16 +157,16 @@ class Trainer:
                 for key, name in lockstep.TRAITS.items()
                 if isinstance(settings[rows[0]].get(key), float)
             }
-            assembled = self.assembled(configs[rows[0]], source)
-            parts.append(Part(Group.begun(assembled, [configs[i] for i in rows], brought), rows))
+            assembled = self.assemble(configs[rows[0]], source)
+            parts.append(Part(Group.begin(assembled, [configs[i] for i in rows], brought), rows))
         return parts, cost
 
-    def assembled(self, c: Config, source: Sources) -> Experiment:
+    def assemble(self, c: Config, source: Sources) -> Experiment:
         """Return a trial's parts."""
         return compose.assemble(c, source)
 
     @staticmethod
-    def grouped(settings: Sequence[Settings], configs: Sequence[Config]) -> list[list[int]]:
+    def group(settings: Sequence[Settings], configs: Sequence[Config]) -> list[list[int]]:
         """Return which trials are one population: those that differ in what lockstep allows."""
         groups: dict[str, list[int]] = {}
         for i, (given, c) in enumerate(zip(settings, configs, strict=True)):
@@ -200,7 +200,7 @@ class Trainer:
             self.sources.popitem(last=False)
         return self.sources[key], computed
 
-    def thinned(self, parts: list[Part], verdicts: list[Verdict]) -> list[Part]:
+    def thin(self, parts: list[Part], verdicts: list[Verdict]) -> list[Part]:
         """Return the trials that go on after a rung: the best of all."""
         worst = (-math.inf, -math.inf)
         order = sorted(
@@ -208,10 +208,10 @@ class Trainer:
             key=lambda i: self.merit(verdicts[i].metrics) if verdicts[i].metrics else worst,
         )
         kept = {*order[len(order) - self.survivors(len(order)) :]}
-        return [self.left(part, [i for i in part.rows if i in kept]) for part in parts]
+        return [self.keep(part, [i for i in part.rows if i in kept]) for part in parts]
 
     @staticmethod
-    def left(part: Part, rows: list[int]) -> Part:
+    def keep(part: Part, rows: list[int]) -> Part:
         """Return a part with some of its trials."""
         return Part(part.group.only([part.rows.index(i) for i in rows]), rows) if rows else Part(part.group, [])
 
@@ -238,16 +238,16 @@ class Trainer:
             if not file.name.startswith(name):
                 file.unlink()
 
-    def saved(self, iteration: int, settings: list[Settings]) -> dict[str, Any] | None:
+    def read_state(self, iteration: int, settings: list[Settings]) -> dict[str, Any] | None:
         """Return where an iteration with these trials is, None at its beginning."""
         file = self.folder / FILE
         state: dict[str, Any] | None = json.loads(file.read_text()) if file.exists() else None
         same = state is not None and (state["iteration"], state["settings"]) == (iteration, settings)
         return state if same else None
 
-    def restored(self, part: Part, rows: list[int], file: Path, verdicts: list[Verdict]) -> Part:
+    def restore(self, part: Part, rows: list[int], file: Path, verdicts: list[Verdict]) -> Part:
         """Return what is left of a part, as far as it was when it was saved."""
-        group, _ = left = self.left(part, rows)
+        group, _ = left = self.keep(part, rows)
         if rows and verdicts[rows[0]].generations:
             saved = checkpoint.read(file)
             reopen.agree(saved, self.data, self.log)
@@ -261,7 +261,7 @@ class Trainer:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def crowded(c: Config, count: int) -> str | None:
+def crowd_warning(c: Config, count: int) -> str | None:
     """Return what to know where each of so many trials an iteration is a whole population; None where it is not."""
     n = c.algorithm.search().later
     if c.algorithm.name == "fixed" or n == 1:

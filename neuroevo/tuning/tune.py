@@ -64,10 +64,10 @@ def begin_or_resume(c: Config, out: str | None, stem: str, reporter: Reporter) -
         )
     if searched.over:
         return experiment.resumed(folder, lambda own: replace(own, checkpoint=c.checkpoint), reporter)
-    return resumed(folder, lambda own: replace(own, tune=changed(own, c), checkpoint=c.checkpoint), reporter)
+    return go_on(folder, lambda own: replace(own, tune=update_tuning(own, c), checkpoint=c.checkpoint), reporter)
 
 
-def changed(then: Config, now: Config) -> config.Tuning:
+def update_tuning(then: Config, now: Config) -> config.Tuning:
     """Return a search's section with what may change in it as it is now."""
     assert then.tune is not None
     assert now.tune is not None
@@ -119,10 +119,10 @@ def resume(run_dir: str, sets: list[str], reporter: Reporter) -> Path:
                 f"--set {text}: a search goes on as it began; only tune.budget, tune.patience, tune.final, checkpoint, "
                 "data.root and data.file can change"
             )
-    return resumed(folder, lambda c: reopen.changed(c, sets), reporter)
+    return go_on(folder, lambda c: reopen.changed(c, sets), reporter)
 
 
-def resumed(folder: Path, change: Callable[[Config], Config], reporter: Reporter) -> Path:
+def go_on(folder: Path, change: Callable[[Config], Config], reporter: Reporter) -> Path:
     """Go on with a search whose config changes in what ends it, `tune.final` or checkpoint alone."""
     with (
         Signals() as signals,
@@ -141,7 +141,7 @@ def resumed(folder: Path, change: Callable[[Config], Config], reporter: Reporter
         if finished and (where != folder or c.tune.budget == before.tune.budget):
             assert saved is not None
             own = Search(c, folder)
-            last = own.restored(saved)
+            last = own.restore(saved)
             log(f"{folder}: the search is finished ({last.stop})")
             own.write(last)  # again, lest they were damaged
             rundir.write_history(where, saved.history)
@@ -158,7 +158,7 @@ def resumed(folder: Path, change: Callable[[Config], Config], reporter: Reporter
                 if saved is not None:
                     reopen.agree(saved, tuner.trainer.data, log)
                     build.same_weights(ready.backbone, saved.frozen, c.backbone.weights)
-                    step, history = replace(tuner.restored(saved), stop=None), saved.history
+                    step, history = replace(tuner.restore(saved), stop=None), saved.history
                     log(f"{folder}: going on after iteration {step.generation}")
                 recorders.aside(folder, saved, log)
                 same = c.record() == before.record()
@@ -189,12 +189,12 @@ def search(
     if step.generation == 0:
         context = Context(c.seed, 1, 0.0, HOME, tuner.layout)
         population = algorithm.ask(step.state, context)
-        first = tuner.planned(population)
+        first = tuner.cost(population)
         limit = rules.budget.spent(0, Cost(), 0.0, first)
         if limit is not None:
             each = f"{first.forward:,} forward, {first.backward:,} backward"
             raise InputError(f"tune.budget.{limit}: one iteration takes more: {first.samples:,} samples ({each})")
-        warning = trials.crowded(c, len(population.genomes))
+        warning = trials.crowd_warning(c, len(population.genomes))
         if warning is not None:
             tuner.log(f"{caveats.WARNING}{warning}")
 
@@ -222,11 +222,11 @@ def search(
             tuner.log(f"{folder}: interrupted after iteration {step.generation}; go on with: neuroevo resume {folder}")
         signals.check()
     if tuner.best(step.state.trials) is None:
-        raise hopeless(folder)
+        raise no_winner(folder)
     tuner.trainer.clear()
 
 
-def hopeless(folder: Path) -> RunError:
+def no_winner(folder: Path) -> RunError:
     """Return what a search ends with that found nothing."""
     return RunError(f"{folder}: no trial came to its end with a finite validation; see {rundir.TRIALS} and the ranges")
 
@@ -235,7 +235,7 @@ def final(folder: Path, c: Config, reporter: Reporter) -> Path:
     """Move a finished search into a folder of its own, and begin the final run in its place, if there is to be one."""
     assert c.tune is not None
     if not (folder / rundir.BEST).exists():
-        raise hopeless(folder)
+        raise no_winner(folder)
     if not c.tune.rest.final:
         return folder
     with claims.locked(folder):

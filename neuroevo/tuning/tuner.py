@@ -77,11 +77,11 @@ class Tuner(Search):
             scored = population._replace(traits=population.traits | {TRIAL: rows})
             return Developed(scored, scored, Scores(value.masked_fill(invalid, -torch.inf)[:, None], invalid), cost)
 
-        return Development(develop, lambda population, samples, steps: self.planned(population))
+        return Development(develop, lambda population, samples, steps: self.cost(population))
 
-    def planned(self, population: Population) -> Cost:
+    def cost(self, population: Population) -> Cost:
         """Return what the trials of a population will take, at most."""
-        return self.trainer.planned([settings for settings, _ in self.new(population)])
+        return self.trainer.cost([settings for settings, _ in self.new(population)])
 
     def new(self, population: Population) -> list[tuple[dict[str, Any], list[int]]]:
         """Return what a population sets that was never tried, each with the rows that set it."""

@@ -57,18 +57,18 @@ def crew() -> list[str]:
 
 
 def test_what_fails_keeps_nothing_else_from_being_done() -> None:
-    assert dict(workers.alone(numbered, range(7), Quiet())) == EXPECTED
+    assert dict(workers.run_in_turn(numbered, range(7), Quiet())) == EXPECTED
 
 
 def test_nor_does_it_side_by_side_even_if_a_process_is_killed() -> None:
-    found = dict(workers.together(numbered, [7, *range(7)], 2, Quiet()))
+    found = dict(workers.run_in_parallel(numbered, [7, *range(7)], 2, Quiet()))
     assert found == {7: Failure(False, "its process ended with status -9"), **EXPECTED}
     assert not crew()
 
 
 def test_it_is_told_how_far_each_process_is() -> None:
     quiet = Quiet()
-    assert dict(workers.together(halfway, [0, 1, 2], 2, quiet)) == {0: None, 1: None, 2: None}
+    assert dict(workers.run_in_parallel(halfway, [0, 1, 2], 2, quiet)) == {0: None, 1: None, 2: None}
     assert {pair for shares in quiet.shares for pair in shares.items()} == {(i, s) for i in "012" for s in (0.0, 0.5)}
     assert all(len(shares) <= 2 for shares in quiet.shares)
     assert quiet.shares[-1] == {}
@@ -82,7 +82,7 @@ def test_a_run_to_which_nobody_listens_goes_on() -> None:
 
 
 def test_nothing_to_do_starts_no_process() -> None:
-    assert list(workers.together(numbered, [], 4, Quiet())) == []
+    assert list(workers.run_in_parallel(numbered, [], 4, Quiet())) == []
 
 
 @pytest.mark.parametrize(("jobs", "number"), [(1, signal.SIGINT), (1, signal.SIGTERM), (2, signal.SIGINT)])
@@ -98,7 +98,9 @@ def test_a_signal_that_comes_in_the_last_moment_of_what_is_at_work_ends_it_all(
 
     threading.Thread(target=begin, daemon=True).start()
     make: Callable[[], workers.Done[str]] = lambda: (  # noqa: E731
-        workers.alone(absorbed, items, Quiet()) if jobs == 1 else workers.together(absorbed, items, jobs, Quiet())
+        workers.run_in_turn(absorbed, items, Quiet())
+        if jobs == 1
+        else workers.run_in_parallel(absorbed, items, jobs, Quiet())
     )
     with pytest.raises(Interrupted) as raised, closing(make()) as todo:
         for _ in todo:

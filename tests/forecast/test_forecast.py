@@ -72,7 +72,7 @@ def test_what_a_bench_takes_is_all_its_runs() -> None:
     base = config.raw(None, SETS)
     c = config.check(base)
     ready = experiment.prepared(c)
-    overlays = arms.listed(["ga", "sgd"])
+    overlays = arms.read_arms(["ga", "sgd"])
     given = arms.Given(200_000, 1257, 270)
     one, six = (
         estimate_bench(Forecaster(ready, 0.4), Comparison(base, overlays, seeds, splits, None), given)

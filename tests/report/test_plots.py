@@ -87,11 +87,11 @@ def test_the_same_numbers_are_the_same_picture() -> None:
 
 def test_a_line_of_many_points_is_thinned_and_keeps_its_ends() -> None:
     rows = list(range(100_000))
-    kept = figures.thinned(rows)
+    kept = figures.thin(rows)
     assert 1000 < len(kept) <= figures.POINTS + 1
     assert (kept[0], kept[-1]) == (0, 99_999)
-    assert figures.thinned([]) == []
-    assert figures.thinned(rows[:10]) == rows[:10]
+    assert figures.thin([]) == []
+    assert figures.thin(rows[:10]) == rows[:10]
 
 
 def test_nothing_is_drawn_of_a_search_without_a_figure() -> None:
