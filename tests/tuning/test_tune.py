@@ -20,13 +20,11 @@ from conftest import Quiet, weights_of_a_network
 from neuroevo import config
 from neuroevo.cli import main
 from neuroevo.config import Config
-from neuroevo.engine import scores
 from neuroevo.engine.cost import Cost
 from neuroevo.engine.loop import Rules, Step
 from neuroevo.engine.rng import Context
 from neuroevo.errors import InputError, Interrupted, RunError
 from neuroevo.experiments import evaluation, experiment
-from neuroevo.problems import scoring
 from neuroevo.report import plots_of_searches, report, runpage
 from neuroevo.storage import checkpoint, rundir
 from neuroevo.tuning import trials, tune
@@ -355,6 +353,20 @@ def test_a_search_goes_on_from_the_rung_it_was_interrupted_at(tmp_path: Path, mo
     assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
 
 
+class Evaluations:
+    """What tests see of the evaluations of a fitness of their own: how many there were, and at which a signal comes."""
+
+    count = 0
+    stops: frozenset[int] = frozenset()
+
+
+def counted_accuracy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    Evaluations.count += 1
+    if Evaluations.count in Evaluations.stops:
+        os.kill(os.getpid(), signal.SIGINT)
+    return (logits.argmax(-1) == targets).double().mean(-1)
+
+
 @pytest.mark.parametrize(
     "sets",
     [
@@ -366,28 +378,21 @@ def test_a_search_goes_on_from_the_rung_it_was_interrupted_at(tmp_path: Path, mo
 def test_a_search_interrupted_within_a_generation_of_its_trials_ends_in_the_same_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sets: list[str]
 ) -> None:
+    sets = [*sets, "fitness.metric=test_tune:counted_accuracy"]
     searched(tmp_path / "whole", *sets)
-    whole, real, scored = contents(tmp_path / "whole"), scoring.fitness, 0
-    stops: set[int] = set()
-
-    def score(*given: Any) -> tuple[scores.Scores, Cost]:
-        nonlocal scored
-        scored += 1
-        if scored in stops:
-            os.kill(os.getpid(), signal.SIGINT)
-        return real(*given)
-
-    monkeypatch.setattr(scoring, "fitness", score)
+    whole = contents(tmp_path / "whole")
     for first in (1, 3, 8):  # before any generation, between two, behind a rung
-        stops, scored, folder, quiet = {first, first + 5}, 0, tmp_path / f"cut{first}", Quiet()
+        monkeypatch.setattr(Evaluations, "count", 0)
+        monkeypatch.setattr(Evaluations, "stops", frozenset({first, first + 5}))
+        folder, quiet = tmp_path / f"cut{first}", Quiet()
         with pytest.raises(Interrupted):
             searched(folder, *sets, reporter=quiet)
         assert f"neuroevo resume {folder}" in quiet.lines[-1]
-        assert scored == first
+        assert Evaluations.count == first
         assert rundir.read_result(folder)["status"] == "interrupted"
         with pytest.raises(Interrupted):  # in another iteration, or further in the same one
             tune.resume(str(folder), [], Quiet())
-        stops = set()
+        monkeypatch.setattr(Evaluations, "stops", frozenset())
         tune.resume(str(folder), [], Quiet())
         assert contents(folder) == whole
 
