@@ -22,6 +22,7 @@ from torch import nn
 from neuroevo import config
 from neuroevo.engine.rng import Context
 from neuroevo.experiments import experiment
+from neuroevo.experiments.signals import Signals
 from neuroevo.tuning import tune
 from neuroevo.tuning.tuner import Tuner
 
@@ -125,7 +126,7 @@ def searched(preset: str, sets: list[str]) -> dict[str, Any]:
     """Search without a final run; return the result."""
     with tempfile.TemporaryDirectory() as folder:
         c = config.load(str(RUNS / preset), [*sets, "tune.final=false"])
-        return json.loads((tune.run(c, f"{folder}/run", "", Quiet()) / "result.json").read_text())  # type: ignore[no-any-return]
+        return json.loads((tune.run(c, f"{folder}/run", "", Quiet(), Signals()) / "result.json").read_text())  # type: ignore[no-any-return]
 
 
 def against_grid(seeds: int, per_decade: int = 15) -> None:

@@ -65,9 +65,9 @@ YAML = {  # below config, and yet about a config: what is said of a whole record
     "data.inventory": "; --set data.broken=skip leaves such files out",
 }
 PROGRAM = {  # what belongs to a program, and where it is still; these sets only shrink
-    "signal": {"experiments.signals", "experiments.experiment", "tuning.tune", "report.watch", "bench.workers"},
+    "signal": {"experiments.signals", "experiments.experiment"},
     "argv": {"experiments.log"},
-    "print": {"cli.main", "report.watch"},
+    "print": {"cli.main"},
 }
 
 

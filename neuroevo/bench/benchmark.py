@@ -26,6 +26,7 @@ from neuroevo.data.identity import Identity
 from neuroevo.errors import InputError, RunError
 from neuroevo.experiments import build, costs, experiment, log
 from neuroevo.experiments.log import Reporter
+from neuroevo.experiments.signals import Signals
 from neuroevo.problems.metric import LOWER_IS_BETTER
 from neuroevo.storage import claims, rundir
 from neuroevo.tuning import tune
@@ -37,6 +38,7 @@ def run(
     file: str,
     names: Sequence[str],
     reporter: Reporter,
+    signals: Signals,
     *,
     seeds: int,
     splits: int,
@@ -74,7 +76,7 @@ def run(
             if not there:
                 claim.clear()
             raise
-        return complete(claim.folder, bench, tasks, reporter)
+        return complete(claim.folder, bench, tasks, reporter, signals)
 
 
 def demand(base: Mapping[str, Any], overlays: Mapping[str, Overlay | None], configs: Mapping[str, Config]) -> None:
@@ -115,7 +117,7 @@ def terms(c: Config, splits: Mapping[str, torch.Tensor], budget: str | None) -> 
     return given._replace(samples=parse_budget(budget) or own_budget(c, given))
 
 
-def resume(run_dir: str, reporter: Reporter) -> Path:
+def resume(run_dir: str, reporter: Reporter, signals: Signals) -> Path:
     """Go on with a benchmark; one that is finished is left as it is, its tables written anew."""
     folder = Path(run_dir)
     with claims.locked(folder):
@@ -123,7 +125,7 @@ def resume(run_dir: str, reporter: Reporter) -> Path:
         c = config.check(bench.base)
         given = sizes(c, experiment.prepared(c).given[1])._replace(samples=bench.samples)
         bench = same_data(bench, folder, reporter)
-        return complete(folder, bench, bench.tasks(folder, given), reporter)
+        return complete(folder, bench, bench.tasks(folder, given), reporter, signals)
 
 
 def read_bench(folder: Path) -> Bench:
@@ -221,7 +223,7 @@ def own_budget(c: Config, given: Given) -> int:
     return min(known)
 
 
-def complete(folder: Path, bench: Bench, tasks: list[Task], reporter: Reporter) -> Path:
+def complete(folder: Path, bench: Bench, tasks: list[Task], reporter: Reporter, signals: Signals) -> Path:
     """Do what is left of a benchmark, keeping its tables up to date, and write its page; raise what runs failed by."""
     rundir.replace(folder / rundir.BENCH, config.dump(bench.record()).encode())
     left = [task for task in tasks if not is_done(task)]
@@ -232,9 +234,9 @@ def complete(folder: Path, bench: Bench, tasks: list[Task], reporter: Reporter) 
             reporter.note(f"{task}: was begun with other settings than now; to have it again, delete {task.folder}")
     failed: list[tuple[Task, Failure]] = []
     if bench.jobs == 1:
-        todo = workers.run_in_turn(work, left, reporter)
+        todo = workers.run_in_turn(work, left, reporter, signals)
     else:
-        todo = workers.run_in_parallel(work, left, bench.jobs, reporter)
+        todo = workers.run_in_parallel(work, left, bench.jobs, reporter, signals)
     try:
         with closing(todo):
             for task, failure in todo:
@@ -253,12 +255,12 @@ def complete(folder: Path, bench: Bench, tasks: list[Task], reporter: Reporter) 
     return folder
 
 
-def work(task: Task, reporter: Reporter) -> None:
+def work(task: Task, reporter: Reporter, signals: Signals) -> None:
     """Begin a run, or go on with it."""
     if (task.folder / rundir.CONFIG).exists() or claims.holds(task.folder):
-        tune.resume(str(task.folder), [], reporter)
+        tune.resume(str(task.folder), [], reporter, signals)
     elif task.config.tune is not None:
-        tune.run(task.config, str(task.folder), "", reporter)
+        tune.run(task.config, str(task.folder), "", reporter, signals)
     else:
         experiment.run(task.config, str(task.folder), "", reporter)
 

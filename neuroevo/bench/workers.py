@@ -2,7 +2,6 @@
 
 import multiprocessing
 import os
-import signal
 import sys
 import threading
 import time
@@ -17,10 +16,10 @@ import torch
 from neuroevo.engine.loop import Rules, Step
 from neuroevo.errors import InputError, Interrupted, RunError
 from neuroevo.experiments.log import Reporter
-from neuroevo.experiments.signals import Signals
+from neuroevo.experiments.signals import Signals, withhold
 
 T = TypeVar("T")
-Work = Callable[[Any, Reporter], None]  # a function of a module, of something that can be pickled
+Work = Callable[[Any, Reporter, Signals], None]  # a function of a module, of something that can be pickled
 
 
 class Failure(NamedTuple):
@@ -53,10 +52,10 @@ class Telling:
                 self.pipe.send(rules.budget.progress(step.generation, step.cost))
 
 
-def attempt(work: Work, item: Any, reporter: Reporter) -> Failure | None:
+def attempt(work: Work, item: Any, reporter: Reporter, signals: Signals) -> Failure | None:
     """Do one thing; return why it failed, if it did."""
     try:
-        work(item, reporter)
+        work(item, reporter, signals)
     except InputError as error:
         return Failure(True, str(error))
     except (RunError, OSError) as error:
@@ -64,19 +63,19 @@ def attempt(work: Work, item: Any, reporter: Reporter) -> Failure | None:
     return None
 
 
-def run_in_turn(work: Work, items: Iterable[T], reporter: Reporter) -> Done[T]:
+def run_in_turn(work: Work, items: Iterable[T], reporter: Reporter, signals: Signals) -> Done[T]:
     """Do things one after another in this process, and yield each that is done or has failed.
 
     A signal ends it after what is at work; Interrupted.
     """
-    with Signals() as signals:
+    with signals:
         for item in items:
             reporter.note(f"{item}: begun")
-            yield item, attempt(work, item, reporter)
+            yield item, attempt(work, item, reporter, signals)
             signals.check()
 
 
-def run_in_parallel(work: Work, items: Iterable[T], jobs: int, reporter: Reporter) -> Done[T]:
+def run_in_parallel(work: Work, items: Iterable[T], jobs: int, reporter: Reporter, signals: Signals) -> Done[T]:
     """Do things in processes, so many at a time, and yield each that is done or has failed.
 
     Unless OMP_NUM_THREADS says otherwise, the processes share the threads of this one. A signal is passed on to all,
@@ -98,7 +97,7 @@ def run_in_parallel(work: Work, items: Iterable[T], jobs: int, reporter: Reporte
         reporter.note(f"{at_work[pipe]}: begun")
         pipe.send(at_work[pipe])
 
-    with Signals() as signals:
+    with signals:
         try:
             for _ in range(jobs):
                 hand_over(start_worker(crew, work, threads))
@@ -138,19 +137,15 @@ def start_worker(crew: dict[Connection, BaseProcess], work: Work, threads: int) 
     spawn = multiprocessing.get_context("spawn")
     mine, theirs = spawn.Pipe()
     process = spawn.Process(target=worker, args=(work, theirs, threads))
-    # Ctrl-C on a terminal goes to all processes of a group; it is for this one, which passes it on.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
+    with withhold():  # a signal is for this process, which passes it on
         process.start()
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     theirs.close()
     crew[mine] = process
     return mine
 
 
 def worker(work: Work, pipe: Connection, threads: int) -> None:
-    """Do what comes through the pipe, in a process of its own, and say of each why it failed, or None."""
+    """Do what comes through the pipe, as a process's own program, and say of each why it failed, or None."""
     parent = multiprocessing.parent_process()
     assert parent is not None
 
@@ -164,7 +159,7 @@ def worker(work: Work, pipe: Connection, threads: int) -> None:
     with Signals() as signals:
         try:
             while signals.status is None:
-                pipe.send(attempt(work, pipe.recv(), Telling(pipe)))
+                pipe.send(attempt(work, pipe.recv(), Telling(pipe), signals))
         except (EOFError, BrokenPipeError, ConnectionResetError):  # nothing more to do, or nobody to tell
             pass
         except Interrupted as error:

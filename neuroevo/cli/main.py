@@ -66,12 +66,13 @@ def tune(
     """Search hyperparameters, then run the experiment with the best set of them."""
     from neuroevo.config import load
     from neuroevo.experiments import terminal
+    from neuroevo.experiments.signals import Signals
     from neuroevo.tuning import tune as tune_
 
     with terminal.show() as reporter:
         checked = load(config, [*(sets or []), *([] if final else ["tune.final=false"])], reporter.note)
         stem = os.path.splitext(os.path.basename(config))[0]
-        folder = (tune_.begin_or_resume if resume else tune_.run)(checked, out, stem, reporter)
+        folder = (tune_.begin_or_resume if resume else tune_.run)(checked, out, stem, reporter, Signals())
     summary(str(folder))
 
 
@@ -99,6 +100,7 @@ def bench(
 
     from neuroevo.bench import benchmark as bench_
     from neuroevo.experiments import terminal
+    from neuroevo.experiments.signals import Signals
 
     try:
         chosen = [float(level) for level in levels.split(",")] if levels else []
@@ -112,6 +114,7 @@ def bench(
             config,
             names,
             reporter,
+            Signals(),
             seeds=seeds,
             splits=splits,
             jobs=jobs,
@@ -130,6 +133,7 @@ def resume(run_dir: Run, sets: Sets = None) -> None:
 
     from neuroevo.bench import benchmark as bench_
     from neuroevo.experiments import terminal
+    from neuroevo.experiments.signals import Signals
     from neuroevo.storage import rundir
     from neuroevo.tuning import tune as tune_
 
@@ -137,7 +141,10 @@ def resume(run_dir: Run, sets: Sets = None) -> None:
     if benchmark and sets:
         raise InputError("--set: a benchmark goes on as it began; neuroevo bench adds arms, seeds and splits")
     with terminal.show() as reporter:
-        folder = bench_.resume(run_dir, reporter) if benchmark else tune_.resume(run_dir, sets or [], reporter)
+        if benchmark:
+            folder = bench_.resume(run_dir, reporter, Signals())
+        else:
+            folder = tune_.resume(run_dir, sets or [], reporter, Signals())
     (standings if benchmark else summary)(str(folder))
 
 
@@ -185,9 +192,13 @@ def report(
 ) -> None:
     """Write the page of a run or a bench, report.html, and its plots; with --watch, serve it to this machine."""
     if watch:
-        from neuroevo.report.watch import watch as watch_
+        from neuroevo.experiments import signals
+        from neuroevo.report import watch as watch_
 
-        watch_(folder, port or 0)
+        with watch_.server(folder, port or 0) as serving:
+            signals.restore_interrupt()
+            print(f"http://{watch_.HOST}:{serving.server_port}/", flush=True)
+            serving.serve_forever()
         return
     if port is not None:
         raise InputError("--port: only a page that is served has one; add --watch")

@@ -3,7 +3,6 @@
 Nothing is written: the folder belongs to the run.
 """
 
-import signal
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -85,11 +84,3 @@ def server(folder: str, port: int) -> ThreadingHTTPServer:
         return ThreadingHTTPServer((HOST, port), Handler)
     except OSError as error:
         raise InputError(f"--port: {port}: {error.strerror}") from None
-
-
-def watch(folder: str, port: int) -> None:
-    """Serve a folder's page until Ctrl-C; print where."""
-    with server(folder, port) as serving:
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job begins with it ignored
-        print(f"http://{HOST}:{serving.server_port}/", flush=True)
-        serving.serve_forever()

@@ -4,7 +4,6 @@ The search is an algorithm (`search`) in the one loop, on a problem whose develo
 differ only in what an individual can have of its own are one population (`lockstep`).
 """
 
-import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -26,13 +25,16 @@ from neuroevo.tuning.search import HOME, Search
 from neuroevo.tuning.tuner import Tuner, until_exhausted
 
 
-def run(c: Config, out: str | None, stem: str, reporter: Reporter) -> Path:
-    """Search hyperparameters, then run the experiment with the best of them; return the folder."""
+def run(c: Config, out: str | None, stem: str, reporter: Reporter, signals: Signals) -> Path:
+    """Search hyperparameters, then run the experiment with the best of them; return the folder.
+
+    `signals`, the program's, is entered while there is something to end at the next safe place.
+    """
     if c.tune is None:
         raise InputError("tune: the config has no section tune, which names what to search")
     if out is not None:
         claims.check(out)
-    with Signals() as signals, blame.on_users(c):
+    with signals, blame.on_users(c):
         ready = experiment.prepared(c)
         with experiment.started(ready, out, stem, reporter) as (folder, log):
             tuner = Tuner(ready, folder, images=watched(reporter, signals), log=log, signals=signals)
@@ -41,7 +43,7 @@ def run(c: Config, out: str | None, stem: str, reporter: Reporter) -> Path:
     return final(folder, c, reporter)
 
 
-def begin_or_resume(c: Config, out: str | None, stem: str, reporter: Reporter) -> Path:
+def begin_or_resume(c: Config, out: str | None, stem: str, reporter: Reporter, signals: Signals) -> Path:
     """Go on with the search in `out`, or its final run, or begin it; InputError where that is of another config.
 
     Without `out` the folder is runs/out/STEM-SEED. What ends the search, `tune.final` and checkpoint are those of `c`.
@@ -51,7 +53,7 @@ def begin_or_resume(c: Config, out: str | None, stem: str, reporter: Reporter) -
     out = str(rundir.OUT / f"{stem}-{c.seed}") if out is None else out
     folder = claims.named(out)
     if not claims.holds(folder):
-        return run(c, out, stem, reporter)
+        return run(c, out, stem, reporter, signals)
     searched = stage(folder, reporter.note)
     if searched is None:
         raise InputError(f"--resume: {out} holds a run without a search; give another --out")
@@ -64,7 +66,11 @@ def begin_or_resume(c: Config, out: str | None, stem: str, reporter: Reporter) -
         )
     if searched.over:
         return experiment.resumed(folder, lambda own: replace(own, checkpoint=c.checkpoint), reporter)
-    return go_on(folder, lambda own: replace(own, tune=update_tuning(own, c), checkpoint=c.checkpoint), reporter)
+
+    def change(own: Config) -> Config:
+        return replace(own, tune=update_tuning(own, c), checkpoint=c.checkpoint)
+
+    return go_on(folder, change, reporter, signals)
 
 
 def update_tuning(then: Config, now: Config) -> config.Tuning:
@@ -105,7 +111,7 @@ def stage(folder: Path, log: Callable[[str], None]) -> Stage | None:
     return Stage(moved, saved, c, begun)
 
 
-def resume(run_dir: str, sets: list[str], reporter: Reporter) -> Path:
+def resume(run_dir: str, sets: list[str], reporter: Reporter, signals: Signals) -> Path:
     """Go on with a run, a search of hyperparameters or the final run after one."""
     folder = rundir.existing(run_dir)
     searched = stage(folder, rundir.silent)  # whoever goes on says what is damaged
@@ -119,13 +125,13 @@ def resume(run_dir: str, sets: list[str], reporter: Reporter) -> Path:
                 f"--set {text}: a search goes on as it began; only tune.budget, tune.patience, tune.final, checkpoint, "
                 "data.root and data.file can change"
             )
-    return go_on(folder, lambda c: reopen.changed(c, sets), reporter)
+    return go_on(folder, lambda c: reopen.changed(c, sets), reporter, signals)
 
 
-def go_on(folder: Path, change: Callable[[Config], Config], reporter: Reporter) -> Path:
+def go_on(folder: Path, change: Callable[[Config], Config], reporter: Reporter, signals: Signals) -> Path:
     """Go on with a search whose config changes in what ends it, `tune.final` or checkpoint alone."""
     with (
-        Signals() as signals,
+        signals,
         claims.locked(folder),
         experiment.unbegun(folder, reporter),
         logged(folder, reporter) as log,
@@ -215,7 +221,7 @@ def search(
     except Interrupted:  # within an iteration
         step = last
     finished = step.stop is not None
-    reason = step.stop or signal.Signals((signals.status or 128) - 128).name
+    reason = step.stop or signals.name
     rundir.write_result(folder, tuner.result(step, reason, str(tuner.ready.device)))
     if not finished:
         if step.generation:

