@@ -26,7 +26,7 @@ from neuroevo.networks.weights import check_finite
 NETWORK = 8  # times an image's own size: what a network needs beside it, or more
 
 
-def said(error: Exception) -> str:
+def error_line(error: Exception) -> str:
     """Return what an error of a user's function says, and where in the user's file it came up."""
     frames = traceback.extract_tb(error.__traceback__)[1:]
     own = [frame for frame in frames if "site-packages" not in frame.filename]
@@ -45,7 +45,7 @@ def make_head(c: Config, backbone: Backbone, dim: int, classes: int) -> nn.Modul
         try:
             head = c.head_part.bound()(dim, classes)
         except Exception as error:  # a user's function may fail in any way
-            raise InputError(f"head: {name} can't be built ({said(error)})") from None
+            raise InputError(f"head: {name} can't be built ({error_line(error)})") from None
     if not isinstance(head, nn.Module):
         raise InputError(f"head: {name} returns {type(head).__name__}, not a torch module")
     if any(is_lazy(p) for p in (*head.parameters(), *head.buffers())):

@@ -24,7 +24,7 @@ def network(run_dir: str, member: int | None = None) -> tuple[nn.Module, Run]:
     With `member`, that one of the newest checkpoint's front takes the champion's place. The run's data aren't needed:
     the parts have no image in any split.
     """
-    with terminal.shown() as reporter:
+    with terminal.show() as reporter:
         run, champion = reopen.rebuilt(run_dir, reporter, member)
     whole = run.network.module(champion.genome)
     return whole.cpu().to(memory_format=torch.contiguous_format), run
@@ -37,7 +37,7 @@ def export(run_dir: str, format: str | None, out: str, member: int | None = None
     the champion's place.
     """
     path = Path(out)
-    format = chosen(format, path)
+    format = choose_format(format, path)
     if not path.parent.is_dir():
         raise InputError(f"--out: no folder {path.parent}")
     if os.path.lexists(path) and not path.is_file():
@@ -62,7 +62,7 @@ def export(run_dir: str, format: str | None, out: str, member: int | None = None
     return f"{path}: {backbone.name} with {len(run.network.classes)} classes; {shape}"
 
 
-def chosen(format: str | None, path: Path) -> str:
+def choose_format(format: str | None, path: Path) -> str:
     """Return the format that is asked for, by its name or the file's suffix; InputError where they contradict."""
     by_suffix = next((name for name, ends in FORMATS.items() if path.suffix.lower() in ends), None)
     if format is None and not path.suffix:
@@ -92,9 +92,15 @@ def content(whole: nn.Module, format: str, about: dict[str, Any], sample: tuple[
     example = torch.zeros(EXAMPLES, *sample)
     try:
         program = torch.onnx.export(
-            whole, (example,), input_names=[name], output_names=["logits"], dynamo=True,
-            dynamic_shapes=({0: torch.export.Dim("batch")},), external_data=False, verbose=False,
-        )  # fmt: skip
+            whole,
+            (example,),
+            input_names=[name],
+            output_names=["logits"],
+            dynamo=True,
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            external_data=False,
+            verbose=False,
+        )
         assert program is not None
         return bytes(program.model_proto.SerializeToString())
     except Exception as error:  # a network may resist the exporter in any way

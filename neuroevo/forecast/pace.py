@@ -48,7 +48,7 @@ class Part(NamedTuple):
     steps: int
 
 
-def timed(device: torch.device, work: Callable[[], T]) -> tuple[float, T]:
+def time_call(device: torch.device, work: Callable[[], T]) -> tuple[float, T]:
     """Return the seconds that work takes, and what it returns."""
     devices.synchronise(device)
     began = time.perf_counter()
@@ -95,13 +95,13 @@ class Partly:
         """Evaluate a population, a part of it for all."""
         began = time.perf_counter()
         if self.part is None:
-            self.part = self.sized(population, index, context)
+            self.part = self.fit(population, index, context)
         _, seconds, evaluated = self.of(self.part, population, index, context)
         self.took += time.perf_counter() - began
         self.whole += seconds
         return evaluated
 
-    def sized(self, population: Population, index: Tensor, context: Context) -> Part:
+    def fit(self, population: Population, index: Tensor, context: Context) -> Part:
         """Return as large a part as the time allows."""
         whole = Part(len(population.genomes), len(index), self.real.steps)
         part = Part(1, min(FEW, whole.samples), min(1, whole.steps))
@@ -126,11 +126,11 @@ class Partly:
         now = context if s == steps else context._replace(steps=s)
         batch = index if b == size else index[some(size, b, index.device)]
         device = self.run.device
-        seconds, evaluated = timed(device, lambda: self.real.evaluate(few, batch, now))
+        seconds, evaluated = time_call(device, lambda: self.real.evaluate(few, batch, now))
         took = seconds
         share = (size + self.beside) / (b + self.beside)
         if steps and (s < steps or b < size):
-            scored = self.passes * timed(device, lambda: self.scoring.score(evaluated.scored, batch))[0]
+            scored = self.passes * time_call(device, lambda: self.scoring.score(evaluated.scored, batch))[0]
             seconds = max(0.0, seconds - scored) * steps / s + scored * share
         else:
             seconds *= share
@@ -163,7 +163,7 @@ class PartlySensitive:
         n, k, began = len(genomes), 1, time.perf_counter()
         while True:
             part = genomes[some(n, k, genomes.device)]
-            seconds, found = timed(self.device, lambda part=part: self.real.of(part))  # type: ignore[misc]
+            seconds, found = time_call(self.device, lambda part=part: self.real.of(part))  # type: ignore[misc]
             if k == n or seconds > self.seconds / 8:
                 break
             k = min(2 * k, n)
@@ -212,9 +212,9 @@ def of_validation(run: Run, genomes: Tensor, seconds: float) -> float:
 
     def take(m: int) -> float:
         part = replace(of, splits={**of.splits, "validation": every[some(len(every), m, every.device)]})
-        return timed(run.device, lambda: part.validate(few))[0]
+        return time_call(run.device, lambda: part.validate(few))[0]
 
-    found, m = scaled(take, len(every), seconds)
+    found, m = measure_rows(take, len(every), seconds)
     return found * (len(every) + beside) / (m + beside) * len(genomes) / len(few)
 
 
@@ -224,15 +224,15 @@ def of_test(run: Run, genome: Tensor, seconds: float) -> float:
 
     def take(m: int) -> float:
         part = every[some(len(every), m, every.device)]
-        return timed(run.device, lambda: run.supervised.test(genome, part))[0]
+        return time_call(run.device, lambda: run.supervised.test(genome, part))[0]
 
     few = min(FEW, len(every))
     once = max(0.0, take(few) - take(few))  # a library is loaded
-    found, m = scaled(take, len(every), seconds)
+    found, m = measure_rows(take, len(every), seconds)
     return once + found * len(every) / m
 
 
-def scaled(take: Callable[[int], float], size: int, seconds: float) -> tuple[float, int]:
+def measure_rows(take: Callable[[int], float], size: int, seconds: float) -> tuple[float, int]:
     """Return what as many of `size` rows as the time allows take, and how many they are."""
     m = min(FEW, size)
     take(m)  # which sets things up
@@ -243,7 +243,7 @@ def scaled(take: Callable[[int], float], size: int, seconds: float) -> tuple[flo
         m = min(4 * m, size)
 
 
-def opening(run: Run) -> Step:
+def first_step(run: Run) -> Step:
     """Return a run before its first generation, its start validated on few images."""
     rows = run.supervised.splits["validation"]
     few = rows[some(len(rows), min(FEW, len(rows)), rows.device)]
@@ -253,7 +253,7 @@ def opening(run: Run) -> Step:
 
 def of_run(run: Run, seconds: float) -> Pace:
     """Return the pace of a run, measured for about so many seconds."""
-    generation, step = of_generation(run, run.algorithm, opening(run), (), seconds / 2)
+    generation, step = of_generation(run, run.algorithm, first_step(run), (), seconds / 2)
     candidates = list(run.algorithm.candidates(step.state).values()) or [step.champion.genome]
     validation = of_validation(run, torch.stack(candidates), seconds / 4)
     return Pace(generation, validation, of_test(run, step.champion.genome, seconds / 4))

@@ -30,8 +30,8 @@ class Generation(NamedTuple):
 
     def order(self) -> list[int]:
         """Return the rows of the valid, the best first; a second column breaks ties of the first."""
-        return sorted((i for i, value in enumerate(self.fitness) if value is not None),
-                      key=lambda i: self.fitness[i], reverse=True)  # fmt: skip
+        valid = [i for i, value in enumerate(self.fitness) if value is not None]
+        return sorted(valid, key=lambda i: self.fitness[i], reverse=True)
 
     def ancestor(self, generation: int, row: int) -> Ancestor:
         """Return one of its individuals."""

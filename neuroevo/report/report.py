@@ -20,7 +20,7 @@ def report(folder: str, note: rundir.Note = rundir.silent) -> Path:
     What is damaged in the folder is left out, and `note` is told. InputError where neither is there, or nothing is
     recorded yet.
     """
-    path = existing(folder)
+    path = find_folder(folder)
     for name, right in ((PAGE, Path.is_file), (PLOTS, Path.is_dir)):
         if os.path.lexists(path / name) and not right(path / name):
             raise InputError(f"{path / name}: something else is there; the report writes {PAGE} and a folder {PLOTS}")
@@ -28,7 +28,7 @@ def report(folder: str, note: rundir.Note = rundir.silent) -> Path:
     return path / PAGE
 
 
-def existing(folder: str) -> Path:
+def find_folder(folder: str) -> Path:
     """Return the folder of a run or a bench that is there, or InputError."""
     path = Path(folder)
     return path if (path / rundir.BENCH).is_file() else rundir.find(folder)

@@ -38,9 +38,7 @@ class Joined(NamedTuple):
     runs: dict[str, Any]
 
 
-def joined(
-    algorithms: Sequence[Algorithm[Any]], spreads: Sequence[Any], traits: Mapping[str, Tensor]
-) -> Algorithm[Any]:
+def join(algorithms: Sequence[Algorithm[Any]], spreads: Sequence[Any], traits: Mapping[str, Tensor]) -> Algorithm[Any]:
     """Return r algorithms as one, whose populations are theirs one behind the other, as large each.
 
     `spreads` are the deviations of their starting noise; `traits` {name: [r]} what each run's individuals bring along.
@@ -123,11 +121,11 @@ class Group:
         return self.reached.verdicts
 
     @classmethod
-    def begun(cls, run: Run, configs: list[Config], brought: dict[str, list[float]]) -> "Group":
+    def begin(cls, run: Run, configs: list[Config], brought: dict[str, list[float]]) -> "Group":
         """Return runs at their start."""
         problem = run.problem(brought)
         champion = Champion(problem.start[0], "start", 0, {run.supervised.metric: float("nan")})
-        together = combined(run, configs, brought, algorithms(run, configs))
+        together = combine(run, configs, brought, algorithms(run, configs))
         step = loop.begin(problem, together, run.config.seed, run.home, champion=champion)
         return cls(run, configs, brought, Reached(step, [Verdict({}, 0, Cost()) for _ in configs], Cost()))
 
@@ -137,7 +135,7 @@ class Group:
 
     def algorithm(self, algorithms: Sequence[Algorithm[Any]]) -> Algorithm[Any]:
         """Return all runs' algorithms as one."""
-        return combined(self.run, self.configs, self.brought, algorithms)
+        return combine(self.run, self.configs, self.brought, algorithms)
 
     def advance(self, until: int, generations: int) -> Cost:
         """Take all runs on to the generation `until` of `generations`; return what it took, validation included.
@@ -199,7 +197,7 @@ def algorithms(run: Run, configs: Sequence[Config]) -> list[Algorithm[Any]]:
     return [quantised.whole(a, layout) if layout.tops else a for a in own]
 
 
-def combined(
+def combine(
     run: Run,
     configs: Sequence[Config],
     brought: Mapping[str, list[float]],
@@ -208,4 +206,4 @@ def combined(
     """Return all runs' algorithms as one."""
     start = run.supervised.start
     spreads = [run.network.spread(start, c.genome.init_sigma) for c in configs]
-    return joined(algorithms, spreads, {name: torch.tensor(values) for name, values in brought.items()})
+    return join(algorithms, spreads, {name: torch.tensor(values) for name, values in brought.items()})

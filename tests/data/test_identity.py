@@ -15,6 +15,7 @@ from neuroevo.data import identity
 from neuroevo.data.identity import Identity
 from neuroevo.errors import InputError
 from neuroevo.experiments import build, evaluation, experiment
+from neuroevo.experiments.signals import Signals
 from neuroevo.storage import checkpoint, generations, hdf5
 from neuroevo.tuning import tune
 
@@ -174,25 +175,25 @@ def test_a_search_and_its_final_run_go_with_the_searchs_data_only(there: Path) -
         "tune.final=false",
     ]
     c = load(None, [*FOLDER, f"data.root={there / 'pets'}", *space])
-    tune.run(c, str(there / "t"), "test", Quiet())
+    tune.run(c, str(there / "t"), "test", Quiet(), Signals())
     (there / "pets/train/cat/000.png").unlink()
     with pytest.raises(InputError, match=r"data: 1 image removed \(cat\)"):
-        tune.resume(str(there / "t"), ["tune.budget.generations=2"], Quiet())
+        tune.resume(str(there / "t"), ["tune.budget.generations=2"], Quiet(), Signals())
     with pytest.raises(InputError, match=r"data: 1 image removed \(cat\)"):
-        tune.resume(str(there / "t"), ["tune.final=true"], Quiet())
+        tune.resume(str(there / "t"), ["tune.final=true"], Quiet(), Signals())
 
 
 def test_a_bench_compares_runs_on_the_same_data_only(there: Path) -> None:
     keys = dict(text.split("=", 1) for text in [*FOLDER, f"data.root={there / 'pets'}"])
     raw = config.override({}, [f"{key}={value}" for key, value in keys.items()], lambda line: None)
     (there / "base.yaml").write_text(config.dump(raw))
-    given = (["ga"], 1, 1, "samples=300", 1, [], [], str(there / "b"))
-    benchmark.run(str(there / "base.yaml"), *given, Quiet())
+    given: dict[str, Any] = {"splits": 1, "jobs": 1, "budget": "samples=300", "out": str(there / "b")}
+    benchmark.run(str(there / "base.yaml"), ["ga"], Quiet(), Signals(), seeds=1, **given)
     (there / "pets/train/cat/000.png").unlink()
     with pytest.raises(InputError, match=r"data: 1 image removed \(cat\)"):
-        benchmark.run(str(there / "base.yaml"), ["ga"], 2, *given[2:], Quiet())
+        benchmark.run(str(there / "base.yaml"), ["ga"], Quiet(), Signals(), seeds=2, **given)
     with pytest.raises(InputError, match=r"data: 1 image removed \(cat\)"):
-        benchmark.resume(str(there / "b"), Quiet())
+        benchmark.resume(str(there / "b"), Quiet(), Signals())
 
 
 def test_evaluate_sets_how_images_are_read_and_nothing_else(there: Path) -> None:

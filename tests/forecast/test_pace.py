@@ -63,8 +63,8 @@ def test_a_part_of_a_generation_tells_what_the_whole_costs(
 def test_a_generation_that_is_quick_is_measured_whole() -> None:
     e = composed(*HYBRID)
     population, index, context = first(e)
-    assert Partly(e, (), 60.0).sized(population, index, context) == Part(24, 160, 12)
-    assert Partly(e, (), 0.0).sized(population, index, context) == Part(1, 32, 1)
+    assert Partly(e, (), 60.0).fit(population, index, context) == Part(24, 160, 12)
+    assert Partly(e, (), 0.0).fit(population, index, context) == Part(1, 32, 1)
 
 
 @pytest.mark.parametrize(
@@ -90,6 +90,6 @@ def test_what_takes_long_is_measured_in_part() -> None:
         sizes.append(m)
         return m / 1000
 
-    assert pace.scaled(take, 10_000, 1.0) == (0.128, 128)
+    assert pace.measure_rows(take, 10_000, 1.0) == (0.128, 128)
     assert sizes == [32, 32, 128]
-    assert pace.scaled(take, 20, 1.0) == (0.02, 20)
+    assert pace.measure_rows(take, 20, 1.0) == (0.02, 20)

@@ -35,7 +35,7 @@ def group(c: Config, settings: Sequence[dict[str, Any]]) -> Group:
     ready = experiment.prepared(configs[0])
     source = sources.sources(*ready, images=lambda done, total: None, log=lambda line: None)
     brought = {name: [own[key] for own in settings] for key, name in lockstep.TRAITS.items() if key in settings[0]}
-    return Group.begun(compose.assemble(ready.config, source), configs, brought)
+    return Group.begin(compose.assemble(ready.config, source), configs, brought)
 
 
 def alone(c: Config) -> loop.Step:
