@@ -19,7 +19,7 @@ from neuroevo.config import Config
 from neuroevo.data import cache, feature_cache, inventory
 from neuroevo.data.arrays import Vectors
 from neuroevo.errors import InputError
-from neuroevo.experiments import costs, experiment, log, reopen, sizes
+from neuroevo.experiments import conclusion, costs, experiment, log, reopen, sizes
 from neuroevo.forecast.bench import Comparison, estimate_bench
 from neuroevo.forecast.forecaster import Forecaster
 from neuroevo.forecast.length import run_length
@@ -101,7 +101,7 @@ def _place(saved: checkpoint.Checkpoint) -> tuple[int | None, int | None]:
     if saved.front is None:
         return None, None
     front = {str(i): genome for i, genome in enumerate(saved.front.genomes)}
-    return experiment.member_of(front, saved.step.champion), saved.step.generation
+    return conclusion.member_of(front, saved.step.champion), saved.step.generation
 
 
 def front(saved: checkpoint.Checkpoint) -> Rows:

@@ -1,16 +1,13 @@
 """A run from its config to a scored champion, and from its folder on."""
 
 import json
-import math
-import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
 from neuroevo import caveats, devices
 from neuroevo.config import Config
@@ -18,13 +15,15 @@ from neuroevo.data import inventory
 from neuroevo.data.datasets import Dataset
 from neuroevo.engine import loop
 from neuroevo.engine.cost import Budget, Cost
-from neuroevo.engine.loop import Champion, Step
+from neuroevo.engine.loop import Step
+from neuroevo.engine.observer import Observer, Observers, watch
 from neuroevo.errors import InputError, Interrupted
 from neuroevo.experiments import blame, build, compose, sizes
 from neuroevo.experiments.compose import Run
+from neuroevo.experiments.conclusion import conclude
 from neuroevo.experiments.log import Log, Reporter, logged, versions, watched
-from neuroevo.experiments.recorders import aside, made, once, planned, recorded, settle
-from neuroevo.experiments.reopen import agreed, changed, of_genome, reopened, restored, searched
+from neuroevo.experiments.recorders import Recorder, Shrinking, aside, made, once, planned, settle
+from neuroevo.experiments.reopen import agreed, changed, reopened, restored, searched
 from neuroevo.experiments.signals import Signals, punctual
 from neuroevo.networks.backbones import Backbone
 from neuroevo.storage import checkpoint, claims, generations, rundir
@@ -44,7 +43,7 @@ def run(c: Config, out: str | None, stem: str, reporter: Reporter) -> Path:
         with started(ready, out, stem, reporter) as (folder, log):
             images = watched(reporter, signals)
             composed = compose.compose(*ready, images=images, log=log)
-            go(composed, composed.initial(), [], folder, signals, reporter, log)
+            go(composed, composed.initial(), [], folder=folder, signals=signals, observer=reporter, log=log)
     return folder
 
 
@@ -182,7 +181,8 @@ def resumed(folder: Path, change: Callable[[Config], Config], reporter: Reporter
                 log(f"{folder}: going on after generation {step.generation}")
             aside(folder, saved, log)
             same = c.record() == before.record()
-            go(composed, step, history, folder, signals, reporter, log, saved is not None and not same)
+            changed = saved is not None and not same
+            go(composed, step, history, folder=folder, signals=signals, observer=reporter, log=log, changed=changed)
     return folder
 
 
@@ -190,9 +190,10 @@ def go(
     run: Run,
     step: Step,
     history: checkpoint.History,
+    *,
     folder: Path,
     signals: Signals,
-    reporter: Reporter,
+    observer: Observer,
     log: Callable[[str], None],
     changed: bool = False,
 ) -> None:
@@ -200,30 +201,10 @@ def go(
 
     A config that has `changed` since the step's checkpoint is in a new one before the first generation is computed.
     """
-    c, rules, executions = run.config, run.rules(), run.supervised.executions
+    c, rules = run.config, run.rules()
     made(folder / rundir.CHECKPOINTS)
     rundir.cut_lineage(folder, step.generation, log)
-    attributes = {
-        "config": c.to_yaml(),
-        "seed": c.seed,
-        "device": str(run.device),
-        "layout": run.network.layout.to_json(),
-        "classes": json.dumps(run.network.classes),
-        **planned(executions),
-        "versions": json.dumps(versions()),
-        "features": run.features.digest(),
-        "data": json.dumps(run.data.record()),
-        "native": json.dumps(run.whole.native()),
-        "frozen": run.network.backbone.frozen,
-    }
-    beside = {
-        f"features/{key}": tensor
-        for key, tensor in (run.network.affine._asdict() if run.network.affine else {}).items()
-    }
-    beside |= {f"{checkpoint.KEPT}/{key}": tensor for key, tensor in run.keeps().items()}
-    tuned = rundir.newest(folder / rundir.TUNE, log)
-    beside |= {} if tuned is None else checkpoint.trials(tuned.path)
-    writer = Writer(folder / rundir.CHECKPOINTS, attributes, beside, c.checkpoint.keep)
+    writer = writer_of(run, folder, log)
     if step.generation == 0 and run.network.backbone.cut is not None:
         writer.submit(step, history)  # a plan that was measured is not measured again
 
@@ -232,80 +213,37 @@ def go(
 
     if step.stop is not None:
         begin()
-    problem = once(run.problem(), begin)
-    generations = loop.evolve(problem, run.algorithm, rules, step, device=run.home)
-
-    def after(step: Step) -> None:
-        rundir.extend_lineage(folder, step)
-        if executions.smaller:
-            plan, executions.smaller = executions.now, False
-            at_once = {"individuals": plan.individuals, "samples": plan.samples, "trained": plan.trained}
-            executions.changes.append({"generation": step.generation, **at_once, "micro": plan.micro})
-            log(f"generation {step.generation}: out of memory; from here on at a time: {at_once}")
-            writer.wait()
-            writer.attributes = attributes | planned(executions)
-
-    generations = punctual(generations, signals)
-    step = recorded(generations, step, history, folder, writer, c.checkpoint.every, rules, signals, reporter, after)
+    generations = loop.evolve(once(run.problem(), begin), run.algorithm, rules, step, device=run.home)
+    shrinking = Shrinking(run.supervised.executions, writer, log)
+    observers = Observers([shrinking, Recorder(folder, writer, history, every=c.checkpoint.every), observer])
+    step = watch(punctual(generations, signals), step, rules, observers, stop=lambda: signals.status is not None)
     if not step.generation:
         signals.check()
-    before = rundir.read_result(folder)
-    finished = step.stop is not None
-    record = c.record()
-    looks = sum(line["validation"] is not None for line in rundir.read_history(folder))
-    finite = math.isfinite(step.champion.validation[rules.metric])
-    warnings = caveats.of_champion(record, step.champion.generation, finite, looks)
-    rundir.write_champion(
-        folder,
-        run.network.fold(step.champion.genome),
-        {"backbone": c.backbone.name, "classes": run.network.classes, "genome": of_genome(step.champion)},
-    )
-    front = step.scores.objectives > 1
-    member = member_of(run.algorithm.candidates(step.state), step.champion) if front else None
-    kind, generation = step.champion.kind, step.champion.generation
-    champion: dict[str, Any] = {
-        "kind": kind,
-        "generation": generation,
-        "about": caveats.of_kind(kind, generation, record, member, step.generation if front else None),
-        **({"member": member} if front else {}),
-        "validation": step.champion.validation,
-    }
-    if finished:
-        tested = run.supervised.test(step.champion.genome, run.supervised.splits["test"])
-        champion["test"] = tested.scores
-        warnings += caveats.of_predictions(run.network.classes, tested.confusion.sum(0).tolist(), run.whole.noun)
-        rundir.write_confusion(folder, run.network.classes, tested.confusion)
-    else:
-        (folder / rundir.CONFUSION).unlink(missing_ok=True)  # of a champion before this one
-    for line in warnings:
-        log(f"{caveats.WARNING}{line}")
-    genes = run.network.layout.genes
-    before_it = [*caveats.of_config(record, genes), *inventory.absent(run.whole, run.supervised.splits)]
-    tuning = {} if tuned is None else rundir.read_result(folder / rundir.TUNE)
-    rundir.write_result(
-        folder,
-        {
-            "status": "finished" if finished else "interrupted",
-            "stop_reason": step.stop or signal.Signals((signals.status or 128) - 128).name,
-            "generations": step.generation,
-            "seed": c.seed,
-            "device": str(run.device),
-            "data": inventory.record(run.whole, run.supervised.splits),
-            "champion": champion,
-            "warnings": caveats.together(before_it, tuning.get("warnings", []), warnings),
-            "cost": {**step.cost.record(), "seconds": step.seconds},
-            "views": c.features.views if c.data.augment else None,
-            "plan_changes": executions.changes,
-            "test_scored": before.get("test_scored", 0) + finished,
-            "versions": versions(),
-            **({} if tuned is None else {"tuning": tuning}),
-        },
-    )
-    if not finished:
+    conclude(run, step, folder, stop_reason=step.stop or signals.name, log=log)
+    if step.stop is None:
         log(f"{folder}: interrupted after generation {step.generation}; go on with: neuroevo resume {folder}")
         signals.check()
 
 
-def member_of(front: Mapping[str, Tensor], champion: Champion) -> int | None:
-    """Return the number of a champion in a front {kind: genome}, None where it is no longer in it."""
-    return next((i for i, genome in enumerate(front.values()) if torch.equal(genome, champion.genome)), None)
+def writer_of(run: Run, folder: Path, log: Callable[[str], None]) -> Writer:
+    """Return who writes a run's checkpoints."""
+    c, network = run.config, run.network
+    attributes = {
+        "config": c.to_yaml(),
+        "seed": c.seed,
+        "device": str(run.device),
+        "layout": network.layout.to_json(),
+        "classes": json.dumps(network.classes),
+        **planned(run.supervised.executions),
+        "versions": json.dumps(versions()),
+        "features": run.features.digest(),
+        "data": json.dumps(run.data.record()),
+        "native": json.dumps(run.whole.native()),
+        "frozen": network.backbone.frozen,
+    }
+    affine = {} if network.affine is None else network.affine._asdict()
+    beside = {f"features/{key}": tensor for key, tensor in affine.items()}
+    beside |= {f"{checkpoint.KEPT}/{key}": tensor for key, tensor in run.keeps().items()}
+    tuned = rundir.newest(folder / rundir.TUNE, log)
+    beside |= {} if tuned is None else checkpoint.trials(tuned.path)
+    return Writer(folder / rundir.CHECKPOINTS, attributes, beside, c.checkpoint.keep)

@@ -14,6 +14,7 @@ from neuroevo.config import Config
 from neuroevo.engine import loop
 from neuroevo.engine.cost import Cost
 from neuroevo.engine.loop import Step
+from neuroevo.engine.observer import Observer, Observers, watch
 from neuroevo.engine.rng import Context
 from neuroevo.errors import InputError, Interrupted, RunError
 from neuroevo.experiments import blame, build, experiment, recorders, reopen
@@ -210,17 +211,12 @@ def search(
 
     problem = recorders.once(tuner.problem(), settle)
     run = until_exhausted(loop.evolve(problem, algorithm, rules, step, device=HOME))
-    last = step
-
-    def after(step: Step) -> None:
-        nonlocal last
-        last = step
-        tuner.write(step)
-
+    table, recorder = Table(tuner, step), recorders.Recorder(folder, writer, history, every=1, lineage=False)
+    observers = Observers([table, recorder, reporter])
     try:
-        step = recorders.recorded(run, step, history, folder, writer, 1, rules, signals, reporter, after)
+        step = watch(run, step, rules, observers, stop=lambda: signals.status is not None)
     except Interrupted:  # within an iteration
-        step = last
+        step = table.last
     finished = step.stop is not None
     reason = step.stop or signals.name
     rundir.write_result(folder, tuner.result(step, reason, str(tuner.ready.device)))
@@ -231,6 +227,18 @@ def search(
     if tuner.best(step.state.trials) is None:
         raise no_winner(folder)
     tuner.trainer.clear()
+
+
+class Table(Observer):
+    """Writes the table of trials after each iteration, and knows the last."""
+
+    def __init__(self, tuner: Tuner, start: Step) -> None:
+        self.tuner, self.last = tuner, start
+
+    def generation(self, step: Step) -> None:
+        """Write the table."""
+        self.last = step
+        self.tuner.write(step)
 
 
 def no_winner(folder: Path) -> RunError:
