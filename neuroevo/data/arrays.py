@@ -242,7 +242,7 @@ class Source:
             self.refuse(f": {name} has a name that is not UTF-8")
         return values
 
-    def given_classes(self) -> tuple[str, ...] | None:
+    def class_names(self) -> tuple[str, ...] | None:
         """Return the names that `classes` gives, None where it isn't there."""
         if "classes" not in self.names:
             return None
@@ -258,7 +258,7 @@ class Source:
     def classes(self, n: int, y: Array) -> tuple[tuple[str, ...], npt.NDArray[np.int64]]:
         """Return the names of the classes, and each sample's as a place among them."""
         values, places = self.names_of(n, y)
-        given = self.given_classes()
+        given = self.class_names()
         if given is not None:
             found = self._place(values, given, by_name=values.dtype.kind == "U")
             names = given
@@ -289,7 +289,7 @@ class Source:
         Whole numbers without names are the run's labels where it has classes of such names, else its classes' places.
         """
         values, places = self.names_of(n, y)
-        given = self.given_classes()
+        given = self.class_names()
         if given is not None:
             own = self._place(values, given, by_name=values.dtype.kind == "U")
             values = np.array([given[i] for i in own.tolist()])

@@ -97,7 +97,7 @@ def arrays(*, file: str) -> Dataset:
     return _of_table(read(file))
 
 
-def labelled_arrays(file: str, classes: tuple[str, ...]) -> Dataset:
+def arrays_of_classes(file: str, classes: tuple[str, ...]) -> Dataset:
     """Return the samples of an .npz file by the classes of a run; InputError for other classes."""
     return _of_table(read_labelled(file, classes))
 

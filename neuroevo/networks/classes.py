@@ -29,13 +29,13 @@ class Match(NamedTuple):
     dropped: Classes  # of the file alone
 
     @property
-    def moved(self) -> int:
+    def moves(self) -> int:
         """Number of classes that file and run have at different places."""
         return sum(row not in (-1, place) for place, row in enumerate(self.rows))
 
     def __str__(self) -> str:
         kept = len(self.rows) - len(self.new)
-        text = f"{kept} kept" + (f" ({self.moved} at another place)" if self.moved else "")
+        text = f"{kept} kept" + (f" ({self.moves} at another place)" if self.moves else "")
         text += f", new: {few(self.new)}" if self.new else ""
         return text + (f", dropped: {few(self.dropped)}" if self.dropped else "")
 
