@@ -60,7 +60,7 @@ class Vectors:
 
 
 class Table(NamedTuple):
-    """What there is in a file."""
+    """The contents of a file."""
 
     classes: tuple[str, ...]
     images: Vectors | Arrays
@@ -99,7 +99,7 @@ def read_labelled(file: str, classes: Sequence[str]) -> Table:
 
 
 class Source:
-    """A file, and what is said of it."""
+    """A file, and the notes about it."""
 
     def __init__(self, file: str) -> None:
         self.file = file
@@ -284,7 +284,7 @@ class Source:
         return values.astype(np.int64)
 
     def labels(self, n: int, y: Array, classes: Sequence[str]) -> npt.NDArray[np.int64]:
-        """Return each sample's place among a run's classes: by the file's names of them, or by what `y` itself says.
+        """Return each sample's place among a run's classes: by the file's names of classes, or by `y` itself.
 
         Whole numbers without names are the run's labels where it has classes of such names, else its classes' places.
         """
@@ -337,5 +337,5 @@ def _few(names: Sequence[str], shown: int = SHOWN) -> str:
 
 
 def noun(images: object) -> str:
-    """Return what the samples of a data set are called."""
+    """Return the noun for the samples of a data set."""
     return "samples" if isinstance(images, Vectors) else "images"

@@ -37,7 +37,7 @@ class Dataset:
 
     @property
     def noun(self) -> str:
-        """What the samples are called."""
+        """The noun for the samples."""
         return noun_(self.images)
 
     def native(self) -> Native:

@@ -1,4 +1,4 @@
-"""What gradient steps draw: batches, partners for mixup, dropout."""
+"""Random draws of gradient steps: batches, partners for mixup, dropout."""
 
 from collections.abc import Callable, Iterator
 
@@ -14,7 +14,7 @@ Batch = tuple[Tensor, Tensor, Tensor | None, float]
 
 
 class Draws:
-    """What a generation's gradient steps draw: batches, mixup, dropout. None of it depends on slices."""
+    """The draws of a generation's gradient steps: batches, mixup, dropout. None of it depends on slices."""
 
     def __init__(self, task: Task, s: Settings, size: int, n: int, context: Context) -> None:
         self.task, self.s, self.size, self.context = task, s, size, context
@@ -65,7 +65,7 @@ class Draws:
         return features, targets, partners, share
 
     def dropout(self, rate: Tensor | None, individuals: Tensor, step: int) -> Callable[[slice], Drop]:
-        """Return what Dropout layers do in this step to a part of the batch.
+        """Return the dropout in this step of a part of the batch.
 
         Each individual's masks are from a stream of its own.
         """

@@ -31,7 +31,7 @@ CPU_SLICE = 2**22  # genes in a slice of individuals, measured best; of heads of
 def refiner(
     task: Task, optimizer: Optimizer, settings: Settings, given: Collection[str] = ()
 ) -> tuple[Refine, Learning]:
-    """Return the gradient part of a generation, and what it takes.
+    """Return the gradient part of a generation, and its cost.
 
     Hyperparameters that are ranges, and those named in `given`, are traits [n]; the latter are brought along and stay.
     A trait `stream` [n] says whose random numbers an individual has, where that isn't by its row.
@@ -171,7 +171,7 @@ def refiner(
 
 
 def training_cost(n: int, share: float, steps: int, size: int) -> Cost:
-    """Return what gradient steps of a share of n genomes take, on batches of so many samples."""
+    """Return the cost of gradient steps of a share of n genomes, on batches of so many samples."""
     samples = round(share * n) * steps * size
     return Cost(forward=samples, backward=samples)
 

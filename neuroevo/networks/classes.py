@@ -1,4 +1,4 @@
-"""Classes by name: what a file has of a class goes to where a run has the class.
+"""Classes by name: the rows that a file has of a class go to the place where a run has the class.
 
 The rows of an output layer are its classes'. Those that file and run share keep their weights, wherever they stand;
 what the run lacks is dropped. A class that is new must not take predictions from those that are known before anything
@@ -22,7 +22,7 @@ NAMED = 5  # classes in a line
 
 
 class Match(NamedTuple):
-    """Which class of a file is which of a run."""
+    """The row in a file of each class of a run."""
 
     rows: tuple[int, ...]  # of each of the run's classes: its row in the file, -1 where it is new
     new: Classes  # of the run alone

@@ -207,7 +207,7 @@ CLOSE = 1e-3  # of the largest logit: a difference that rounding may make
 def _difference(
     forward: Forward, head: nn.Module, prefix: str, sizes: tuple[int, int | None], again: nn.Module
 ) -> str | None:
-    """Return how `forward` differs from what the module `again` gives alone, or None where it doesn't.
+    """Return the difference in words of `forward` from the module `again` alone, or None where there is none.
 
     The weights are random, around the head's own; InputError where the module itself is of no use.
     """

@@ -43,7 +43,7 @@ History = list[dict[str, float | None]]
 
 
 class Front(NamedTuple):
-    """The individuals of a generation whom nobody dominates, the best by the first objective first."""
+    """The individuals of a generation that no other dominates, the best by the first objective first."""
 
     genomes: Tensor  # [k, g]
     fitness: Tensor  # [k, m] float64, a column an objective, higher is better
@@ -51,7 +51,7 @@ class Front(NamedTuple):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint holds, but for the algorithm's state: that is read into a template, by `state`."""
+    """The content of a checkpoint, but for the algorithm's state: that is read into a template, by `state`."""
 
     path: Path
     config: str  # YAML

@@ -1,4 +1,4 @@
-"""Which files in a folder are checkpoints: those with a generation in their name, the newest with the highest."""
+"""Files in a folder that are checkpoints: they have a generation in their name, the newest the highest."""
 
 import os
 import re

@@ -97,7 +97,7 @@ def replace(path: Path, content: bytes) -> None:
 
 
 def write_error(path: Path, error: OSError) -> RunError:
-    """Return what a run ends with when a file can't be written."""
+    """Return the error that a run ends with when a file can't be written."""
     return RunError(f"{path}: not written ({error.strerror or error})")
 
 
@@ -125,7 +125,7 @@ def dumps(value: Any, indent: int | None = None) -> str:
 
 
 def loads(text: bytes) -> Any:
-    """Return what JSON holds, null for a number that isn't finite; ValueError where it is none."""
+    """Return the value of JSON, null for a number that isn't finite; ValueError where it is none."""
     try:
         return json.loads(text.decode(), parse_constant=lambda name: None)
     except RecursionError:
@@ -133,7 +133,7 @@ def loads(text: bytes) -> Any:
 
 
 def content(path: Path, note: Note = silent) -> bytes:
-    """Return what a file holds, nothing where there is none or it can't be read."""
+    """Return the bytes of a file, none where there is no file or it can't be read."""
     try:
         return path.read_bytes()
     except FileNotFoundError:
@@ -207,7 +207,7 @@ def newest(folder: Path, note: Note = silent) -> checkpoint.Checkpoint | None:
 
 
 def cut_lineage(folder: Path, generation: int, note: Note = silent) -> None:
-    """Take from the lineage what comes after a generation, and what is damaged."""
+    """Take from the lineage the lines after a generation, and those that are damaged."""
     if (folder / LINEAGE).exists():
         lines = read_lines(folder / LINEAGE, note, of_lineage)
         kept = [line for line in lines if line["generation"] <= generation]
