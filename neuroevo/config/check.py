@@ -120,7 +120,7 @@ def check(raw: Mapping[str, Any]) -> Config:
 
 
 def _metrics(fitness: dict[str, Any]) -> tuple[tuple[Part, ...], Part | None]:
-    """Take the metrics out of the section of fitness: one or many objectives, and the metric that breaks ties of one."""
+    """Take the metrics out of the section of fitness: one or many objectives, and the metric for ties of one."""
     ties, many = fitness.pop("ties", None), fitness.pop("metrics", None)
     if many is None:
         one = part("metric", fitness.pop("metric", "cross_entropy"), "fitness.metric")
