@@ -26,6 +26,7 @@ from neuroevo.data.datasets import Dataset
 from neuroevo.data.samples import Features
 from neuroevo.engine.cost import Cost
 from neuroevo.engine.rng import Context
+from neuroevo.errors import ignore
 from neuroevo.experiments import build, compose, costs, experiment, sizes, starts
 from neuroevo.experiments.compose import Experiment
 from neuroevo.experiments.experiment import Ready
@@ -193,7 +194,7 @@ class Forecaster:
                 if file.exists():
                     every, scale = timed(
                         cached.device,
-                        lambda: scaling(c, backbone, cached, train, {}, components.unsaid),
+                        lambda: scaling(c, backbone, cached, train, {}, ignore),
                     )  # fmt: skip
                     return scale, 0.0, every, False
             n = count
@@ -280,9 +281,7 @@ class Sparing(Trainer):
     """Begins trials without computing features, and says what they would take."""
 
     def __init__(self, forecaster: Forecaster, tuner: Tuner) -> None:
-        super().__init__(
-            forecaster.ready, tuner.folder, tuner.merit, lambda done, total: None, components.unsaid, Signals()
-        )
+        super().__init__(forecaster.ready, tuner.folder, tuner.merit, lambda done, total: None, ignore, Signals())
         self.forecaster = forecaster
         self.to_come: list[float] = []  # seconds of features of each kind
         self.reading = 0.0
@@ -314,7 +313,7 @@ def search(forecaster: Forecaster) -> Search:
     """Foretell a search of hyperparameters and the final run after it."""
     ready, c = forecaster.ready, forecaster.ready.config
     assert c.tune is not None
-    tuner = Tuner(ready, Path(), lambda done, total: None, components.unsaid)
+    tuner = Tuner(ready, Path(), lambda done, total: None, ignore)
     trainer, algorithm = Sparing(forecaster, tuner), tuner.algorithm()
     context = Context(c.seed, 1, 0.0, HOME, tuner.layout)
     population = algorithm.ask(tuner.initial().state, context)

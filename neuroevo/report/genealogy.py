@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import torch
 
 from neuroevo.engine import pareto
+from neuroevo.errors import ignore
 from neuroevo.search.algorithms.ga import averaged
 from neuroevo.storage import records, rundir
 from neuroevo.storage.checkpoint import FRONT
@@ -43,7 +44,7 @@ class Generation(NamedTuple):
 Lineage = dict[int, Generation]
 
 
-def read(folder: Path, note: rundir.Note = rundir.silent) -> Lineage:
+def read(folder: Path, note: rundir.Note = ignore) -> Lineage:
     """Return a run's lineage by generation; empty where there is none. Damaged generations are left out."""
     path = folder / rundir.LINEAGE
     lines = rundir.read_lines(path, note, records.of_lineage)

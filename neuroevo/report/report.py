@@ -6,7 +6,7 @@ Each picture is there as PNG, beside the CSV of its numbers. What is still going
 import os
 from pathlib import Path
 
-from neuroevo.errors import InputError
+from neuroevo.errors import InputError, ignore
 from neuroevo.report.benchpage import bench_page
 from neuroevo.report.runpage import run_page
 from neuroevo.storage import rundir
@@ -14,7 +14,7 @@ from neuroevo.storage import rundir
 PAGE, PLOTS = rundir.PAGE, rundir.PLOTS
 
 
-def report(folder: str, note: rundir.Note = rundir.silent) -> Path:
+def report(folder: str, note: rundir.Note = ignore) -> Path:
     """Write the page of a run or of a bench, and its plots; return the page's path.
 
     What is damaged in the folder is left out, and `note` is told. InputError where neither is there, or nothing is
@@ -34,7 +34,7 @@ def existing(folder: str) -> Path:
     return path if (path / rundir.BENCH).is_file() else rundir.find(folder)
 
 
-def render(folder: Path, pictures: Path | None, refresh: int | None = None, note: rundir.Note = rundir.silent) -> str:
+def render(folder: Path, pictures: Path | None, refresh: int | None = None, note: rundir.Note = ignore) -> str:
     """Return a folder's page; its plots are written under `pictures`, if that is given.
 
     InputError where nothing is recorded yet. With `refresh` the page loads itself again after so many seconds.

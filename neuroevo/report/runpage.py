@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from neuroevo import caveats, config
-from neuroevo.errors import InputError, printable
+from neuroevo.errors import InputError, ignore, printable
 from neuroevo.problems.metric import LOWER_IS_BETTER, reported
 from neuroevo.report import figures, genealogy, page, plots_of_runs, plots_of_searches
 from neuroevo.report.figures import Plot, words
@@ -71,7 +71,7 @@ def named(metric: Any) -> str:
     return str(metric["name"] if isinstance(metric, dict) else metric)
 
 
-def read(folder: Path, note: Note = rundir.silent, compare: bool = False) -> Run:
+def read(folder: Path, note: Note = ignore, compare: bool = False) -> Run:
     """Read what there is of a run; `note` is told what is damaged. To `compare` with the checkpoint takes longer.
 
     InputError where its config is damaged, and there is no checkpoint that has it, too.
@@ -116,7 +116,7 @@ def of_config(given: Any) -> bool:
     return is_metric(given["validate"].get("metric")) and isinstance(many, list) and all(map(is_metric, many))
 
 
-def run_page(folder: Path, pictures: Path | None, refresh: int | None = None, note: Note = rundir.silent) -> str:
+def run_page(folder: Path, pictures: Path | None, refresh: int | None = None, note: Note = ignore) -> str:
     """Return a run's page; its plots are written under `pictures`, if that is given.
 
     InputError where no generation is recorded. With `refresh` the page loads itself again after so many seconds. What
@@ -327,7 +327,7 @@ def made(run: Run) -> list[str]:
     ]
 
 
-def read_trials(folder: Path, note: Note = rundir.silent) -> Trials | None:
+def read_trials(folder: Path, note: Note = ignore) -> Trials | None:
     """Return the trials of a search of hyperparameters, or None where there was none, or they are damaged."""
     path, searched = folder / rundir.TRIALS, folder / rundir.TUNE
     if not path.exists():

@@ -18,7 +18,7 @@ from typing import Any
 from torch import Tensor
 
 from neuroevo.engine.loop import Step
-from neuroevo.errors import InputError, RunError, printable
+from neuroevo.errors import InputError, RunError, ignore, printable
 from neuroevo.networks.weightfiles import seal
 from neuroevo.storage import checkpoint, generations
 from neuroevo.storage.checkpoint import History
@@ -51,10 +51,6 @@ COMMAND = "command: "  # begins the log's line, after the time, of each command 
 FEW = 2  # parents: with more, often everybody, there is nothing to draw
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # a spreadsheet runs a cell that begins so
 Note = Callable[[str], None]
-
-
-def silent(line: str) -> None:
-    """Say nothing."""
 
 
 def find(folder: str) -> Path:
@@ -132,7 +128,7 @@ def loads(text: bytes) -> Any:
         raise ValueError("nested too deep") from None
 
 
-def content(path: Path, note: Note = silent) -> bytes:
+def content(path: Path, note: Note = ignore) -> bytes:
     """Return the bytes of a file, none where there is no file or it can't be read."""
     try:
         return path.read_bytes()
@@ -149,7 +145,7 @@ def write_history(folder: Path, history: History) -> None:
 
 
 def read_lines(
-    path: Path, note: Note = silent, right: Callable[[dict[str, Any]], bool] = lambda line: True
+    path: Path, note: Note = ignore, right: Callable[[dict[str, Any]], bool] = lambda line: True
 ) -> list[dict[str, Any]]:
     """Return the lines of a JSON Lines file, [] where there is none; a last one that is only half written is left out.
 
@@ -173,7 +169,7 @@ def read_lines(
 
 
 def read_history(
-    folder: Path, note: Note = silent, compare: checkpoint.Checkpoint | None = None
+    folder: Path, note: Note = ignore, compare: checkpoint.Checkpoint | None = None
 ) -> list[dict[str, Any]]:
     """Return a run's history, one line a generation.
 
@@ -197,7 +193,7 @@ def read_history(
     return [lines[generation] for generation in sorted(lines)]
 
 
-def newest(folder: Path, note: Note = silent) -> checkpoint.Checkpoint | None:
+def newest(folder: Path, note: Note = ignore) -> checkpoint.Checkpoint | None:
     """Return a run's newest good checkpoint; None where there is none, of which `note` is told if some are damaged."""
     try:
         return checkpoint.newest(folder / CHECKPOINTS, note)
@@ -206,7 +202,7 @@ def newest(folder: Path, note: Note = silent) -> checkpoint.Checkpoint | None:
         return None
 
 
-def cut_lineage(folder: Path, generation: int, note: Note = silent) -> None:
+def cut_lineage(folder: Path, generation: int, note: Note = ignore) -> None:
     """Take from the lineage the lines after a generation, and those that are damaged."""
     if (folder / LINEAGE).exists():
         lines = read_lines(folder / LINEAGE, note, of_lineage)
@@ -245,7 +241,7 @@ def write_confusion(folder: Path, classes: Sequence[str], counts: Tensor) -> Non
     replace(folder / CONFUSION, text.getvalue().encode())
 
 
-def read_confusion(folder: Path, note: Note = silent) -> tuple[list[str], list[list[int]]] | None:
+def read_confusion(folder: Path, note: Note = ignore) -> tuple[list[str], list[list[int]]] | None:
     """Return the classes and counts [C][C] of a confusion matrix, or None where there is none."""
     path = folder / CONFUSION
     if not path.exists():
@@ -296,7 +292,7 @@ def checksum(result: Mapping[str, Any]) -> str:
     return sha256(dumps(timeless(result)).encode()).hexdigest()
 
 
-def read_result(folder: Path, note: Note = silent) -> dict[str, Any]:
+def read_result(folder: Path, note: Note = ignore) -> dict[str, Any]:
     """Return the result, empty where there is none yet, or a damaged one."""
     path = folder / RESULT
     if not path.exists():

@@ -29,7 +29,7 @@ from neuroevo.engine.loop import Champion, Rules, Step
 from neuroevo.engine.problem import Problem
 from neuroevo.engine.rng import Context
 from neuroevo.engine.scores import Scores
-from neuroevo.errors import InputError, Interrupted, RunError
+from neuroevo.errors import InputError, Interrupted, RunError, ignore
 from neuroevo.experiments import blame, build, compose, experiment, recorders, reopen
 from neuroevo.experiments.experiment import Ready
 from neuroevo.experiments.log import Reporter, logged, versions, watched
@@ -396,7 +396,7 @@ def stage(folder: Path, log: Callable[[str], None]) -> Stage | None:
 def resume(run_dir: str, sets: list[str], reporter: Reporter) -> Path:
     """Go on with a run, a search of hyperparameters or the final run after one."""
     folder = rundir.find(run_dir)
-    searched = stage(folder, rundir.silent)  # whoever goes on says what is damaged
+    searched = stage(folder, ignore)  # whoever goes on says what is damaged
     if searched is None or searched.over:
         return experiment.resume(run_dir, sets, reporter)
     for text in sets:
