@@ -27,7 +27,7 @@ from neuroevo.errors import InputError, RunError
 from neuroevo.experiments import build, costs, experiment, log
 from neuroevo.experiments.log import Reporter
 from neuroevo.problems.metric import LOWER_IS_BETTER
-from neuroevo.storage import claims, records, rundir
+from neuroevo.storage import claims, files, records, rundir
 from neuroevo.tuning import tune
 
 
@@ -207,7 +207,7 @@ def own_budget(c: Config, given: Given) -> int:
 
 def finished(folder: Path, bench: Bench, tasks: list[Task], reporter: Reporter) -> Path:
     """Do what is left of a benchmark, keeping its tables up to date, and write its page; raise what runs failed by."""
-    rundir.replace(folder / rundir.BENCH, config.dump(bench.record()).encode())
+    files.replace(folder / rundir.BENCH, config.dump(bench.record()).encode())
     left = [task for task in tasks if not done(task)]
     if len(left) < len(tasks):
         reporter.note(f"{folder}: {len(tasks) - len(left)} of {len(tasks)} runs are finished")

@@ -16,7 +16,7 @@ from neuroevo.errors import RunError
 from neuroevo.experiments.compose import Experiment
 from neuroevo.experiments.log import Reporter
 from neuroevo.experiments.signals import Signals
-from neuroevo.storage import checkpoint, generations, rundir
+from neuroevo.storage import checkpoint, files, generations, rundir
 from neuroevo.storage.writer import Writer
 
 
@@ -40,8 +40,8 @@ def settle(c: Config, folder: Path, writer: Writer, step: Step, history: checkpo
         writer.submit(step, history)
         writer.wait()
     text = c.to_yaml().encode()
-    if rundir.content(folder / rundir.CONFIG) != text:
-        rundir.replace(folder / rundir.CONFIG, text)
+    if files.content(folder / rundir.CONFIG) != text:
+        files.replace(folder / rundir.CONFIG, text)
 
 
 def once(problem: Problem, first: Callable[[], None]) -> Problem:
@@ -70,7 +70,7 @@ def recorded(
         with open(folder / rundir.HISTORY, "ab", buffering=0) as lines:
             for step in run:
                 history.append(step.record)
-                rundir.append(lines, rundir.dumps(step.record) + "\n")
+                files.append(lines, files.dumps(step.record) + "\n")
                 after(step)
                 interrupted = signals.status is not None and step.stop is None
                 if step.generation % every == 0 or step.stop or interrupted:

@@ -20,8 +20,8 @@ from neuroevo.report import figures, page, plots_of_benches, plots_of_runs
 from neuroevo.report.figures import Plot, words
 from neuroevo.report.plots_of_benches import Interval, Point
 from neuroevo.report.runpage import Run, descended, front, on_test, over_generations, read, short, shown, warnings
-from neuroevo.storage import records, rundir
-from neuroevo.storage.rundir import Note
+from neuroevo.storage import files, records, rundir
+from neuroevo.storage.files import Note
 
 Row = dict[str, str]
 LARGEST = 1e300  # of a table's numbers
@@ -82,7 +82,7 @@ def table(path: Path, note: Note = ignore) -> list[Row]:
 
     So are damaged rows: those with other cells than the table has columns, or with text where it has numbers.
     """
-    text = rundir.content(path, note).rpartition(b"\n")[0].decode(errors="replace")
+    text = files.content(path, note).rpartition(b"\n")[0].decode(errors="replace")
     try:
         rows = list(csv.DictReader(text.splitlines()))
     except csv.Error:

@@ -17,8 +17,8 @@ from neuroevo.problems.metric import LOWER_IS_BETTER, reported
 from neuroevo.report import figures, genealogy, page, plots_of_runs, plots_of_searches
 from neuroevo.report.figures import Plot, words
 from neuroevo.report.plots_of_searches import Axis, Trials
-from neuroevo.storage import checkpoint, rundir
-from neuroevo.storage.rundir import Note
+from neuroevo.storage import checkpoint, files, rundir
+from neuroevo.storage.files import Note
 
 COST = ("generation", "forward_samples", "backward_samples", "seconds")
 FITNESS = ("fitness_best", "fitness_mean", "fitness_std")
@@ -342,7 +342,7 @@ def read_trials(folder: Path, note: Note = ignore) -> Trials | None:
 def _trials(path: Path, given: dict[str, Any]) -> Trials:
     """Return the trials in a file, of a search with a config."""
     metric = named(given["validate"]["metric"])
-    rows = list(csv.DictReader(io.StringIO(rundir.content(path).decode(), newline="")))
+    rows = list(csv.DictReader(io.StringIO(files.content(path).decode(), newline="")))
     if not rows:
         raise ValueError("no trial")
     if [row.get("trial", str(i)) for i, row in enumerate(rows)] != [str(i) for i in range(len(rows))]:

@@ -35,7 +35,7 @@ from neuroevo.experiments.experiment import Ready
 from neuroevo.experiments.log import Reporter, logged, versions, watched
 from neuroevo.experiments.signals import Signals
 from neuroevo.problems.metric import LOWER_IS_BETTER
-from neuroevo.storage import checkpoint, claims, generations, rundir
+from neuroevo.storage import checkpoint, claims, files, generations, rundir
 from neuroevo.storage.writer import Writer
 from neuroevo.tuning import trials
 from neuroevo.tuning.trials import Trainer
@@ -173,11 +173,11 @@ class Search:
 
     def write(self, step: Step) -> None:
         """Write the table of trials, and the config with the best of them."""
-        rundir.replace(self.folder / rundir.TRIALS, self.table(step.state.trials).encode())
+        files.replace(self.folder / rundir.TRIALS, self.table(step.state.trials).encode())
         best = self.best(step.state.trials)
         if best is not None:
             settings = self.space.settings(step.state.trials.positions[best].tolist())
-            rundir.replace(self.folder / rundir.BEST, self.config.trial(settings).to_yaml().encode())
+            files.replace(self.folder / rundir.BEST, self.config.trial(settings).to_yaml().encode())
 
     def table(self, trials: Trials) -> str:
         """Return the trials as CSV: what each set, how long it was trained, its validation, what it took."""
@@ -431,8 +431,8 @@ def resumed(folder: Path, change: Callable[[Config], Config], reporter: Reporter
             rundir.write_history(where, saved.history)
             if not any(rundir.read_result(place, log) for place in (folder, folder / rundir.TUNE)):
                 rundir.write_result(where, own.result(last, str(last.stop), saved.device))
-            if rundir.content(folder / rundir.CONFIG) != text:
-                rundir.replace(folder / rundir.CONFIG, text)
+            if files.content(folder / rundir.CONFIG) != text:
+                files.replace(folder / rundir.CONFIG, text)
         else:
             with blame.on_users(c, log.keep):
                 ready = experiment.prepared(c if saved is None else reopen.found(c, log), log)
@@ -528,6 +528,6 @@ def final(folder: Path, c: Config, reporter: Reporter) -> Path:
             if left < 1:
                 raise InputError("budget.samples: the search took them all; see tune.budget and tune.included")
             best = replace(best, budget=best.budget.model_copy(update={"samples": left}))
-        rundir.replace(moved / rundir.CONFIG, c.to_yaml().encode())
-        rundir.replace(folder / rundir.CONFIG, best.to_yaml().encode())
+        files.replace(moved / rundir.CONFIG, c.to_yaml().encode())
+        files.replace(folder / rundir.CONFIG, best.to_yaml().encode())
     return experiment.resume(str(folder), [], reporter)
