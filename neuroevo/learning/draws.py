@@ -79,17 +79,10 @@ class Draws:
                 if not bool(p.any()):
                     return x
                 context = self.context._replace(device=x.device)
-                u = torch.stack(
-                    [
-                        torch.rand(
-                            x.shape[1],
-                            self.size,
-                            device=x.device,
-                            generator=context.generator(f"refine/dropout/{step}/{layer[0]}/{i}"),
-                        )
-                        for i in individuals.tolist()
-                    ]
-                )
+                streams = [f"refine/dropout/{step}/{layer[0]}/{i}" for i in individuals.tolist()]
+                shape = x.shape[1], self.size
+                draws = [torch.rand(shape, device=x.device, generator=context.generator(name)) for name in streams]
+                u = torch.stack(draws)
                 keep = 1 - p.view(-1, 1, 1)
                 return x * (u[..., part] < keep) / keep
 
