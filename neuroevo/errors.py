@@ -79,3 +79,7 @@ def printable(text: str) -> str:
         return match[0].encode("unicode_escape").decode()
 
     return UNSAFE.sub(escape, text)
+
+
+def ignore(line: str) -> None:
+    """Say nothing of a line, where nobody asked to be told."""

@@ -17,7 +17,7 @@ from neuroevo.engine.loop import Rules, Step
 from neuroevo.experiments import experiment
 from neuroevo.forecast import forecaster
 from neuroevo.networks import backbones
-from neuroevo.storage import rundir
+from neuroevo.storage import files, rundir
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
@@ -136,7 +136,7 @@ def make_bench(folder: Path) -> Path:
                 **cost,
             })  # fmt: skip
             best = 0.0
-            for line in rundir.read_lines(at / "history.jsonl"):
+            for line in files.read_lines(at / "history.jsonl"):
                 if line["validation"] is not None:
                     best = max(best, line["validation"])
                     samples = line["forward_samples"] + 2 * line["backward_samples"]

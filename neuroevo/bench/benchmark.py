@@ -28,7 +28,7 @@ from neuroevo.experiments import build, costs, experiment, log
 from neuroevo.experiments.log import Reporter
 from neuroevo.experiments.signals import Signals
 from neuroevo.problems.metric import LOWER_IS_BETTER
-from neuroevo.storage import claims, records, rundir
+from neuroevo.storage import claims, files, records, rundir
 from neuroevo.tuning import tune
 
 POINT = ("generation", "samples", "seconds", "validation")  # columns of curves.csv beside the run's
@@ -225,7 +225,7 @@ def own_budget(c: Config, given: Given) -> int:
 
 def complete(folder: Path, bench: Bench, tasks: list[Task], reporter: Reporter, signals: Signals) -> Path:
     """Do what is left of a benchmark, keeping its tables up to date, and write its page; raise what runs failed by."""
-    rundir.replace(folder / rundir.BENCH, config.dump(bench.record()).encode())
+    files.replace(folder / rundir.BENCH, config.dump(bench.record()).encode())
     left = [task for task in tasks if not is_done(task)]
     if len(left) < len(tasks):
         reporter.note(f"{folder}: {len(tasks) - len(left)} of {len(tasks)} runs are finished")

@@ -14,7 +14,7 @@ from neuroevo.bench import statistics
 from neuroevo.bench.statistics import Estimate
 from neuroevo.bench.tasks import COSTS, SHARES, Task, is_done, real
 from neuroevo.problems.metric import LOWER_IS_BETTER
-from neuroevo.storage import rundir
+from neuroevo.storage import files, rundir
 
 
 class Found(NamedTuple):
@@ -92,7 +92,7 @@ def table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
         writer.writeheader()
         writer.writerows({key: "" if value != value else value for key, value in row.items()} for row in rows)
-    rundir.replace(path, file.getvalue().encode())
+    files.replace(path, file.getvalue().encode())
 
 
 def scores(arm: str, column: str, found: Sequence[Found], tasks: Sequence[Task]) -> statistics.Scores:

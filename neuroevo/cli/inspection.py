@@ -27,7 +27,7 @@ from neuroevo.forecast.search import estimate_search
 from neuroevo.forecast.seconds import breakdown, duration
 from neuroevo.networks import heads
 from neuroevo.problems.metric import reported
-from neuroevo.storage import checkpoint, generations, hdf5, records, rundir
+from neuroevo.storage import checkpoint, files, generations, hdf5, records, rundir
 from neuroevo.tuning import trials
 
 Rows = list[tuple[str, str]]
@@ -43,7 +43,7 @@ def describe(path: str) -> tuple[str, Rows]:
             raise InputError(f"{path}: no checkpoint yet")
         result = rundir.read_result(folder, bad.append)
         rundir.read_history(folder, bad.append, compare=saved)
-        rundir.read_lines(folder / rundir.LINEAGE, bad.append, records.of_lineage)
+        files.read_lines(folder / rundir.LINEAGE, bad.append, records.of_lineage)
         rundir.read_confusion(folder, bad.append)
         rows: Rows = [
             ("status", f"{result.get('status', 'unfinished')} ({result.get('stop_reason', 'no result yet')})")

@@ -1,4 +1,4 @@
-"""A raw config becomes a checked one: defaults that depend on others, and what goes together."""
+"""A raw config becomes a checked one: defaults that depend on others, and keys that go together."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -122,7 +122,7 @@ def check(raw: Mapping[str, Any]) -> Config:
 
 
 def _metrics(fitness: dict[str, Any]) -> tuple[tuple[Part, ...], Part | None]:
-    """Take the metrics out of the section of fitness: one or many objectives, and what breaks ties of one."""
+    """Take the metrics out of the section of fitness: one or many objectives, and the metric for ties of one."""
     ties, many = fitness.pop("ties", None), fitness.pop("metrics", None)
     if many is None:
         one = part("metric", fitness.pop("metric", "cross_entropy"), "fitness.metric")
@@ -142,7 +142,7 @@ def _metrics(fitness: dict[str, Any]) -> tuple[tuple[Part, ...], Part | None]:
 
 
 def _genetic(given: dict[str, Any], many: bool, levels: bool) -> dict[str, Any]:
-    """Fill in what selects in a genetic algorithm, where the config doesn't say; with levels also what varies them.
+    """Fill in the operators of a genetic algorithm that the config leaves out: selection, with levels also variation.
 
     With many objectives half of each population are survivors.
     """
@@ -178,7 +178,7 @@ def _compatible(metrics: dict[str, Part]) -> None:
 
 
 def _check_levels(levels: str, features: Features, backbone: Backbone, refine: object, mutation: object) -> None:
-    """Check what goes together with levels; InputError where something doesn't."""
+    """Check the keys that go together with levels; InputError names one that doesn't."""
     for key in ("standardise", "components", "whitening"):
         if key in features.model_fields_set and getattr(features, key):
             raise InputError(
@@ -194,7 +194,7 @@ def _check_levels(levels: str, features: Features, backbone: Backbone, refine: o
 
 
 def _fill_projection(features: Features, bare: bool, levels: bool) -> Features:
-    """Fill in what a projection does by default; `bare`: features are needed as they are, `levels`: on no scale."""
+    """Fill in the defaults of a projection; `bare`: features are needed as they are, `levels`: on no scale."""
     standardise = features.standardise and not levels
     bare = bare or not standardise
     components = None if bare and "components" not in features.model_fields_set else features.components

@@ -1,4 +1,4 @@
-"""What a user asks for now is also held to: no key without effect, and nothing that spoils a search."""
+"""Checks of a config that a user asks for now: no key without effect, and none that spoils a search."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -48,7 +48,7 @@ def demand(
 
 
 def check_sense(c: Config) -> None:
-    """See that what a user asks for isn't spoilt by what doesn't go together; InputError names the key."""
+    """See that no key of a config spoils the search; InputError names the key."""
     record, learning = c.record(), c.given.get("refine")
     if isinstance(learning, Mapping) and not {"name", "steps"} & learning.keys():
         key = f"refine.{next(iter(learning))}" if learning else "refine"
@@ -71,7 +71,7 @@ def pointless(raw: Mapping[str, Any], key: str) -> bool:
 
 
 def without_effect(c: Config) -> dict[str, str]:
-    """Return the keys that have another value than their default and no effect, each with what is missing."""
+    """Return the keys that have another value than their default and no effect, each with the reason."""
     record = c.record()
     found = {}
     for key, why in caveats.idle(record).items():

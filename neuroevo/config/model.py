@@ -1,4 +1,4 @@
-"""An experiment, checked: what the config's sections and parts say, in one record."""
+"""An experiment, checked: the config's sections and parts in one record."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -126,7 +126,7 @@ class Config:
         return {key: deepcopy(value) for key, value in self.given.items() if key not in SETTLED}
 
     def trial(self, settings: Mapping[str, Any]) -> "Config":
-        """Return what the config would be with hyperparameters written into it in place of the search of them."""
+        """Return the config with hyperparameters written into it in place of the search of them."""
         from neuroevo.config.check import check  # which makes configs
 
         record = self.record()

@@ -87,7 +87,7 @@ class Part:
         return bound
 
     def metric(self) -> Any:
-        """Return a metric: what a table's builder makes, or a user's own function."""
+        """Return a metric: of a table's builder, or a user's own function."""
         return own_metric(self.name, self.bound()) if ":" in self.name else self.bound()()
 
     def search(self) -> Algorithm[Any]:
@@ -137,12 +137,12 @@ def short(part: Part) -> Any:
 
 
 def own_keys(values: dict[str, Any], model: type[Section]) -> dict[str, Any]:
-    """Return what of some values belongs to a section."""
+    """Return the values that belong to a section."""
     return {key: value for key, value in values.items() if key in model.model_fields}
 
 
 def other_keys(values: dict[str, Any], model: type[Section]) -> dict[str, Any]:
-    """Return what of some values belongs to no key of a section."""
+    """Return the values that belong to no key of a section."""
     return {key: value for key, value in values.items() if key not in model.model_fields}
 
 

@@ -21,7 +21,7 @@ def raw(file: str | None, sets: Sequence[str] = (), note: Callable[[str], None] 
 
 
 def choose_base(file: str | None, sets: Sequence[str]) -> dict[str, Any]:
-    """Return what settings are applied to: a config file, or the built-in default, which is for images."""
+    """Return the raw config that settings are applied to: a file, or the built-in default, which is for images."""
     if file is not None:
         return read(file)
     return {} if f"data.name={BARE}" in sets else deepcopy(DEFAULT)
@@ -52,7 +52,7 @@ def override(base: dict[str, Any], sets: Sequence[str], note: Callable[[str], No
 
 
 def apply(base: dict[str, Any], pairs: Sequence[tuple[list[str], Any]], note: Callable[[str], None]) -> dict[str, Any]:
-    """Return a raw config with values in place of what is under their keys, in any order."""
+    """Return a raw config with values under their keys in place of those there, in any order."""
     merged = deepcopy(base)
     pairs = [(_in_space(keys, merged), value) for keys, value in pairs]
     for keys, value in sorted(pairs, key=lambda pair: len(pair[0])):  # a whole section before the keys in it
@@ -79,7 +79,7 @@ def apply(base: dict[str, Any], pairs: Sequence[tuple[list[str], Any]], note: Ca
 
 
 def find(raw: Any, path: Sequence[str]) -> Any:
-    """Return what a raw config has at a path of keys, None where there is nothing."""
+    """Return the value of a raw config at a path of keys, None where there is none."""
     for key in path:
         raw = raw.get(key) if isinstance(raw, Mapping) else None
     return raw

@@ -18,7 +18,7 @@ FREE = ("data.image_size", "data.augment")
 
 
 def with_search(c: Config, tune: dict[str, Any]) -> Config:
-    """Return a config with its section of a search, of which `given` is what the sections were given as."""
+    """Return a config with its section of a search, in which `given` are the sections as a file gave them."""
     given = tune.pop("given", None)
     if given is not None:
         if not isinstance(given, dict) or set(given) & set(SETTLED):
@@ -90,7 +90,7 @@ def _tuning(c: Config, given: dict[str, Any]) -> Tuning:
 
 
 def _probe(c: Config, whole: Space) -> None:
-    """Check that what stands at either end of each variable, and each choice, can be; InputError names the key."""
+    """Check the config at either end of each variable, and at each choice; InputError names the key."""
     together = []
     for name, position, keys in corners(whole):
         settings = {key: value for key, value in whole.settings(position).items() if key in keys}
@@ -109,7 +109,7 @@ def _probe(c: Config, whole: Space) -> None:
 
 
 def corners(whole: Space) -> Iterator[tuple[str, list[float], set[str]]]:
-    """Yield positions at either end of each variable, and at each choice, with what the variable needs.
+    """Yield positions at either end of each variable, and at each choice, with the conditions of the variable.
 
     Each comes with the variable's coordinate, and with the keys that it and its needs set; InputError where they can't
     be met.

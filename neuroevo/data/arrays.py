@@ -60,7 +60,7 @@ class Vectors:
 
 
 class Table(NamedTuple):
-    """What there is in a file."""
+    """The contents of a file."""
 
     classes: tuple[str, ...]
     images: Vectors | Arrays
@@ -99,7 +99,7 @@ def read_labelled(file: str, classes: Sequence[str]) -> Table:
 
 
 class Source:
-    """A file, and what is said of it."""
+    """A file, and the notes about it."""
 
     def __init__(self, file: str) -> None:
         self.file = file
@@ -242,7 +242,7 @@ class Source:
             self.refuse(f": {name} has a name that is not UTF-8")
         return values
 
-    def given_classes(self) -> tuple[str, ...] | None:
+    def class_names(self) -> tuple[str, ...] | None:
         """Return the names that `classes` gives, None where it isn't there."""
         if "classes" not in self.names:
             return None
@@ -258,7 +258,7 @@ class Source:
     def classes(self, n: int, y: Array) -> tuple[tuple[str, ...], npt.NDArray[np.int64]]:
         """Return the names of the classes, and each sample's as a place among them."""
         values, places = self.names_of(n, y)
-        given = self.given_classes()
+        given = self.class_names()
         if given is not None:
             found = self._place(values, given, by_name=values.dtype.kind == "U")
             names = given
@@ -284,12 +284,12 @@ class Source:
         return values.astype(np.int64)
 
     def labels(self, n: int, y: Array, classes: Sequence[str]) -> npt.NDArray[np.int64]:
-        """Return each sample's place among a run's classes: by the file's names of them, or by what `y` itself says.
+        """Return each sample's place among a run's classes: by the file's names of classes, or by `y` itself.
 
         Whole numbers without names are the run's labels where it has classes of such names, else its classes' places.
         """
         values, places = self.names_of(n, y)
-        given = self.given_classes()
+        given = self.class_names()
         if given is not None:
             own = self._place(values, given, by_name=values.dtype.kind == "U")
             values = np.array([given[i] for i in own.tolist()])
@@ -337,5 +337,5 @@ def _few(names: Sequence[str], shown: int = SHOWN) -> str:
 
 
 def noun(images: object) -> str:
-    """Return what the samples of a data set are called."""
+    """Return the noun for the samples of a data set."""
     return "samples" if isinstance(images, Vectors) else "images"

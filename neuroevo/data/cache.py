@@ -1,4 +1,4 @@
-"""The cache folder: whole files under a seal, features that are written over several lives, and who cleans up.
+"""The cache folder keeps whole files under a seal, and features that are written over several runs; it cleans up.
 
 A file of the cache ends with a seal: the SHA-256 of its own name and of all bytes before. It is checked before use; one
 that was damaged, cut short or swapped with another counts as absent and is made anew. Whoever writes a file holds its
@@ -89,7 +89,7 @@ def lock(path: Path, what: str, waiting: Callable[[], None] = lambda: None) -> I
 
 
 def write(path: Path, content: bytes, what: str) -> None:
-    """Write a whole file under its seal, for who holds its lock; one that fails leaves nothing."""
+    """Write a whole file under its seal, for the holder of its lock; a write that fails leaves nothing."""
     part = path.with_name(path.name + PARTIAL)
     with explain(what):
         clear(part)
@@ -105,7 +105,7 @@ def write(path: Path, content: bytes, what: str) -> None:
 
 
 def read(path: Path) -> bytes | None:
-    """Return what was written, or None where it is absent or damaged; InputError where it may not be read."""
+    """Return the content of a file, or None where it is absent or damaged; InputError where it may not be read."""
     try:
         with _reading(path) as file:
             content = file.readall()
@@ -127,7 +127,7 @@ def sound(path: Path) -> bool:
 
 
 def clear(path: Path) -> bool:
-    """Take away what is in a file's place, and tell whether there was anything; OSError for a full folder."""
+    """Remove the file or folder at a path, and tell whether there was one; OSError for a full folder."""
     if not os.path.lexists(path):
         return False
     if path.is_dir() and not path.is_symlink():
@@ -138,7 +138,7 @@ def clear(path: Path) -> bool:
 
 
 def note(key: str) -> Any:
-    """Return what `keep_note` kept under a key, None where there is nothing, or nothing sound."""
+    """Return the value that `keep_note` kept under a key, None where there is none, or none that is sound."""
     with suppress(OSError, InputError, ValueError):
         content = read(_note(key))
         return None if content is None else json.loads(content)
@@ -146,7 +146,7 @@ def note(key: str) -> Any:
 
 
 def keep_note(key: str, found: object) -> None:
-    """Keep what is only found again where it isn't kept, as JSON; a folder that can't be written doesn't matter."""
+    """Keep a value as JSON that would only be found again; a folder that can't be written doesn't matter."""
     path = _note(key)
     with suppress(OSError, InputError, RunError), lock(path.with_name("notes"), "notes"):
         for left in path.parent.iterdir():  # of who died while writing
@@ -156,7 +156,7 @@ def keep_note(key: str, found: object) -> None:
 
 
 def tidy(own: Path) -> None:
-    """Remove what dead owners left beside `own`, a file of features that somebody is about to use.
+    """Remove the files that dead owners left beside `own`, a file of features that a run is about to use.
 
     Features under work are left to whoever goes on with them, for a week since the last did.
     """
@@ -173,7 +173,7 @@ def tidy(own: Path) -> None:
 
 
 class Growing:
-    """A .npy file of rows, written a batch at a time and over as many lives as it takes; for who holds its lock.
+    """A .npy file of rows, written a batch at a time and over as many runs as it takes; for the holder of its lock.
 
     Rows are in `NAME.partial`; after each batch a line of `NAME.journal` says how many bytes there are and what their
     SHA-256 is. Whatever of both reached the disk: who goes on keeps as much as they agree on. Left without a `finish`
@@ -355,7 +355,7 @@ def _reading(path: Path) -> io.FileIO:
 
 
 def _workable(path: Path) -> io.FileIO:
-    """Open a file to read and write, made where there is none; what isn't a file makes way."""
+    """Open a file to read and write, made where there is none; anything that isn't a file is removed."""
     if path.is_symlink() or not path.is_file():
         clear(path)
     return io.FileIO(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666), "r+")

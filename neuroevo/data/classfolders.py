@@ -1,4 +1,4 @@
-"""Which folders of a walk are classes, and their images; InputError where a class can't be one."""
+"""The class folders of a walk, and their images; InputError where a folder can't be a class."""
 
 import os
 import unicodedata
@@ -118,6 +118,6 @@ def take_images(
 
 
 def why_no_classes(walk: Walk, folder: str) -> str:
-    """Return what there is in place of class folders."""
+    """Return the reason in words why a folder has no class folders, with the layout that would be right."""
     count = len(walk.look(folder).images)
     return f"; {count} images lie right in it: right is {LAYOUT}" if count else f"; right is {LAYOUT}"

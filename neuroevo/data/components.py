@@ -11,6 +11,7 @@ from torch import Tensor
 
 from neuroevo.data import cache
 from neuroevo.data.samples import SLICE
+from neuroevo.errors import ignore
 from neuroevo.networks.affine import Projection, Standardise
 from neuroevo.networks.weightfiles import digest
 
@@ -30,12 +31,8 @@ def statistics(rows: Tensor, train: Tensor) -> Standardise:
     return Standardise((shift + mean).float(), std.float())
 
 
-def unsaid(line: str) -> None:
-    """Say nothing."""
-
-
 def principal(
-    rows: Tensor, train: Tensor, scale: Standardise, key: str, log: Callable[[str], None] = unsaid
+    rows: Tensor, train: Tensor, scale: Standardise, key: str, log: Callable[[str], None] = ignore
 ) -> tuple[Tensor, Tensor]:
     """Return the principal axes [d, r] float64 of the train rows on a scale, and deviations [r] along them, falling.
 

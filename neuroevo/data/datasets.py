@@ -37,7 +37,7 @@ class Dataset:
 
     @property
     def noun(self) -> str:
-        """What the samples are called."""
+        """The noun for the samples."""
         return noun_(self.images)
 
     def native(self) -> Native:
@@ -97,7 +97,7 @@ def arrays(*, file: str) -> Dataset:
     return _of_table(read(file))
 
 
-def labelled_arrays(file: str, classes: tuple[str, ...]) -> Dataset:
+def arrays_of_classes(file: str, classes: tuple[str, ...]) -> Dataset:
     """Return the samples of an .npz file by the classes of a run; InputError for other classes."""
     return _of_table(read_labelled(file, classes))
 

@@ -23,12 +23,11 @@ from neuroevo import devices
 from neuroevo.data import cache
 from neuroevo.data.arrays import Vectors
 from neuroevo.data.augment import BATCH, Augment, normalise
-from neuroevo.data.components import unsaid
 from neuroevo.data.datasets import Dataset
 from neuroevo.data.images import Arrays, Files
 from neuroevo.data.pictures import DECODING
 from neuroevo.data.pixels import pixels
-from neuroevo.errors import InputError
+from neuroevo.errors import InputError, ignore
 from neuroevo.networks.backbones import Backbone
 from neuroevo.networks.libraries import Transform
 
@@ -109,7 +108,7 @@ def fetch(
     dtype: str = "float32",
     augment: Augment | None = None,
     view: int = 0,
-    log: Callable[[str], None] = unsaid,
+    log: Callable[[str], None] = ignore,
 ) -> tuple[Tensor, int]:
     """Return the features [N, d] of a data set's images, and how many images went through the backbone for it.
 

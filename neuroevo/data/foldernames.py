@@ -1,4 +1,4 @@
-"""What the name of a folder or a file says: that it is a split, an image, or what a system left behind."""
+"""The meaning of a name: that a folder is a split, a file an image, or that a system left either behind."""
 
 import os
 import re
@@ -90,7 +90,7 @@ def is_hidden(name: str) -> bool:
 
 
 def role(name: str) -> tuple[str, str] | None:
-    """Return the split that a folder's name speaks of, and what else it says ("" for nothing); None where it doesn't.
+    """Return the split that a folder's name speaks of, and its other words ("" for none); None where it names no split.
 
     Train2017, Training, seg_train and images-train are the train split and no more; cats_train says cats besides.
     """
@@ -112,7 +112,7 @@ def letters(name: str) -> str:
 
 
 def likeness(name: str) -> str:
-    """Return what two names have in common that differ in case, spaces and marks only."""
+    """Return a name without case, spaces and marks, so that similar names are equal."""
     return re.sub(r"[\W_]+", "", unicodedata.normalize("NFKC", name).casefold())
 
 

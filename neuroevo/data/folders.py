@@ -1,4 +1,4 @@
-"""Which folders are splits and classes and which files are images, read as a person means them; plain lists come out.
+"""A data set in folders, read as a person means it: its splits, classes and images come out as plain lists.
 
 Split folders are known by their usual names in any case, with or without words such as `images` about them. What is
 left out is said in a note, what is doubtful is refused with the layout that would be right. Links are followed, but
@@ -16,7 +16,7 @@ from neuroevo.data.walk import Walk, few
 
 
 class Found(NamedTuple):
-    """What there is under a root."""
+    """The images under a root, and the folders that they came from."""
 
     classes: tuple[str, ...]
     paths: list[str]

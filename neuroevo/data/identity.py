@@ -1,4 +1,4 @@
-"""What data a run is of: enough of a data set and its splits to tell, later or elsewhere, whether they are the same.
+"""The identity of data: enough of a data set and its splits to tell, later or elsewhere, whether they are the same.
 
 Files are known by their content and by their names below the folder that holds all of them, so a data set may move.
 """
@@ -33,7 +33,7 @@ class Identity(NamedTuple):
 
     @classmethod
     def of(cls, data: Dataset, splits: Mapping[str, Tensor]) -> Self:
-        """Describe a data set [N] and its splits {name: [rows]}; what is in no split doesn't count."""
+        """Describe a data set [N] and its splits {name: [rows]}; samples in no split don't count."""
         rows = {name: index.numpy() for name, index in splits.items()}
         used = np.unique(np.concatenate(list(rows.values())))
         images = data.images if len(used) == len(data.labels) else data.images.take(used)
@@ -50,13 +50,13 @@ class Identity(NamedTuple):
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Self:
-        """Read what `record` returned."""
+        """Make an identity of the record that `record` returned."""
         counts = {name: tuple(each) for name, each in record["counts"].items()}
         return cls(tuple(record["classes"]), counts, record["contents"], record["splits"], record["names"])
 
     @classmethod
     def is_record(cls, value: object) -> bool:
-        """Tell whether a value is what `record` returns."""
+        """Tell whether a value has the form of `record`'s result."""
         if not isinstance(value, Mapping) or not all(isinstance(value.get(key), str) for key in cls._fields[2:5]):
             return False
         counts, classes = value.get("counts"), value.get("classes")
@@ -97,7 +97,7 @@ def few(names: Sequence[str]) -> str:
 
 
 def difference(then: Identity, now: Identity) -> str | None:
-    """Return what differs between the data of a run and those that are there; None where a run may go on with them.
+    """Return the difference between the data of a run and those that are there; None where a run may go on with them.
 
     Other names for the same files in the same order change nothing.
     """

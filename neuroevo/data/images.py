@@ -91,7 +91,7 @@ class Files:
     def _remember(self, what: str, find: Callable[[], object]) -> object:
         # As git's index does: known by path, size, inode and both times. ctime can't be set back by a user's tools. A
         # file touched in the last seconds may change again within the clock's resolution, so it isn't remembered.
-        stats = [_known_by(path) for path in self.paths]
+        stats = [_identity(path) for path in self.paths]
         key = hashlib.sha256(json.dumps([what, stats]).encode()).hexdigest()
         noted: object = cache.note(key)
         if noted is not None:
@@ -112,7 +112,7 @@ def _hash(path: str) -> str:
         raise InputError(f"{path}: {damage(reason_of(error))}") from None
 
 
-def _known_by(path: str) -> tuple[str, bool, int, int, int, int]:
+def _identity(path: str) -> tuple[str, bool, int, int, int, int]:
     try:
         s = os.stat(path)
     except OSError:  # a dangling link

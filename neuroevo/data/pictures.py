@@ -59,7 +59,7 @@ Picture = (
 
 
 class Unreadable(Exception):
-    """Why a file can't be read as an image, and what to do."""
+    """A file can't be read as an image: the reason, and advice."""
 
     def __init__(self, reason: str, advice: str) -> None:
         super().__init__(f"{reason}; {advice}")
@@ -67,7 +67,7 @@ class Unreadable(Exception):
 
 
 def damage(reason: str) -> Unreadable:
-    """Return the error of a damaged file, or of what is no image."""
+    """Return the error of a file that is damaged, or no image."""
     return Unreadable(
         f"broken image ({reason})", f"mend or remove it, or leave such files out with {setting('broken', 'skip')}"
     )

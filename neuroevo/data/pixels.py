@@ -13,7 +13,7 @@ TALL, LARGE = 16, 2**24  # a resized image of more than so many times the pixels
 
 
 def flatten(image: Image.Image, channels: int) -> Image.Image:
-    """Return an image as L, RGB or RGBA by its number of channels; what is transparent lies on white.
+    """Return an image as L, RGB or RGBA by its number of channels; transparent pixels lie on white.
 
     Of four channels, the first three are the colours as they are seen on white, so that none is hidden there either.
     """

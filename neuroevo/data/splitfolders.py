@@ -1,4 +1,4 @@
-"""Which folders of a walk are splits, by their usual names; InputError with the right layout where it is doubtful."""
+"""The split folders of a walk, by their usual names; InputError with the right layout where they are doubtful."""
 
 import os
 import re

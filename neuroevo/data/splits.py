@@ -80,7 +80,7 @@ def _share(wanted: float, total: int, least: int, most: int) -> str:
 def split(
     data: Dataset, split_seed: int, validation: float, test: float, long_tail: float | None = None
 ) -> dict[str, Tensor]:
-    """Return the rows of each split, `{name: [rows] int64}`; shares are of what the data set leaves undecided.
+    """Return the rows of each split, `{name: [rows] int64}`; shares are of samples that have no split yet.
 
     A class's only image stays in train. `long_tail` thins train and validation, as in life, and leaves test as it is.
     """

@@ -1,4 +1,4 @@
-"""A walk below one folder: what a person sees in each folder, what was taken so far, and what was left out.
+"""A walk below one folder: the names that a person sees in each folder, the files taken so far, and those left out.
 
 Links are followed, but nothing is taken twice: not a folder above, not one file for two classes or splits.
 """
@@ -20,7 +20,7 @@ EXAMPLES, EXTRA = 3, 10  # examples in a note, and folders named that are left o
 
 
 class Listing(NamedTuple):
-    """What a person sees in a folder: names, sorted."""
+    """The names that a person sees in a folder, sorted."""
 
     folders: list[str]
     images: list[str]  # regular files, or links that lead nowhere
@@ -31,7 +31,7 @@ class Listing(NamedTuple):
 
 
 class Walk:
-    """A walk below one root, which remembers what it took and what it left out."""
+    """A walk below one root, which remembers the files that it took and those that it left out."""
 
     def __init__(self, root: str, own: Iterable[str | os.PathLike[str]] = ()) -> None:
         self.own = {os.path.realpath(path) for path in own}
@@ -55,7 +55,7 @@ class Walk:
             self.left[why].append(path)
 
     def look(self, folder: str) -> Listing:
-        """Return what is in a folder; InputError where it can't be read."""
+        """Return the listing of a folder; InputError where it can't be read."""
         if folder not in self.listings:
             self.listings[folder] = self._list(folder)
         return self.listings[folder]

@@ -59,7 +59,7 @@ def others(run: Run, root: str, sets: Sequence[str]) -> Dataset:
         return datasets.read_others(root, run.network.classes, **reading(sets))
     if sets:
         raise InputError(f"--set {sets[0]}: for class folders; {root} is read as an .npz file")
-    found = datasets.labelled_arrays(root, run.network.classes)
+    found = datasets.arrays_of_classes(root, run.network.classes)
     native = found.native()
     width = native[0] if len(native) == 1 else None
     if width != inputs:

@@ -26,7 +26,7 @@ from neuroevo.experiments.recorders import Recorder, Shrinking, aside, made, onc
 from neuroevo.experiments.reopen import agreed, changed, reopened, restored, searched
 from neuroevo.experiments.signals import Signals, punctual
 from neuroevo.networks.backbones import Backbone
-from neuroevo.storage import checkpoint, claims, generations, rundir
+from neuroevo.storage import checkpoint, claims, files, generations, rundir
 from neuroevo.storage.writer import Writer
 
 FREE_SHARE = 4  # an evaluation may use up to a quarter of the memory that is free at the start
@@ -87,7 +87,7 @@ def started(ready: Ready, out: str | None, stem: str, reporter: Reporter) -> Ite
         try:
             # The log comes first: it tells whose folder it is.
             with unbegun(folder, reporter), logged(folder, reporter) as log:
-                rundir.replace(folder / rundir.CONFIG, c.to_yaml().encode())
+                files.replace(folder / rundir.CONFIG, c.to_yaml().encode())
                 log(f"{folder}: {c.backbone.name} on {c.dataset.name}, {ready.device}")
                 for line in [*inventory.lines(*ready.given), *ready.backbone.notes]:
                     log(line)

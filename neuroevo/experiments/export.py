@@ -12,7 +12,7 @@ from neuroevo.errors import InputError, RunError
 from neuroevo.experiments import reopen, terminal
 from neuroevo.experiments.compose import Run
 from neuroevo.networks.weightfiles import seal
-from neuroevo.storage import rundir
+from neuroevo.storage import files, rundir
 
 FORMATS = {"safetensors": (".safetensors",), "pt": (".pt", ".pth"), "onnx": (".onnx",)}  # by what a file's name ends in
 EXAMPLES = 2  # images by which a graph is traced; of one, some networks make a graph for one alone
@@ -55,7 +55,7 @@ def export(run_dir: str, format: str | None, out: str, member: int | None = None
     about: dict[str, Any] = {"backbone": backbone.name, "classes": run.network.classes}
     about |= {"transform": t._asdict()} if inputs is None else {"inputs": inputs}
     sample = (t.channels, *t.size) if inputs is None else (inputs,)
-    rundir.replace(path, content(whole, format, about, sample))
+    files.replace(path, content(whole, format, about, sample))
     shape = f"inputs {t.size[0]} x {t.size[1]}, mean {t.mean}, std {t.std}"
     if inputs is not None:
         shape = f"inputs of {inputs:,} numbers, as they are in x"

@@ -16,7 +16,7 @@ from neuroevo.engine.observer import Observer
 from neuroevo.engine.problem import Problem
 from neuroevo.engine.rng import Context
 from neuroevo.errors import RunError
-from neuroevo.storage import checkpoint, generations, rundir
+from neuroevo.storage import checkpoint, files, generations, rundir
 from neuroevo.storage.writer import Writer
 
 
@@ -40,8 +40,8 @@ def settle(c: Config, folder: Path, writer: Writer, step: Step, history: checkpo
         writer.submit(step, history)
         writer.wait()
     text = c.to_yaml().encode()
-    if rundir.content(folder / rundir.CONFIG) != text:
-        rundir.replace(folder / rundir.CONFIG, text)
+    if files.content(folder / rundir.CONFIG) != text:
+        files.replace(folder / rundir.CONFIG, text)
 
 
 def once(problem: Problem, first: Callable[[], None]) -> Problem:
@@ -74,7 +74,7 @@ class Recorder(Observer):
     def generation(self, step: Step) -> None:
         """Keep a generation's line, and its checkpoint if it is one's turn."""
         self.history.append(step.record)
-        rundir.append(self.lines, rundir.dumps(step.record) + "\n")
+        files.append(self.lines, files.dumps(step.record) + "\n")
         if self.lineage:
             rundir.extend_lineage(self.folder, step)
         if step.generation % self.every == 0 or step.stop:

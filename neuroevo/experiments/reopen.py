@@ -161,7 +161,7 @@ def found(c: Config, log: Callable[[str], None]) -> Config:
 
 def here(plan: Execution, device: torch.device, log: Callable[[str], None]) -> Execution:
     """Return a plan for this machine, which may lack the GPU on which a population was kept."""
-    if devices.there(plan.home):
+    if devices.exists(plan.home):
         return plan
     log(f"the population was kept on {plan.home}, which is not on this machine, and is now on {device}")
     return plan._replace(home=str(device))

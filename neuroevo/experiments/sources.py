@@ -13,7 +13,7 @@ from neuroevo.data import components, feature_cache
 from neuroevo.data.augment import BATCH, Augment, Live
 from neuroevo.data.datasets import Dataset
 from neuroevo.data.samples import Features
-from neuroevo.errors import InputError
+from neuroevo.errors import InputError, ignore
 from neuroevo.learning.task import Weights
 from neuroevo.networks import deep
 from neuroevo.networks.affine import Affine, Projection, Standardise
@@ -31,7 +31,7 @@ def augmenting(c: Config, backbone: Backbone) -> Augment | None:
 @config.at(**config.READING)
 def cache(
     c: Config, whole: Dataset, splits: dict[str, Tensor], backbone: Backbone, device: torch.device,
-    images: Callable[[int, int], None], log: Callable[[str], None] = components.unsaid,
+    images: Callable[[int, int], None], log: Callable[[str], None] = ignore,
 ) -> tuple[Features, int]:  # fmt: skip
     """Return the features of a run's images and of their views, and how many images the backbone was given for them."""
     augment = augmenting(c, backbone)

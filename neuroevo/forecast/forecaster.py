@@ -19,6 +19,7 @@ from neuroevo.data import components, feature_cache
 from neuroevo.data.augment import Augment
 from neuroevo.data.datasets import Dataset
 from neuroevo.data.samples import Features
+from neuroevo.errors import ignore
 from neuroevo.experiments import build, compose, sizes
 from neuroevo.experiments.experiment import Ready
 from neuroevo.experiments.sources import SCALED_BY, Sources, augmenting, centred, of_network, scaling, standardised
@@ -142,7 +143,7 @@ class Forecaster:
             if not made_up:
                 file = components.components_file(cached.pieces[0], train, standard, of_network(backbone))
                 if file.exists():
-                    once_more = partial(scaling, c, backbone, cached, train, {}, components.unsaid)
+                    once_more = partial(scaling, c, backbone, cached, train, {}, ignore)
                     every, scale = time_call(cached.device, once_more)
                     return scale, 0.0, every, False
             n = count

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import torch
 
 from neuroevo.config import Config
-from neuroevo.data import components
 from neuroevo.engine.rng import Context
+from neuroevo.errors import ignore
 from neuroevo.experiments import compose
 from neuroevo.experiments.compose import Run
 from neuroevo.experiments.signals import Signals
@@ -33,7 +33,7 @@ class Sparing(Trainer):
             tuner.folder,
             tuner.merit,
             images=lambda done, total: None,
-            log=components.unsaid,
+            log=ignore,
             signals=Signals(),
         )
         self.forecaster = forecaster
@@ -67,7 +67,7 @@ def estimate_search(forecaster: Forecaster) -> Search:
     """Estimate a search of hyperparameters and the final run after it."""
     ready, c = forecaster.ready, forecaster.ready.config
     assert c.tune is not None
-    tuner = Tuner(ready, Path(), images=lambda done, total: None, log=components.unsaid)
+    tuner = Tuner(ready, Path(), images=lambda done, total: None, log=ignore)
     trainer, algorithm = Sparing(forecaster, tuner), tuner.algorithm()
     context = Context(c.seed, 1, 0.0, HOME, tuner.layout)
     population = algorithm.ask(tuner.initial().state, context)

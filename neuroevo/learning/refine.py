@@ -180,7 +180,7 @@ def refiner(task: Task, optimizer: Optimizer, settings: Settings, given: Collect
 
 
 def training_cost(n: int, share: float, steps: int, size: int) -> Cost:
-    """Return what gradient steps of a share of n genomes take, on batches of so many samples."""
+    """Return the cost of gradient steps of a share of n genomes, on batches of so many samples."""
     samples = round(share * n) * steps * size
     return Cost(forward=samples, backward=samples)
 

@@ -1,4 +1,4 @@
-"""How much outputs depend on each gene, for safe mutations."""
+"""The sensitivity of outputs to each gene, for safe mutations."""
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ PROBE, SIGNS = 64, 4  # samples, and random signs of their outputs, by which sen
 
 
 class Sensitivity:
-    """How much a network's outputs depend on each gene, on a fixed probe batch.
+    """The sensitivity of a network's outputs to each gene, on a fixed probe batch.
 
     The root of the mean over samples of the squares of all outputs' derivatives by a gene (after Lehman et al. 2018,
     safe mutation through gradients). Instead of one backward pass an output, SIGNS are drawn for every sample and
@@ -48,11 +48,11 @@ class Sensitivity:
         return found
 
     def cost(self, n: int) -> Cost:
-        """Return what the sensitivities of n genomes take."""
+        """Return the cost of the sensitivities of n genomes."""
         return probe_cost(n, len(self.rows))
 
 
 def probe_cost(n: int, train: int) -> Cost:
-    """Return what the sensitivities of n genomes take, with so many train images."""
+    """Return the cost of the sensitivities of n genomes, with so many train images."""
     samples = n * min(PROBE, train)
     return Cost(forward=samples, backward=samples * SIGNS)

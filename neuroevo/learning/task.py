@@ -1,4 +1,4 @@
-"""What gradient steps train, and how."""
+"""The task that gradient steps train networks on, and its settings."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -19,7 +19,7 @@ Weights = dict[str, Tensor]  # {name: [r, *shape]}
 
 @dataclass(frozen=True)
 class Task:
-    """What is trained: networks of a layout, on the rows of a train split."""
+    """A task: networks of a layout are trained on the rows of a train split."""
 
     layout: Layout
     forward: Forward
@@ -38,7 +38,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Settings:
-    """How a population is trained in each generation; the config's `refine` section, checked."""
+    """The settings of training in each generation: the config's `refine` section, checked."""
 
     steps: int
     batch_size: int

@@ -46,7 +46,7 @@ class Backbone(NamedTuple):
         return whole
 
     def features(self, images: Tensor) -> Tensor:
-        """Return the features [B, d] of normalised images, or what passes the cut as rows [B, D]."""
+        """Return the features [B, d] of normalised images, or the tensors at the cut as rows [B, D]."""
         if self.cut is not None:
             return self.cut.rows(images)
         features: Tensor = self.body(images)
@@ -119,7 +119,7 @@ def build(
 
 
 def _rows(name: str, width: int, trainable: Sequence[object], transfer: Sequence[object]) -> Backbone:
-    """Return what rows of numbers go through on their way to the head: nothing; InputError for a network."""
+    """Return the backbone of rows of numbers, which leaves them as they are; InputError for a network."""
     if name != "none":
         raise InputError(
             f"{name} takes images, and a sample of these data is {width:,} numbers; use none, which gives them to the "

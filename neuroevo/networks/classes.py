@@ -1,4 +1,4 @@
-"""Classes by name: what a file has of a class goes to where a run has the class.
+"""Classes by name: the rows that a file has of a class go to the place where a run has the class.
 
 The rows of an output layer are its classes'. Those that file and run share keep their weights, wherever they stand;
 what the run lacks is dropped. A class that is new must not take predictions from those that are known before anything
@@ -22,20 +22,20 @@ NAMED = 5  # classes in a line
 
 
 class Match(NamedTuple):
-    """Which class of a file is which of a run."""
+    """The row in a file of each class of a run."""
 
     rows: tuple[int, ...]  # of each of the run's classes: its row in the file, -1 where it is new
     new: Classes  # of the run alone
     dropped: Classes  # of the file alone
 
     @property
-    def moved(self) -> int:
+    def moves(self) -> int:
         """Number of classes that file and run have at different places."""
         return sum(row not in (-1, place) for place, row in enumerate(self.rows))
 
     def __str__(self) -> str:
         kept = len(self.rows) - len(self.new)
-        text = f"{kept} kept" + (f" ({self.moved} at another place)" if self.moved else "")
+        text = f"{kept} kept" + (f" ({self.moves} at another place)" if self.moves else "")
         text += f", new: {few(self.new)}" if self.new else ""
         return text + (f", dropped: {few(self.dropped)}" if self.dropped else "")
 

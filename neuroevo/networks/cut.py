@@ -1,4 +1,4 @@
-"""Where a network's frozen prefix ends: what comes before is computed once an image, what comes after is evolved.
+"""The cut where a network's frozen prefix ends: the prefix is computed once an image, the rest is evolved.
 
 The network is traced (torch.fx) down to modules that are frozen or trainable as a whole. Values that depend on the
 image and on no trainable parameter are the frozen prefix; those of them that the rest uses are where it is cut, one
@@ -69,7 +69,7 @@ def match(names: Iterable[str], patterns: Collection[str]) -> list[str]:
 
 
 class _Tracer(fx.Tracer):
-    """Opens only what is partly trainable: control flow inside a frozen or a wholly trainable module doesn't matter."""
+    """Opens only modules that are partly trainable: control flow inside others doesn't matter."""
 
     def __init__(self, trainable: Collection[str]) -> None:
         super().__init__()
@@ -101,7 +101,7 @@ def cut(network: nn.Module, trainable: Collection[str], images: Tensor) -> Cut:
 
 
 class _Changes(ValueError):
-    """The rest changes what passes the cut."""
+    """The rest changes a tensor at the cut."""
 
 
 def _check(network: nn.Module, trainable: Collection[str], images: Tensor) -> Cut:

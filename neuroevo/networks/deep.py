@@ -143,7 +143,7 @@ class Need(NamedTuple):
 
 
 def need(work: Callable[[int, int], object]) -> Need:
-    """Measure what work(n, B) needs, which is taken to grow evenly with individuals and samples."""
+    """Measure the bytes of work(n, B), which are taken to grow evenly with individuals and samples."""
     (n, m), (b, c) = (1, 3), (4, 8)
 
     def peak(individuals: int, samples: int) -> int:
@@ -209,7 +209,7 @@ def plan(
 def _needs(
     run: Forward, start: Weights, width: int, classes: int, *, device: torch.device, slots: int | None
 ) -> tuple[Need, Need | None]:
-    """Measure what evaluation and, unless `slots` is None, training need."""
+    """Measure the bytes of evaluation and, unless `slots` is None, of training."""
     genes = sum(w.numel() for w in start.values())
 
     def evaluate(n: int, samples: int) -> object:

@@ -207,7 +207,7 @@ CLOSE = 1e-3  # of the largest logit: a difference that rounding may make
 def _difference(
     forward: Forward, head: nn.Module, prefix: str, sizes: tuple[int, int | None], again: nn.Module
 ) -> str | None:
-    """Return how `forward` differs from what the module `again` gives alone, or None where it doesn't.
+    """Return the difference in words of `forward` from the module `again` alone, or None where there is none.
 
     The weights are random, around the head's own; InputError where the module itself is of no use.
     """
@@ -243,7 +243,7 @@ def _difference(
             part = alone(0, x[0, : SAMPLES // 2])
         except Exception as error:  # a user's module may fail in any way
             raise InputError(
-                f"{kind} fails on features [{SAMPLES}, {sizes[0]}]: {_said(error)}", option="head"
+                f"{kind} fails on features [{SAMPLES}, {sizes[0]}]: {_reason(error)}", option="head"
             ) from None
         shape = (INDIVIDUALS, SAMPLES, sizes[1] or expected.shape[-1])
         if expected.shape != shape:
@@ -261,14 +261,14 @@ def _difference(
         try:
             found, found_own = forward(weights, x[0]), forward(weights, x)
         except Exception as error:  # vmap refuses randomness and control flow that depends on the data
-            return _said(error)
+            return _reason(error)
     for a, b in ((found, expected), (found_own, own)):
         if a.shape != b.shape or not same(a, b):
             return f"logits differ by {float((a - b).abs().max()):.3g}" if a.shape == b.shape else "of another shape"
     return None
 
 
-def _said(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
 
 

@@ -1,4 +1,4 @@
-"""Networks as libraries make them, with the place of their head and what becomes of an image on its way in."""
+"""Networks as libraries make them, with the place of their head and the transform of an image on its way in."""
 
 import importlib
 import warnings
@@ -15,7 +15,7 @@ from neuroevo.networks.weights import PYPI
 
 
 class Transform(NamedTuple):
-    """How an image becomes an input: resized to cover `size`, cut to its centre, in [0, 1], normalised per channel."""
+    """Images to inputs: resized to cover `size`, cut to its centre, in [0, 1], normalised per channel."""
 
     size: tuple[int, int]  # height and width, pixels
     interpolation: str  # a PIL resampling filter: bilinear, bicubic, ...

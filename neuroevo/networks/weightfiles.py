@@ -1,4 +1,4 @@
-"""Files of plain weights by name: written with a checksum, and read without ever running what is in them.
+"""Files of plain weights by name: written with a checksum, and read without ever running code in them.
 
 Training scripts wrap the same names in many ways: what holds weights is opened, and where several do, that is said.
 """
@@ -146,7 +146,7 @@ def _of_numpy() -> list[Any]:
 
 
 def _candidates(content: Any, depth: int = 0) -> dict[str, dict[str, Tensor]]:
-    """Return what in a file may be weights, by the key that it is under, "" for the file itself."""
+    """Return the mappings in a file that may be weights, by the key that each is under, "" for the file itself."""
     if not isinstance(content, Mapping) or not content or depth > DEPTH:
         return {}
     if all(isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()):
@@ -168,7 +168,7 @@ def _few(keys: Collection[Any]) -> str:
 
 
 def strip_prefix(state: dict[str, Tensor], wanted: Collection[str]) -> dict[str, Tensor]:
-    """Return weights without what all their names begin with (`module.`, `_orig_mod.`), if more are then `wanted`."""
+    """Return weights without the prefix of all their names (`module.`, `_orig_mod.`), if more are then `wanted`."""
     wanted = set(wanted)
 
     def count_fits(names: Mapping[str, Tensor]) -> int:

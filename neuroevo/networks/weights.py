@@ -1,4 +1,4 @@
-"""How weights get into a network from a file: all of them, or those that patterns match."""
+"""Weights loaded into a network from a file: all of them, or those that patterns match."""
 
 import importlib.util
 from collections.abc import Mapping, Sequence
@@ -79,7 +79,7 @@ def load(network: nn.Module, head: Head, path: Path, *, in_order: bool, notes: l
 
 
 def take(network: nn.Module, head: Head, path: Path, parts: Sequence[str], option: str) -> tuple[Head, list[str]]:
-    """Load what patterns match of a file, by name and shape; return the head, and lines on what was done and not."""
+    """Load weights that patterns match from a file, by name and shape; return the head, and lines on all tensors."""
     lines: list[str] = []
     state, names = read_named(path, lines.append)
     state = strip_prefix(state, {*network.state_dict(), f"{head.name}.weight", f"{head.name}.bias"})

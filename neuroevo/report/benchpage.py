@@ -14,14 +14,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from neuroevo import caveats, config
-from neuroevo.errors import InputError
+from neuroevo.errors import InputError, ignore
 from neuroevo.problems.metric import LOWER_IS_BETTER
 from neuroevo.report import figures, page, plots_of_benches, plots_of_runs
 from neuroevo.report.figures import Plot, words
 from neuroevo.report.plots_of_benches import Interval, Point
 from neuroevo.report.runpage import Run, ancestry, front, on_test, over_generations, plot_grid, read, short, warnings
-from neuroevo.storage import records, rundir
-from neuroevo.storage.rundir import Note
+from neuroevo.storage import files, records, rundir
+from neuroevo.storage.files import Note
 
 Row = dict[str, str]
 LARGEST = 1e300  # of a table's numbers
@@ -82,12 +82,12 @@ class Bench(NamedTuple):
             return None
 
 
-def table(path: Path, note: Note = rundir.silent) -> list[Row]:
+def table(path: Path, note: Note = ignore) -> list[Row]:
     """Return the rows of a CSV file, [] where there is none; a last line that is only half written is left out.
 
     So are damaged rows: those with other cells than the table has columns, or with text where it has numbers.
     """
-    text = rundir.content(path, note).rpartition(b"\n")[0].decode(errors="replace")
+    text = files.content(path, note).rpartition(b"\n")[0].decode(errors="replace")
     try:
         rows = list(csv.DictReader(text.splitlines()))
     except csv.Error:
@@ -127,7 +127,7 @@ def mean_text(found: Interval) -> str:
     return page.number(found.mean) + ends
 
 
-def read_bench(folder: Path, note: Note = rundir.silent) -> Bench:
+def read_bench(folder: Path, note: Note = ignore) -> Bench:
     """Read what there is of a bench; `note` is told what is damaged. InputError where that is what makes it one."""
     file = folder / rundir.BENCH
     about = config.read(str(file))
@@ -155,7 +155,7 @@ def read_bench(folder: Path, note: Note = rundir.silent) -> Bench:
     return found._replace(arms=sorted(about["arms"], key=place))
 
 
-def bench_page(folder: Path, pictures: Path | None, refresh: int | None = None, note: Note = rundir.silent) -> str:
+def bench_page(folder: Path, pictures: Path | None, refresh: int | None = None, note: Note = ignore) -> str:
     """Return a bench's page; its plots are written under `pictures`, if that is given.
 
     With `refresh` the page loads itself again after so many seconds. What is damaged is left out; the page says so, and

@@ -12,13 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 from neuroevo import caveats, config
-from neuroevo.errors import InputError, printable
+from neuroevo.errors import InputError, ignore, printable
 from neuroevo.problems.metric import LOWER_IS_BETTER, reported
 from neuroevo.report import figures, genealogy, page, plots_of_runs, plots_of_searches
 from neuroevo.report.figures import Plot, words
 from neuroevo.report.plots_of_searches import Axis, Trials
-from neuroevo.storage import checkpoint, rundir
-from neuroevo.storage.rundir import Note
+from neuroevo.storage import checkpoint, files, rundir
+from neuroevo.storage.files import Note
 
 COST = ("generation", "forward_samples", "backward_samples", "seconds")
 FITNESS = ("fitness_best", "fitness_mean", "fitness_std")
@@ -71,7 +71,7 @@ def metric_name(metric: Any) -> str:
     return str(metric["name"] if isinstance(metric, dict) else metric)
 
 
-def read(folder: Path, note: Note = rundir.silent, compare: bool = False) -> Run:
+def read(folder: Path, note: Note = ignore, compare: bool = False) -> Run:
     """Read what there is of a run; `note` is told what is damaged. To `compare` with the checkpoint takes longer.
 
     InputError where its config is damaged, and there is no checkpoint that has it, too.
@@ -116,7 +116,7 @@ def of_config(given: Any) -> bool:
     return is_metric(given["validate"].get("metric")) and isinstance(many, list) and all(map(is_metric, many))
 
 
-def run_page(folder: Path, pictures: Path | None, refresh: int | None = None, note: Note = rundir.silent) -> str:
+def run_page(folder: Path, pictures: Path | None, refresh: int | None = None, note: Note = ignore) -> str:
     """Return a run's page; its plots are written under `pictures`, if that is given.
 
     InputError where no generation is recorded. With `refresh` the page loads itself again after so many seconds. What
@@ -327,7 +327,7 @@ def origin_of_run(run: Run) -> list[str]:
     ]
 
 
-def read_trials(folder: Path, note: Note = rundir.silent) -> Trials | None:
+def read_trials(folder: Path, note: Note = ignore) -> Trials | None:
     """Return the trials of a search of hyperparameters, or None where there was none, or they are damaged."""
     path, searched = folder / rundir.TRIALS, folder / rundir.TUNE
     if not path.exists():
@@ -342,7 +342,7 @@ def read_trials(folder: Path, note: Note = rundir.silent) -> Trials | None:
 def _trials(path: Path, given: dict[str, Any]) -> Trials:
     """Return the trials in a file, of a search with a config."""
     metric = metric_name(given["validate"]["metric"])
-    rows = list(csv.DictReader(io.StringIO(rundir.content(path).decode(), newline="")))
+    rows = list(csv.DictReader(io.StringIO(files.content(path).decode(), newline="")))
     if not rows:
         raise ValueError("no trial")
     if [row.get("trial", str(i)) for i, row in enumerate(rows)] != [str(i) for i in range(len(rows))]:

@@ -31,6 +31,7 @@ from neuroevo.engine.scores import Scores
 from neuroevo.errors import InputError, RunError
 from neuroevo.networks.backbones import Native
 from neuroevo.storage import generations, hdf5
+from neuroevo.storage.files import flush_folder
 
 FORMAT = 1
 FRONT = "front-"  # what its members are called, beside a number
@@ -43,7 +44,7 @@ History = list[dict[str, float | None]]
 
 
 class Front(NamedTuple):
-    """The individuals of a generation whom nobody dominates, the best by the first objective first."""
+    """The individuals of a generation that no other dominates, the best by the first objective first."""
 
     genomes: Tensor  # [k, g]
     fitness: Tensor  # [k, m] float64, a column an objective, higher is better
@@ -51,7 +52,7 @@ class Front(NamedTuple):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint holds, but for the algorithm's state: that is read into a template, by `state`."""
+    """The content of a checkpoint, but for the algorithm's state: that is read into a template, by `state`."""
 
     path: Path
     config: str  # YAML
@@ -145,7 +146,7 @@ def write(path: Path, attributes: dict[str, Any], beside: dict[str, Tensor], ste
     try:
         hdf5.write(temporary, MARK, arrays, shared, [hdf5.Notes("/", attributes), hdf5.Notes("champion", champion)])
         temporary.replace(path)
-        generations.flush_folder(path.parent)
+        flush_folder(path.parent)
     except OSError as error:
         stands = "; the one before it stands" if generations.paths(path.parent) else ""
         raise RunError(f"{path}: checkpoint not written ({error.strerror or error}){stands}") from error

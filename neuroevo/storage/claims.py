@@ -1,4 +1,4 @@
-"""Whose a folder is: a run's from the moment it is claimed, and no other's at the same time.
+"""The owner of a folder: a run has it from the moment it claims it, and no other at the same time.
 
 Only an empty folder is claimed, or one with nothing but what a run left that never began; whatever else is there is
 somebody's and stays. The lock is a file in the folder. Only its holder takes it off the disk, and whoever gets a lock
@@ -30,7 +30,7 @@ class Claim(NamedTuple):
     fresh: bool  # whether its lock is new
 
     def clear(self) -> None:
-        """Take what this process made off the disk; what else came to be there meanwhile stays."""
+        """Take the files that this process made off the disk; others that came to be there meanwhile stay."""
         sweep(self.folder)
         if self.fresh:
             (self.folder / rundir.LOCK).unlink(missing_ok=True)
@@ -129,7 +129,7 @@ def refuse(folder: Path, out: str, bench: bool = False) -> None:
 
 
 def holds(folder: Path) -> bool:
-    """Tell whether a run has begun in a folder, or what was one is left of it."""
+    """Tell whether a run has begun in a folder, or the rest of one is there."""
     if any(generations.paths(each / rundir.CHECKPOINTS) for each in (folder, folder / rundir.TUNE)):
         return True
     return (folder / rundir.CONFIG).is_file() and is_log(folder / rundir.LOG)

@@ -1,6 +1,5 @@
-"""Which files in a folder are checkpoints: those with a generation in their name, the newest with the highest."""
+"""Files in a folder that are checkpoints: they have a generation in their name, the newest the highest."""
 
-import os
 import re
 from pathlib import Path
 
@@ -51,12 +50,3 @@ def put_aside(folder: Path, kept: Path | None) -> list[Path]:
             target = path.with_name(f"{path.name}{ASIDE}-{count}")
         renamed.append(path.rename(target))
     return renamed
-
-
-def flush_folder(folder: Path) -> None:
-    """Flush a folder's entries to disk, so that a rename in it survives a crash."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,4 +1,4 @@
-"""Whether what is read back has the form of what was written: lines of a history and a lineage, and a result."""
+"""The form of records that are read back: lines of a history and of a lineage, and a result."""
 
 from typing import Any
 
@@ -41,7 +41,7 @@ def of_lineage(line: dict[str, Any]) -> bool:
 
 
 def of_result(result: dict[str, Any]) -> bool:
-    """Tell whether a result has what a run's, a search's or a benchmark's has."""
+    """Tell whether a result has the form of a run's, a search's or a benchmark's."""
 
     def texts(*keys: str) -> bool:
         return all(isinstance(result.get(key), str) for key in keys)

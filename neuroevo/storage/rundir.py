@@ -6,11 +6,7 @@ was written is left out, and `note` is told so in a line.
 
 import csv
 import io
-import json
-import math
-import os
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -18,10 +14,11 @@ from typing import Any
 from torch import Tensor
 
 from neuroevo.engine.loop import Step
-from neuroevo.errors import InputError, RunError, printable
+from neuroevo.errors import InputError, ignore, printable
 from neuroevo.networks.weightfiles import seal
 from neuroevo.storage import checkpoint, generations
 from neuroevo.storage.checkpoint import History
+from neuroevo.storage.files import Note, append, content, dumps, loads, read_lines, replace, write_error
 from neuroevo.storage.records import count, of_history, of_lineage, of_result
 
 OUT = Path("runs/out")  # where runs are whose folder isn't named
@@ -50,11 +47,6 @@ CHECKSUM = "checksum"  # a key of a result
 COMMAND = "command: "  # begins the log's line, after the time, of each command that worked on the run
 FEW = 2  # parents: with more, often everybody, there is nothing to draw
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # a spreadsheet runs a cell that begins so
-Note = Callable[[str], None]
-
-
-def silent(line: str) -> None:
-    """Say nothing."""
 
 
 def find(folder: str) -> Path:
@@ -79,101 +71,13 @@ def refuse_inside(run_dir: str, out: str) -> None:
         raise InputError(f"--out: {out} is the run's own; give another file")
 
 
-def replace(path: Path, content: bytes) -> None:
-    """Write a whole file, so that after a crash it is the old one or the new one; RunError where that fails."""
-    temporary = path.with_name(path.name + ".partial")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        generations.flush_folder(path.parent)
-    except OSError as error:
-        raise write_error(path, error) from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-
-
-def write_error(path: Path, error: OSError) -> RunError:
-    """Return what a run ends with when a file can't be written."""
-    return RunError(f"{path}: not written ({error.strerror or error})")
-
-
-def append(file: Any, text: str) -> None:
-    """Add text to a file that was opened to append bytes, unbuffered; RunError where it can't be written."""
-    left = text.encode(errors="backslashreplace")
-    try:
-        while left:
-            left = left[file.write(left) :]
-    except OSError as error:
-        raise write_error(Path(file.name), error) from error
-
-
-def dumps(value: Any, indent: int | None = None) -> str:
-    """Return plain values as JSON that everybody reads: a number that isn't finite is null."""
-
-    def plain(item: Any) -> Any:
-        if isinstance(item, float):
-            return item if math.isfinite(item) else None
-        if isinstance(item, Mapping):
-            return {key: plain(inner) for key, inner in item.items()}
-        return [plain(inner) for inner in item] if isinstance(item, list | tuple) else item
-
-    return json.dumps(plain(value), indent=indent, allow_nan=False)
-
-
-def loads(text: bytes) -> Any:
-    """Return what JSON holds, null for a number that isn't finite; ValueError where it is none."""
-    try:
-        return json.loads(text.decode(), parse_constant=lambda name: None)
-    except RecursionError:
-        raise ValueError("nested too deep") from None
-
-
-def content(path: Path, note: Note = silent) -> bytes:
-    """Return what a file holds, nothing where there is none or it can't be read."""
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        return b""
-    except OSError as error:
-        note(f"{path}: can't be read ({error.strerror})")
-        return b""
-
-
 def write_history(folder: Path, history: History) -> None:
     """Write the history anew, as far as a checkpoint has it."""
     replace(folder / HISTORY, "".join(dumps(line) + "\n" for line in history).encode())
 
 
-def read_lines(
-    path: Path, note: Note = silent, right: Callable[[dict[str, Any]], bool] = lambda line: True
-) -> list[dict[str, Any]]:
-    """Return the lines of a JSON Lines file, [] where there is none; a last one that is only half written is left out.
-
-    It may be read while a run goes on, or after one was killed. Lines that are no mappings, or not `right`, are left
-    out.
-    """
-    found, bad = [], 0
-    whole = content(path, note).rpartition(b"\n")[0]
-    for text in whole.split(b"\n") if whole else []:
-        try:
-            line = loads(text)
-            if not isinstance(line, dict) or not right(line):
-                raise ValueError("another line")
-        except ValueError:
-            bad += 1
-        else:
-            found.append(line)
-    if bad:
-        note(f"{path}: {bad} of {bad + len(found)} lines are damaged, and left out")
-    return found
-
-
 def read_history(
-    folder: Path, note: Note = silent, compare: checkpoint.Checkpoint | None = None
+    folder: Path, note: Note = ignore, compare: checkpoint.Checkpoint | None = None
 ) -> list[dict[str, Any]]:
     """Return a run's history, one line a generation.
 
@@ -197,7 +101,7 @@ def read_history(
     return [lines[generation] for generation in sorted(lines)]
 
 
-def newest(folder: Path, note: Note = silent) -> checkpoint.Checkpoint | None:
+def newest(folder: Path, note: Note = ignore) -> checkpoint.Checkpoint | None:
     """Return a run's newest good checkpoint; None where there is none, of which `note` is told if some are damaged."""
     try:
         return checkpoint.newest(folder / CHECKPOINTS, note)
@@ -206,8 +110,8 @@ def newest(folder: Path, note: Note = silent) -> checkpoint.Checkpoint | None:
         return None
 
 
-def cut_lineage(folder: Path, generation: int, note: Note = silent) -> None:
-    """Take from the lineage what comes after a generation, and what is damaged."""
+def cut_lineage(folder: Path, generation: int, note: Note = ignore) -> None:
+    """Take from the lineage the lines after a generation, and those that are damaged."""
     if (folder / LINEAGE).exists():
         lines = read_lines(folder / LINEAGE, note, of_lineage)
         kept = [line for line in lines if line["generation"] <= generation]
@@ -245,7 +149,7 @@ def write_confusion(folder: Path, classes: Sequence[str], counts: Tensor) -> Non
     replace(folder / CONFUSION, text.getvalue().encode())
 
 
-def read_confusion(folder: Path, note: Note = silent) -> tuple[list[str], list[list[int]]] | None:
+def read_confusion(folder: Path, note: Note = ignore) -> tuple[list[str], list[list[int]]] | None:
     """Return the classes and counts [C][C] of a confusion matrix, or None where there is none."""
     path = folder / CONFUSION
     if not path.exists():
@@ -296,7 +200,7 @@ def checksum(result: Mapping[str, Any]) -> str:
     return sha256(dumps(timeless(result)).encode()).hexdigest()
 
 
-def read_result(folder: Path, note: Note = silent) -> dict[str, Any]:
+def read_result(folder: Path, note: Note = ignore) -> dict[str, Any]:
     """Return the result, empty where there is none yet, or a damaged one."""
     path = folder / RESULT
     if not path.exists():

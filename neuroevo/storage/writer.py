@@ -26,7 +26,7 @@ class Writer:
         self.pending = self.pool.submit(self._write, step, list(history))
 
     def wait(self) -> None:
-        """Wait until all is on disk; raise what went wrong."""
+        """Wait until all is on disk; raise the error of a checkpoint that failed."""
         pending, self.pending = self.pending, None
         if pending is not None:
             pending.result()

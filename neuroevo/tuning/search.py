@@ -27,7 +27,7 @@ from neuroevo.errors import InputError
 from neuroevo.experiments import compose
 from neuroevo.experiments.log import versions
 from neuroevo.problems.metric import LOWER_IS_BETTER
-from neuroevo.storage import checkpoint, rundir
+from neuroevo.storage import checkpoint, files, rundir
 
 HOME = torch.device("cpu")  # of positions, wherever trials are trained
 TRIAL = "trial"  # trait of a position: what is known of it
@@ -166,11 +166,11 @@ class Search:
 
     def write(self, step: Step) -> None:
         """Write the table of trials, and the config with the best of them."""
-        rundir.replace(self.folder / rundir.TRIALS, self.table(step.state.trials).encode())
+        files.replace(self.folder / rundir.TRIALS, self.table(step.state.trials).encode())
         best = self.best(step.state.trials)
         if best is not None:
             settings = self.space.settings(step.state.trials.positions[best].tolist())
-            rundir.replace(self.folder / rundir.BEST, self.config.trial(settings).to_yaml().encode())
+            files.replace(self.folder / rundir.BEST, self.config.trial(settings).to_yaml().encode())
 
     def table(self, trials: Trials) -> str:
         """Return the trials as CSV: what each set, how long it was trained, its validation, what it took."""

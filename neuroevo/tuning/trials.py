@@ -31,7 +31,7 @@ from neuroevo.experiments.experiment import Ready
 from neuroevo.experiments.log import versions
 from neuroevo.experiments.signals import Signals
 from neuroevo.experiments.sources import Sources
-from neuroevo.storage import checkpoint, rundir
+from neuroevo.storage import checkpoint, files, rundir
 from neuroevo.tuning import lockstep
 from neuroevo.tuning.lockstep import Group, Reached, Verdict
 
@@ -233,7 +233,7 @@ class Trainer:
             "cost": outcome.cost.record(),
             "verdicts": [v._asdict() | {"cost": v.cost.record()} for v in outcome.verdicts],
         }
-        rundir.replace(self.folder / FILE, json.dumps(state).encode())
+        files.replace(self.folder / FILE, json.dumps(state).encode())
         for file in self.folder.glob("*.h5"):
             if not file.name.startswith(name):
                 file.unlink()

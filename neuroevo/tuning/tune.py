@@ -16,11 +16,11 @@ from neuroevo.engine.cost import Cost
 from neuroevo.engine.loop import Step
 from neuroevo.engine.observer import Observer, Observers, watch
 from neuroevo.engine.rng import Context
-from neuroevo.errors import InputError, Interrupted, RunError
+from neuroevo.errors import InputError, Interrupted, RunError, ignore
 from neuroevo.experiments import blame, build, experiment, recorders, reopen
 from neuroevo.experiments.log import Reporter, logged, watched
 from neuroevo.experiments.signals import Signals
-from neuroevo.storage import checkpoint, claims, generations, rundir
+from neuroevo.storage import checkpoint, claims, files, generations, rundir
 from neuroevo.storage.writer import Writer
 from neuroevo.tuning import trials
 from neuroevo.tuning.search import HOME, Search
@@ -116,7 +116,7 @@ def stage(folder: Path, log: Callable[[str], None]) -> Stage | None:
 def resume(run_dir: str, sets: list[str], reporter: Reporter, signals: Signals) -> Path:
     """Go on with a run, a search of hyperparameters or the final run after one."""
     folder = rundir.find(run_dir)
-    searched = stage(folder, rundir.silent)  # whoever goes on says what is damaged
+    searched = stage(folder, ignore)  # whoever goes on says what is damaged
     if searched is None or searched.over:
         return experiment.resume(run_dir, sets, reporter)
     for text in sets:
@@ -155,8 +155,8 @@ def go_on(folder: Path, change: Callable[[Config], Config], reporter: Reporter, 
             rundir.write_history(where, saved.history)
             if not any(rundir.read_result(place, log) for place in (folder, folder / rundir.TUNE)):
                 rundir.write_result(where, own.result(last, str(last.stop), saved.device))
-            if rundir.content(folder / rundir.CONFIG) != text:
-                rundir.replace(folder / rundir.CONFIG, text)
+            if files.content(folder / rundir.CONFIG) != text:
+                files.replace(folder / rundir.CONFIG, text)
         else:
             with blame.on_users(c, log.keep):
                 ready = experiment.prepared(c if saved is None else reopen.found(c, log), log)
@@ -266,6 +266,6 @@ def final(folder: Path, c: Config, reporter: Reporter) -> Path:
             if left < 1:
                 raise InputError("budget.samples: the search took them all; see tune.budget and tune.included")
             best = replace(best, budget=best.budget.model_copy(update={"samples": left}))
-        rundir.replace(moved / rundir.CONFIG, c.to_yaml().encode())
-        rundir.replace(folder / rundir.CONFIG, best.to_yaml().encode())
+        files.replace(moved / rundir.CONFIG, c.to_yaml().encode())
+        files.replace(folder / rundir.CONFIG, best.to_yaml().encode())
     return experiment.resume(str(folder), [], reporter)

@@ -479,7 +479,7 @@ def test_a_trial_is_the_config_that_one_would_write(base: dict[str, Any], settin
     space = {key: {"name": "categorical", "choices": [value, value]} for key, value in settings.items()}
     c = check({**base, "tune": {"space": space}})
     pairs = [(key.split("."), value) for key, value in settings.items()]
-    written = check(config.applied(base, pairs, lambda line: None))
+    written = check(config.apply(base, pairs, lambda line: None))
     assert c.trial(settings) == written
     again = check(yaml.safe_load(c.to_yaml()))  # as a resume reads it
     assert again == c

@@ -28,7 +28,7 @@ from neuroevo.errors import InputError, Interrupted, RunError
 from neuroevo.experiments import experiment, reopen, signals
 from neuroevo.networks import backbones
 from neuroevo.problems import scoring
-from neuroevo.storage import checkpoint, generations, rundir
+from neuroevo.storage import checkpoint, files, generations, rundir
 
 SETS = [
     "backbone.name=none", "backbone.weights=none", "data.image_size=null", "algorithm.population=33",
@@ -140,14 +140,14 @@ def test_the_lineage_is_cut_back_to_the_checkpoint_and_ends_in_the_same_bytes(tm
     experiment.run(load(None, two), str(tmp_path / "whole"), "test", Quiet())
     folder = tmp_path / "r"
     started = process(folder, two)
-    wait_for(lambda: len(rundir.read_lines(folder / "lineage.jsonl")) > 6)
+    wait_for(lambda: len(files.read_lines(folder / "lineage.jsonl")) > 6)
     started.kill()
     started.join()
     with open(folder / "lineage.jsonl", "a") as file:
         file.write('{"generation": 7, "par')  # as if it was killed while it wrote a line
     experiment.resume(str(folder), [], Quiet())
     assert contents(folder) == contents(tmp_path / "whole")
-    lines = rundir.read_lines(folder / "lineage.jsonl")
+    lines = files.read_lines(folder / "lineage.jsonl")
     assert [line["generation"] for line in lines] == list(range(1, 41))
     assert all(len(line["parents"]) == len(line["fitness"]) == 33 for line in lines)
     assert all(len(parents) == 2 for line in lines for parents in line["parents"])

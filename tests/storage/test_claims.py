@@ -132,15 +132,15 @@ def test_a_lock_whose_file_was_taken_away_is_none(tmp_path: Path, monkeypatch: p
 
 def test_of_several_that_begin_together_one_has_the_folder_and_it_stays_whole(tmp_path: Path) -> None:
     code = (
-        "import sys, time\nfrom neuroevo.storage import claims, rundir\nfrom neuroevo.errors import InputError\n"
+        "import sys, time\nfrom neuroevo.storage import claims, files\nfrom neuroevo.errors import InputError\n"
         "sys.stdin.readline()\n"
         "for i in range(20):\n"
         "    try:\n"
         f"        with claims.claim(f'{tmp_path}/{{i}}', 'x', 0) as claim:\n"
         "            for name in ('run.log', 'config.yaml'):\n"
-        f"                rundir.replace(claim.folder / name, {LOGGED!r}.encode())\n"
+        f"                files.replace(claim.folder / name, {LOGGED!r}.encode())\n"
         "            time.sleep(0.002)\n"
-        "            rundir.replace(claim.folder / 'history.jsonl', b'begun')\n"
+        "            files.replace(claim.folder / 'history.jsonl', b'begun')\n"
         "            print(i, 'won', flush=True)\n"
         "    except InputError as error:\n"
         "        assert 'in use' in str(error) or 'already holds a run' in str(error), error\n"
