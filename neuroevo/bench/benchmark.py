@@ -112,7 +112,7 @@ def check_counts(**options: int) -> None:
 
 
 def terms(c: Config, splits: Mapping[str, torch.Tensor], budget: str | None) -> Given:
-    """Return what arms are told, with the budget that is asked for or the config's own."""
+    """Return the terms that arms are told, with the budget that is asked for or the config's own."""
     given = sizes(c, splits)
     return given._replace(samples=parse_budget(budget) or own_budget(c, given))
 
@@ -129,7 +129,7 @@ def resume(run_dir: str, reporter: Reporter, signals: Signals) -> Path:
 
 
 def read_bench(folder: Path) -> Bench:
-    """Read what a benchmark was asked for."""
+    """Read a benchmark's file."""
     raw = config.read(str(folder / rundir.BENCH))
     file, wrote = folder / rundir.BENCH, "a benchmark's folder has what neuroevo bench wrote"
     keys = ("config", "arms", "samples", "seeds", "splits", "levels", "jobs", "command")
@@ -205,7 +205,7 @@ def parse_budget(budget: str | None) -> int | None:
 
 
 def sizes(c: Config, splits: Mapping[str, torch.Tensor]) -> Given:
-    """Return what arms are told of the data."""
+    """Return the sizes of the data, as arms are told them."""
     return Given(0, len(splits["train"]), len(splits["validation"]))
 
 

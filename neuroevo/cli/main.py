@@ -348,12 +348,12 @@ def standings(folder: str) -> None:
 
 
 def place(mean: float | None, sign: int) -> float:
-    """Return what arms are sorted by, the best first; last where there is no mean."""
+    """Return the key that sorts arms, the best first; last where there is no mean."""
     return float("inf") if mean is None else sign * mean
 
 
 def fail(line: str, status: int) -> NoReturn:
-    """Say what was wrong in one line and leave."""
+    """Print an error in one line and leave."""
     print(f"neuroevo: {printable(' '.join(line.split()))}", file=sys.stderr)
     sys.exit(status)
 

@@ -1,4 +1,4 @@
-"""What a generation takes, before there are data."""
+"""The cost of a generation, before there are data."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -26,7 +26,7 @@ def batch_size(c: Config, pool: int) -> int:
 
 
 def takes(c: Config, algorithm: Algorithm[Any], counts: Mapping[str, int], first: bool = False) -> Cost:
-    """Return what a generation takes at most, the `first` or any after it, with so many images a split."""
+    """Return the cost of a generation at most, the `first` or any after it, with so many images a split."""
     rows, asked = (algorithm.size, 0) if first else (algorithm.later, algorithm.overhead)
     train, r = counts["train"], c.refine
     recalibrates = c.backbone.batchnorm == "recalibrate" and c.backbone.trainable
@@ -40,12 +40,12 @@ def takes(c: Config, algorithm: Algorithm[Any], counts: Mapping[str, int], first
 
 
 def scoring_cost(individuals: int, samples: int, beside: int) -> Cost:
-    """Return what scoring takes, with so many samples an individual `beside` those of the batch."""
+    """Return the cost of scoring, with so many samples an individual `beside` those of the batch."""
     return Cost(forward=individuals * (samples + beside))
 
 
 def rescored(c: Config, algorithm: Algorithm[Any], rows: int) -> int:
-    """Return how many of so many individuals are scored again in full precision."""
+    """Return the number of individuals, of so many, that are scored again in full precision."""
     return 0 if c.fitness.precision == "float32" else algorithm.exact(rows)
 
 
@@ -56,5 +56,5 @@ def calibration_batches(train: int) -> list[int]:
 
 
 def generation(c: Config, counts: Mapping[str, int]) -> Cost:
-    """Return what a generation takes at most, from the second on, with so many images a split."""
+    """Return the cost of a generation at most, from the second on, with so many images a split."""
     return takes(c, c.algorithm.search(), counts)

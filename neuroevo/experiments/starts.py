@@ -1,4 +1,4 @@
-"""Where a run starts: what it takes of earlier runs, of files, and of the network's own head.
+"""The start of a run: weights of earlier runs, of files, and of the network's own head.
 
 Files hold weights as the network has them, on raw features. Those that neuroevo wrote name their classes, by which the
 rows of the head's output layer are put in the run's order (`classes`); of others the order is taken as it is.
@@ -28,7 +28,7 @@ Weights = dict[str, Tensor]
 
 
 class Given(NamedTuple):
-    """What a run's folder or a file gives."""
+    """Weights of a run's folder or a file."""
 
     weights: Weights  # {name: shape}
     source: str  # what to call it
@@ -36,7 +36,7 @@ class Given(NamedTuple):
 
 
 def weights_file(source: str, key: str) -> Path:
-    """Return where an earlier run has its champion, or a file of weights itself; InputError where neither is there."""
+    """Return the file of an earlier run's champion, or a file of weights itself; InputError where neither is there."""
     path = Path(source).expanduser()
     path = path / rundir.CHAMPION if path.is_dir() else path
     if not path.is_file():
@@ -51,7 +51,7 @@ def read(source: str, key: str) -> Given:
 
 
 def lines(c: Config, backbone: Backbone, now: Classes) -> list[str]:
-    """Return what a run takes of heads that have learnt before, a line for each; InputError where it can't be."""
+    """Return a line on each head that has learnt before and that a run takes; InputError where it can't be."""
     found: list[str] = []
     sources = c.genome.start if c.head.trainable else c.genome.start[:1]
     for source in sources:
@@ -89,7 +89,7 @@ def _match(then: Classes, now: Classes, source: str, learns: bool) -> classes.Ma
 def in_order(
     head: nn.Module, prefix: str, width: int, given: Given, now: Classes, *, learns: bool = True, whole: bool = False
 ) -> Weights:
-    """Return what is given with the rows of the head's output layer in the order of this run's classes.
+    """Return the given weights with the rows of the head's output layer in the order of this run's classes.
 
     `head` takes features of that `width`, and evolves if it `learns`; with `whole`, as levels. InputError where it has
     no such layer, shares no class, or can't learn a new one. What isn't of this head is left to who compares shapes.

@@ -1,4 +1,4 @@
-"""How a run is shown: a live line on a terminal, plain lines elsewhere. All of it goes to stderr."""
+"""The progress of a run: a live line on a terminal, plain lines elsewhere. All of it goes to stderr."""
 
 import sys
 import time

@@ -1,4 +1,4 @@
-"""How long the parts of a run take on this machine, measured on the run's own sizes in a few seconds.
+"""The time of the parts of a run on this machine, measured on the run's own sizes in a few seconds.
 
 What takes long is done in part, with fewer individuals, samples and gradient steps, and scaled: slices of individuals
 and samples follow one another, and so do steps. Nothing that is measured goes into a run.
@@ -41,7 +41,7 @@ class Pace(NamedTuple):
 
 
 class Part(NamedTuple):
-    """How much of a generation is done."""
+    """The part of a generation that is done."""
 
     individuals: int
     samples: int
@@ -179,7 +179,7 @@ class PartlySensitive:
 def of_generation(
     experiment: Experiment, algorithm: Algorithm[Any], step: Step, brought: Collection[str], seconds: float
 ) -> tuple[float, Step]:
-    """Return what a generation takes in the mean of some, measured for so long, and the last of them.
+    """Return the mean seconds of some generations, measured for so long, and the last of them.
 
     The first is left aside: its population isn't bred.
     """
@@ -205,7 +205,7 @@ def of_generation(
 
 
 def of_validation(experiment: Experiment, genomes: Tensor, seconds: float) -> float:
-    """Return what the validation of genomes [k, g] takes, measured for so long."""
+    """Return the seconds of the validation of genomes [k, g], measured for so long."""
     every, beside = experiment.splits["validation"], experiment.calibrating()
     few = genomes[some(len(genomes), min(len(genomes), 8), genomes.device)]
 
@@ -218,7 +218,7 @@ def of_validation(experiment: Experiment, genomes: Tensor, seconds: float) -> fl
 
 
 def of_test(experiment: Experiment, genome: Tensor, seconds: float) -> float:
-    """Return what scoring a genome [g] on test takes, measured for so long."""
+    """Return the seconds of scoring a genome [g] on test, measured for so long."""
     every = experiment.splits["test"]
 
     def take(m: int) -> float:
@@ -232,7 +232,7 @@ def of_test(experiment: Experiment, genome: Tensor, seconds: float) -> float:
 
 
 def measure_rows(take: Callable[[int], float], size: int, seconds: float) -> tuple[float, int]:
-    """Return what as many of `size` rows as the time allows take, and how many they are."""
+    """Return the seconds of as many of `size` rows as the time allows, and their number."""
     m = min(FEW, size)
     take(m)  # which sets things up
     while True:

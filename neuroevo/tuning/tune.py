@@ -82,7 +82,7 @@ def update_tuning(then: Config, now: Config) -> config.Tuning:
 
 
 class Stage(NamedTuple):
-    """How far a folder is with a search."""
+    """The progress of a search in a folder."""
 
     where: Path  # of the search's files: the folder, or a folder within
     saved: checkpoint.Checkpoint | None  # of the search
@@ -91,7 +91,7 @@ class Stage(NamedTuple):
 
 
 def stage(folder: Path, log: Callable[[str], None]) -> Stage | None:
-    """Return how far a folder is with a search of hyperparameters; None where there is none."""
+    """Return the progress of the search of hyperparameters in a folder; None where there is none."""
     moved = folder / rundir.TUNE
     if not checkpoint.listed(moved / rundir.CHECKPOINTS):
         saved, c = reopen.reopened(folder, log)
@@ -233,7 +233,7 @@ def search(
 
 
 def no_winner(folder: Path) -> RunError:
-    """Return what a search ends with that found nothing."""
+    """Return the error of a search that found nothing."""
     return RunError(f"{folder}: no trial came to its end with a finite validation; see {rundir.TRIALS} and the ranges")
 
 
