@@ -159,7 +159,7 @@ def same_data(bench: Bench, folder: Path, reporter: Reporter) -> Bench:
     found, c = {}, config.check(bench.base)
     for split in range(c.data.split_seed, c.data.split_seed + bench.splits):
         own = replace(c, data=c.data.model_copy(update={"split_seed": split}))
-        now = build.identified(*build.dataset(own))
+        now = build.identify(*build.dataset(own))
         known = bench.data.get(str(split))
         if known is not None:
             line = identity.agree(Identity.from_record(known), now.classes, now, folder / rundir.BENCH)

@@ -77,7 +77,7 @@ def dataset(c: Config) -> tuple[Dataset, dict[str, Tensor]]:
 
 
 @config.at(**config.READING)
-def identified(whole: Dataset, splits: dict[str, Tensor]) -> Identity:
+def identify(whole: Dataset, splits: dict[str, Tensor]) -> Identity:
     """Return the identity of a run's data."""
     return Identity.of(whole, splits)
 

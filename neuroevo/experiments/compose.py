@@ -34,12 +34,12 @@ from neuroevo.engine.rng import Context, generator
 from neuroevo.engine.scores import Scores
 from neuroevo.errors import InputError
 from neuroevo.experiments import starts
-from neuroevo.experiments.build import identified, make_head, slots
+from neuroevo.experiments.build import identify, make_head, slots
 from neuroevo.experiments.costs import (
     CALIBRATED_BY,
     CALIBRATION_BATCH,
     batch_size,
-    rescored,
+    exact_rows,
     scoring_cost,
     steps,
 )
@@ -188,7 +188,7 @@ class Experiment:
         except ValueError as error:
             raise InputError(f"{source}: not of this network's layout: {error}") from None
         if self.scale is not None and f"{self.first}.weight" in given:
-            given = starts.unfolded(self.scale, given, self.first, source)
+            given = starts.unfold(self.scale, given, self.first, source)
         return quantised.genomes(backbone | given, self.layout)
 
     def start(self) -> Tensor:
@@ -210,7 +210,7 @@ class Experiment:
     @cached_property
     def data(self) -> Identity:
         """What data the run is of."""
-        return identified(self.whole, self.splits)
+        return identify(self.whole, self.splits)
 
     @cached_property
     def origin(self) -> Tensor:
@@ -293,7 +293,7 @@ class Experiment:
         beside = self.calibrating()
 
         def whole(n: int, samples: int) -> Cost:
-            return scoring_cost(n + rescored(c, self.algorithm, n), samples, beside)
+            return scoring_cost(n + exact_rows(c, self.algorithm, n), samples, beside)
 
         def score(population: Population, index: Tensor) -> tuple[Scores, Cost]:
             n = len(population.genomes)
@@ -307,7 +307,7 @@ class Experiment:
                         index,
                         metrics,
                         plan,
-                        rescored(c, self.algorithm, n),
+                        exact_rows(c, self.algorithm, n),
                         self.origin,
                         len(c.metrics),
                     )

@@ -31,7 +31,7 @@ def takes(c: Config, algorithm: Algorithm[Any], counts: Mapping[str, int], first
     train, r = counts["train"], c.refine
     recalibrates = c.backbone.batchnorm == "recalibrate" and c.backbone.trainable
     beside, batch = sum(calibration_batches(train)) if recalibrates else 0, batch_size(c, counts[c.fitness.split])
-    once = scoring_cost(rows + rescored(c, algorithm, rows), batch, beside)
+    once = scoring_cost(rows + exact_rows(c, algorithm, rows), batch, beside)
     whole = once + sensitivity.probed(asked, train)
     if r is None:
         return whole
@@ -44,7 +44,7 @@ def scoring_cost(individuals: int, samples: int, beside: int) -> Cost:
     return Cost(forward=individuals * (samples + beside))
 
 
-def rescored(c: Config, algorithm: Algorithm[Any], rows: int) -> int:
+def exact_rows(c: Config, algorithm: Algorithm[Any], rows: int) -> int:
     """Return the number of individuals, of so many, that are scored again in full precision."""
     return 0 if c.fitness.precision == "float32" else algorithm.exact(rows)
 

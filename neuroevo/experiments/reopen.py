@@ -102,7 +102,7 @@ def restored(
         experiment = compose.compose(c, device, given, backbone, watched(reporter, signals), log)
         return experiment, experiment.initial(), []
     device, given = devices.nearest(c.device, log), build.dataset(found(c, log))
-    agree(saved, build.identified(*given), log)
+    agree(saved, build.identify(*given), log)
     experiment = compose.compose(
         c, device, given, build.backbone_for(c, given[0].native(), saved.frozen), watched(reporter, signals), log,
         here(saved.plan, device, log), saved.changes, saved.scale, saved.kept,

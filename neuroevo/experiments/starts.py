@@ -109,7 +109,7 @@ def in_order(
     return classes.ordered(weights, layer, found, whole) if f"{layer}.weight" in weights else weights
 
 
-def unfolded(scale: Scale, weights: Weights, first: str, source: str) -> Weights:
+def unfold(scale: Scale, weights: Weights, first: str, source: str) -> Weights:
     """Return weights on a scale from those on raw features; InputError where they need what the scale leaves out."""
     found = scale.unfold(weights, first)
     back, given = (w[f"{first}.weight"].double() for w in (scale.fold(found, first), weights))
@@ -185,4 +185,4 @@ def head_weights(
             )
         return weights
     batched = {name: value[None].to(device) for name, value in given.weights.items()}
-    return batched if scale is None else unfolded(scale, batched, first, given.source)
+    return batched if scale is None else unfold(scale, batched, first, given.source)

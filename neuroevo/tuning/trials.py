@@ -73,7 +73,7 @@ class Trainer:
         self.folder, self.merit = folder / rundir.RUNG, merit
         self.images, self.log, self.signals = images, log, signals
         self.sources: OrderedDict[str, Sources] = OrderedDict()
-        self.data = build.identified(*ready.given)
+        self.data = build.identify(*ready.given)
 
     def trial(self, settings: Settings) -> Config:
         """Return the config of a trial."""
