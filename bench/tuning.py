@@ -32,13 +32,13 @@ HOME = torch.device("cpu")
 
 
 class Quiet:
-    """A reporter that says nothing."""
+    """A observer that says nothing."""
 
     def note(self, line: str) -> None: ...
 
-    def images(self, done: int, total: int) -> None: ...
+    def progress(self, done: int, total: int) -> None: ...
 
-    def generation(self, step: Any, rules: Any) -> None: ...
+    def generation(self, step: Any) -> None: ...
 
 
 def tuner(sets: list[str], preset: str = "tune_lr.yaml") -> Tuner:

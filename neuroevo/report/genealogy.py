@@ -1,4 +1,4 @@
-"""Who descends from whom: the champion's ancestors, read from a run's lineage."""
+"""The champion's ancestors, read from a run's lineage."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
