@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 
 from neuroevo.config import load
 from neuroevo.engine.loop import Step
+from neuroevo.engine.observer import Observer
 from neuroevo.experiments import experiment
 from neuroevo.forecast import forecaster
 from neuroevo.networks import backbones
