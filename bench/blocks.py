@@ -57,14 +57,14 @@ class Rows:
 def setup(name: str, device: torch.device) -> tuple[Backbone, nn.Linear, dict[str, Tensor], Callable[[str], Forward]]:
     """Return a network cut before its last stage, a head, one individual and how to evaluate a population."""
     model, patterns, size = NETWORKS[name]
-    backbone = backbones.build(model, "none", size, (8, 8, 3), None, patterns)
+    backbone = backbones.build(model, "none", size, (8, 8, 3), trainable=patterns)
     backbone.to(device)
     assert backbone.cut is not None and backbone.own_head is not None
     cut, head = backbone.cut, nn.Linear(backbone.own_head.in_features, CLASSES).to(device).requires_grad_(False)
     start = {key: backbone.body.get_parameter(key)[None] for key in backbone.trainable}
     start |= {f"{backbone.head}.{key}": p.detach()[None] for key, p in head.named_parameters()}
     of_features = heads.population_forward(head, backbone.head)[1]
-    return backbone, head, start, lambda m: deep.forward(cut, backbone.head, of_features, {}, None, m)
+    return backbone, head, start, lambda m: deep.forward(cut, backbone.head, of_features, {}, affine=None, method=m)
 
 
 def rates(name: str, n: int, samples: int, rounds: int, device: torch.device) -> None:
@@ -75,7 +75,9 @@ def rates(name: str, n: int, samples: int, rounds: int, device: torch.device) ->
     layout = Layout.of({key: w[0] for key, w in start.items()})
     genomes = layout.flatten(start).repeat(n, 1)
     data, index = Rows(samples, cut.width, device), torch.arange(samples)
-    plan = deep.plan(make, start, cut.width, CLASSES, 2**30, device, "auto", n, 0, 0)
+    plan = deep.plan(
+        make, start, cut.width, CLASSES, 2**30, device=device, method="auto", population=n, batch=0, slots=0
+    )
     ours, (rows, _) = make(plan.method), data.batch(index)
     weights = {key: w.contiguous() for key, w in layout.unflatten(genomes).items()}
     tensors = cut.tensors(rows)  # channels last
@@ -126,9 +128,11 @@ def memory(n: int, limit: int, refine: bool) -> None:
     assert cut is not None
     layout, batch = Layout.of({key: w[0] for key, w in start.items()}), 64 if refine else 0
     data = Rows(1000, cut.width, device)
-    plan = deep.plan(make, start, cut.width, CLASSES, limit, device, "loop", n, batch, 1)
+    plan = deep.plan(
+        make, start, cut.width, CLASSES, limit, device=device, method="loop", population=n, batch=batch, slots=1
+    )
     genomes = layout.flatten(start).repeat(n, 1)
-    population = Population(genomes, {}, torch.zeros(n, 2, dtype=torch.int64))
+    population = Population.new(genomes)
     task = Task(layout, make("loop"), None, data, torch.arange(1000), CLASSES, max(1, plan.trained),
                          max(1, plan.micro), limit // 8, genomes[0], device)  # fmt: skip
     settings = Settings(

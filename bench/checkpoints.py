@@ -12,13 +12,15 @@ import statistics
 import tempfile
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import torch
 
 from neuroevo.engine import loop
 from neuroevo.engine.batches import batches
 from neuroevo.engine.cost import Budget, Cost
-from neuroevo.engine.evaluator import Scoring, unchanged
+from neuroevo.engine.evaluator import Scoring, plain
 from neuroevo.engine.execution import plan
 from neuroevo.engine.genome import Layout, Population
 from neuroevo.engine.loop import Champion, Rules, Step
@@ -26,10 +28,11 @@ from neuroevo.engine.problem import Problem, by_metric
 from neuroevo.engine.scores import Scores
 from neuroevo.networks import heads
 from neuroevo.problems.metrics import METRICS
-from neuroevo.problems.scoring import evaluate
+from neuroevo.problems.scoring import Judgement, evaluate
 from neuroevo.search.algorithms.base import GAState
 from neuroevo.search.algorithms.ga import ga
 from neuroevo.storage import checkpoint
+from neuroevo.storage.writer import Writer
 
 D, C = 1280, 10
 LAYOUT = Layout(("head.weight", "head.bias"), ((C, D), (C,)))
@@ -40,7 +43,7 @@ ATTRIBUTES = {"config": "", "seed": 0, "device": "cpu", "layout": LAYOUT.to_json
 
 def first(n: int) -> Step:
     genomes = torch.randn(n, LAYOUT.genes) / 36
-    population = Population(genomes, {}, torch.zeros(n, 2, dtype=torch.int64))
+    population = Population.new(genomes, parents=2)
     scores = Scores(torch.randn(n, 1).double(), torch.zeros(n, dtype=torch.bool))
     champion = Champion(genomes[0].clone(), "best", 0, {"accuracy": 0.0, "cross_entropy": 9.0})
     state = GAState(population, scores.values[:, 0])
@@ -73,6 +76,7 @@ def writes(folder: Path, rounds: int) -> None:
 
 def generations(folder: Path, count: int, every: int | None) -> float:
     forward = heads.population_forward(heads.linear(D, C), "head")[1]
+    evolved: Any = SimpleNamespace(decode=LAYOUT.unflatten, forward=forward)
     x, y = torch.randn(10_000, D), torch.randint(C, (10_000,))
 
     class Rows:
@@ -84,7 +88,7 @@ def generations(folder: Path, count: int, every: int | None) -> float:
     algorithm, metric, p = ga(), METRICS["cross_entropy"](), plan("gemm", LAYOUT.genes, D, [C], 2**30, CPU)
 
     def score(population: Population, index: torch.Tensor) -> tuple[Scores, Cost]:
-        scores = evaluate(population.genomes, LAYOUT.unflatten, forward, Rows(), index, [metric], p)
+        scores = evaluate(Judgement(evolved, Rows(), [metric]), population.genomes, index, p)
         return scores, Cost(forward=len(index) * len(population.genomes))
 
     rules = Rules(0, 1024, count + 1, None, Budget(generations=count), "accuracy", False)
@@ -93,13 +97,13 @@ def generations(folder: Path, count: int, every: int | None) -> float:
         layout=LAYOUT,
         start=torch.zeros(1, LAYOUT.genes),
         sigma=0.01,
-        development=unchanged(Scoring(score, lambda n, samples: Cost(forward=n * samples))),
+        evaluator=plain(Scoring(score, lambda n, samples: Cost(forward=n * samples))),
         batch=batches(torch.arange(10_000), 0),
         validate=nothing,
         merit=by_metric("accuracy", loss="cross_entropy"),
     )
     start = loop.begin(problem, algorithm, 0, CPU)
-    writer, history = checkpoint.Writer(folder, ATTRIBUTES, {}, 3), []
+    writer, history = Writer(folder, ATTRIBUTES, {}, 3), []
     began = time.perf_counter()
     for step in loop.evolve(problem, algorithm, rules, start, device=CPU):
         history.append(step.record)

@@ -13,6 +13,8 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,6 +28,7 @@ from neuroevo.problems.metrics import METRICS
 D, C = 1280, 10
 LAYOUT = Layout(("head.weight", "head.bias"), ((C, D), (C,)))
 FORWARD = heads.population_forward(heads.linear(D, C), "head")[1]
+EVOLVED: Any = SimpleNamespace(decode=LAYOUT.unflatten, forward=FORWARD)
 
 
 class Rows:
@@ -52,7 +55,8 @@ def rates(rounds: int, device: torch.device) -> None:
     out = torch.empty(b, n * C, device=device)
 
     def evaluate(metric: str) -> Tensor:
-        return scoring.evaluate(genomes, LAYOUT.unflatten, FORWARD, rows, index, [METRICS[metric]()], plan).values[:, 0]
+        judgement = scoring.Judgement(EVOLVED, rows, [METRICS[metric]()])
+        return scoring.evaluate(judgement, genomes, index, plan).values[:, 0]
 
     def loop() -> Tensor:
         weights = LAYOUT.unflatten(genomes)

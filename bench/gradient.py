@@ -46,7 +46,9 @@ def setup(make: Callable[[], nn.Module], n: int, steps: int, limit: int, device:
     layout = Layout.of({f"fc.{key}": p for key, p in head.named_parameters()})
     linear = "fc" if isinstance(head, nn.Linear) else None
     start, widths = torch.zeros(layout.genes, device=device), heads.widths(head)
-    slices = slice_size(layout.genes, D, widths, linear is not None, 1, False, B, limit, device)
+    slices = slice_size(
+        layout.genes, D, widths, linear=linear is not None, slots=1, own=False, size=B, limit=limit, device=device
+    )
     task = Task(layout, heads.population_forward(head, "fc")[1], linear, rows, torch.arange(10_000), C,
                          slices, B, limit // 8, start, device)  # fmt: skip
     settings = Settings(
@@ -55,7 +57,7 @@ def setup(make: Callable[[], nn.Module], n: int, steps: int, limit: int, device:
         optimizer_state="fresh", balanced=False, class_weights=False, logit_adjustment=0.0,
     )  # fmt: skip
     genomes = torch.randn(n, layout.genes, device=device).div_(36)
-    return head, task, settings, Population(genomes, {}, torch.zeros(n, 2, dtype=torch.int64, device=device))
+    return head, task, settings, Population.new(genomes)
 
 
 def peak() -> int:

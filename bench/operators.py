@@ -35,11 +35,11 @@ def main() -> None:
     genomes = torch.randn(n, layout.genes, generator=generator, device=device)
     fitness = torch.randn(n, generator=generator, device=device, dtype=torch.float64)
     parents = torch.randint(n, (n, 2), generator=generator, device=device)
-    children = Population(genomes.clone(), {}, parents)
+    children = Population.new(genomes.clone())
 
     def generation() -> None:
         chosen = tournament(fitness, 2 * n, generator).view(n, 2)
-        gaussian(Population(uniform(genomes, chosen, layout, generator), {}, chosen), context, layout)
+        gaussian(Population.new(uniform(genomes, chosen, layout, generator)), context, layout)
 
     def obvious() -> None:
         drawn = torch.randint(n, (2 * n, 4), generator=generator, device=device)

@@ -66,10 +66,10 @@ def features(components: int, whitening: float) -> tuple[dict[str, tuple[Tensor,
     c = config.load(str(RUNS / "cifar10_folder.yaml"), sets)
     c = replace(c, memory=c.memory.model_copy(update={"limit": 2**30}))
     given = build.dataset(c)
-    parts = compose.compose(
-        c, torch.device("cpu"), given, build.build_backbone(c, given[0]), lambda done, total: None, print
-    )
-    return {name: parts.features.batch(parts.splits[name]) for name in ("train", "validation")}, len(parts.classes)
+    backbone, cpu = build.build_backbone(c, given[0]), torch.device("cpu")
+    run = compose.compose(c, cpu, given, backbone, images=lambda done, total: None, log=print)
+    splits = run.supervised.splits
+    return {name: run.features.batch(splits[name]) for name in ("train", "validation")}, len(run.network.classes)
 
 
 def log_likelihoods(genomes: Tensor, x: Tensor, y: Tensor, classes: int) -> Tensor:

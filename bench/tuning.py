@@ -22,7 +22,9 @@ from torch import nn
 from neuroevo import config
 from neuroevo.engine.rng import Context
 from neuroevo.experiments import experiment
+from neuroevo.experiments.signals import Signals
 from neuroevo.tuning import tune
+from neuroevo.tuning.tuner import Tuner
 
 RUNS = Path(__file__).parents[1] / "runs"
 RANGES = {"lr": (1e-5, 1e-1), "momentum": (0.0, 0.99), "weight_decay": (1e-6, 1e-2)}  # lr and decay by their logarithms
@@ -39,10 +41,10 @@ class Quiet:
     def generation(self, step: Any, rules: Any) -> None: ...
 
 
-def tuner(sets: list[str], preset: str = "tune_lr.yaml") -> tune.Tuner:
+def tuner(sets: list[str], preset: str = "tune_lr.yaml") -> Tuner:
     c = config.load(str(RUNS / preset), sets)
     nothing = lambda *_: None  # noqa: E731
-    return tune.Tuner(experiment.prepared(c), Path(tempfile.mkdtemp()), nothing, nothing)
+    return Tuner(experiment.prepared(c), Path(tempfile.mkdtemp()), images=nothing, log=nothing)
 
 
 def against_pyswarm(rounds: int, particles: int = 32, epochs: int = 3) -> None:
@@ -124,7 +126,7 @@ def searched(preset: str, sets: list[str]) -> dict[str, Any]:
     """Search without a final run; return the result."""
     with tempfile.TemporaryDirectory() as folder:
         c = config.load(str(RUNS / preset), [*sets, "tune.final=false"])
-        return json.loads((tune.run(c, f"{folder}/run", "", Quiet()) / "result.json").read_text())  # type: ignore[no-any-return]
+        return json.loads((tune.run(c, f"{folder}/run", "", Quiet(), Signals()) / "result.json").read_text())  # type: ignore[no-any-return]
 
 
 def against_grid(seeds: int, per_decade: int = 15) -> None:

@@ -16,6 +16,7 @@ from neuroevo.engine.loop import Rules, Step
 from neuroevo.engine.problem import Problem
 from neuroevo.errors import InputError
 from neuroevo.problems import function
+from neuroevo.problems.metric import FITNESS
 from neuroevo.search.algorithms.ga import ga
 
 GENERATIONS = 400  # of a search without a budget, as of a run without one
@@ -74,7 +75,7 @@ def evolve(
     whole = None if search.evolvable is None else search.evolvable.of(champion.genome)
     return Result(
         genome=champion.genome,
-        fitness=metrics[function.FITNESS],
+        fitness=metrics[FITNESS],
         metrics=metrics,
         model=whole,
         generation=champion.generation,
@@ -145,7 +146,7 @@ def _steps(
     algorithm.check(problem.layout.genes)
     rules = Rules(
         seed=seed, samples=1, every=every, patience=patience, budget=budget or Budget(generations=GENERATIONS),
-        metric=function.FITNESS, lower_is_better=False,
+        metric=FITNESS, lower_is_better=False,
     )  # fmt: skip
     begun = loop.begin(problem, algorithm, seed, search.device)
     return loop.evolve(problem, algorithm, rules, begun, device=search.device, clock=time.monotonic)

@@ -3,9 +3,10 @@
 Configs are taken here as records: plain mappings, defaults spelled out, as config.yaml has them.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
+from neuroevo.engine.genome import KEPT
 from neuroevo.search.algorithms.ga import averaged
 
 Record = Mapping[str, Any]
@@ -63,19 +64,17 @@ def _in_learning(algorithm: Record, refine: Record) -> dict[str, str]:
     return found
 
 
-def nobody_learns(record: Record) -> str | None:
-    """Return why those that `refine.who` names are nobody after the first generation, or None."""
-    algorithm, refine = record["algorithm"], record["refine"]
-    if refine is None:
-        return None
-    if refine["who"] == "elites" and (algorithm["name"] in WITHOUT_ELITES or algorithm.get("elites") == 0):
+def nobody_learns(record: Record, roles: Collection[int]) -> str | None:
+    """Return why those that `refine.who` names are nobody after the first generation, or None.
+
+    `roles` are those that the algorithm's individuals have from the second generation on.
+    """
+    who, name = record["refine"]["who"], record["algorithm"]["name"]
+    if who == "elites" and KEPT not in roles:
         return "elites, and there are none: nobody learns; set it to all"
-    if refine["who"] == "children" and algorithm["name"] == "fixed":
-        return "children, and a fixed population has none: nobody learns after the first generation; set it to all"
+    if who == "children" and {*roles} == {KEPT}:
+        return f"children, and a {name} population has none: nobody learns after the first generation; set it to all"
     return None
-
-
-WITHOUT_ELITES = ("snes", "xnes", "pgpe", "cem", "sep_cma", "es")  # a new population each generation
 
 
 def drifts(record: Record) -> str | None:
@@ -89,8 +88,10 @@ def drifts(record: Record) -> str | None:
     if weighs or ":" in crossover["name"] or elites >= population / LEAST_ELITES:
         return None
     who = "nothing selects" if not elites else f"only {elites} of {population} are selected, as elites"
-    return (f"random, and {crossover['name']} takes parents as they come: {who}; set it to tournament, or "
-            f"algorithm.elites to {max(1, population // 4)}")  # fmt: skip
+    return (
+        f"random, and {crossover['name']} takes parents as they come: {who}; set it to tournament, or "
+        f"algorithm.elites to {max(1, population // 4)}"
+    )
 
 
 # Crossovers whose children have large pieces of a parent, or nearly all of it: what is new comes from mutation alone.
@@ -108,8 +109,10 @@ def stalls(record: Record, genes: int) -> str | None:
     name = algorithm["crossover"]["name"]
     if name not in WEAK or algorithm["mutation"]["name"] != "gaussian":
         return None
-    return (f"{name}, which without gradient steps doesn't get far in {genes:,} genes (docs/search.md): add "
-            "refine.steps, or set it to weighted or uniform")  # fmt: skip
+    return (
+        f"{name}, which without gradient steps doesn't get far in {genes:,} genes (docs/search.md): add "
+        "refine.steps, or set it to weighted or uniform"
+    )
 
 
 def of_config(record: Record, genes: int) -> list[str]:
@@ -136,8 +139,10 @@ def of_splits(classes: Sequence[str], counts: Mapping[str, Sequence[int]], noun:
     for split, of_class in counts.items():
         missing = [name for name, count in zip(classes, of_class, strict=True) if not count]
         if missing:
-            found.append(f"{split} has no {noun[:-1]} of {few(missing)} ({len(missing)} of {len(classes)} classes): "
-                         "its figures say nothing of them")  # fmt: skip
+            found.append(
+                f"{split} has no {noun[:-1]} of {few(missing)} ({len(missing)} of {len(classes)} classes): "
+                "its figures say nothing of them"
+            )
     return found
 
 

@@ -30,7 +30,7 @@ def resolve(name: str) -> torch.device:
     return torch.device(name)
 
 
-def there(name: str) -> bool:
+def exists(name: str) -> bool:
     """Tell whether this machine has a device."""
     device = torch.device(name)
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -39,7 +39,7 @@ def there(name: str) -> bool:
 
 def nearest(name: str, note: Callable[[str], None]) -> torch.device:
     """Return a device, or in place of a GPU that isn't there what `auto` is; `note` is told."""
-    if re.fullmatch(r"cuda(:\d+)?", name) and not there(name):
+    if re.fullmatch(r"cuda(:\d+)?", name) and not exists(name):
         device = resolve("auto")
         note(f"device: {name} is not on this machine; {device} takes its place")
         return device

@@ -26,13 +26,13 @@ class InputError(ValueError):
     def rename(self, place: Callable[[str], str | None]) -> None:
         """Put a config's keys in place of the options that the line mentions; one without a key stays as it is."""
 
-        def named(found: re.Match[str]) -> str:
+        def name(found: re.Match[str]) -> str:
             key = place(found[1])
             if key is None:
                 return found[0]
             return key if found[2] is None else f"--set {key}={found[2]}"
 
-        self._line = MENTION.sub(named, self._line)
+        self._line = MENTION.sub(name, self._line)
         self.args = (plain(self._line),)
 
     def within(self, where: str) -> "InputError":
@@ -72,10 +72,14 @@ class RunError(Exception):
 def printable(text: str) -> str:
     """Return a text with all that a terminal or a file can't hold or would obey as backslash escapes."""
 
-    def escaped(match: re.Match[str]) -> str:
+    def escape(match: re.Match[str]) -> str:
         code = ord(match[0])
         if 0xDC80 <= code <= 0xDCFF:  # a byte that isn't UTF-8, as Python decodes names
             return f"\\x{code - 0xDC00:02x}"
         return match[0].encode("unicode_escape").decode()
 
-    return UNSAFE.sub(escaped, text)
+    return UNSAFE.sub(escape, text)
+
+
+def ignore(line: str) -> None:
+    """Say nothing of a line, where nobody asked to be told."""

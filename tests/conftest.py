@@ -15,9 +15,9 @@ from safetensors.torch import save_file
 from neuroevo.config import load
 from neuroevo.engine.loop import Rules, Step
 from neuroevo.experiments import experiment
-from neuroevo.forecast import forecast
+from neuroevo.forecast import forecaster
 from neuroevo.networks import backbones
-from neuroevo.storage import rundir
+from neuroevo.storage import files, rundir
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
@@ -39,8 +39,8 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def quick_estimates() -> Iterator[None]:
     """Measuring what a run will take takes eight seconds where a person asks; here what it finds matters less."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(forecast, "SECONDS", 0.5)
-        patch.setattr(forecast, "PASS_SECONDS", 0.3)
+        patch.setattr(forecaster, "SECONDS", 0.5)
+        patch.setattr(forecaster, "PASS_SECONDS", 0.3)
         yield
 
 
@@ -136,7 +136,7 @@ def make_bench(folder: Path) -> Path:
                 **cost,
             })  # fmt: skip
             best = 0.0
-            for line in rundir.read_lines(at / "history.jsonl"):
+            for line in files.read_lines(at / "history.jsonl"):
                 if line["validation"] is not None:
                     best = max(best, line["validation"])
                     samples = line["forward_samples"] + 2 * line["backward_samples"]

@@ -17,11 +17,10 @@ from neuroevo.experiments import costs
 
 LOOKS = 60  # validations of a run, about: each arm gets as many chances to name its champion
 LEARNING_RATES = (0.003, 0.01, 0.03, 0.1)  # that SGD pays for trying
-WEIGHT_DECAY = 0.01
-SHARED = {  # what arms have in common, or the comparison means nothing
-    "seed", "device", "data", "backbone", "head", "budget", "validate.metric", "validate.patience",
-    "memory.limit",
-}  # fmt: skip
+SGD = {"name": "sgd", "momentum": 0.9, "weight_decay": 0.01, "schedule": "cosine"}
+# What arms have in common, or the comparison means nothing: whole sections, and keys.
+SHARED = {"seed", "device", "data", "backbone", "head", "budget"}
+SHARED |= {"validate.metric", "validate.patience", "memory.limit"}
 SECTIONS = ("algorithm", "refine", "genome", "features", "fitness", "validate", "memory", "tune")
 REPLACED = ("algorithm", "refine", "tune")  # sections that an arm brings whole
 
@@ -47,7 +46,7 @@ def _batch(given: Given, population: int, generations: int = 400, least: int = 1
     return min(most, max(least, 1 << max(0, wanted.bit_length() - 1)))
 
 
-def _searching(given: Given, algorithm: str, population: int = 256) -> Overlay:
+def _search_without_gradients(given: Given, algorithm: str, population: int = 256) -> Overlay:
     return {
         "algorithm": {"name": algorithm, "population": population},
         "refine": None,
@@ -62,7 +61,7 @@ def _steps(given: Given, individuals: int, batch_size: int) -> int:
 
 def ga(given: Given) -> Overlay:
     """Search by the default genetic algorithm, without gradients."""
-    return _searching(given, "ga")
+    return _search_without_gradients(given, "ga")
 
 
 def config(given: Given) -> Overlay:
@@ -72,7 +71,7 @@ def config(given: Given) -> Overlay:
 
 def snes(given: Given) -> Overlay:
     """Search by a separable natural evolution strategy (Wierstra et al. 2014)."""
-    return _searching(given, "snes", population=128)
+    return _search_without_gradients(given, "snes", population=128)
 
 
 def pso(given: Given) -> Overlay:
@@ -89,7 +88,7 @@ def pso(given: Given) -> Overlay:
 
 def random(given: Given) -> Overlay:
     """Search at random: a new population around the start each generation."""
-    return _searching(given, "random")
+    return _search_without_gradients(given, "random")
 
 
 def sgd(given: Given) -> Overlay:
@@ -107,43 +106,41 @@ def sgd_restarts(given: Given) -> Overlay:
 
 
 def _sgd(given: Given, individuals: int) -> Overlay:
+    own = {"batch_size": 128, "steps": _steps(given, individuals, 128), "optimizer_state": "inherit"}
     return {
         "algorithm": {"name": "fixed", "population": individuals},
-        "refine": {
-            "name": "sgd", "momentum": 0.9, "lr": list(LEARNING_RATES), "batch_size": 128, "schedule": "cosine",
-            "weight_decay": WEIGHT_DECAY, "steps": _steps(given, individuals, 128), "optimizer_state": "inherit",
-        },
+        "refine": {**SGD, "lr": list(LEARNING_RATES), **own},
         "features": {"components": None, "whitening": 0.0},
         "fitness": {"samples": 128},
-    }  # fmt: skip
+    }
 
 
 def hybrid(given: Given) -> Overlay:
     """Evolve few individuals that SGD trains on batches of their own, and whose children inherit what they learnt."""
     n = 4
+    mutation = {"name": "gaussian", "sigma": 0.001, "schedule": "constant", "self_adaptive": True}
+    breeding = {"selection": "tournament", "crossover": "uniform", "mutation": mutation}
+    own = {"batch_size": 128, "steps": _steps(given, n, 128), "batches": "own"}
     return {
-        "algorithm": {
-            "name": "ga", "population": n, "elites": n // 2, "selection": "tournament", "crossover": "uniform",
-            "mutation": {"name": "gaussian", "sigma": 0.001, "schedule": "constant", "self_adaptive": True},
-        },
-        "refine": {
-            "name": "sgd", "momentum": 0.9, "lr": [LEARNING_RATES[0], LEARNING_RATES[-1]], "batch_size": 128,
-            "weight_decay": WEIGHT_DECAY, "schedule": "cosine", "steps": _steps(given, n, 128), "batches": "own",
-        },
+        "algorithm": {"name": "ga", "population": n, "elites": n // 2, **breeding},
+        "refine": {**SGD, "lr": [LEARNING_RATES[0], LEARNING_RATES[-1]], **own},
         "genome": {"init_sigma": 0.001},
         "features": {"components": None, "whitening": 0.0},
         "fitness": {"samples": 512},
-    }  # fmt: skip
+    }
 
 
 def classic(given: Given) -> Overlay:
     """Follow the classic recipe: ten individuals, random parents, five epochs each, fitness = validation accuracy."""
+    noise = {"name": "gaussian", "sigma": 0.1, "schedule": "constant", "self_adaptive": False}
     return {
         "algorithm": {
-            "name": "ga", "population": 10, "elites": 0, "selection": "random",
+            "name": "ga",
+            "population": 10,
+            "elites": 0,
+            "selection": "random",
             "crossover": {"name": "uniform", "rate": 0.5},
-            "mutation": {"name": "gaussian", "sigma": 0.1, "rate": 0.1, "per": "tensor", "schedule": "constant",
-                         "self_adaptive": False},
+            "mutation": {**noise, "rate": 0.1, "per": "tensor"},
             "averaging": False,
         },
         "refine": {"name": "sgd", "momentum": 0.9, "lr": 0.01, "batch_size": 32, "steps": {"epochs": 5}},
@@ -151,16 +148,14 @@ def classic(given: Given) -> Overlay:
         "features": {"standardise": False, "components": None, "whitening": 0.0},
         "fitness": {"metric": "accuracy", "split": "validation", "samples": "all"},
         "validate": {"every": 1},
-    }  # fmt: skip
+    }
 
 
-ARMS: dict[str, Callable[[Given], Overlay]] = {
-    "ga": ga, "hybrid": hybrid, "sgd": sgd, "sgd_restarts": sgd_restarts, "snes": snes, "pso": pso, "random": random,
-    "classic": classic, "config": config,
-}  # fmt: skip
+TABLE: tuple[Callable[[Given], Overlay], ...] = (ga, hybrid, sgd, sgd_restarts, snes, pso, random, classic, config)
+ARMS: dict[str, Callable[[Given], Overlay]] = {arm.__name__: arm for arm in TABLE}
 
 
-def named(arm: str) -> tuple[str, Overlay | None]:
+def read_arm(arm: str) -> tuple[str, Overlay | None]:
     """Return an arm's name, and the overlay where it is a YAML file; InputError where it is neither that nor known."""
     if arm in ARMS:
         return arm, None
@@ -179,7 +174,9 @@ def named(arm: str) -> tuple[str, Overlay | None]:
     return name, overlay
 
 
-def applied(base: Mapping[str, Any], arm: str, overlay: Overlay | None, given: Given, seed: int, split: int) -> Config:
+def configure(
+    base: Mapping[str, Any], arm: str, overlay: Overlay | None, given: Given, *, seed: int, split: int
+) -> Config:
     """Return the config of an arm's run; what the base says of features holds for every arm of the table."""
     raw: dict[str, Any] = deepcopy(dict(base))
     raw |= {"seed": seed, "budget": {"samples": given.samples}}
@@ -199,14 +196,14 @@ def applied(base: Mapping[str, Any], arm: str, overlay: Overlay | None, given: G
         raw[key] = {**kept, **value} if isinstance(value, Mapping) else value
     try:
         if isinstance(raw.get("tune"), Mapping):
-            raw["tune"] = paid(raw["tune"], given)
+            raw["tune"] = share_budget(raw["tune"], given)
         c = config_.check(raw)
     except InputError as error:
         raise InputError(f"arm {arm}: {error}") from None
-    return looked_at(c, given, _mapping(changes.get("validate")))
+    return schedule_validation(c, given, _mapping(changes.get("validate")))
 
 
-def paid(search: Mapping[str, Any], given: Given) -> dict[str, Any]:
+def share_budget(search: Mapping[str, Any], given: Given) -> dict[str, Any]:
     """Return a section tune whose search is paid for out of the arm's budget: half of it unless it says otherwise."""
     budget = search.get("budget") or {}
     if isinstance(budget, Mapping):  # else the check says what is wrong
@@ -217,7 +214,7 @@ def paid(search: Mapping[str, Any], given: Given) -> dict[str, Any]:
     return {**search, "budget": budget, "included": True, "final": True}
 
 
-def looked_at(c: Config, given: Given, validate: Mapping[str, Any]) -> Config:
+def schedule_validation(c: Config, given: Given, validate: Mapping[str, Any]) -> Config:
     """Return a config that validates `LOOKS` times, unless its arm says how often, and checkpoints as often."""
     takes = costs.generation(c, given.counts).samples
     every = int(validate.get("every") or max(1, round(given.samples / max(1, takes) / LOOKS)))
@@ -232,11 +229,11 @@ def _mapping(section: Any) -> dict[str, Any]:
     return {"name": section} if isinstance(section, str) else dict(section or {})
 
 
-def listed(arms: Sequence[str]) -> dict[str, Overlay | None]:
+def read_arms(arms: Sequence[str]) -> dict[str, Overlay | None]:
     """Return the overlays of arms by name, in their order; InputError where one is given twice."""
     found: dict[str, Overlay | None] = {}
     for arm in arms:
-        name, overlay = named(arm)
+        name, overlay = read_arm(arm)
         if name in found:
             raise InputError(f"--arms: {name} is given twice")
         found[name] = overlay

@@ -16,8 +16,8 @@ import torch
 from neuroevo import config
 from neuroevo.bench import arms, workers
 from neuroevo.bench.arms import Given, Overlay
-from neuroevo.bench.tables import between, compared, reached, read, summarised, table, warned
-from neuroevo.bench.tasks import Bench, Task, altered, done, outcome
+from neuroevo.bench.tables import comparison_rows, count_warnings, level_row, levels_between, read, summary_row, table
+from neuroevo.bench.tasks import Bench, Task, differs, is_done, outcome
 from neuroevo.bench.workers import Failure
 from neuroevo.config import Config
 from neuroevo.data import identity, inventory
@@ -26,36 +26,49 @@ from neuroevo.data.identity import Identity
 from neuroevo.errors import InputError, RunError
 from neuroevo.experiments import build, costs, experiment, log
 from neuroevo.experiments.log import Reporter
+from neuroevo.experiments.signals import Signals
 from neuroevo.problems.metric import LOWER_IS_BETTER
-from neuroevo.storage import claims, rundir
+from neuroevo.storage import claims, files, records, rundir
 from neuroevo.tuning import tune
+
+POINT = ("generation", "samples", "seconds", "validation")  # columns of curves.csv beside the run's
 
 
 def run(
-    file: str, names: Sequence[str], seeds: int, splits: int, budget: str | None, jobs: int, levels: Sequence[float],
-    sets: Sequence[str], out: str | None, reporter: Reporter,
-) -> Path:  # fmt: skip
+    file: str,
+    names: Sequence[str],
+    reporter: Reporter,
+    signals: Signals,
+    *,
+    seeds: int,
+    splits: int,
+    jobs: int,
+    budget: str | None = None,
+    levels: Sequence[float] = (),
+    sets: Sequence[str] = (),
+    out: str | None = None,
+) -> Path:
     """Run what is missing of a benchmark in `out`, beginning it where there is none; return the folder."""
     base = config.override(config.read(file), sets, reporter.note)
     c = config.check(base)
-    overlays = arms.listed(names)
-    counted(seeds=seeds, splits=splits, jobs=jobs)
+    overlays = arms.read_arms(names)
+    check_counts(seeds=seeds, splits=splits, jobs=jobs)
     out = str(rundir.OUT / f"{Path(file).stem}-bench") if out is None else out
     claims.check(out, bench=True)
     ready = experiment.prepared(c)
     check_splits(c, ready.given[0], splits)
-    given = given_to_arms(c, ready.given[1], budget)
+    given = terms(c, ready.given[1], budget)
     samples = given.samples
     # What is free differs from run to run; slices, and with them rounding, must not.
     assert ready.config.memory.limit is not None
     limit = c.memory.limit or ready.config.memory.limit // jobs
     base = base | {"memory": {**(base.get("memory") or {}), "limit": limit}}
     bench = Bench(base, overlays, samples, seeds, splits, sorted(levels), jobs, log.command(), {})
-    with claims.claimed(out, "", 0, bench=True) as claim:
+    with claims.claim(out, "", 0, bench=True) as claim:
         there = (claim.folder / rundir.BENCH).exists()
         try:
             if there:
-                bench = joined(opened(claim.folder), bench, claim.folder)
+                bench = merge(read_bench(claim.folder), bench, claim.folder)
             tasks = bench.tasks(claim.folder, given)
             demand(bench.base, bench.overlays, {task.arm: task.config for task in tasks})
             bench = same_data(bench, claim.folder, reporter)
@@ -63,7 +76,7 @@ def run(
             if not there:
                 claim.clear()
             raise
-        return finished(claim.folder, bench, tasks, reporter)
+        return complete(claim.folder, bench, tasks, reporter, signals)
 
 
 def demand(base: Mapping[str, Any], overlays: Mapping[str, Overlay | None], configs: Mapping[str, Config]) -> None:
@@ -76,7 +89,7 @@ def demand(base: Mapping[str, Any], overlays: Mapping[str, Overlay | None], conf
                 raise InputError(f"arm {arm}: {key} has no effect: {why}")
         if overlay is not None or arm == "config":
             try:
-                config.spoilt(configs[arm])
+                config.check_sense(configs[arm])
             except InputError as error:
                 raise InputError(f"arm {arm}: {error}") from None
         nowhere = idle if nowhere is None else {key: why for key, why in idle.items() if key in nowhere}
@@ -91,31 +104,31 @@ def check_splits(c: Config, whole: Dataset, splits: int) -> None:
         raise InputError(f"--splits: {splits} given, but the data have splits of their own: all would be the same")
 
 
-def counted(**options: int) -> None:
+def check_counts(**options: int) -> None:
     """Raise InputError for an option of the command line that isn't one or more."""
     for name, count in options.items():
         if count < 1:
             raise InputError(f"--{name}: {count} given, one or more expected")
 
 
-def given_to_arms(c: Config, splits: Mapping[str, torch.Tensor], budget: str | None) -> Given:
+def terms(c: Config, splits: Mapping[str, torch.Tensor], budget: str | None) -> Given:
     """Return what arms are told, with the budget that is asked for or the config's own."""
     given = sizes(c, splits)
-    return given._replace(samples=asked(budget) or own_budget(c, given))
+    return given._replace(samples=parse_budget(budget) or own_budget(c, given))
 
 
-def resume(run_dir: str, reporter: Reporter) -> Path:
+def resume(run_dir: str, reporter: Reporter, signals: Signals) -> Path:
     """Go on with a benchmark; one that is finished is left as it is, its tables written anew."""
     folder = Path(run_dir)
-    with claims.locked(folder):
-        bench = opened(folder)
+    with claims.lock(folder):
+        bench = read_bench(folder)
         c = config.check(bench.base)
         given = sizes(c, experiment.prepared(c).given[1])._replace(samples=bench.samples)
         bench = same_data(bench, folder, reporter)
-        return finished(folder, bench, bench.tasks(folder, given), reporter)
+        return complete(folder, bench, bench.tasks(folder, given), reporter, signals)
 
 
-def opened(folder: Path) -> Bench:
+def read_bench(folder: Path) -> Bench:
     """Read what a benchmark was asked for."""
     raw = config.read(str(folder / rundir.BENCH))
     file, wrote = folder / rundir.BENCH, "a benchmark's folder has what neuroevo bench wrote"
@@ -129,8 +142,8 @@ def opened(folder: Path) -> Bench:
     right = {
         "config": isinstance(memory, dict) and memory.get("limit") is not None,
         "arms": all(overlay is None or isinstance(overlay, dict) for overlay in overlays.values()),
-        **{key: rundir.count(raw[key]) and raw[key] > 0 for key in ("samples", "seeds", "splits", "jobs")},
-        "levels": isinstance(raw["levels"], list) and all(map(rundir.number, raw["levels"])),
+        **{key: records.count(raw[key]) and raw[key] > 0 for key in ("samples", "seeds", "splits", "jobs")},
+        "levels": isinstance(raw["levels"], list) and all(map(records.number, raw["levels"])),
         "command": isinstance(raw["command"], str),
         "data": isinstance(data, dict) and all(map(Identity.is_record, data.values())),
     }
@@ -156,7 +169,7 @@ def same_data(bench: Bench, folder: Path, reporter: Reporter) -> Bench:
     return replace(bench, data=found)
 
 
-def joined(known: Bench, more: Bench, folder: Path) -> Bench:
+def merge(known: Bench, more: Bench, folder: Path) -> Bench:
     """Return a benchmark with what another command adds to it; InputError where the two don't compare."""
     limit = known.base["memory"]["limit"]  # what was free when it began
     base = more.base | {"memory": more.base["memory"] | {"limit": limit}}
@@ -170,12 +183,17 @@ def joined(known: Bench, more: Bench, folder: Path) -> Bench:
         if begun and arm in known.overlays and known.overlays[arm] != overlay:
             raise InputError(f"--arms: {arm} was another in {folder}; give the file another name")
     return replace(
-        more, base=known.base, data=known.data, overlays={**known.overlays, **more.overlays},
-        seeds=max(known.seeds, more.seeds), splits=max(known.splits, more.splits), levels=more.levels or known.levels,
-    )  # fmt: skip
+        more,
+        base=known.base,
+        data=known.data,
+        overlays={**known.overlays, **more.overlays},
+        seeds=max(known.seeds, more.seeds),
+        splits=max(known.splits, more.splits),
+        levels=more.levels or known.levels,
+    )
 
 
-def asked(budget: str | None) -> int | None:
+def parse_budget(budget: str | None) -> int | None:
     """Read `samples=N`; InputError where it is something else."""
     if budget is None:
         return None
@@ -205,18 +223,20 @@ def own_budget(c: Config, given: Given) -> int:
     return min(known)
 
 
-def finished(folder: Path, bench: Bench, tasks: list[Task], reporter: Reporter) -> Path:
+def complete(folder: Path, bench: Bench, tasks: list[Task], reporter: Reporter, signals: Signals) -> Path:
     """Do what is left of a benchmark, keeping its tables up to date, and write its page; raise what runs failed by."""
-    rundir.replace(folder / rundir.BENCH, config.dump(bench.record()).encode())
-    left = [task for task in tasks if not done(task)]
+    files.replace(folder / rundir.BENCH, config.dump(bench.record()).encode())
+    left = [task for task in tasks if not is_done(task)]
     if len(left) < len(tasks):
         reporter.note(f"{folder}: {len(tasks) - len(left)} of {len(tasks)} runs are finished")
     for task in tasks:
-        if altered(task):
+        if differs(task):
             reporter.note(f"{task}: was begun with other settings than now; to have it again, delete {task.folder}")
     failed: list[tuple[Task, Failure]] = []
-    todo = workers.alone(work, left, reporter) if bench.jobs == 1 else workers.together(
-        work, left, bench.jobs, reporter)  # fmt: skip
+    if bench.jobs == 1:
+        todo = workers.run_in_turn(work, left, reporter, signals)
+    else:
+        todo = workers.run_in_parallel(work, left, bench.jobs, reporter, signals)
     try:
         with closing(todo):
             for task, failure in todo:
@@ -235,12 +255,12 @@ def finished(folder: Path, bench: Bench, tasks: list[Task], reporter: Reporter) 
     return folder
 
 
-def work(task: Task, reporter: Reporter) -> None:
+def work(task: Task, reporter: Reporter, signals: Signals) -> None:
     """Begin a run, or go on with it."""
     if (task.folder / rundir.CONFIG).exists() or claims.holds(task.folder):
-        tune.resume(str(task.folder), [], reporter)
+        tune.resume(str(task.folder), [], reporter, signals)
     elif task.config.tune is not None:
-        tune.run(task.config, str(task.folder), "", reporter)
+        tune.run(task.config, str(task.folder), "", reporter, signals)
     else:
         experiment.run(task.config, str(task.folder), "", reporter)
 
@@ -252,25 +272,26 @@ def write(folder: Path, bench: Bench, tasks: Sequence[Task]) -> None:
     lower = metric in LOWER_IS_BETTER
     table(folder / rundir.RESULTS, [run.row for run in found])
     curves = [
-        {"arm": run.task.arm, "split": run.task.split, "seed": run.task.seed,
-         **dict(zip(("generation", "samples", "seconds", "validation"), point, strict=True))}
-        for run in found for point in run.curve
-    ]  # fmt: skip
+        {"arm": run.task.arm, "split": run.task.split, "seed": run.task.seed, **dict(zip(POINT, point, strict=True))}
+        for run in found
+        for point in run.curve
+    ]
     table(folder / rundir.CURVES, curves)
     names = [arm for arm in bench.overlays if any(run.task.arm == arm for run in found)]
-    summary = [summarised(arm, found, tasks, lower) for arm in names]
+    summary = [summary_row(arm, found, tasks, lower) for arm in names]
     table(folder / rundir.SUMMARY, summary)
-    table(folder / rundir.COMPARISONS, compared(names, found, tasks, lower))
-    levels = bench.levels or between(found, summary, lower)
-    table(folder / rundir.LEVELS, [reached(arm, level, found, lower) for arm in names for level in levels])
-    rundir.write_result(folder, {
+    table(folder / rundir.COMPARISONS, comparison_rows(names, found, tasks, lower))
+    levels = bench.levels or levels_between(found, summary, lower)
+    table(folder / rundir.LEVELS, [level_row(arm, level, found, lower) for arm in names for level in levels])
+    result = {
         "status": "finished" if len(found) == len(tasks) else "interrupted",
         "metric": metric,
         "lower_is_better": lower,
         "samples": bench.samples,
         "runs": len(found),
         "runs_asked": len(tasks),
-        "warnings": warned(names, found),
+        "warnings": count_warnings(names, found),
         "arms": {row["arm"]: {k: v if v == v else None for k, v in row.items() if k != "arm"} for row in summary},
         "versions": log.versions(),
-    })  # fmt: skip
+    }
+    rundir.write_result(folder, result)

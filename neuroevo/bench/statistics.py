@@ -58,11 +58,11 @@ def estimate(scores: Scores, statistic: Statistic = mean) -> Estimate:
     if float(np.ptp(whole)) == 0:
         return Estimate(value, value, value)
 
-    def joined(*parts: Scores, axis: int = -1) -> Scores:
+    def of_pool(*parts: Scores, axis: int = -1) -> Scores:
         return statistic(np.concatenate(parts, axis), axis)
 
     found = bootstrap(
-        strata, joined, n_resamples=RESAMPLES, method="percentile", vectorized=True, rng=np.random.default_rng(0)
+        strata, of_pool, n_resamples=RESAMPLES, method="percentile", vectorized=True, rng=np.random.default_rng(0)
     ).confidence_interval
     return Estimate(value, float(found.low), float(found.high))
 

@@ -12,9 +12,9 @@ import numpy as np
 
 from neuroevo.bench import statistics
 from neuroevo.bench.statistics import Estimate
-from neuroevo.bench.tasks import COSTS, SHARES, Task, done, real
+from neuroevo.bench.tasks import COSTS, SHARES, Task, is_done, real
 from neuroevo.problems.metric import LOWER_IS_BETTER
-from neuroevo.storage import rundir
+from neuroevo.storage import files, rundir
 
 
 class Found(NamedTuple):
@@ -28,14 +28,14 @@ class Found(NamedTuple):
 
 def read(task: Task) -> Found | None:
     """Read a finished run; None where it isn't finished."""
-    if not done(task):
+    if not is_done(task):
         return None
     metric = task.config.validation_metric.name
     lower = metric in LOWER_IS_BETTER
     result = rundir.read_result(task.folder)
-    parts = [(task.folder / rundir.TUNE, result["tuning"]), (task.folder, result)] if "tuning" in result else [
-        (task.folder, result)
-    ]  # fmt: skip
+    parts = [(task.folder, result)]
+    if "tuning" in result:
+        parts.insert(0, (task.folder / rundir.TUNE, result["tuning"]))
     cost = {key: sum(part["cost"][key] for _, part in parts) for key in (*COSTS, "seconds")}
     curve: list[tuple[int, int, float, float]] = []
     generation, samples, seconds, best = 0, 0, 0.0, math.inf if lower else -math.inf
@@ -51,19 +51,31 @@ def read(task: Task) -> Found | None:
         samples += part["cost"]["forward_samples"] + 2 * part["cost"]["backward_samples"]
         seconds += part["cost"]["seconds"]
     champion = result["champion"]
-    scores = {f"{split}_{name}": real(champion[split].get(name)) for split in ("validation", "test")
-              for name in champion["validation"]}  # fmt: skip
+    scores = {
+        f"{split}_{name}": real(champion[split].get(name))
+        for split in ("validation", "test")
+        for name in champion["validation"]
+    }
     row = {
-        "arm": task.arm, "split": task.split, "seed": task.seed, "status": result["status"],
-        "stop_reason": result["stop_reason"], "generations": generation, "champion_kind": champion["kind"],
-        "champion_generation": champion["generation"], "validation": real(champion["validation"][metric]),
-        "test": real(champion["test"][metric]), **scores, **{key: cost[key] for key in COSTS[:2]}, "samples": samples,
+        "arm": task.arm,
+        "split": task.split,
+        "seed": task.seed,
+        "status": result["status"],
+        "stop_reason": result["stop_reason"],
+        "generations": generation,
+        "champion_kind": champion["kind"],
+        "champion_generation": champion["generation"],
+        "validation": real(champion["validation"][metric]),
+        "test": real(champion["test"][metric]),
+        **scores,
+        **{key: cost[key] for key in COSTS[:2]},
+        "samples": samples,
         **{key: cost[key] for key in (*COSTS[2:], "seconds")},
-    }  # fmt: skip
+    }
     return Found(task, row, curve, result.get("warnings", []))
 
 
-def warned(names: Sequence[str], found: Sequence[Found]) -> list[str]:
+def count_warnings(names: Sequence[str], found: Sequence[Found]) -> list[str]:
     """Return the warnings of all runs by arm, each with the number of runs that have it."""
     lines = []
     for arm in names:
@@ -80,7 +92,7 @@ def table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
         writer.writeheader()
         writer.writerows({key: "" if value != value else value for key, value in row.items()} for row in rows)
-    rundir.replace(path, file.getvalue().encode())
+    files.replace(path, file.getvalue().encode())
 
 
 def scores(arm: str, column: str, found: Sequence[Found], tasks: Sequence[Task]) -> statistics.Scores:
@@ -98,7 +110,7 @@ def spread(name: str, estimate: Estimate) -> dict[str, float]:
     return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
 
 
-def summarised(arm: str, found: Sequence[Found], tasks: Sequence[Task], lower: bool) -> dict[str, Any]:
+def summary_row(arm: str, found: Sequence[Found], tasks: Sequence[Task], lower: bool) -> dict[str, Any]:
     """Return an arm's row of summary.csv."""
     test, validation = (scores(arm, column, found, tasks) for column in ("test", "validation"))
     # How much better the champion looked where it was chosen.
@@ -116,19 +128,20 @@ def summarised(arm: str, found: Sequence[Found], tasks: Sequence[Task], lower: b
     }
 
 
-def compared(names: Sequence[str], found: Sequence[Found], tasks: Sequence[Task], lower: bool) -> list[dict[str, Any]]:
+def comparison_rows(
+    names: Sequence[str], found: Sequence[Found], tasks: Sequence[Task], lower: bool
+) -> list[dict[str, Any]]:
     """Return the rows of comparisons.csv: test of each pair of arms, by seed and split."""
     rows = []
     for i, a in enumerate(names):
         for b in names[i + 1 :]:
             both = statistics.compare(scores(a, "test", found, tasks), scores(b, "test", found, tasks), lower)
-            rows.append({
-                "a": a, "b": b, **spread("difference", both.difference), **spread("probability", both.probability)
-            })  # fmt: skip
+            columns = spread("difference", both.difference) | spread("probability", both.probability)
+            rows.append({"a": a, "b": b, **columns})
     return rows
 
 
-def between(found: Sequence[Found], summary: Sequence[Mapping[str, Any]], lower: bool) -> list[float]:
+def levels_between(found: Sequence[Found], summary: Sequence[Mapping[str, Any]], lower: bool) -> list[float]:
     """Return levels between the worst first validation of a run and the mean of the best arm."""
     firsts, ends = [run.curve[0][3] for run in found if run.curve], [row["validation_mean"] for row in summary]
     if not firsts:
@@ -137,12 +150,10 @@ def between(found: Sequence[Found], summary: Sequence[Mapping[str, Any]], lower:
     return list(dict.fromkeys(round(start + share * (end - start), 4) for share in SHARES))
 
 
-def reached(arm: str, level: float, found: Sequence[Found], lower: bool) -> dict[str, Any]:
+def level_row(arm: str, level: float, found: Sequence[Found], lower: bool) -> dict[str, Any]:
     """Return a row of levels.csv."""
     curves = [[point[1:] for point in run.curve] for run in found if run.task.arm == arm]
     soon = statistics.reach(curves, level, lower)
     known = {"samples_median": soon.samples, "seconds_median": soon.seconds}
-    return {
-        "arm": arm, "level": level, "reached": soon.reached, "runs": len(curves),
-        **{key: "" if math.isinf(value) else value for key, value in known.items()},
-    }  # fmt: skip
+    medians = {key: "" if math.isinf(value) else value for key, value in known.items()}
+    return {"arm": arm, "level": level, "reached": soon.reached, "runs": len(curves), **medians}

@@ -52,11 +52,18 @@ class Bench:
     def record(self) -> dict[str, Any]:
         """Return what bench.yaml holds."""
         return {
-            "config": self.base, "arms": self.overlays, "samples": self.samples, "seeds": self.seeds,
-            "splits": self.splits, "levels": self.levels, "jobs": self.jobs, "command": self.command,
+            "config": self.base,
+            "arms": self.overlays,
+            "samples": self.samples,
+            "seeds": self.seeds,
+            "splits": self.splits,
+            "levels": self.levels,
+            "jobs": self.jobs,
+            "command": self.command,
             "data": self.data,
-            "machine": machine(), "commit": commit(),
-        }  # fmt: skip
+            "machine": machine(),
+            "commit": commit(),
+        }
 
     def tasks(self, folder: Path, given: Given) -> list[Task]:
         """Return all runs, seed by seed, so that a benchmark that goes on has about as many of each arm."""
@@ -65,12 +72,12 @@ class Bench:
         for split in range(c.data.split_seed, c.data.split_seed + self.splits):
             for seed in range(c.seed, c.seed + self.seeds):
                 for arm, overlay in self.overlays.items():
-                    own = arms.applied(self.base, arm, overlay, given, seed, split)
+                    own = arms.configure(self.base, arm, overlay, given, seed=seed, split=split)
                     found.append(Task(arm, split, seed, folder / rundir.RUNS / arm / f"{split}-{seed}", own))
         return found
 
 
-def altered(task: Task) -> bool:
+def differs(task: Task) -> bool:
     """Tell whether a run that there is was begun under another config; one that is tuned isn't looked at."""
     file = task.folder / rundir.CONFIG
     if task.config.tune is not None or not file.exists():
@@ -81,7 +88,7 @@ def altered(task: Task) -> bool:
         return False
 
 
-def done(task: Task) -> bool:
+def is_done(task: Task) -> bool:
     """Tell whether a run came to its end."""
     result, metric = rundir.read_result(task.folder), task.config.validation_metric.name
     champion = result.get("champion", {})
@@ -92,9 +99,8 @@ def outcome(task: Task) -> str:
     """Return a finished run in a line."""
     result = rundir.read_result(task.folder)
     metric = task.config.validation_metric.name
-    champion = result["champion"]
-    return (f"validation {metric} {real(champion['validation'][metric]):.4f}, "
-            f"test {real(champion['test'][metric]):.4f}, {result['cost']['seconds']:.0f} s")  # fmt: skip
+    validation, test = (real(result["champion"][split][metric]) for split in ("validation", "test"))
+    return f"validation {metric} {validation:.4f}, test {test:.4f}, {result['cost']['seconds']:.0f} s"
 
 
 def commit() -> str | None:

@@ -2,7 +2,6 @@
 
 import multiprocessing
 import os
-import signal
 import sys
 import threading
 import time
@@ -17,10 +16,10 @@ import torch
 from neuroevo.engine.loop import Rules, Step
 from neuroevo.errors import InputError, Interrupted, RunError
 from neuroevo.experiments.log import Reporter
-from neuroevo.experiments.signals import Signals
+from neuroevo.experiments.signals import Signals, withhold
 
 T = TypeVar("T")
-Work = Callable[[Any, Reporter], None]  # a function of a module, of something that can be pickled
+Work = Callable[[Any, Reporter, Signals], None]  # a function of a module, of something that can be pickled
 
 
 class Failure(NamedTuple):
@@ -53,10 +52,10 @@ class Telling:
                 self.pipe.send(rules.budget.progress(step.generation, step.cost))
 
 
-def attempt(work: Work, item: Any, reporter: Reporter) -> Failure | None:
+def attempt(work: Work, item: Any, reporter: Reporter, signals: Signals) -> Failure | None:
     """Do one thing; return why it failed, if it did."""
     try:
-        work(item, reporter)
+        work(item, reporter, signals)
     except InputError as error:
         return Failure(True, str(error))
     except (RunError, OSError) as error:
@@ -64,19 +63,19 @@ def attempt(work: Work, item: Any, reporter: Reporter) -> Failure | None:
     return None
 
 
-def alone(work: Work, items: Iterable[T], reporter: Reporter) -> Done[T]:
+def run_in_turn(work: Work, items: Iterable[T], reporter: Reporter, signals: Signals) -> Done[T]:
     """Do things one after another in this process, and yield each that is done or has failed.
 
     A signal ends it after what is at work; Interrupted.
     """
-    with Signals() as signals:
+    with signals:
         for item in items:
             reporter.note(f"{item}: begun")
-            yield item, attempt(work, item, reporter)
+            yield item, attempt(work, item, reporter, signals)
             signals.check()
 
 
-def together(work: Work, items: Iterable[T], jobs: int, reporter: Reporter) -> Done[T]:
+def run_in_parallel(work: Work, items: Iterable[T], jobs: int, reporter: Reporter, signals: Signals) -> Done[T]:
     """Do things in processes, so many at a time, and yield each that is done or has failed.
 
     Unless OMP_NUM_THREADS says otherwise, the processes share the threads of this one. A signal is passed on to all,
@@ -93,15 +92,15 @@ def together(work: Work, items: Iterable[T], jobs: int, reporter: Reporter) -> D
     at_work: dict[Connection, T] = {}
     shares: dict[Connection, float] = {}
 
-    def handed(pipe: Connection) -> None:
+    def hand_over(pipe: Connection) -> None:
         at_work[pipe], shares[pipe] = waiting.pop(0), 0.0
         reporter.note(f"{at_work[pipe]}: begun")
         pipe.send(at_work[pipe])
 
-    with Signals() as signals:
+    with signals:
         try:
             for _ in range(jobs):
-                handed(joined(crew, work, threads))
+                hand_over(start_worker(crew, work, threads))
             while at_work:
                 signals.check()
                 reporter.several({str(item): shares[pipe] for pipe, item in at_work.items()})
@@ -118,10 +117,10 @@ def together(work: Work, items: Iterable[T], jobs: int, reporter: Reporter) -> D
                         crew[ready].join()
                         told = Failure(False, f"its process ended with status {crew[ready].exitcode}")
                         if waiting:
-                            pipe = joined(crew, work, threads)
+                            pipe = start_worker(crew, work, threads)
                     item = at_work.pop(ready)
                     if waiting:
-                        handed(pipe)
+                        hand_over(pipe)
                     yield item, told
         finally:
             reporter.several({})
@@ -133,38 +132,34 @@ def together(work: Work, items: Iterable[T], jobs: int, reporter: Reporter) -> D
                 process.join()
 
 
-def joined(crew: dict[Connection, BaseProcess], work: Work, threads: int) -> Connection:
+def start_worker(crew: dict[Connection, BaseProcess], work: Work, threads: int) -> Connection:
     """Start a process, and return the pipe to it."""
     spawn = multiprocessing.get_context("spawn")
     mine, theirs = spawn.Pipe()
     process = spawn.Process(target=worker, args=(work, theirs, threads))
-    # Ctrl-C on a terminal goes to all processes of a group; it is for this one, which passes it on.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
+    with withhold():  # a signal is for this process, which passes it on
         process.start()
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     theirs.close()
     crew[mine] = process
     return mine
 
 
 def worker(work: Work, pipe: Connection, threads: int) -> None:
-    """Do what comes through the pipe, in a process of its own, and say of each why it failed, or None."""
+    """Do what comes through the pipe, as a process's own program, and say of each why it failed, or None."""
     parent = multiprocessing.parent_process()
     assert parent is not None
 
-    def orphaned() -> None:  # who is killed leaves no process behind, and a run that is killed can be resumed
+    def end_with_parent() -> None:  # who is killed leaves no process behind, and a run that is killed can be resumed
         parent.join()
         os._exit(1)
 
-    threading.Thread(target=orphaned, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(threads)
     with Signals() as signals:
         try:
             while signals.status is None:
-                pipe.send(attempt(work, pipe.recv(), Telling(pipe)))
+                pipe.send(attempt(work, pipe.recv(), Telling(pipe), signals))
         except (EOFError, BrokenPipeError, ConnectionResetError):  # nothing more to do, or nobody to tell
             pass
         except Interrupted as error:

@@ -6,7 +6,6 @@ import platform
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -15,17 +14,20 @@ import torch
 
 from neuroevo import caveats, config, devices
 from neuroevo.bench import arms, benchmark
-from neuroevo.bench.arms import ARMS, Overlay
+from neuroevo.bench.arms import ARMS
 from neuroevo.config import Config
 from neuroevo.data import cache, feature_cache, inventory
 from neuroevo.data.arrays import Vectors
 from neuroevo.errors import InputError
-from neuroevo.experiments import costs, experiment, log, reopen, sizes
-from neuroevo.forecast import forecast
-from neuroevo.forecast.forecast import Forecaster
+from neuroevo.experiments import conclusion, costs, experiment, log, reopen, sizes
+from neuroevo.forecast.bench import Comparison, estimate_bench
+from neuroevo.forecast.forecaster import Forecaster
+from neuroevo.forecast.length import run_length
+from neuroevo.forecast.search import estimate_search
+from neuroevo.forecast.seconds import breakdown, duration
 from neuroevo.networks import heads
 from neuroevo.problems.metric import reported
-from neuroevo.storage import checkpoint, hdf5, rundir
+from neuroevo.storage import checkpoint, files, generations, hdf5, records, rundir
 from neuroevo.tuning import trials
 
 Rows = list[tuple[str, str]]
@@ -34,20 +36,20 @@ Rows = list[tuple[str, str]]
 def describe(path: str) -> tuple[str, Rows]:
     """Return what a run's folder or a checkpoint file holds; InputError where it is neither, or is damaged."""
     if Path(path).is_dir():
-        folder = rundir.existing(path)
+        folder = rundir.find(path)
         bad: list[str] = []
         saved, _ = reopen.reopened(folder, bad.append)
         if saved is None:
             raise InputError(f"{path}: no checkpoint yet")
         result = rundir.read_result(folder, bad.append)
         rundir.read_history(folder, bad.append, compare=saved)
-        rundir.read_lines(folder / rundir.LINEAGE, bad.append, rundir.of_lineage)
+        files.read_lines(folder / rundir.LINEAGE, bad.append, records.of_lineage)
         rundir.read_confusion(folder, bad.append)
         rows: Rows = [
             ("status", f"{result.get('status', 'unfinished')} ({result.get('stop_reason', 'no result yet')})")
         ]
         rows += [
-            ("checkpoints", ", ".join(file.name for file in reversed(checkpoint.listed(folder / rundir.CHECKPOINTS))))
+            ("checkpoints", ", ".join(file.name for file in reversed(generations.paths(folder / rundir.CHECKPOINTS))))
         ]
         rows += [("damaged", line) for line in bad]
         rows += [("warning", line) for line in result.get("warnings", [])]
@@ -80,7 +82,7 @@ def _checkpoint(saved: checkpoint.Checkpoint) -> Rows:
     rows += [("seconds", f"{step.seconds:.1f}"), ("seed", str(saved.seed)), ("device", saved.device)]
     rows += [("plan", ", ".join(f"{key} {value}" for key, value in saved.plan._asdict().items()))]
     rows += [("versions", ", ".join(f"{key} {value}" for key, value in saved.versions.items()))]
-    with hdf5.opened(saved.path) as file:
+    with hdf5.open_file(saved.path) as file:
         rows += [(f"/{name}", f"{item.shape} {item.dtype}") for name, item in hdf5.numbers(file)]
     return rows
 
@@ -99,7 +101,7 @@ def _place(saved: checkpoint.Checkpoint) -> tuple[int | None, int | None]:
     if saved.front is None:
         return None, None
     front = {str(i): genome for i, genome in enumerate(saved.front.genomes)}
-    return experiment.member_of(front, saved.step.champion), saved.step.generation
+    return conclusion.member_of(front, saved.step.champion), saved.step.generation
 
 
 def front(saved: checkpoint.Checkpoint) -> Rows:
@@ -107,9 +109,11 @@ def front(saved: checkpoint.Checkpoint) -> Rows:
     if saved.front is None:
         return []
     names = saved.objectives
-    lines = [", ".join(f"{name} {reported(name, value):.4f}" for name, value in zip(names, member, strict=True))
-             for member in saved.front.fitness.tolist()]  # fmt: skip
-    return [(f"{checkpoint.FRONT}{i}", line) for i, line in enumerate(lines)]
+    rows: Rows = []
+    for i, member in enumerate(saved.front.fitness.tolist()):
+        pairs = zip(names, member, strict=True)
+        rows += [(f"{checkpoint.FRONT}{i}", ", ".join(f"{name} {reported(name, value):.4f}" for name, value in pairs))]
+    return rows
 
 
 def names(kind: str | None) -> list[tuple[str, Rows]]:
@@ -123,37 +127,26 @@ def names(kind: str | None) -> list[tuple[str, Rows]]:
 def _part(name: str, function: Callable[..., Any]) -> tuple[str, str]:
     options = [p for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
 
-    def spelled(p: inspect.Parameter) -> str:
+    def text(p: inspect.Parameter) -> str:
         if p.default is p.empty:
             return p.name
         return f"{p.name}={getattr(p.default, '__name__', p.default)}"
 
     first = (inspect.getdoc(function) or "").split("\n")[0]
-    return name, f"{first}  ({', '.join(map(spelled, options))})" if options else first
+    return name, f"{first}  ({', '.join(map(text, options))})" if options else first
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """A benchmark to estimate."""
-
-    base: dict[str, Any]  # the config that arms share, as it was given
-    overlays: dict[str, Overlay | None]  # by arm
-    seeds: int
-    splits: int
-    budget: str | None
-
-
-def compared(
+def comparison(
     base: dict[str, Any], names: Sequence[str], seeds: int | None, splits: int | None, budget: str | None
 ) -> Comparison:
     """Return a benchmark as `neuroevo bench` takes it, with the seeds and splits that it has where none are given."""
     seeds, splits = 5 if seeds is None else seeds, 1 if splits is None else splits
-    benchmark.counted(seeds=seeds, splits=splits)
-    benchmark.asked(budget)
-    return Comparison(base, arms.listed(names), seeds, splits, budget)
+    benchmark.check_counts(seeds=seeds, splits=splits)
+    benchmark.parse_budget(budget)
+    return Comparison(base, arms.read_arms(names), seeds, splits, budget)
 
 
-def estimate(c: Config, compared: Comparison | None = None, begun: float | None = None) -> Rows:
+def estimate(c: Config, comparison: Comparison | None = None, begun: float | None = None) -> Rows:
     """Return what a run, a search or a benchmark will need; parts of it are run to measure how long they take.
 
     `begun` is when the process began, in seconds since the epoch, where its start counts.
@@ -178,7 +171,7 @@ def estimate(c: Config, compared: Comparison | None = None, begun: float | None 
     notes = list(backbone.notes)
     heads.population_forward(head, backbone.head, (seen, len(whole.classes)), None, notes.append)
     rows += [("note", line) for line in notes]
-    told = [*([] if compared else caveats.of_config(c.record(), genes)), *inventory.absent(whole, splits)]
+    told = [*([] if comparison else caveats.of_config(c.record(), genes)), *inventory.absent(whole, splits)]
     rows += [("warning", line) for line in told]
     if isinstance(whole.images, Vectors):
         how = "as they are"
@@ -188,48 +181,48 @@ def estimate(c: Config, compared: Comparison | None = None, begun: float | None 
         how = "cached" if there else "to compute"
     size = dims.stored * len(whole.labels) * (4 if c.features.dtype == "float32" else 2)
     rows += [("features", f"{size / 2**20:,.0f} MiB, {how}")]
-    forecaster = forecast.Forecaster(ready)
-    if compared is not None:
-        return rows + comparing(forecaster, compared, started)
+    forecaster = Forecaster(ready)
+    if comparison is not None:
+        return rows + bench_rows(forecaster, comparison, started)
     rows += [("population", f"{n} individuals, {4 * n * genes / 2**20:,.0f} MiB each generation")]
-    found = forecast.length(c, counts)
+    found = run_length(c, counts)
     if found.generations is None:
         length: Rows = [("generations", "until the seconds or the target")]
     else:
         length = [("generations", f"{found.generations:,}"), ("forward samples", f"{found.cost.forward:,}")]
         length += [("backward samples", f"{found.cost.backward:,}")]
     if c.tune is not None:
-        return rows + searching(forecaster, counts, length, started)
+        return rows + search_rows(forecaster, counts, length, started)
     seconds = forecaster.run(c) | {"start": started}
     sooner = c.budget.target is not None or c.validate.patience is not None
-    return [*rows, *length, ("time", forecast.told(seconds) + (", or less" if sooner else ""))]
+    return [*rows, *length, ("time", breakdown(seconds) + (", or less" if sooner else ""))]
 
 
-def comparing(forecaster: Forecaster, compared: Comparison, started: float) -> Rows:
+def bench_rows(forecaster: Forecaster, comparison: Comparison, started: float) -> Rows:
     """Return what a benchmark is and takes."""
     c = forecaster.ready.config
-    given = benchmark.given_to_arms(c, forecaster.ready.given[1], compared.budget)
-    benchmark.check_splits(c, forecaster.ready.given[0], compared.splits)
+    given = benchmark.terms(c, forecaster.ready.given[1], comparison.budget)
+    benchmark.check_splits(c, forecaster.ready.given[0], comparison.splits)
     configs = {
-        arm: arms.applied(compared.base, arm, overlay, given, c.seed, c.data.split_seed)
-        for arm, overlay in compared.overlays.items()
+        arm: arms.configure(comparison.base, arm, overlay, given, seed=c.seed, split=c.data.split_seed)
+        for arm, overlay in comparison.overlays.items()
     }
-    benchmark.demand(compared.base, compared.overlays, configs)
-    found = forecast.bench(forecaster, compared.base, compared.overlays, compared.seeds, compared.splits, given)
-    runs = compared.seeds * compared.splits
-    what = f"{len(compared.overlays)} arms x {compared.seeds} seeds x {compared.splits} splits"
-    rows = [("runs", f"{len(compared.overlays) * runs:,}: {what}, {given.samples:,} samples each")]
-    rows += [(f"  {arm}", f"about {forecast.spelled(seconds)} a run") for arm, seconds in found.arms.items()]
-    return [*rows, ("time", forecast.told(found.seconds | {"start": started}) + ", one run after another")]
+    benchmark.demand(comparison.base, comparison.overlays, configs)
+    found = estimate_bench(forecaster, comparison, given)
+    runs = comparison.seeds * comparison.splits
+    what = f"{len(comparison.overlays)} arms x {comparison.seeds} seeds x {comparison.splits} splits"
+    rows = [("runs", f"{len(comparison.overlays) * runs:,}: {what}, {given.samples:,} samples each")]
+    rows += [(f"  {arm}", f"about {duration(seconds)} a run") for arm, seconds in found.arms.items()]
+    return [*rows, ("time", breakdown(found.seconds | {"start": started}) + ", one run after another")]
 
 
-def searching(forecaster: Forecaster, counts: Mapping[str, int], length: Rows, started: float) -> Rows:
+def search_rows(forecaster: Forecaster, counts: Mapping[str, int], length: Rows, started: float) -> Rows:
     """Return what a search of hyperparameters is and takes, with so many images a split; `length`: of the final run."""
     c = forecaster.ready.config
     assert c.tune is not None
     space, trial = c.tune.space(), c.tune.trial
     own = costs.generation(c, counts)
-    found = forecast.search(forecaster)
+    found = estimate_search(forecaster)
     count = found.trials
     rungs = ", ".join(map(str, trial.rungs))
     stops = f", the best {trial.keep:g} of them beyond each of {rungs}" if rungs else ""
@@ -238,19 +231,19 @@ def searching(forecaster: Forecaster, counts: Mapping[str, int], length: Rows, s
     rows += [("trials", f"{count} an iteration, each {trial.generations} generations{stops}")]
     rows += [("a trial", f"{own.samples * trial.generations:,} samples, by what the config has beside the space")]
     rows += [("search until", ", ".join(f"{name} {value:,}" for name, value in limits.items()))]
-    rows += [("an iteration", f"about {forecast.spelled(found.iteration)}")]
-    warning = trials.crowded(c, count)
+    rows += [("an iteration", f"about {duration(found.iteration)}")]
+    warning = trials.crowd_warning(c, count)
     if warning is not None:
         rows += [("warning", warning)]
     again = [key for key in c.tune.variables if key in ("data.image_size", "data.augment")]
     if again:
-        dearest = forecast.spelled(max(found.features, default=0.0))
+        dearest = duration(max(found.features, default=0.0))
         rows += [("trials' features", f"each further value of {' and '.join(again)} costs up to about {dearest} once")]
     if c.tune.rest.final:
         rows += [(f"final run: {name}", value) for name, value in length]
     sooner = c.tune.budget.target is not None or c.tune.rest.patience is not None
     seconds = found.seconds | {"start": started}
-    return [*rows, ("time", forecast.told(seconds) + (", or less" if sooner else ""))]
+    return [*rows, ("time", breakdown(seconds) + (", or less" if sooner else ""))]
 
 
 def machine() -> Rows:
@@ -272,7 +265,7 @@ def extras() -> Rows:
     for extra in package.metadata.get_all("Provides-Extra") or []:
         of_extra = re.compile(rf"""extra\s*==\s*['"]{re.escape(extra)}['"]""")
         asked = [re.split(r"[^\w.-]", line)[0] for line in package.requires or [] if of_extra.search(line)]
-        missing = [name for name in asked if not _installed(name)]
+        missing = [name for name in asked if not _is_installed(name)]
         how = f"not installed: pip install 'neuroevo[{extra}]'"
         if 0 < len(missing) < len(asked):
             how = f"{', '.join(missing)} {how}"
@@ -280,7 +273,7 @@ def extras() -> Rows:
     return rows
 
 
-def _installed(name: str) -> bool:
+def _is_installed(name: str) -> bool:
     try:
         metadata.version(name)
     except metadata.PackageNotFoundError:

@@ -46,7 +46,7 @@ def run(
     from neuroevo.config import load
     from neuroevo.experiments import experiment, terminal
 
-    with terminal.shown() as reporter:
+    with terminal.show() as reporter:
         checked = load(config, sets or [], reporter.note)
         stem = "default" if config is None else os.path.splitext(os.path.basename(config))[0]
         folder = (experiment.begin_or_resume if resume else experiment.run)(checked, out, stem, reporter)
@@ -66,18 +66,20 @@ def tune(
     """Search hyperparameters, then run the experiment with the best set of them."""
     from neuroevo.config import load
     from neuroevo.experiments import terminal
+    from neuroevo.experiments.signals import Signals
     from neuroevo.tuning import tune as tune_
 
-    with terminal.shown() as reporter:
+    with terminal.show() as reporter:
         checked = load(config, [*(sets or []), *([] if final else ["tune.final=false"])], reporter.note)
         stem = os.path.splitext(os.path.basename(config))[0]
-        folder = (tune_.begin_or_resume if resume else tune_.run)(checked, out, stem, reporter)
+        folder = (tune_.begin_or_resume if resume else tune_.run)(checked, out, stem, reporter, Signals())
     summary(str(folder))
 
 
 @app.command()
 def bench(
     config: Annotated[str, typer.Argument(help="YAML file that all arms share", metavar="CONFIG.yaml")],
+    *,
     arms: Annotated[str, typer.Option(help="names (neuroevo list arm) and YAML overlays", metavar="A,B.yaml,...")],
     seeds: Annotated[int, typer.Option(help="runs of each arm on each split")] = 5,
     splits: Annotated[int, typer.Option(help="splits of the data, for small data sets")] = 1,
@@ -98,6 +100,7 @@ def bench(
 
     from neuroevo.bench import benchmark as bench_
     from neuroevo.experiments import terminal
+    from neuroevo.experiments.signals import Signals
 
     try:
         chosen = [float(level) for level in levels.split(",")] if levels else []
@@ -106,8 +109,20 @@ def bench(
     if not all(map(isfinite, chosen)):
         raise InputError(f"--levels {levels}: give numbers with commas between them")
     names = [name.strip() for name in arms.split(",")]
-    with terminal.shown() as reporter:
-        folder = bench_.run(config, names, seeds, splits, budget, jobs, chosen, sets or [], out, reporter)
+    with terminal.show() as reporter:
+        folder = bench_.run(
+            config,
+            names,
+            reporter,
+            Signals(),
+            seeds=seeds,
+            splits=splits,
+            jobs=jobs,
+            budget=budget,
+            levels=chosen,
+            sets=sets or [],
+            out=out,
+        )
     standings(str(folder))
 
 
@@ -118,14 +133,18 @@ def resume(run_dir: Run, sets: Sets = None) -> None:
 
     from neuroevo.bench import benchmark as bench_
     from neuroevo.experiments import terminal
+    from neuroevo.experiments.signals import Signals
     from neuroevo.storage import rundir
     from neuroevo.tuning import tune as tune_
 
     benchmark = (Path(run_dir) / rundir.BENCH).exists()
     if benchmark and sets:
         raise InputError("--set: a benchmark goes on as it began; neuroevo bench adds arms, seeds and splits")
-    with terminal.shown() as reporter:
-        folder = bench_.resume(run_dir, reporter) if benchmark else tune_.resume(run_dir, sets or [], reporter)
+    with terminal.show() as reporter:
+        if benchmark:
+            folder = bench_.resume(run_dir, reporter, Signals())
+        else:
+            folder = tune_.resume(run_dir, sets or [], reporter, Signals())
     (standings if benchmark else summary)(str(folder))
 
 
@@ -144,7 +163,7 @@ def evaluate(
     """Score a champion on its test split, or on other labelled samples."""
     from neuroevo.experiments import evaluation, terminal
 
-    with terminal.shown() as reporter:
+    with terminal.show() as reporter:
         found = evaluation.evaluate(run_dir, data, reporter, member, sets or [])
     noun = found.pop("noun", "images")
     table(f"{run_dir} on {data or 'its test split'} ({found['images']} {noun})", scores(found))
@@ -173,9 +192,13 @@ def report(
 ) -> None:
     """Write the page of a run or a bench, report.html, and its plots; with --watch, serve it to this machine."""
     if watch:
-        from neuroevo.report.watch import watch as watch_
+        from neuroevo.experiments import signals
+        from neuroevo.report import watch as watch_
 
-        watch_(folder, port or 0)
+        with watch_.server(folder, port or 0) as serving:
+            signals.restore_interrupt()
+            print(f"http://{watch_.HOST}:{serving.server_port}/", flush=True)
+            serving.serve_forever()
         return
     if port is not None:
         raise InputError("--port: only a page that is served has one; add --watch")
@@ -196,6 +219,7 @@ def inspect(path: Annotated[str, typer.Argument(help="a run's folder, or a check
 @app.command()
 def validate(
     config: ConfigFile = None,
+    *,
     sets: Sets = None,
     arms: Annotated[str | None, typer.Option(help="estimate a bench of these", metavar="A,B.yaml,...")] = None,
     seeds: Annotated[int | None, typer.Option(help="of the bench, as in neuroevo bench")] = None,
@@ -211,18 +235,18 @@ def validate(
     def note(line: str) -> None:
         print(printable(line), file=sys.stderr)
 
-    begun, compared = devices.began(), None
+    begun, comparison = devices.began(), None
     if arms is None:
         checked = load(config, sets or [], note)
     else:
         base = raw(config, sets or [], note)
         checked = check(base)
-        compared = inspection.compared(base, [name.strip() for name in arms.split(",")], seeds, splits, budget)
+        comparison = inspection.comparison(base, [name.strip() for name in arms.split(",")], seeds, splits, budget)
     for name, value in (("--seeds", seeds), ("--splits", splits), ("--budget", budget)):
         if arms is None and value is not None:
             raise InputError(f"{name}: only a bench has these; name its arms with --arms")
     with blame.on_users(checked):
-        rows = inspection.estimate(checked, compared, begun)
+        rows = inspection.estimate(checked, comparison, begun)
     print(checked.to_yaml(), end="")
     table("estimates", rows)
 

@@ -5,9 +5,9 @@ keyword-only parameters of the function found there are its schema (`parts`); a 
 """
 
 from neuroevo.config.check import check as check
+from neuroevo.config.demand import check_sense as check_sense
 from neuroevo.config.demand import demand as demand
 from neuroevo.config.demand import load as load
-from neuroevo.config.demand import spoilt as spoilt
 from neuroevo.config.demand import without_effect as without_effect
 from neuroevo.config.keys import READING as READING
 from neuroevo.config.keys import at as at
@@ -20,7 +20,7 @@ from neuroevo.config.parts import part as part
 from neuroevo.config.schema import Budget as Budget
 from neuroevo.config.schema import Epochs as Epochs
 from neuroevo.config.text import DEFAULT as DEFAULT
-from neuroevo.config.text import applied as applied
+from neuroevo.config.text import apply as apply
 from neuroevo.config.text import gives as gives
 from neuroevo.config.text import override as override
 from neuroevo.config.text import raw as raw

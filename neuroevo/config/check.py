@@ -1,10 +1,10 @@
-"""A raw config becomes a checked one: defaults that depend on others, and what goes together."""
+"""A raw config becomes a checked one: defaults that depend on others, and keys that go together."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from neuroevo.config.model import Config
-from neuroevo.config.parts import DEFAULT_NAMES, Part, brief, check_keys, other_keys, own_keys, part, section
+from neuroevo.config.parts import DEFAULT_NAMES, Part, brief, built, check_keys, other_keys, own_keys, part, section
 from neuroevo.config.schema import (
     BARE,
     Backbone,
@@ -21,10 +21,11 @@ from neuroevo.config.schema import (
     Validate,
 )
 from neuroevo.config.tuning import with_search
-from neuroevo.config.yamlfile import shown
+from neuroevo.config.yamlfile import show
 from neuroevo.data.datasets import find_root, place_option
 from neuroevo.errors import InputError
 from neuroevo.problems.metric import OfGenome
+from neuroevo.search.algorithms import ALGORITHMS
 from neuroevo.search.algorithms.ga import usual_selection
 
 # Of a ga with many objectives, where the config doesn't say: parents are drawn from the survivors, as often each.
@@ -41,7 +42,7 @@ def check(raw: Mapping[str, Any]) -> Config:
     def mapping(key: str) -> dict[str, Any]:
         value = raw.get(key)
         if value is not None and not isinstance(value, dict):
-            raise InputError(f"{key}: {shown(value)} given, a mapping expected")
+            raise InputError(f"{key}: {show(value)} given, a mapping expected")
         return dict(value or {})
 
     top = section(Top, {key: raw[key] for key in ("seed", "device") if key in raw}, "")
@@ -53,7 +54,7 @@ def check(raw: Mapping[str, Any]) -> Config:
             dataset.options[key] = find_root(dataset.options[key])
         except (OSError, ValueError, RuntimeError) as error:  # a name that can't be, a home that isn't there
             raise InputError(
-                f"data.{key}: {shown(dataset.options[key])} can't be a {'folder' if key == 'root' else key} "
+                f"data.{key}: {show(dataset.options[key])} can't be a {'folder' if key == 'root' else key} "
                 f"({brief(error)})"
             ) from None
     refine = None if raw.get("refine") is None else mapping("refine")
@@ -77,9 +78,10 @@ def check(raw: Mapping[str, Any]) -> Config:
     if not own.trainable and not backbone.trainable:
         raise InputError("head.trainable: false leaves nothing to evolve; name parts in backbone.trainable")
     search = part("algorithm", algorithm, "algorithm")
-    if len(metrics) > 1 and not _takes_many(search):
-        right = "an Algorithm that takes them says many=True" if ":" in search.name else f"{shown(name)} is given"
-        raise InputError(f"fitness.metrics: many objectives go with algorithm ga; {right}")
+    if len(metrics) > 1 and not built(search).many:
+        right = "an Algorithm that takes them says many=True" if ":" in search.name else f"{show(name)} is given"
+        takers = ", ".join(name for name, build in ALGORITHMS.items() if build().many)
+        raise InputError(f"fitness.metrics: many objectives go with algorithm {takers}; {right}")
     features = section(Features, mapping("features"), "features")
     mutation = search.options.get("mutation")
     if isinstance(mutation, Part) and mutation.options.get("relative", False) is None:
@@ -89,7 +91,7 @@ def check(raw: Mapping[str, Any]) -> Config:
     objectives = {f"fitness.metrics.{i}" if len(metrics) > 1 else "fitness.metric": m for i, m in enumerate(metrics)}
     _compatible({"validate.metric": judge, **objectives, **({} if ties is None else {"fitness.ties": ties})})
     if genome.levels:
-        _levelled(genome.levels, features, backbone, refine, mutation)
+        _check_levels(genome.levels, features, backbone, refine, mutation)
     elif isinstance(mutation, Part) and mutation.name == "levels":
         raise InputError("algorithm.mutation: levels needs genome.levels: ternary, int4 or int8")
     c = Config(
@@ -99,7 +101,7 @@ def check(raw: Mapping[str, Any]) -> Config:
         backbone=backbone,
         head=own,
         head_part=part("head", {"name": DEFAULT_NAMES["head"]} | other_keys(head, Head), "head"),
-        features=_projected(
+        features=_fill_projection(
             features, bool(backbone.trainable or genome.start or own.init == "network"), genome.levels is not None
         ),
         genome=genome,
@@ -120,7 +122,7 @@ def check(raw: Mapping[str, Any]) -> Config:
 
 
 def _metrics(fitness: dict[str, Any]) -> tuple[tuple[Part, ...], Part | None]:
-    """Take the metrics out of the section of fitness: one or many objectives, and what breaks ties of one."""
+    """Take the metrics out of the section of fitness: one or many objectives, and the metric for ties of one."""
     ties, many = fitness.pop("ties", None), fitness.pop("metrics", None)
     if many is None:
         one = part("metric", fitness.pop("metric", "cross_entropy"), "fitness.metric")
@@ -130,7 +132,7 @@ def _metrics(fitness: dict[str, Any]) -> tuple[tuple[Part, ...], Part | None]:
     if ties is not None:
         raise InputError("fitness.ties: breaks ties of one metric; with fitness.metrics make it one of them")
     if not isinstance(many, list) or len(many) < 2:
-        raise InputError(f"fitness.metrics: {shown(many)} given, a list of two or more metrics expected")
+        raise InputError(f"fitness.metrics: {show(many)} given, a list of two or more metrics expected")
     parts = tuple(part("metric", metric, f"fitness.metrics.{i}") for i, metric in enumerate(many))
     names = [metric.name for metric in parts]
     for name in names:
@@ -140,37 +142,27 @@ def _metrics(fitness: dict[str, Any]) -> tuple[tuple[Part, ...], Part | None]:
 
 
 def _genetic(given: dict[str, Any], many: bool, levels: bool) -> dict[str, Any]:
-    """Fill in what selects in a genetic algorithm, where the config doesn't say; with levels also what varies them.
+    """Fill in the operators of a genetic algorithm that the config leaves out: selection, with levels also variation.
 
     With many objectives half of each population are survivors.
     """
 
-    def named(kind: str, usual: str | Mapping[str, Any]) -> Any:
+    def with_usual(kind: str, usual: str | Mapping[str, Any]) -> Any:
         value = filled.get(kind, {})
         usual = {"name": usual} if isinstance(usual, str) else usual
         return {**usual, **value} if isinstance(value, Mapping) and "name" not in value else value
 
     filled = {key: value for key, value in given.items() if key != "selection" or value is not None}
     if many:
-        filled["selection"] = named("selection", MANY_OBJECTIVES)
+        filled["selection"] = with_usual("selection", MANY_OBJECTIVES)
         if "elites" not in filled:  # of the size that is checked with all the rest
             filled["elites"] = part("algorithm", filled, "algorithm").options["population"] // 2
     for kind, name in LEVEL_DEFAULTS.items() if levels else ():
-        filled[kind] = named(kind, name)
-    crossover = named("crossover", WEIGHING)
+        filled[kind] = with_usual(kind, name)
+    crossover = with_usual("crossover", WEIGHING)
     crossover = {"name": crossover} if isinstance(crossover, str) else crossover
     weighs = isinstance(crossover, Mapping) and crossover["name"] == WEIGHING and crossover.get("step") != 0
-    return filled | {"selection": named("selection", usual_selection(weighs))}
-
-
-def _takes_many(search: Part) -> bool:
-    """Return True if an algorithm takes many objectives, which it says itself."""
-    try:
-        return search.search().many
-    except InputError:
-        raise
-    except Exception as error:  # a user's function may fail in any way
-        raise InputError(f"algorithm: {search.name} can't be built ({brief(error)})") from None
+    return filled | {"selection": with_usual("selection", usual_selection(weighs))}
 
 
 def _compatible(metrics: dict[str, Part]) -> None:
@@ -185,8 +177,8 @@ def _compatible(metrics: dict[str, Part]) -> None:
             raise InputError(f"{key}: {metric.name} is given elsewhere with other options; give it the same ones")
 
 
-def _levelled(levels: str, features: Features, backbone: Backbone, refine: object, mutation: object) -> None:
-    """Check what goes together with levels; InputError where something doesn't."""
+def _check_levels(levels: str, features: Features, backbone: Backbone, refine: object, mutation: object) -> None:
+    """Check the keys that go together with levels; InputError names one that doesn't."""
     for key in ("standardise", "components", "whitening"):
         if key in features.model_fields_set and getattr(features, key):
             raise InputError(
@@ -201,8 +193,8 @@ def _levelled(levels: str, features: Features, backbone: Backbone, refine: objec
         raise InputError(f"algorithm.mutation: gaussian, but genome.levels: {levels} moves in whole steps; use levels")
 
 
-def _projected(features: Features, bare: bool, levels: bool) -> Features:
-    """Fill in what a projection does by default; `bare`: features are needed as they are, `levels`: on no scale."""
+def _fill_projection(features: Features, bare: bool, levels: bool) -> Features:
+    """Fill in the defaults of a projection; `bare`: features are needed as they are, `levels`: on no scale."""
     standardise = features.standardise and not levels
     bare = bare or not standardise
     components = None if bare and "components" not in features.model_fields_set else features.components

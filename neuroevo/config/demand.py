@@ -1,4 +1,4 @@
-"""What a user asks for now is also held to: no key without effect, and nothing that spoils a search."""
+"""Checks of a config that a user asks for now: no key without effect, and none that spoils a search."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -6,10 +6,10 @@ from typing import Any
 from neuroevo import caveats
 from neuroevo.config.check import check
 from neuroevo.config.model import Config
-from neuroevo.config.parts import schema
+from neuroevo.config.parts import built, schema
 from neuroevo.config.schema import SECTIONS
-from neuroevo.config.text import applied, based, find, override
-from neuroevo.config.yamlfile import shown
+from neuroevo.config.text import apply, choose_base, find, override
+from neuroevo.config.yamlfile import show
 from neuroevo.errors import InputError
 
 
@@ -19,14 +19,16 @@ def load(file: str | None, sets: Sequence[str] = (), note: Callable[[str], None]
     `note` is told of options that a setting made pointless. InputError names the key that is wrong and what would be
     right.
     """
-    base = based(file, sets)
+    base = choose_base(file, sets)
     return demand(override(base, sets, note), base if sets else None, sets, note)
 
 
 def demand(
-    raw: dict[str, Any], base: Mapping[str, Any] | None = None, sets: Sequence[str] = (),
+    raw: dict[str, Any],
+    base: Mapping[str, Any] | None = None,
+    sets: Sequence[str] = (),
     note: Callable[[str], None] = lambda line: None,
-) -> Config:  # fmt: skip
+) -> Config:
     """Check a raw config that a user asks for now: as `check`, and InputError where a key does nothing or spoils it.
 
     What only the settings that were applied to `base` made pointless is dropped, and `note` is told. What was written
@@ -35,25 +37,26 @@ def demand(
     for key, why in without_effect(check(raw)).items():
         given = any(key == name or key.startswith(f"{name}.") for name in (text.partition("=")[0] for text in sets))
         if base is None or given or pointless(base, key):
-            raise InputError(f"{key}: {shown(find(raw, key.split('.')))} has no effect: {why}")
+            raise InputError(f"{key}: {show(find(raw, key.split('.')))} has no effect: {why}")
         note(f"{key} is dropped: {why}")
-        raw = applied(raw, [], note)
+        raw = apply(raw, [], note)
         *path, last = key.split(".")
         del find(raw, path)[last]
     c = check(raw)
-    spoilt(c)
+    check_sense(c)
     return c
 
 
-def spoilt(c: Config) -> None:
-    """See that what a user asks for isn't spoilt by what doesn't go together; InputError names the key."""
+def check_sense(c: Config) -> None:
+    """See that no key of a config spoils the search; InputError names the key."""
     record, learning = c.record(), c.given.get("refine")
     if isinstance(learning, Mapping) and not {"name", "steps"} & learning.keys():
         key = f"refine.{next(iter(learning))}" if learning else "refine"
         raise InputError(f"{key}: has no effect without gradient steps, and none are asked for; add refine.steps")
-    wrong = caveats.nobody_learns(record)
-    if wrong is not None:
-        raise InputError(f"refine.who: {wrong}")
+    if c.refine is not None and c.refine.who != "all":
+        wrong = caveats.nobody_learns(record, built(c.algorithm).roles)
+        if wrong is not None:
+            raise InputError(f"refine.who: {wrong}")
     drift = caveats.drifts(record)
     if drift is not None and c.refine is None:
         raise InputError(f"algorithm.selection: {drift}")
@@ -68,7 +71,7 @@ def pointless(raw: Mapping[str, Any], key: str) -> bool:
 
 
 def without_effect(c: Config) -> dict[str, str]:
-    """Return the keys that have another value than their default and no effect, each with what is missing."""
+    """Return the keys that have another value than their default and no effect, each with the reason."""
     record = c.record()
     found = {}
     for key, why in caveats.idle(record).items():

@@ -1,4 +1,4 @@
-"""Which key of the config an option of a function has, for errors that come out of the library."""
+"""The key in the config of a function's option, for errors that come out of the library."""
 
 import re
 from collections.abc import Collection, Iterable, Iterator

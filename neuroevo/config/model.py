@@ -1,4 +1,4 @@
-"""An experiment, checked: what the config's sections and parts say, in one record."""
+"""An experiment, checked: the config's sections and parts in one record."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ from neuroevo.config.schema import (
     Tune,
     Validate,
 )
-from neuroevo.config.text import applied
+from neuroevo.config.text import apply
 from neuroevo.config.yamlfile import dump
 from neuroevo.search.space import Space, Variable, space
 
@@ -118,20 +118,20 @@ class Config:
             "budget": plain(self.budget),
             "checkpoint": plain(self.checkpoint),
             "memory": plain(self.memory),
-            **({} if self.tune is None else {"tune": {**self.tune.record(), "given": self.searched()}}),
+            **({} if self.tune is None else {"tune": {**self.tune.record(), "given": self.searchable()}}),
         }
 
-    def searched(self) -> dict[str, Any]:
+    def searchable(self) -> dict[str, Any]:
         """Return the sections that hyperparameters may be in, as they were given: defaults may depend on those."""
         return {key: deepcopy(value) for key, value in self.given.items() if key not in SETTLED}
 
     def trial(self, settings: Mapping[str, Any]) -> "Config":
-        """Return what the config would be with hyperparameters written into it in place of the search of them."""
+        """Return the config with hyperparameters written into it in place of the search of them."""
         from neuroevo.config.check import check  # which makes configs
 
         record = self.record()
-        raw = self.searched() | {key: record[key] for key in SETTLED if key in record and key != "tune"}
-        return check(applied(raw, [(key.split("."), value) for key, value in settings.items()], lambda line: None))
+        raw = self.searchable() | {key: record[key] for key in SETTLED if key in record and key != "tune"}
+        return check(apply(raw, [(key.split("."), value) for key, value in settings.items()], lambda line: None))
 
     def to_yaml(self) -> str:
         """Return the whole config as YAML."""

@@ -16,7 +16,7 @@ from pydantic import (
 
 from neuroevo.config.keys import at
 from neuroevo.config.schema import LARGEST_FLOAT, LARGEST_SEED, MOST, Data, Head, Refine, Section
-from neuroevo.config.yamlfile import shown
+from neuroevo.config.yamlfile import show
 from neuroevo.data.datasets import DATASETS
 from neuroevo.engine.algorithm import Algorithm
 from neuroevo.engine.algorithm import Part as PartMark
@@ -87,7 +87,7 @@ class Part:
         return bound
 
     def metric(self) -> Any:
-        """Return a metric: what a table's builder makes, or a user's own function."""
+        """Return a metric: of a table's builder, or a user's own function."""
         return own_metric(self.name, self.bound()) if ":" in self.name else self.bound()()
 
     def search(self) -> Algorithm[Any]:
@@ -121,18 +121,28 @@ class Part:
         return {"name": self.name, **plain}
 
 
+def built(algorithm: Part) -> Algorithm[Any]:
+    """Return an algorithm for what it says of itself; InputError where it can't be built."""
+    try:
+        return algorithm.search()
+    except InputError:
+        raise
+    except Exception as error:  # a user's function may fail in any way
+        raise InputError(f"algorithm: {algorithm.name} can't be built ({brief(error)})") from None
+
+
 def short(part: Part) -> Any:
     """Return a part as the config spells it: its name where it has no options."""
     return part.record() if part.options else part.name
 
 
 def own_keys(values: dict[str, Any], model: type[Section]) -> dict[str, Any]:
-    """Return what of some values belongs to a section."""
+    """Return the values that belong to a section."""
     return {key: value for key, value in values.items() if key in model.model_fields}
 
 
 def other_keys(values: dict[str, Any], model: type[Section]) -> dict[str, Any]:
-    """Return what of some values belongs to no key of a section."""
+    """Return the values that belong to no key of a section."""
     return {key: value for key, value in values.items() if key not in model.model_fields}
 
 
@@ -188,7 +198,7 @@ def _function(kind: str, name: str, path: str) -> Callable[..., Any]:
     module, colon, attribute = name.partition(":")
     if not colon:
         near = _near(name, table)
-        raise InputError(f"{path}: no {kind} is called {shown(name)}{near}; there are: {', '.join(table)}")
+        raise InputError(f"{path}: no {kind} is called {show(name)}{near}; there are: {', '.join(table)}")
     try:
         function: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
     except Exception as error:  # a user's module may fail in any way
@@ -200,7 +210,7 @@ def _function(kind: str, name: str, path: str) -> Callable[..., Any]:
 
 def word(value: Any) -> str:
     """Return a value as an error shows it, without quotes where it is a short word."""
-    return value if isinstance(value, str) and len(value) < 100 and value.isprintable() else shown(value)
+    return value if isinstance(value, str) and len(value) < 100 and value.isprintable() else show(value)
 
 
 def brief(error: Exception) -> str:
@@ -245,21 +255,21 @@ def section(
         first = next((e for e in wrong if not e["type"].endswith("_type")), wrong[0])
         keys = (path, *first["loc"][:1], *(key for key in first["loc"][1:] if isinstance(key, int)))
         where = ".".join(str(key) for key in keys if key != "")
-        given = "" if first["type"] == "missing" else f"{shown(first['input'])} given; "
+        given = "" if first["type"] == "missing" else f"{show(first['input'])} given; "
         said = "no whole number is so large" if first["type"] == "int_parsing_size" else first["msg"]
         said = said.removeprefix("Value error, ")
         raise InputError(f"{where}: {given}{said[0].lower()}{said[1:][:300]}") from None
     for name in model.model_fields:
-        _bounded(getattr(found, name), f"{path}.{name}" if path else name, largest)
+        _check_bounds(getattr(found, name), f"{path}.{name}" if path else name, largest)
     return found
 
 
-def _bounded(value: Any, path: str, largest: int) -> None:
+def _check_bounds(value: Any, path: str, largest: int) -> None:
     """See that numbers are such that a tensor can hold them; InputError names the first that isn't."""
     if isinstance(value, float) and abs(value) > LARGEST_FLOAT:
         raise InputError(f"{path}: {value} given; a number of float32, {LARGEST_FLOAT:.3g} at most, expected")
     if isinstance(value, int) and abs(value) > largest:
-        raise InputError(f"{path}: {shown(value)} given; a whole number of {largest:,} at most expected")
+        raise InputError(f"{path}: {show(value)} given; a whole number of {largest:,} at most expected")
     if isinstance(value, list | tuple):
         for i, item in enumerate(value):
-            _bounded(item, f"{path}.{i}", largest)
+            _check_bounds(item, f"{path}.{i}", largest)

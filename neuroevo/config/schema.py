@@ -99,7 +99,7 @@ class Genome(Section):
     start: list[str] = Field(default=[], alias="from")
 
 
-def _rising(value: tuple[float, ...]) -> tuple[float, ...]:
+def _check_rise(value: tuple[float, ...]) -> tuple[float, ...]:
     if any(not low < high for low, high in itertools.pairwise(value)):
         raise ValueError("a range is [low, high] with low below high, and a longer list of values rises as well")
     return value
@@ -113,9 +113,9 @@ def _mixable(value: float) -> float:
 
 Positive = Annotated[float, Gt(0)]
 Rate = Annotated[float, Ge(0), Lt(1)]
-PositiveRange = Annotated[tuple[Positive, ...], MinLen(2), AfterValidator(_rising)]
-RateRange = Annotated[tuple[Rate, Rate], AfterValidator(_rising)]
-DecayRange = Annotated[tuple[Annotated[float, Ge(0)], Positive], AfterValidator(_rising)]
+PositiveRange = Annotated[tuple[Positive, ...], MinLen(2), AfterValidator(_check_rise)]
+RateRange = Annotated[tuple[Rate, Rate], AfterValidator(_check_rise)]
+DecayRange = Annotated[tuple[Annotated[float, Ge(0)], Positive], AfterValidator(_check_rise)]
 
 
 class Epochs(Section):
@@ -127,7 +127,7 @@ class Epochs(Section):
 Steps = Annotated[int, Ge(0), Le(MOST)] | Literal["epoch"] | Epochs
 
 
-def _counted(value: Any) -> Any:
+def _check_steps(value: Any) -> Any:
     right = value == "epoch" or isinstance(value, int | float | Epochs)
     if isinstance(value, Mapping) and [*value] == ["epochs"]:
         right = isinstance(value["epochs"], int) and value["epochs"] > 0
@@ -146,7 +146,7 @@ class Refine(Section):
     """
 
     # epoch: as many as the train split has batches; {epochs: 5}: five times as many.
-    steps: Annotated[Steps, BeforeValidator(_counted)] = 20
+    steps: Annotated[Steps, BeforeValidator(_check_steps)] = 20
     lr: Positive | PositiveRange = 0.01
     batch_size: Count = 128
     weight_decay: Annotated[float, Ge(0)] | DecayRange = 0.0
@@ -195,7 +195,7 @@ class Budget(Section):
     target: float | None = None
 
     @model_validator(mode="after")
-    def _limited(self) -> Self:
+    def _set_limit(self) -> Self:
         if self.generations is self.samples is self.forward_samples is self.seconds is None:
             return self.model_copy(update={"generations": 400})
         return self
@@ -230,7 +230,7 @@ class Trial(Section):
     keep: Annotated[float, Gt(0), Le(1)] = 0.5
 
     @model_validator(mode="after")
-    def _climbing(self) -> Self:
+    def _check_rungs(self) -> Self:
         if self.rungs != sorted({*self.rungs}) or self.rungs[-1:] >= [self.generations]:
             raise ValueError(f"rungs rise, and lie below the {self.generations} generations of a trial")
         return self
@@ -245,8 +245,14 @@ class Tune(Section):
 
 
 SECTIONS: dict[str, type[Section]] = {  # by where they are
-    "data": Data, "backbone": Backbone, "head": Head, "features": Features, "refine": Refine, "memory": Memory,
-    "tune": Tune, "tune.trial": Trial,
-}  # fmt: skip
+    "data": Data,
+    "backbone": Backbone,
+    "head": Head,
+    "features": Features,
+    "refine": Refine,
+    "memory": Memory,
+    "tune": Tune,
+    "tune.trial": Trial,
+}
 # Sections in which no default depends on what a search can set.
 SETTLED = ("seed", "device", "data", "validate", "budget", "checkpoint", "memory", "tune")

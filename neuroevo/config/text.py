@@ -6,7 +6,7 @@ from typing import Any
 
 from neuroevo.config.parts import COMMON, DEFAULT_NAMES, schema
 from neuroevo.config.schema import BARE, SETTLED
-from neuroevo.config.yamlfile import parse, read, shown
+from neuroevo.config.yamlfile import parse, read, show
 from neuroevo.errors import InputError
 
 DEFAULT: dict[str, Any] = {  # the built-in experiment, which needs no network; runs/digits.yaml spells out the same
@@ -17,11 +17,11 @@ DEFAULT: dict[str, Any] = {  # the built-in experiment, which needs no network; 
 
 def raw(file: str | None, sets: Sequence[str] = (), note: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
     """Return a config file, or the built-in default, with settings applied and nothing checked yet."""
-    return override(based(file, sets), sets, note)
+    return override(choose_base(file, sets), sets, note)
 
 
-def based(file: str | None, sets: Sequence[str]) -> dict[str, Any]:
-    """Return what settings are applied to: a config file, or the built-in default, which is for images."""
+def choose_base(file: str | None, sets: Sequence[str]) -> dict[str, Any]:
+    """Return the raw config that settings are applied to: a file, or the built-in default, which is for images."""
     if file is not None:
         return read(file)
     return {} if f"data.name={BARE}" in sets else deepcopy(DEFAULT)
@@ -41,20 +41,18 @@ def override(base: dict[str, Any], sets: Sequence[str], note: Callable[[str], No
     for text in sets:
         key, equals, value = text.partition("=")
         if not equals or not all(key.split(".")):
-            raise InputError(f"--set {shown(text)[1:-1]}: give it as section.key=value")
-        pairs.append((key.split("."), parse(value, f"--set {shown(key)[1:-1]}")))
-    raw = applied(base, pairs, note)
+            raise InputError(f"--set {show(text)[1:-1]}: give it as section.key=value")
+        pairs.append((key.split("."), parse(value, f"--set {show(key)[1:-1]}")))
+    raw = apply(base, pairs, note)
     given = find(raw, ("tune", "given"))
     if isinstance(given, dict):  # of a search that was written down: what is set holds for its trials as well
         own = [(keys, value) for keys, value in pairs if keys[0] not in SETTLED]
-        raw["tune"]["given"] = applied(given, own, lambda line: None)
+        raw["tune"]["given"] = apply(given, own, lambda line: None)
     return raw
 
 
-def applied(
-    base: dict[str, Any], pairs: Sequence[tuple[list[str], Any]], note: Callable[[str], None]
-) -> dict[str, Any]:
-    """Return a raw config with values in place of what is under their keys, in any order."""
+def apply(base: dict[str, Any], pairs: Sequence[tuple[list[str], Any]], note: Callable[[str], None]) -> dict[str, Any]:
+    """Return a raw config with values under their keys in place of those there, in any order."""
     merged = deepcopy(base)
     pairs = [(_in_space(keys, merged), value) for keys, value in pairs]
     for keys, value in sorted(pairs, key=lambda pair: len(pair[0])):  # a whole section before the keys in it
@@ -64,7 +62,7 @@ def applied(
             if isinstance(inner, str):  # a part given by its name alone
                 inner = {"name": inner}
             if not isinstance(inner, dict):
-                raise InputError(f"{'.'.join(keys[: i + 1])}: {shown(inner)} given, a mapping expected")
+                raise InputError(f"{'.'.join(keys[: i + 1])}: {show(inner)} given, a mapping expected")
             place[key] = inner
             place = inner
         place[keys[-1]] = value
@@ -76,12 +74,12 @@ def applied(
     if isinstance(space, dict):
         parts += [("variable", "", ("tune", "space", key)) for key in space]
     for kind, default, path in parts:
-        _drop(kind, default, find(base, path), find(merged, path), ".".join(map(str, path)), given, note)
+        _drop(kind, default, find(base, path), find(merged, path), ".".join(map(str, path)), given=given, note=note)
     return merged
 
 
 def find(raw: Any, path: Sequence[str]) -> Any:
-    """Return what a raw config has at a path of keys, None where there is nothing."""
+    """Return the value of a raw config at a path of keys, None where there is none."""
     for key in path:
         raw = raw.get(key) if isinstance(raw, Mapping) else None
     return raw
@@ -95,7 +93,7 @@ METRIC_KEYS = [  # parts that are metrics, each with its default
 
 
 def _drop(
-    kind: str, default: str | None, old: Any, new: Any, path: str, given: set[str], note: Callable[[str], None]
+    kind: str, default: str | None, old: Any, new: Any, path: str, *, given: set[str], note: Callable[[str], None]
 ) -> None:
     """Drop from part `new` the options that only `old`, a part of another name, knows."""
     if not isinstance(old, dict) or not isinstance(new, dict):
@@ -110,7 +108,7 @@ def _drop(
             note(f"{path}.{key} is dropped: {name} doesn't know it")
             del new[key]
     for key, (inner, inner_default) in marks.items():
-        _drop(inner, inner_default, old.get(key), new.get(key), f"{path}.{key}", given, note)
+        _drop(inner, inner_default, old.get(key), new.get(key), f"{path}.{key}", given=given, note=note)
 
 
 def _in_space(keys: list[str], raw: Mapping[str, Any]) -> list[str]:

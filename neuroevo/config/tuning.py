@@ -7,7 +7,7 @@ from typing import Any
 from neuroevo.config.model import Config, Tuning
 from neuroevo.config.parts import DEFAULT_NAMES, check_keys, part, section, word
 from neuroevo.config.schema import SETTLED, Budget, Trial, Tune
-from neuroevo.config.yamlfile import shown
+from neuroevo.config.yamlfile import show
 from neuroevo.errors import InputError
 from neuroevo.search.space import Space
 
@@ -18,11 +18,11 @@ FREE = ("data.image_size", "data.augment")
 
 
 def with_search(c: Config, tune: dict[str, Any]) -> Config:
-    """Return a config with its section of a search, of which `given` is what the sections were given as."""
+    """Return a config with its section of a search, in which `given` are the sections as a file gave them."""
     given = tune.pop("given", None)
     if given is not None:
         if not isinstance(given, dict) or set(given) & set(SETTLED):
-            raise InputError(f"tune.given: {shown(given)} given, the sections expected that a search can change")
+            raise InputError(f"tune.given: {show(given)} given, the sections expected that a search can change")
         before, now = dataclasses.replace(c, given=given).trial({}).record(), c.record()
         for key, value in now.items():
             if before[key] != value:
@@ -36,7 +36,7 @@ def _tuning(c: Config, given: dict[str, Any]) -> Tuning:
     check_keys(given, {"sampler", "space", "trial", "budget", *Tune.model_fields}, "tune")
     for key in ("trial", "budget"):
         if not isinstance(given.get(key) or {}, Mapping):
-            raise InputError(f"tune.{key}: {shown(given[key])} given, a mapping expected")
+            raise InputError(f"tune.{key}: {show(given[key])} given, a mapping expected")
     sampler, variables, budget = given.get("sampler", {}), given.get("space"), given.get("budget") or {}
     if not isinstance(variables, Mapping) or not variables:
         raise InputError("tune.space: a mapping of config keys, each with its range, expected")
@@ -49,12 +49,12 @@ def _tuning(c: Config, given: dict[str, Any]) -> Tuning:
             spec = {"name": spec}
         if not isinstance(spec, Mapping):
             raise InputError(
-                f"{path}: {shown(spec)} given, {{name: float, low: ..., high: ...}} or another variable expected"
+                f"{path}: {show(spec)} given, {{name: float, low: ..., high: ...}} or another variable expected"
             )
         options = dict(spec)
         needs = options.pop("when", None) or {}
         if not isinstance(needs, Mapping):
-            raise InputError(f"{path}.when: {shown(needs)} given, a mapping of other keys to values expected")
+            raise InputError(f"{path}.when: {show(needs)} given, a mapping of other keys to values expected")
         if str(key).rpartition(".")[2] == "batch_size" and options.get("name") == "integer":
             options = {"scale": "power_of_two"} | options  # so that trials that can be trained together are many
         parts[str(key)] = part("variable", options, path)
@@ -90,7 +90,7 @@ def _tuning(c: Config, given: dict[str, Any]) -> Tuning:
 
 
 def _probe(c: Config, whole: Space) -> None:
-    """Check that what stands at either end of each variable, and each choice, can be; InputError names the key."""
+    """Check the config at either end of each variable, and at each choice; InputError names the key."""
     together = []
     for name, position, keys in corners(whole):
         settings = {key: value for key, value in whole.settings(position).items() if key in keys}
@@ -109,7 +109,7 @@ def _probe(c: Config, whole: Space) -> None:
 
 
 def corners(whole: Space) -> Iterator[tuple[str, list[float], set[str]]]:
-    """Yield positions at either end of each variable, and at each choice, with what the variable needs.
+    """Yield positions at either end of each variable, and at each choice, with the conditions of the variable.
 
     Each comes with the variable's coordinate, and with the keys that it and its needs set; InputError where they can't
     be met.

@@ -25,7 +25,7 @@ _short.maxlevel, _short.maxlist, _short.maxdict, _short.maxtuple, _short.maxset 
 _short.maxstring, _short.maxlong, _short.maxother = 80, 40, 80
 
 
-def shown(value: Any) -> str:
+def show(value: Any) -> str:
     """Return a value as an error shows it: shortened, on one line."""
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 10**40:
         return f"a whole number of {int(value.bit_length() * 0.30103) + 1} digits"
@@ -39,7 +39,7 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes what either version of YAML would take for something else than a word."""
+    """Quotes words that either version of YAML would take for something else."""
 
 
 FLOAT = re.compile(r"^[-+]?(\.\d+|\d[\d_]*(\.\d*)?)([eE][-+]?\d+)?$|^[-+]?\.(inf|Inf|INF)$|^\.(nan|NaN|NAN)$")
@@ -114,7 +114,7 @@ def _check(root: yaml.Node, source: str) -> None:
                     raise InputError(f"{source}, line {at}: a key is a word, not a list or mapping")
                 name = key.tag, key.value
                 if name in given:
-                    word = shown(key.value)
+                    word = show(key.value)
                     raise InputError(f"{source}, line {at}: {word} is given twice, first in line {given[name]}")
                 given[name] = at
                 total += 1 + size(inner, depth + 1)
@@ -149,5 +149,5 @@ def read(file: str) -> dict[str, Any]:
         raise InputError(f"{file}: can't be read ({getattr(error, 'strerror', None) or error})") from None
     found = parse(text, file)
     if found is not None and not isinstance(found, dict):
-        raise InputError(f"{file}: a config is a mapping of sections, not {shown(found)}")
+        raise InputError(f"{file}: a config is a mapping of sections, not {show(found)}")
     return found or {}

@@ -1,1 +1,1 @@
-"""On what samples: images, files, arrays, their splits, and the features that are cached of them."""
+"""The samples that a network learns from: images, files, arrays, their splits, and their cached features."""

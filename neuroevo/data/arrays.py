@@ -15,8 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from neuroevo import devices
-from neuroevo.data.folders import SPLITS, role
-from neuroevo.data.images import Arrays, reason_of
+from neuroevo.data.foldernames import SPLITS, role
+from neuroevo.data.images import Arrays
+from neuroevo.data.pictures import reason_of
 from neuroevo.errors import InputError
 
 KEYS = ("x", "y", "split", "classes")
@@ -59,7 +60,7 @@ class Vectors:
 
 
 class Table(NamedTuple):
-    """What there is in a file."""
+    """The contents of a file."""
 
     classes: tuple[str, ...]
     images: Vectors | Arrays
@@ -98,7 +99,7 @@ def read_labelled(file: str, classes: Sequence[str]) -> Table:
 
 
 class Source:
-    """A file, and what is said of it."""
+    """A file, and the notes about it."""
 
     def __init__(self, file: str) -> None:
         self.file = file
@@ -202,8 +203,10 @@ class Source:
                 if not bad and beyond < 0 and not np.isfinite(into).all():
                     beyond = start + int((~np.isfinite(into)).any(1).argmax())
         if bad:
-            self.refuse(f": x has {bad:,} NaN or infinite number{'s' * (bad > 1)}, the first in row {first}; mend them "
-                        "or leave such rows out")  # fmt: skip
+            self.refuse(
+                f": x has {bad:,} NaN or infinite number{'s' * (bad > 1)}, the first in row {first}; mend them "
+                "or leave such rows out"
+            )
         if beyond >= 0:
             self.refuse(f": x has numbers beyond float32, the first in row {beyond}; scale them down")
         if x.ndim > 2:
@@ -239,7 +242,7 @@ class Source:
             self.refuse(f": {name} has a name that is not UTF-8")
         return values
 
-    def given_classes(self) -> tuple[str, ...] | None:
+    def class_names(self) -> tuple[str, ...] | None:
         """Return the names that `classes` gives, None where it isn't there."""
         if "classes" not in self.names:
             return None
@@ -255,9 +258,9 @@ class Source:
     def classes(self, n: int, y: Array) -> tuple[tuple[str, ...], npt.NDArray[np.int64]]:
         """Return the names of the classes, and each sample's as a place among them."""
         values, places = self.names_of(n, y)
-        given = self.given_classes()
+        given = self.class_names()
         if given is not None:
-            found = self._placed(values, given, by_name=values.dtype.kind == "U")
+            found = self._place(values, given, by_name=values.dtype.kind == "U")
             names = given
         else:
             found, names = np.arange(len(values)), tuple(map(str, values.tolist()))
@@ -267,7 +270,7 @@ class Source:
             self.refuse(f": y has {_few(names)} alone; two classes are the least")
         return names, found[places]
 
-    def _placed(self, values: Array, classes: Sequence[str], by_name: bool) -> npt.NDArray[np.int64]:
+    def _place(self, values: Array, classes: Sequence[str], by_name: bool) -> npt.NDArray[np.int64]:
         """Return the place of each label among classes, by its name or as the place itself."""
         if by_name:
             place = {name: i for i, name in enumerate(classes)}
@@ -281,19 +284,19 @@ class Source:
         return values.astype(np.int64)
 
     def labels(self, n: int, y: Array, classes: Sequence[str]) -> npt.NDArray[np.int64]:
-        """Return each sample's place among a run's classes: by the file's names of them, or by what `y` itself says.
+        """Return each sample's place among a run's classes: by the file's names of classes, or by `y` itself.
 
         Whole numbers without names are the run's labels where it has classes of such names, else its classes' places.
         """
         values, places = self.names_of(n, y)
-        given = self.given_classes()
+        given = self.class_names()
         if given is not None:
-            own = self._placed(values, given, by_name=values.dtype.kind == "U")
+            own = self._place(values, given, by_name=values.dtype.kind == "U")
             values = np.array([given[i] for i in own.tolist()])
         by_name = values.dtype.kind == "U" or all(str(value) in classes for value in values.tolist())
         if not by_name:
             self.notes.append(f"y is taken as places among the run's classes: {_few(classes)}")
-        return self._placed(values, classes, by_name)[places]
+        return self._place(values, classes, by_name)[places]
 
     def splits(self, n: int, split: Array | None) -> tuple[npt.NDArray[np.int64], dict[str, str]]:
         """Return the split of each sample, -1 where that is to be chosen, and where each comes from.
@@ -304,8 +307,10 @@ class Source:
         if split is None:
             return np.full(n, -1), dict.fromkeys(SPLITS, cut)
         if split.shape != (n,) or split.dtype.kind not in "US":
-            self.refuse(f": split is {split.dtype} {list(split.shape)}; train, validation or test for each of the "
-                        f"{n:,} samples expected")  # fmt: skip
+            self.refuse(
+                f": split is {split.dtype} {list(split.shape)}; train, validation or test for each of the "
+                f"{n:,} samples expected"
+            )
         names, places = np.unique(self._text(split, "split"), return_inverse=True)
         about: list[str] = []
         for name in names.tolist():
@@ -332,5 +337,5 @@ def _few(names: Sequence[str], shown: int = SHOWN) -> str:
 
 
 def noun(images: object) -> str:
-    """Return what the samples of a data set are called."""
+    """Return the noun for the samples of a data set."""
     return "samples" if isinstance(images, Vectors) else "images"

@@ -12,9 +12,11 @@ from torch import Tensor
 
 from neuroevo.data.arrays import Vectors
 from neuroevo.data.datasets import Dataset
-from neuroevo.data.images import MODES, Picture, fitted, flattened
+from neuroevo.data.pictures import Picture
+from neuroevo.data.pixels import MODES, crop, flatten
 from neuroevo.errors import InputError
-from neuroevo.networks.backbones import Backbone, Transform
+from neuroevo.networks.backbones import Backbone
+from neuroevo.networks.libraries import Transform
 
 LIVE_KEPT = 64  # batches of live views that are kept for their second use
 BATCH = 64  # images at a time through the backbone; fixed, so that computing features again gives the same bytes
@@ -45,7 +47,7 @@ class Live:
             batch = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
             with torch.no_grad():  # not inference_mode: they are trained on
                 self.kept[key] = torch.cat(
-                    [self.backbone.features(normalised(part, transform, self.device)) for part in batch.split(BATCH)]
+                    [self.backbone.features(normalise(part, transform, self.device)) for part in batch.split(BATCH)]
                 )
             self.computed += len(index)
         return self.kept[key]
@@ -83,12 +85,12 @@ class Augment:
         """Return an augmented image as uint8 [H, W, channels]."""
         if isinstance(image, np.ndarray):
             raise InputError(".npy images can't be augmented", option="augment")
-        view = flattened(image, transform.channels)
+        view = flatten(image, transform.channels)
         with torch.random.fork_rng([]):
             torch.manual_seed(seed)
             view = self.transforms(view)
         resample = Image.Resampling[transform.interpolation.upper()]
-        return fitted(view.convert(MODES[transform.channels]), transform.size, resample)
+        return crop(view.convert(MODES[transform.channels]), transform.size, resample)
 
 
 def views(count: int, clean: int, train: Tensor) -> Callable[[Tensor, torch.Generator], Tensor]:
@@ -104,7 +106,7 @@ def views(count: int, clean: int, train: Tensor) -> Callable[[Tensor, torch.Gene
     return view
 
 
-def normalised(batch: Tensor, transform: Transform, device: torch.device) -> Tensor:
+def normalise(batch: Tensor, transform: Transform, device: torch.device) -> Tensor:
     """Return uint8 images [B, channels, H, W] as the backbone takes them: float32, normalised, channels last."""
     x = batch.to(device).to(torch.float32, memory_format=torch.channels_last).div_(255)
     if transform.mean is not None and transform.std is not None:

@@ -1,4 +1,4 @@
-"""The cache folder: whole files under a seal, features that are written over several lives, and who cleans up.
+"""The cache folder keeps whole files under a seal, and features that are written over several runs; it cleans up.
 
 A file of the cache ends with a seal: the SHA-256 of its own name and of all bytes before. It is checked before use; one
 that was damaged, cut short or swapped with another counts as absent and is made anew. Whoever writes a file holds its
@@ -50,7 +50,7 @@ def no_space(what: str) -> RunError:
 
 
 @contextmanager
-def explained(what: str) -> Iterator[None]:
+def explain(what: str) -> Iterator[None]:
     """Turn the system's errors about `what` in the cache into one line: RunError for a full disk, else InputError."""
     try:
         yield
@@ -67,17 +67,17 @@ def explained(what: str) -> Iterator[None]:
 
 
 @contextmanager
-def locked(path: Path, what: str, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
+def lock(path: Path, what: str, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
     """Own a file of the cache while entered, its folder made; `waiting` is called now and then until it is free.
 
     A lock dies with its process; its empty file stays.
     """
-    with explained(what):
+    with explain(what):
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = _lock(path)
     held = False
     while not held:
-        with explained(what), suppress(Timeout):
+        with explain(what), suppress(Timeout):
             lock.acquire(timeout=0.5)
             held = True
         if not held:
@@ -89,9 +89,9 @@ def locked(path: Path, what: str, waiting: Callable[[], None] = lambda: None) ->
 
 
 def write(path: Path, content: bytes, what: str) -> None:
-    """Write a whole file under its seal, for who holds its lock; one that fails leaves nothing."""
+    """Write a whole file under its seal, for the holder of its lock; a write that fails leaves nothing."""
     part = path.with_name(path.name + PARTIAL)
-    with explained(what):
+    with explain(what):
         clear(part)
         try:
             with open(part, "xb") as file:
@@ -105,7 +105,7 @@ def write(path: Path, content: bytes, what: str) -> None:
 
 
 def read(path: Path) -> bytes | None:
-    """Return what was written, or None where it is absent or damaged; InputError where it may not be read."""
+    """Return the content of a file, or None where it is absent or damaged; InputError where it may not be read."""
     try:
         with _reading(path) as file:
             content = file.readall()
@@ -120,14 +120,14 @@ def sound(path: Path) -> bool:
     try:
         with _reading(path) as file:
             digest = _digest(path)
-            whole = _hashed(file, os.fstat(file.fileno()).st_size - SEALED, digest)
+            whole = _hash(file, os.fstat(file.fileno()).st_size - SEALED, digest)
             return whole and file.readall() == _seal(digest)
     except OSError:
         return False
 
 
 def clear(path: Path) -> bool:
-    """Take away what is in a file's place, and tell whether there was anything; OSError for a full folder."""
+    """Remove the file or folder at a path, and tell whether there was one; OSError for a full folder."""
     if not os.path.lexists(path):
         return False
     if path.is_dir() and not path.is_symlink():
@@ -138,7 +138,7 @@ def clear(path: Path) -> bool:
 
 
 def note(key: str) -> Any:
-    """Return what `keep_note` kept under a key, None where there is nothing, or nothing sound."""
+    """Return the value that `keep_note` kept under a key, None where there is none, or none that is sound."""
     with suppress(OSError, InputError, ValueError):
         content = read(_note(key))
         return None if content is None else json.loads(content)
@@ -146,9 +146,9 @@ def note(key: str) -> Any:
 
 
 def keep_note(key: str, found: object) -> None:
-    """Keep what is only found again where it isn't kept, as JSON; a folder that can't be written doesn't matter."""
+    """Keep a value as JSON that would only be found again; a folder that can't be written doesn't matter."""
     path = _note(key)
-    with suppress(OSError, InputError, RunError), locked(path.with_name("notes"), "notes"):
+    with suppress(OSError, InputError, RunError), lock(path.with_name("notes"), "notes"):
         for left in path.parent.iterdir():  # of who died while writing
             if left.suffix == PARTIAL or (left.suffix[1:].isdigit() and _age(left) > KEPT):
                 left.unlink()
@@ -156,7 +156,7 @@ def keep_note(key: str, found: object) -> None:
 
 
 def tidy(own: Path) -> None:
-    """Remove what dead owners left beside `own`, a file of features that somebody is about to use.
+    """Remove the files that dead owners left beside `own`, a file of features that a run is about to use.
 
     Features under work are left to whoever goes on with them, for a week since the last did.
     """
@@ -173,7 +173,7 @@ def tidy(own: Path) -> None:
 
 
 class Growing:
-    """A .npy file of rows, written a batch at a time and over as many lives as it takes; for who holds its lock.
+    """A .npy file of rows, written a batch at a time and over as many runs as it takes; for the holder of its lock.
 
     Rows are in `NAME.partial`; after each batch a line of `NAME.journal` says how many bytes there are and what their
     SHA-256 is. Whatever of both reached the disk: who goes on keeps as much as they agree on. Left without a `finish`
@@ -190,7 +190,7 @@ class Growing:
         self.digest = _digest(path)
 
     def __enter__(self) -> Self:
-        with explained(self.what):
+        with explain(self.what):
             self.file = _workable(self.part)
             try:
                 self.lines = _workable(self.journal)
@@ -217,7 +217,7 @@ class Growing:
     def append(self, rows: npt.NDArray[Any]) -> None:
         """Add rows [B, d]."""
         self.width = rows.shape[1]
-        with self._explained():
+        with self._explanation():
             self._check()
             if not self.file.tell():
                 head = io.BytesIO()
@@ -232,7 +232,7 @@ class Growing:
     def finish(self) -> None:
         """Seal the file and give it its name."""
         assert self.done == self.total
-        with self._explained():
+        with self._explanation():
             _write(self.file, _seal(self.digest))
             os.fsync(self.file.fileno())
             _settle(self.part, self.path)
@@ -243,8 +243,8 @@ class Growing:
         self.wanted = False
 
     @contextmanager
-    def _explained(self) -> Iterator[None]:
-        with explained(self.what):
+    def _explanation(self) -> Iterator[None]:
+        with explain(self.what):
             try:
                 yield
             except OSError as error:
@@ -276,7 +276,7 @@ class Growing:
         size = os.fstat(self.file.fileno()).st_size
         while (entry := _entry(self.lines.read(ENTRY_BYTES))) and at < entry[0] <= size:
             digest = self.digest.copy()
-            if not _hashed(self.file, entry[0] - at, digest) or digest.hexdigest() != entry[1]:
+            if not _hash(self.file, entry[0] - at, digest) or digest.hexdigest() != entry[1]:
                 break
             at, self.digest, lines = entry[0], digest, self.lines.tell()
         if at:
@@ -289,7 +289,7 @@ class Growing:
             file.seek(end)
 
 
-def appended(path: Path) -> int:
+def count_batches(path: Path) -> int:
     """Return how many batches the file of features that somebody else is at work on has."""
     with suppress(OSError):
         return max(0, path.with_name(path.name + JOURNAL).stat().st_size // ENTRY_BYTES - 1)  # one is the header's
@@ -318,7 +318,7 @@ def _seal(digest: "hashlib._Hash") -> bytes:
     return SEAL.format(digest.hexdigest()).encode()
 
 
-def _hashed(file: io.FileIO, size: int, digest: "hashlib._Hash") -> bool:
+def _hash(file: io.FileIO, size: int, digest: "hashlib._Hash") -> bool:
     """Hash the next bytes of a file; tell whether there are so many."""
     piece = memoryview(bytearray(PIECE))
     while size > 0:
@@ -355,7 +355,7 @@ def _reading(path: Path) -> io.FileIO:
 
 
 def _workable(path: Path) -> io.FileIO:
-    """Open a file to read and write, made where there is none; what isn't a file makes way."""
+    """Open a file to read and write, made where there is none; anything that isn't a file is removed."""
     if path.is_symlink() or not path.is_file():
         clear(path)
     return io.FileIO(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666), "r+")

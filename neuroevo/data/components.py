@@ -11,6 +11,7 @@ from torch import Tensor
 
 from neuroevo.data import cache
 from neuroevo.data.samples import SLICE
+from neuroevo.errors import ignore
 from neuroevo.networks.affine import Projection, Standardise
 from neuroevo.networks.weightfiles import digest
 
@@ -30,12 +31,8 @@ def statistics(rows: Tensor, train: Tensor) -> Standardise:
     return Standardise((shift + mean).float(), std.float())
 
 
-def unsaid(line: str) -> None:
-    """Say nothing."""
-
-
 def principal(
-    rows: Tensor, train: Tensor, scale: Standardise, key: str, log: Callable[[str], None] = unsaid
+    rows: Tensor, train: Tensor, scale: Standardise, key: str, log: Callable[[str], None] = ignore
 ) -> tuple[Tensor, Tensor]:
     """Return the principal axes [d, r] float64 of the train rows on a scale, and deviations [r] along them, falling.
 
@@ -45,10 +42,10 @@ def principal(
     path, what = components_file(rows, train, scale, key), "components"
     content = cache.read(path)
     if content is None:
-        with cache.locked(path, what):
+        with cache.lock(path, what):
             content = cache.read(path)  # another run may have made it while this one waited
             if content is None:
-                with cache.explained(what):
+                with cache.explain(what):
                     damaged = cache.clear(path)
                 if damaged:
                     log(f"cached components {path}: damaged, computed anew")
@@ -71,16 +68,16 @@ def components_file(rows: Tensor, train: Tensor, scale: Standardise, key: str) -
 def _principal(rows: Tensor, train: Tensor, scale: Standardise) -> tuple[Tensor, Tensor]:
     n, d = len(train), rows.shape[1]
 
-    def centred(index: Tensor) -> Tensor:
+    def centre(index: Tensor) -> Tensor:
         return scale(rows[index.to(rows.device)].to(scale.mean.device).double())
 
     if n > d:
         gram = torch.zeros(d, d, dtype=torch.float64, device=scale.mean.device)
         for index in train.split(SLICE):
-            x = centred(index)
+            x = centre(index)
             gram.addmm_(x.T, x)
     else:
-        whole = torch.cat([centred(index) for index in train.split(SLICE)])
+        whole = torch.cat([centre(index) for index in train.split(SLICE)])
         gram = whole @ whole.T
     squares, vectors = torch.linalg.eigh(gram.cpu())
     squares, vectors = squares.flip(0).clamp_(min=0), vectors.flip(1)

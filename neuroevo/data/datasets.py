@@ -37,7 +37,7 @@ class Dataset:
 
     @property
     def noun(self) -> str:
-        """What the samples are called."""
+        """The noun for the samples."""
         return noun_(self.images)
 
     def native(self) -> Native:
@@ -70,10 +70,10 @@ def image_folder(
 ) -> Dataset:
     """Class folders under train, test and perhaps validation (or right under the root: then all splits are cut)."""
     data = _dataset(scan(root, own=[cache.cache_folder()]), max_pixels)
-    return without_broken(data) if broken == "skip" else data
+    return drop_broken(data) if broken == "skip" else data
 
 
-def labelled(
+def read_others(
     root: str,
     classes: tuple[str, ...],
     *,
@@ -82,7 +82,7 @@ def labelled(
 ) -> Dataset:
     """Return the images of class folders right under a root, or under its test folder; InputError for other classes."""
     found = _dataset(scan_labelled(root, classes, own=[cache.cache_folder()]), max_pixels)
-    return without_broken(found) if broken == "skip" else found
+    return drop_broken(found) if broken == "skip" else found
 
 
 def _dataset(found: Found, max_pixels: int | None) -> Dataset:
@@ -97,7 +97,7 @@ def arrays(*, file: str) -> Dataset:
     return _of_table(read(file))
 
 
-def labelled_arrays(file: str, classes: tuple[str, ...]) -> Dataset:
+def arrays_of_classes(file: str, classes: tuple[str, ...]) -> Dataset:
     """Return the samples of an .npz file by the classes of a run; InputError for other classes."""
     return _of_table(read_labelled(file, classes))
 
@@ -106,7 +106,7 @@ def _of_table(found: Table) -> Dataset:
     return Dataset(found.classes, found.images, found.labels, found.part, tuple(found.folders.items()), found.notes)
 
 
-def without_broken(data: Dataset) -> Dataset:
+def drop_broken(data: Dataset) -> Dataset:
     """Return the data set less the files that can't be read as images, with a note of how many of which class.
 
     InputError where a class is left without any.

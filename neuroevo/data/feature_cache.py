@@ -22,12 +22,14 @@ from torch import Tensor
 from neuroevo import devices
 from neuroevo.data import cache
 from neuroevo.data.arrays import Vectors
-from neuroevo.data.augment import BATCH, Augment, normalised
-from neuroevo.data.components import unsaid
+from neuroevo.data.augment import BATCH, Augment, normalise
 from neuroevo.data.datasets import Dataset
-from neuroevo.data.images import DECODING, Arrays, Files, pixels
-from neuroevo.errors import InputError
-from neuroevo.networks.backbones import Backbone, Transform
+from neuroevo.data.images import Arrays, Files
+from neuroevo.data.pictures import DECODING
+from neuroevo.data.pixels import pixels
+from neuroevo.errors import InputError, ignore
+from neuroevo.networks.backbones import Backbone
+from neuroevo.networks.libraries import Transform
 
 
 def address(
@@ -60,17 +62,22 @@ def features_file(
     return cache.cache_folder() / "features" / f"{address(backbone, images, dtype, augment, view)}.npy"
 
 
-def there(
-    backbone: Backbone, dataset: Dataset, device: torch.device, dtype: str, augment: Augment | None = None,
+def look_up(
+    backbone: Backbone,
+    dataset: Dataset,
+    device: torch.device,
+    dtype: str,
+    *,
+    augment: Augment | None = None,
     view: int = 0,
-) -> tuple[Tensor | None, int]:  # fmt: skip
-    """Return features [N, d] as `cached` does, None where they are to be computed, and of how many images."""
+) -> tuple[Tensor | None, int]:
+    """Return features [N, d] as `fetch` does, None where they are to be computed, and of how many images."""
     if isinstance(dataset.images, Vectors):
         return as_they_are(dataset.images, device, dtype), 0
     path = features_file(backbone, dataset.images, dtype, augment, view)
     if cache.sound(path):
         return _open(path, device), 0
-    return None, max(0, len(dataset.images) - BATCH * cache.appended(path))
+    return None, max(0, len(dataset.images) - BATCH * cache.count_batches(path))
 
 
 def rate(backbone: Backbone, dataset: Dataset, device: torch.device, augment: Augment | None, seconds: float) -> float:
@@ -81,7 +88,7 @@ def rate(backbone: Backbone, dataset: Dataset, device: torch.device, augment: Au
     assert not isinstance(images, Vectors)  # which go through no backbone
     with torch.inference_mode():
         for i, batch in enumerate(_batches(images, backbone.transform, augment, 0)):
-            backbone.features(normalised(batch, backbone.transform, device)).cpu()
+            backbone.features(normalise(batch, backbone.transform, device)).cpu()
             now = time.perf_counter()
             if i == 0 and len(images) > len(batch):  # the first also sets things up
                 began = now
@@ -92,15 +99,16 @@ def rate(backbone: Backbone, dataset: Dataset, device: torch.device, augment: Au
     return (now - began) / done
 
 
-def cached(
+def fetch(
     backbone: Backbone,
     dataset: Dataset,
     device: torch.device,
     progress: Callable[[int, int], None],
+    *,
     dtype: str = "float32",
     augment: Augment | None = None,
     view: int = 0,
-    log: Callable[[str], None] = unsaid,
+    log: Callable[[str], None] = ignore,
 ) -> tuple[Tensor, int]:
     """Return the features [N, d] of a data set's images, and how many images went through the backbone for it.
 
@@ -118,16 +126,26 @@ def cached(
     cache.tidy(path)
     if not cache.sound(path):
 
-        def waiting() -> None:
-            progress(min(total, cache.appended(path) * BATCH), total)
+        def wait() -> None:
+            progress(min(total, cache.count_batches(path) * BATCH), total)
 
-        with cache.locked(path, what, waiting):
+        with cache.lock(path, what, wait):
             if not cache.sound(path):  # another run may have made it while this one waited
-                with cache.explained(what):
+                with cache.explain(what):
                     damaged = cache.clear(path)
                 if damaged:
                     log(f"cached features {path}: damaged, computed anew")
-                computed = _compute(path, backbone, dataset.images, device, progress, dtype, augment, view, log)
+                computed = _compute(
+                    path,
+                    backbone,
+                    dataset.images,
+                    device,
+                    progress=progress,
+                    dtype=dtype,
+                    augment=augment,
+                    view=view,
+                    log=log,
+                )
     return _open(path, device), computed
 
 
@@ -155,6 +173,7 @@ def _compute(
     backbone: Backbone,
     images: Arrays | Files,
     device: torch.device,
+    *,
     progress: Callable[[int, int], None],
     dtype: str,
     augment: Augment | None,
@@ -168,7 +187,7 @@ def _compute(
         if begun:
             log(f"features: going on after {begun:,} of {total:,} images")
         for batch in _batches(images, backbone.transform, augment, view, begun):
-            rows = backbone.features(normalised(batch, backbone.transform, device))
+            rows = backbone.features(normalise(batch, backbone.transform, device))
             kept = rows.to(getattr(torch, dtype)).cpu().numpy()
             if not np.isfinite(kept).all():
                 file.discard()

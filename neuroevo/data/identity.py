@@ -1,4 +1,4 @@
-"""What data a run is of: enough of a data set and its splits to tell, later or elsewhere, whether they are the same.
+"""The identity of data: enough of a data set and its splits to tell, later or elsewhere, whether they are the same.
 
 Files are known by their content and by their names below the folder that holds all of them, so a data set may move.
 """
@@ -33,7 +33,7 @@ class Identity(NamedTuple):
 
     @classmethod
     def of(cls, data: Dataset, splits: Mapping[str, Tensor]) -> Self:
-        """Describe a data set [N] and its splits {name: [rows]}; what is in no split doesn't count."""
+        """Describe a data set [N] and its splits {name: [rows]}; samples in no split don't count."""
         rows = {name: index.numpy() for name, index in splits.items()}
         used = np.unique(np.concatenate(list(rows.values())))
         images = data.images if len(used) == len(data.labels) else data.images.take(used)
@@ -50,13 +50,13 @@ class Identity(NamedTuple):
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Self:
-        """Read what `record` returned."""
+        """Make an identity of the record that `record` returned."""
         counts = {name: tuple(each) for name, each in record["counts"].items()}
         return cls(tuple(record["classes"]), counts, record["contents"], record["splits"], record["names"])
 
     @classmethod
     def is_record(cls, value: object) -> bool:
-        """Tell whether a value is what `record` returns."""
+        """Tell whether a value has the form of `record`'s result."""
         if not isinstance(value, Mapping) or not all(isinstance(value.get(key), str) for key in cls._fields[2:5]):
             return False
         counts, classes = value.get("counts"), value.get("classes")
@@ -74,7 +74,7 @@ class Identity(NamedTuple):
 
     def __str__(self) -> str:
         sizes = ", ".join(f"{name} {sum(each):,}" for name, each in self.counts.items())
-        return f"{sum(self.total().values()):,} {self.noun} ({sizes}) of {listed(self.classes)}"
+        return f"{sum(self.total().values()):,} {self.noun} ({sizes}) of {few(self.classes)}"
 
 
 def _counts(labels: npt.NDArray[np.int64], classes: int) -> tuple[int, ...]:
@@ -90,14 +90,14 @@ def _names(paths: Sequence[str]) -> str:
     return digest.hexdigest()
 
 
-def listed(names: Sequence[str]) -> str:
+def few(names: Sequence[str]) -> str:
     """Return names with commas between them, the first few of many."""
     more = f", ... ({len(names)})" if len(names) > LISTED else ""
     return ", ".join(names[:LISTED]) + more
 
 
 def difference(then: Identity, now: Identity) -> str | None:
-    """Return what differs between the data of a run and those that are there; None where a run may go on with them.
+    """Return the difference between the data of a run and those that are there; None where a run may go on with them.
 
     Other names for the same files in the same order change nothing.
     """
@@ -108,7 +108,7 @@ def difference(then: Identity, now: Identity) -> str | None:
         changes = {name: count for name, count in changes.items() if count > 0}
         if changes:
             count = sum(changes.values())
-            found.append(f"{count} {now.noun if count > 1 else now.noun[:-1]} {what} ({listed(list(changes))})")
+            found.append(f"{count} {now.noun if count > 1 else now.noun[:-1]} {what} ({few(list(changes))})")
     if not found and then.counts != now.counts:
         found.append(f"{now.noun} moved from split to split: now {now}")
     if not found and then.contents != now.contents:
@@ -122,9 +122,9 @@ def difference(then: Identity, now: Identity) -> str | None:
 def _classes(then: Sequence[str], now: Sequence[str]) -> str:
     new, gone = ([c for c in a if c not in b] for a, b in ((now, then), (then, now)))
     if not new and not gone:
-        return f"the classes are in another order, {listed(now)}"
-    parts = [f"{listed(names)} {what}" for names, what in ((new, "new"), (gone, "gone")) if names]
-    return f"the classes are now {listed(now)} ({', '.join(parts)})"
+        return f"the classes are in another order, {few(now)}"
+    parts = [f"{few(names)} {what}" for names, what in ((new, "new"), (gone, "gone")) if names]
+    return f"the classes are now {few(now)} ({', '.join(parts)})"
 
 
 def agree(then: Identity | None, classes: Sequence[str], now: Identity, source: Path) -> str | None:
@@ -134,7 +134,7 @@ def agree(then: Identity | None, classes: Sequence[str], now: Identity, source: 
     """
     if then is None:
         if tuple(classes) != now.classes:
-            raise InputError(f"{_classes(classes, now.classes)}; the run was of {listed(classes)}", option="data")
+            raise InputError(f"{_classes(classes, now.classes)}; the run was of {few(classes)}", option="data")
         return f"data: {source.name} is of an earlier version and doesn't hold what they were: not checked"
     then = then._replace(noun=now.noun)
     what = difference(then, now)
@@ -145,7 +145,7 @@ def agree(then: Identity | None, classes: Sequence[str], now: Identity, source: 
     return None
 
 
-def located(root: str) -> str:
+def locate(root: str) -> str:
     """Return where a run's root is: where it was, or under NEUROEVO_DATA by as many of its last parts as lead there."""
     elsewhere = os.environ.get("NEUROEVO_DATA")
     if not elsewhere or Path(root).exists():

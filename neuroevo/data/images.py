@@ -1,76 +1,20 @@
-"""Images, in memory and in files, as a person sees them; and the pixels that a network is given of them.
+"""Images as a sequence, in memory or in files, with a fingerprint of their content."""
 
-Whatever Pillow opens is either read right or refused by name: turned as EXIF says, scaled to 8 bits a channel, and
-what is transparent lies on white. docs/images.md has the table.
-"""
-
-import contextlib
-import errno
 import hashlib
 import json
 import os
-import stat
-import threading
 import time
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from io import BufferedReader
 
 import numpy as np
 import numpy.typing as npt
 import PIL
-import torch
-from PIL import Image, UnidentifiedImageError
-from PIL.ImageFile import ImageFile
+from PIL import Image
 
-from neuroevo import devices
 from neuroevo.data import cache
-from neuroevo.errors import InputError, RunError, plain, setting, the
-
-DECODING = 2  # changes whenever some file is read as other pixels than before, so that no features of those are taken
-MAX_PIXELS = 178_956_970  # where Pillow, too, takes an image for an attack on memory
-FORMATS = (
-    "PNG", "JPEG", "MPO", "WEBP", "TIFF", "GIF", "BMP", "DIB", "AVIF", "JPEG2000", "PPM", "PCX", "QOI", "SGI", "TGA"
-)  # fmt: skip
-MODES = {1: "L", 3: "RGB", 4: "RGBA"}
-BACKGROUND = "white"  # what is transparent lies on it, as on a page
-TALL, LARGE = 16, 2**24  # a resized image of more than so many times the pixels wanted, and pixels, is made in part
-STRAITS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # of the machine, and no fault of a file
-SIGNED = "32-bit or signed integers, whose range can't be known"
-ORIENTATION = 0x0112  # in EXIF
-TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-Picture = (
-    Image.Image | npt.NDArray[np.uint8]
-)  # L, LA, RGB or RGBA; or of any number of channels, uint8 [H, W, channels]
-
-
-class Unreadable(Exception):
-    """Why a file can't be read as an image, and what to do."""
-
-    def __init__(self, reason: str, advice: str) -> None:
-        super().__init__(f"{reason}; {advice}")
-        self.reason = reason
-
-
-def broken(reason: str) -> Unreadable:
-    """Return the error of a damaged file, or of what is no image."""
-    return Unreadable(
-        f"broken image ({reason})", f"mend or remove it, or leave such files out with {setting('broken', 'skip')}"
-    )
-
-
-def refused(reason: str, advice: str) -> Unreadable:
-    """Return the error of a sound image that could be read in more than one way, or in none."""
-    return Unreadable(reason, f"{advice}, or leave such files out with {setting('broken', 'skip')}")
+from neuroevo.data.pictures import DECODING, MAX_PIXELS, STRAITS, Picture, Unreadable, damage, read, reason_of, regular
+from neuroevo.errors import InputError, plain
 
 
 class Arrays:
@@ -123,7 +67,7 @@ class Files:
     def faults(self) -> dict[int, str]:
         """Return the places of files that can't be read, each with the reason."""
         what = f"faults {DECODING} {PIL.__version__} {self.max_pixels}"
-        found = self._remembered(what, self._faults)
+        found = self._remember(what, self._faults)
         assert isinstance(found, list)
         return {int(place): str(reason) for place, reason in found}
 
@@ -140,14 +84,14 @@ class Files:
 
     def hashes(self) -> list[str]:
         """Return a hash of each file's content, in order."""
-        found = self._remembered("each", lambda: [_hash(path) for path in self.paths])
+        found = self._remember("each", lambda: [_hash(path) for path in self.paths])
         assert isinstance(found, list)
         return found
 
-    def _remembered(self, what: str, find: Callable[[], object]) -> object:
+    def _remember(self, what: str, find: Callable[[], object]) -> object:
         # As git's index does: known by path, size, inode and both times. ctime can't be set back by a user's tools. A
         # file touched in the last seconds may change again within the clock's resolution, so it isn't remembered.
-        stats = [_known_by(path) for path in self.paths]
+        stats = [_identity(path) for path in self.paths]
         key = hashlib.sha256(json.dumps([what, stats]).encode()).hexdigest()
         noted: object = cache.note(key)
         if noted is not None:
@@ -165,260 +109,12 @@ def _hash(path: str) -> str:
     except OSError as error:
         if error.errno in STRAITS:
             raise
-        raise InputError(f"{path}: {broken(reason_of(error))}") from None
+        raise InputError(f"{path}: {damage(reason_of(error))}") from None
 
 
-def _known_by(path: str) -> tuple[str, bool, int, int, int, int]:
+def _identity(path: str) -> tuple[str, bool, int, int, int, int]:
     try:
         s = os.stat(path)
     except OSError:  # a dangling link
         return path, False, 0, 0, 0, 0
     return path, os.access(path, os.R_OK), s.st_size, s.st_ino, s.st_mtime_ns, s.st_ctime_ns
-
-
-def regular(path: str) -> BufferedReader:
-    """Open a regular file for reading; OSError for anything else, at once: a FIFO would wait for its other end."""
-    number = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    if not stat.S_ISREG(os.fstat(number).st_mode):
-        os.close(number)
-        raise OSError("not a regular file")
-    return os.fdopen(number, "rb")
-
-
-def reason_of(error: BaseException) -> str:
-    """Return an error's words on one line, without the path that it may name."""
-    words = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return " ".join(words.split()) or type(error).__name__
-
-
-def read(path: str, max_pixels: int = MAX_PIXELS) -> Picture:
-    """Return the image in a file, of whatever format its content has, as a person sees it.
-
-    An image is L, LA, RGB or RGBA, turned as EXIF says; a .npy file is an array of any number of channels. Unreadable
-    for a file that is damaged, that is no image, that can be read in more than one way, or has more than `max_pixels`.
-    """
-    size: tuple[int, ...] = ()
-    try:
-        with _pillow_at_rest(), regular(path) as file:
-            start = file.read(64)
-            file.seek(0)
-            if start.startswith(np.lib.format.MAGIC_PREFIX):
-                return _array(path, max_pixels)
-            with _opened(file, start) as image:
-                _to_its_page(image)
-                size = image.size
-                _within(size, max_pixels)
-                return _upright(image)
-    except Unreadable:
-        raise
-    except MemoryError:
-        # Four bytes a pixel, twice over; with so much free, it was the file that asked for more than it should.
-        if size and devices.available_memory(torch.device("cpu")) < 8 * size[0] * size[1]:
-            raise RunError(f"{path}: no memory left to read {size[0]:,} x {size[1]:,} pixels") from None
-        raise broken("it asks for more memory than there is") from None
-    except Exception as error:  # decoders raise whatever they like
-        if getattr(error, "errno", None) in STRAITS:
-            raise
-        raise broken(reason_of(error)) from None
-
-
-_rest = threading.Lock()
-_resting, _left = 0, contextlib.ExitStack()
-
-
-@contextlib.contextmanager
-def _pillow_at_rest() -> Iterator[None]:
-    """Leave the judgement of size to `read`, and its words to the user, while it is entered by any thread.
-
-    Pillow's limit is one for the whole process, and so are warnings; both are as before when the last one leaves.
-    """
-    global _resting
-    with _rest:
-        if not _resting:
-            _left.enter_context(warnings.catch_warnings())
-            warnings.filterwarnings("ignore", module=r"PIL\.")
-            _left.callback(setattr, Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
-            Image.MAX_IMAGE_PIXELS = None
-        _resting += 1
-    try:
-        yield
-    finally:
-        with _rest:
-            _resting -= 1
-            if not _resting:
-                _left.close()
-
-
-def _within(size: tuple[int, int], max_pixels: int) -> None:
-    width, height = size
-    if width * height > max_pixels:
-        raise Unreadable(
-            f"{width:,} x {height:,} pixels are more than {the('max_pixels')}, {max_pixels:,}",
-            f"allow them with {setting('max_pixels', width * height)}",
-        )
-
-
-def _array(path: str, max_pixels: int) -> npt.NDArray[np.uint8]:
-    mapped = np.load(path, mmap_mode="r", allow_pickle=False)  # maps no more than there is, whatever the header says
-    if mapped.ndim != 3 or mapped.dtype != np.uint8 or 0 in mapped.shape:
-        raise ValueError(f"uint8 [H, W, channels] expected, {mapped.dtype} {list(mapped.shape)} found")
-    if mapped.offset + mapped.nbytes != os.stat(path).st_size:
-        raise ValueError("there is more behind the array")
-    _within((mapped.shape[1], mapped.shape[0]), max_pixels)
-    return np.array(mapped)
-
-
-def _opened(file: BufferedReader, start: bytes) -> ImageFile:
-    Image.init()
-    try:
-        return Image.open(file, formats=[name for name in FORMATS if name in Image.OPEN])
-    except UnidentifiedImageError:
-        pass
-    if not start:
-        raise broken("the file is empty")
-    if start.startswith(b"version https://git-lfs"):
-        raise broken("a pointer of Git LFS; git lfs pull fetches the image")
-    if start.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
-        raise broken("a TIFF of a kind that isn't read, or damaged at its start")
-    file.seek(0)
-    try:
-        other = Image.open(file).format
-    except Exception:
-        raise broken("in no format that is known, or damaged at its start") from None
-    raise refused(f"{other} files are not read", "save it as PNG")
-
-
-def _upright(image: ImageFile) -> Image.Image:
-    """Return an opened image as L, LA, RGB or RGBA of 8 bits a channel, turned as EXIF says."""
-    if image.format == "TIFF" and 2 in image.tag_v2.get(339, ()):  # type: ignore[attr-defined]  # SampleFormat
-        raise refused(SIGNED, "save it as unsigned 8 or 16 bits")
-    raw = image.tile[0][3] if image.tile else None  # how samples lie in the file; gone once they are loaded
-    raw = raw[0] if isinstance(raw, tuple) and raw else raw
-    image.load()
-    turn = None
-    if image.format != "TIFF":  # which Pillow turns as it loads
-        with contextlib.suppress(Exception):  # what can't be read turns no picture, in a viewer neither
-            turn = TURNS.get(image.getexif().get(ORIENTATION, 1))
-    lying = _eight_bits(image, raw if isinstance(raw, str) else "")
-    return lying if turn is None else lying.transpose(turn)
-
-
-def _to_its_page(image: ImageFile) -> None:
-    """Go to the only page of a TIFF that is no thumbnail or smaller copy; Unreadable where there are several."""
-    if image.format != "TIFF":
-        return
-    count: int = getattr(image, "n_frames", 1)
-    whole = []
-    for i in range(count):
-        image.seek(i)
-        tags = image.tag_v2  # type: ignore[attr-defined]
-        if not (tags.get(254, 0) & 1 or tags.get(255) == 2):  # NewSubfileType, SubfileType: reduced in size
-            whole.append(i)
-    if len(whole) != 1 < count:
-        raise refused(f"a TIFF of {len(whole) or count} pages", "save the one that is meant as a file of its own")
-    image.seek(whole[0] if whole else 0)
-
-
-def _eight_bits(image: Image.Image, raw: str) -> Image.Image:
-    key = image.info.pop("transparency", None) if image.mode in ("1", "L", "RGB") or image.mode[0] == "I" else None
-    mode = image.mode
-    if mode in ("La", "RGBa"):
-        return image.convert(mode.upper())
-    if mode in ("P", "PA"):
-        palette = image.palette.mode if image.palette else "RGB"
-        clear = mode == "PA" or "transparency" in image.info or palette.endswith("A")
-        return image.convert("RGBA" if clear else "RGB")
-    if raw == "LA;16B":  # grey that Pillow widens
-        return Image.merge("LA", (image.getchannel("R"), image.getchannel("A")))
-    if mode in ("LA", "RGBA"):
-        return image
-    if mode in ("CMYK", "YCbCr", "LAB", "HSV", "RGBX"):
-        return image.convert("RGB")
-    hidden = None
-    if mode.startswith("I;16") or (mode == "I" and image.format in ("PNG", "PPM")):
-        deep: npt.NDArray[np.uint16] = np.asarray(image).astype(np.uint16)
-        hidden = None if key is None else deep == key
-        tags = image.tag_v2 if image.format == "TIFF" else {}  # type: ignore[attr-defined]
-        if tags.get(258) == (12,):  # BitsPerSample
-            deep = (deep << 4 | deep >> 8).astype(np.uint16)
-        if tags.get(262) == 0:  # PhotometricInterpretation: white is zero
-            deep = ~deep
-        image = Image.fromarray(_rounded(deep))
-    elif mode == "1":
-        image = image.convert("L")
-    elif mode == "I":
-        raise refused(SIGNED, "save it as unsigned 8 or 16 bits")
-    elif mode == "F":
-        raise refused("floating point, whose range can't be known", "save it as unsigned 8 or 16 bits")
-    elif mode not in ("L", "RGB"):
-        raise refused(f"{image.format} of mode {mode} is not read", "save it as PNG")
-    if key is None:
-        return image
-    if raw == "RGB;16B":
-        raise refused("16-bit colour with a transparent colour", "save it with an alpha channel")
-    if hidden is None:
-        scale = {"L;2": 85, "L;4": 17}.get(raw, 1)  # Pillow scales such pixels, and not the key
-        same = np.asarray(image) == np.array(key) * scale
-        hidden = same if same.ndim == 2 else same.all(axis=2)
-    image.putalpha(Image.fromarray(np.where(hidden, 0, 255).astype(np.uint8)))
-    return image
-
-
-def _rounded(deep: npt.NDArray[np.uint16]) -> npt.NDArray[np.uint8]:
-    """Return 16 bits as the nearest 8, round(x / 257)."""
-    wide = deep.astype(np.uint32)
-    wide *= 255
-    wide += 32_895
-    wide >>= 16
-    return wide.astype(np.uint8)
-
-
-def flattened(image: Image.Image, channels: int) -> Image.Image:
-    """Return an image as L, RGB or RGBA by its number of channels; what is transparent lies on white.
-
-    Of four channels, the first three are the colours as they are seen on white, so that none is hidden there either.
-    """
-    if channels not in MODES:
-        raise InputError(f"{channels}, which only .npy images have", option="channels")
-    if image.mode not in ("LA", "RGBA"):
-        return image.convert(MODES[channels])
-    alpha = image.getchannel("A")
-    seen = Image.new(image.mode[:-1], image.size, BACKGROUND)
-    seen.paste(image.convert(seen.mode), mask=alpha)
-    seen = seen.convert("RGB" if channels > 1 else "L")
-    if channels == 4:
-        seen.putalpha(alpha)
-    return seen
-
-
-def pixels(image: Picture, channels: int, size: tuple[int, int], resample: Image.Resampling) -> npt.NDArray[np.uint8]:
-    """Return an image as uint8 [H, W, channels]: shorter side to size, centre crop."""
-    if isinstance(image, Image.Image):
-        return fitted(flattened(image, channels), size, resample)
-    if image.shape[2] != channels:
-        raise InputError(
-            f"an image has {image.shape[2]} channels, {channels} are expected, in [H, W, channels]", option="channels"
-        )
-    planes = [fitted(Image.fromarray(image[:, :, c]), size, resample) for c in range(channels)]
-    return np.concatenate(planes, axis=2)
-
-
-def fitted(image: Image.Image, size: tuple[int, int], resample: Image.Resampling) -> npt.NDArray[np.uint8]:
-    """Return an image of mode L, RGB or RGBA as uint8 [H, W, channels]: shorter side to size, centre crop."""
-    if image.mode == "RGBA":  # apart, for Pillow weighs colours by alpha
-        parts = (image.convert("RGB"), image.getchannel("A"))
-        return np.concatenate([fitted(part, size, resample) for part in parts], axis=2)
-    height, width = size
-    scale = max(height / image.height, width / image.width)
-    around = (max(width, round(image.width * scale)), max(height, round(image.height * scale)))
-    left, top = (around[0] - width) // 2, (around[1] - height) // 2
-    if around[0] * around[1] > max(TALL * width * height, LARGE):  # a strip, which takes gigabytes as a whole
-        across, down = image.width / around[0], image.height / around[1]
-        box = (left * across, top * down, (left + width) * across, (top + height) * down)
-        image = image.resize((width, height), resample, box)
-    else:
-        if image.size != around:
-            image = image.resize(around, resample)
-        if around != (width, height):
-            image = image.crop((left, top, left + width, top + height))
-    return np.asarray(image).reshape(height, width, -1)

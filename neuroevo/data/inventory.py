@@ -1,4 +1,4 @@
-"""What a run takes of its data, in words: which folder serves which split, what is left out, what is in two splits."""
+"""The data of a run in words: the folder behind each split, files left out, images in two splits."""
 
 import os
 from collections import Counter
@@ -11,10 +11,10 @@ import numpy as np
 from torch import Tensor
 
 from neuroevo import caveats
-from neuroevo.data import folders
 from neuroevo.data.datasets import Dataset
-from neuroevo.data.folders import SPLITS
+from neuroevo.data.foldernames import SPLITS
 from neuroevo.data.images import Files
+from neuroevo.data.walk import OWN
 from neuroevo.errors import InputError
 
 Splits = Mapping[str, Tensor]  # {name: [rows] int64}
@@ -25,8 +25,8 @@ NAMED = 5  # classes in a note, and broken images
 MANY = 100_000  # images, beyond which validate doesn't decode each
 
 
-def noted(data: Dataset, splits: Splits) -> Dataset:
-    """Return a data set with notes on what its splits have twice."""
+def add_notes(data: Dataset, splits: Splits) -> Dataset:
+    """Return a data set with notes on the images that its splits have twice."""
     return replace(data, notes=(*data.notes, *duplicates(data, splits)))
 
 
@@ -87,19 +87,19 @@ def duplicates(data: Dataset, splits: Splits) -> list[str]:
 
 
 def lines(data: Dataset, splits: Splits) -> list[str]:
-    """Return what a run's log says of its data: nothing where there is nothing to say."""
+    """Return the lines of a run's log about its data: none where there is nothing to say."""
     served = [f"{split}: {len(splits[split]):,} {data.noun}, {folder}" for split, folder in data.folders]
     return [_short(line) for line in [*served, *data.notes]][:LINES]
 
 
 def record(data: Dataset, splits: Splits) -> dict[str, Any]:
-    """Return what a result says of its data."""
+    """Return the record of the data in a result."""
     return {
         **({} if data.noun == "images" else {"noun": data.noun}),
         "images": {split: len(rows) for split, rows in splits.items()},
         "folders": {split: _short(folder) for split, folder in data.folders},
         # Not runs that lie beside the classes: a resumed run, which sees itself, has the same result.
-        "notes": [_short(note) for note in data.notes if not note.startswith(folders.OWN)][:LINES],
+        "notes": [_short(note) for note in data.notes if not note.startswith(OWN)][:LINES],
     }
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from neuroevo import devices
 from neuroevo.data.augment import Live
-from neuroevo.networks.affine import Projection, Scale
+from neuroevo.networks.affine import Affine, Projection
 from neuroevo.networks.weightfiles import digest
 
 SLICE = 4096  # rows of features at a time
@@ -22,7 +22,7 @@ class Features(NamedTuple):
     # [N, d], then [T, d] a view: float32 or float16, mapped from disk, in memory or on the device
     pieces: tuple[Tensor, ...]
     labels: Tensor  # [N + views * T] int64, on the run's device
-    scale: Scale | None  # that rows go through on their way to the head
+    affine: Affine | None  # that rows go through on their way to the head
     device: torch.device
     live: "Live | None" = None  # makes views as they are asked for, instead
 
@@ -42,20 +42,20 @@ class Features(NamedTuple):
             features, labels = self.live(index), self.labels[((index - clean) % clean).to(self.device)]
         else:
             features, labels = self._gather(index).to(self.device).float(), self.labels[index.to(self.device)]
-        return (self.scale(features) if self.scale else features), labels
+        return (self.affine(features) if self.affine else features), labels
 
-    def scaled(self, scale: Scale) -> Self:
-        """Return features with every row on the scale given; projected once and for all where that fits into memory."""
+    def through(self, affine: Affine) -> Self:
+        """Return features that go through an affine map, projected once and for all where that fits into memory."""
         size = 4 * sum(len(piece) for piece in self.pieces)
-        if not isinstance(scale, Projection) or self.live is not None:
-            return self._replace(scale=scale)
-        if size * scale.axes.shape[1] > devices.available_memory(self.pieces[0].device) / 2:
-            return self._replace(scale=scale)
+        if not isinstance(affine, Projection) or self.live is not None:
+            return self._replace(affine=affine)
+        if size * affine.axes.shape[1] > devices.available_memory(self.pieces[0].device) / 2:
+            return self._replace(affine=affine)
 
         def project(piece: Tensor) -> Tensor:
-            out = piece.new_empty(len(piece), scale.axes.shape[1], dtype=torch.float32)
+            out = piece.new_empty(len(piece), affine.axes.shape[1], dtype=torch.float32)
             for rows, into in zip(piece.split(SLICE), out.split(SLICE), strict=True):
-                into.copy_(scale(rows.to(self.device).float()))
+                into.copy_(affine(rows.to(self.device).float()))
             return out
 
         return self._replace(pieces=tuple(project(piece) for piece in self.pieces))

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from neuroevo.data.datasets import Dataset
-from neuroevo.data.folders import SPLITS
+from neuroevo.data.foldernames import SPLITS
 from neuroevo.errors import InputError
 
 
-def _stratified(
+def _stratify(
     labels: npt.NDArray[np.int64], count: int, rng: np.random.Generator, kept: int = 1
 ) -> npt.NDArray[np.bool_]:
     """Choose `count` places with each class's share kept by largest remainder.
@@ -35,7 +35,7 @@ def _stratified(
     return chosen
 
 
-def limited(data: Dataset, limit: int, split_seed: int) -> Dataset:
+def limit_images(data: Dataset, limit: int, split_seed: int) -> Dataset:
     """Return at most `limit` images in all, with the shares of classes and of the data set's own parts kept."""
     if limit >= len(data.labels):
         return data
@@ -44,14 +44,14 @@ def limited(data: Dataset, limit: int, split_seed: int) -> Dataset:
         raise InputError(
             f"{limit} leaves some class without {_one(data)}; at least {len(np.unique(strata))}", option="limit"
         )
-    return data.take(np.flatnonzero(_stratified(strata, limit, np.random.default_rng([split_seed, 0]), kept=0)))
+    return data.take(np.flatnonzero(_stratify(strata, limit, np.random.default_rng([split_seed, 0]), kept=0)))
 
 
 def _one(data: Dataset) -> str:
     return "an image" if data.noun == "images" else "a sample"
 
 
-def long_tailed(
+def cut_tail(
     rows: npt.NDArray[np.int64], labels: npt.NDArray[np.int64], classes: int, ratio: float, rng: np.random.Generator
 ) -> npt.NDArray[np.int64]:
     """Return some rows, with classes' shares that fall exponentially to `ratio` times the first's (Cui et al. 2019).
@@ -80,7 +80,7 @@ def _share(wanted: float, total: int, least: int, most: int) -> str:
 def split(
     data: Dataset, split_seed: int, validation: float, test: float | None, long_tail: float | None = None
 ) -> dict[str, Tensor]:
-    """Return the rows of each split, `{name: [rows] int64}`; shares are of what the data set leaves undecided.
+    """Return the rows of each split, `{name: [rows] int64}`; shares are of samples that have no split yet.
 
     A class's only image stays in train. `long_tail` thins train and validation, as in life, and leaves test as it is.
     Without a share, None, there is no test split but the data set's own.
@@ -110,13 +110,13 @@ def split(
                 f"{least if few else most}: {'at least' if few else 'at most'} {right} would do",
                 option=name,
             )
-        part[pool[_stratified(data.labels[pool], count, np.random.default_rng([split_seed, stream]))]] = index
+        part[pool[_stratify(data.labels[pool], count, np.random.default_rng([split_seed, stream]))]] = index
     part[part == -1] = 0
     rows = {name: np.flatnonzero(part == i) for i, name in enumerate(SPLITS)}
     if long_tail is not None:
         for stream, name in enumerate(("train", "validation"), start=3):
             rng = np.random.default_rng([split_seed, stream])
-            rows[name] = long_tailed(rows[name], data.labels, len(data.classes), long_tail, rng)
+            rows[name] = cut_tail(rows[name], data.labels, len(data.classes), long_tail, rng)
     missing = set(range(len(data.classes))) - set(data.labels[rows["train"]].tolist())
     if missing:
         raise InputError(

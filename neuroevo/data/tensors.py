@@ -17,7 +17,7 @@ from neuroevo import devices
 from neuroevo.data.arrays import Vectors
 from neuroevo.data.augment import BATCH
 from neuroevo.data.datasets import Dataset
-from neuroevo.data.folders import SPLITS
+from neuroevo.data.foldernames import SPLITS
 from neuroevo.data.samples import Features
 from neuroevo.data.splits import split
 from neuroevo.errors import InputError
@@ -89,7 +89,7 @@ def table(given: Mapping[str, Part], backbone: Backbone, outputs: int, device: t
     kinds = {y.dtype.kind for y in labels}
     if len(kinds) > 1:
         raise InputError("some labels are whole numbers and some are names", option="data")
-    classes, places = _placed(np.concatenate(labels), outputs, names)
+    classes, places = _place(np.concatenate(labels), outputs, names)
     splits = _split(classes, places, np.array(part, dtype=np.int64), "" in given, seed)
     features = Features((rows,), torch.from_numpy(places).to(device), None, device)
     return Table(features, splits, classes, len(rows) if _computes(backbone) else 0)
@@ -141,8 +141,8 @@ def _part(data: Any, where: str) -> Part:
     if isinstance(data, IterableDataset) or (hasattr(data, "__getitem__") and hasattr(data, "__len__")):
         if not isinstance(data, Tensor | np.ndarray | str):
             # A generator of its own, as a loader would draw from the global one.
-            loader = DataLoader(data, BATCH, collate_fn=lambda items: _collated(items, where),
-                                generator=torch.Generator())  # fmt: skip
+            own = torch.Generator()
+            loader = DataLoader(data, BATCH, collate_fn=lambda items: _stack(items, where), generator=own)
     elif isinstance(data, Iterable):
         loader = data
     if loader is None:
@@ -208,7 +208,7 @@ def _labels(y: Any, where: str) -> Array:
     return found
 
 
-def _collated(items: Sequence[Any], where: str) -> Batch:
+def _stack(items: Sequence[Any], where: str) -> Batch:
     """Stack samples (input, label)."""
     inputs, labels = [], []
     for item in items:
@@ -261,9 +261,7 @@ def _in_batches(batches: Iterator[Batch]) -> Iterator[Batch]:
         yield x, np.concatenate(y)
 
 
-def _placed(
-    values: Array, outputs: int, names: tuple[str, ...] | None
-) -> tuple[tuple[str, ...], npt.NDArray[np.int64]]:
+def _place(values: Array, outputs: int, names: tuple[str, ...] | None) -> tuple[tuple[str, ...], npt.NDArray[np.int64]]:
     """Return the names of the classes that so many logits are of, and the place of each label among them.
 
     Whole numbers from 0 are places themselves; others and names are sorted, unless a data set has an order of its own.

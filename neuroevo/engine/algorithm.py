@@ -5,7 +5,7 @@ from typing import Generic, NamedTuple, TypeVar
 
 from torch import Tensor
 
-from neuroevo.engine.genome import Population
+from neuroevo.engine.genome import BRED, KEPT, NEW, Population
 from neuroevo.engine.rng import Context
 from neuroevo.engine.scores import Scores
 
@@ -39,6 +39,7 @@ class Algorithm(NamedTuple, Generic[S]):
     overhead: int = 0  # genomes of which it asks `Context.sensitivity`, in each generation from the second on
     remembered: int = 0  # of the best that go on; 0 where there is no such number
     many: bool = False  # it takes many objectives
+    roles: tuple[int, ...] = (NEW, BRED, KEPT)  # that there may be from the second generation on
     continuous: bool = False  # it moves by what it asked for, so that rounding genomes to levels would mislead it
     check: Callable[[int], None] = _any_number  # raises InputError where it can't search so many genes
 

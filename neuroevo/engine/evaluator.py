@@ -1,7 +1,8 @@
 """What becomes of a proposed population within its generation: it is scored, and may learn first.
 
-Each is a wrapper of the same type. What is learnt may be inherited (Lamarck) or only count for fitness (Baldwin 1896;
-Hinton and Nowlan 1987), and an individual that learning made worse may be put back (Cui et al. 2018, ESGD's back-off).
+Each evaluator is a wrapper of the same type. What is learnt may be inherited (Lamarck) or only count for fitness
+(Baldwin 1896; Hinton and Nowlan 1987), and an individual that learning made worse may be put back (Cui et al. 2018,
+ESGD's back-off).
 """
 
 from collections.abc import Callable
@@ -15,11 +16,6 @@ from neuroevo.engine.genome import Population
 from neuroevo.engine.rng import Context
 from neuroevo.engine.scores import Scores, ranks
 
-Refine = Callable[[Population, Context], tuple[Population, Cost]]
-
-
-Learning = Callable[[Population, int], Cost]  # what a population's learning takes, of so many gradient steps
-
 
 class Scoring(NamedTuple):
     """How a population is scored on rows of data, and what that takes."""
@@ -28,7 +24,15 @@ class Scoring(NamedTuple):
     cost: Callable[[int, int], Cost]  # of so many individuals, on a batch of so many samples
 
 
-class Developed(NamedTuple):
+class Learning(NamedTuple):
+    """How a population learns before it is scored, and what that takes."""
+
+    refine: Callable[[Population, Context], tuple[Population, Cost]]
+    cost: Callable[[Population, int], Cost]  # of so many gradient steps
+    steps: int = 0  # gradient steps in a generation; `Context.steps` can make them fewer
+
+
+class Evaluated(NamedTuple):
     """A population at the end of its generation."""
 
     inherited: Population  # what the algorithm goes on with
@@ -37,46 +41,46 @@ class Developed(NamedTuple):
     cost: Cost
 
 
-class Development(NamedTuple):
-    """How a population develops, and what that costs."""
+class Evaluator(NamedTuple):
+    """How a population is evaluated, and what that takes, known before any of it is spent."""
 
-    develop: Callable[[Population, Tensor, Context], Developed]  # the Tensor: rows of the generation's batch
+    evaluate: Callable[[Population, Tensor, Context], Evaluated]  # the Tensor: rows of the generation's batch
     cost: Callable[[Population, int, int], Cost]  # on a batch of so many samples, with so many gradient steps
     steps: int = 0  # gradient steps in a generation; `Context.steps` can make them fewer
 
 
-def unchanged(scoring: Scoring) -> Development:
-    """Score a population as it is."""
+def plain(scoring: Scoring) -> Evaluator:
+    """Return an evaluator that scores a population as it is."""
 
-    def develop(population: Population, index: Tensor, context: Context) -> Developed:
-        return Developed(population, population, *scoring.score(population, index))
+    def evaluate(population: Population, index: Tensor, context: Context) -> Evaluated:
+        return Evaluated(population, population, *scoring.score(population, index))
 
     def cost(population: Population, samples: int, steps: int) -> Cost:
         return scoring.cost(len(population.genomes), samples)
 
-    return Development(develop, cost)
+    return Evaluator(evaluate, cost)
 
 
-def lamarckian(scoring: Scoring, refine: Refine, learning: Learning, steps: int = 0) -> Development:
-    """Refine a population, score it, and let it inherit what it learnt."""
+def lamarckian(scoring: Scoring, learning: Learning) -> Evaluator:
+    """Return an evaluator that refines a population, scores it, and lets it inherit what it learnt."""
 
-    def develop(population: Population, index: Tensor, context: Context) -> Developed:
-        refined, spent = refine(population, context)
+    def evaluate(population: Population, index: Tensor, context: Context) -> Evaluated:
+        refined, spent = learning.refine(population, context)
         scores, cost = scoring.score(refined, index)
-        return Developed(refined, refined, scores, spent + cost)
+        return Evaluated(refined, refined, scores, spent + cost)
 
     def cost(population: Population, samples: int, steps: int) -> Cost:
-        return learning(population, steps) + scoring.cost(len(population.genomes), samples)
+        return learning.cost(population, steps) + scoring.cost(len(population.genomes), samples)
 
-    return Development(develop, cost, steps)
+    return Evaluator(evaluate, cost, learning.steps)
 
 
-def backed_off(scoring: Scoring, refine: Refine, learning: Learning, steps: int = 0) -> Development:
-    """As `lamarckian`, but an individual that scores worse on the generation's batch than before is put back."""
+def backed_off(scoring: Scoring, learning: Learning) -> Evaluator:
+    """Return an evaluator as `lamarckian`, but an individual that scores worse than before learning is put back."""
 
-    def develop(population: Population, index: Tensor, context: Context) -> Developed:
+    def evaluate(population: Population, index: Tensor, context: Context) -> Evaluated:
         before, first = scoring.score(population, index)
-        refined, spent = refine(population, context)
+        refined, spent = learning.refine(population, context)
         after, second = scoring.score(refined, index)
         n = len(population.genomes)
         if before.objectives > 1:  # dominated by what it was
@@ -84,35 +88,35 @@ def backed_off(scoring: Scoring, refine: Refine, learning: Learning, steps: int 
         else:
             order = ranks(torch.cat([before.values, after.values]))
             worse = order[n:] < order[:n]
-        kept = merged(worse, population._replace(traits=refined.traits | population.traits), refined)
+        kept = mix(worse, population._replace(traits=refined.traits | population.traits), refined)
         scores = before._replace(
             values=torch.where(worse[:, None], before.values, after.values),
             invalid=torch.where(worse, before.invalid, after.invalid),
         )
-        return Developed(kept, kept, scores, first + spent + second)
+        return Evaluated(kept, kept, scores, first + spent + second)
 
     def cost(population: Population, samples: int, steps: int) -> Cost:
         once = scoring.cost(len(population.genomes), samples)
-        return once + learning(population, steps) + once
+        return once + learning.cost(population, steps) + once
 
-    return Development(develop, cost, steps)
-
-
-def baldwinian(development: Development) -> Development:
-    """Let a population inherit its own genomes, whatever it learnt; hyperparameters of its own it keeps."""
-
-    def develop(population: Population, index: Tensor, context: Context) -> Developed:
-        developed = development.develop(population, index, context)
-        return developed._replace(inherited=developed.scored._replace(genomes=population.genomes))
-
-    return development._replace(develop=develop)
+    return Evaluator(evaluate, cost, learning.steps)
 
 
-def merged(first: Tensor, a: Population, b: Population) -> Population:
-    """Return a's individuals where `first` [n], b's elsewhere."""
+def baldwinian(evaluator: Evaluator) -> Evaluator:
+    """Return an evaluator whose population inherits its own genomes, whatever it learnt, and keeps its traits."""
 
-    def mix(x: Tensor, y: Tensor) -> Tensor:
+    def evaluate(population: Population, index: Tensor, context: Context) -> Evaluated:
+        found = evaluator.evaluate(population, index, context)
+        return found._replace(inherited=found.scored._replace(genomes=population.genomes))
+
+    return evaluator._replace(evaluate=evaluate)
+
+
+def mix(first: Tensor, a: Population, b: Population) -> Population:
+    """Return a's individuals where `first` [n] bool, b's elsewhere."""
+
+    def take(x: Tensor, y: Tensor) -> Tensor:
         return torch.where(first.view(-1, *[1] * (x.ndim - 1)), x, y)
 
-    traits = {name: mix(a.traits[name], trait) for name, trait in b.traits.items()}
-    return Population(mix(a.genomes, b.genomes), traits, mix(a.parents, b.parents))
+    traits = {name: take(a.traits[name], trait) for name, trait in b.traits.items()}
+    return Population(take(a.genomes, b.genomes), traits, take(a.parents, b.parents), take(a.roles, b.roles))

@@ -1,15 +1,38 @@
-"""How evaluations are sliced, so that none needs more memory than its limit."""
+"""How evaluations are sliced, so that none needs more memory than its limit, and who does the slices' work."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, TypeVar
 
 import torch
 
+from neuroevo import devices
 from neuroevo.errors import InputError, RunError
 
+T = TypeVar("T")
+R = TypeVar("R")
 
-class Plan(NamedTuple):
+
+class Executor(Protocol):
+    """Who does the work of an evaluation's slices: a slice of individuals is the unit of work."""
+
+    def map(self, work: Callable[[T], R], slices: Iterable[T]) -> Iterable[R]:
+        """Return what work makes of each slice, in their order."""
+        ...
+
+
+class Local:
+    """Does one slice after another in this process."""
+
+    def map(self, work: Callable[[T], R], slices: Iterable[T]) -> Iterable[R]:
+        """Yield what work makes of each slice, made when it is asked for."""
+        return map(work, slices)
+
+
+LOCAL = Local()
+
+
+class Execution(NamedTuple):
     """How evaluations are sliced; fixed at a run's start, since slicing changes rounding."""
 
     method: str  # gemm or vmap for heads, loop or vmap for what comes before them
@@ -24,7 +47,7 @@ class Plan(NamedTuple):
     home: str = "cpu"  # where the population is kept
 
 
-def plan(method: str, genes: int, dim: int, widths: Sequence[int], limit: int, device: torch.device) -> Plan:
+def plan(method: str, genes: int, dim: int, widths: Sequence[int], limit: int, device: torch.device) -> Execution:
     """Choose slices for `genes` genes over `dim` features with layers of these widths; InputError if none fit.
 
     Slices of activations stay small enough for a CPU's cache and allocator, or large enough to fill a GPU.
@@ -39,7 +62,7 @@ def plan(method: str, genes: int, dim: int, widths: Sequence[int], limit: int, d
         each = 4 * genes + samples * per_sample
         individuals = min((usable - fixed) // each, max(1, best // (4 * samples * max(widths))))
         if individuals >= 1:
-            return Plan(method, widths[-1], int(individuals), samples, limit, torch.get_num_threads())
+            return Execution(method, widths[-1], int(individuals), samples, limit, torch.get_num_threads())
         if samples <= 32:
             raise InputError(
                 f"{limit} bytes is too little for one individual; at least {4 * (fixed + each) // 3 + 1}",
@@ -48,8 +71,8 @@ def plan(method: str, genes: int, dim: int, widths: Sequence[int], limit: int, d
         samples //= 2
 
 
-def halved(plan: Plan) -> Plan:
-    """Return a plan with half as much at a time; RunError where that is one individual and one sample already."""
+def halve(plan: Execution) -> Execution:
+    """Return an execution with half as much at a time; RunError where that is one individual and one sample already."""
     if max(plan.individuals, plan.samples, plan.trained, plan.micro) <= 1:
         raise RunError("out of memory with one individual and one sample at a time; no limit changes that")
     more, many = plan.individuals > 1, plan.trained > 1
@@ -59,3 +82,24 @@ def halved(plan: Plan) -> Plan:
         trained=plan.trained // 2 if many else plan.trained,
         micro=plan.micro if many else plan.micro and max(1, plan.micro // 2),
     )
+
+
+class Executions:
+    """The execution in force; what doesn't fit into memory halves it."""
+
+    def __init__(self, now: Execution, changes: Sequence[dict[str, int]] = ()) -> None:
+        self.now = now
+        self.changes = list(changes)  # each with its generation, individuals and samples at a time
+        self.smaller = False  # than when this was last looked at
+
+    def fit(self, work: Callable[[Execution], T]) -> T:
+        """Do what fits into memory, with smaller slices until it does; RunError where one sample doesn't."""
+        while True:
+            try:
+                return work(self.now)
+            except (RuntimeError, MemoryError) as error:
+                if not devices.out_of_memory(error):
+                    raise
+            self.now, self.smaller = halve(self.now), True  # the failed work's memory is free again here
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()

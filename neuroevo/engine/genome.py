@@ -79,12 +79,33 @@ class Layout(NamedTuple):
 EMPTY = Layout((), ())
 
 
+NEW, BRED, KEPT = range(3)  # roles: drawn from nobody; made of parents; gone on as it was
+
+
 class Population(NamedTuple):
     """Individuals and what they carry: selection indexes all of it at once."""
 
     genomes: Tensor  # [n, g] float32
     traits: dict[str, Tensor]  # {name: [n, ...]}: inherited beside the genes, such as an individual's own sigma
-    parents: Tensor  # [n, p] int64: rows of the population before, -1 for none; the lineage
+    parents: Tensor  # [n, p] int64: rows of the population before, -1 for none; the lineage alone
+    roles: Tensor  # [n] int8: NEW, BRED or KEPT, as the algorithm says who asked for it
+
+    @classmethod
+    def new(cls, genomes: Tensor, *, parents: int = 1) -> Self:
+        """Return new individuals of genomes [n, g], without traits and without the `parents` that they might have."""
+        n, device = len(genomes), genomes.device
+        return cls(genomes, {}, torch.full((n, parents), -1, device=device), roles({NEW: n}, device))
+
+    def rows(self, index: Tensor | slice) -> Self:
+        """Return some of the individuals with all that they carry."""
+        traits = {name: trait[index] for name, trait in self.traits.items()}
+        return type(self)(self.genomes[index], traits, self.parents[index], self.roles[index])
+
+
+def roles(counts: Mapping[int, int], device: torch.device) -> Tensor:
+    """Return the roles [n] int8 of a population that has so many individuals of each, one role after another."""
+    parts = [torch.full((n,), role, dtype=torch.int8, device=device) for role, n in counts.items()]
+    return torch.cat(parts)
 
 
 def noisy(start: Tensor, n: int, sigma: float | Tensor, generator: torch.Generator) -> Tensor:

@@ -90,7 +90,7 @@ def begin(
     if champion is None:
         champion, cost = best({"start": start[0]}, problem, 0)
         assert champion is not None
-    nobody = Population(start, {}, torch.full((len(start), 2), -1))
+    nobody = Population.new(start, parents=2)
     nothing = torch.full((len(start), 1), -torch.inf, dtype=torch.float64)
     scores = Scores(nothing, torch.zeros(len(start), dtype=torch.bool))
     return Step(0, state, nobody, scores, {}, cost, 0.0, champion, 0, None)
@@ -109,23 +109,31 @@ def evolve(
 
     `device` is where the population is kept; `clock` counts seconds.
     """
-    development, sensitivity = problem.development, problem.sensitivity
+    evaluator, sensitivity = problem.evaluator, problem.sensitivity
     step, began = start, clock()
 
     def propose(state: Any, generation: int, cost: Cost) -> Proposal:
         progress = rules.budget.progress(generation - 1, cost)
         context = Context(rules.seed, generation, progress, device, problem.layout)
         asked = Cost() if sensitivity is None or generation == 1 else sensitivity.cost(algorithm.overhead)
+        measured = 0
+
+        def ones(genomes: Tensor) -> Tensor:
+            nonlocal measured
+            measured += len(genomes)
+            return torch.ones_like(genomes)
+
         # Nothing is measured before it is known whether the budget has room: it has ones in place of sensitivities.
-        population = algorithm.ask(state, context._replace(sensitivity=torch.ones_like) if sensitivity else context)
+        population = algorithm.ask(state, context._replace(sensitivity=ones) if sensitivity else context)
+        honest(algorithm, population, generation, None if sensitivity is None else measured)
 
         def whole(samples: int, steps: int) -> Cost:
-            return asked + development.cost(population, samples, steps)
+            return asked + evaluator.cost(population, samples, steps)
 
         def room(samples: int, steps: int) -> bool:
             return rules.budget.allows(cost + whole(samples, steps))
 
-        samples, steps = rules.samples, development.steps
+        samples, steps = rules.samples, evaluator.steps
         if not rules.budget.counts:
             return Proposal(context, population, asked, samples, Cost())
         if not room(samples, steps):
@@ -148,7 +156,7 @@ def evolve(
         population = now.population
         if now.asked.samples and sensitivity is not None:
             population = algorithm.ask(step.state, now.context._replace(sensitivity=sensitivity.of))
-        grown = development.develop(population, problem.batch(generation, now.samples), now.context)
+        grown = evaluator.evaluate(population, problem.batch(generation, now.samples), now.context)
         state = algorithm.tell(step.state, grown.inherited, grown.scores)
         cost = step.cost + now.asked + grown.cost
         ahead = None
@@ -172,6 +180,23 @@ def evolve(
         line = record(generation, grown.inherited, grown.scores, validation, cost, seconds)
         step = Step(generation, state, grown.inherited, grown.scores, line, cost, seconds, champion, stale, stop)
         yield step
+
+
+def honest(algorithm: Algorithm[Any], population: Population, generation: int, measured: int | None) -> None:
+    """See that an algorithm asks for what it says: estimates and budgets rest on it; InputError where it doesn't.
+
+    `measured` genomes are those whose sensitivity it asked for, None where there is none to ask for.
+    """
+    first = generation == 1
+    name, said = ("size", algorithm.size) if first else ("size + again", algorithm.later)
+    for what, tensor in {**population._asdict(), **population.traits}.items():
+        if isinstance(tensor, Tensor) and len(tensor) != said:
+            line = f"asks for {len(tensor)} rows of {what} in generation {generation}, and says {name} = {said}"
+            raise InputError(line, option="algorithm")
+    right = 0 if first else algorithm.overhead
+    if measured not in (None, right):
+        line = f"asks for the sensitivity of {measured} genomes in generation {generation}, and says {right}: overhead"
+        raise InputError(line, option="algorithm")
 
 
 def most(low: int, high: int, fits: Callable[[int], bool]) -> int:

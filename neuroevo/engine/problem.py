@@ -11,7 +11,7 @@ from torch import Tensor
 
 from neuroevo.engine.batches import Batch
 from neuroevo.engine.cost import Cost
-from neuroevo.engine.evaluator import Development
+from neuroevo.engine.evaluator import Evaluator
 from neuroevo.engine.genome import Layout
 
 Validate = Callable[[Tensor], tuple[list[dict[str, float]], Cost]]  # genomes [k, g] -> each one's metrics as reported
@@ -36,7 +36,7 @@ class Problem(NamedTuple):
     layout: Layout
     start: Tensor  # [s, g]: genomes that the first population is made around
     sigma: float | Tensor  # deviation of the first population around them, one or [g]
-    development: Development
+    evaluator: Evaluator
     batch: Batch
     validate: Validate
     merit: Merit

@@ -21,7 +21,7 @@ def on_users(c: Config, log: Callable[[str], None] = lambda line: None) -> Itera
     except (Exception, SystemExit) as error:  # a user's code may fail in any way
         frames = [(frame.f_code, line) for frame, line in traceback.walk_tb(error.__traceback__)]
         found = []
-        for key, name in named(c.record()).items():
+        for key, name in users_parts(c.record()).items():
             module, _, function = name.partition(":")
             file = getattr(sys.modules.get(module), "__file__", None)
             own = [(code, line) for code, line in frames if file is not None and code.co_filename == file]
@@ -37,11 +37,14 @@ def on_users(c: Config, log: Callable[[str], None] = lambda line: None) -> Itera
         raise InputError(said) from None
 
 
-def named(value: Any, key: str = "") -> dict[str, str]:
+def users_parts(value: Any, key: str = "") -> dict[str, str]:
     """Return the parts of a config that are a user's own, `module:function`, by their dotted keys."""
     if isinstance(value, str):
         module, colon, function = value.partition(":")
         own = colon and function.isidentifier() and all(part.isidentifier() for part in module.split("."))
         return {key.removesuffix(".name"): value} if own else {}
     items = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
-    return {k: v for inner, child in items for k, v in named(child, f"{key}.{inner}" if key else str(inner)).items()}
+    found: dict[str, str] = {}
+    for inner, child in items:
+        found |= users_parts(child, f"{key}.{inner}" if key else str(inner))
+    return found

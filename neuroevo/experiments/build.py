@@ -14,18 +14,19 @@ from neuroevo.data import inventory
 from neuroevo.data.arrays import Vectors
 from neuroevo.data.datasets import Dataset
 from neuroevo.data.identity import Identity
-from neuroevo.data.splits import limited, split
+from neuroevo.data.splits import limit_images, split
 from neuroevo.engine.rng import forked, generator
 from neuroevo.errors import InputError
 from neuroevo.experiments import starts
 from neuroevo.experiments.memory import fits
 from neuroevo.networks import backbones
 from neuroevo.networks.backbones import Backbone, Native
+from neuroevo.networks.weights import check_finite
 
 NETWORK = 8  # times an image's own size: what a network needs beside it, or more
 
 
-def said(error: Exception) -> str:
+def error_line(error: Exception) -> str:
     """Return what an error of a user's function says, and where in the user's file it came up."""
     frames = traceback.extract_tb(error.__traceback__)[1:]
     own = [frame for frame in frames if "site-packages" not in frame.filename]
@@ -44,7 +45,7 @@ def make_head(c: Config, backbone: Backbone, dim: int, classes: int) -> nn.Modul
         try:
             head = c.head_part.bound()(dim, classes)
         except Exception as error:  # a user's function may fail in any way
-            raise InputError(f"head: {name} can't be built ({said(error)})") from None
+            raise InputError(f"head: {name} can't be built ({error_line(error)})") from None
     if not isinstance(head, nn.Module):
         raise InputError(f"head: {name} returns {type(head).__name__}, not a torch module")
     if any(is_lazy(p) for p in (*head.parameters(), *head.buffers())):
@@ -60,7 +61,7 @@ def make_head(c: Config, backbone: Backbone, dim: int, classes: int) -> nn.Modul
         with torch.no_grad():
             for parameter in layers[-1].parameters():
                 parameter.zero_()
-    backbones.check_finite(dict(head.named_parameters()), f"head: {name}")
+    check_finite(dict(head.named_parameters()), f"head: {name}")
     return head
 
 
@@ -70,10 +71,10 @@ def dataset(c: Config) -> tuple[Dataset, dict[str, Tensor]]:
         whole: Dataset = c.dataset.bound()()
         check_samples(c, whole)
         if c.data.limit is not None:
-            whole = limited(whole, c.data.limit, c.data.split_seed)
+            whole = limit_images(whole, c.data.limit, c.data.split_seed)
         splits = split(whole, c.data.split_seed, c.data.validation, c.data.test, c.data.long_tail)
     whole = replace(whole, notes=config.under("data", whole.notes, ("broken",)))
-    return inventory.noted(whole, splits), splits
+    return inventory.add_notes(whole, splits), splits
 
 
 @config.at(**config.READING)
@@ -143,7 +144,9 @@ def backbone_for(c: Config, native: Native, frozen: str | None) -> Backbone:
                 raise
             missing.append(str(error))
     with config.at("backbone", image_size="data.image_size"):
-        found = backbones.build(b.name, b.weights, c.data.image_size, native, b.channels, b.trainable, transfer)
+        found = backbones.build(
+            b.name, b.weights, c.data.image_size, native, channels=b.channels, trainable=b.trainable, transfer=transfer
+        )
     found = found._replace(notes=config.under("backbone", found.notes, ("weights", "transfer")))
     if missing and found.frozen != frozen:
         raise InputError(missing[0])

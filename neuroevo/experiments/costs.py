@@ -8,6 +8,7 @@ from neuroevo.config import Config
 from neuroevo.engine.algorithm import Algorithm
 from neuroevo.engine.cost import Cost
 from neuroevo.learning import refine, sensitivity
+from neuroevo.problems.supervised import scoring_cost
 
 CALIBRATED_BY, CALIBRATION_BATCH = 512, 128  # train images by which batch norms are re-estimated, and at a time
 
@@ -32,16 +33,11 @@ def takes(c: Config, algorithm: Algorithm[Any], counts: Mapping[str, int], first
     recalibrates = c.backbone.batchnorm == "recalibrate" and c.backbone.trainable
     beside, batch = sum(calibration_batches(train)) if recalibrates else 0, batch_size(c, counts[c.fitness.split])
     once = scoring_cost(rows + rescored(c, algorithm, rows), batch, beside)
-    whole = once + sensitivity.probed(asked, train)
+    whole = once + sensitivity.probe_cost(asked, train)
     if r is None:
         return whole
     learnt = refine.training_cost(rows, r.share, steps(c, train), min(r.batch_size, train))
     return whole + learnt + (once if r.back_off else Cost())
-
-
-def scoring_cost(individuals: int, samples: int, beside: int) -> Cost:
-    """Return what scoring takes, with so many samples an individual `beside` those of the batch."""
-    return Cost(forward=individuals * (samples + beside))
 
 
 def rescored(c: Config, algorithm: Algorithm[Any], rows: int) -> int:

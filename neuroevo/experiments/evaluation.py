@@ -9,7 +9,7 @@ from neuroevo import config
 from neuroevo.data import datasets, feature_cache
 from neuroevo.data.datasets import Dataset
 from neuroevo.errors import InputError
-from neuroevo.experiments.compose import Experiment
+from neuroevo.experiments.compose import Run
 from neuroevo.experiments.log import Reporter, watched
 from neuroevo.experiments.reopen import opened, rebuilt
 from neuroevo.experiments.signals import Signals
@@ -29,37 +29,37 @@ def evaluate(
         if text.partition("=")[0] not in keys:
             raise InputError(f"--set {text}: a run is scored as it is; here, only {', '.join(keys)} can be set")
     if root is None:
-        experiment, step = opened(run_dir, reporter, member, sets)
-        tested = experiment.test(step.champion.genome, experiment.features, experiment.splits["test"])
-        return tested.scores | named(experiment)
-    experiment, champion = rebuilt(run_dir, reporter, member)
+        run, step = opened(run_dir, reporter, member, sets)
+        tested = run.supervised.test(step.champion.genome, run.supervised.splits["test"])
+        return tested.scores | named(run)
+    run, champion = rebuilt(run_dir, reporter, member)
     with config.at(root="--data", file="--data", **config.READING):
-        other = others(experiment, root, sets)
+        other = others(run, root, sets)
     for line in config.under("data", other.notes, ("broken",)):
         reporter.note(line)
     with Signals() as signals, config.at(**config.READING):
-        c, show = experiment.config, watched(reporter, signals)
-        rows, _ = feature_cache.cached(
-            experiment.backbone, other, experiment.device, show, c.features.dtype, log=reporter.note
+        c, show = run.config, watched(reporter, signals)
+        rows, _ = feature_cache.fetch(
+            run.network.backbone, other, run.device, show, dtype=c.features.dtype, log=reporter.note
         )
-    labels = torch.from_numpy(other.labels).to(experiment.device)
-    tested = experiment.test(champion.genome, experiment.seen(rows, labels), torch.arange(len(labels)))
-    return tested.scores | named(experiment)
+    labels = torch.from_numpy(other.labels).to(run.device)
+    tested = run.supervised.test(champion.genome, torch.arange(len(labels)), run.view_others(rows, labels))
+    return tested.scores | named(run)
 
 
-def named(experiment: Experiment) -> dict[str, str]:
+def named(run: Run) -> dict[str, str]:
     """Return what a run's samples are called beside its scores, where they are no images."""
-    return {} if experiment.backbone.inputs is None else {"noun": experiment.whole.noun}
+    return {} if run.network.backbone.inputs is None else {"noun": run.whole.noun}
 
 
-def others(experiment: Experiment, root: str, sets: Sequence[str]) -> Dataset:
+def others(run: Run, root: str, sets: Sequence[str]) -> Dataset:
     """Return labelled samples other than a run's own, of its kind: in class folders, or in an .npz file."""
-    inputs = experiment.backbone.inputs
+    inputs = run.network.backbone.inputs
     if inputs is None and not root.endswith(".npz"):
-        return datasets.labelled(root, experiment.classes, **reading(sets))
+        return datasets.read_others(root, run.network.classes, **reading(sets))
     if sets:
         raise InputError(f"--set {sets[0]}: for class folders; {root} is read as an .npz file")
-    found = datasets.labelled_arrays(root, experiment.classes)
+    found = datasets.arrays_of_classes(root, run.network.classes)
     native = found.native()
     width = native[0] if len(native) == 1 else None
     if width != inputs:

@@ -1,16 +1,13 @@
 """A run from its config to a scored champion, and from its folder on."""
 
 import json
-import math
-import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
 from neuroevo import caveats, devices
 from neuroevo.config import Config
@@ -18,16 +15,19 @@ from neuroevo.data import inventory
 from neuroevo.data.datasets import Dataset
 from neuroevo.engine import loop
 from neuroevo.engine.cost import Budget, Cost
-from neuroevo.engine.loop import Champion, Step
+from neuroevo.engine.loop import Step
+from neuroevo.engine.observer import Observer, Observers, watch
 from neuroevo.errors import InputError, Interrupted
 from neuroevo.experiments import blame, build, compose, sizes
-from neuroevo.experiments.compose import Experiment
+from neuroevo.experiments.compose import Run
+from neuroevo.experiments.conclusion import conclude
 from neuroevo.experiments.log import Log, Reporter, logged, versions, watched
-from neuroevo.experiments.recorders import aside, made, once, planned, recorded, settle
-from neuroevo.experiments.reopen import agreed, changed, of_genome, reopened, restored, searched
+from neuroevo.experiments.recorders import Recorder, Shrinking, aside, made, once, planned, settle
+from neuroevo.experiments.reopen import agreed, changed, reopened, restored, searched
 from neuroevo.experiments.signals import Signals, punctual
 from neuroevo.networks.backbones import Backbone
-from neuroevo.storage import checkpoint, claims, rundir
+from neuroevo.storage import checkpoint, claims, files, generations, rundir
+from neuroevo.storage.writer import Writer
 
 FREE_SHARE = 4  # an evaluation may use up to a quarter of the memory that is free at the start
 
@@ -42,8 +42,8 @@ def run(c: Config, out: str | None, stem: str, reporter: Reporter) -> Path:
         ready = prepared(c)
         with started(ready, out, stem, reporter) as (folder, log):
             images = watched(reporter, signals)
-            experiment = compose.compose(*ready, images, log)
-            go(experiment, experiment.initial(), [], folder, signals, reporter, log)
+            composed = compose.compose(*ready, images=images, log=log)
+            go(composed, composed.initial(), [], folder=folder, signals=signals, observer=reporter, log=log)
     return folder
 
 
@@ -82,12 +82,12 @@ def prepared(c: Config, log: Callable[[str], None] | None = None) -> Ready:
 def started(ready: Ready, out: str | None, stem: str, reporter: Reporter) -> Iterator[tuple[Path, Log]]:
     """Own a new run's folder, config written, with a log, while it is entered; bad input leaves no folder behind."""
     c = ready.config
-    with claims.claimed(out, stem, c.seed) as claim:
+    with claims.claim(out, stem, c.seed) as claim:
         folder = claim.folder
         try:
             # The log comes first: it tells whose folder it is.
             with unbegun(folder, reporter), logged(folder, reporter) as log:
-                rundir.replace(folder / rundir.CONFIG, c.to_yaml().encode())
+                files.replace(folder / rundir.CONFIG, c.to_yaml().encode())
                 log(f"{folder}: {c.backbone.name} on {c.dataset.name}, {ready.device}")
                 for line in [*inventory.lines(*ready.given), *ready.backbone.notes]:
                     log(line)
@@ -117,7 +117,7 @@ def unbegun(folder: Path, reporter: Reporter) -> Iterator[None]:
 
 def begun(folder: Path) -> bool:
     """Tell whether a run has a checkpoint of some generation."""
-    return any(checkpoint.number(path) for path in checkpoint.listed(folder / rundir.CHECKPOINTS))
+    return any(generations.number(path) for path in generations.paths(folder / rundir.CHECKPOINTS))
 
 
 def begin_or_resume(c: Config, out: str | None, stem: str, reporter: Reporter) -> Path:
@@ -126,7 +126,7 @@ def begin_or_resume(c: Config, out: str | None, stem: str, reporter: Reporter) -
     Without `out` the folder is runs/out/STEM-SEED. Budget and checkpoint are those of `c`.
     """
     out = str(rundir.OUT / f"{stem}-{c.seed}") if out is None else out
-    folder = claims.named(out)
+    folder = claims.out_folder(out)
     if not claims.holds(folder):
         return run(c, out, stem, reporter)
     if c.tune is not None:
@@ -141,7 +141,7 @@ def begin_or_resume(c: Config, out: str | None, stem: str, reporter: Reporter) -
 
 def resume(run_dir: str, sets: list[str], reporter: Reporter) -> Path:
     """Go on with a run from its newest good checkpoint; a finished one is left as it is unless its budget grew."""
-    folder = rundir.existing(run_dir)
+    folder = rundir.find(run_dir)
     for text in sets:
         if not text.startswith(("budget.", "checkpoint.", "data.root=", "data.file=")):
             raise InputError(
@@ -152,7 +152,7 @@ def resume(run_dir: str, sets: list[str], reporter: Reporter) -> Path:
 
 def resumed(folder: Path, change: Callable[[Config], Config], reporter: Reporter) -> Path:
     """Go on with a run whose config changes in budget or checkpoint alone."""
-    with Signals() as signals, claims.locked(folder), unbegun(folder, reporter), logged(folder, reporter) as log:
+    with Signals() as signals, claims.lock(folder), unbegun(folder, reporter), logged(folder, reporter) as log:
         saved, before = reopened(folder, log)
         c = change(before)
         result = rundir.read_result(folder, log)
@@ -172,26 +172,28 @@ def resumed(folder: Path, change: Callable[[Config], Config], reporter: Reporter
                 log(f"{folder}: finished ({result['stop_reason']}); nothing to do")
                 return folder
         with blame.on_users(c, log.keep):
-            experiment, step, history = restored(c, saved, signals, reporter, log)
+            composed, step, history = restored(c, saved, signals, reporter, log)
             if saved is None:
-                searched(folder, experiment, log)
+                searched(folder, composed, log)
             if more:  # patience that ran out starts anew
                 step = replace(step, stop=None, stale=0 if step.stop == "patience" else step.stale)
             if saved is not None:
                 log(f"{folder}: going on after generation {step.generation}")
             aside(folder, saved, log)
             same = c.record() == before.record()
-            go(experiment, step, history, folder, signals, reporter, log, saved is not None and not same)
+            changed = saved is not None and not same
+            go(composed, step, history, folder=folder, signals=signals, observer=reporter, log=log, changed=changed)
     return folder
 
 
 def go(
-    experiment: Experiment,
+    run: Run,
     step: Step,
     history: checkpoint.History,
+    *,
     folder: Path,
     signals: Signals,
-    reporter: Reporter,
+    observer: Observer,
     log: Callable[[str], None],
     changed: bool = False,
 ) -> None:
@@ -199,30 +201,11 @@ def go(
 
     A config that has `changed` since the step's checkpoint is in a new one before the first generation is computed.
     """
-    c, rules = experiment.config, experiment.rules()
+    c, rules = run.config, run.rules()
     made(folder / rundir.CHECKPOINTS)
     rundir.cut_lineage(folder, step.generation, log)
-    attributes = {
-        "config": c.to_yaml(),
-        "seed": c.seed,
-        "device": str(experiment.device),
-        "layout": experiment.layout.to_json(),
-        "classes": json.dumps(experiment.classes),
-        **planned(experiment),
-        "versions": json.dumps(versions()),
-        "features": experiment.features.digest(),
-        "data": json.dumps(experiment.data.record()),
-        "native": json.dumps(experiment.whole.native()),
-        "frozen": experiment.backbone.frozen,
-    }
-    beside = {
-        f"features/{key}": tensor for key, tensor in (experiment.scale._asdict() if experiment.scale else {}).items()
-    }
-    beside |= {f"{checkpoint.KEPT}/{key}": tensor for key, tensor in experiment.keeps().items()}
-    tuned = rundir.newest(folder / rundir.TUNE, log)
-    beside |= {} if tuned is None else checkpoint.trials(tuned.path)
-    writer = checkpoint.Writer(folder / rundir.CHECKPOINTS, attributes, beside, c.checkpoint.keep)
-    if step.generation == 0 and experiment.backbone.cut is not None:
+    writer = writer_of(run, folder, log)
+    if step.generation == 0 and run.network.backbone.cut is not None:
         writer.submit(step, history)  # a plan that was measured is not measured again
 
     def begin() -> None:
@@ -230,80 +213,37 @@ def go(
 
     if step.stop is not None:
         begin()
-    problem = once(experiment.problem(), begin)
-    run = loop.evolve(problem, experiment.algorithm, rules, step, device=experiment.home)
-
-    def after(step: Step) -> None:
-        rundir.extend_lineage(folder, step)
-        if experiment.plans.halved:
-            plan, experiment.plans.halved = experiment.plan, False
-            at_once = {"individuals": plan.individuals, "samples": plan.samples, "trained": plan.trained}
-            experiment.plans.changes.append({"generation": step.generation, **at_once, "micro": plan.micro})
-            log(f"generation {step.generation}: out of memory; from here on at a time: {at_once}")
-            writer.wait()
-            writer.attributes = attributes | planned(experiment)
-
-    run = punctual(run, signals)
-    step = recorded(run, step, history, folder, writer, c.checkpoint.every, rules, signals, reporter, after)
+    generations = loop.evolve(once(run.problem(), begin), run.algorithm, rules, step, device=run.home)
+    shrinking = Shrinking(run.supervised.executions, writer, log)
+    observers = Observers([shrinking, Recorder(folder, writer, history, every=c.checkpoint.every), observer])
+    step = watch(punctual(generations, signals), step, rules, observers, stop=lambda: signals.status is not None)
     if not step.generation:
         signals.check()
-    before = rundir.read_result(folder)
-    finished = step.stop is not None
-    record = c.record()
-    looks = sum(line["validation"] is not None for line in rundir.read_history(folder))
-    finite = math.isfinite(step.champion.validation[rules.metric])
-    warnings = caveats.of_champion(record, step.champion.generation, finite, looks)
-    rundir.write_champion(
-        folder,
-        experiment.network_weights(step.champion.genome),
-        {"backbone": c.backbone.name, "classes": experiment.classes, "genome": of_genome(step.champion)},
-    )
-    front = step.scores.objectives > 1
-    member = member_of(experiment.algorithm.candidates(step.state), step.champion) if front else None
-    kind, generation = step.champion.kind, step.champion.generation
-    champion: dict[str, Any] = {
-        "kind": kind,
-        "generation": generation,
-        "about": caveats.of_kind(kind, generation, record, member, step.generation if front else None),
-        **({"member": member} if front else {}),
-        "validation": step.champion.validation,
-    }
-    if finished:
-        tested = experiment.test(step.champion.genome, experiment.features, experiment.splits["test"])
-        champion["test"] = tested.scores
-        warnings += caveats.of_predictions(experiment.classes, tested.confusion.sum(0).tolist(), experiment.whole.noun)
-        rundir.write_confusion(folder, experiment.classes, tested.confusion)
-    else:
-        (folder / rundir.CONFUSION).unlink(missing_ok=True)  # of a champion before this one
-    for line in warnings:
-        log(f"{caveats.WARNING}{line}")
-    genes = experiment.layout.genes
-    before_it = [*caveats.of_config(record, genes), *inventory.absent(experiment.whole, experiment.splits)]
-    tuning = {} if tuned is None else rundir.read_result(folder / rundir.TUNE)
-    rundir.write_result(
-        folder,
-        {
-            "status": "finished" if finished else "interrupted",
-            "stop_reason": step.stop or signal.Signals((signals.status or 128) - 128).name,
-            "generations": step.generation,
-            "seed": c.seed,
-            "device": str(experiment.device),
-            "data": inventory.record(experiment.whole, experiment.splits),
-            "champion": champion,
-            "warnings": caveats.together(before_it, tuning.get("warnings", []), warnings),
-            "cost": {**step.cost.record(), "seconds": step.seconds},
-            "views": c.features.views if c.data.augment else None,
-            "plan_changes": experiment.plans.changes,
-            "test_scored": before.get("test_scored", 0) + finished,
-            "versions": versions(),
-            **({} if tuned is None else {"tuning": tuning}),
-        },
-    )
-    if not finished:
+    conclude(run, step, folder, stop_reason=step.stop or signals.name, log=log)
+    if step.stop is None:
         log(f"{folder}: interrupted after generation {step.generation}; go on with: neuroevo resume {folder}")
         signals.check()
 
 
-def member_of(front: Mapping[str, Tensor], champion: Champion) -> int | None:
-    """Return the number of a champion in a front {kind: genome}, None where it is no longer in it."""
-    return next((i for i, genome in enumerate(front.values()) if torch.equal(genome, champion.genome)), None)
+def writer_of(run: Run, folder: Path, log: Callable[[str], None]) -> Writer:
+    """Return who writes a run's checkpoints."""
+    c, network = run.config, run.network
+    attributes = {
+        "config": c.to_yaml(),
+        "seed": c.seed,
+        "device": str(run.device),
+        "layout": network.layout.to_json(),
+        "classes": json.dumps(network.classes),
+        **planned(run.supervised.executions),
+        "versions": json.dumps(versions()),
+        "features": run.features.digest(),
+        "data": json.dumps(run.data.record()),
+        "native": json.dumps(run.whole.native()),
+        "frozen": network.backbone.frozen,
+    }
+    affine = {} if network.affine is None else network.affine._asdict()
+    beside = {f"features/{key}": tensor for key, tensor in affine.items()}
+    beside |= {f"{checkpoint.KEPT}/{key}": tensor for key, tensor in run.keeps().items()}
+    tuned = rundir.newest(folder / rundir.TUNE, log)
+    beside |= {} if tuned is None else checkpoint.trials(tuned.path)
+    return Writer(folder / rundir.CHECKPOINTS, attributes, beside, c.checkpoint.keep)

@@ -9,26 +9,25 @@ import torch
 from torch import nn
 
 from neuroevo.errors import InputError, RunError
-from neuroevo.experiments import build, compose, reopen, terminal
-from neuroevo.networks.weightfiles import sealed
-from neuroevo.storage import rundir
+from neuroevo.experiments import reopen, terminal
+from neuroevo.experiments.compose import Run
+from neuroevo.networks.weightfiles import seal
+from neuroevo.storage import files, rundir
 
 FORMATS = {"safetensors": (".safetensors",), "pt": (".pt", ".pth"), "onnx": (".onnx",)}  # by what a file's name ends in
 EXAMPLES = 2  # images by which a graph is traced; of one, some networks make a graph for one alone
 
 
-def network(run_dir: str, member: int | None = None) -> tuple[nn.Module, compose.Experiment]:
+def network(run_dir: str, member: int | None = None) -> tuple[nn.Module, Run]:
     """Return a champion as a network, inputs (normalised images, or rows [B, d]) to logits [B, C], and its parts.
 
     With `member`, that one of the newest checkpoint's front takes the champion's place. The run's data aren't needed:
     the parts have no image in any split.
     """
-    with terminal.shown() as reporter:
-        parts, champion = reopen.rebuilt(run_dir, reporter, member)
-    whole = parts.backbone.network(build.make_head(parts.config, parts.backbone, parts.dim, len(parts.classes)))
-    missing = whole.load_state_dict(parts.network_weights(champion.genome), strict=False).unexpected_keys
-    assert not missing, missing
-    return whole.cpu().to(memory_format=torch.contiguous_format).eval(), parts
+    with terminal.show() as reporter:
+        run, champion = reopen.rebuilt(run_dir, reporter, member)
+    whole = run.network.module(champion.genome)
+    return whole.cpu().to(memory_format=torch.contiguous_format), run
 
 
 def export(run_dir: str, format: str | None, out: str, member: int | None = None) -> str:
@@ -38,7 +37,7 @@ def export(run_dir: str, format: str | None, out: str, member: int | None = None
     the champion's place.
     """
     path = Path(out)
-    format = chosen(format, path)
+    format = choose_format(format, path)
     if not path.parent.is_dir():
         raise InputError(f"--out: no folder {path.parent}")
     if os.path.lexists(path) and not path.is_file():
@@ -50,19 +49,20 @@ def export(run_dir: str, format: str | None, out: str, member: int | None = None
         except ImportError:
             raise InputError("--format: onnx needs the extra 'onnx': pip install 'neuroevo[onnx]'") from None
     rundir.refuse_inside(run_dir, out)
-    whole, parts = network(run_dir, member)
-    t, inputs = parts.backbone.transform, parts.backbone.inputs
-    about: dict[str, Any] = {"backbone": parts.backbone.name, "classes": parts.classes}
+    whole, run = network(run_dir, member)
+    backbone = run.network.backbone
+    t, inputs = backbone.transform, backbone.inputs
+    about: dict[str, Any] = {"backbone": backbone.name, "classes": run.network.classes}
     about |= {"transform": t._asdict()} if inputs is None else {"inputs": inputs}
     sample = (t.channels, *t.size) if inputs is None else (inputs,)
-    rundir.replace(path, content(whole, format, about, sample))
+    files.replace(path, content(whole, format, about, sample))
     shape = f"inputs {t.size[0]} x {t.size[1]}, mean {t.mean}, std {t.std}"
     if inputs is not None:
         shape = f"inputs of {inputs:,} numbers, as they are in x"
-    return f"{path}: {parts.backbone.name} with {len(parts.classes)} classes; {shape}"
+    return f"{path}: {backbone.name} with {len(run.network.classes)} classes; {shape}"
 
 
-def chosen(format: str | None, path: Path) -> str:
+def choose_format(format: str | None, path: Path) -> str:
     """Return the format that is asked for, by its name or the file's suffix; InputError where they contradict."""
     by_suffix = next((name for name, ends in FORMATS.items() if path.suffix.lower() in ends), None)
     if format is None and not path.suffix:
@@ -83,7 +83,7 @@ def content(whole: nn.Module, format: str, about: dict[str, Any], sample: tuple[
     """Return a network, of samples of a shape, as the bytes of a file; RunError where a graph can't be made of it."""
     state = {name: tensor.contiguous() for name, tensor in whole.state_dict().items()}
     if format == "safetensors":
-        return sealed(state, about)
+        return seal(state, about)
     if format == "pt":
         file = io.BytesIO()
         torch.save(state, file)
@@ -92,9 +92,15 @@ def content(whole: nn.Module, format: str, about: dict[str, Any], sample: tuple[
     example = torch.zeros(EXAMPLES, *sample)
     try:
         program = torch.onnx.export(
-            whole, (example,), input_names=[name], output_names=["logits"], dynamo=True,
-            dynamic_shapes=({0: torch.export.Dim("batch")},), external_data=False, verbose=False,
-        )  # fmt: skip
+            whole,
+            (example,),
+            input_names=[name],
+            output_names=["logits"],
+            dynamo=True,
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            external_data=False,
+            verbose=False,
+        )
         assert program is not None
         return bytes(program.model_proto.SerializeToString())
     except Exception as error:  # a network may resist the exporter in any way

@@ -13,7 +13,7 @@ from typing import Protocol
 from neuroevo.engine.loop import Rules, Step
 from neuroevo.errors import printable
 from neuroevo.experiments.signals import Signals
-from neuroevo.storage import rundir
+from neuroevo.storage import files, rundir
 
 
 class Reporter(Protocol):
@@ -42,7 +42,7 @@ class Log:
         try:
             self.file = open(path, "ab", buffering=0)  # noqa: SIM115  `logged` closes it
         except OSError as error:
-            raise rundir.unwritten(path, error) from error
+            raise files.write_error(path, error) from error
 
     def __call__(self, line: str) -> None:
         """Tell the user a line and keep it."""
@@ -52,7 +52,7 @@ class Log:
     def keep(self, line: str) -> None:
         """Keep a line; RunError where it can't be written."""
         text = "\n".join(map(printable, line.split("\n")))  # of a traceback there are several
-        rundir.append(self.file, f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+        files.append(self.file, f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
 
 
 def watched(reporter: Reporter, signals: Signals) -> Callable[[int, int], None]:

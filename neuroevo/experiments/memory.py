@@ -8,10 +8,10 @@ def fits(size: int, what: str) -> None:
     """See that so many bytes fit into this machine's memory; InputError says `what` takes them."""
     there = devices.total_memory()
     if size > there:
-        raise InputError(f"{what} {spelled(size)} of memory; this machine has {spelled(there)}")
+        raise InputError(f"{what} {amount(size)} of memory; this machine has {amount(there)}")
 
 
-def spelled(size: float) -> str:
+def amount(size: float) -> str:
     """Return a number of bytes as people read it."""
     for unit in ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB"):
         if size < 1024 or unit == "PiB":

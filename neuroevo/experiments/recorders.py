@@ -1,22 +1,23 @@
 """What a run keeps as it goes: history, checkpoints, config."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from io import FileIO
 from pathlib import Path
 
 import torch
 
 from neuroevo.config import Config
-from neuroevo.engine.evaluator import Developed
+from neuroevo.engine.evaluator import Evaluated
+from neuroevo.engine.execution import Executions
 from neuroevo.engine.genome import Population
 from neuroevo.engine.loop import Rules, Step
+from neuroevo.engine.observer import Observer
 from neuroevo.engine.problem import Problem
 from neuroevo.engine.rng import Context
 from neuroevo.errors import RunError
-from neuroevo.experiments.compose import Experiment
-from neuroevo.experiments.log import Reporter
-from neuroevo.experiments.signals import Signals
-from neuroevo.storage import checkpoint, rundir
+from neuroevo.storage import checkpoint, files, generations, rundir
+from neuroevo.storage.writer import Writer
 
 
 def made(folder: Path) -> None:
@@ -29,65 +30,92 @@ def made(folder: Path) -> None:
 
 def aside(folder: Path, saved: checkpoint.Checkpoint | None, log: Callable[[str], None]) -> None:
     """Rename the checkpoints that were passed over for the one that is gone on from, so that they count no more."""
-    for path in checkpoint.put_aside(folder / rundir.CHECKPOINTS, None if saved is None else saved.path):
+    for path in generations.put_aside(folder / rundir.CHECKPOINTS, None if saved is None else saved.path):
         log(f"{path}: set aside under this name")
 
 
-def settle(
-    c: Config, folder: Path, writer: checkpoint.Writer, step: Step, history: checkpoint.History, changed: bool
-) -> None:
+def settle(c: Config, folder: Path, writer: Writer, step: Step, history: checkpoint.History, changed: bool) -> None:
     """Write the config that a run goes on with: into config.yaml, and if it has `changed` into its checkpoint first."""
     if changed:
         writer.submit(step, history)
         writer.wait()
     text = c.to_yaml().encode()
-    if rundir.content(folder / rundir.CONFIG) != text:
-        rundir.replace(folder / rundir.CONFIG, text)
+    if files.content(folder / rundir.CONFIG) != text:
+        files.replace(folder / rundir.CONFIG, text)
 
 
 def once(problem: Problem, first: Callable[[], None]) -> Problem:
     """Return a problem that calls `first` before it develops its first population: the budget has room for it."""
-    development, left = problem.development, [first]
+    evaluator, left = problem.evaluator, [first]
 
-    def develop(population: Population, index: torch.Tensor, context: Context) -> Developed:
+    def evaluate(population: Population, index: torch.Tensor, context: Context) -> Evaluated:
         while left:
             left.pop()()
-        return development.develop(population, index, context)
+        return evaluator.evaluate(population, index, context)
 
-    return problem._replace(development=development._replace(develop=develop))
-
-
-def recorded(
-    run: Iterator[Step], step: Step, history: checkpoint.History, folder: Path, writer: checkpoint.Writer, every: int,
-    rules: Rules, signals: Signals, reporter: Reporter, after: Callable[[Step], None] = lambda step: None,
-) -> Step:  # fmt: skip
-    """Keep a run's history and checkpoints until it stops or a signal comes; return its last step, which is on disk.
-
-    `history` is that up to `step`; `after` is called after each generation, before its checkpoint is written.
-    """
-    history, kept = list(history), step
-    rundir.write_history(folder, history)
-    try:
-        with open(folder / rundir.HISTORY, "ab", buffering=0) as lines:
-            for step in run:
-                history.append(step.record)
-                rundir.append(lines, rundir.dumps(step.record) + "\n")
-                after(step)
-                interrupted = signals.status is not None and step.stop is None
-                if step.generation % every == 0 or step.stop or interrupted:
-                    writer.submit(step, history)
-                    kept = step
-                reporter.generation(step, rules)
-                if interrupted:
-                    break
-        if kept is not step:  # the generation after it was dropped
-            writer.submit(step, history)
-        writer.wait()
-    finally:
-        writer.close()
-    return step
+    return problem._replace(evaluator=evaluator._replace(evaluate=evaluate))
 
 
-def planned(experiment: Experiment) -> dict[str, str]:
+class Recorder(Observer):
+    """Keeps a run's history, its lineage if asked to, and its checkpoints."""
+
+    def __init__(
+        self, folder: Path, writer: Writer, history: checkpoint.History, *, every: int, lineage: bool = True
+    ) -> None:
+        self.folder, self.writer, self.every, self.lineage = folder, writer, every, lineage
+        self.history = list(history)  # up to the step from which the run goes on
+        self.lines: FileIO | None = None
+
+    def begin(self, step: Step, rules: Rules) -> None:
+        """Write the history as it is."""
+        rundir.write_history(self.folder, self.history)
+        self.lines, self.kept = open(self.folder / rundir.HISTORY, "ab", buffering=0), step  # noqa: SIM115
+
+    def generation(self, step: Step) -> None:
+        """Keep a generation's line, and its checkpoint if it is one's turn."""
+        self.history.append(step.record)
+        files.append(self.lines, files.dumps(step.record) + "\n")
+        if self.lineage:
+            rundir.extend_lineage(self.folder, step)
+        if step.generation % self.every == 0 or step.stop:
+            self.keep(step)
+
+    def keep(self, step: Step) -> None:
+        """Begin to write a step's checkpoint."""
+        self.writer.submit(step, self.history)
+        self.kept = step
+
+    def end(self, step: Step) -> None:
+        """See that the last step is on disk; one that was dropped leaves that before it."""
+        if self.kept is not step:
+            self.keep(step)
+        self.writer.wait()
+
+    def close(self) -> None:
+        """Close what is open."""
+        if self.lines is not None:
+            self.lines.close()
+        self.writer.close()
+
+
+class Shrinking(Observer):
+    """Keeps what lack of memory changed: in the log, and in the attributes of checkpoints from here on."""
+
+    def __init__(self, executions: Executions, writer: Writer, log: Callable[[str], None]) -> None:
+        self.executions, self.writer, self.log = executions, writer, log
+
+    def generation(self, step: Step) -> None:
+        """Say that slices are smaller, if they are since the last generation."""
+        if not self.executions.smaller:
+            return
+        now, self.executions.smaller = self.executions.now, False
+        at_once = {"individuals": now.individuals, "samples": now.samples, "trained": now.trained}
+        self.executions.changes.append({"generation": step.generation, **at_once, "micro": now.micro})
+        self.log(f"generation {step.generation}: out of memory; from here on at a time: {at_once}")
+        self.writer.wait()
+        self.writer.attributes = self.writer.attributes | planned(self.executions)
+
+
+def planned(executions: Executions) -> dict[str, str]:
     """Return the plan in force and what lack of memory changed in it, as a checkpoint has them."""
-    return {"plan": json.dumps(experiment.plan._asdict()), "plan_changes": json.dumps(experiment.plans.changes)}
+    return {"plan": json.dumps(executions.now._asdict()), "plan_changes": json.dumps(executions.changes)}

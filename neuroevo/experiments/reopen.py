@@ -13,16 +13,17 @@ from neuroevo.config import Config
 from neuroevo.data import datasets, identity
 from neuroevo.data.identity import Identity
 from neuroevo.engine.cost import Cost
-from neuroevo.engine.execution import Plan
+from neuroevo.engine.execution import Execution
 from neuroevo.engine.loop import Champion, Step
 from neuroevo.engine.rng import Context
 from neuroevo.errors import InputError
 from neuroevo.experiments import build, compose
-from neuroevo.experiments.compose import Experiment
+from neuroevo.experiments.compose import Run
 from neuroevo.experiments.log import Reporter, versions, watched
 from neuroevo.experiments.signals import Signals
 from neuroevo.networks import weightfiles
-from neuroevo.storage import checkpoint, rundir
+from neuroevo.networks.network import STATISTICS
+from neuroevo.storage import checkpoint, generations, rundir
 
 # What can change from one command on a run or a search to the next, as dotted keys begin.
 CHANGING = ("budget", "checkpoint", "data.root", "data.file", "tune.budget", "tune.patience", "tune.final")
@@ -33,7 +34,7 @@ def agreed(then: Config, now: Config, out: str, free: tuple[str, ...] = ("budget
     old, new = then.record(), now.record()
     if now.memory.limit is None:  # it was resolved when the run began
         old["memory"] |= {"limit": None}
-    differ = [key for key in rundir.differing(old, new) if not key.startswith(free)]
+    differ = [key for key in rundir.differences(old, new) if not key.startswith(free)]
     if differ:
         raise InputError(f"--resume: {out} holds a run of another config ({', '.join(differ)}); give another --out")
 
@@ -61,7 +62,7 @@ def reopened(folder: Path, log: Callable[[str], None]) -> tuple[checkpoint.Check
     c = config.check(config.parse(saved.config, str(saved.path)))
     if written is None:
         log(f"{wrong}; the config is taken from {saved.path.name}")
-    elif differ := rundir.differing(c.record(), written.record()):
+    elif differ := rundir.differences(c.record(), written.record()):
         log(f"{file}: {', '.join(differ)} differ from {saved.path.name}, which counts")
     return saved, c
 
@@ -74,7 +75,7 @@ def newest(folder: Path, written: Config | None, log: Callable[[str], None]) -> 
     found = checkpoint.newest(folder / rundir.CHECKPOINTS, log)
     if found is None or written is None or of_run(found, written):
         return found
-    for path in checkpoint.listed(folder / rundir.CHECKPOINTS):
+    for path in generations.paths(folder / rundir.CHECKPOINTS):
         with suppress(InputError):
             other = checkpoint.read(path)
             if of_run(other, written):
@@ -89,44 +90,48 @@ def of_run(saved: checkpoint.Checkpoint, c: Config) -> bool:
         then, now = config.check(config.parse(saved.config, str(saved.path))).record(), c.record()
     except InputError:
         return False
-    return not [key for key in rundir.differing(then, now) if not key.startswith(CHANGING)]
+    return not [key for key in rundir.differences(then, now) if not key.startswith(CHANGING)]
 
 
 def restored(
     c: Config, saved: checkpoint.Checkpoint | None, signals: Signals, reporter: Reporter, log: Callable[[str], None]
-) -> tuple[Experiment, Step, checkpoint.History]:
+) -> tuple[Run, Step, checkpoint.History]:
     """Compose a run's parts again and read its state from a checkpoint, or begin it where there is none."""
     if saved is None:
         device, given = devices.nearest(c.device, log), build.dataset(c)
         backbone = build.build_backbone(c, given[0])
-        experiment = compose.compose(c, device, given, backbone, watched(reporter, signals), log)
-        return experiment, experiment.initial(), []
+        run = compose.compose(c, device, given, backbone, images=watched(reporter, signals), log=log)
+        return run, run.initial(), []
     device, given = devices.nearest(c.device, log), build.dataset(found(c, log))
     agree(saved, build.identified(*given), log)
-    experiment = compose.compose(
-        c, device, given, build.backbone_for(c, given[0].native(), saved.frozen), watched(reporter, signals), log,
-        here(saved.plan, device, log), saved.changes, saved.scale, saved.kept,
-    )  # fmt: skip
-    if saved.layout != experiment.layout:
+    backbone = build.backbone_for(c, given[0].native(), saved.frozen)
+    own = of_checkpoint(saved, here(saved.plan, device, log))
+    run = compose.compose(c, device, given, backbone, images=watched(reporter, signals), log=log, saved=own)
+    if saved.layout != run.network.layout:
         raise InputError(f"{saved.path}: of another layout: {saved.layout.names} {saved.layout.shapes}")
     for what, then, now in (
         ("threads", saved.plan.threads, torch.get_num_threads()),
         ("device", saved.device, str(device)),
         ("versions", saved.versions, versions()),
-        ("features", saved.features, experiment.features.digest()),
+        ("features", saved.features, run.features.digest()),
     ):
         if then != now:
             log(f"{what} were {then} and are {now}: the run goes on, but may round otherwise than uninterrupted")
-    context = Context(c.seed, 0, 0.0, experiment.home, experiment.layout)
-    start = experiment.start()
-    template = experiment.algorithm.init(start, experiment.spread(start), context)
+    context = Context(c.seed, 0, 0.0, run.home, run.network.layout)
+    start = run.supervised.start
+    template = run.algorithm.init(start, run.supervised.sigma, context)
     step = replace(
         saved.step,
-        state=checkpoint.state(saved.path, template, experiment.home),
-        champion=saved.step.champion._replace(genome=saved.step.champion.genome.to(experiment.home)),
-        cost=saved.step.cost + Cost(backbone=experiment.computed),
+        state=checkpoint.state(saved.path, template, run.home),
+        champion=saved.step.champion._replace(genome=saved.step.champion.genome.to(run.home)),
+        cost=saved.step.cost + Cost(backbone=run.computed),
     )
-    return experiment, step, saved.history
+    return run, step, saved.history
+
+
+def of_checkpoint(saved: checkpoint.Checkpoint, execution: Execution) -> compose.Saved:
+    """Return what a run that goes on has of its own."""
+    return compose.Saved(execution, saved.changes, saved.affine, saved.kept or {})
 
 
 def agree(saved: checkpoint.Checkpoint, now: Identity, log: Callable[[str], None]) -> None:
@@ -136,27 +141,27 @@ def agree(saved: checkpoint.Checkpoint, now: Identity, log: Callable[[str], None
         log(line)
 
 
-def searched(folder: Path, experiment: Experiment, log: Callable[[str], None]) -> None:
+def searched(folder: Path, run: Run, log: Callable[[str], None]) -> None:
     """See that a run that follows on a search of hyperparameters is of the search's data; InputError if not."""
     before = checkpoint.newest(folder / rundir.TUNE / rundir.CHECKPOINTS, log)
     if before is not None:
-        agree(before, experiment.data, log)
+        agree(before, run.data, log)
 
 
 def found(c: Config, log: Callable[[str], None]) -> Config:
     """Return a run's config with the place that its data set has now, which may have moved."""
     key = datasets.place_option(c.dataset.name)
     root = c.dataset.options.get(key)
-    now = root and identity.located(str(root))
+    now = root and identity.locate(str(root))
     if now == root:
         return c
     log(f"data.{key}: {root} isn't there; {now} is taken")
     return replace(c, dataset=replace(c.dataset, options=c.dataset.options | {key: now}))
 
 
-def here(plan: Plan, device: torch.device, log: Callable[[str], None]) -> Plan:
+def here(plan: Execution, device: torch.device, log: Callable[[str], None]) -> Execution:
     """Return a plan for this machine, which may lack the GPU on which a population was kept."""
-    if devices.there(plan.home):
+    if devices.exists(plan.home):
         return plan
     log(f"the population was kept on {plan.home}, which is not on this machine, and is now on {device}")
     return plan._replace(home=str(device))
@@ -171,7 +176,7 @@ def saved_run(
     run_dir: str, reporter: Reporter, member: int | None, sets: Sequence[str] = ()
 ) -> tuple[Config, checkpoint.Checkpoint]:
     """Return a run's config and its newest good checkpoint, in which a member of the front may be the champion."""
-    folder = rundir.existing(run_dir)
+    folder = rundir.find(run_dir)
     saved, c = reopened(folder, reporter.note)
     c = changed(c, list(sets))
     if c.tune is not None:
@@ -183,20 +188,18 @@ def saved_run(
     return c, saved
 
 
-def opened(
-    run_dir: str, reporter: Reporter, member: int | None = None, sets: Sequence[str] = ()
-) -> tuple[Experiment, Step]:
+def opened(run_dir: str, reporter: Reporter, member: int | None = None, sets: Sequence[str] = ()) -> tuple[Run, Step]:
     """Return the parts of a run, data included, and its newest good step, for use and not to go on from.
 
     With `member`, that one of the step's front takes the champion's place; InputError where there is none.
     """
     c, saved = saved_run(run_dir, reporter, member, sets)
     with Signals() as signals:
-        experiment, step, _ = restored(c, saved, signals, reporter, reporter.note)
-    return experiment, step
+        run, step, _ = restored(c, saved, signals, reporter, reporter.note)
+    return run, step
 
 
-def rebuilt(run_dir: str, reporter: Reporter, member: int | None = None) -> tuple[Experiment, Champion]:
+def rebuilt(run_dir: str, reporter: Reporter, member: int | None = None) -> tuple[Run, Champion]:
     """Return the parts of a run and its champion, or a member of its front, from its folder alone, without its data.
 
     Its splits are empty. Only batch norms that are re-estimated for a member need the train images.
@@ -216,15 +219,14 @@ def rebuilt(run_dir: str, reporter: Reporter, member: int | None = None) -> tupl
     device, name = devices.nearest(c.device, reporter.note), c.backbone.name
     native = saved.native
     if native is None:  # a checkpoint from before it was in there; only these two keep their images' size
-        own = name == "none" or ":" in name
-        native = build.dataset(found(c, reporter.note))[0].native() if own else (1, 1, 3)
-    experiment = compose.without_data(
-        c, device, build.backbone_for(c, native, saved.frozen), saved.classes,
-        here(saved.plan, device, reporter.note), saved.changes, saved.scale, saved.kept or {},
-    )  # fmt: skip
-    if saved.layout != experiment.layout:
+        keep = name == "none" or ":" in name
+        native = build.dataset(found(c, reporter.note))[0].native() if keep else (1, 1, 3)
+    own = of_checkpoint(saved, here(saved.plan, device, reporter.note))
+    run = compose.without_data(c, device, build.backbone_for(c, native, saved.frozen), saved.classes, own)
+    if saved.layout != run.network.layout:
         raise InputError(f"{saved.path}: of another layout: {saved.layout.names} {saved.layout.shapes}")
-    return replace(experiment, statistics=statistics), champion
+    network = replace(run.network, statistics=statistics)
+    return replace(run, supervised=replace(run.supervised, network=network)), champion
 
 
 def champions_own(folder: Path, champion: Champion) -> dict[str, Tensor] | None:
@@ -235,7 +237,7 @@ def champions_own(folder: Path, champion: Champion) -> dict[str, Tensor] | None:
     weights, about = weightfiles.read_safetensors(path)
     if about.get("genome") != of_genome(champion):
         return None
-    return {name: value for name, value in weights.items() if name.endswith(compose.STATISTICS)}
+    return {name: value for name, value in weights.items() if name.endswith(STATISTICS)}
 
 
 def chosen(saved: checkpoint.Checkpoint, member: int) -> Champion:

@@ -21,13 +21,20 @@ class Signals:
     def __init__(self) -> None:
         self.status: int | None = None
         self.prompted = self.awaited = False
+        self.depth = 0  # how often it is entered: who is handed one enters it again
 
     def __enter__(self) -> "Signals":
+        self.depth += 1
+        if self.depth > 1:
+            return self
         self.before = {s: signal.signal(s, self._arrived) for s in (signal.SIGINT, signal.SIGTERM)}
         self.before[signal.SIGALRM] = signal.signal(signal.SIGALRM, self._overdue)
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.depth -= 1
+        if self.depth:
+            return
         signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in self.before.items():
             signal.signal(number, handler)
@@ -47,6 +54,11 @@ class Signals:
     def _overdue(self, number: int, frame: FrameType | None) -> None:
         if self.awaited:
             self.check()
+
+    @property
+    def name(self) -> str:
+        """The name of the signal that came."""
+        return signal.Signals((self.status or 128) - 128).name
 
     @contextmanager
     def prompt(self) -> Iterator[None]:
@@ -73,6 +85,21 @@ class Signals:
         """Raise Interrupted if a signal came."""
         if self.status is not None:
             raise Interrupted(self.status)
+
+
+@contextmanager
+def withhold() -> Iterator[None]:
+    """Keep SIGINT from processes that are started meanwhile; Ctrl-C on a terminal goes to all processes of a group."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def restore_interrupt() -> None:
+    """Let SIGINT raise KeyboardInterrupt; a shell's background job begins with it ignored."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def punctual(run: Iterator[Step], signals: Signals) -> Iterator[Step]:

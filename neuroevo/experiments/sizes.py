@@ -13,7 +13,7 @@ from neuroevo.errors import InputError
 from neuroevo.experiments import starts
 from neuroevo.experiments.build import check_samples, make_head, slots
 from neuroevo.experiments.costs import steps
-from neuroevo.experiments.memory import fits, spelled
+from neuroevo.experiments.memory import amount, fits
 from neuroevo.networks.backbones import Backbone
 
 
@@ -65,8 +65,10 @@ def dimensions(c: Config, given: tuple[Dataset, dict[str, Tensor]], backbone: Ba
     there = shutil.disk_usage(next(path for path in (disk, *disk.absolute().parents) if path.exists())).total
     if size > max(there, devices.total_memory()):  # a disk that is merely too small is said where it is written to
         key = "data.image_size" if views * len(splits["train"]) < len(whole.labels) else "features.views"
-        raise InputError(f"{key}: features of {rows:,} images and views take {spelled(size)}; the cache's disk has "
-                         f"space for {spelled(there)} in all")  # fmt: skip
+        raise InputError(
+            f"{key}: features of {rows:,} images and views take {amount(size)}; the cache's disk has space for "
+            f"{amount(there)} in all"
+        )
     seen = dim
     if c.features.components is not None or c.features.whitening:  # constant features have no component: at most
         seen = min(c.features.components or dim, dim, len(splits["train"]) - 1)

@@ -13,10 +13,10 @@ from neuroevo.data import components, feature_cache
 from neuroevo.data.augment import BATCH, Augment, Live
 from neuroevo.data.datasets import Dataset
 from neuroevo.data.samples import Features
-from neuroevo.errors import InputError
+from neuroevo.errors import InputError, ignore
 from neuroevo.learning.task import Weights
 from neuroevo.networks import deep
-from neuroevo.networks.affine import Projection, Scale, Standardise
+from neuroevo.networks.affine import Affine, Projection, Standardise
 from neuroevo.networks.backbones import Backbone
 
 SCALED_BY = 8192  # train images at most by which what precedes an evolved head is standardised
@@ -31,18 +31,20 @@ def augmenting(c: Config, backbone: Backbone) -> Augment | None:
 @config.at(**config.READING)
 def cache(
     c: Config, whole: Dataset, splits: dict[str, Tensor], backbone: Backbone, device: torch.device,
-    images: Callable[[int, int], None], log: Callable[[str], None] = components.unsaid,
+    images: Callable[[int, int], None], log: Callable[[str], None] = ignore,
 ) -> tuple[Features, int]:  # fmt: skip
     """Return the features of a run's images and of their views, and how many images the backbone was given for them."""
     augment = augmenting(c, backbone)
-    rows, computed = feature_cache.cached(backbone, whole, device, images, c.features.dtype, log=log)
+    rows, computed = feature_cache.fetch(backbone, whole, device, images, dtype=c.features.dtype, log=log)
     pieces, labels, live = [rows], [torch.from_numpy(whole.labels)], None
     if augment is not None and c.features.views == "live":
         live = Live(backbone, whole, augment, device)
     elif augment is not None and c.features.views != "live":
         train = whole.take(splits["train"].numpy())
         for view in range(c.features.views):
-            piece, more = feature_cache.cached(backbone, train, device, images, c.features.dtype, augment, view, log)
+            piece, more = feature_cache.fetch(
+                backbone, train, device, images, dtype=c.features.dtype, augment=augment, view=view, log=log
+            )
             pieces.append(piece)
             labels.append(torch.from_numpy(train.labels))
             computed += more
@@ -61,7 +63,7 @@ def centred(c: Config) -> bool:
 
 def scaling(
     c: Config, backbone: Backbone, cached: Features, train: Tensor, saved: Weights, log: Callable[[str], None]
-) -> Scale | None:
+) -> Affine | None:
     """Return the scale of what the head is given, by the network as it starts out, or as a checkpoint has it."""
     asked = c.features
     if not asked.standardise and asked.components is None and not asked.whitening and not centred(c):
@@ -108,13 +110,13 @@ class Sources:
     given: tuple[Dataset, dict[str, Tensor]]
     backbone: Backbone
     features: Features  # as the network gives them to what evolves
-    scale: Scale | None  # of what the head is given
+    scale: Affine | None  # of what the head is given
     computed: int  # images that went through the backbone just now
 
     @cached_property
     def scaled(self) -> Features:
         """The features as a head alone sees them."""
-        return self.features if self.scale is None else self.features.scaled(self.scale)
+        return self.features if self.scale is None else self.features.through(self.scale)
 
 
 def sources(

@@ -6,7 +6,6 @@ rows of the head's output layer are put in the run's order (`classes`); of other
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,25 +13,20 @@ from torch import Tensor, nn
 from neuroevo import config
 from neuroevo.config import Config
 from neuroevo.errors import InputError
-from neuroevo.networks import backbones, classes, heads
-from neuroevo.networks.affine import Scale
+from neuroevo.networks import rows as rows_
+from neuroevo.networks.affine import Affine
 from neuroevo.networks.backbones import Backbone
 from neuroevo.networks.classes import Classes
-from neuroevo.networks.weightfiles import read_named, stripped
+from neuroevo.networks.rows import Given
+from neuroevo.networks.weightfiles import read_named, strip_prefix
+from neuroevo.networks.weights import check_finite
 from neuroevo.storage import rundir
 
-LOST = 1e-3  # of a head's weights: what a projection may leave out of it
+# Keys of the config for options that errors about heads from elsewhere mention.
+KEYS = {"transfer": "backbone.transfer", "trainable": "head.trainable", "components": "features.components"}
 START, HEAD = "start", "head"  # names of what a checkpoint keeps: genomes [s, g], weights {name: [1, *shape]}
 
 Weights = dict[str, Tensor]
-
-
-class Given(NamedTuple):
-    """What a run's folder or a file gives."""
-
-    weights: Weights  # {name: shape}
-    source: str  # what to call it
-    classes: Classes | None  # of its head's rows, where it names them
 
 
 def weights_file(source: str, key: str) -> Path:
@@ -50,13 +44,14 @@ def read(source: str, key: str) -> Given:
     return Given(weights, f"{key}: {source}", names)
 
 
+@config.at(**KEYS)
 def lines(c: Config, backbone: Backbone, now: Classes) -> list[str]:
     """Return what a run takes of heads that have learnt before, a line for each; InputError where it can't be."""
     found: list[str] = []
     sources = c.genome.start if c.head.trainable else c.genome.start[:1]
     for source in sources:
         given = read(source, "genome.from")
-        own = stripped(given.weights, {*backbone.body.state_dict(), f"{backbone.head}.weight"})
+        own = strip_prefix(given.weights, {*backbone.body.state_dict(), f"{backbone.head}.weight"})
         matrices = [w for name, w in own.items() if name.startswith(backbone.head + ".") and w.ndim == 2]
         rows = {len(matrix) for matrix in matrices}
         found += _lines(given.source, given.classes, now, rows, c.head.trainable)
@@ -71,54 +66,8 @@ def _lines(source: str, then: Classes | None, now: Classes, rows: Collection[int
     if then is None and len(now) in rows:
         return [f"{source}: names no classes: the rows of its head are taken in the order of this run's"]
     if then is not None and len(then) in rows:
-        return [f"{source}: classes by name: {_matched(then, now, source, learns)}"]
+        return [f"{source}: classes by name: {rows_.match(then, now, source, learns=learns)}"]
     return []
-
-
-def _matched(then: Classes, now: Classes, source: str, learns: bool) -> classes.Match:
-    with config.at("backbone"):
-        found = classes.match(then, now, source)
-    if found.new and not learns:
-        raise InputError(
-            f"head.trainable: false, but {source} lacks classes of the data ({classes.listed(found.new)}), which a "
-            "head that doesn't evolve can't learn"
-        )
-    return found
-
-
-def in_order(
-    head: nn.Module, prefix: str, width: int, given: Given, now: Classes, *, learns: bool = True, whole: bool = False
-) -> Weights:
-    """Return what is given with the rows of the head's output layer in the order of this run's classes.
-
-    `head` takes features of that `width`, and evolves if it `learns`; with `whole`, as levels. InputError where it has
-    no such layer, shares no class, or can't learn a new one. What isn't of this head is left to who compares shapes.
-    """
-    weights, then, source = given.weights, given.classes, given.source
-    if then is None or then == now or not any(name.startswith(prefix + ".") for name in weights):
-        return weights
-    found = _matched(then, now, source, learns)
-    layer = heads.output_layer(head, prefix, width, len(now))
-    if layer is None:
-        raise InputError(
-            f"{source}: its classes are others or in another order ({found}), and the rows of {type(head).__name__} "
-            "can't be put in theirs: its logits aren't those of a last linear layer"
-        )
-    if any(len(weights.get(f"{layer}.{key}", then)) != len(then) for key in ("weight", "bias")):
-        return weights
-    return classes.ordered(weights, layer, found, whole) if f"{layer}.weight" in weights else weights
-
-
-def unfolded(scale: Scale, weights: Weights, first: str, source: str) -> Weights:
-    """Return weights on a scale from those on raw features; InputError where they need what the scale leaves out."""
-    found = scale.unfold(weights, first)
-    back, given = (w[f"{first}.weight"].double() for w in (scale.fold(found, first), weights))
-    if (back - given).norm() > LOST * given.norm():
-        raise InputError(
-            f"{source}: its head uses more of the features than their principal components; set features.components "
-            "null and whitening 0"
-        )
-    return found
 
 
 def own_head(backbone: Backbone) -> nn.Linear:
@@ -140,8 +89,9 @@ def check_head(c: Config, backbone: Backbone, count: int) -> None:
         raise InputError(f"head.init: network: the weights have {has}, the data {count} classes")
 
 
+@config.at(**KEYS)
 def head_weights(
-    c: Config, backbone: Backbone, head: nn.Module, width: int, now: Classes, scale: Scale | None, first: str,
+    c: Config, backbone: Backbone, head: nn.Module, width: int, now: Classes, scale: Affine | None, first: str,
     device: torch.device, kept: Mapping[str, Tensor],
 ) -> Weights:  # fmt: skip
     """Return the weights {name: [1, *shape]} of a head of so many features at the start, on features as it sees them.
@@ -158,18 +108,20 @@ def head_weights(
     given: Given | None = None
     if c.genome.start:
         found = read(c.genome.start[0], "genome.from")
-        found = found._replace(weights=stripped(found.weights, {*weights, *backbone.body.state_dict()}))
-        found = found._replace(weights=in_order(head, backbone.head, width, found, now, learns=False))
+        found = found._replace(weights=strip_prefix(found.weights, {*weights, *backbone.body.state_dict()}))
+        found = found._replace(weights=rows_.in_order(head, backbone.head, width, found, now, learns=False))
         expected = weights if scale is None else scale.fold(weights, first)
         if all(name in found.weights and found.weights[name].shape == w.shape[1:] for name, w in expected.items()):
             given = found._replace(weights={name: found.weights[name] for name in weights})
-            backbones.check_finite(given.weights, given.source)
+            check_finite(given.weights, given.source)
     if given is None and c.head.init == "network":
         check_head(c, backbone, len(now))
         state = {f"{backbone.head}.{name}": value for name, value in own_head(backbone).state_dict().items()}
         given = Given(state, "head.init: network", backbone.classes)
         learns, whole = c.head.trainable, c.genome.levels is not None
-        given = given._replace(weights=in_order(head, backbone.head, width, given, now, learns=learns, whole=whole))
+        given = given._replace(
+            weights=rows_.in_order(head, backbone.head, width, given, now, learns=learns, whole=whole)
+        )
     if given is None:
         if not c.head.trainable and c.head.init == "zero":
             raise InputError(
@@ -177,4 +129,4 @@ def head_weights(
             )
         return weights
     batched = {name: value[None].to(device) for name, value in given.weights.items()}
-    return batched if scale is None else unfolded(scale, batched, first, given.source)
+    return batched if scale is None else rows_.unfold(scale, batched, first, given.source)

@@ -89,7 +89,7 @@ class Terminal:
 
 
 @contextmanager
-def shown() -> Iterator[Terminal]:
+def show() -> Iterator[Terminal]:
     """Show a run while it is entered."""
     terminal = Terminal()
     if not terminal.console.is_terminal:

@@ -17,12 +17,12 @@ from neuroevo import devices
 from neuroevo.engine import loop
 from neuroevo.engine.algorithm import Algorithm
 from neuroevo.engine.cost import Budget, Cost
-from neuroevo.engine.evaluator import Developed, Development
+from neuroevo.engine.evaluator import Evaluated, Evaluator
 from neuroevo.engine.genome import Population
 from neuroevo.engine.loop import Step
 from neuroevo.engine.problem import Sensitivities
 from neuroevo.engine.rng import Context
-from neuroevo.experiments.compose import Experiment
+from neuroevo.experiments.compose import Run
 
 MOST = 64  # generations that are measured
 SHARE = 5  # of the time there is, what one part of a generation may take
@@ -48,7 +48,7 @@ class Part(NamedTuple):
     steps: int
 
 
-def timed(device: torch.device, work: Callable[[], T]) -> tuple[float, T]:
+def time_call(device: torch.device, work: Callable[[], T]) -> tuple[float, T]:
     """Return the seconds that work takes, and what it returns."""
     devices.synchronise(device)
     began = time.perf_counter()
@@ -64,45 +64,44 @@ def some(n: int, k: int, device: torch.device) -> Tensor:
 
 def rows(population: Population, index: Tensor) -> Population:
     """Return some rows of a population."""
-    traits = {name: trait[index] for name, trait in population.traits.items()}
-    return Population(population.genomes[index], traits, population.parents[index])
+    return population.rows(index)
 
 
 @dataclass
 class Partly:
-    """Develops a part of each population, gives the others what came of it, and knows what the whole would take."""
+    """Evaluates a part of each population, gives the others what came of it, and knows what the whole would take."""
 
-    experiment: Experiment
-    brought: Collection[str]  # as for `Experiment.development`
+    run: Run
+    brought: Collection[str]  # as for `Run.problem`
     seconds: float  # that a part may take
     part: Part | None = None
     took: float = 0.0  # seconds since `reset`
     whole: float = 0.0  # that the whole would have taken
 
     def __post_init__(self) -> None:
-        e, refine = self.experiment, self.experiment.config.refine
-        self.real, self.scoring = e.development(self.brought), e.scoring()
-        self.beside, self.passes = e.calibrating(), 2 if refine is not None and refine.back_off else 1
+        of, refine = self.run.supervised, self.run.supervised.refinement
+        self.real, self.scoring = self.run.problem(self.brought).evaluator, of.scoring()
+        self.beside, self.passes = of.calibrates, 2 if refine is not None and refine.back_off else 1
 
     def reset(self) -> None:
         """Forget what was taken so far."""
         self.took = self.whole = 0.0
 
-    def development(self) -> Development:
-        """Return the development, for the loop."""
-        return Development(self.develop, lambda population, samples, steps: Cost())
+    def evaluator(self) -> Evaluator:
+        """Return the evaluator, for the loop."""
+        return Evaluator(self.evaluate, lambda population, samples, steps: Cost())
 
-    def develop(self, population: Population, index: Tensor, context: Context) -> Developed:
-        """Develop a population, a part of it for all."""
+    def evaluate(self, population: Population, index: Tensor, context: Context) -> Evaluated:
+        """Evaluate a population, a part of it for all."""
         began = time.perf_counter()
         if self.part is None:
-            self.part = self.sized(population, index, context)
-        _, seconds, developed = self.of(self.part, population, index, context)
+            self.part = self.fit(population, index, context)
+        _, seconds, evaluated = self.of(self.part, population, index, context)
         self.took += time.perf_counter() - began
         self.whole += seconds
-        return developed
+        return evaluated
 
-    def sized(self, population: Population, index: Tensor, context: Context) -> Part:
+    def fit(self, population: Population, index: Tensor, context: Context) -> Part:
         """Return as large a part as the time allows."""
         whole = Part(len(population.genomes), len(index), self.real.steps)
         part = Part(1, min(FEW, whole.samples), min(1, whole.steps))
@@ -119,30 +118,30 @@ class Partly:
             part = twice
         return part
 
-    def of(self, part: Part, population: Population, index: Tensor, context: Context) -> tuple[float, float, Developed]:
-        """Return the seconds that a part of a population's development takes and those of all, and what comes of it."""
+    def of(self, part: Part, population: Population, index: Tensor, context: Context) -> tuple[float, float, Evaluated]:
+        """Return the seconds that evaluating a part of a population takes and those of all, and what comes of it."""
         n, steps, size, home = len(population.genomes), self.real.steps, len(index), population.genomes.device
         k, b, s = min(part.individuals, n), min(part.samples, size), min(part.steps, steps)
         few = population if k == n else rows(population, some(n, k, home))
         now = context if s == steps else context._replace(steps=s)
         batch = index if b == size else index[some(size, b, index.device)]
-        device = self.experiment.device
-        seconds, developed = timed(device, lambda: self.real.develop(few, batch, now))
+        device = self.run.device
+        seconds, evaluated = time_call(device, lambda: self.real.evaluate(few, batch, now))
         took = seconds
         share = (size + self.beside) / (b + self.beside)
         if steps and (s < steps or b < size):
-            scored = self.passes * timed(device, lambda: self.scoring.score(developed.scored, batch))[0]
+            scored = self.passes * time_call(device, lambda: self.scoring.score(evaluated.scored, batch))[0]
             seconds = max(0.0, seconds - scored) * steps / s + scored * share
         else:
             seconds *= share
         if k < n:
             back = torch.arange(n, device=home) * k // n
-            scores = developed.scores
-            developed = Developed(
-                rows(developed.inherited, back), rows(developed.scored, back),
-                scores._replace(values=scores.values[back], invalid=scores.invalid[back]), developed.cost,
+            scores = evaluated.scores
+            evaluated = Evaluated(
+                rows(evaluated.inherited, back), rows(evaluated.scored, back),
+                scores._replace(values=scores.values[back], invalid=scores.invalid[back]), evaluated.cost,
             )  # fmt: skip
-        return took, seconds * n / k, developed
+        return took, seconds * n / k, evaluated
 
 
 @dataclass
@@ -164,7 +163,7 @@ class PartlySensitive:
         n, k, began = len(genomes), 1, time.perf_counter()
         while True:
             part = genomes[some(n, k, genomes.device)]
-            seconds, found = timed(self.device, lambda part=part: self.real.of(part))  # type: ignore[misc]
+            seconds, found = time_call(self.device, lambda part=part: self.real.of(part))  # type: ignore[misc]
             if k == n or seconds > self.seconds / 8:
                 break
             k = min(2 * k, n)
@@ -178,22 +177,22 @@ class PartlySensitive:
 
 
 def of_generation(
-    experiment: Experiment, algorithm: Algorithm[Any], step: Step, brought: Collection[str], seconds: float
+    run: Run, algorithm: Algorithm[Any], step: Step, brought: Collection[str], seconds: float
 ) -> tuple[float, Step]:
     """Return what a generation takes in the mean of some, measured for so long, and the last of them.
 
     The first is left aside: its population isn't bred.
     """
-    problem, partly, sensitive = experiment.problem(brought), Partly(experiment, brought, seconds / SHARE), None
+    problem, partly, sensitive = run.problem(brought), Partly(run, brought, seconds / SHARE), None
     if problem.sensitivity is not None:
-        sensitive = PartlySensitive(problem.sensitivity, experiment.device, seconds / SHARE)
-    problem = problem._replace(development=partly.development(), sensitivity=sensitive)
-    rules = replace(experiment.rules(), every=ENDLESS, patience=None, budget=Budget(generations=ENDLESS))
+        sensitive = PartlySensitive(problem.sensitivity, run.device, seconds / SHARE)
+    problem = problem._replace(evaluator=partly.evaluator(), sensitivity=sensitive)
+    rules = replace(run.rules(), every=ENDLESS, patience=None, budget=Budget(generations=ENDLESS))
     began = last = time.perf_counter()
     found: list[float] = []
-    for reached in loop.evolve(problem, algorithm, rules, step, device=experiment.home):
+    for reached in loop.evolve(problem, algorithm, rules, step, device=run.home):
         step = reached
-        devices.synchronise(experiment.device)
+        devices.synchronise(run.device)
         now = time.perf_counter()
         parts = [part for part in (partly, sensitive) if part is not None]
         found.append(now - last - sum(part.took for part in parts) + sum(part.whole for part in parts))
@@ -205,34 +204,35 @@ def of_generation(
     return statistics.fmean(found[1:] or found), step
 
 
-def of_validation(experiment: Experiment, genomes: Tensor, seconds: float) -> float:
+def of_validation(run: Run, genomes: Tensor, seconds: float) -> float:
     """Return what the validation of genomes [k, g] takes, measured for so long."""
-    every, beside = experiment.splits["validation"], experiment.calibrating()
+    of = run.supervised
+    every, beside = of.splits["validation"], of.calibrates
     few = genomes[some(len(genomes), min(len(genomes), 8), genomes.device)]
 
     def take(m: int) -> float:
-        part = replace(experiment, splits={**experiment.splits, "validation": every[some(len(every), m, every.device)]})
-        return timed(experiment.device, lambda: part.validate(few))[0]
+        part = replace(of, splits={**of.splits, "validation": every[some(len(every), m, every.device)]})
+        return time_call(run.device, lambda: part.validate(few))[0]
 
-    found, m = scaled(take, len(every), seconds)
+    found, m = measure_rows(take, len(every), seconds)
     return found * (len(every) + beside) / (m + beside) * len(genomes) / len(few)
 
 
-def of_test(experiment: Experiment, genome: Tensor, seconds: float) -> float:
+def of_test(run: Run, genome: Tensor, seconds: float) -> float:
     """Return what scoring a genome [g] on test takes, measured for so long."""
-    every = experiment.splits["test"]
+    every = run.supervised.splits["test"]
 
     def take(m: int) -> float:
         part = every[some(len(every), m, every.device)]
-        return timed(experiment.device, lambda: experiment.test(genome, experiment.features, part))[0]
+        return time_call(run.device, lambda: run.supervised.test(genome, part))[0]
 
     few = min(FEW, len(every))
     once = max(0.0, take(few) - take(few))  # a library is loaded
-    found, m = scaled(take, len(every), seconds)
+    found, m = measure_rows(take, len(every), seconds)
     return once + found * len(every) / m
 
 
-def scaled(take: Callable[[int], float], size: int, seconds: float) -> tuple[float, int]:
+def measure_rows(take: Callable[[int], float], size: int, seconds: float) -> tuple[float, int]:
     """Return what as many of `size` rows as the time allows take, and how many they are."""
     m = min(FEW, size)
     take(m)  # which sets things up
@@ -243,17 +243,17 @@ def scaled(take: Callable[[int], float], size: int, seconds: float) -> tuple[flo
         m = min(4 * m, size)
 
 
-def opening(experiment: Experiment) -> Step:
+def first_step(run: Run) -> Step:
     """Return a run before its first generation, its start validated on few images."""
-    rows = experiment.splits["validation"]
+    rows = run.supervised.splits["validation"]
     few = rows[some(len(rows), min(FEW, len(rows)), rows.device)]
-    return replace(experiment, splits={**experiment.splits, "validation": few}).initial()
+    of = replace(run.supervised, splits={**run.supervised.splits, "validation": few})
+    return replace(run, supervised=of).initial()
 
 
-def of_run(experiment: Experiment, seconds: float) -> Pace:
+def of_run(run: Run, seconds: float) -> Pace:
     """Return the pace of a run, measured for about so many seconds."""
-    e = experiment
-    generation, step = of_generation(e, e.algorithm, opening(e), (), seconds / 2)
-    candidates = list(e.algorithm.candidates(step.state).values()) or [step.champion.genome]
-    validation = of_validation(e, torch.stack(candidates), seconds / 4)
-    return Pace(generation, validation, of_test(e, step.champion.genome, seconds / 4))
+    generation, step = of_generation(run, run.algorithm, first_step(run), (), seconds / 2)
+    candidates = list(run.algorithm.candidates(step.state).values()) or [step.champion.genome]
+    validation = of_validation(run, torch.stack(candidates), seconds / 4)
+    return Pace(generation, validation, of_test(run, step.champion.genome, seconds / 4))

@@ -1,1 +1,1 @@
-"""How individuals learn: gradient steps for a whole population at once."""
+"""Individuals learn by gradient steps, a whole population at once."""

@@ -1,4 +1,4 @@
-"""What gradient steps draw: batches, partners for mixup, dropout."""
+"""Random draws of gradient steps: batches, partners for mixup, dropout."""
 
 from collections.abc import Callable, Iterator
 
@@ -14,7 +14,7 @@ Batch = tuple[Tensor, Tensor, Tensor | None, float]
 
 
 class Draws:
-    """What a generation's gradient steps draw: batches, mixup, dropout. None of it depends on slices."""
+    """The draws of a generation's gradient steps: batches, mixup, dropout. None of it depends on slices."""
 
     def __init__(self, task: Task, s: Settings, size: int, n: int, context: Context) -> None:
         self.task, self.s, self.size, self.context = task, s, size, context
@@ -65,7 +65,7 @@ class Draws:
         return features, targets, partners, share
 
     def dropout(self, rate: Tensor | None, individuals: Tensor, step: int) -> Callable[[slice], Drop]:
-        """Return what Dropout layers do in this step to a part of the batch.
+        """Return the dropout in this step of a part of the batch.
 
         Each individual's masks are from a stream of its own.
         """
@@ -79,11 +79,10 @@ class Draws:
                 if not bool(p.any()):
                     return x
                 context = self.context._replace(device=x.device)
-                u = torch.stack([
-                    torch.rand(x.shape[1], self.size, device=x.device,
-                               generator=context.generator(f"refine/dropout/{step}/{layer[0]}/{i}"))
-                    for i in individuals.tolist()
-                ])  # fmt: skip
+                streams = [f"refine/dropout/{step}/{layer[0]}/{i}" for i in individuals.tolist()]
+                shape = x.shape[1], self.size
+                draws = [torch.rand(shape, device=x.device, generator=context.generator(name)) for name in streams]
+                u = torch.stack(draws)
                 keep = 1 - p.view(-1, 1, 1)
                 return x * (u[..., part] < keep) / keep
 

@@ -6,15 +6,16 @@ other head's one backward over the stacked parameters. Individuals are taken in 
 memory limit; what is drawn doesn't depend on the slices.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from neuroevo.engine.cost import Cost
-from neuroevo.engine.evaluator import Learning, Refine
-from neuroevo.engine.genome import Population
+from neuroevo.engine.evaluator import Learning
+from neuroevo.engine.genome import BRED, KEPT, Population
 from neuroevo.engine.rng import Context
 from neuroevo.engine.schedules import factor
 from neuroevo.errors import InputError
@@ -28,9 +29,17 @@ TAU = 0.2  # of the log-normal mutation of an individual's own hyperparameters
 CPU_SLICE = 2**22  # genes in a slice of individuals, measured best; of heads of one linear layer a quarter of it
 
 
-def refiner(
-    task: Task, optimizer: Optimizer, settings: Settings, given: Collection[str] = ()
-) -> tuple[Refine, Learning]:
+class Slice(NamedTuple):
+    """Some individuals, with all that is theirs when they learn: the unit of an executor's work."""
+
+    genomes: Tensor  # [r, g]
+    slots: list[Tensor]  # what the optimizer keeps, each [r, g]
+    before: Tensor  # steps so far [r]
+    values: dict[str, Tensor]  # hyperparameters, each [r]
+    streams: Tensor  # whose random numbers they have [r]
+
+
+def refiner(task: Task, optimizer: Optimizer, settings: Settings, given: Collection[str] = ()) -> Learning:
     """Return the gradient part of a generation, and what it takes.
 
     Hyperparameters that are ranges, and those named in `given`, are traits [n]; the latter are brought along and stay.
@@ -38,9 +47,12 @@ def refiner(
     """
     s = settings
     named: dict[str, float | Range | None] = {
-        "lr": s.lr, "momentum": optimizer.momentum, "weight_decay": s.weight_decay or None,
-        "label_smoothing": s.label_smoothing, "dropout": s.dropout,
-    }  # fmt: skip
+        "lr": s.lr,
+        "momentum": optimizer.momentum,
+        "weight_decay": s.weight_decay or None,
+        "label_smoothing": s.label_smoothing,
+        "dropout": s.dropout,
+    }
     ranges = {
         name: 0.0 if value is None else value for name, value in named.items() if name in given or value is not None
     }
@@ -50,28 +62,28 @@ def refiner(
     by_class = counts.sum() / (task.classes * counts.clamp(min=1)) if s.class_weights else None
 
     def eligible(population: Population) -> Tensor:
-        fresh = (population.parents[:, -1] >= 0) | (population.parents[:, 0] < 0)
+        fresh = population.roles != KEPT
         return {"all": fresh | True, "children": fresh, "elites": ~fresh}[s.who].nonzero().squeeze(1)
 
-    def chosen(population: Population, context: Context) -> Tensor:
+    def choose(population: Population, context: Context) -> Tensor:
         rows = eligible(population)
         if s.share < 1:
             order = torch.randperm(len(rows), generator=context.generator("refine/who"), device=rows.device)
             rows = rows[order[: round(s.share * len(rows))]].sort().values
         return rows
 
-    def taken(context: Context) -> int:
+    def steps_left(context: Context) -> int:
         """Return how many steps a generation takes: fewer in the last one, where the budget hasn't as many."""
         return s.steps if context.steps is None else min(s.steps, context.steps)
 
-    def learning(population: Population, steps: int) -> Cost:
+    def cost(population: Population, steps: int) -> Cost:
         return training_cost(len(eligible(population)), s.share, min(s.steps, steps), size)
 
     def refine(population: Population, context: Context) -> tuple[Population, Cost]:
         population = with_traits(
             population, {name: value for name, value in ranges.items() if name not in given}, context
         )
-        rows, steps = chosen(population, context), taken(context)
+        rows, steps = choose(population, context), steps_left(context)
         if steps == 0 or not len(rows):
             return population, Cost()
         genomes, traits = population.genomes.clone(), dict(population.traits)
@@ -83,26 +95,33 @@ def refiner(
             traits["steps"] = so_far.index_add(0, rows, torch.full((len(rows),), float(steps), device=genomes.device))
         streams = traits.get("stream", torch.arange(len(genomes), device=genomes.device))
         draws = Draws(task, replace(s, steps=steps), size, int(streams.max()) + 1, context)
-        for part in rows.split(task.individuals):
-            x = genomes[part].to(task.device)
-            values = {
-                name: traits[name][part].to(x) if isinstance(value, tuple) or name in given
-                else x.new_full((len(part),), value)
-                for name, value in ranges.items()
-            }  # fmt: skip
-            values["lr"] = values["lr"] * factor(s.schedule, context.progress, s.final)
-            slots = [traits[slot][part].to(x) if inherits else torch.zeros_like(x) for slot in optimizer.slots]
-            before = so_far[part].to(x) if inherits else x.new_zeros(len(part))
-            genomes[part] = train(x, slots, before, values, streams[part], draws).to(genomes)
+        parts = rows.split(task.individuals)
+
+        def values_of(name: str, of: float | Range, part: Tensor, like: Tensor) -> Tensor:
+            if isinstance(of, tuple) or name in given:
+                return traits[name][part].to(like)
+            return like.new_full((len(part),), of)
+
+        def slices() -> Iterator[Slice]:
+            for part in parts:
+                x = population.genomes[part].to(task.device)
+                values = {name: values_of(name, of, part, x) for name, of in ranges.items()}
+                values["lr"] = values["lr"] * factor(s.schedule, context.progress, s.final)
+                slots = [traits[slot][part].to(x) if inherits else torch.zeros_like(x) for slot in optimizer.slots]
+                before = so_far[part].to(x) if inherits else x.new_zeros(len(part))
+                yield Slice(x, slots, before, values, streams[part])
+
+        results = task.executor.map(lambda own: train(own, draws), slices())
+        for part, (learnt, slots) in zip(parts, results, strict=True):
+            genomes[part] = learnt.to(genomes)
             if inherits:
                 for slot, own in zip(optimizer.slots, slots, strict=True):
                     traits[slot][part] = own.to(genomes)
-        return population._replace(genomes=genomes, traits=traits), learning(population, steps)
+        return population._replace(genomes=genomes, traits=traits), cost(population, steps)
 
-    def train(
-        genomes: Tensor, slots: list[Tensor], before: Tensor, values: dict[str, Tensor], streams: Tensor, draws: "Draws"
-    ) -> Tensor:
-        """Train genomes [r, g] with the random numbers of `streams` [r]; `slots` are changed in place."""
+    def train(own: Slice, draws: Draws) -> tuple[Tensor, list[Tensor]]:
+        """Train a slice; return its genomes [r, g] and what the optimizer keeps of it, changed in place."""
+        genomes, slots, before, values, streams = own
         weights = {name: w.contiguous() for name, w in task.layout.unflatten(genomes).items()}
         memory = [{name: m.contiguous() for name, m in task.layout.unflatten(slot).items()} for slot in slots]
         pull = task.layout.unflatten(task.start[None]) if s.decay_to_start else {}
@@ -125,7 +144,7 @@ def refiner(
                     optimizer.step(w, gradient, [m[name] for m in memory], hyper, count)
         for slot, m in zip(slots, memory, strict=True):
             slot.copy_(task.layout.flatten(m))
-        return task.layout.flatten(weights)
+        return task.layout.flatten(weights), slots
 
     def backward(
         weights: Weights, features: Tensor, soft: Tensor, of_loss: Tensor, drop: Callable[[slice], Drop]
@@ -157,11 +176,11 @@ def refiner(
         delta: Tensor = logits.mT.softmax(1).mT.sub_(soft).mul_(of_loss.unsqueeze(-1))  # as classes lie in memory
         return delta
 
-    return refine, learning
+    return Learning(refine, cost, s.steps)
 
 
 def training_cost(n: int, share: float, steps: int, size: int) -> Cost:
-    """Return what gradient steps of a share of n genomes take, on batches of so many samples."""
+    """Return the cost of gradient steps of a share of n genomes, on batches of so many samples."""
     samples = round(share * n) * steps * size
     return Cost(forward=samples, backward=samples)
 
@@ -174,7 +193,7 @@ def with_traits(population: Population, ranges: dict[str, float | Range], contex
     based training does likewise, Jaderberg et al. 2017).
     """
     traits, n = dict(population.traits), len(population.genomes)
-    bred = population.parents[:, -1] >= 0
+    bred = population.roles == BRED
     streams = traits.get("stream", torch.arange(n, device=population.genomes.device))
     drawn = int(streams.max()) + 1
     for name, given in ranges.items():
@@ -195,9 +214,17 @@ def with_traits(population: Population, ranges: dict[str, float | Range], contex
 
 
 def slice_size(
-    genes: int, dim: int, widths: Sequence[int], linear: bool, slots: int, own: bool, size: int, limit: int,
+    genes: int,
+    dim: int,
+    widths: Sequence[int],
+    *,
+    linear: bool,
+    slots: int,
+    own: bool,
+    size: int,
+    limit: int,
     device: torch.device,
-) -> int:  # fmt: skip
+) -> int:
     """Return how many heads train at a time within the memory limit; InputError where it is too small for one.
 
     `genes` of a head on `dim` features with layers of these widths, `slots` that the optimizer keeps, `own` batches or

@@ -1,4 +1,4 @@
-"""How much outputs depend on each gene, for safe mutations."""
+"""The sensitivity of outputs to each gene, for safe mutations."""
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ PROBE, SIGNS = 64, 4  # samples, and random signs of their outputs, by which sen
 
 
 class Sensitivity:
-    """How much a network's outputs depend on each gene, on a fixed probe batch.
+    """The sensitivity of a network's outputs to each gene, on a fixed probe batch.
 
     The root of the mean over samples of the squares of all outputs' derivatives by a gene (after Lehman et al. 2018,
     safe mutation through gradients). Instead of one backward pass an output, SIGNS are drawn for every sample and
@@ -30,8 +30,9 @@ class Sensitivity:
         task = self.task
         features, _ = task.source.batch(self.rows)
         found = torch.empty_like(genomes)
-        for out, own in zip(found.split(task.individuals), genomes.split(task.individuals), strict=True):
-            own = own.to(task.device).detach().requires_grad_(True)
+
+        def measure(part: Tensor) -> Tensor:
+            own = part.to(task.device).detach().requires_grad_(True)
             squares = torch.zeros_like(own)
             for left in range(0, len(features), task.micro):
                 with torch.enable_grad():
@@ -39,15 +40,19 @@ class Sensitivity:
                     for signs in self.signs[:, left : left + task.micro]:
                         weighted = (logits * signs).sum()
                         squares += torch.autograd.grad(weighted, own, retain_graph=True)[0].square()
-            out.copy_((squares / len(features) / SIGNS).sqrt_())
+            return (squares / len(features) / SIGNS).sqrt_()
+
+        parts = genomes.split(task.individuals)
+        for out, of in zip(found.split(task.individuals), task.executor.map(measure, parts), strict=True):
+            out.copy_(of)
         return found
 
     def cost(self, n: int) -> Cost:
-        """Return what the sensitivities of n genomes take."""
-        return probed(n, len(self.rows))
+        """Return the cost of the sensitivities of n genomes."""
+        return probe_cost(n, len(self.rows))
 
 
-def probed(n: int, train: int) -> Cost:
-    """Return what the sensitivities of n genomes take, with so many train images."""
+def probe_cost(n: int, train: int) -> Cost:
+    """Return the cost of the sensitivities of n genomes, with so many train images."""
     samples = n * min(PROBE, train)
     return Cost(forward=samples, backward=samples * SIGNS)

@@ -1,4 +1,4 @@
-"""What gradient steps train, and how."""
+"""The task that gradient steps train networks on, and its settings."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from neuroevo.engine.batches import View, as_it_is
+from neuroevo.engine.execution import LOCAL, Executor
 from neuroevo.engine.genome import Layout
 from neuroevo.engine.samples import Samples
 from neuroevo.engine.schedules import Schedule
@@ -18,7 +19,7 @@ Weights = dict[str, Tensor]  # {name: [r, *shape]}
 
 @dataclass(frozen=True)
 class Task:
-    """What is trained: networks of a layout, on the rows of a train split."""
+    """A task: networks of a layout are trained on the rows of a train split."""
 
     layout: Layout
     forward: Forward
@@ -32,11 +33,12 @@ class Task:
     start: Tensor  # genome [g] that `decay_to_start` pulls towards
     device: torch.device  # where it is trained, wherever the population is kept
     view: View = as_it_is
+    executor: Executor = LOCAL
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How a population is trained in each generation; the config's `refine` section, checked."""
+    """The settings of training in each generation: the config's `refine` section, checked."""
 
     steps: int
     batch_size: int

@@ -1,1 +1,1 @@
-"""What genes are the weights of: networks, cut and headed, and files of weights."""
+"""Networks whose weights are genes: their backbones, cuts and heads, and files of weights."""

@@ -23,7 +23,7 @@ class Standardise(NamedTuple):
         return (features - self.mean) / self.std
 
     def fold(self, weights: Mapping[str, Tensor], layer: str) -> dict[str, Tensor]:
-        """Return weights {name: [n, *shape]} that do on raw features what these do on standardised ones.
+        """Return weights {name: [n, *shape]} that give the same logits on raw features as these on standardised ones.
 
         `layer` is the first linear layer: W' = W / std, b' = b - W' mean, in float64.
         """
@@ -32,7 +32,7 @@ class Standardise(NamedTuple):
         return {**weights, f"{layer}.weight": w.float(), f"{layer}.bias": b.float()}
 
     def unfold(self, weights: Mapping[str, Tensor], layer: str) -> dict[str, Tensor]:
-        """Return weights for standardised features that do what these do on raw ones: the inverse of `fold`."""
+        """Return weights that give the same logits on standardised features as these on raw ones: `fold` undone."""
         w = weights[f"{layer}.weight"].double()
         b = weights[f"{layer}.bias"].double() + w @ self.mean.double()
         return {**weights, f"{layer}.weight": (w * self.std.double()).float(), f"{layer}.bias": b.float()}
@@ -54,7 +54,7 @@ class Projection(NamedTuple):
         return (features - self.mean) @ self.axes
 
     def fold(self, weights: Mapping[str, Tensor], layer: str) -> dict[str, Tensor]:
-        """Return weights {name: [n, *shape]} that do on raw features what these do on projected ones.
+        """Return weights {name: [n, *shape]} that give the same logits on raw features as these on projected ones.
 
         `layer` is the first linear layer: W' = W axes^T, b' = b - W' mean, in float64.
         """
@@ -70,4 +70,4 @@ class Projection(NamedTuple):
         return {**weights, f"{layer}.weight": own.unflatten(0, w.shape[:2]).float(), f"{layer}.bias": b.float()}
 
 
-Scale = Standardise | Projection
+Affine = Standardise | Projection

@@ -1,4 +1,4 @@
-"""Classes by name: what a file has of a class goes to where a run has the class.
+"""Classes by name: the rows that a file has of a class go to the place where a run has the class.
 
 The rows of an output layer are its classes'. Those that file and run share keep their weights, wherever they stand;
 what the run lacks is dropped. A class that is new must not take predictions from those that are known before anything
@@ -22,22 +22,22 @@ NAMED = 5  # classes in a line
 
 
 class Match(NamedTuple):
-    """Which class of a file is which of a run."""
+    """The row in a file of each class of a run."""
 
     rows: tuple[int, ...]  # of each of the run's classes: its row in the file, -1 where it is new
     new: Classes  # of the run alone
     dropped: Classes  # of the file alone
 
     @property
-    def moved(self) -> int:
+    def moves(self) -> int:
         """Number of classes that file and run have at different places."""
         return sum(row not in (-1, place) for place, row in enumerate(self.rows))
 
     def __str__(self) -> str:
         kept = len(self.rows) - len(self.new)
-        text = f"{kept} kept" + (f" ({self.moved} at another place)" if self.moved else "")
-        text += f", new: {listed(self.new)}" if self.new else ""
-        return text + (f", dropped: {listed(self.dropped)}" if self.dropped else "")
+        text = f"{kept} kept" + (f" ({self.moves} at another place)" if self.moves else "")
+        text += f", new: {few(self.new)}" if self.new else ""
+        return text + (f", dropped: {few(self.dropped)}" if self.dropped else "")
 
 
 def match(then: Classes, now: Classes, source: str) -> Match:
@@ -46,7 +46,7 @@ def match(then: Classes, now: Classes, source: str) -> Match:
         return Match(tuple(range(len(now))), (), ())
     twice = [name for names in (then, now) for name in dict.fromkeys(names) if names.count(name) > 1]
     if twice:
-        raise InputError(f"{source}: classes go by their names, and {listed(twice)} is the name of several")
+        raise InputError(f"{source}: classes go by their names, and {few(twice)} is the name of several")
     places = {name: row for row, name in enumerate(then)}
     found = Match(
         tuple(places.get(name, -1) for name in now),
@@ -55,13 +55,13 @@ def match(then: Classes, now: Classes, source: str) -> Match:
     )
     if len(found.new) == len(now):
         raise InputError(
-            f"{source}: none of its classes ({listed(then)}) is one of this run's ({listed(now)}): its head is of no "
+            f"{source}: none of its classes ({few(then)}) is one of this run's ({few(now)}): its head is of no "
             f"use here; {the('transfer')} takes other parts of it"
         )
     return found
 
 
-def ordered(weights: Mapping[str, Tensor], layer: str, found: Match, whole: bool = False) -> dict[str, Tensor]:
+def reorder(weights: Mapping[str, Tensor], layer: str, found: Match, whole: bool = False) -> dict[str, Tensor]:
     """Return weights {name: shape} with the rows of an output layer, [then, ...], as a match has them: [now, ...].
 
     With `whole`, a new class is a copy of the known row nearest to their mean, of which levels stay levels.
@@ -81,7 +81,7 @@ def ordered(weights: Mapping[str, Tensor], layer: str, found: Match, whole: bool
     return {**weights, **changed}
 
 
-def listed(names: Sequence[str]) -> str:
+def few(names: Sequence[str]) -> str:
     """Return names as a line has them: the first few, and how many more there are."""
     more = len(names) - NAMED
     return ", ".join(names[:NAMED]) + (f" and {more} more" if more > 0 else "")

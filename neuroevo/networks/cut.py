@@ -1,4 +1,4 @@
-"""Where a network's frozen prefix ends: what comes before is computed once an image, what comes after is evolved.
+"""The cut where a network's frozen prefix ends: the prefix is computed once an image, the rest is evolved.
 
 The network is traced (torch.fx) down to modules that are frozen or trainable as a whole. Values that depend on the
 image and on no trainable parameter are the frozen prefix; those of them that the rest uses are where it is cut, one
@@ -61,7 +61,7 @@ def _channels_last(x: Tensor) -> Tensor:
     return x.permute(0, 2, 3, 1) if x.ndim == 4 else x
 
 
-def matching(names: Iterable[str], patterns: Collection[str]) -> list[str]:
+def match(names: Iterable[str], patterns: Collection[str]) -> list[str]:
     """Return the names that a pattern matches, wholly or by one of their leading parts; `*` crosses dots."""
 
     def matches(name: str) -> bool:
@@ -73,7 +73,7 @@ def matching(names: Iterable[str], patterns: Collection[str]) -> list[str]:
 
 
 class _Tracer(fx.Tracer):
-    """Opens only what is partly trainable: control flow inside a frozen or a wholly trainable module doesn't matter."""
+    """Opens only modules that are partly trainable: control flow inside others doesn't matter."""
 
     def __init__(self, trainable: Collection[str]) -> None:
         super().__init__()
@@ -97,7 +97,7 @@ def cut(network: nn.Module, trainable: Collection[str], images: Tensor, *, whole
                 if getattr(module, "inplace", False) is True:
                     setattr(module, "inplace", False)  # noqa: B010  the type of a module's attribute is unknown
         try:
-            return _checked(network, trainable, images, whole)
+            return _check(network, trainable, images, whole)
         except Exception as error:  # a library's network may resist tracing in any way
             reason = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
             if not isinstance(error, _Changes):
@@ -106,14 +106,14 @@ def cut(network: nn.Module, trainable: Collection[str], images: Tensor, *, whole
 
 
 class _Changes(ValueError):
-    """The rest changes what passes the cut."""
+    """The rest changes a tensor at the cut."""
 
 
 def _types(tensors: Sequence[Tensor]) -> tuple[torch.dtype, ...]:
     return () if all(x.is_floating_point() for x in tensors) else tuple(x.dtype for x in tensors)
 
 
-def _checked(network: nn.Module, trainable: Collection[str], images: Tensor, whole: bool) -> Cut:
+def _check(network: nn.Module, trainable: Collection[str], images: Tensor, whole: bool) -> Cut:
     prefix, rest, places = _split(network, trainable, images)
     with torch.inference_mode():
         tensors = prefix(images)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from neuroevo import devices
-from neuroevo.engine.execution import Plan
+from neuroevo.engine.execution import Execution
 from neuroevo.errors import InputError
 from neuroevo.networks.cut import Cut
 from neuroevo.networks.heads import Drop, Forward
@@ -34,12 +34,18 @@ Weights = Mapping[str, Tensor]  # {name: [n, *shape]}
 
 
 def forward(
-    cut: Cut, head: str, head_forward: Forward, fixed: Weights, scale: Callable[[Tensor], Tensor] | None, method: str
+    cut: Cut,
+    head: str,
+    head_forward: Forward,
+    fixed: Weights,
+    *,
+    affine: Callable[[Tensor], Tensor] | None,
+    method: str,
 ) -> Forward:
     """Return the logits of a population on rows at the cut, [B, D] shared or [n, B, D].
 
     `head` is the head's name in the network, `fixed` {name: [1, *shape]} its weights where they don't evolve, and
-    `scale` what is done to features before it.
+    `affine` what is done to features before it.
     """
 
     def call(weights: dict[str, Tensor], tensors: tuple[Tensor, ...]) -> Tensor:
@@ -63,7 +69,7 @@ def forward(
             features = torch.stack([call({name: w[i] for name, w in each.items()}, given[i]) for i in range(n)])
         of_head = {name: w.expand(n, *w.shape[1:]) for name, w in fixed.items()}
         of_head |= {name: w for name, w in weights.items() if name.startswith(head + ".")}
-        return head_forward(of_head, features if scale is None else scale(features), drop)
+        return head_forward(of_head, features if affine is None else affine(features), drop)
 
     return logits
 
@@ -79,7 +85,7 @@ def norms(rest: nn.Module) -> dict[str, _BatchNorm]:
     return {name: m for name, m in rest.named_modules() if isinstance(m, _BatchNorm) and m.track_running_stats}
 
 
-def recalibrated(cut: Cut, weights: Weights, batches: Callable[[], Iterator[Tensor]]) -> dict[str, Tensor]:
+def recalibrate(cut: Cut, weights: Weights, batches: Callable[[], Iterator[Tensor]]) -> dict[str, Tensor]:
     """Return each individual's batch norm statistics {buffer: [n, channels]}, averaged over `batches` of rows [B, D].
 
     As `torch.optim.swa_utils.update_bn` does it: every batch is normalised by its own statistics.
@@ -87,7 +93,7 @@ def recalibrated(cut: Cut, weights: Weights, batches: Callable[[], Iterator[Tens
     layers = norms(cut.rest)
     n = len(next(iter(weights.values())))
     found: dict[str, list[Tensor]] = {}
-    with _learning(list(layers.values())):
+    with _batch_statistics(list(layers.values())):
         for i in range(n):
             buffers = {}
             for name, layer in layers.items():
@@ -106,7 +112,7 @@ def recalibrated(cut: Cut, weights: Weights, batches: Callable[[], Iterator[Tens
 
 
 @contextmanager
-def _learning(layers: list[_BatchNorm]) -> Iterator[None]:
+def _batch_statistics(layers: list[_BatchNorm]) -> Iterator[None]:
     """Let batch norms normalise by the batch, and average its statistics."""
     before = [(layer.training, layer.momentum) for layer in layers]
     try:
@@ -137,7 +143,7 @@ class Need(NamedTuple):
 
 
 def need(work: Callable[[int, int], object]) -> Need:
-    """Measure what work(n, B) needs, which is taken to grow evenly with individuals and samples."""
+    """Measure the bytes of work(n, B), which are taken to grow evenly with individuals and samples."""
     (n, m), (b, c) = (1, 3), (4, 8)
 
     def peak(individuals: int, samples: int) -> int:
@@ -156,12 +162,13 @@ def plan(
     width: int,
     classes: int,
     limit: int,
+    *,
     device: torch.device,
     method: str,
     population: int,
     batch: int,
     slots: int,
-) -> Plan:
+) -> Execution:
     """Choose how a population is evaluated, and trained on batches of `batch` (0: not at all), by a short probe.
 
     `start` {name: [1, *shape]} is one individual, `width` that of rows at the cut, `slots` the numbers that training
@@ -170,10 +177,10 @@ def plan(
     usable = 3 * limit / 4  # the allocator keeps some of what is freed, and a library's scratch isn't counted
     cpu = device.type == "cpu"
     most = min(population, CPU_INDIVIDUALS if cpu else GPU_INDIVIDUALS)
-    found: dict[str, Plan] = {}
+    found: dict[str, Execution] = {}
     least = torch.inf
     for name in METHODS if method == "auto" else (method,):
-        evaluates, trains = _needs(make(name), start, width, classes, device, slots if batch else None)
+        evaluates, trains = _needs(make(name), start, width, classes, device=device, slots=slots if batch else None)
         least = min(least, max(evaluates(1, 1), 0 if trains is None else trains(1, 1)))
         samples, micro, trained = CPU_SAMPLES if cpu else GPU_SAMPLES, batch, 0
         while samples > 1 and not evaluates.individuals(usable, samples):
@@ -185,7 +192,7 @@ def plan(
         n = min(most, evaluates.individuals(usable, samples))
         if n and (trained or not batch):
             threads = torch.get_num_threads()
-            found[name] = Plan(name, classes, n, samples, limit, threads, trained=trained, micro=micro)
+            found[name] = Execution(name, classes, n, samples, limit, threads, trained=trained, micro=micro)
     if not found:
         raise InputError(
             f"{limit} bytes is too little for one individual; at least {int(4 * least / 3) + 1}",
@@ -194,21 +201,22 @@ def plan(
     seconds = {}
     for name, plan in found.items() if len(found) > 1 else ():
         n = 1 if name == "loop" else min(plan.individuals, PROBED)
-        seconds[name] = _rate(make(name), start, width, n, plan.samples, device) * (CLEARLY if name == "vmap" else 1)
+        rate = _rate(make(name), start, width, n, plan.samples, device=device)
+        seconds[name] = rate * (CLEARLY if name == "vmap" else 1)
     return found[min(seconds, key=seconds.__getitem__)] if seconds else next(iter(found.values()))
 
 
 def _needs(
-    run: Forward, start: Weights, width: int, classes: int, device: torch.device, slots: int | None
+    run: Forward, start: Weights, width: int, classes: int, *, device: torch.device, slots: int | None
 ) -> tuple[Need, Need | None]:
-    """Measure what evaluation and, unless `slots` is None, training need."""
+    """Measure the bytes of evaluation and, unless `slots` is None, of training."""
     genes = sum(w.numel() for w in start.values())
 
     def evaluate(n: int, samples: int) -> object:
-        return run(_repeated(start, n), torch.rand(samples, width, device=device))
+        return run(_repeat(start, n), torch.rand(samples, width, device=device))
 
     def learn(n: int, samples: int) -> object:
-        own = {name: w.clone().requires_grad_(True) for name, w in _repeated(start, n).items()}
+        own = {name: w.clone().requires_grad_(True) for name, w in _repeat(start, n).items()}
         out = run(own, torch.rand(samples, width, device=device))
         return torch.autograd.grad(out, list(own.values()), torch.ones_like(out))
 
@@ -226,13 +234,13 @@ def _needs(
     )
 
 
-def _repeated(start: Weights, n: int) -> dict[str, Tensor]:
+def _repeat(start: Weights, n: int) -> dict[str, Tensor]:
     return {name: w.expand(n, *w.shape[1:]) for name, w in start.items()}
 
 
-def _rate(run: Forward, start: Weights, width: int, n: int, samples: int, device: torch.device) -> float:
+def _rate(run: Forward, start: Weights, width: int, n: int, samples: int, *, device: torch.device) -> float:
     """Return the seconds an individual and sample, the median of three evaluations after one."""
-    weights = {name: w.contiguous() for name, w in _repeated(start, n).items()}
+    weights = {name: w.contiguous() for name, w in _repeat(start, n).items()}
     rows = torch.rand(samples, width, device=device)
     with torch.no_grad():
         seconds = [_seconds(lambda: run(weights, rows), device) for _ in range(4)]

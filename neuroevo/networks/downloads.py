@@ -55,7 +55,7 @@ def reachable(url: str) -> bool:
     return answered.is_set()
 
 
-def unconnected(error: BaseException) -> str | None:
+def connection_fault(error: BaseException) -> str | None:
     """Return why a download failed where it was for lack of a connection, None where it was for something else."""
     chain: list[BaseException] = []
     while error not in chain:

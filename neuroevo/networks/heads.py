@@ -70,7 +70,7 @@ def steps(head: nn.Module, prefix: str) -> list[tuple[str, nn.Module]]:
 
     Nested Sequentials are opened, subclasses of it aren't; a layer that runs twice comes twice.
     """
-    if type(head) is not nn.Sequential or _hooked(head):
+    if type(head) is not nn.Sequential or _has_hooks(head):
         return [(prefix, head)]
     children = [(name, child) for name, child in head._modules.items() if child is not None]
     return [step for name, child in children for step in steps(child, f"{prefix}.{name}")]
@@ -82,7 +82,7 @@ def first_linear(head: nn.Module, prefix: str) -> str | None:
     None where it begins with something else: a map of the features can't be folded into that.
     """
     name, layer = next(iter(steps(head, prefix)), (prefix, head))
-    if type(layer) is not nn.Linear or layer.bias is None or _hooked(layer):
+    if type(layer) is not nn.Linear or layer.bias is None or _has_hooks(layer):
         return None
     uses = [id(p) for module in _every(head) for p in module.parameters(recurse=False)]
     return name if all(uses.count(id(p)) == 1 for p in (layer.weight, layer.bias)) else None
@@ -175,7 +175,7 @@ def _obstacle(head: nn.Module, prefix: str) -> str | None:
     width: int | None = None
     for name, layer in steps(head, prefix):
         kind, shown = type(layer), f"{type(layer).__name__} ({name})"
-        if _hooked(layer):
+        if _has_hooks(layer):
             return f"{shown} has a hook"
         if kind is nn.Linear:
             width = cast(nn.Linear, layer).out_features
@@ -189,7 +189,7 @@ def _obstacle(head: nn.Module, prefix: str) -> str | None:
     return None if width is not None else "it has no linear layer"
 
 
-def _hooked(module: nn.Module) -> bool:
+def _has_hooks(module: nn.Module) -> bool:
     """Return True where a call of a module does more than its class says."""
     hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
     return any(hooks) or "forward" in vars(module)
@@ -207,7 +207,7 @@ CLOSE = 1e-3  # of the largest logit: a difference that rounding may make
 def _difference(
     forward: Forward, head: nn.Module, prefix: str, sizes: tuple[int, int | None], again: nn.Module
 ) -> str | None:
-    """Return how `forward` differs from what the module `again` gives alone, or None where it doesn't.
+    """Return the difference in words of `forward` from the module `again` alone, or None where there is none.
 
     The weights are random, around the head's own; InputError where the module itself is of no use.
     """
@@ -243,7 +243,7 @@ def _difference(
             part = alone(0, x[0, : SAMPLES // 2])
         except Exception as error:  # a user's module may fail in any way
             raise InputError(
-                f"{kind} fails on features [{SAMPLES}, {sizes[0]}]: {_said(error)}", option="head"
+                f"{kind} fails on features [{SAMPLES}, {sizes[0]}]: {_reason(error)}", option="head"
             ) from None
         shape = (INDIVIDUALS, SAMPLES, sizes[1] or expected.shape[-1])
         if expected.shape != shape:
@@ -261,14 +261,14 @@ def _difference(
         try:
             found, found_own = forward(weights, x[0]), forward(weights, x)
         except Exception as error:  # vmap refuses randomness and control flow that depends on the data
-            return _said(error)
+            return _reason(error)
     for a, b in ((found, expected), (found_own, own)):
         if a.shape != b.shape or not same(a, b):
             return f"logits differ by {float((a - b).abs().max()):.3g}" if a.shape == b.shape else "of another shape"
     return None
 
 
-def _said(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
 
 

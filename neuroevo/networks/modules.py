@@ -14,9 +14,11 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from neuroevo.errors import InputError
-from neuroevo.networks.backbones import Backbone, Transform, check_finite, opened
-from neuroevo.networks.cut import matching
+from neuroevo.networks.backbones import Backbone, cut_at
+from neuroevo.networks.cut import match
+from neuroevo.networks.libraries import Transform
 from neuroevo.networks.weightfiles import digest
+from neuroevo.networks.weights import check_finite
 
 TRIED = 4  # inputs that a module is tried on
 HEAD, WHOLE = "head", "network"  # where a module that is all head, or that has none, is in its backbone
@@ -48,9 +50,9 @@ def of_module(module: nn.Module, inputs: Tensor, *, trainable: Sequence[str] = (
     classifier of these inputs, or where its weights are no numbers.
     """
     kind = type(module).__name__
-    copy = _copied(module)
+    copy = _copy(module)
     network = deepcopy(copy).cpu().float().requires_grad_(False)
-    chosen = _chosen(network, trainable, kind)
+    chosen = _choose(network, trainable, kind)
     inputs = inputs[:TRIED].cpu()
     logits = _logits(network, inputs, kind)
     own = _head(network, inputs, logits.shape[1])
@@ -84,11 +86,11 @@ def of_module(module: nn.Module, inputs: Tensor, *, trainable: Sequence[str] = (
     transform = Transform((height, width), "bilinear", channels, None, None)
     backbone = Backbone(name, body, place, head, transform, frozen, frozen=frozen, inputs=numbers)
     if beside:
-        backbone = opened(backbone, beside, inputs, whole=True)
+        backbone = cut_at(backbone, beside, inputs, whole=True)
     return Given(copy, backbone, head, prefix != f"{WHOLE}.", logits.shape[1], prefix)
 
 
-def _copied(module: nn.Module) -> nn.Module:
+def _copy(module: nn.Module) -> nn.Module:
     """Return a copy in eval mode; InputError where there is none, or nothing in it to evolve."""
     kind = type(module).__name__
     if not isinstance(module, nn.Module):
@@ -100,27 +102,27 @@ def _copied(module: nn.Module) -> nn.Module:
     try:
         copy = deepcopy(module).eval()
     except Exception as error:  # a user's module may refuse in any way
-        raise InputError(f"{kind} can't be copied ({_said(error)})", option="model") from error
+        raise InputError(f"{kind} can't be copied ({_brief(error)})", option="model") from error
     statistics = {k: b for k, b in copy.named_buffers() if k.endswith(("running_mean", "running_var"))}
     check_finite({**dict(copy.named_parameters()), **statistics}, kind, "model")
     return copy
 
 
-def _chosen(network: nn.Module, trainable: Sequence[str], kind: str) -> list[str]:
+def _choose(network: nn.Module, trainable: Sequence[str], kind: str) -> list[str]:
     """Return the parameters that patterns match, [] without patterns; InputError where one matches nothing."""
     parameters = dict(network.named_parameters())
     for pattern in trainable:
-        if not matching(parameters, [pattern]):
+        if not match(parameters, [pattern]):
             there = ", ".join(dict.fromkeys(name.partition(".")[0] for name in parameters))
             raise InputError(f"{pattern} matches no parameter of {kind}; it has: {there}", option="trainable")
-    chosen = matching(parameters, trainable)
+    chosen = match(parameters, trainable)
     odd = [name for name in chosen if not parameters[name].is_floating_point()]
     if odd:
         raise InputError(f"{odd[0]} is no tensor of real numbers", option="trainable")
     return chosen
 
 
-def _said(error: Exception) -> str:
+def _brief(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
@@ -138,7 +140,7 @@ def _logits(network: nn.Module, inputs: Tensor, kind: str) -> Tensor:
             found, again, part = network(inputs.clone()), network(inputs.clone()), network(inputs[:1].clone())
     except Exception as error:  # a user's module may fail in any way
         hint = "" if inputs.is_floating_point() else "; whole numbers are given as ids, floats as features"
-        raise refuse(f"fails on inputs {given} ({_said(error)}){hint}") from error
+        raise refuse(f"fails on inputs {given} ({_brief(error)}){hint}") from error
     if not isinstance(found, Tensor):
         raise refuse(f"gives a {type(found).__name__} of inputs {given}; logits expected, a tensor [samples, classes]")
     if found.ndim != 2 or len(found) != len(inputs) or not found.is_floating_point():

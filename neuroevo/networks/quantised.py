@@ -4,7 +4,7 @@ Ternary levels are -1, 0, 1, int4 ones -7 to 7, int8 ones -127 to 127: symmetric
 networks (Li et al. 2016, https://arxiv.org/abs/1605.04711) and integer inference (Jacob et al. 2018,
 https://arxiv.org/abs/1712.05877). Vectors stay floats.
 
-Genes are float32, levels among them whole numbers. `express` rounds and clamps, so that any genome has weights, exactly
+Genes are float32, levels among them whole numbers. `decode` rounds and clamps, so that any genome has weights, exactly
 scale x level in float32; `whole` keeps the genomes of those algorithms whole that go on from what was scored.
 """
 
@@ -25,7 +25,7 @@ FULL = {1: 0.1, 7: 0.2, 127: 0.2}
 CLIPPED = [k / 20 for k in range(2, 20)]  # of a row's largest weight: what the largest level may stand for
 
 
-def levelled(layout: Layout, largest: int) -> Layout:
+def add_levels(layout: Layout, largest: int) -> Layout:
     """Return the layout in which matrices are levels up to `largest`, each followed by the scales of its rows."""
     names, shapes, levels = [], [], []
     for name, shape in zip(layout.names, layout.shapes, strict=True):
@@ -36,7 +36,7 @@ def levelled(layout: Layout, largest: int) -> Layout:
     return Layout(tuple(names), tuple(shapes), tuple(levels))
 
 
-def rounded(genomes: Tensor, layout: Layout) -> Tensor:
+def round_levels(genomes: Tensor, layout: Layout) -> Tensor:
     """Return genomes [n, g] with each level the nearest whole one within its range; the floats as they are."""
     if not layout.levels:
         return genomes
@@ -46,7 +46,7 @@ def rounded(genomes: Tensor, layout: Layout) -> Tensor:
     )
 
 
-def express(genomes: Tensor, layout: Layout) -> dict[str, Tensor]:
+def decode(genomes: Tensor, layout: Layout) -> dict[str, Tensor]:
     """Return the weights {name: [n, *shape]} that genomes [n, g] stand for; without levels, views of them."""
     parts = layout.unflatten(genomes)
     for name, top in layout.tops.items():
@@ -56,8 +56,8 @@ def express(genomes: Tensor, layout: Layout) -> dict[str, Tensor]:
     return parts
 
 
-def genomes(weights: Mapping[str, Tensor], layout: Layout) -> Tensor:
-    """Return the genomes [n, g] nearest to weights {name: [n, *shape]}: the inverse of `express`, but for rounding."""
+def encode(weights: Mapping[str, Tensor], layout: Layout) -> Tensor:
+    """Return the genomes [n, g] nearest to weights {name: [n, *shape]}: the inverse of `decode`, but for rounding."""
     parts = dict(weights)
     for name, top in layout.tops.items():
         rows = weights[name].flatten(2)
@@ -100,9 +100,9 @@ def whole(algorithm: Algorithm[Any], layout: Layout) -> Algorithm[Any]:
 
     def ask(state: Any, context: Context) -> Population:
         population = algorithm.ask(state, context)
-        return population._replace(genomes=rounded(population.genomes, layout))
+        return population._replace(genomes=round_levels(population.genomes, layout))
 
     def candidates(state: Any) -> dict[str, Tensor]:
-        return {kind: rounded(genome[None], layout)[0] for kind, genome in algorithm.candidates(state).items()}
+        return {kind: round_levels(genome[None], layout)[0] for kind, genome in algorithm.candidates(state).items()}
 
     return algorithm._replace(ask=algorithm.ask if algorithm.continuous else ask, candidates=candidates)

@@ -1,4 +1,4 @@
-"""Files of plain weights by name: written with a checksum, and read without ever running what is in them.
+"""Files of plain weights by name: written with a checksum, and read without ever running code in them.
 
 Training scripts wrap the same names in many ways: what holds weights is opened, and where several do, that is said.
 """
@@ -25,9 +25,13 @@ WRAPPINGS = ("state_dict", "model_state_dict", "model", "net", "network", "modul
 AVERAGES = ("state_dict_ema", "model_ema", "ema", "ema_state_dict", "ema_model", "model_ema_state_dict")
 DEPTH = 4  # wrappings within wrappings
 PLAIN: list[Any] = [  # what stands beside weights in training scripts' files, and can do nothing
-    argparse.Namespace, types.SimpleNamespace, pathlib.PosixPath, pathlib.PurePosixPath, np.dtype,
+    argparse.Namespace,
+    types.SimpleNamespace,
+    pathlib.PosixPath,
+    pathlib.PurePosixPath,
+    np.dtype,
     *{type(np.dtype(kind)) for kind in "?bBhHiIlLqQefd"},
-]  # fmt: skip
+]
 
 
 def digest(state: Mapping[str, Tensor]) -> str:
@@ -39,7 +43,7 @@ def digest(state: Mapping[str, Tensor]) -> str:
     return sha.hexdigest()
 
 
-def sealed(state: Mapping[str, Tensor], about: Mapping[str, Any]) -> bytes:
+def seal(state: Mapping[str, Tensor], about: Mapping[str, Any]) -> bytes:
     """Return a safetensors file of weights by name, with a note that ends in the checksum of weights and note."""
     from safetensors.torch import save
 
@@ -69,13 +73,13 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         note = json.loads(about)
         sha = note.pop("sha256", None)
     except (ValueError, AttributeError, TypeError):
-        raise damaged(path) from None
+        raise damage(path) from None
     if sha is not None and sha != _seal(state, note):
-        raise damaged(path)
+        raise damage(path)
     return state, note
 
 
-def damaged(path: Path) -> InputError:
+def damage(path: Path) -> InputError:
     """Return the error of a file that isn't as it was written."""
     return InputError(f"{path}: damaged: its content doesn't match its checksum")
 
@@ -99,7 +103,7 @@ def read_named(
     if names is None:
         return state, None
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise damaged(path)
+        raise damage(path)
     return state, tuple(names)
 
 
@@ -118,13 +122,13 @@ def read_weights(path: Path, note: Callable[[str], None] | None = None) -> dict[
         raise unreadable(path, error) from None
     found = _candidates(content)
     if not found:
-        keys = f"its keys are {_listed(content)}" if isinstance(content, dict) else f"it is a {type(content).__name__}"
+        keys = f"its keys are {_few(content)}" if isinstance(content, dict) else f"it is a {type(content).__name__}"
         raise InputError(f"{path}: holds no weights by name; {keys}")
     order = [*(name for name in (*WRAPPINGS, *AVERAGES) if name in found), *found]
     known = order[0] in WRAPPINGS or order[0] in AVERAGES
     if len(found) > 1:
         if note is None or not known:
-            raise InputError(f"{path}: holds several weights, {_listed(found)}; save the one that is meant alone")
+            raise InputError(f"{path}: holds several weights, {_few(found)}; save the one that is meant alone")
         note(f"{path}: {order[0]} taken; it also holds {', '.join(name for name in found if name != order[0])}")
     for name, value in found[order[0]].items():
         if value.layout != torch.strided or value.is_meta or value.is_complex():
@@ -142,7 +146,7 @@ def _of_numpy() -> list[Any]:
 
 
 def _candidates(content: Any, depth: int = 0) -> dict[str, dict[str, Tensor]]:
-    """Return what in a file may be weights, by the key that it is under, "" for the file itself."""
+    """Return the mappings in a file that may be weights, by the key that each is under, "" for the file itself."""
     if not isinstance(content, Mapping) or not content or depth > DEPTH:
         return {}
     if all(isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()):
@@ -159,15 +163,15 @@ def _candidates(content: Any, depth: int = 0) -> dict[str, dict[str, Tensor]]:
     return found
 
 
-def _listed(keys: Collection[Any]) -> str:
+def _few(keys: Collection[Any]) -> str:
     return ", ".join(map(str, list(keys)[:8])) + (", ..." if len(keys) > 8 else "")
 
 
-def stripped(state: dict[str, Tensor], wanted: Collection[str]) -> dict[str, Tensor]:
-    """Return weights without what all their names begin with (`module.`, `_orig_mod.`), if more are then `wanted`."""
+def strip_prefix(state: dict[str, Tensor], wanted: Collection[str]) -> dict[str, Tensor]:
+    """Return weights without the prefix of all their names (`module.`, `_orig_mod.`), if more are then `wanted`."""
     wanted = set(wanted)
 
-    def fitting(names: Mapping[str, Tensor]) -> int:
+    def count_fits(names: Mapping[str, Tensor]) -> int:
         return len(wanted.intersection(names))
 
     best = state
@@ -176,5 +180,5 @@ def stripped(state: dict[str, Tensor], wanted: Collection[str]) -> dict[str, Ten
         if not all(name.startswith(first) and len(name) > len(first) for name in state):
             break
         state = {name.removeprefix(first): tensor for name, tensor in state.items()}
-        best = state if fitting(state) > fitting(best) else best
+        best = state if count_fits(state) > count_fits(best) else best
     return best

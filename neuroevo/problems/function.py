@@ -5,20 +5,18 @@ Each call for a genome counts as one forward sample, and validation calls the fu
 
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from neuroevo.engine.cost import Cost
-from neuroevo.engine.evaluator import Scoring, unchanged
+from neuroevo.engine.evaluator import Scoring, plain
 from neuroevo.engine.genome import Layout, Population
 from neuroevo.engine.problem import Problem, by_metric
 from neuroevo.engine.scores import Scores
 from neuroevo.errors import InputError
-from neuroevo.networks.cut import matching
-
-FITNESS = "fitness"  # the metric of a function that returns a number
+from neuroevo.networks.cut import match
+from neuroevo.problems.metric import FITNESS, numbers
 
 OfGenomes = Callable[[Tensor], Tensor]  # genomes [n, g] -> fitness [n], the higher the better
 OfModule = Callable[[nn.Module], float | Tensor | Mapping[str, float | Tensor]]
@@ -53,7 +51,7 @@ class Evolvable:
     def __init__(self, module: nn.Module, trainable: Sequence[str], device: torch.device) -> None:
         self.made = deepcopy(module).to(device).eval().requires_grad_(False)
         parameters = dict(self.made.named_parameters())
-        names = matching(parameters, trainable) if trainable else list(parameters)
+        names = match(parameters, trainable) if trainable else list(parameters)
         if not names:
             what = f"{', '.join(trainable)} matches none" if trainable else "the module has no parameters"
             raise InputError(f"{what}; there are: {', '.join(list(parameters)[:8]) or 'none'}", option="trainable")
@@ -85,19 +83,6 @@ def of_module(fitness: OfModule, evolvable: Evolvable, *, sigma: float | Tensor 
     return judged(judge, evolvable.start, evolvable.layout, sigma=sigma)
 
 
-def numbers(found: Any) -> dict[str, float]:
-    """Return what a function of a module found by name, the fitness first; InputError where that is no number."""
-    named = dict(found) if isinstance(found, Mapping) else {FITNESS: found}
-    if FITNESS in list(named)[1:]:
-        raise InputError(f"the first of the numbers counts, and {FITNESS} is another of them", option="fitness")
-    try:
-        if named:
-            return {str(name): float(value) for name, value in named.items()}
-    except (TypeError, ValueError, RuntimeError):
-        pass
-    raise InputError(f"{str(found)[:80]} returned; a number, or numbers by name, expected", option="fitness")
-
-
 def judged(judge: Judge, start: Tensor, layout: Layout, *, sigma: float | Tensor) -> Problem:
     """Return the problem of what a judge says of genomes; what isn't finite is invalid."""
 
@@ -116,7 +101,7 @@ def judged(judge: Judge, start: Tensor, layout: Layout, *, sigma: float | Tensor
         layout=layout,
         start=start,
         sigma=sigma,
-        development=unchanged(Scoring(score, lambda n, samples: Cost(forward=n))),
+        evaluator=plain(Scoring(score, lambda n, samples: Cost(forward=n))),
         batch=lambda generation, size: torch.empty(0, dtype=torch.int64),
         validate=validate,
         merit=by_metric(FITNESS),

@@ -6,27 +6,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from neuroevo.engine.execution import Plan
+from neuroevo.engine.execution import Execution
 from neuroevo.engine.rng import generator
-from neuroevo.engine.samples import Samples
-from neuroevo.networks.heads import Forward
 from neuroevo.problems.metric import Additive, OfLogits, reported, score
-from neuroevo.problems.scoring import Express
+from neuroevo.problems.scoring import Judgement
 
 RESAMPLES = 1000
 WHOLE_RESAMPLES = 200
 
 
-def logits(
-    genome: Tensor, express: Express, forward: Forward, data: Samples, index: Tensor, plan: Plan
-) -> tuple[Tensor, Tensor]:
+def logits(judgement: Judgement, genome: Tensor, index: Tensor, execution: Execution) -> tuple[Tensor, Tensor]:
     """Return one genome's logits [1, B, C] on the rows in `index`, and their labels [B]."""
     # A row of a population and the same read from a checkpoint lie otherwise in memory, by which products round.
-    weights = express(genome[None].clone())
+    weights = judgement.evolved.decode(genome[None].clone())
     parts = []
-    for rows in index.split(plan.samples):
-        features, targets = data.batch(rows)
-        parts.append((forward(weights, features), targets))
+    for rows in index.split(execution.samples):
+        features, targets = judgement.samples.batch(rows)
+        parts.append((judgement.evolved.forward(weights, features), targets))
     return torch.cat([part for part, _ in parts], dim=1), torch.cat([targets for _, targets in parts])
 
 

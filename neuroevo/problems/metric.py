@@ -1,10 +1,10 @@
-"""The types that metrics are: of logits, whole or added over samples, and of genomes."""
+"""The types that metrics are: of logits, whole or added over samples, of genomes, and of modules."""
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from neuroevo.errors import InputError
 
@@ -24,9 +24,29 @@ class OfGenome(NamedTuple):
     score: Callable[[Tensor, Tensor], Tensor]  # (genomes [n, g], start [g]) -> scores [n] float64, higher is better
 
 
+class OfModule(NamedTuple):
+    """A metric of a whole network, one individual after another: no gradient and no logits are needed."""
+
+    score: Callable[[nn.Module], Any]  # a number, or numbers by name of which the first counts; higher is better
+
+
 Whole = Callable[[Tensor, Tensor], Tensor]  # (logits [n, B, C], targets [B]) -> scores [n], higher is better
 OfLogits = Additive | Whole
-Metric = OfLogits | OfGenome
+Metric = OfLogits | OfGenome | OfModule
+FITNESS = "fitness"  # the name of what a function returns that gives a number without one
+
+
+def numbers(found: Any) -> dict[str, float]:
+    """Return what a function of a module found by name, the fitness first; InputError where that is no number."""
+    by_name = dict(found) if isinstance(found, Mapping) else {FITNESS: found}
+    if FITNESS in list(by_name)[1:]:
+        raise InputError(f"the first of the numbers counts, and {FITNESS} is another of them", option="fitness")
+    try:
+        if by_name:
+            return {str(name): float(value) for name, value in by_name.items()}
+    except (TypeError, ValueError, RuntimeError):
+        pass
+    raise InputError(f"{str(found)[:80]} returned; a number, or numbers by name, expected", option="fitness")
 
 
 def own_metric(name: str, function: Whole) -> Whole:
@@ -70,9 +90,9 @@ LOWER_IS_BETTER = frozenset(  # their scores are negated
 )
 
 
-def adjusted(metric: Metric, offset: Tensor) -> Metric:
+def adjust(metric: Metric, offset: Tensor) -> Metric:
     """Return a metric of logits with `offset` [C] added, such as the log of the classes' shares (Menon et al. 2021)."""
-    if isinstance(metric, OfGenome):
+    if isinstance(metric, OfGenome | OfModule):
         return metric
     if isinstance(metric, Additive):
         whole = metric.statistics

@@ -1,57 +1,91 @@
 """Scores of a whole population on one batch: every individual sees the same samples.
 
-Individuals and samples are taken in slices fixed by a `Plan`, so that an evaluation never needs more memory than its
-limit and a resumed run rounds as the first one did.
+Individuals and samples are taken in slices fixed by an `Execution`, so that an evaluation never needs more memory than
+its limit and a resumed run rounds as the first one did. A slice of individuals is the unit of an executor's work.
 """
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from neuroevo.engine import pareto
 from neuroevo.engine.cost import Cost
-from neuroevo.engine.execution import Plan
+from neuroevo.engine.execution import LOCAL, Execution, Executor
 from neuroevo.engine.genome import Population
 from neuroevo.engine.samples import Samples
 from neuroevo.engine.scores import Scores
 from neuroevo.errors import InputError
 from neuroevo.networks.heads import Forward
-from neuroevo.problems.metric import Additive, Metric, OfGenome, score
-
-Express = Callable[[Tensor], dict[str, Tensor]]  # genomes [n, g] -> weights {name: [n, *shape]}
+from neuroevo.problems.metric import Additive, Metric, OfGenome, OfModule, numbers, score
 
 
-def evaluate(
-    genomes: Tensor,
-    express: Express,
-    forward: Forward,
-    data: Samples,
-    index: Tensor,
-    metrics: Sequence[Metric],
-    plan: Plan,
-    start: Tensor | None = None,
-) -> Scores:
-    """Score genomes [n, g] on the samples `index` [B] by each metric; `start` [g] is there for metrics of genomes.
+class Evolved(Protocol):
+    """What genomes are the weights of."""
+
+    @property
+    def decode(self) -> Callable[[Tensor], dict[str, Tensor]]:
+        """Weights {name: [n, *shape]} of genomes [n, g]."""
+        ...
+
+    @property
+    def forward(self) -> Forward:
+        """Logits of weights on samples."""
+        ...
+
+    @property
+    def module(self) -> Callable[[Tensor], nn.Module]:
+        """A network of its own for a genome [g], for metrics that ask for one."""
+        ...
+
+
+class Judgement(NamedTuple):
+    """How genomes are judged: by which metrics, on whose samples, in which slices."""
+
+    evolved: Evolved
+    samples: Samples
+    metrics: Sequence[Metric]
+    start: Tensor | None = None  # [g], for metrics of genomes
+    executor: Executor = LOCAL
+
+
+def evaluate(judgement: Judgement, genomes: Tensor, index: Tensor, execution: Execution) -> Scores:
+    """Score genomes [n, g] on the samples `index` [B] by each metric.
 
     Metrics that add over samples are summed over slices of samples; one that needs all logits of an individual has them
-    kept, for as many individuals at a time as the memory limit lets.
+    kept, for as many individuals at a time as the memory limit lets. Functions of modules need no logits.
     """
-    whole = any(not isinstance(metric, Additive | OfGenome) for metric in metrics)
-    size = plan.individuals
-    if whole:  # such a metric sorts and ranks all logits: some eight copies
-        size = max(1, min(size, plan.limit // (8 * 4 * plan.classes * len(index))))
-    values, invalid = [], []
-    for rows in genomes.split(size):
-        weights = express(rows)
-        totals: list[Tensor | float] = [0.0] * len(metrics)
-        total: Tensor | float = 0.0
-        logits_kept, targets_kept = [], []
-        for part in index.split(plan.samples):
-            features, targets = data.batch(part)
-            with torch.autocast(features.device.type, torch.bfloat16, enabled=plan.precision == "bfloat16"):
-                logits = forward(weights, features)
-            total = total + logits.sum((1, 2), dtype=torch.float32)  # NaN or Inf if any logit is
+    metrics = judgement.metrics
+    size = execution.individuals
+    if any(not isinstance(metric, Additive | OfGenome | OfModule) for metric in metrics):
+        # Such a metric sorts and ranks all logits: some eight copies.
+        size = max(1, min(size, execution.limit // (8 * 4 * execution.classes * len(index))))
+
+    def work(rows: Tensor) -> tuple[Tensor, Tensor]:
+        return _slice(judgement, rows, index, execution)
+
+    found, bad = zip(*judgement.executor.map(work, genomes.split(size)), strict=True)
+    values, invalid = torch.cat(found).to(genomes.device), torch.cat(bad).to(genomes.device)
+    invalid |= values.isnan().any(1)
+    return Scores(values.masked_fill(invalid[:, None], -torch.inf), invalid)
+
+
+def _slice(judgement: Judgement, rows: Tensor, index: Tensor, execution: Execution) -> tuple[Tensor, Tensor]:
+    """Return the values [r, m] float64 of genomes [r, g] by each metric, and which are invalid [r] bool."""
+    metrics, evolved = judgement.metrics, judgement.evolved
+    whole = any(not isinstance(metric, Additive | OfGenome | OfModule) for metric in metrics)
+    totals: list[Tensor | float] = [0.0] * len(metrics)
+    total: Tensor | None = None
+    logits_kept, targets_kept = [], []
+    if any(not isinstance(metric, OfModule) for metric in metrics):
+        weights = evolved.decode(rows)
+        for part in index.split(execution.samples):
+            features, targets = judgement.samples.batch(part)
+            with torch.autocast(features.device.type, torch.bfloat16, enabled=execution.precision == "bfloat16"):
+                logits = evolved.forward(weights, features)
+            added = logits.sum((1, 2), dtype=torch.float32)  # NaN or Inf if any logit is
+            total = added if total is None else total + added
             totals = [
                 t + m.statistics(logits, targets) if isinstance(m, Additive) else t
                 for m, t in zip(metrics, totals, strict=True)
@@ -59,38 +93,39 @@ def evaluate(
             if whole:
                 logits_kept.append(logits.transpose(1, 2))
                 targets_kept.append(targets)
-        if whole:
-            logits, targets = torch.cat(logits_kept, dim=2).transpose(1, 2), torch.cat(targets_kept)
-        columns = []
-        for m, t in zip(metrics, totals, strict=True):
-            if isinstance(m, OfGenome):
-                assert start is not None
-                columns.append(m.score(rows, start).to(logits.device))
-            else:
-                columns.append(m.finish(t) if isinstance(m, Additive) and isinstance(t, Tensor)
-                               else score(m, logits, targets))  # fmt: skip
-        for metric, column in zip(metrics, columns, strict=True):
-            if column.shape != (len(rows),):
-                name = getattr(getattr(metric, "func", metric), "__qualname__", "metric")
-                raise InputError(f"{name}: a metric returns scores [n]; {tuple(column.shape)} for n = {len(rows)}")
-        values.append(torch.stack([column.double() for column in columns], dim=1))
-        assert isinstance(total, Tensor)
-        invalid.append(~total.isfinite())
-    found, bad = torch.cat(values).to(genomes.device), torch.cat(invalid).to(genomes.device)
-    bad |= found.isnan().any(1)
-    return Scores(found.masked_fill(bad[:, None], -torch.inf), bad)
+    columns = []
+    for metric, of in zip(metrics, totals, strict=True):
+        if isinstance(metric, OfGenome):
+            assert judgement.start is not None
+            column = metric.score(rows, judgement.start)
+        elif isinstance(metric, OfModule):
+            column = torch.tensor([_first(metric, evolved, genome) for genome in rows], dtype=torch.float64)
+        elif isinstance(metric, Additive):
+            assert isinstance(of, Tensor)
+            column = metric.finish(of)
+        else:
+            column = score(metric, torch.cat(logits_kept, dim=2).transpose(1, 2), torch.cat(targets_kept))
+        if column.shape != (len(rows),):
+            name = getattr(getattr(metric, "func", metric), "__qualname__", "metric")
+            raise InputError(f"{name}: a metric returns scores [n]; {tuple(column.shape)} for n = {len(rows)}")
+        columns.append(column if total is None else column.to(total.device))
+    values = torch.stack([column.double() for column in columns], dim=1)
+    return values, values.isnan().any(1) if total is None else ~total.isfinite()
+
+
+def _first(metric: OfModule, evolved: Evolved, genome: Tensor) -> float:
+    """Return what counts of a function of a module: the first of its numbers, NaN where that isn't finite."""
+    value = next(iter(numbers(metric.score(evolved.module(genome))).values()))
+    return value if abs(value) != torch.inf else torch.nan
 
 
 def fitness(
+    judgement: Judgement,
     population: Population,
-    express: Express,
-    forward: Forward,
-    data: Samples,
     index: Tensor,
-    metrics: Sequence[Metric],
-    plan: Plan,
-    rescored: int,
-    start: Tensor | None = None,
+    execution: Execution,
+    *,
+    rescored: int = 0,
     objectives: int = 1,
 ) -> tuple[Scores, Cost]:
     """Score a population, and say what that cost: individuals times samples, forward.
@@ -98,14 +133,12 @@ def fitness(
     In half precision the best `rescored` individuals are scored again in float32, and that counts too. The first
     `objectives` metrics are objectives, the others break ties.
     """
-    scores = evaluate(population.genomes, express, forward, data, index, metrics, plan, start)
-    scores = scores._replace(objectives=objectives)
+    scores = evaluate(judgement, population.genomes, index, execution)._replace(objectives=objectives)
     n = len(population.genomes)
-    if plan.precision != "float32" and rescored:
-        exact = plan._replace(precision="float32")
+    if execution.precision != "float32" and rescored:
         order = scores.values[:, 0] if objectives == 1 else pareto.ranked(scores.values[:, :objectives])
         best = order.topk(min(rescored, n)).indices
-        again = evaluate(population.genomes[best], express, forward, data, index, metrics, exact, start)
+        again = evaluate(judgement, population.genomes[best], index, execution._replace(precision="float32"))
         scores = scores._replace(
             values=scores.values.index_copy(0, best, again.values),
             invalid=scores.invalid.index_copy(0, best, again.invalid),

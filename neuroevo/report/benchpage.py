@@ -14,27 +14,32 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from neuroevo import caveats, config
-from neuroevo.errors import InputError
+from neuroevo.errors import InputError, ignore
 from neuroevo.problems.metric import LOWER_IS_BETTER
 from neuroevo.report import figures, page, plots_of_benches, plots_of_runs
 from neuroevo.report.figures import Plot, words
 from neuroevo.report.plots_of_benches import Interval, Point
-from neuroevo.report.runpage import Run, descended, front, on_test, over_generations, read, short, shown, warnings
-from neuroevo.storage import rundir
-from neuroevo.storage.rundir import Note
+from neuroevo.report.runpage import Run, ancestry, front, on_test, over_generations, plot_grid, read, short, warnings
+from neuroevo.storage import files, records, rundir
+from neuroevo.storage.files import Note
 
 Row = dict[str, str]
 LARGEST = 1e300  # of a table's numbers
 # Of each table the columns that are text, and what a page needs beside them.
 TEXTS = {
-    rundir.RESULTS: ("arm", "status", "stop_reason", "champion_kind"), rundir.CURVES: ("arm",),
-    rundir.SUMMARY: ("arm",), rundir.COMPARISONS: ("a", "b"), rundir.LEVELS: ("arm",),
-}  # fmt: skip
+    rundir.RESULTS: ("arm", "status", "stop_reason", "champion_kind"),
+    rundir.CURVES: ("arm",),
+    rundir.SUMMARY: ("arm",),
+    rundir.COMPARISONS: ("a", "b"),
+    rundir.LEVELS: ("arm",),
+}
 COLUMNS = {
     rundir.RESULTS: ("split", "seed", "validation", "test"),
-    rundir.CURVES: ("split", "seed", "samples", "validation"), rundir.SUMMARY: ("runs",),
-    rundir.COMPARISONS: ("probability",), rundir.LEVELS: ("level", "reached", "runs"),
-}  # fmt: skip
+    rundir.CURVES: ("split", "seed", "samples", "validation"),
+    rundir.SUMMARY: ("runs",),
+    rundir.COMPARISONS: ("probability",),
+    rundir.LEVELS: ("level", "reached", "runs"),
+}
 
 
 class Bench(NamedTuple):
@@ -77,24 +82,24 @@ class Bench(NamedTuple):
             return None
 
 
-def table(path: Path, note: Note = rundir.silent) -> list[Row]:
+def table(path: Path, note: Note = ignore) -> list[Row]:
     """Return the rows of a CSV file, [] where there is none; a last line that is only half written is left out.
 
     So are damaged rows: those with other cells than the table has columns, or with text where it has numbers.
     """
-    text = rundir.content(path, note).rpartition(b"\n")[0].decode(errors="replace")
+    text = files.content(path, note).rpartition(b"\n")[0].decode(errors="replace")
     try:
         rows = list(csv.DictReader(text.splitlines()))
     except csv.Error:
         rows, text = [], ""
     asked = {*COLUMNS.get(path.name, ()), *TEXTS.get(path.name, ())}
-    kept = [row for row in rows if asked <= row.keys() and right(row, TEXTS.get(path.name, ()))]
+    kept = [row for row in rows if asked <= row.keys() and is_sound(row, TEXTS.get(path.name, ()))]
     if len(kept) < len(rows) or (not text and path.exists() and path.stat().st_size):
         note(f"{path}: damaged rows are left out; neuroevo resume writes it anew")
     return kept
 
 
-def right(row: Row, texts: Sequence[str]) -> bool:
+def is_sound(row: Row, texts: Sequence[str]) -> bool:
     """Tell whether a row has a cell for each column, a number or nothing but in those of `texts`."""
     if None in row or None in row.values() or not all(row.get(key) for key in texts):
         return False
@@ -116,13 +121,13 @@ def interval(row: Mapping[str, str], key: str, mean: str = "_mean") -> Interval:
     return Interval(*(figure(row, f"{key}{end}") for end in (mean, f"{mean}_low", f"{mean}_high")))
 
 
-def bracketed(found: Interval) -> str:
+def mean_text(found: Interval) -> str:
     """Return a mean, and below it its interval in brackets where there is one."""
     ends = "" if found.low is None else f"\n[{page.number(found.low)}, {page.number(found.high)}]"
     return page.number(found.mean) + ends
 
 
-def read_bench(folder: Path, note: Note = rundir.silent) -> Bench:
+def read_bench(folder: Path, note: Note = ignore) -> Bench:
     """Read what there is of a bench; `note` is told what is damaged. InputError where that is what makes it one."""
     file = folder / rundir.BENCH
     about = config.read(str(file))
@@ -130,7 +135,7 @@ def read_bench(folder: Path, note: Note = rundir.silent) -> Bench:
         if not isinstance(about.get(key), dict):
             raise InputError(f"{file}: {key} is damaged or missing")
     for key in ("seeds", "splits", "samples"):
-        if not rundir.count(about.get(key)):
+        if not records.count(about.get(key)):
             raise InputError(f"{file}: {key} is damaged or missing")
     summary = {row["arm"]: row for row in table(folder / rundir.SUMMARY, note)}
     runs = [row for row in table(folder / rundir.RESULTS, note) if row["arm"] in about["arms"]]
@@ -150,7 +155,7 @@ def read_bench(folder: Path, note: Note = rundir.silent) -> Bench:
     return found._replace(arms=sorted(about["arms"], key=place))
 
 
-def bench_page(folder: Path, pictures: Path | None, refresh: int | None = None, note: Note = rundir.silent) -> str:
+def bench_page(folder: Path, pictures: Path | None, refresh: int | None = None, note: Note = ignore) -> str:
     """Return a bench's page; its plots are written under `pictures`, if that is given.
 
     With `refresh` the page loads itself again after so many seconds. What is damaged is left out; the page says so, and
@@ -172,13 +177,13 @@ def bench_page(folder: Path, pictures: Path | None, refresh: int | None = None, 
             page.warnings(found.result.get("warnings", [])),
             page.note(done),
             summary(found),
-            shown(compared(found), pictures),
+            plot_grid(probabilities(found), pictures),
             *told,
         )
-        + page.section("On the way", shown([*curves(found), *spent(found)], pictures), levels(found))
-        + page.section("Runs", shown(spread(found), pictures), every_run(found))
+        + page.section("On the way", plot_grid([*curves(found), *costs(found)], pictures), levels(found))
+        + page.section("Runs", plot_grid(spread(found), pictures), every_run(found))
         + "".join(best_run(found, arm, pictures) for arm in found.arms)
-        + page.section("How it was made", *made_bench(found))
+        + page.section("How it was made", *origin_of_bench(found))
     )
     return page.document(f"neuroevo bench: {folder.resolve().name}", body, refresh)
 
@@ -195,16 +200,18 @@ def summary(found: Bench) -> str:
         gap = interval(row, "gap", "")
         means = [interval(row, "validation"), interval(row, "test"), interval(row, "test", "_iqm"), gap]
         cost = [figure(row, key) for key in ("samples_mean", "seconds_mean")]
-        rows.append([arm, int(row["runs"]), *map(bracketed, means), *cost])
+        rows.append([arm, int(row["runs"]), *map(mean_text, means), *cost])
     header = ["arm", "runs", f"validation {metric}", f"test {metric}", "test IQM", "gap", "samples", "seconds"]
     order = "lower" if found.lower_is_better else "higher"
-    caption = (f"Means over runs, in brackets their 95 % intervals; arms in the order of validation, where {order} is "
-               "better. IQM: mean of the middle half of the runs. Gap: how much better the champion is on "
-               "validation than on test, which is how far being selected flatters it.")  # fmt: skip
+    caption = (
+        f"Means over runs, in brackets their 95 % intervals; arms in the order of validation, where {order} is better. "
+        "IQM: mean of the middle half of the runs. Gap: how much better the champion is on validation than on test, "
+        "which is how far being selected flatters it."
+    )
     return page.grid(header, rows, caption)
 
 
-def compared(found: Bench) -> list[Plot]:
+def probabilities(found: Bench) -> list[Plot]:
     """Draw the probability that one arm does better than another."""
     values: dict[tuple[str, str], float] = {}
     for row in table(found.folder / rundir.COMPARISONS):
@@ -225,26 +232,28 @@ def curves(found: Bench) -> list[Plot]:
             if row["arm"] == arm and samples is not None and value is not None:
                 runs.setdefault((row["split"], row["seed"]), []).append((samples, value))
         if runs:
-            drawn[arm] = averaged(list(runs.values()))
+            drawn[arm] = average(list(runs.values()))
     return [plots_of_benches.curves("curves", drawn, found.metric, list(found.about["arms"]))] if drawn else []
 
 
-def averaged(runs: Sequence[Sequence[tuple[float, float]]]) -> list[Point]:
+def average(runs: Sequence[Sequence[tuple[float, float]]]) -> list[Point]:
     """Return the mean and the range of runs' (samples, best so far) wherever one of them has a new value.
 
     From where all have one; a run that has ended keeps its last.
     """
     first = max(run[0][0] for run in runs)
     grid = np.array(sorted({samples for run in runs for samples, _ in run if samples >= first}))
-    values = np.stack([
-        np.array([value for _, value in run])[np.searchsorted([samples for samples, _ in run], grid, "right") - 1]
-        for run in runs
-    ])  # fmt: skip
+
+    def on_grid(run: Sequence[tuple[float, float]]) -> Any:
+        samples, values = zip(*run, strict=True)
+        return np.array(values)[np.searchsorted(samples, grid, "right") - 1]
+
+    values = np.stack([on_grid(run) for run in runs])
     columns = (grid, values.mean(0), values.min(0), values.max(0))
     return [Point(*point) for point in zip(*(column.tolist() for column in columns), strict=True)]
 
 
-def spent(found: Bench) -> list[Plot]:
+def costs(found: Bench) -> list[Plot]:
     """Draw what an arm's runs took in the mean."""
     rows = {arm: found.of(arm) for arm in found.arms if found.of(arm)}
     means = {
@@ -267,11 +276,15 @@ def levels(found: Bench) -> str:
         share = f"{row['reached']} of {row['runs']}"
         if samples is None or seconds is None:
             return f"-\n{share}"
-        return f"{figures.rounded(samples)}, {seconds:,.1f} s" + ("" if row["reached"] == row["runs"] else f"\n{share}")
+        return f"{figures.count_text(samples)}, {seconds:,.1f} s" + (
+            "" if row["reached"] == row["runs"] else f"\n{share}"
+        )
 
     lines = [[arm, *(cell(arm, level) for level in asked)] for arm in found.arms if arm in {row["arm"] for row in rows}]
-    caption = (f"Samples and seconds to levels of validation {words(found.metric)}, medians over runs; a dash where "
-               "half of the runs or more did not reach it, and below it how many did.")  # fmt: skip
+    caption = (
+        f"Samples and seconds to levels of validation {words(found.metric)}, medians over runs; a dash where half of "
+        "the runs or more did not reach it, and below it how many did."
+    )
     return page.grid(["arm", *asked], lines, caption) if lines else ""
 
 
@@ -293,14 +306,16 @@ def spread(found: Bench) -> list[Plot]:
     about = "Each run a dot; the line is their mean, the bar its interval."
     metric, series = words(found.metric), list(found.about["arms"])
     return [
-        plots_of_benches.distributions("test", "Champions on test", about, f"test {metric}", test, series),
+        plots_of_benches.distributions(
+            "test", test, series, title="Champions on test", caption=about, xlabel=f"test {metric}"
+        ),
         plots_of_benches.distributions(
             "gap",
-            "Better on validation than on test",
-            f"By how much the champion is. {about}",
-            f"{'test - validation' if sign < 0 else 'validation - test'} {metric}",
             gap,
             series,
+            title="Better on validation than on test",
+            caption=f"By how much the champion is. {about}",
+            xlabel=f"{'test - validation' if sign < 0 else 'validation - test'} {metric}",
             zero=True,
         ),
     ]
@@ -337,37 +352,37 @@ def best_run(found: Bench, arm: str, pictures: Path | None) -> str:
     return page.section(
         title,
         warnings(run),
-        page.listed(short(run)),
-        shown([plots_of_runs.fitness("fitness", run.history), *over_generations(run)], pictures, prefix),
+        page.name_table(short(run)),
+        plot_grid([plots_of_runs.fitness("fitness", run.history), *over_generations(run)], pictures, prefix),
         *on_test(run, pictures, prefix),
-        *descended(run, pictures, prefix),
-        shown(front(run), pictures, prefix),
+        *ancestry(run, pictures, prefix),
+        plot_grid(front(run), pictures, prefix),
     )
 
 
-def made_bench(found: Bench) -> list[str]:
+def origin_of_bench(found: Bench) -> list[str]:
     """Return the command that made a bench, what it ran on, and its configs."""
     about = found.about
     run = found.run(found.runs[0]) if found.runs else None
     facts = [("machine", str(about.get("machine"))), ("commit", str(about.get("commit") or "unknown"))]
     facts += [(key, page.number(about[key])) for key in ("seeds", "splits", "samples")]
     overlays = [
-        (arm, "\n".join(dotted(overlay or {})) or "as neuroevo list arm has it")
+        (arm, "\n".join(dotted_lines(overlay or {})) or "as neuroevo list arm has it")
         for arm, overlay in about["arms"].items()
     ]
     return [
         page.text(str(about.get("command"))),
-        page.listed(facts),
-        page.details("arms: what each changes in the config", page.listed(overlays)),
-        page.details("versions", page.listed(page.flat(run.result.get("versions", {})))) if run else "",
-        page.details("config of all arms", page.text("\n".join(dotted(about["config"])))),
+        page.name_table(facts),
+        page.details("arms: what each changes in the config", page.name_table(overlays)),
+        page.details("versions", page.name_table(page.flat(run.result.get("versions", {})))) if run else "",
+        page.details("config of all arms", page.text("\n".join(dotted_lines(about["config"])))),
     ]
 
 
-def dotted(given: dict[str, Any], prefix: str = "") -> list[str]:
+def dotted_lines(given: dict[str, Any], prefix: str = "") -> list[str]:
     """Return a config as lines of dotted keys and values, such as --set takes."""
     lines: list[str] = []
     for key, value in given.items():
         name = f"{prefix}{key}"
-        lines += dotted(value, f"{name}.") if isinstance(value, dict) else [f"{name}={json.dumps(value)}"]
+        lines += dotted_lines(value, f"{name}.") if isinstance(value, dict) else [f"{name}={json.dumps(value)}"]
     return lines

@@ -29,13 +29,21 @@ STYLES = ("-", "--", "-.", ":")
 SCALE = matplotlib.colormaps["viridis"](np.linspace(0.3, 0.9, 256))  # neither end is lost on light or dark ground
 
 
+INKED = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color", "grid.color")
+OFF = ("axes.spines.top", "axes.spines.right", "axes.unicode_minus", "legend.frameon")
 RC: Any = {
-    "svg.fonttype": "none", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False,
-    "axes.grid": True, "axes.axisbelow": True, "grid.color": INK, "grid.alpha": 0.15, "legend.frameon": False,
-    "axes.facecolor": "none", "lines.linewidth": 1.5, "text.color": INK, "axes.edgecolor": INK, "axes.labelcolor": INK,
-    "xtick.color": INK, "ytick.color": INK, "axes.unicode_minus": False, "legend.fontsize": 8,
+    **dict.fromkeys(INKED, INK),
+    **dict.fromkeys(OFF, False),
+    "axes.facecolor": "none",
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.alpha": 0.15,
+    "lines.linewidth": 1.5,
+    "font.size": 9,
+    "legend.fontsize": 8,
+    "svg.fonttype": "none",
     "text.parse_math": False,  # names with dollars are no formulas
-}  # fmt: skip
+}
 WIDTH, HEIGHT = 4.8, 3.0  # inches; as wide as a phone, so that text is as large there as it is meant to be
 WIDE = 7.5
 POINTS = 1500  # of a line, beyond which a picture gains nothing
@@ -83,7 +91,7 @@ def style(i: int) -> dict[str, Any]:
 
 
 @contextmanager
-def drawing(xlabel: str, ylabel: str, height: float = HEIGHT, width: float = WIDTH) -> Iterator[tuple[Any, Any]]:
+def canvas(xlabel: str, ylabel: str, height: float = HEIGHT, width: float = WIDTH) -> Iterator[tuple[Any, Any]]:
     """Yield a figure and its only axes, while they are drawn on."""
     with matplotlib.rc_context(RC):
         figure = Figure(figsize=(width, height), layout="constrained")
@@ -104,12 +112,12 @@ def words(name: str) -> str:
     return name.replace("_", " ")
 
 
-def rounded(samples: float) -> str:
+def count_text(samples: float) -> str:
     """Return a count of samples to three figures, with k, M or G behind it."""
     return EngFormatter(sep="", places=1 if samples < 1e9 else 2)(samples)
 
 
-def thinned(rows: Sequence[Any]) -> Sequence[Any]:
+def thin(rows: Sequence[Any]) -> Sequence[Any]:
     """Return as many rows as a line needs, the last among them."""
     every = -(-len(rows) // POINTS)
     return rows if every <= 1 else [*rows[:-1:every], rows[-1]]

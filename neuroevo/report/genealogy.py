@@ -6,8 +6,9 @@ from typing import Any, NamedTuple
 import torch
 
 from neuroevo.engine import pareto
+from neuroevo.errors import ignore
 from neuroevo.search.algorithms.ga import averaged
-from neuroevo.storage import rundir
+from neuroevo.storage import files, records, rundir
 from neuroevo.storage.checkpoint import FRONT
 
 ALONE = "individual_"  # begins the name of a candidate of a fixed population: its row follows
@@ -30,8 +31,8 @@ class Generation(NamedTuple):
 
     def order(self) -> list[int]:
         """Return the rows of the valid, the best first; a second column breaks ties of the first."""
-        return sorted((i for i, value in enumerate(self.fitness) if value is not None),
-                      key=lambda i: self.fitness[i], reverse=True)  # fmt: skip
+        valid = [i for i, value in enumerate(self.fitness) if value is not None]
+        return sorted(valid, key=lambda i: self.fitness[i], reverse=True)
 
     def ancestor(self, generation: int, row: int) -> Ancestor:
         """Return one of its individuals."""
@@ -43,10 +44,10 @@ class Generation(NamedTuple):
 Lineage = dict[int, Generation]
 
 
-def read(folder: Path, note: rundir.Note = rundir.silent) -> Lineage:
+def read(folder: Path, note: files.Note = ignore) -> Lineage:
     """Return a run's lineage by generation; empty where there is none. Damaged generations are left out."""
     path = folder / rundir.LINEAGE
-    lines = rundir.read_lines(path, note, rundir.of_lineage)
+    lines = files.read_lines(path, note, records.of_lineage)
     found = {line["generation"]: Generation(line["parents"], line["fitness"]) for line in lines}
     for generation in sorted(found):
         before = found.get(generation - 1)

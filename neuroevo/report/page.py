@@ -77,7 +77,7 @@ def flat(value: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     return rows
 
 
-def listed(rows: Iterable[tuple[str, str]]) -> str:
+def name_table(rows: Iterable[tuple[str, str]]) -> str:
     """Return names and values as a table of two columns."""
     inside = "".join(f'<tr><th scope="row">{escape(k)}</th><td>{escape(v)}</td></tr>' for k, v in rows)
     return f'<table class="list">{inside}</table>'

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.colors import to_rgba
 from matplotlib.ticker import MaxNLocator
 
-from neuroevo.report.figures import INK, SERIES, WIDE, WIDTH, Plot, drawing, samples_along, short, style, thinned, words
+from neuroevo.report.figures import INK, SERIES, WIDE, WIDTH, Plot, canvas, samples_along, short, style, thin, words
 from neuroevo.report.plots_of_runs import matrix
 
 
@@ -26,9 +26,9 @@ def curves(name: str, arms: Mapping[str, Sequence[Point]], metric: str, series: 
 
     Colours are by the place of an arm in `series`, whichever is ahead.
     """
-    with drawing("samples (forward + 2 x backward)", f"best validation {words(metric)}", 3.8) as (figure, axes):
+    with canvas("samples (forward + 2 x backward)", f"best validation {words(metric)}", 3.8) as (figure, axes):
         for arm, points in arms.items():
-            shown, i = thinned(points), series.index(arm)
+            shown, i = thin(points), series.index(arm)
             x = [point.samples for point in shown]
             axes.plot(x, [point.mean for point in shown], drawstyle="steps-post", label=short(arm, 28), **style(i))
             low, high = [point.low for point in shown], [point.high for point in shown]
@@ -49,11 +49,17 @@ class Interval(NamedTuple):
 
 
 def distributions(
-    name: str, title: str, caption: str, xlabel: str, arms: Mapping[str, tuple[Sequence[float], Interval]],
-    series: Sequence[str], zero: bool = False,
-) -> Plot:  # fmt: skip
+    name: str,
+    arms: Mapping[str, tuple[Sequence[float], Interval]],
+    series: Sequence[str],
+    *,
+    title: str,
+    caption: str,
+    xlabel: str,
+    zero: bool = False,
+) -> Plot:
     """Draw each arm's runs as dots over the interval of their mean as a bar, one arm a row, coloured as in curves."""
-    with drawing(xlabel, "", height=1.0 + 0.35 * len(arms)) as (figure, axes):
+    with canvas(xlabel, "", height=1.0 + 0.35 * len(arms)) as (figure, axes):
         if zero:
             axes.axvline(0, color=INK, alpha=0.5, linewidth=0.8)
         for i, (arm, (values, (mean, low, high))) in enumerate(arms.items()):
@@ -79,7 +85,7 @@ def probabilities(name: str, arms: Sequence[str], found: Mapping[tuple[str, str]
     n = len(arms)
     size = WIDTH if n <= 8 else WIDE
     values = np.array([[found.get((a, b), math.nan) for b in arms] for a in arms])
-    with drawing("", "", size * 0.85, size) as (figure, axes):
+    with canvas("", "", size * 0.85, size) as (figure, axes):
         matrix(axes, np.abs(np.nan_to_num(values, nan=0.5) - 0.5) * 2, SERIES[0])
         cells = np.array(axes.images[0].get_array())
         cells[values < 0.5, :3] = to_rgba(SERIES[1])[:3]

@@ -18,12 +18,12 @@ from neuroevo.report.figures import (
     WIDE,
     WIDTH,
     Plot,
-    drawing,
+    canvas,
     log_ticks,
     samples_along,
     short,
     style,
-    thinned,
+    thin,
     words,
 )
 from neuroevo.report.genealogy import Ancestor
@@ -31,14 +31,14 @@ from neuroevo.report.genealogy import Ancestor
 
 def anytime(name: str, curve: Sequence[tuple[float, float, float]], metric: str) -> Plot:
     """Draw the best validation so far against samples; a row of `curve` is (samples, validation, best so far)."""
-    with drawing("samples (forward + 2 x backward)", f"validation {words(metric)}") as (figure, axes):
-        shown = thinned(curve)
+    with canvas("samples (forward + 2 x backward)", f"validation {words(metric)}") as (figure, axes):
+        shown = thin(curve)
         x = [row[0] for row in shown]
         axes.plot(
             x, [row[1] for row in shown], ".", color=SERIES[5], markersize=4, alpha=0.6, label="that generation's"
         )
-        axes.plot(x, [row[2] for row in shown], drawstyle="steps-post", marker="." if len(x) < 3 else "",
-                  color=SERIES[0], label="best so far")  # fmt: skip
+        best, mark = [row[2] for row in shown], "." if len(x) < 3 else ""
+        axes.plot(x, best, drawstyle="steps-post", marker=mark, color=SERIES[0], label="best so far")
         samples_along(axes, x)
         figure.legend(loc="outside upper left", ncols=2)
     caption = "The best so far, and each validation's own."
@@ -48,8 +48,8 @@ def anytime(name: str, curve: Sequence[tuple[float, float, float]], metric: str)
 def fitness(name: str, history: Sequence[Mapping[str, Any]]) -> Plot:
     """Draw the population's best and mean fitness over generations."""
     lines = [line for line in history if line["fitness_mean"] is not None]
-    with drawing("generation", "fitness (higher is better)") as (figure, axes):
-        shown = thinned(lines)
+    with canvas("generation", "fitness (higher is better)") as (figure, axes):
+        shown = thin(lines)
         x = [line["generation"] for line in shown]
         mean, std = (np.array([line[f"fitness_{key}"] or 0.0 for line in shown]) for key in ("mean", "std"))
         mark = "." if len(x) < 3 else ""
@@ -59,15 +59,15 @@ def fitness(name: str, history: Sequence[Mapping[str, Any]]) -> Plot:
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         figure.legend(loc="outside upper left", ncols=3)
     header = ["generation", "fitness_best", "fitness_mean", "fitness_std"]
-    return Plot(name, "Fitness", "Of each generation's own batch.", figure,
-                header, [[line[key] for key in header] for line in lines])  # fmt: skip
+    rows = [[line[key] for key in header] for line in lines]
+    return Plot(name, "Fitness", "Of each generation's own batch.", figure, header, rows)
 
 
 def column(name: str, history: Sequence[Mapping[str, Any]], key: str, caption: str) -> Plot:
     """Draw a column of the history over generations, on a log axis where it spans more than a factor of five."""
     lines = [(line["generation"], line[key]) for line in history if line.get(key) is not None]
-    with drawing("generation", words(key), height=2.4) as (figure, axes):
-        shown = thinned(lines)
+    with canvas("generation", words(key), height=2.4) as (figure, axes):
+        shown = thin(lines)
         values = [value for _, value in shown]
         axes.plot([generation for generation, _ in shown], values, marker="." if len(shown) < 30 else "", **style(0))
         if values and min(values) > 0 and max(values) > 5 * min(values):
@@ -77,15 +77,21 @@ def column(name: str, history: Sequence[Mapping[str, Any]], key: str, caption: s
     return Plot(name, key, caption, figure, ["generation", key], lines)
 
 
-COSTS = {"forward": "forward_samples", "backward x 2": "backward_samples", "validation": "validation_samples",
-         "backbone": "backbone_samples"}  # fmt: skip
+COSTS = {
+    "forward": "forward_samples",
+    "backward x 2": "backward_samples",
+    "validation": "validation_samples",
+    "backbone": "backbone_samples",
+}
 
 
 def costs(name: str, rows: Mapping[str, Mapping[str, float]]) -> Plot:
     """Draw what runs took, a bar each, split into its kinds of samples; `rows` {label: counts as results have them}."""
-    parts = {label: [float(row[key]) * (2 if key == COSTS["backward x 2"] else 1) for row in rows.values()]
-             for label, key in COSTS.items()}  # fmt: skip
-    with drawing("samples", "", height=1.4 + 0.3 * len(rows)) as (figure, axes):
+    parts: dict[str, list[float]] = {}
+    for label, key in COSTS.items():
+        times = 2 if key == COSTS["backward x 2"] else 1
+        parts[label] = [times * float(row[key]) for row in rows.values()]
+    with canvas("samples", "", height=1.4 + 0.3 * len(rows)) as (figure, axes):
         left = np.zeros(len(rows))
         places = np.arange(len(rows))
         for i, (label, found) in enumerate(parts.items()):
@@ -121,7 +127,7 @@ def confusion(name: str, classes: Sequence[str], counts: npt.NDArray[Any]) -> Pl
     size = WIDE if wide else WIDTH
     support = counts.sum(1, keepdims=True)
     shares = np.divide(counts, support, out=np.zeros(counts.shape), where=support > 0)
-    with drawing("predicted class", "true class", size * 0.9, size) as (figure, axes):
+    with canvas("predicted class", "true class", size * 0.9, size) as (figure, axes):
         matrix(axes, shares, SERIES[0])
         text = 9 if c <= 10 else 7
         if c <= NAMED:
@@ -154,7 +160,7 @@ def genealogy(name: str, generations: Sequence[Sequence[Ancestor]], kind: str) -
         for k, individual in enumerate(order):
             place[individual.generation, individual.row] = (k + 0.5) / len(order)
     everybody = [individual for generation in generations for individual in generation]
-    with drawing("", "generation", height=4.0) as (figure, axes):
+    with canvas("", "generation", height=4.0) as (figure, axes):
         for a in everybody:
             here = place[a.generation, a.row]
             for parent in a.parents:
@@ -168,9 +174,9 @@ def genealogy(name: str, generations: Sequence[Sequence[Ancestor]], kind: str) -
             axes.plot([0.5], [newest + 1], "*", color=SERIES[1], markersize=11)
             axes.annotate("champion", (0.5, newest + 1), (8, 0), textcoords="offset points", va="center")
         valid = [a for a in everybody if a.fitness is not None]
-        dots = axes.scatter([place[a.generation, a.row] for a in valid], [a.generation for a in valid], zorder=3,
-                            c=[a.fitness for a in valid], s=26 if len(valid) < 150 else 14,
-                            cmap=ListedColormap(SCALE))  # fmt: skip
+        x, y = [place[a.generation, a.row] for a in valid], [a.generation for a in valid]
+        values, size = [a.fitness for a in valid], 26 if len(valid) < 150 else 14
+        dots = axes.scatter(x, y, zorder=3, c=values, s=size, cmap=ListedColormap(SCALE))
         figure.colorbar(dots, ax=axes, label="fitness", aspect=40)
         axes.set_xticks([])
         axes.set_xlim(-0.02, 1.02)
@@ -179,8 +185,10 @@ def genealogy(name: str, generations: Sequence[Sequence[Ancestor]], kind: str) -
     header = ["generation", "individual", "fitness", "parents"]
     rows = [[a.generation, a.row, a.fitness, " ".join(map(str, a.parents))] for a in everybody]
     who = "Its best parts and their" if len(generations[0]) > 1 else "It and its"
-    caption = (f"The champion is {words(caveats.of_kind(kind, newest, {}))}. {who} ancestors: lines lead to parents; "
-               "fitness is of each generation's own batch.")  # fmt: skip
+    about = words(caveats.of_kind(kind, newest, {}))
+    caption = (
+        f"The champion is {about}. {who} ancestors: lines lead to parents; fitness is of each generation's own batch."
+    )
     return Plot(name, "Genealogy of the champion", caption, figure, header, rows)
 
 
@@ -188,13 +196,13 @@ def descent(name: str, line: Sequence[Ancestor], history: Sequence[Mapping[str, 
     """Draw the fitness of an individual's line of descent by generation, beside the best of each generation."""
     oldest_first = line[::-1]
     span = {a.generation for a in line}
-    with drawing("generation", "fitness") as (figure, axes):
-        best = thinned([row for row in history if row["generation"] in span and row["fitness_best"] is not None])
-        axes.plot([row["generation"] for row in best], [row["fitness_best"] for row in best],
-                  label="best of the generation", color=SERIES[5], linewidth=1)  # fmt: skip
-        shown = thinned([a for a in oldest_first if a.fitness is not None])
-        axes.plot([a.generation for a in shown], [a.fitness for a in shown], label="ancestor", color=SERIES[0],
-                  marker="." if len(shown) < 60 else "")  # fmt: skip
+    with canvas("generation", "fitness") as (figure, axes):
+        best = thin([row for row in history if row["generation"] in span and row["fitness_best"] is not None])
+        x, y = [row["generation"] for row in best], [row["fitness_best"] for row in best]
+        axes.plot(x, y, label="best of the generation", color=SERIES[5], linewidth=1)
+        shown = thin([a for a in oldest_first if a.fitness is not None])
+        x, y, mark = [a.generation for a in shown], [a.fitness for a in shown], "." if len(shown) < 60 else ""
+        axes.plot(x, y, label="ancestor", color=SERIES[0], marker=mark)
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         figure.legend(loc="outside upper left", ncols=2)
     rows = [[a.generation, a.row, a.fitness] for a in oldest_first]
@@ -204,7 +212,7 @@ def descent(name: str, line: Sequence[Ancestor], history: Sequence[Mapping[str, 
 
 def front(name: str, names: Sequence[str], points: Sequence[Sequence[float]]) -> Plot:
     """Draw the members of a front by two objectives as reported, [k][2]."""
-    with drawing(words(names[0]), words(names[1]), 3.6) as (figure, axes):
+    with canvas(words(names[0]), words(names[1]), 3.6) as (figure, axes):
         x, y = zip(*points, strict=True)
         axes.plot(x, y, marker="o", markersize=4, linewidth=0.7, color=SERIES[0])
         for i in range(0, len(points), max(1, len(points) // 8)):

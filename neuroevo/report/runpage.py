@@ -12,13 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 from neuroevo import caveats, config
-from neuroevo.errors import InputError, printable
+from neuroevo.errors import InputError, ignore, printable
 from neuroevo.problems.metric import LOWER_IS_BETTER, reported
 from neuroevo.report import figures, genealogy, page, plots_of_runs, plots_of_searches
 from neuroevo.report.figures import Plot, words
 from neuroevo.report.plots_of_searches import Axis, Trials
-from neuroevo.storage import checkpoint, rundir
-from neuroevo.storage.rundir import Note
+from neuroevo.storage import checkpoint, files, rundir
+from neuroevo.storage.files import Note
 
 COST = ("generation", "forward_samples", "backward_samples", "seconds")
 FITNESS = ("fitness_best", "fitness_mean", "fitness_std")
@@ -38,7 +38,7 @@ class Run(NamedTuple):
     @property
     def metric(self) -> str:
         """The metric that champions are named by."""
-        return named(self.config["validate"]["metric"])
+        return metric_name(self.config["validate"]["metric"])
 
     @property
     def champion(self) -> dict[str, Any]:
@@ -47,7 +47,7 @@ class Run(NamedTuple):
         return champion
 
     @property
-    def going_on(self) -> bool:
+    def goes_on(self) -> bool:
         """Whether more generations are recorded than the result knows of."""
         known: int = self.result.get("generations", self.result.get("iterations", -1))
         return self.generation > known
@@ -60,29 +60,29 @@ class Run(NamedTuple):
     @property
     def cost(self) -> dict[str, float]:
         """What the run took; only the result knows of validation and the backbone."""
-        if self.result and not self.going_on:
+        if self.result and not self.goes_on:
             cost: dict[str, float] = self.result["cost"]
             return cost
         return dict.fromkeys(plots_of_runs.COSTS.values(), 0) | {key: self.history[-1][key] for key in COST[1:]}
 
 
-def named(metric: Any) -> str:
+def metric_name(metric: Any) -> str:
     """Return the name of a metric as a config gives it."""
     return str(metric["name"] if isinstance(metric, dict) else metric)
 
 
-def read(folder: Path, note: Note = rundir.silent, compare: bool = False) -> Run:
+def read(folder: Path, note: Note = ignore, compare: bool = False) -> Run:
     """Read what there is of a run; `note` is told what is damaged. To `compare` with the checkpoint takes longer.
 
     InputError where its config is damaged, and there is no checkpoint that has it, too.
     """
     saved = rundir.newest(folder, note) if compare else None
     history = rundir.read_history(folder, note, saved)
-    given = configured(folder, saved, note) if history else {}
+    given = read_config(folder, saved, note) if history else {}
     return Run(folder, given, history, rundir.read_result(folder, note))
 
 
-def configured(folder: Path, saved: checkpoint.Checkpoint | None, note: Note) -> dict[str, Any]:
+def read_config(folder: Path, saved: checkpoint.Checkpoint | None, note: Note) -> dict[str, Any]:
     """Return a run's config as it is in its checkpoint, or where there is none in its folder."""
     file = folder / rundir.CONFIG
     wrong = "damaged"
@@ -96,7 +96,7 @@ def configured(folder: Path, saved: checkpoint.Checkpoint | None, note: Note) ->
     there: Any = None if saved is None else config.parse(saved.config, str(saved.path))
     if saved is None or not of_config(there):
         raise InputError(wrong if str(file) in wrong else f"{file}: {wrong}")
-    if differ := rundir.differing(there, given):
+    if differ := rundir.differences(there, given):
         some = f"{', '.join(differ)} differ from" if len(differ) < MANY else "damaged; the config is that of"
         note(f"{file}: {some} {saved.path.name}" + (", which counts" if len(differ) < MANY else ""))
     return dict(there)
@@ -116,7 +116,7 @@ def of_config(given: Any) -> bool:
     return is_metric(given["validate"].get("metric")) and isinstance(many, list) and all(map(is_metric, many))
 
 
-def run_page(folder: Path, pictures: Path | None, refresh: int | None = None, note: Note = rundir.silent) -> str:
+def run_page(folder: Path, pictures: Path | None, refresh: int | None = None, note: Note = ignore) -> str:
     """Return a run's page; its plots are written under `pictures`, if that is given.
 
     InputError where no generation is recorded. With `refresh` the page loads itself again after so many seconds. What
@@ -136,24 +136,23 @@ def run_page(folder: Path, pictures: Path | None, refresh: int | None = None, no
         plots_of_runs.fitness("fitness", run.history),
         plots_of_runs.costs("cost", {folder.name: run.cost}),
     ]
+    of_search = [] if searched is None else plots_of_searches.trials(searched)
     body = (
         page.section(
-            "Result", warnings(run), page.listed(short(run)), everything(run), *map(page.note, dict.fromkeys(bad))
+            "Result", warnings(run), page.name_table(short(run)), everything(run), *map(page.note, dict.fromkeys(bad))
         )
-        + page.section("Data", *taken(run))
-        + page.section("Progress", shown([*progress, *over_generations(run)], pictures))
+        + page.section("Data", *data_sources(run))
+        + page.section("Progress", plot_grid([*progress, *over_generations(run)], pictures))
         + page.section("The champion on test", *on_test(run, pictures))
-        + page.section("Genealogy", *descended(run, pictures))
-        + page.section("Pareto front", shown(front(run), pictures))
-        + page.section(
-            "Search of hyperparameters", shown([] if searched is None else plots_of_searches.trials(searched), pictures)
-        )
-        + page.section("How it was made", *made(run))
+        + page.section("Genealogy", *ancestry(run, pictures))
+        + page.section("Pareto front", plot_grid(front(run), pictures))
+        + page.section("Search of hyperparameters", plot_grid(of_search, pictures))
+        + page.section("How it was made", *origin_of_run(run))
     )
     return page.document(f"neuroevo: {folder.resolve().name}", body, refresh)
 
 
-def shown(given: Iterable[Plot], pictures: Path | None, prefix: str = "", beside: str = "") -> str:
+def plot_grid(given: Iterable[Plot], pictures: Path | None, prefix: str = "", beside: str = "") -> str:
     """Return plots for a page, and what is `beside` them, and write the plots under `pictures` if that is given.
 
     Their names begin with `prefix`.
@@ -182,7 +181,7 @@ def short(run: Run) -> list[tuple[str, str]]:
         rows += [
             ("status", f"{result['status']} ({words(result['stop_reason'])}) after {result['generations']} generations")
         ]
-    if run.going_on:
+    if run.goes_on:
         rows += [("now" if result else "status", f"not finished: generation {run.generation}")]
         best = [value for _, _, value in validations(run)]
         rows += [(f"best validation {words(metric)}", page.number(best[-1] if best else None))]
@@ -205,7 +204,7 @@ def warnings(run: Run) -> str:
     return page.warnings(run.result.get("warnings", []))
 
 
-def taken(run: Run) -> list[str]:
+def data_sources(run: Run) -> list[str]:
     """Return where each split's images come from, and the notes on them; [] where there is nothing to say."""
     about = run.result.get("data", {})
     rows = [
@@ -213,13 +212,13 @@ def taken(run: Run) -> list[str]:
         for split, folder in about.get("folders", {}).items()
     ]
     rows += [("note", printable(note)) for note in about.get("notes", [])]
-    return [page.listed(rows)] if rows else []
+    return [page.name_table(rows)] if rows else []
 
 
 def everything(run: Run) -> str:
     """Return all figures of the result but versions, folded away."""
     rest = {key: value for key, value in run.result.items() if key not in ("versions", "data", "warnings")}
-    return page.details("all figures", page.listed(page.flat(rest))) if rest else ""
+    return page.details("all figures", page.name_table(page.flat(rest))) if rest else ""
 
 
 def validations(run: Run) -> list[tuple[float, float, float]]:
@@ -242,8 +241,10 @@ def over_generations(run: Run) -> list[Plot]:
     """Draw diversity, invalid individuals, and what individuals have of their own; nothing that is always 0."""
     columns = dict.fromkeys(key for line in run.history for key in line)
     others = [key for key in columns if key not in (*COST, *FITNESS, "validation")]
-    about = {"diversity": "The deviation of a gene over the population, the mean over genes.",
-             "invalid": "Individuals with a NaN or infinite logit."}  # fmt: skip
+    about = {
+        "diversity": "The deviation of a gene over the population, the mean over genes.",
+        "invalid": "Individuals with a NaN or infinite logit.",
+    }
     median = "Each individual has its own: the median of the population."
     there = [key for key in others if any(line.get(key) for line in run.history)]
     return [plots_of_runs.column(key, run.history, key, about.get(key, median)) for key in there]
@@ -265,7 +266,7 @@ def on_test(run: Run, pictures: Path | None, prefix: str = "") -> list[str]:
     table = page.grid(header, scores, "A dash: of a class that is never predicted, or not there.")
     if len(classes) > figures.COUNTED:
         table = page.details(f"scores of each of {len(classes)} classes", table)
-    return [shown([plots_of_runs.confusion("confusion", classes, counts)], pictures, prefix, f"<div>{table}</div>")]
+    return [plot_grid([plots_of_runs.confusion("confusion", classes, counts)], pictures, prefix, f"<div>{table}</div>")]
 
 
 def by_class(classes: Sequence[str], counts: npt.NDArray[np.int64]) -> list[list[Any]]:
@@ -275,14 +276,13 @@ def by_class(classes: Sequence[str], counts: npt.NDArray[np.int64]) -> list[list
     def share(part: float, whole: float) -> float | None:
         return float(part / whole) if whole else None
 
-    return [
-        [name, share(hits[i], predicted[i]), share(hits[i], support[i]),
-         share(2 * hits[i], predicted[i] + support[i]), int(support[i])]
-        for i, name in enumerate(classes)
-    ]  # fmt: skip
+    rows: list[list[Any]] = []
+    for name, hit, p, s in zip(classes, hits, predicted, support, strict=True):
+        rows.append([name, share(hit, p), share(hit, s), share(2 * hit, p + s), int(s)])
+    return rows
 
 
-def descended(run: Run, pictures: Path | None, prefix: str = "") -> list[str]:
+def ancestry(run: Run, pictures: Path | None, prefix: str = "") -> list[str]:
     """Return the champion's genealogy, or why there is none; [] while there is no champion."""
     if not run.champion:
         return []
@@ -302,7 +302,7 @@ def descended(run: Run, pictures: Path | None, prefix: str = "") -> list[str]:
     drawn = [plots_of_runs.descent("descent", line, run.history)]
     if any(len(individuals) > 1 for individuals in tree):
         drawn.insert(0, plots_of_runs.genealogy("genealogy", tree, kind))
-    return [shown(drawn, pictures, prefix)]
+    return [plot_grid(drawn, pictures, prefix)]
 
 
 def front(run: Run) -> list[Plot]:
@@ -316,24 +316,24 @@ def front(run: Run) -> list[Plot]:
     return [plots_of_runs.front("front", names, points)]
 
 
-def made(run: Run) -> list[str]:
+def origin_of_run(run: Run) -> list[str]:
     """Return the commands that made a run, versions, and its config."""
     commands = rundir.commands(run.folder)
     versions = run.result.get("versions", {})
     return [
         page.text("\n".join(commands)) if commands else "",
-        page.details("versions", page.listed(page.flat(versions))) if versions else "",
+        page.details("versions", page.name_table(page.flat(versions))) if versions else "",
         page.details("config", page.text(config.dump(run.config))),
     ]
 
 
-def read_trials(folder: Path, note: Note = rundir.silent) -> Trials | None:
+def read_trials(folder: Path, note: Note = ignore) -> Trials | None:
     """Return the trials of a search of hyperparameters, or None where there was none, or they are damaged."""
     path, searched = folder / rundir.TRIALS, folder / rundir.TUNE
     if not path.exists():
         return None
     try:
-        return _trials(path, configured(searched if searched.is_dir() else folder, None, note))
+        return _trials(path, read_config(searched if searched.is_dir() else folder, None, note))
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, csv.Error):
         note(f"{path}: damaged, and left out")
         return None
@@ -341,8 +341,8 @@ def read_trials(folder: Path, note: Note = rundir.silent) -> Trials | None:
 
 def _trials(path: Path, given: dict[str, Any]) -> Trials:
     """Return the trials in a file, of a search with a config."""
-    metric = named(given["validate"]["metric"])
-    rows = list(csv.DictReader(io.StringIO(rundir.content(path).decode(), newline="")))
+    metric = metric_name(given["validate"]["metric"])
+    rows = list(csv.DictReader(io.StringIO(files.content(path).decode(), newline="")))
     if not rows:
         raise ValueError("no trial")
     if [row.get("trial", str(i)) for i, row in enumerate(rows)] != [str(i) for i in range(len(rows))]:

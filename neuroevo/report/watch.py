@@ -3,7 +3,6 @@
 Nothing is written: the folder belongs to the run.
 """
 
-import signal
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -28,7 +27,7 @@ class Latest:
     def page(self) -> str:
         """Return the page; one that waits where nothing is recorded yet."""
         with self.lock:
-            state = self.changed()
+            state = self.files()
             if state != self.state:
                 try:
                     self.content = report.render(self.folder, None, REFRESH)
@@ -39,7 +38,7 @@ class Latest:
                 self.state = state
             return self.content
 
-    def changed(self) -> list[tuple[str, int, int]]:
+    def files(self) -> list[tuple[str, int, int]]:
         """Return what tells whether a file of the folder has changed: names, times and sizes."""
         found = []
         try:
@@ -61,7 +60,7 @@ def server(folder: str, port: int) -> ThreadingHTTPServer:
 
     InputError where no run or bench is there, or the port isn't to be had.
     """
-    latest = Latest(report.existing(folder))
+    latest = Latest(report.find_folder(folder))
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -85,11 +84,3 @@ def server(folder: str, port: int) -> ThreadingHTTPServer:
         return ThreadingHTTPServer((HOST, port), Handler)
     except OSError as error:
         raise InputError(f"--port: {port}: {error.strerror}") from None
-
-
-def watch(folder: str, port: int) -> None:
-    """Serve a folder's page until Ctrl-C; print where."""
-    with server(folder, port) as serving:
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job begins with it ignored
-        print(f"http://{HOST}:{serving.server_port}/", flush=True)
-        serving.serve_forever()

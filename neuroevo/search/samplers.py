@@ -79,8 +79,7 @@ def random(space: Space, *, population: Size = 8) -> Sampler:
     d = len(space.coordinates)
 
     def init(start: Tensor, sigma: float | Tensor, context: Context) -> Drawn:
-        nobody = torch.full((population, 1), -1, device=start.device)
-        return Drawn(Population(start.new_zeros(population, d), {}, nobody))
+        return Drawn(Population.new(start.new_zeros(population, d)))
 
     def ask(state: Drawn, context: Context) -> Population:
         positions = torch.rand(population, d, generator=context.generator("sample"), device=context.device)
@@ -172,8 +171,7 @@ def _optuna(space: Space, population: int, sampler: Callable[[Any, int], Any]) -
                     tell_study(optuna, fitness[: first + population])
             tell_study(optuna, fitness)
             positions = [propose(optuna) for _ in range(population)]
-        nobody = torch.full((population, 1), -1, device=context.device)
-        return Population(torch.tensor(positions, device=context.device), {}, nobody)
+        return Population.new(torch.tensor(positions, device=context.device))
 
     def tell(state: Told, scored: Population, scores: Scores) -> Told:
         return Told(torch.cat([state.positions, scored.genomes]), torch.cat([state.fitness, fitness_of(scores)]))

@@ -1,1 +1,1 @@
-"""What is kept: checkpoints, and a run's folder."""
+"""The files that a run keeps: checkpoints, and those of its folder."""

@@ -9,10 +9,7 @@ name.
 
 import json
 import math
-import os
-import re
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,31 +22,29 @@ from torch import Tensor
 
 from neuroevo import config
 from neuroevo.data.identity import Identity
-from neuroevo.engine import pareto
+from neuroevo.engine import genome, pareto
 from neuroevo.engine.cost import Cost
-from neuroevo.engine.execution import Plan
+from neuroevo.engine.execution import Execution
 from neuroevo.engine.genome import Layout, Population
 from neuroevo.engine.loop import Champion, Step
 from neuroevo.engine.scores import Scores
 from neuroevo.errors import InputError, RunError
 from neuroevo.networks.backbones import Native
-from neuroevo.storage import hdf5
+from neuroevo.storage import generations, hdf5
+from neuroevo.storage.files import flush_folder
 
 FORMAT = 1
 FRONT = "front-"  # what its members are called, beside a number
 TRIALS = "trials"  # of hyperparameters
 KEPT = "kept"  # of what other runs' files gave
 MARK = b"neuroevo checkpoint\n"
-NAME = re.compile(r"generation-(\d+)\.h5", re.ASCII)
-ASIDE = ".aside"  # behind the name of a checkpoint that doesn't count any more
 LINES, KINDS = "line_columns", "line_kinds"  # which columns each line of a history has, where not all have the same
 INTEGERS = ("generation", "invalid", "forward_samples", "backward_samples")
-
 History = list[dict[str, float | None]]
 
 
 class Front(NamedTuple):
-    """The individuals of a generation whom nobody dominates, the best by the first objective first."""
+    """The individuals of a generation that no other dominates, the best by the first objective first."""
 
     genomes: Tensor  # [k, g]
     fitness: Tensor  # [k, m] float64, a column an objective, higher is better
@@ -57,7 +52,7 @@ class Front(NamedTuple):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint holds, but for the algorithm's state: that is read into a template, by `state`."""
+    """The content of a checkpoint, but for the algorithm's state: that is read into a template, by `state`."""
 
     path: Path
     config: str  # YAML
@@ -65,11 +60,11 @@ class Checkpoint:
     device: str
     layout: Layout
     classes: tuple[str, ...]
-    plan: Plan
+    plan: Execution
     changes: list[dict[str, int]]  # that lack of memory made to it
     versions: dict[str, str]
     features: str  # a hash: computed anew by other threads they would round otherwise
-    scale: dict[str, Tensor]  # of what the head is given: genomes mean nothing without it
+    affine: dict[str, Tensor]  # of what the head is given: genomes mean nothing without it
     step: Step  # state None
     history: History
     front: Front | None  # of many objectives
@@ -83,35 +78,6 @@ class Checkpoint:
         """The names of many objectives, in the order of the front's columns."""
         given = config.parse(self.config, str(self.path))["fitness"]["metrics"]
         return [metric if isinstance(metric, str) else metric["name"] for metric in given]
-
-
-def name(generation: int) -> str:
-    """Return the file name of a generation's checkpoint."""
-    return f"generation-{generation:06d}.h5"
-
-
-def number(path: Path) -> int | None:
-    """Return the generation in a checkpoint's file name, which may have more than six digits; None for another file."""
-    found = NAME.fullmatch(path.name)
-    return int(found[1]) if found else None
-
-
-def written(name: str) -> bool:
-    """Tell whether a file of this name is a checkpoint, or one that was being written."""
-    return number(Path(name.removesuffix(".partial") + ".h5" if name.endswith(".partial") else name)) is not None
-
-
-def listed(folder: Path) -> list[Path]:
-    """Return the checkpoints in a folder, newest first."""
-    found = [(count, path) for path in _inside(folder) if (count := number(path)) is not None]
-    return [path for _, path in sorted(found, key=lambda pair: (pair[0], pair[1].name), reverse=True)]
-
-
-def _inside(folder: Path) -> list[Path]:
-    try:
-        return list(folder.iterdir())
-    except OSError:  # there is none, or a file in its place
-        return []
 
 
 def _tree(value: object, prefix: str) -> dict[str, Tensor]:
@@ -137,6 +103,7 @@ def write(path: Path, attributes: dict[str, Any], beside: dict[str, Tensor], ste
         "population/fitness": values[:, 0] if values.shape[1] == 1 else values,
         "population/invalid": step.scores.invalid,
         "population/parents": step.population.parents,
+        "population/roles": step.population.roles,
         **{f"population/traits/{key}": trait for key, trait in step.population.traits.items()},
         **_tree(getattr(step.state, TRIALS, {}), TRIALS),
         **_tree(step.state, "algorithm"),
@@ -181,20 +148,11 @@ def write(path: Path, attributes: dict[str, Any], beside: dict[str, Tensor], ste
         temporary.replace(path)
         flush_folder(path.parent)
     except OSError as error:
-        stands = "; the one before it stands" if listed(path.parent) else ""
+        stands = "; the one before it stands" if generations.paths(path.parent) else ""
         raise RunError(f"{path}: checkpoint not written ({error.strerror or error}){stands}") from error
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
-
-
-def flush_folder(folder: Path) -> None:
-    """Flush a folder's entries to disk, so that a rename in it survives a crash."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def verify(path: Path) -> None:
@@ -205,12 +163,12 @@ def verify(path: Path) -> None:
 def read(path: Path) -> Checkpoint:
     """Read a checkpoint, verified, all but the algorithm's state; InputError where it is damaged or another format."""
     verify(path)
-    with hdf5.opened(path) as file:
+    with hdf5.open_file(path) as file:
         attributes = dict(file.attrs)
         if attributes["format"] != FORMAT:
             raise InputError(f"{path}: checkpoint format {attributes['format']}; this version reads {FORMAT}")
         history = _history(file, attributes)
-        scale = {key: torch.from_numpy(data[()]) for key, data in file.get("features", {}).items()}
+        affine = {key: torch.from_numpy(data[()]) for key, data in file.get("features", {}).items()}
         group = file["population"]
         values = torch.from_numpy(group["fitness"][()])
         traits = {key: torch.from_numpy(trait[()]) for key, trait in group.get("traits", {}).items()}
@@ -226,7 +184,9 @@ def read(path: Path) -> Checkpoint:
         step = Step(
             int(attributes["generation"]),
             None,
-            Population(torch.from_numpy(group["genomes"][()]), traits, torch.from_numpy(group["parents"][()])),
+            Population(
+                torch.from_numpy(group["genomes"][()]), traits, torch.from_numpy(group["parents"][()]), _roles(group)
+            ),
             Scores(
                 values if values.ndim == 2 else values[:, None],
                 torch.from_numpy(group["invalid"][()]),
@@ -246,11 +206,11 @@ def read(path: Path) -> Checkpoint:
             str(attributes["device"]),
             Layout.from_json(str(attributes["layout"])),
             tuple(json.loads(attributes["classes"])),
-            Plan(**json.loads(attributes["plan"])),
+            Execution(**json.loads(attributes["plan"])),
             json.loads(attributes["plan_changes"]),
             json.loads(attributes["versions"]),
             str(attributes["features"]),
-            scale,
+            affine,
             step,
             history,
             front,
@@ -259,7 +219,7 @@ def read(path: Path) -> Checkpoint:
             attributes.get("frozen"),
             _numbers(file, KEPT),
         )
-        _fitting(found)
+        _check_fit(found)
     return found
 
 
@@ -279,7 +239,7 @@ def _history(file: Any, attributes: Mapping[str, Any]) -> History:
     ]
 
 
-def _fitting(found: Checkpoint) -> None:
+def _check_fit(found: Checkpoint) -> None:
     """Raise ValueError where the parts of a checkpoint don't fit each other."""
     population, scores, genes = found.step.population, found.step.scores, found.layout.genes
     n = len(population.genomes)
@@ -287,12 +247,15 @@ def _fitting(found: Checkpoint) -> None:
     shapes: dict[str, tuple[Tensor, torch.dtype | None, tuple[int | None, ...]]] = {
         "population/genomes": (population.genomes, single, (n, genes)),
         "population/parents": (population.parents, whole, (n, None)),
+        "population/roles": (population.roles, torch.int8, (n,)),
         "population/fitness": (scores.values, double, (n, None)),
         "population/invalid": (scores.invalid, torch.bool, (n,)),
         "champion/genome": (found.step.champion.genome, single, (genes,)),
-        **{f"population/traits/{key}": (trait, None, (n, *[None] * (trait.ndim - 1)))
-           for key, trait in population.traits.items()},
-    }  # fmt: skip
+        **{
+            f"population/traits/{key}": (trait, None, (n, *[None] * (trait.ndim - 1)))
+            for key, trait in population.traits.items()
+        },
+    }
     if found.front is not None:
         shapes["front/genomes"] = found.front.genomes, single, (None, genes)
         shapes["front/fitness"] = found.front.fitness, double, (len(found.front.genomes), None)
@@ -305,13 +268,26 @@ def _fitting(found: Checkpoint) -> None:
         raise ValueError("the champion's validation isn't numbers")
 
 
+def _roles(group: Any) -> Tensor:
+    """Return the roles [n] int8 of the population in a group of a file.
+
+    A checkpoint from before there were any tells them by the parents [n, p]: a new individual has none, and one that
+    was kept has one fewer than there is room for, or still fewer.
+    """
+    if "roles" in group:
+        return torch.from_numpy(group["roles"][()])
+    parents = torch.from_numpy(group["parents"][()])
+    unbred = torch.where(parents[..., 0] >= 0, genome.KEPT, genome.NEW)
+    return torch.where(parents[..., -1] >= 0, genome.BRED, unbred).to(torch.int8)
+
+
 def _number(value: float) -> float | None:
     return None if math.isnan(value) else float(value)
 
 
 def state(path: Path, template: Any, device: torch.device) -> Any:
     """Read the algorithm's state into the shape of `template`, whose values don't matter; InputError names a leaf."""
-    with hdf5.opened(path) as file:
+    with hdf5.open_file(path) as file:
 
         def tensor(item: Any, key: str, like: Tensor | None) -> Tensor:
             found = torch.from_numpy(np.asarray(item[()]))
@@ -331,14 +307,18 @@ def state(path: Path, template: Any, device: torch.device) -> Any:
                 return {k: fill(v, f"{key}/{k}") for k, v in like.items()}
             if isinstance(like, dict):  # traits come and go with what a run is made of
                 return {k: tensor(v, f"{key}/{k}", None) for k, v in file.get(key, {}).items()}
-            return type(like)(*(fill(v, f"{key}/{k}") for k, v in like._asdict().items()))
+            fields = like._asdict()
+            told = {}
+            if isinstance(like, Population) and f"{key}/roles" not in file and f"{key}/parents" in file:
+                told["roles"] = _roles(file[key]).to(device)
+            return type(like)(*(told[k] if k in told else fill(v, f"{key}/{k}") for k, v in fields.items()))
 
         return fill(template, "algorithm")
 
 
 def trials(path: Path) -> dict[str, Tensor]:
     """Return the tensors of the trials in a checkpoint, by their paths; empty where there are none."""
-    with hdf5.opened(path) as file:
+    with hdf5.open_file(path) as file:
         return {f"{TRIALS}/{key}": tensor for key, tensor in _numbers(file, TRIALS).items()}
 
 
@@ -350,7 +330,7 @@ def _numbers(file: Any, group: str) -> dict[str, Tensor]:
 
 def newest(folder: Path, warn: Callable[[str], None]) -> Checkpoint | None:
     """Return the newest checkpoint that is good, or None where there is none at all; damaged ones are warned of."""
-    paths = listed(folder)
+    paths = generations.paths(folder)
     for path in paths:
         try:
             return read(path)
@@ -359,54 +339,3 @@ def newest(folder: Path, warn: Callable[[str], None]) -> Checkpoint | None:
     if paths:
         raise InputError(f"{folder}: no checkpoint is good")
     return None
-
-
-def put_aside(folder: Path, kept: Path | None) -> list[Path]:
-    """Rename the checkpoints that count as newer than one, so that they don't any more; return what they are now.
-
-    A run that goes on from one passed those over. None: all of them.
-    """
-    paths = listed(folder)
-    renamed = []
-    for path in paths if kept is None else paths[: paths.index(kept)]:
-        target, count = path.with_name(path.name + ASIDE), 1
-        while target.exists():
-            count += 1
-            target = path.with_name(f"{path.name}{ASIDE}-{count}")
-        renamed.append(path.rename(target))
-    return renamed
-
-
-class Writer:
-    """Writes checkpoints of one run in the background, one at a time, and keeps the newest few and the champion's."""
-
-    def __init__(self, folder: Path, attributes: dict[str, Any], beside: dict[str, Tensor], keep: int) -> None:
-        self.folder, self.attributes, self.beside, self.keep = folder, attributes, beside, keep
-        self.pool = ThreadPoolExecutor(1)
-        self.pending: Future[None] | None = None
-
-    def submit(self, step: Step, history: History) -> None:
-        """Write a checkpoint of a step, after the one before it is on disk; an error of that one is raised here."""
-        self.wait()
-        self.pending = self.pool.submit(self._write, step, list(history))
-
-    def wait(self) -> None:
-        """Wait until all is on disk; raise what went wrong."""
-        pending, self.pending = self.pending, None
-        if pending is not None:
-            pending.result()
-
-    def close(self) -> None:
-        """Wait, and end the thread."""
-        try:
-            self.wait()
-        finally:
-            self.pool.shutdown()
-
-    def _write(self, step: Step, history: History) -> None:
-        # A generation's tensors are replaced and never changed in place, so they can be read while the next one runs.
-        write(self.folder / name(step.generation), self.attributes, self.beside, step, history)
-        for path in listed(self.folder)[self.keep :]:
-            if path.name != name(step.champion.generation):
-                with suppress(OSError):  # a folder of that name, or no leave to
-                    path.unlink()

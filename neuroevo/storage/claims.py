@@ -1,4 +1,4 @@
-"""Whose a folder is: a run's from the moment it is claimed, and no other's at the same time.
+"""The owner of a folder: a run has it from the moment it claims it, and no other at the same time.
 
 Only an empty folder is claimed, or one with nothing but what a run left that never began; whatever else is there is
 somebody's and stays. The lock is a file in the folder. Only its holder takes it off the disk, and whoever gets a lock
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from neuroevo.errors import InputError
-from neuroevo.storage import checkpoint, rundir
+from neuroevo.storage import generations, rundir
 
 FIRST = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d " + re.escape(rundir.COMMAND))  # what a run's log begins with
 LEFT = (rundir.CONFIG, rundir.LOG, rundir.HISTORY, rundir.LINEAGE)  # by a run that never began, beside checkpoints
@@ -30,7 +30,7 @@ class Claim(NamedTuple):
     fresh: bool  # whether its lock is new
 
     def clear(self) -> None:
-        """Take what this process made off the disk; what else came to be there meanwhile stays."""
+        """Take the files that this process made off the disk; others that came to be there meanwhile stay."""
         sweep(self.folder)
         if self.fresh:
             (self.folder / rundir.LOCK).unlink(missing_ok=True)
@@ -40,7 +40,7 @@ class Claim(NamedTuple):
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def lock(folder: Path) -> Iterator[None]:
     """Own a run's folder; InputError where another process does. The lock dies with its process."""
     descriptor = acquire(folder)
     try:
@@ -75,7 +75,7 @@ def acquire(folder: Path) -> int:
 
 def check(out: str, bench: bool = False) -> None:
     """Raise InputError where `out` can't be claimed as it is now; nothing is written, nor made."""
-    folder = named(out)
+    folder = out_folder(out)
     try:
         about = folder.lstat()
     except FileNotFoundError:
@@ -86,13 +86,13 @@ def check(out: str, bench: bool = False) -> None:
         what = "a link that leads to no folder" if stat.S_ISLNK(about.st_mode) else "no folder"
         raise InputError(f"--out: {out} is there and is {what}")
     if own_lock(folder):
-        with locked(folder):  # whoever has it is said first
+        with lock(folder):  # whoever has it is said first
             refuse(folder, out, bench)
     else:
         refuse(folder, out, bench)
 
 
-def named(out: str) -> Path:
+def out_folder(out: str) -> Path:
     """Return the folder that `--out` names."""
     if not out.strip():
         raise InputError("--out: '' given, a folder expected")
@@ -129,13 +129,13 @@ def refuse(folder: Path, out: str, bench: bool = False) -> None:
 
 
 def holds(folder: Path) -> bool:
-    """Tell whether a run has begun in a folder, or what was one is left of it."""
-    if any(checkpoint.listed(each / rundir.CHECKPOINTS) for each in (folder, folder / rundir.TUNE)):
+    """Tell whether a run has begun in a folder, or the rest of one is there."""
+    if any(generations.paths(each / rundir.CHECKPOINTS) for each in (folder, folder / rundir.TUNE)):
         return True
-    return (folder / rundir.CONFIG).is_file() and logged(folder / rundir.LOG)
+    return (folder / rundir.CONFIG).is_file() and is_log(folder / rundir.LOG)
 
 
-def logged(path: Path) -> bool:
+def is_log(path: Path) -> bool:
     """Tell whether a file begins as a run's log does."""
     try:
         with open(path, "rb") as file:
@@ -161,12 +161,12 @@ def never_began(folder: Path, names: set[str]) -> bool:
             if not stat.S_ISDIR(about[rundir.CHECKPOINTS].st_mode):
                 return False
             inside = [path.with_suffix(".h5") for path in (folder / rundir.CHECKPOINTS).iterdir()]
-            if any(checkpoint.number(path) != 0 for path in inside):
+            if any(generations.number(path) != 0 for path in inside):
                 return False
     except OSError:
         return False
     empty = names == {rundir.LOG} and not about[rundir.LOG].st_size and own_lock(folder)  # it came no further
-    return empty or logged(folder / rundir.LOG)
+    return empty or is_log(folder / rundir.LOG)
 
 
 def sweep(folder: Path) -> None:
@@ -178,7 +178,7 @@ def sweep(folder: Path) -> None:
     for inner in (folder / rundir.CHECKPOINTS, folder / rundir.RUNG):
         if inner.is_dir() and not inner.is_symlink():
             for path in list(inner.iterdir()):
-                if checkpoint.written(path.name) or inner.name == rundir.RUNG:
+                if generations.is_checkpoint(path.name) or inner.name == rundir.RUNG:
                     with suppress(OSError):
                         path.unlink()
             with suppress(OSError):
@@ -186,15 +186,15 @@ def sweep(folder: Path) -> None:
 
 
 @contextmanager
-def claimed(out: str | None, stem: str, seed: int, bench: bool = False) -> Iterator[Claim]:
+def claim(out: str | None, stem: str, seed: int, bench: bool = False) -> Iterator[Claim]:
     """Own a new run's folder while it is entered: `out`, or the next free one under runs/out.
 
     InputError where `out` is in use, or has anything in it but what a run left that never began; that is swept out.
     For a `bench` it is a new folder, or a benchmark's, which is left as it is.
     """
-    folder, made = numbered(stem, seed) if out is None else chosen(out, bench)
+    folder, made = next_free(stem, seed) if out is None else choose(out, bench)
     fresh = not (folder / rundir.LOCK).exists()
-    with locked(folder):
+    with lock(folder):
         claim = Claim(folder, made, fresh)
         try:
             refuse(folder, str(folder), bench)  # it may have been filled just now
@@ -207,10 +207,10 @@ def claimed(out: str | None, stem: str, seed: int, bench: bool = False) -> Itera
         yield claim
 
 
-def chosen(out: str, bench: bool = False) -> tuple[Path, list[Path]]:
+def choose(out: str, bench: bool = False) -> tuple[Path, list[Path]]:
     """Return the folder that `--out` names, made if it isn't there, and which folders were made for it."""
     check(out, bench)
-    folder = named(out)
+    folder = out_folder(out)
     made: list[Path] = []
     try:
         for place in reversed([folder, *folder.parents]):
@@ -225,7 +225,7 @@ def chosen(out: str, bench: bool = False) -> tuple[Path, list[Path]]:
     return folder, made
 
 
-def numbered(stem: str, seed: int) -> tuple[Path, list[Path]]:
+def next_free(stem: str, seed: int) -> tuple[Path, list[Path]]:
     """Return the next folder under runs/out that is free, made, and that it was made."""
     suffix = 1
     try:

@@ -111,14 +111,14 @@ def write(path: Path, mark: bytes, arrays: Mapping[str, Array], shared: Mapping[
     with open(path, "wb", buffering=0) as file, ThreadPoolExecutor(1, initializer=_yield_to_others) as hasher:
         descriptor = file.fileno()
 
-        def hashed() -> str:
+        def hash_pieces() -> str:
             sha = hashlib.sha256()
             for _, piece in pieces:
                 for start in range(0, len(piece), BLOCK):
                     sha.update(piece[start : start + BLOCK])
             return sha.hexdigest()
 
-        digest = hasher.submit(hashed)
+        digest = hasher.submit(hash_pieces)
         for offset, piece in pieces:
             _put(descriptor, piece, offset)
         os.fsync(descriptor)  # the bulk goes to disk while it is still being hashed
@@ -183,7 +183,7 @@ def verify(path: Path, mark: bytes, what: str) -> None:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Any]:
+def open_file(path: Path) -> Iterator[Any]:
     """Open a file to read numbers from it that are all its own; InputError where it is none, or reading fails."""
     try:
         with h5py.File(path, "r", locking=False) as file:

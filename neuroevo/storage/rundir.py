@@ -6,11 +6,7 @@ was written is left out, and `note` is told so in a line.
 
 import csv
 import io
-import json
-import math
-import os
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -18,10 +14,12 @@ from typing import Any
 from torch import Tensor
 
 from neuroevo.engine.loop import Step
-from neuroevo.errors import InputError, RunError, printable
-from neuroevo.networks.weightfiles import sealed
-from neuroevo.storage import checkpoint
-from neuroevo.storage.checkpoint import History, flush_folder
+from neuroevo.errors import InputError, ignore, printable
+from neuroevo.networks.weightfiles import seal
+from neuroevo.storage import checkpoint, generations
+from neuroevo.storage.checkpoint import History
+from neuroevo.storage.files import Note, append, content, dumps, loads, read_lines, replace, write_error
+from neuroevo.storage.records import count, of_history, of_lineage, of_result
 
 OUT = Path("runs/out")  # where runs are whose folder isn't named
 LOCK, CHECKPOINTS = ".lock", "checkpoints"
@@ -30,8 +28,12 @@ PAGE, PLOTS = "report.html", "plots"
 TUNE, TRIALS, BEST = "tune", "trials.csv", "best.yaml"  # of a search of hyperparameters
 BENCH, RUNS = "bench.yaml", "runs"  # of a benchmark: what makes a folder one, and where its runs are
 RESULTS, CURVES, SUMMARY, COMPARISONS, LEVELS = (
-    "results.csv", "curves.csv", "summary.csv", "comparisons.csv", "levels.csv",
-)  # fmt: skip
+    "results.csv",
+    "curves.csv",
+    "summary.csv",
+    "comparisons.csv",
+    "levels.csv",
+)
 CONFIG, HISTORY, RESULT, CHAMPION, LOG, LINEAGE, CONFUSION = (
     "config.yaml",
     "history.jsonl",
@@ -45,21 +47,13 @@ CHECKSUM = "checksum"  # a key of a result
 COMMAND = "command: "  # begins the log's line, after the time, of each command that worked on the run
 FEW = 2  # parents: with more, often everybody, there is nothing to draw
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # a spreadsheet runs a cell that begins so
-COUNTS = ("generation", "invalid", "forward_samples", "backward_samples")  # whole numbers of a history's line
-FIGURES = ("fitness_best", "fitness_mean", "fitness_std", "diversity", "validation", "seconds")  # its other columns
-
-Note = Callable[[str], None]
 
 
-def silent(line: str) -> None:
-    """Say nothing."""
-
-
-def existing(folder: str) -> Path:
+def find(folder: str) -> Path:
     """Return the folder of a run that is there, or InputError; its checkpoints are enough."""
     path = Path(folder)
     there = (path, path / TUNE)
-    if (path / CONFIG).is_file() or any(checkpoint.listed(each / CHECKPOINTS) for each in there):
+    if (path / CONFIG).is_file() or any(generations.paths(each / CHECKPOINTS) for each in there):
         return path
     raise InputError(f"{folder}: no run is there ({CONFIG} not found)")
 
@@ -77,132 +71,13 @@ def refuse_inside(run_dir: str, out: str) -> None:
         raise InputError(f"--out: {out} is the run's own; give another file")
 
 
-def replace(path: Path, content: bytes) -> None:
-    """Write a whole file, so that after a crash it is the old one or the new one; RunError where that fails."""
-    temporary = path.with_name(path.name + ".partial")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        flush_folder(path.parent)
-    except OSError as error:
-        raise unwritten(path, error) from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-
-
-def unwritten(path: Path, error: OSError) -> RunError:
-    """Return what a run ends with when a file can't be written."""
-    return RunError(f"{path}: not written ({error.strerror or error})")
-
-
-def append(file: Any, text: str) -> None:
-    """Add text to a file that was opened to append bytes, unbuffered; RunError where it can't be written."""
-    left = text.encode(errors="backslashreplace")
-    try:
-        while left:
-            left = left[file.write(left) :]
-    except OSError as error:
-        raise unwritten(Path(file.name), error) from error
-
-
-def dumps(value: Any, indent: int | None = None) -> str:
-    """Return plain values as JSON that everybody reads: a number that isn't finite is null."""
-
-    def plain(item: Any) -> Any:
-        if isinstance(item, float):
-            return item if math.isfinite(item) else None
-        if isinstance(item, Mapping):
-            return {key: plain(inner) for key, inner in item.items()}
-        return [plain(inner) for inner in item] if isinstance(item, list | tuple) else item
-
-    return json.dumps(plain(value), indent=indent, allow_nan=False)
-
-
-def loads(text: bytes) -> Any:
-    """Return what JSON holds, null for a number that isn't finite; ValueError where it is none."""
-    try:
-        return json.loads(text.decode(), parse_constant=lambda name: None)
-    except RecursionError:
-        raise ValueError("nested too deep") from None
-
-
-def content(path: Path, note: Note = silent) -> bytes:
-    """Return what a file holds, nothing where there is none or it can't be read."""
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        return b""
-    except OSError as error:
-        note(f"{path}: can't be read ({error.strerror})")
-        return b""
-
-
 def write_history(folder: Path, history: History) -> None:
     """Write the history anew, as far as a checkpoint has it."""
     replace(folder / HISTORY, "".join(dumps(line) + "\n" for line in history).encode())
 
 
-def read_lines(
-    path: Path, note: Note = silent, right: Callable[[dict[str, Any]], bool] = lambda line: True
-) -> list[dict[str, Any]]:
-    """Return the lines of a JSON Lines file, [] where there is none; a last one that is only half written is left out.
-
-    It may be read while a run goes on, or after one was killed. Lines that are no mappings, or not `right`, are left
-    out.
-    """
-    found, bad = [], 0
-    whole = content(path, note).rpartition(b"\n")[0]
-    for text in whole.split(b"\n") if whole else []:
-        try:
-            line = loads(text)
-            if not isinstance(line, dict) or not right(line):
-                raise ValueError("another line")
-        except ValueError:
-            bad += 1
-        else:
-            found.append(line)
-    if bad:
-        note(f"{path}: {bad} of {bad + len(found)} lines are damaged, and left out")
-    return found
-
-
-def number(value: Any) -> bool:
-    """Tell whether a value is a number that is finite."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e308
-
-
-def count(value: Any) -> bool:
-    """Tell whether a value is a whole number from 0 on, of 63 bits."""
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
-
-
-def of_history(line: dict[str, Any]) -> bool:
-    """Tell whether a line is as a history's are."""
-    return (
-        all(count(line.get(key)) for key in COUNTS) and line["generation"] > 0 and number(line.get("seconds"))
-        and all(key in line for key in FIGURES) and all(value is None or number(value) for value in line.values())
-    )  # fmt: skip
-
-
-def of_lineage(line: dict[str, Any]) -> bool:
-    """Tell whether a line is as a lineage's are."""
-    parents, fitness = line.get("parents"), line.get("fitness")
-    if not count(line.get("generation")) or not isinstance(parents, list) or not isinstance(fitness, list):
-        return False
-    if len(parents) != len(fitness) or not parents:
-        return False
-    rows = all(isinstance(row, list) and all(count(p) or p == -1 for p in row) for row in parents)
-    widths = {len(value) if isinstance(value, list) else 0 for value in fitness if value is not None}
-    values = [v for value in fitness if value is not None for v in (value if isinstance(value, list) else [value])]
-    return rows and len(widths) < 2 and all(map(number, values))
-
-
 def read_history(
-    folder: Path, note: Note = silent, compare: checkpoint.Checkpoint | None = None
+    folder: Path, note: Note = ignore, compare: checkpoint.Checkpoint | None = None
 ) -> list[dict[str, Any]]:
     """Return a run's history, one line a generation.
 
@@ -226,7 +101,7 @@ def read_history(
     return [lines[generation] for generation in sorted(lines)]
 
 
-def newest(folder: Path, note: Note = silent) -> checkpoint.Checkpoint | None:
+def newest(folder: Path, note: Note = ignore) -> checkpoint.Checkpoint | None:
     """Return a run's newest good checkpoint; None where there is none, of which `note` is told if some are damaged."""
     try:
         return checkpoint.newest(folder / CHECKPOINTS, note)
@@ -235,8 +110,8 @@ def newest(folder: Path, note: Note = silent) -> checkpoint.Checkpoint | None:
         return None
 
 
-def cut_lineage(folder: Path, generation: int, note: Note = silent) -> None:
-    """Take from the lineage what comes after a generation, and what is damaged."""
+def cut_lineage(folder: Path, generation: int, note: Note = ignore) -> None:
+    """Take from the lineage the lines after a generation, and those that are damaged."""
     if (folder / LINEAGE).exists():
         lines = read_lines(folder / LINEAGE, note, of_lineage)
         kept = [line for line in lines if line["generation"] <= generation]
@@ -264,7 +139,7 @@ def extend_lineage(folder: Path, step: Step) -> None:
         with open(folder / LINEAGE, "ab", buffering=0) as file:
             append(file, dumps(line) + "\n")
     except OSError as error:
-        raise unwritten(folder / LINEAGE, error) from error
+        raise write_error(folder / LINEAGE, error) from error
 
 
 def write_confusion(folder: Path, classes: Sequence[str], counts: Tensor) -> None:
@@ -274,7 +149,7 @@ def write_confusion(folder: Path, classes: Sequence[str], counts: Tensor) -> Non
     replace(folder / CONFUSION, text.getvalue().encode())
 
 
-def read_confusion(folder: Path, note: Note = silent) -> tuple[list[str], list[list[int]]] | None:
+def read_confusion(folder: Path, note: Note = ignore) -> tuple[list[str], list[list[int]]] | None:
     """Return the classes and counts [C][C] of a confusion matrix, or None where there is none."""
     path = folder / CONFUSION
     if not path.exists():
@@ -325,7 +200,7 @@ def checksum(result: Mapping[str, Any]) -> str:
     return sha256(dumps(timeless(result)).encode()).hexdigest()
 
 
-def read_result(folder: Path, note: Note = silent) -> dict[str, Any]:
+def read_result(folder: Path, note: Note = ignore) -> dict[str, Any]:
     """Return the result, empty where there is none yet, or a damaged one."""
     path = folder / RESULT
     if not path.exists():
@@ -342,56 +217,13 @@ def read_result(folder: Path, note: Note = silent) -> dict[str, Any]:
     return {}
 
 
-def of_result(result: dict[str, Any]) -> bool:
-    """Tell whether a result has what a run's, a search's or a benchmark's has."""
-
-    def texts(*keys: str) -> bool:
-        return all(isinstance(result.get(key), str) for key in keys)
-
-    def figures(values: Any, *keys: str) -> bool:
-        return isinstance(values, dict) and all(v is None or number(v) for v in values.values()) and all(
-            number(values.get(key)) for key in keys)  # fmt: skip
-
-    def tested(test: Any) -> bool:
-        if not isinstance(test, dict) or not isinstance(test.get("interval"), dict) or not count(test.get("images")):
-            return False
-        pairs = [[test.get(name), *ends] if isinstance(ends, list) and len(ends) == 2 else [""]
-                 for name, ends in test["interval"].items()]  # fmt: skip
-        return all(v is None or number(v) for pair in pairs for v in pair)
-
-    spent = ("forward_samples", "backward_samples", "validation_samples", "backbone_samples", "seconds")
-    told = result.get("warnings", [])
-    if not isinstance(told, list) or not all(isinstance(line, str) for line in told):
-        return False
-    if "metric" in result:  # of a benchmark
-        arms = result.get("arms", {})
-        return texts("status", "metric") and isinstance(arms, dict) and all(map(figures, arms.values()))
-    if not texts("status", "stop_reason") or not figures(result.get("cost"), *spent):
-        return False
-    if "trials" in result:
-        best = result.get("best")
-        fine = best is None or (
-            isinstance(best, dict) and figures(best.get("validation")) and isinstance(best.get("settings"), dict)
-        )
-        return fine and count(result["trials"]) and count(result.get("iterations"))
-    champion = result.get("champion")
-    return (
-        isinstance(champion, dict) and isinstance(champion.get("kind"), str) and count(champion.get("generation"))
-        and figures(champion.get("validation")) and count(result.get("generations"))
-        and isinstance(champion.get("about", ""), str)
-        and ("test" not in champion or tested(champion["test"]))
-        and ("tuning" not in result or (isinstance(result["tuning"], dict) and "trials" in result["tuning"]
-                                        and of_result(result["tuning"])))
-    )  # fmt: skip
-
-
-def differing(one: Mapping[str, Any], other: Mapping[str, Any], prefix: str = "") -> list[str]:
+def differences(one: Mapping[str, Any], other: Mapping[str, Any], prefix: str = "") -> list[str]:
     """Return the dotted keys in which two configs differ."""
     found = []
     for key in dict.fromkeys((*one, *other)):
         a, b, name = one.get(key), other.get(key), f"{prefix}{key}"
         if isinstance(a, dict) and isinstance(b, dict):
-            found += differing(a, b, f"{name}.")
+            found += differences(a, b, f"{name}.")
         elif a != b or (key in one) != (key in other):
             found.append(name)
     return found
@@ -399,4 +231,4 @@ def differing(one: Mapping[str, Any], other: Mapping[str, Any], prefix: str = ""
 
 def write_champion(folder: Path, weights: dict[str, Tensor], about: dict[str, Any]) -> None:
     """Write the champion's trainable part under its names in the network, with a note and a checksum."""
-    replace(folder / CHAMPION, sealed(weights, about))
+    replace(folder / CHAMPION, seal(weights, about))

@@ -19,8 +19,7 @@ from neuroevo.engine.genome import Population
 from neuroevo.engine.loop import Champion, Step
 from neuroevo.engine.rng import Context
 from neuroevo.engine.scores import Scores
-from neuroevo.experiments import compose
-from neuroevo.experiments.compose import Experiment
+from neuroevo.experiments.compose import Run
 from neuroevo.networks import quantised
 
 TRAITS = {  # config keys that are traits of individuals when they learn
@@ -39,9 +38,7 @@ class Joined(NamedTuple):
     runs: dict[str, Any]
 
 
-def joined(
-    algorithms: Sequence[Algorithm[Any]], spreads: Sequence[Any], traits: Mapping[str, Tensor]
-) -> Algorithm[Any]:
+def join(algorithms: Sequence[Algorithm[Any]], spreads: Sequence[Any], traits: Mapping[str, Tensor]) -> Algorithm[Any]:
     """Return r algorithms as one, whose populations are theirs one behind the other, as large each.
 
     `spreads` are the deviations of their starting noise; `traits` {name: [r]} what each run's individuals bring along.
@@ -59,17 +56,17 @@ def joined(
         own = {name: torch.cat([population.traits[name] for population in asked]) for name in asked[0].traits}
         own |= {name: value.to(genomes).repeat_interleave(n) for name, value in traits.items()}
         own["stream"] = torch.arange(n, device=genomes.device).repeat(r)
-        return Population(genomes, own, torch.cat([population.parents for population in asked]))
+        parents = torch.cat([population.parents for population in asked])
+        return Population(genomes, own, parents, torch.cat([population.roles for population in asked]))
 
     def tell(state: Joined, scored: Population, scores: Scores) -> Joined:
         n = len(scored.genomes) // r
         told = {}
         for i, (a, (key, own)) in enumerate(zip(algorithms, state.runs.items(), strict=True)):
             rows = slice(i * n, (i + 1) * n)
-            part = Population(
-                scored.genomes[rows], {k: t[rows] for k, t in scored.traits.items()}, scored.parents[rows]
+            told[key] = a.tell(
+                own, scored.rows(rows), scores._replace(values=scores.values[rows], invalid=scores.invalid[rows])
             )
-            told[key] = a.tell(own, part, scores._replace(values=scores.values[rows], invalid=scores.invalid[rows]))
         return Joined(told)
 
     return Algorithm(
@@ -108,7 +105,7 @@ class Reached(NamedTuple):
 class Group:
     """Runs in lockstep, and how far they are."""
 
-    experiment: Experiment  # of the first of them
+    run: Run  # of the first of them
     configs: list[Config]
     brought: dict[str, list[float]]  # {trait: a value for each run}
     reached: Reached
@@ -124,37 +121,37 @@ class Group:
         return self.reached.verdicts
 
     @classmethod
-    def begun(cls, experiment: Experiment, configs: list[Config], brought: dict[str, list[float]]) -> "Group":
+    def begin(cls, run: Run, configs: list[Config], brought: dict[str, list[float]]) -> "Group":
         """Return runs at their start."""
-        e, problem = experiment, experiment.problem(brought)
-        champion = Champion(problem.start[0], "start", 0, {e.config.validation_metric.name: float("nan")})
-        together = combined(e, configs, brought, algorithms(e, configs))
-        step = loop.begin(problem, together, e.config.seed, e.home, champion=champion)
-        return cls(experiment, configs, brought, Reached(step, [Verdict({}, 0, Cost()) for _ in configs], Cost()))
+        problem = run.problem(brought)
+        champion = Champion(problem.start[0], "start", 0, {run.supervised.metric: float("nan")})
+        together = combine(run, configs, brought, algorithms(run, configs))
+        step = loop.begin(problem, together, run.config.seed, run.home, champion=champion)
+        return cls(run, configs, brought, Reached(step, [Verdict({}, 0, Cost()) for _ in configs], Cost()))
 
     def algorithms(self) -> list[Algorithm[Any]]:
         """Return each run's algorithm."""
-        return algorithms(self.experiment, self.configs)
+        return algorithms(self.run, self.configs)
 
     def algorithm(self, algorithms: Sequence[Algorithm[Any]]) -> Algorithm[Any]:
         """Return all runs' algorithms as one."""
-        return combined(self.experiment, self.configs, self.brought, algorithms)
+        return combine(self.run, self.configs, self.brought, algorithms)
 
     def advance(self, until: int, generations: int) -> Cost:
         """Take all runs on to the generation `until` of `generations`; return what it took, validation included.
 
         Whatever ends it early leaves the runs after the last generation that they finished, to be taken on from there.
         """
-        e, before = self.experiment, self.reached.cost
+        whole, before = self.run, self.reached.cost
         if self.step.generation >= until:
             return Cost()
-        algorithms, problem = self.algorithms(), e.problem(self.brought)
-        rules = replace(e.rules(), every=generations + 1, patience=None, budget=Budget(generations=generations))
+        algorithms, problem = self.algorithms(), whole.problem(self.brought)
+        rules = replace(whole.rules(), every=generations + 1, patience=None, budget=Budget(generations=generations))
         together = self.algorithm(algorithms)
-        run = loop.evolve(problem, together, rules, self.step, device=e.home, clock=lambda: 0.0)
+        run = loop.evolve(problem, together, rules, self.step, device=whole.home, clock=lambda: 0.0)
         for step in run:
             used, spent, best = step.cost - self.step.cost, Cost(), [v.metrics for v in self.verdicts]
-            if step.generation % e.config.validate.every == 0 or step.generation == until:
+            if step.generation % whole.config.validate.every == 0 or step.generation == until:
                 best, spent = self.judge(algorithms, step)
             each = Cost(used.forward // len(self.configs), used.backward // len(self.configs))
             verdicts = [
@@ -167,13 +164,13 @@ class Group:
 
     def judge(self, algorithms: Sequence[Algorithm[Any]], step: Step) -> tuple[list[dict[str, float]], Cost]:
         """Validate each run's candidates after a step; return what the best so far of each has, and what it took."""
-        merit = compose.merit(self.experiment.config)
+        merit = self.run.supervised.merit
         best = [v.metrics for v in self.verdicts]
         pairs = zip(algorithms, step.state.runs.values(), strict=True)
         named = [(i, genome) for i, (a, own) in enumerate(pairs) for genome in a.candidates(own).values()]
         if not named:
             return best, Cost()
-        found, cost = self.experiment.validate(torch.stack([genome for _, genome in named]))
+        found, cost = self.run.supervised.validate(torch.stack([genome for _, genome in named]))
         for (i, _), metrics in zip(named, found, strict=True):
             if not best[i] or merit(metrics) > merit(best[i]):
                 best[i] = metrics
@@ -183,7 +180,7 @@ class Group:
         """Return the group of some of its runs, as far as they are."""
         runs = list(self.step.state.runs.values())
         return Group(
-            self.experiment,
+            self.run,
             [self.configs[i] for i in places],
             {name: [values[i] for i in places] for name, values in self.brought.items()},
             Reached(
@@ -194,19 +191,19 @@ class Group:
         )
 
 
-def algorithms(experiment: Experiment, configs: Sequence[Config]) -> list[Algorithm[Any]]:
+def algorithms(run: Run, configs: Sequence[Config]) -> list[Algorithm[Any]]:
     """Return each run's algorithm."""
-    layout, own = experiment.layout, [c.algorithm.search() for c in configs]
+    layout, own = run.network.layout, [c.algorithm.search() for c in configs]
     return [quantised.whole(a, layout) if layout.tops else a for a in own]
 
 
-def combined(
-    experiment: Experiment,
+def combine(
+    run: Run,
     configs: Sequence[Config],
     brought: Mapping[str, list[float]],
     algorithms: Sequence[Algorithm[Any]],
 ) -> Algorithm[Any]:
     """Return all runs' algorithms as one."""
-    start = experiment.start()
-    spreads = [replace(experiment, config=c).spread(start) for c in configs]
-    return joined(algorithms, spreads, {name: torch.tensor(values) for name, values in brought.items()})
+    start = run.supervised.start
+    spreads = [run.network.spread(start, c.genome.init_sigma) for c in configs]
+    return join(algorithms, spreads, {name: torch.tensor(values) for name, values in brought.items()})

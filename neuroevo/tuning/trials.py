@@ -20,18 +20,18 @@ from neuroevo import config
 from neuroevo.config import Config
 from neuroevo.data.identity import Identity
 from neuroevo.engine.cost import Cost
-from neuroevo.engine.execution import Plan
-from neuroevo.engine.genome import Layout
+from neuroevo.engine.execution import Execution
+from neuroevo.engine.genome import KEPT, Layout
 from neuroevo.engine.problem import Merit
 from neuroevo.errors import Interrupted
 from neuroevo.experiments import build, compose, reopen, sources
-from neuroevo.experiments.compose import Experiment
+from neuroevo.experiments.compose import Run
 from neuroevo.experiments.costs import generation
 from neuroevo.experiments.experiment import Ready
 from neuroevo.experiments.log import versions
 from neuroevo.experiments.signals import Signals
 from neuroevo.experiments.sources import Sources
-from neuroevo.storage import checkpoint, rundir
+from neuroevo.storage import checkpoint, files, rundir
 from neuroevo.tuning import lockstep
 from neuroevo.tuning.lockstep import Group, Reached, Verdict
 
@@ -48,13 +48,26 @@ class Part(NamedTuple):
     rows: list[int]  # which trials of the iteration are left in it
 
 
+class Outcome(NamedTuple):
+    """What the trials of an iteration have come to."""
+
+    verdicts: list[Verdict]  # of each trial
+    cost: Cost  # of all, validation included
+
+
 class Trainer:
     """Runs trials of a config."""
 
     def __init__(
-        self, ready: Ready, folder: Path, merit: Merit, images: Callable[[int, int], None],
-        log: Callable[[str], None], signals: Signals,
-    ) -> None:  # fmt: skip
+        self,
+        ready: Ready,
+        folder: Path,
+        merit: Merit,
+        *,
+        images: Callable[[int, int], None],
+        log: Callable[[str], None],
+        signals: Signals,
+    ) -> None:
         assert ready.config.tune is not None
         self.ready, self.config, self.given = ready, ready.config, ready.config.tune.trial
         self.folder, self.merit = folder / rundir.RUNG, merit
@@ -80,7 +93,7 @@ class Trainer:
         """Return how many of so many trials go on at a rung."""
         return math.ceil(self.given.keep * count)
 
-    def planned(self, settings: Sequence[Settings]) -> Cost:
+    def cost(self, settings: Sequence[Settings]) -> Cost:
         """Return what trials will take, at most."""
         counts = {name: len(rows) for name, rows in self.ready.given[1].items()}
         costs = [generation(c, counts) for c in map(self.trial, settings)]
@@ -92,28 +105,29 @@ class Trainer:
             before, going = until, self.survivors(going)
         return whole
 
-    def run(self, settings: list[Settings], iteration: int) -> tuple[list[Verdict], Cost]:
+    def run(self, settings: list[Settings], iteration: int) -> Outcome:
         """Run trials to their end, or to the rung where they are stopped; return how each did, and the cost of all.
 
         A signal ends it at once; what is written down then is how far each trial was after its last generation.
         """
-        parts, before = self.begun(settings)
+        parts, before = self.begin(settings)
         verdicts, rungs, first = [Verdict({}, 0, Cost())] * len(settings), self.rungs(), 0
-        saved = self.saved(iteration, settings)
+        saved = self.read_state(iteration, settings)
         if saved is not None:
             first, before = saved["rung"] + 1, Cost.from_record(saved["cost"])
             verdicts = [Verdict(v["metrics"], v["generations"], Cost.from_record(v["cost"])) for v in saved["verdicts"]]
             name = saved.get("name", f"{iteration}-{saved['rung']}-")  # searches before this one have no name
-            parts = [self.restored(part, rows, self.folder / f"{name}{i}.h5", verdicts)
-                     for i, (part, rows) in enumerate(zip(parts, saved["rows"], strict=True))]  # fmt: skip
+            files = [self.folder / f"{name}{i}.h5" for i in range(len(parts))]
+            left = zip(parts, saved["rows"], files, strict=True)
+            parts = [self.restore(part, rows, file, verdicts) for part, rows, file in left]
 
-        def now() -> tuple[list[Verdict], Cost]:
+        def now() -> Outcome:
             found, cost = list(verdicts), before
             for group, rows in parts:
                 cost += group.reached.cost
                 for i, verdict in zip(rows, group.verdicts if rows else (), strict=True):
                     found[i] = verdict
-            return found, cost
+            return Outcome(found, cost)
 
         for rung, until in enumerate(rungs[first:], first):
             try:
@@ -123,19 +137,19 @@ class Trainer:
                             group.advance(until, rungs[-1])
             except Interrupted:
                 if any(group.reached.cost.samples for group, _ in parts):  # else the last file has it all
-                    self.save(iteration, rung - 1, settings, parts, *now())
+                    self.save(iteration, rung - 1, settings, parts, now())
                 raise
             verdicts, cost = now()
             if until != rungs[-1]:
-                parts = self.thinned(parts, verdicts)
-                self.save(iteration, rung, settings, parts, verdicts, cost)
+                parts = self.thin(parts, verdicts)
+                self.save(iteration, rung, settings, parts, Outcome(verdicts, cost))
                 self.signals.check()
-        return verdicts, cost
+        return Outcome(verdicts, cost)
 
-    def begun(self, settings: Sequence[Settings]) -> tuple[list[Part], Cost]:
+    def begin(self, settings: Sequence[Settings]) -> tuple[list[Part], Cost]:
         """Return trials at their start, those of one shape in one group, and what their features cost."""
         configs, parts, cost = [self.trial(own) for own in settings], [], Cost()
-        for rows in self.grouped(settings, configs):
+        for rows in self.group(settings, configs):
             source, computed = self.source(configs[rows[0]])
             cost += Cost(backbone=computed)
             brought = {
@@ -143,16 +157,16 @@ class Trainer:
                 for key, name in lockstep.TRAITS.items()
                 if isinstance(settings[rows[0]].get(key), float)
             }
-            assembled = self.assembled(configs[rows[0]], source)
-            parts.append(Part(Group.begun(assembled, [configs[i] for i in rows], brought), rows))
+            assembled = self.assemble(configs[rows[0]], source)
+            parts.append(Part(Group.begin(assembled, [configs[i] for i in rows], brought), rows))
         return parts, cost
 
-    def assembled(self, c: Config, source: Sources) -> Experiment:
+    def assemble(self, c: Config, source: Sources) -> Run:
         """Return a trial's parts."""
         return compose.assemble(c, source)
 
     @staticmethod
-    def grouped(settings: Sequence[Settings], configs: Sequence[Config]) -> list[list[int]]:
+    def group(settings: Sequence[Settings], configs: Sequence[Config]) -> list[list[int]]:
         """Return which trials are one population: those that differ in what lockstep allows."""
         groups: dict[str, list[int]] = {}
         for i, (given, c) in enumerate(zip(settings, configs, strict=True)):
@@ -186,7 +200,7 @@ class Trainer:
             self.sources.popitem(last=False)
         return self.sources[key], computed
 
-    def thinned(self, parts: list[Part], verdicts: list[Verdict]) -> list[Part]:
+    def thin(self, parts: list[Part], verdicts: list[Verdict]) -> list[Part]:
         """Return the trials that go on after a rung: the best of all."""
         worst = (-math.inf, -math.inf)
         order = sorted(
@@ -194,55 +208,51 @@ class Trainer:
             key=lambda i: self.merit(verdicts[i].metrics) if verdicts[i].metrics else worst,
         )
         kept = {*order[len(order) - self.survivors(len(order)) :]}
-        return [self.left(part, [i for i in part.rows if i in kept]) for part in parts]
+        return [self.keep(part, [i for i in part.rows if i in kept]) for part in parts]
 
     @staticmethod
-    def left(part: Part, rows: list[int]) -> Part:
+    def keep(part: Part, rows: list[int]) -> Part:
         """Return a part with some of its trials."""
         return Part(part.group.only([part.rows.index(i) for i in rows]), rows) if rows else Part(part.group, [])
 
-    def save(
-        self,
-        iteration: int,
-        rung: int,
-        settings: list[Settings],
-        parts: list[Part],
-        verdicts: list[Verdict],
-        cost: Cost,
-    ) -> None:
+    def save(self, iteration: int, rung: int, settings: list[Settings], parts: list[Part], outcome: Outcome) -> None:
         """Write where an iteration is, behind which rung; what counts is the last file, which names the others."""
         self.folder.mkdir(exist_ok=True)
         # Another name wherever the state is another: the files that are named now must stay until the last is replaced.
         name = f"{iteration}-{rung}-{sum(group.step.generation for group, rows in parts if rows)}-"
         for i, (group, rows) in enumerate(parts):
             if rows and group.step.generation:
-                notes = attributes(self.ready, self.data, group.experiment.layout, group.experiment.plan)
+                notes = attributes(self.ready, self.data, group.run.network.layout, group.run.supervised.executions.now)
                 checkpoint.write(self.folder / f"{name}{i}.h5", notes, {}, group.step, [])
         state = {
-            "iteration": iteration, "rung": rung, "name": name, "settings": settings,
+            "iteration": iteration,
+            "rung": rung,
+            "name": name,
+            "settings": settings,
             "rows": [part.rows for part in parts],
-            "cost": cost.record(), "verdicts": [v._asdict() | {"cost": v.cost.record()} for v in verdicts],
-        }  # fmt: skip
-        rundir.replace(self.folder / FILE, json.dumps(state).encode())
+            "cost": outcome.cost.record(),
+            "verdicts": [v._asdict() | {"cost": v.cost.record()} for v in outcome.verdicts],
+        }
+        files.replace(self.folder / FILE, json.dumps(state).encode())
         for file in self.folder.glob("*.h5"):
             if not file.name.startswith(name):
                 file.unlink()
 
-    def saved(self, iteration: int, settings: list[Settings]) -> dict[str, Any] | None:
+    def read_state(self, iteration: int, settings: list[Settings]) -> dict[str, Any] | None:
         """Return where an iteration with these trials is, None at its beginning."""
         file = self.folder / FILE
         state: dict[str, Any] | None = json.loads(file.read_text()) if file.exists() else None
         same = state is not None and (state["iteration"], state["settings"]) == (iteration, settings)
         return state if same else None
 
-    def restored(self, part: Part, rows: list[int], file: Path, verdicts: list[Verdict]) -> Part:
+    def restore(self, part: Part, rows: list[int], file: Path, verdicts: list[Verdict]) -> Part:
         """Return what is left of a part, as far as it was when it was saved."""
-        group, _ = left = self.left(part, rows)
+        group, _ = left = self.keep(part, rows)
         if rows and verdicts[rows[0]].generations:
             saved = checkpoint.read(file)
             reopen.agree(saved, self.data, self.log)
             build.same_weights(self.ready.backbone, saved.frozen, self.config.backbone.weights)
-            state = checkpoint.state(file, group.step.state, group.experiment.home)
+            state = checkpoint.state(file, group.step.state, group.run.home)
             group.reached = Reached(replace(saved.step, state=state), [verdicts[i] for i in rows], Cost())
         return left
 
@@ -251,10 +261,11 @@ class Trainer:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def crowded(c: Config, count: int) -> str | None:
+def crowd_warning(c: Config, count: int) -> str | None:
     """Return what to know where each of so many trials an iteration is a whole population; None where it is not."""
-    n = c.algorithm.search().later
-    if c.algorithm.name == "fixed" or n == 1:
+    search = c.algorithm.search()
+    n = search.later
+    if search.roles == (KEPT,) or n == 1:
         return None
     learning = "" if c.refine is not None else ", and a refine to train it"
     return (
@@ -264,10 +275,10 @@ def crowded(c: Config, count: int) -> str | None:
     )
 
 
-def attributes(ready: Ready, data: Identity, layout: Layout, plan: Plan | None = None) -> dict[str, Any]:
+def attributes(ready: Ready, data: Identity, layout: Layout, plan: Execution | None = None) -> dict[str, Any]:
     """Return the attributes of a checkpoint of a search, or of a rung under a plan."""
     c, classes = ready.config, ready.given[0].classes
-    plan = plan or Plan("trials", len(classes), 0, 0, c.memory.limit or 0, torch.get_num_threads())
+    plan = plan or Execution("trials", len(classes), 0, 0, c.memory.limit or 0, torch.get_num_threads())
     return {
         "config": c.to_yaml(),
         "seed": c.seed,

@@ -11,7 +11,7 @@ RAW = {"data": {"name": "digits"}, "backbone": {"name": "none", "weights": "none
 @pytest.mark.parametrize("arm", [arm for arm in arms.ARMS if arm != "config"])
 def test_every_arm_is_a_config_that_is_looked_at_about_as_often(arm: str, samples: int) -> None:
     given = Given(samples, 40_000, 5_000)
-    c = arms.applied(RAW, arm, None, given, 0, 0)
+    c = arms.configure(RAW, arm, None, given, seed=0, split=0)
     generations = samples / costs.generation(c, given.counts).samples
     looks = generations / c.validate.every
     assert looks <= 2.1 * arms.LOOKS
@@ -35,7 +35,7 @@ def test_restarts_try_each_learning_rate_as_often_and_are_more_where_there_is_bu
 def test_searches_without_gradients_have_smaller_batches_where_there_is_less_budget(
     arm: str, expected: list[int]
 ) -> None:
-    found = [arms.applied(RAW, arm, None, Given(samples, 40_000, 5_000), 0, 0).fitness.samples
+    found = [arms.configure(RAW, arm, None, Given(samples, 40_000, 5_000), seed=0, split=0).fitness.samples
              for samples in (10_000_000, 20_000_000, 144_000_000)]  # fmt: skip
     assert found == expected
 
@@ -43,21 +43,21 @@ def test_searches_without_gradients_have_smaller_batches_where_there_is_less_bud
 def test_what_a_config_says_beside_what_an_arm_changes_is_kept() -> None:
     raw = RAW | {"fitness": {"metric": "brier", "samples": 99}, "genome": {"init_sigma": 0.3},
                  "head": {"name": "mlp", "hidden": [5]}, "validate": {"metric": "macro_f1"}}  # fmt: skip
-    c = arms.applied(raw, "snes", None, Given(10**6, 1257, 270), 0, 0)
+    c = arms.configure(raw, "snes", None, Given(10**6, 1257, 270), seed=0, split=0)
     assert [m.name for m in c.metrics] == ["brier"]
     assert (c.validation_metric.name, c.head_part.options["hidden"]) == ("macro_f1", [5])
     assert c.genome.init_sigma == 0.3
-    as_it_is = arms.applied(raw, "config", None, Given(10**6, 1257, 270), 0, 0)
+    as_it_is = arms.configure(raw, "config", None, Given(10**6, 1257, 270), seed=0, split=0)
     assert as_it_is.fitness.samples == 99
 
 
 def test_an_overlay_replaces_parts_it_names_and_changes_options_of_those_it_does_not() -> None:
     raw = RAW | {"algorithm": {"name": "ga", "population": 12}, "refine": {"name": "sgd", "lr": 0.5}}
     given = Given(10**6, 1257, 270)
-    changed = arms.applied(raw, "own", {"algorithm": {"elites": 3}, "refine": None}, given, 0, 0)
+    changed = arms.configure(raw, "own", {"algorithm": {"elites": 3}, "refine": None}, given, seed=0, split=0)
     assert (changed.algorithm.options["population"], changed.algorithm.options["elites"]) == (12, 3)
     assert changed.refine is None
-    replaced = arms.applied(raw, "own", {"algorithm": {"name": "pso"}}, given, 0, 0)
+    replaced = arms.configure(raw, "own", {"algorithm": {"name": "pso"}}, given, seed=0, split=0)
     assert (replaced.algorithm.name, replaced.algorithm.options["population"]) == ("pso", 128)
     assert replaced.refine is not None
     assert replaced.refine.lr == 0.5
@@ -66,11 +66,11 @@ def test_an_overlay_replaces_parts_it_names_and_changes_options_of_those_it_does
 def test_a_search_within_an_arm_gets_half_of_its_budget_unless_the_overlay_says_otherwise() -> None:
     overlay = {"refine": {"name": "sgd"}, "tune": {"space": {"refine.lr": {"name": "float", "low": 0.1, "high": 0.2}}}}
     given = Given(10**6, 1257, 270)
-    found = arms.applied(RAW, "own", overlay, given, 0, 0).tune
+    found = arms.configure(RAW, "own", overlay, given, seed=0, split=0).tune
     assert found is not None
     assert (found.budget.samples, found.rest.included, found.rest.final) == (500_000, True, True)
     overlay["tune"] |= {"budget": {"samples": 1000}}
-    found = arms.applied(RAW, "own", overlay, given, 0, 0).tune
+    found = arms.configure(RAW, "own", overlay, given, seed=0, split=0).tune
     assert found is not None
     assert found.budget.samples == 1000
 
@@ -84,20 +84,22 @@ def test_features_of_the_config_hold_for_all_arms_and_leave_alone_what_they_do_n
     given = Given(10**6, 1257, 270)
     for features, expected in (({"views": 4}, (None, 0.0)), ({"dtype": "float16"}, (None, 0.0)),
                                ({"components": 16}, (16, 0.25)), ({"whitening": 0.5}, (512, 0.5))):  # fmt: skip
-        c = arms.applied(RAW | {"features": features}, "sgd", None, given, 0, 0)
+        c = arms.configure(RAW | {"features": features}, "sgd", None, given, seed=0, split=0)
         assert (c.features.components, c.features.whitening) == expected
         assert all(getattr(c.features, key) == value for key, value in features.items())
 
 
 def test_many_objectives_of_the_config_are_not_the_classic_recipes() -> None:
     raw = RAW | {"fitness": {"metrics": ["cross_entropy", "weight_norm"]}}
-    assert [m.name for m in arms.applied(raw, "classic", None, Given(10**6, 1257, 270), 0, 0).metrics] == ["accuracy"]
+    assert [m.name for m in arms.configure(raw, "classic", None, Given(10**6, 1257, 270), seed=0, split=0).metrics] == [
+        "accuracy"
+    ]
 
 
 def test_a_search_of_the_config_is_the_config_arms_alone() -> None:
     space = {"refine.lr": {"name": "float", "low": 0.1, "high": 0.2}}
     raw = RAW | {"data": None, "refine": {"name": "sgd"}, "tune": {"space": space}}
     given = Given(10**6, 1257, 270)
-    assert arms.applied(raw, "config", None, given, 0, 0).tune is not None
-    assert arms.applied(raw, "sgd", None, given, 0, 0).tune is None
-    assert arms.applied(raw, "own", {"refine": None}, given, 0, 0).tune is None
+    assert arms.configure(raw, "config", None, given, seed=0, split=0).tune is not None
+    assert arms.configure(raw, "sgd", None, given, seed=0, split=0).tune is None
+    assert arms.configure(raw, "own", {"refine": None}, given, seed=0, split=0).tune is None

@@ -23,9 +23,10 @@ from neuroevo.bench import arms, benchmark
 from neuroevo.bench.tasks import commit
 from neuroevo.errors import InputError, Interrupted, RunError
 from neuroevo.experiments import experiment, log
-from neuroevo.experiments.compose import Experiment
+from neuroevo.experiments.signals import Signals
 from neuroevo.learning.draws import Batch, Draws
 from neuroevo.networks import heads
+from neuroevo.problems.supervised import Supervised
 from neuroevo.report import report
 from neuroevo.storage import rundir
 
@@ -62,7 +63,7 @@ def pages(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 def benched(file: str, names: Sequence[str], out: Path, **changes: Any) -> Path:
     given: dict[str, Any] = {
         "seeds": 1, "splits": 1, "budget": f"samples={SAMPLES}", "jobs": 1, "levels": [], "sets": [],
-        "reporter": Quiet(),
+        "reporter": Quiet(), "signals": Signals(),
     }  # fmt: skip
     return benchmark.run(file, list(names), out=str(out), **(given | changes))
 
@@ -98,7 +99,7 @@ class Counted:
         monkeypatch.setattr(heads, "population_forward", watched)
         monkeypatch.setattr(Draws, "batches", trained)
         for name in ("validate", "test"):
-            monkeypatch.setattr(Experiment, name, self.uncounted(getattr(Experiment, name)))
+            monkeypatch.setattr(Supervised, name, self.uncounted(getattr(Supervised, name)))
 
     def uncounted(self, function: Callable[..., Any]) -> Callable[..., Any]:
         def quiet(*args: Any) -> Any:
@@ -135,13 +136,13 @@ def test_arms_see_the_same_splits_and_features(base: str, tmp_path: Path) -> Non
     for split in (0, 3):
         found = []
         for arm in arms.ARMS:
-            c = arms.applied(raw, arm, None, given, 7, split)
+            c = arms.configure(raw, arm, None, given, seed=7, split=split)
             assert (c.seed, c.data.split_seed, c.budget.samples, c.budget.generations) == (7, split, SAMPLES, None)
             found.append((c.data, c.dataset, c.backbone, c.head, c.head_part, c.validation_metric))
         assert all(other == found[0] for other in found)
     kept = {"features": {"components": 16, "whitening": 0.5}}
     for arm in arms.ARMS:  # what the config says of features holds for all
-        assert arms.applied(raw | kept, arm, None, given, 0, 0).features.components == 16
+        assert arms.configure(raw | kept, arm, None, given, seed=0, split=0).features.components == 16
 
 
 def test_arms_have_about_as_many_chances_to_name_a_champion(base: str, tmp_path: Path) -> None:
@@ -206,7 +207,7 @@ def test_arms_and_seeds_are_added_and_finished_runs_left_alone(base: str, tmp_pa
     assert (out / "runs/sgd/0-0/result.json").stat().st_mtime_ns == when
     assert any("1 of 4 runs are finished" in line for line in quiet.lines)
     whole = {name: (out / name).read_bytes() for name in ("results.csv", "summary.csv", "curves.csv")}
-    benchmark.resume(str(out), Quiet())
+    benchmark.resume(str(out), Quiet(), Signals())
     assert whole == {name: (out / name).read_bytes() for name in whole}
 
 
@@ -390,7 +391,7 @@ def test_bench_yaml_says_what_was_asked_for(base: str, tmp_path: Path) -> None:
 def test_a_folder_that_is_no_benchmarks_is_said_to_be_none(tmp_path: Path) -> None:
     (tmp_path / "bench.yaml").write_text("{}")
     with pytest.raises(InputError, match="bench.yaml: config is missing"):
-        benchmark.resume(str(tmp_path), Quiet())
+        benchmark.resume(str(tmp_path), Quiet(), Signals())
 
 
 def test_without_git_there_is_no_commit(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ from neuroevo.experiments.log import Reporter
 from neuroevo.experiments.signals import Signals
 
 
-def numbered(item: int, reporter: Reporter) -> None:
+def numbered(item: int, reporter: Reporter, signals: Signals) -> None:
     """Fail in one way or another, but for even numbers."""
     if item == 7:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -31,14 +31,14 @@ def numbered(item: int, reporter: Reporter) -> None:
         raise OSError(28, "No space left")
 
 
-def absorbed(folder: str, reporter: Reporter) -> None:
+def absorbed(folder: str, reporter: Reporter, signals: Signals) -> None:
     """Take a signal as a run does in its last generation: it ends as if none had come."""
     with Signals():
         (Path(folder) / str(time.monotonic_ns())).touch()
         time.sleep(0.7)
 
 
-def halfway(item: int, reporter: Reporter) -> None:
+def halfway(item: int, reporter: Reporter, signals: Signals) -> None:
     """Be at half of a budget, for so long that it is seen."""
     reporter.note("not heard")
     for generation in (3, 4):  # the second comes too soon
@@ -57,18 +57,18 @@ def crew() -> list[str]:
 
 
 def test_what_fails_keeps_nothing_else_from_being_done() -> None:
-    assert dict(workers.alone(numbered, range(7), Quiet())) == EXPECTED
+    assert dict(workers.run_in_turn(numbered, range(7), Quiet(), Signals())) == EXPECTED
 
 
 def test_nor_does_it_side_by_side_even_if_a_process_is_killed() -> None:
-    found = dict(workers.together(numbered, [7, *range(7)], 2, Quiet()))
+    found = dict(workers.run_in_parallel(numbered, [7, *range(7)], 2, Quiet(), Signals()))
     assert found == {7: Failure(False, "its process ended with status -9"), **EXPECTED}
     assert not crew()
 
 
 def test_it_is_told_how_far_each_process_is() -> None:
     quiet = Quiet()
-    assert dict(workers.together(halfway, [0, 1, 2], 2, quiet)) == {0: None, 1: None, 2: None}
+    assert dict(workers.run_in_parallel(halfway, [0, 1, 2], 2, quiet, Signals())) == {0: None, 1: None, 2: None}
     assert {pair for shares in quiet.shares for pair in shares.items()} == {(i, s) for i in "012" for s in (0.0, 0.5)}
     assert all(len(shares) <= 2 for shares in quiet.shares)
     assert quiet.shares[-1] == {}
@@ -82,7 +82,7 @@ def test_a_run_to_which_nobody_listens_goes_on() -> None:
 
 
 def test_nothing_to_do_starts_no_process() -> None:
-    assert list(workers.together(numbered, [], 4, Quiet())) == []
+    assert list(workers.run_in_parallel(numbered, [], 4, Quiet(), Signals())) == []
 
 
 @pytest.mark.parametrize(("jobs", "number"), [(1, signal.SIGINT), (1, signal.SIGTERM), (2, signal.SIGINT)])
@@ -98,7 +98,9 @@ def test_a_signal_that_comes_in_the_last_moment_of_what_is_at_work_ends_it_all(
 
     threading.Thread(target=begin, daemon=True).start()
     make: Callable[[], workers.Done[str]] = lambda: (  # noqa: E731
-        workers.alone(absorbed, items, Quiet()) if jobs == 1 else workers.together(absorbed, items, jobs, Quiet())
+        workers.run_in_turn(absorbed, items, Quiet(), Signals())
+        if jobs == 1
+        else workers.run_in_parallel(absorbed, items, jobs, Quiet(), Signals())
     )
     with pytest.raises(Interrupted) as raised, closing(make()) as todo:
         for _ in todo:
@@ -115,3 +117,13 @@ def test_a_signal_is_handed_on_to_whoever_waits_for_it_outside() -> None:
         assert inner.status == outer.status == 128 + signal.SIGTERM
         with pytest.raises(Interrupted):
             outer.check()
+
+
+def test_signals_that_are_handed_in_are_listened_to_until_the_last_who_entered_them_leaves() -> None:
+    before, signals = signal.getsignal(signal.SIGTERM), Signals()
+    with signals:
+        with signals:
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert (signals.status, signals.name) == (128 + signal.SIGTERM, "SIGTERM")
+    assert signal.getsignal(signal.SIGTERM) is before

@@ -304,7 +304,7 @@ def test_bench_prints_its_standings_and_resume_goes_on_with_it(neuroevo: Command
 
 def plain_gaussian(**options: object) -> None:
     genomes, context = torch.zeros(2, 3), Context(0, 1, 0.0, torch.device("cpu"))
-    nobody = Population(genomes, {}, torch.zeros(2, 2, dtype=torch.int64))
+    nobody = Population.new(genomes, parents=2)
     mutation.gaussian(nobody, context, Layout(("w",), ((3,),)), **options)  # type: ignore[arg-type]
 
 

@@ -14,7 +14,7 @@ from neuroevo.cli import inspection
 from neuroevo.config import load
 from neuroevo.errors import InputError
 from neuroevo.experiments import experiment
-from neuroevo.storage import checkpoint, rundir
+from neuroevo.storage import generations, rundir
 
 SETS = ["backbone.name=none", "backbone.weights=none", "data.image_size=null", "algorithm.population=12",
         "budget.generations=2", "memory.limit=1e8"]  # fmt: skip
@@ -33,14 +33,14 @@ def test_a_run_and_its_checkpoint_are_described(finished: Path) -> None:
     assert rows["population"] == "12 individuals of 610 genes"
     assert rows["  head.weight"] == "10 x 60"
     assert rows["/population/genomes"] == "(12, 610) float32"
-    path = checkpoint.listed(finished / "checkpoints")[0]
+    path = generations.paths(finished / "checkpoints")[0]
     alone = dict(inspection.describe(str(path))[1])
     assert alone["generation"] == "2"
     assert "checksum good" in alone["file"]
 
 
 def test_damage_is_shown(finished: Path, tmp_path: Path) -> None:
-    source = checkpoint.listed(finished / "checkpoints")[0]
+    source = generations.paths(finished / "checkpoints")[0]
     bad = tmp_path / "c.h5"
     bad.write_bytes(source.read_bytes()[:-3])
     with pytest.raises(InputError, match="damaged"):
@@ -87,7 +87,7 @@ def test_the_machine_is_described() -> None:
 
 
 def test_every_extra_of_the_package_is_listed() -> None:
-    given = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"][
+    given = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"][
         "optional-dependencies"
     ]
     rows = dict(inspection.machine())

@@ -14,7 +14,7 @@ from neuroevo.engine.genome import Layout, Population
 from neuroevo.engine.rng import Context
 from neuroevo.errors import InputError
 
-RUNS = sorted((Path(__file__).parents[1] / "runs").glob("*.yaml"))
+RUNS = sorted((Path(__file__).parents[2] / "runs").glob("*.yaml"))
 
 
 def my_metric(logits: Tensor, targets: Tensor, *, weight: float = 2.0) -> Tensor:
@@ -32,7 +32,7 @@ def refused(raw: dict[str, Any]) -> str:
 
 
 def test_the_built_in_default_is_runs_digits_yaml() -> None:
-    digits = Path(__file__).parents[1] / "runs" / "digits.yaml"
+    digits = Path(__file__).parents[2] / "runs" / "digits.yaml"
     assert load(str(digits)) == load(None)
 
 
@@ -479,7 +479,7 @@ def test_a_trial_is_the_config_that_one_would_write(base: dict[str, Any], settin
     space = {key: {"name": "categorical", "choices": [value, value]} for key, value in settings.items()}
     c = check({**base, "tune": {"space": space}})
     pairs = [(key.split("."), value) for key, value in settings.items()]
-    written = check(config.applied(base, pairs, lambda line: None))
+    written = check(config.apply(base, pairs, lambda line: None))
     assert c.trial(settings) == written
     again = check(yaml.safe_load(c.to_yaml()))  # as a resume reads it
     assert again == c
@@ -515,7 +515,7 @@ def test_an_error_names_the_nearest_key_that_is_known_and_other_lines_stay() -> 
 
 def test_a_part_within_a_part_names_its_whole_path() -> None:
     mutation = check({"algorithm": {"mutation": {"safe": True, "rank": 2}}}).algorithm.options["mutation"]
-    nobody = Population(torch.zeros(2, 3), {}, torch.zeros(2, 2, dtype=torch.int64))
+    nobody = Population.new(torch.zeros(2, 3), parents=2)
     context = Context(0, 1, 0.0, torch.device("cpu"))
     with pytest.raises(InputError, match=r"^algorithm.mutation.safe: goes with neither"):
         mutation.bound()(nobody, context, Layout(("w",), ((3,),)))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from neuroevo.config.yamlfile import dump, parse, read, shown
+from neuroevo.config.yamlfile import dump, parse, read, show
 from neuroevo.errors import InputError
 
 
@@ -122,9 +122,9 @@ def test_a_value_is_shown_short() -> None:
         {str(i): i for i in range(99)},
         {"a": {"b": {"c": "x" * 999}}},
     ):
-        assert len(shown(value)) < 300
-    assert shown(2**64) == str(2**64)
-    assert shown("a\nb\x1b") == r"'a\nb\x1b'"
+        assert len(show(value)) < 300
+    assert show(2**64) == str(2**64)
+    assert show("a\nb\x1b") == r"'a\nb\x1b'"
 
 
 def test_a_folder_in_place_of_a_file_is_one_plain_line(tmp_path: Path) -> None:

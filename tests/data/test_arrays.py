@@ -30,6 +30,7 @@ from neuroevo.data.splits import split
 from neuroevo.engine.loop import Rules, Step
 from neuroevo.errors import InputError, Interrupted
 from neuroevo.experiments import build, evaluation, experiment, export
+from neuroevo.experiments.signals import Signals
 from neuroevo.networks import backbones
 from neuroevo.report import report
 from neuroevo.tuning import tune
@@ -80,9 +81,9 @@ def test_rows_are_handed_on_without_a_copy(tmp_path: Path) -> None:
     found = datasets.arrays(file=cancer(tmp_path / "a.npz", x=load_breast_cancer().data.astype(np.float32)))
     assert isinstance(found.images, Vectors)
     backbone = backbones.build("none", "default", None, found.native())
-    rows, computed = feature_cache.cached(backbone, found, torch.device("cpu"), lambda *_: None)
+    rows, computed = feature_cache.fetch(backbone, found, torch.device("cpu"), lambda *_: None)
     assert (rows.data_ptr(), computed) == (found.images.rows.ctypes.data, 0)
-    half, _ = feature_cache.there(backbone, found, torch.device("cpu"), "float16")
+    half, _ = feature_cache.look_up(backbone, found, torch.device("cpu"), "float16")
     assert half is not None
     assert half.dtype == torch.float16
     whole = Vectors(np.full((2, 3), 1e6, dtype=np.float32))
@@ -187,12 +188,12 @@ def test_hyperparameters_are_searched_on_arrays(tmp_path: Path) -> None:
         "tune": {"sampler": {"population": 2}, "space": {"refine.lr": {"name": "float", "low": 1e-3, "high": 1}},
                  "trial": {"generations": 2}, "budget": {"generations": 2}},
     }  # fmt: skip
-    tune.run(check(raw), str(tmp_path / "t"), "test", Quiet())
+    tune.run(check(raw), str(tmp_path / "t"), "test", Quiet(), Signals())
     result = json.loads((tmp_path / "t" / "result.json").read_text())
     assert result["status"] == "finished"
     raw["tune"]["space"] = {"data.image_size": {"name": "integer", "low": 8, "high": 16}}  # type: ignore[index]
     with pytest.raises(InputError, match=r"^tune.space.data.image_size: 8 is for images, and x of data.file is 64"):
-        tune.run(check(raw), str(tmp_path / "u"), "test", Quiet())
+        tune.run(check(raw), str(tmp_path / "u"), "test", Quiet(), Signals())
 
 
 def test_a_run_goes_on_with_a_file_that_moved_and_with_no_other(

@@ -37,7 +37,7 @@ def grow(path: Path, until: int = 150, rows: np.ndarray = ROWS) -> int:
 
 
 def take(path: Path) -> None:
-    with cache.locked(path, "features"):
+    with cache.lock(path, "features"):
         pass
 
 
@@ -189,7 +189,7 @@ def test_a_real_disk_that_is_full_is_one_line(folder: Path) -> None:
     if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "small", folder]).returncode:
         pytest.skip("only root can mount a small disk")
     try:
-        with pytest.raises(RunError, match="no space left for"), cache.locked(folder / NAME, "components"):
+        with pytest.raises(RunError, match="no space left for"), cache.lock(folder / NAME, "components"):
             cache.write(folder / "file.npz", bytes(20000), "components")
         assert [path.suffix for path in folder.iterdir()] == [cache.LOCK]
         subprocess.run(["mount", "-o", "remount,ro", folder], check=True)
@@ -241,14 +241,14 @@ def test_who_waits_for_a_lock_is_asked_now_and_then_and_may_leave(folder: Path) 
     held, done = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with cache.locked(folder / NAME, "features"):
+        with cache.lock(folder / NAME, "features"):
             held.set()
             done.wait(20)
 
     thread = threading.Thread(target=hold)
     thread.start()
     held.wait()
-    with pytest.raises(InterruptedError), cache.locked(folder / NAME, "features", leave):
+    with pytest.raises(InterruptedError), cache.lock(folder / NAME, "features", leave):
         pass
     done.set()
     thread.join()
@@ -267,7 +267,7 @@ def test_what_dead_owners_left_is_removed_and_what_somebody_may_go_on_with_stays
     (folder / f"{e}.npz.partial").write_text("")
     for theirs in ("mine.partial", "notes.txt", f"{a}.npy.txt"):
         (folder / theirs).write_text("a user's")
-    with cache.locked(folder / f"{e}.npy", "features"):  # at work
+    with cache.lock(folder / f"{e}.npy", "features"):  # at work
         os.utime(folder / f"{e}.npy.partial", (old, old))
         cache.tidy(folder / f"{c}.npy")
         left = sorted(path.name for path in folder.iterdir() if path.suffix != cache.LOCK)

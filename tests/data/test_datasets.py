@@ -9,10 +9,11 @@ import torch
 from conftest import make_folder
 from PIL import Image
 
-from neuroevo.data import datasets, folders, images
+from neuroevo.data import datasets, images
 from neuroevo.data.datasets import Dataset
+from neuroevo.data.foldernames import SPLITS
 from neuroevo.data.images import Arrays, Files
-from neuroevo.data.splits import limited, split
+from neuroevo.data.splits import limit_images, split
 from neuroevo.errors import InputError
 
 
@@ -79,18 +80,18 @@ def test_a_share_that_leaves_a_class_out_is_refused() -> None:
 @pytest.mark.parametrize("limit", [40, 41, 77, 200])
 def test_limit_takes_a_stratified_part_with_the_parts_kept(limit: int) -> None:
     whole = toy(([0] * 3 + [1]) * 50, [0] * 160 + [2] * 40)
-    part = limited(whole, limit, 0)
+    part = limit_images(whole, limit, 0)
     assert len(part.labels) == limit
     assert abs((part.labels == 1).mean() - 0.25) < 0.03
     assert abs((part.part == 2).mean() - 0.2) < 0.03
     if limit < 200:
         assert part.images.fingerprint() != whole.images.fingerprint()
-    assert limited(whole, limit, 0).images.fingerprint() == part.images.fingerprint()
+    assert limit_images(whole, limit, 0).images.fingerprint() == part.images.fingerprint()
 
 
 def test_a_limit_below_the_number_of_classes_is_refused() -> None:
     with pytest.raises(InputError, match=r"^limit: 1 .* at least 2"):
-        limited(toy([0, 1] * 5), 1, 0)
+        limit_images(toy([0, 1] * 5), 1, 0)
 
 
 def test_three_folders_are_the_three_splits(tmp_path: Path) -> None:
@@ -154,7 +155,7 @@ def test_a_broken_image_is_named_and_skipped_only_if_asked(tmp_path: Path) -> No
     line = f"broken: 1 unreadable image left out: a 1 of 4; the first is {bad}: broken image (in no format"
     assert left.notes[0].startswith(line)
     assert datasets.image_folder(root=str(tmp_path / "train"), broken="skip").take(np.array([0])).notes
-    found = datasets.labelled(str(tmp_path / "train"), ("a", "b", "c"), broken="skip")
+    found = datasets.read_others(str(tmp_path / "train"), ("a", "b", "c"), broken="skip")
     assert len(found.labels) == 5
     assert "a 1 of 3" in found.notes[0]
 
@@ -172,7 +173,7 @@ def test_max_pixels_holds_for_a_data_set_and_for_other_images(tmp_path: Path) ->
     make_folder(tmp_path, {"train": {"a": 3, "b": 3}})
     for whole in (
         datasets.image_folder(root=str(tmp_path), max_pixels=63),
-        datasets.labelled(str(tmp_path / "train"), ("a", "b"), max_pixels=63),
+        datasets.read_others(str(tmp_path / "train"), ("a", "b"), max_pixels=63),
     ):
         with pytest.raises(InputError, match=r"8 x 8 pixels .* max_pixels, 63; .* max_pixels=64$"):
             whole.take(np.array([0, 4])).images[0]
@@ -266,12 +267,12 @@ def test_mnist_reads_the_idx_files(data_root: Path) -> None:
 
 def test_other_labelled_images_are_mapped_to_the_runs_classes(tmp_path: Path) -> None:
     make_folder(tmp_path, {"test": {"c": 2, "a": 1}})
-    found = datasets.labelled(str(tmp_path), ("a", "b", "c"))
+    found = datasets.read_others(str(tmp_path), ("a", "b", "c"))
     assert found.labels.tolist() == [0, 2, 2]
     with pytest.raises(InputError, match="class c, which the run doesn't know"):
-        datasets.labelled(str(tmp_path / "test"), ("a", "b"))
+        datasets.read_others(str(tmp_path / "test"), ("a", "b"))
     with pytest.raises(InputError, match="is not a folder"):
-        datasets.labelled(str(tmp_path / "x"), ("a", "b"))
+        datasets.read_others(str(tmp_path / "x"), ("a", "b"))
 
 
 @pytest.mark.parametrize("ratio", [0.01, 0.3, 1.0])
@@ -288,7 +289,7 @@ def test_a_long_tail_falls_to_its_ratio_and_leaves_test_as_it_is(ratio: float) -
 def test_a_classs_only_image_stays_in_train() -> None:
     whole = toy([0] * 100 + [1] * 100 + [2] * 100 + list(range(3, 23)))
     splits = split(whole, 0, 0.15, 0.15)
-    assert [len(splits[name]) for name in folders.SPLITS] == [224, 48, 48]
+    assert [len(splits[name]) for name in SPLITS] == [224, 48, 48]
     assert set(range(300, 320)) <= set(splits["train"].tolist())
 
 
@@ -305,7 +306,7 @@ def test_rare_classes_do_not_push_each_other_out_of_a_split() -> None:
 
 
 def test_a_limit_keeps_an_image_of_every_class() -> None:
-    part = limited(toy([0] * 200 + list(range(1, 6))), 20, 0)
+    part = limit_images(toy([0] * 200 + list(range(1, 6))), 20, 0)
     assert np.bincount(part.labels).tolist() == [15, 1, 1, 1, 1, 1]
 
 
@@ -336,7 +337,7 @@ def test_images_of_one_of_each_class_cannot_be_cut() -> None:
 
 def test_splits_of_classes_with_enough_images_are_those_of_ever() -> None:
     labels = np.concatenate([np.arange(7)] * 60 + [np.arange(3)] * 40).tolist()
-    splits = split(limited(toy(labels), 400, 3), 5, 0.15, 0.15)
+    splits = split(limit_images(toy(labels), 400, 3), 5, 0.15, 0.15)
     digests = {name: hashlib.sha256(rows.numpy().tobytes()).hexdigest()[:16] for name, rows in splits.items()}
     assert digests == {"train": "6aa6b0c0ddd988c6", "validation": "1fc85d9ca4811091", "test": "3e89fc319a6ed756"}
 

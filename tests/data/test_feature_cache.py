@@ -1,5 +1,6 @@
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,10 +16,12 @@ from neuroevo.data import datasets, feature_cache, samples
 from neuroevo.data.augment import Augment, Live, views
 from neuroevo.data.components import FLAT, _principal, principal, projection, statistics
 from neuroevo.data.datasets import Dataset
-from neuroevo.data.images import Arrays, pixels
+from neuroevo.data.images import Arrays
+from neuroevo.data.pixels import pixels
 from neuroevo.errors import InputError, Interrupted
 from neuroevo.networks import affine, backbones
-from neuroevo.networks.backbones import Backbone, Transform
+from neuroevo.networks.backbones import Backbone
+from neuroevo.networks.libraries import Transform
 
 CPU = torch.device("cpu")
 
@@ -59,16 +62,16 @@ def nothing(done: int, total: int) -> None:
 
 def test_the_backbone_runs_once_an_image_and_never_again() -> None:
     backbone = counting()
-    rows, computed = feature_cache.cached(backbone, images(), CPU, nothing)
+    rows, computed = feature_cache.fetch(backbone, images(), CPU, nothing)
     assert (computed, backbone.body.seen) == (150, 150)
-    again, computed = feature_cache.cached(backbone, images(), CPU, nothing)
+    again, computed = feature_cache.fetch(backbone, images(), CPU, nothing)
     assert (computed, backbone.body.seen) == (0, 150)
     assert torch.equal(rows, again)
 
 
 def test_rows_are_in_the_data_sets_order() -> None:
     whole = images()
-    rows, _ = feature_cache.cached(counting(), whole, CPU, nothing)
+    rows, _ = feature_cache.fetch(counting(), whole, CPU, nothing)
     means = torch.from_numpy(whole.images.pixels).double().mean((1, 2)) / 255  # type: ignore[union-attr]
     torch.testing.assert_close(rows[:, 0].double(), (means - 0.5) / 0.5, rtol=1e-5, atol=1e-6)
 
@@ -98,7 +101,7 @@ def test_two_runs_at_once_compute_features_once() -> None:
 
     def work() -> None:
         both.wait()
-        seen.append(feature_cache.cached(counting(), images(600), CPU, nothing)[1])
+        seen.append(feature_cache.fetch(counting(), images(600), CPU, nothing)[1])
 
     threads = [threading.Thread(target=work) for _ in range(2)]
     for thread in threads:
@@ -123,14 +126,14 @@ def only(folder: Path, suffix: str) -> Path:
 def test_an_interrupted_computation_is_gone_on_with_to_the_same_bytes(
     fresh: Path, augmented: bool, dtype: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    given = (dtype, Augment([CROP], (8, 8)), 1) if augmented else (dtype,)
-    feature_cache.cached(counting(), images(), CPU, nothing, *given)
+    given: dict[str, Any] = {"dtype": dtype} | ({"augment": Augment([CROP], (8, 8)), "view": 1} if augmented else {})
+    feature_cache.fetch(counting(), images(), CPU, nothing, **given)
     whole = only(fresh, ".npy").read_bytes()
     monkeypatch.setenv("NEUROEVO_CACHE", str(fresh / "again"))
     backbone, lines = counting(), []
     with pytest.raises(Interrupted):
-        feature_cache.cached(backbone, images(), CPU, stop, *given)
-    assert feature_cache.cached(backbone, images(), CPU, nothing, *given, log=lines.append)[1] == 150
+        feature_cache.fetch(backbone, images(), CPU, stop, **given)
+    assert feature_cache.fetch(backbone, images(), CPU, nothing, **given, log=lines.append)[1] == 150
     assert backbone.body.seen == 150
     assert lines == ["features: going on after 128 of 150 images"]
     assert only(fresh / "again", ".npy").read_bytes() == whole
@@ -139,9 +142,9 @@ def test_an_interrupted_computation_is_gone_on_with_to_the_same_bytes(
 
 def test_a_pass_that_was_killed_before_its_last_step_computes_nothing_again(fresh: Path) -> None:
     with pytest.raises(Interrupted):
-        feature_cache.cached(counting(), images(128), CPU, stop)
+        feature_cache.fetch(counting(), images(128), CPU, stop)
     backbone = counting()
-    assert feature_cache.cached(backbone, images(128), CPU, nothing)[1] == 128  # whoever completes a pass pays for it
+    assert feature_cache.fetch(backbone, images(128), CPU, nothing)[1] == 128  # whoever completes a pass pays for it
     assert backbone.body.seen == 0
 
 
@@ -155,7 +158,7 @@ def test_who_waited_for_a_pass_that_died_goes_on_with_it() -> None:
 
     def first() -> None:
         with pytest.raises(Interrupted):
-            feature_cache.cached(counting(), images(), CPU, dies)
+            feature_cache.fetch(counting(), images(), CPU, dies)
 
     shown: list[tuple[int, int]] = []
 
@@ -165,7 +168,7 @@ def test_who_waited_for_a_pass_that_died_goes_on_with_it() -> None:
 
     threads = [
         threading.Thread(target=first),
-        threading.Thread(target=lambda: end.append(feature_cache.cached(counting(), images(), CPU, show)[1])),
+        threading.Thread(target=lambda: end.append(feature_cache.fetch(counting(), images(), CPU, show)[1])),
     ]
     threads[0].start()
     begun.wait()
@@ -178,21 +181,21 @@ def test_who_waited_for_a_pass_that_died_goes_on_with_it() -> None:
 
 
 def test_damaged_features_are_computed_anew_and_it_is_said(fresh: Path) -> None:
-    expected, _ = feature_cache.cached(counting(), images(), CPU, nothing)
+    expected, _ = feature_cache.fetch(counting(), images(), CPU, nothing)
     path = only(fresh, ".npy")
     content = path.read_bytes()
     for at in (0, 70, 131, len(content) // 2, len(content) - 1):
         damaged, lines = bytearray(content), []
         damaged[at] ^= 4
         path.write_bytes(damaged)
-        rows, computed = feature_cache.cached(counting(), images(), CPU, nothing, log=lines.append)
+        rows, computed = feature_cache.fetch(counting(), images(), CPU, nothing, log=lines.append)
         assert (computed, lines) == (150, [f"cached features {path}: damaged, computed anew"])
         assert torch.equal(rows, expected)
         assert path.read_bytes() == content
     path.unlink()
     (path / "in it").mkdir(parents=True)
     with pytest.raises(InputError, match="features: .*: Directory not empty; mend that"):
-        feature_cache.cached(counting(), images(), CPU, nothing)
+        feature_cache.fetch(counting(), images(), CPU, nothing)
 
 
 def test_damaged_components_are_computed_anew_and_it_is_said(fresh: Path) -> None:
@@ -211,10 +214,10 @@ def test_damaged_components_are_computed_anew_and_it_is_said(fresh: Path) -> Non
 
 
 def test_a_cache_that_can_only_be_read_serves_what_it_has(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows, _ = feature_cache.cached(counting(), images(), CPU, nothing)
+    rows, _ = feature_cache.fetch(counting(), images(), CPU, nothing)
     components = fitted(rows, 2, 0.0)
-    monkeypatch.setattr(cache_module, "locked", None)
-    assert feature_cache.cached(counting(), images(), CPU, nothing)[1] == 0
+    monkeypatch.setattr(cache_module, "lock", None)
+    assert feature_cache.fetch(counting(), images(), CPU, nothing)[1] == 0
     assert torch.equal(fitted(rows, 2, 0.0).axes, components.axes)
 
 
@@ -247,10 +250,10 @@ def test_features_that_are_not_finite_are_refused(fresh: Path, value: float, dty
     whole, backbone = images(), counting()._replace(body=Odd(value))
     whole.images.pixels[70] = 255  # type: ignore[union-attr]
     if line is None:
-        assert float(feature_cache.cached(backbone, whole, CPU, nothing, dtype)[0].max()) == value
+        assert float(feature_cache.fetch(backbone, whole, CPU, nothing, dtype=dtype)[0].max()) == value
         return
     with pytest.raises(InputError, match=line):
-        feature_cache.cached(backbone, whole, CPU, nothing, dtype)
+        feature_cache.fetch(backbone, whole, CPU, nothing, dtype=dtype)
     assert [path.suffix for path in (fresh / "features").iterdir()] == [".lock"]
 
 
@@ -262,18 +265,18 @@ def test_a_broken_image_costs_none_of_the_batches_before_it(tmp_path: Path) -> N
     (root / "b" / "079.png").write_bytes(content[:40])  # after its content was hashed, as a network drive fails
     whole.images.fingerprint = lambda: "known"  # type: ignore[method-assign]
     with pytest.raises(InputError, match="079.png: broken image"):
-        feature_cache.cached(backbone, whole, CPU, nothing)
+        feature_cache.fetch(backbone, whole, CPU, nothing)
     (root / "b" / "079.png").write_bytes(content)
-    feature_cache.cached(backbone, whole, CPU, nothing)
+    feature_cache.fetch(backbone, whole, CPU, nothing)
     assert backbone.body.seen == 160
 
 
 def test_features_that_do_not_fit_in_memory_are_mapped(monkeypatch: pytest.MonkeyPatch) -> None:
-    loaded, _ = feature_cache.cached(counting(), images(), CPU, nothing)
+    loaded, _ = feature_cache.fetch(counting(), images(), CPU, nothing)
     monkeypatch.setattr(devices, "available_memory", lambda device: 100)
     real, modes = np.load, []
     monkeypatch.setattr(np, "load", lambda path, mmap_mode=None: modes.append(mmap_mode) or real(path, mmap_mode))
-    mapped, _ = feature_cache.cached(counting(), images(), CPU, nothing)
+    mapped, _ = feature_cache.fetch(counting(), images(), CPU, nothing)
     assert modes == ["c"]
     assert torch.equal(mapped, loaded)
 
@@ -380,10 +383,10 @@ def test_features_are_projected_at_once_or_as_they_are_asked_for(monkeypatch: py
     rows = correlated(5000, 6)
     whole = samples.Features((rows, rows[:10] + 1), torch.zeros(5010).long(), None, CPU)
     p = fitted(rows, 2, 0.5)
-    at_once = whole.scaled(p)
+    at_once = whole.through(p)
     assert at_once.dim == 2
     monkeypatch.setattr(devices, "available_memory", lambda device: 1000)
-    later = whole.scaled(p)
+    later = whole.through(p)
     assert later.pieces[0] is rows
     index = torch.tensor([4999, 0, 5003, 4100])
     torch.testing.assert_close(at_once.batch(index)[0], later.batch(index)[0])
@@ -393,18 +396,18 @@ def test_features_are_projected_at_once_or_as_they_are_asked_for(monkeypatch: py
 def test_grey_images_are_fed_to_colour_backbones(tmp_path: Path) -> None:
     make_folder(tmp_path / "data", {"train": {"a": 3, "b": 3}}, grey=True)
     whole = datasets.image_folder(root=str(tmp_path / "data"))
-    rows, _ = feature_cache.cached(counting(), whole, CPU, nothing)
+    rows, _ = feature_cache.fetch(counting(), whole, CPU, nothing)
     assert rows.shape == (6, 3)
     assert torch.equal(rows[:, 0], rows[:, 2])
     pixels = backbones.build("none", "none", None, whole.native())
-    assert feature_cache.cached(pixels, whole, CPU, nothing)[0].shape == (6, 64)
+    assert feature_cache.fetch(pixels, whole, CPU, nothing)[0].shape == (6, 64)
 
 
 def test_a_real_network_gives_the_features_it_gives_alone() -> None:
     torch.manual_seed(0)
     backbone = backbones.build("timm/resnet10t", "none", 32, (8, 8, 1))
     whole = images(5)
-    rows, _ = feature_cache.cached(backbone, whole, CPU, nothing)
+    rows, _ = feature_cache.fetch(backbone, whole, CPU, nothing)
     up = [pixels(whole.images[i], 3, (32, 32), Image.Resampling.BICUBIC) for i in range(5)]
     x = torch.from_numpy(np.stack(up)).permute(0, 3, 1, 2).float() / 255
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (backbone.transform.mean, backbone.transform.std))
@@ -450,8 +453,8 @@ def test_views_are_cached_each_apart_and_rows_lead_to_them() -> None:
     augment = Augment([CROP], (8, 8))
     train = torch.tensor([1, 3, 4, 8])
     part = whole.take(train.numpy())
-    clean, _ = feature_cache.cached(backbone, whole, CPU, nothing)
-    seen = [feature_cache.cached(backbone, part, CPU, nothing, "float32", augment, view)[0] for view in range(3)]
+    clean, _ = feature_cache.fetch(backbone, whole, CPU, nothing)
+    seen = [feature_cache.fetch(backbone, part, CPU, nothing, augment=augment, view=view)[0] for view in range(3)]
     assert len({feature_cache.address(backbone, part.images, "float32", augment, v) for v in range(3)}) == 3
     labels = torch.from_numpy(np.concatenate([whole.labels, *[part.labels] * 3]))
     cached = samples.Features((clean, *seen), labels, None, CPU)
@@ -470,7 +473,7 @@ def test_views_are_cached_each_apart_and_rows_lead_to_them() -> None:
 def test_live_views_run_the_backbone_on_fresh_crops_and_count_them() -> None:
     whole, backbone = images(10), counting()
     live = Live(backbone, whole, Augment([CROP], (8, 8)), CPU)
-    clean, _ = feature_cache.cached(backbone, whole, CPU, nothing)
+    clean, _ = feature_cache.fetch(backbone, whole, CPU, nothing)
     cached = samples.Features((clean,), torch.from_numpy(whole.labels), None, CPU, live)
     view, source = views(0, 10, torch.arange(10)), torch.Generator().manual_seed(0)
     rows = view(torch.tensor([3, 7, 3]), source)
@@ -496,9 +499,9 @@ def test_arrays_of_many_channels_are_images_too(tmp_path: Path, channels: int) -
     whole = datasets.image_folder(root=str(tmp_path / "data"))
     assert whole.native() == (9, 9, channels)
     torch.manual_seed(0)
-    backbone = backbones.build("timm/resnet10t", "none", 32, whole.native(), channels)
-    assert feature_cache.cached(backbone, whole, CPU, nothing)[0].shape == (8, 512)
+    backbone = backbones.build("timm/resnet10t", "none", 32, whole.native(), channels=channels)
+    assert feature_cache.fetch(backbone, whole, CPU, nothing)[0].shape == (8, 512)
     pixels = backbones.build("none", "none", None, whole.native())
-    assert feature_cache.cached(pixels, whole, CPU, nothing)[0].shape == (8, 81 * channels)
+    assert feature_cache.fetch(pixels, whole, CPU, nothing)[0].shape == (8, 81 * channels)
     with pytest.raises(InputError, match=f"an image has {channels} channels, 3 are expected"):
-        feature_cache.cached(backbones.build("timm/resnet10t", "none", 32, whole.native()), whole, CPU, nothing)
+        feature_cache.fetch(backbones.build("timm/resnet10t", "none", 32, whole.native()), whole, CPU, nothing)

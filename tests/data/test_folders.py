@@ -6,15 +6,15 @@ from pathlib import Path
 import pytest
 from conftest import make_folder
 
-from neuroevo.data import folders
-from neuroevo.data.folders import scan, scan_labelled
+from neuroevo.data.foldernames import SPLITS
+from neuroevo.data.folders import Found, scan, scan_labelled
 from neuroevo.errors import InputError
 
 TWO = {"a": 2, "b": 2}
 
 
-def counts(found: folders.Found) -> dict[str, int]:
-    names = (*folders.SPLITS, "pool")
+def counts(found: Found) -> dict[str, int]:
+    names = (*SPLITS, "pool")
     return {names[part]: found.part.count(part) for part in sorted(set(found.part))}
 
 
@@ -268,7 +268,7 @@ def test_fifos_sockets_and_devices_are_left_out_by_name_and_nothing_waits_for_th
             listening.bind("s.png")
         finally:
             os.chdir(here)
-    found: list[folders.Found] = []
+    found: list[Found] = []
     worker = threading.Thread(target=lambda: found.append(scan(str(root))), daemon=True)
     worker.start()
     worker.join(20)

@@ -15,7 +15,8 @@ from neuroevo.data import identity
 from neuroevo.data.identity import Identity
 from neuroevo.errors import InputError
 from neuroevo.experiments import build, evaluation, experiment
-from neuroevo.storage import checkpoint, hdf5
+from neuroevo.experiments.signals import Signals
+from neuroevo.storage import checkpoint, generations, hdf5
 from neuroevo.tuning import tune
 
 PARTS = {"train": {"cat": 12, "dog": 12}, "test": {"cat": 4, "dog": 4}}
@@ -38,7 +39,7 @@ def there(finished: Path, tmp_path: Path) -> Path:
     text = (tmp_path / "w" / "r" / "config.yaml").read_text()
     text = text.replace(str(finished), str(tmp_path / "w"))
     (tmp_path / "w" / "r" / "config.yaml").write_text(text)
-    for path in checkpoint.listed(tmp_path / "w" / "r" / "checkpoints"):
+    for path in generations.paths(tmp_path / "w" / "r" / "checkpoints"):
         with h5py.File(path, "r+") as file:
             file.attrs["config"] = text
         seal(path)
@@ -117,12 +118,12 @@ def test_the_longest_end_of_a_root_that_is_there_is_taken(tmp_path: Path, monkey
     for name in ("a/pets", "pets"):
         (tmp_path / name).mkdir(parents=True)
     monkeypatch.setenv("NEUROEVO_DATA", str(tmp_path))
-    assert identity.located("/x/a/pets") == str(tmp_path / "a/pets")
-    assert identity.located("/x/b/pets") == str(tmp_path / "pets")
-    assert identity.located("/x/b") == "/x/b"
-    assert identity.located(f"/x/{tmp_path.name}") == str(tmp_path)
+    assert identity.locate("/x/a/pets") == str(tmp_path / "a/pets")
+    assert identity.locate("/x/b/pets") == str(tmp_path / "pets")
+    assert identity.locate("/x/b") == "/x/b"
+    assert identity.locate(f"/x/{tmp_path.name}") == str(tmp_path)
     monkeypatch.delenv("NEUROEVO_DATA")
-    assert identity.located("/x/a/pets") == "/x/a/pets"
+    assert identity.locate("/x/a/pets") == "/x/a/pets"
 
 
 def test_other_names_in_the_same_order_change_nothing(there: Path, quiet: Quiet) -> None:
@@ -144,7 +145,7 @@ def test_a_split_is_told_by_its_rows() -> None:
 
 
 def test_a_checkpoint_from_before_says_that_data_were_not_checked_but_classes_are(there: Path, quiet: Quiet) -> None:
-    path = checkpoint.listed(there / "r/checkpoints")[0]
+    path = generations.paths(there / "r/checkpoints")[0]
     with h5py.File(path, "r+") as file:
         for name in ("data", "native", "frozen"):
             del file.attrs[name]
@@ -174,25 +175,25 @@ def test_a_search_and_its_final_run_go_with_the_searchs_data_only(there: Path) -
         "tune.final=false",
     ]
     c = load(None, [*FOLDER, f"data.root={there / 'pets'}", *space])
-    tune.run(c, str(there / "t"), "test", Quiet())
+    tune.run(c, str(there / "t"), "test", Quiet(), Signals())
     (there / "pets/train/cat/000.png").unlink()
     with pytest.raises(InputError, match=r"data: 1 image removed \(cat\)"):
-        tune.resume(str(there / "t"), ["tune.budget.generations=2"], Quiet())
+        tune.resume(str(there / "t"), ["tune.budget.generations=2"], Quiet(), Signals())
     with pytest.raises(InputError, match=r"data: 1 image removed \(cat\)"):
-        tune.resume(str(there / "t"), ["tune.final=true"], Quiet())
+        tune.resume(str(there / "t"), ["tune.final=true"], Quiet(), Signals())
 
 
 def test_a_bench_compares_runs_on_the_same_data_only(there: Path) -> None:
     keys = dict(text.split("=", 1) for text in [*FOLDER, f"data.root={there / 'pets'}"])
     raw = config.override({}, [f"{key}={value}" for key, value in keys.items()], lambda line: None)
     (there / "base.yaml").write_text(config.dump(raw))
-    given = (["ga"], 1, 1, "samples=300", 1, [], [], str(there / "b"))
-    benchmark.run(str(there / "base.yaml"), *given, Quiet())
+    given: dict[str, Any] = {"splits": 1, "jobs": 1, "budget": "samples=300", "out": str(there / "b")}
+    benchmark.run(str(there / "base.yaml"), ["ga"], Quiet(), Signals(), seeds=1, **given)
     (there / "pets/train/cat/000.png").unlink()
     with pytest.raises(InputError, match=r"data: 1 image removed \(cat\)"):
-        benchmark.run(str(there / "base.yaml"), ["ga"], 2, *given[2:], Quiet())
+        benchmark.run(str(there / "base.yaml"), ["ga"], Quiet(), Signals(), seeds=2, **given)
     with pytest.raises(InputError, match=r"data: 1 image removed \(cat\)"):
-        benchmark.resume(str(there / "b"), Quiet())
+        benchmark.resume(str(there / "b"), Quiet(), Signals())
 
 
 def test_evaluate_sets_how_images_are_read_and_nothing_else(there: Path) -> None:

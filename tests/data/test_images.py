@@ -17,8 +17,10 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from neuroevo.data import images
-from neuroevo.data.images import Files, flattened, pixels, read
+from neuroevo.data import pictures
+from neuroevo.data.images import Files
+from neuroevo.data.pictures import Unreadable, read
+from neuroevo.data.pixels import LARGE, TALL, flatten, pixels
 from neuroevo.errors import InputError, RunError
 
 BILINEAR = Image.Resampling.BILINEAR
@@ -93,7 +95,7 @@ def test_a_strip_takes_no_more_memory_than_its_middle(width: int, height: int) -
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Image.Image, "resize", resize)
         found = pixels(image, 3, size, Image.Resampling.BICUBIC)
-    assert max(asked) <= max(images.LARGE, images.TALL * 224 * 224)
+    assert max(asked) <= max(LARGE, TALL * 224 * 224)
     if height == 3000:
         assert asked == [224 * 224]
         assert np.abs(found.astype(int) - before(image, 3, size, Image.Resampling.BICUBIC)).max() <= 2
@@ -152,7 +154,7 @@ def test_grey_of_16_bits_is_the_same_picture_in_8(
 
 def test_16_bits_are_rounded_to_the_nearest_8() -> None:
     x = np.arange(65536, dtype=np.uint16)
-    assert np.array_equal(images._rounded(x), np.rint(x / 257).astype(np.uint8))
+    assert np.array_equal(pictures._round(x), np.rint(x / 257).astype(np.uint8))
 
 
 def png(kind: int, bits: int, rows: npt.NDArray[Any], chunks: dict[bytes, bytes] | None = None) -> bytes:
@@ -362,9 +364,9 @@ def test_transparency_that_is_in_part_is_weighed() -> None:
     x = np.zeros((4, 4, 4), dtype=np.uint8)
     x[..., 3] = 51
     image = Image.fromarray(x)
-    assert np.array_equal(flattened(image, 3), np.full((4, 4, 3), 204))
-    assert flattened(image, 4).getpixel((0, 0)) == (204, 204, 204, 51)
-    assert flattened(Image.fromarray(x).convert("LA"), 1).getpixel((0, 0)) == 204
+    assert np.array_equal(flatten(image, 3), np.full((4, 4, 3), 204))
+    assert flatten(image, 4).getpixel((0, 0)) == (204, 204, 204, 51)
+    assert flatten(Image.fromarray(x).convert("LA"), 1).getpixel((0, 0)) == 204
 
 
 FORMS: list[tuple[str, str, dict[str, Any], int]] = [
@@ -553,7 +555,7 @@ def test_no_flipped_byte_in_the_pixels_of_a_png_goes_unseen(tmp_path: Path) -> N
         data = bytearray(whole)
         data[place] ^= 1 << int(rng.integers(8))
         (tmp_path / "x.png").write_bytes(data)
-        with contextlib.suppress(images.Unreadable):
+        with contextlib.suppress(Unreadable):
             assert np.array_equal(seen(tmp_path / "x.png"), right)
 
 
@@ -640,17 +642,17 @@ def test_memory_that_runs_out_on_the_machine_is_not_the_files_fault(
     def full(image: Image.Image) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(images, "_upright", full)
+    monkeypatch.setattr(pictures, "_upright", full)
     with pytest.raises(InputError, match="broken image"):
         Files([str(tmp_path / "x.png")])[0]
-    monkeypatch.setattr(images.devices, "available_memory", lambda device: 100)
+    monkeypatch.setattr(pictures.devices, "available_memory", lambda device: 100)
     with pytest.raises(RunError, match="x.png: no memory left"):
         Files([str(tmp_path / "x.png")])[0]
 
 
 def test_a_view_has_the_same_conversion_as_the_image_itself() -> None:
     from neuroevo.data.augment import Augment
-    from neuroevo.networks.backbones import Transform
+    from neuroevo.networks.libraries import Transform
 
     augment = Augment([{"name": "RandomHorizontalFlip", "p": 0}], (16, 16))
     for channels in (1, 3, 4):
@@ -674,12 +676,12 @@ def test_the_page_of_a_tiff_that_is_no_thumbnail_is_taken_wherever_it_is(tmp_pat
         file.newFrame()
         large.save(file, "TIFF")
         file.newFrame()
-    found = images.read(str(tmp_path / "first.tif"))
+    found = read(str(tmp_path / "first.tif"))
     assert isinstance(found, Image.Image)
     assert (found.size, found.getpixel((0, 0))) == ((24, 16), 200)
 
 
 def test_signed_bytes_of_a_tiff_are_refused(tmp_path: Path) -> None:
     (tmp_path / "s.tif").write_bytes(tiff("<", bytes(GREY.size), {258: 8, 339: 2}))
-    with pytest.raises(images.Unreadable, match="signed"):
-        images.read(str(tmp_path / "s.tif"))
+    with pytest.raises(Unreadable, match="signed"):
+        read(str(tmp_path / "s.tif"))

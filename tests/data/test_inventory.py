@@ -14,7 +14,7 @@ from neuroevo.data.splits import split
 def taken(root: Path) -> tuple[Dataset, inventory.Splits]:
     whole = datasets.image_folder(root=str(root))
     splits = split(whole, 0, 0.2, 0.2)
-    return inventory.noted(whole, splits), splits
+    return inventory.add_notes(whole, splits), splits
 
 
 def test_copies_across_splits_and_classes_are_counted_with_an_example(tmp_path: Path) -> None:
@@ -84,7 +84,7 @@ def test_classes_without_an_image_in_a_split_that_was_cut_are_named(tmp_path: Pa
 def test_data_that_is_no_folder_has_counts_and_nothing_to_say() -> None:
     whole = datasets.digits()
     splits = split(whole, 0, 0.15, 0.15)
-    whole = inventory.noted(whole, splits)
+    whole = inventory.add_notes(whole, splits)
     assert inventory.lines(whole, splits) == inventory.rows(whole, splits) == []
     assert inventory.record(whole, splits) == {
         "images": {"train": 1257, "validation": 270, "test": 270}, "folders": {}, "notes": [],

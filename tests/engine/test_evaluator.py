@@ -40,15 +40,15 @@ def learning(population: Population, steps: int) -> Cost:
 
 def people() -> Population:
     traits = {"velocity": torch.zeros(4, 2)}
-    return Population(torch.arange(8.0).view(4, 2), traits, torch.zeros(4, 2, dtype=torch.int64))
+    return Population.new(torch.arange(8.0).view(4, 2), parents=2)._replace(traits=traits)
 
 
-def developed(d: evaluator.Development) -> evaluator.Developed:
-    return d.develop(people(), ROWS, Context(0, 1, 0.0, CPU))
+def developed(d: evaluator.Evaluator) -> evaluator.Evaluated:
+    return d.evaluate(people(), ROWS, Context(0, 1, 0.0, CPU))
 
 
-def test_unchanged_scores_a_population_as_it_is() -> None:
-    d = evaluator.unchanged(scoring)
+def test_a_plain_evaluator_scores_a_population_as_it_is() -> None:
+    d = evaluator.plain(scoring)
     found = developed(d)
     assert found.scored is found.inherited
     assert torch.equal(found.scored.genomes, people().genomes)
@@ -56,7 +56,7 @@ def test_unchanged_scores_a_population_as_it_is() -> None:
 
 
 def test_lamarckian_individuals_inherit_what_they_learnt() -> None:
-    found = developed(evaluator.lamarckian(scoring, refine, learning))
+    found = developed(evaluator.lamarckian(scoring, evaluator.Learning(refine, learning)))
     assert found.scored is found.inherited
     assert found.inherited.genomes[:, 0].tolist() == [1, 1, 5, 5]
     assert found.scores.values[:, 0].tolist() == [1, 1, 5, 5]
@@ -64,7 +64,7 @@ def test_lamarckian_individuals_inherit_what_they_learnt() -> None:
 
 
 def test_baldwinian_individuals_inherit_their_own_genome_and_are_scored_by_what_they_learnt() -> None:
-    found = developed(evaluator.baldwinian(evaluator.lamarckian(scoring, refine, learning)))
+    found = developed(evaluator.baldwinian(evaluator.lamarckian(scoring, evaluator.Learning(refine, learning))))
     assert torch.equal(found.inherited.genomes, people().genomes)
     assert found.scores.values[:, 0].tolist() == [1, 1, 5, 5]
     assert found.scored.genomes[:, 0].tolist() == [1, 1, 5, 5]
@@ -72,7 +72,7 @@ def test_baldwinian_individuals_inherit_their_own_genome_and_are_scored_by_what_
 
 
 def test_backed_off_individuals_that_got_worse_are_put_back_with_all_they_had() -> None:
-    d = evaluator.backed_off(scoring, refine, learning)
+    d = evaluator.backed_off(scoring, evaluator.Learning(refine, learning))
     found = developed(d)
     assert found.inherited.genomes[:, 0].tolist() == [1, 2, 5, 6]
     assert found.scores.values[:, 0].tolist() == [1, 2, 5, 6]
@@ -85,7 +85,7 @@ def test_an_individual_that_learning_made_invalid_is_put_back() -> None:
     def spoil(population: Population, context: Context) -> tuple[Population, Cost]:
         return population._replace(genomes=population.genomes * torch.nan), Cost()
 
-    found = developed(evaluator.backed_off(scoring, spoil, learning))
+    found = developed(evaluator.backed_off(scoring, evaluator.Learning(spoil, learning)))
     assert torch.equal(found.inherited.genomes, people().genomes)
     assert not found.scores.invalid.any()
 
@@ -98,14 +98,14 @@ class Best(NamedTuple):
         return any(b < a - 1e-12 for a, b in zip(self.values, self.values[1:], strict=False))
 
 
-def best_of_each_generation(d: evaluator.Development) -> Best:
+def best_of_each_generation(d: evaluator.Evaluator) -> Best:
     layout = Layout(("w",), ((2,),))
     algorithm = ga(population=8, elites=2, crossover=uniform)
     state = algorithm.init(torch.zeros(1, 2), 0.5, Context(0, 0, 0.0, CPU, layout))
     best = []
     for generation in range(1, 25):
         context = Context(0, generation, 0.0, CPU, layout)
-        grown = d.develop(algorithm.ask(state, context), ROWS, context)
+        grown = d.evaluate(algorithm.ask(state, context), ROWS, context)
         state = algorithm.tell(state, grown.inherited, grown.scores)
         best.append(float(grown.scores.values.max()))
     return Best(best)
@@ -118,8 +118,8 @@ def harmful(population: Population, context: Context) -> tuple[Population, Cost]
 
 
 def test_with_back_off_the_best_on_a_fixed_batch_never_falls_and_without_it_does() -> None:
-    assert not best_of_each_generation(evaluator.backed_off(scoring, harmful, learning)).falls
-    assert best_of_each_generation(evaluator.lamarckian(scoring, harmful, learning)).falls
+    assert not best_of_each_generation(evaluator.backed_off(scoring, evaluator.Learning(harmful, learning))).falls
+    assert best_of_each_generation(evaluator.lamarckian(scoring, evaluator.Learning(harmful, learning))).falls
 
 
 def test_with_many_objectives_back_off_puts_back_what_is_dominated_by_what_it_was() -> None:
@@ -130,7 +130,9 @@ def test_with_many_objectives_back_off_puts_back_what_is_dominated_by_what_it_wa
         values = before if torch.equal(population.genomes, people().genomes) else after
         return Scores(values, values[:, 0].isinf(), 2), Cost()
 
-    found = developed(evaluator.backed_off(evaluator.Scoring(both, lambda n, samples: Cost()), refine, learning))
+    found = developed(
+        evaluator.backed_off(evaluator.Scoring(both, lambda n, samples: Cost()), evaluator.Learning(refine, learning))
+    )
     kept = (found.scored.genomes == people().genomes).all(1)
     assert kept.tolist() == [True, False, False, True]
     assert found.scores.values.tolist() == [[1, 1], [2, 0], [0, 5], [1, 1]]

@@ -10,10 +10,10 @@ from neuroevo.engine import loop
 from neuroevo.engine.algorithm import Algorithm
 from neuroevo.engine.batches import batches
 from neuroevo.engine.cost import Budget, Cost
-from neuroevo.engine.evaluator import Developed, Development, Scoring, unchanged
+from neuroevo.engine.evaluator import Evaluated, Evaluator, Scoring, plain
 from neuroevo.engine.genome import Layout, Population
 from neuroevo.engine.loop import Champion, Rules, Step
-from neuroevo.engine.problem import Problem, Validate, by_metric
+from neuroevo.engine.problem import Problem, Sensitivities, Validate, by_metric
 from neuroevo.engine.rng import Context
 from neuroevo.engine.scores import Scores
 from neuroevo.errors import InputError
@@ -32,7 +32,7 @@ def walk(growing: bool = False) -> Algorithm[Walk]:
 
     def ask(state: Walk, context: Context) -> Population:
         n = 8 if growing and context.generation > 1 else 4
-        return Population(state.at + torch.arange(n)[:, None], {}, torch.full((n, 2), -1))
+        return Population.new(state.at + torch.arange(n)[:, None], parents=2)
 
     return Algorithm(
         lambda start, sigma, context: Walk(start[0]),
@@ -49,11 +49,11 @@ def rules(**changes: object) -> Rules:
     return base.__class__(**{**base.__dict__, **changes})  # type: ignore[arg-type]
 
 
-def problem(development: Development, validate: Validate, r: Rules, pool: int = 100) -> Problem:
+def problem(evaluator: Evaluator, validate: Validate, r: Rules, pool: int = 100) -> Problem:
     """Return the problem of one gene, whose batches are drawn from so many rows."""
     merit = by_metric("accuracy", lower_is_better=r.lower_is_better, loss="cross_entropy")
     draw = batches(torch.arange(pool), r.seed)
-    return Problem(Layout(("x",), ((1,),)), torch.zeros(1, 1), 0.0, development, draw, validate, merit)
+    return Problem(Layout(("x",), ((1,),)), torch.zeros(1, 1), 0.0, evaluator, draw, validate, merit)
 
 
 FIRST = Champion(torch.zeros(1), "start", 0, {"accuracy": -1.0, "cross_entropy": 1.0})
@@ -65,6 +65,7 @@ def run(
     bad: float | None = None,
     algorithm: Algorithm[Walk] | None = None,
     pool: int = 100,
+    sensitivity: Sensitivities | None = None,
 ) -> tuple[list[Step], list[Tensor]]:
     """Run the walk; the validation accuracy of a genome is `quality` of its value, its fitness the value itself."""
     taken: list[Tensor] = []
@@ -80,9 +81,47 @@ def run(
         return found, Cost(validation=len(genomes))
 
     ticks, search = count(), algorithm or walk()
-    p = problem(unchanged(Scoring(score, lambda n, samples: Cost(forward=n * samples))), validate, r, pool)
+    p = problem(plain(Scoring(score, lambda n, samples: Cost(forward=n * samples))), validate, r, pool)
+    p = p._replace(sensitivity=sensitivity)
     start = loop.begin(p, search, r.seed, CPU, champion=FIRST)
     return list(loop.evolve(p, search, r, start, device=CPU, clock=lambda: float(next(ticks)))), taken
+
+
+def test_an_algorithm_that_asks_for_another_number_of_rows_than_it_says_is_one_line() -> None:
+    first = walk()._replace(size=5)
+    with pytest.raises(InputError, match=r"^algorithm: asks for 4 rows of genomes in generation 1, and says size = 5$"):
+        run(rules(), algorithm=first)
+    later = walk(growing=True)._replace(again=3)
+    with pytest.raises(InputError, match=r"^algorithm: .* 8 rows .* in generation 2, and says size \+ again = 7$"):
+        run(rules(), algorithm=later)
+
+    def ask(state: Walk, context: Context) -> Population:
+        population = walk().ask(state, context)
+        return population._replace(roles=population.roles[:3])
+
+    with pytest.raises(InputError, match=r"^algorithm: asks for 3 rows of roles in generation 1, and says size = 4$"):
+        run(rules(), algorithm=walk()._replace(ask=ask))
+
+
+def test_an_algorithm_that_asks_for_more_sensitivities_than_it_says_is_one_line() -> None:
+    class Ones:
+        def of(self, genomes: Tensor) -> Tensor:
+            return torch.ones_like(genomes)
+
+        def cost(self, n: int) -> Cost:
+            return Cost(forward=n)
+
+    def ask(state: Walk, context: Context) -> Population:
+        population = walk().ask(state, context)
+        if context.generation > 1:
+            assert context.sensitivity is not None
+            context.sensitivity(population.genomes[:2])
+        return population
+
+    algorithm = walk()._replace(ask=ask)
+    assert len(run(rules(), algorithm=algorithm._replace(overhead=2), sensitivity=Ones())[0]) == 6
+    with pytest.raises(InputError, match=r"^algorithm: .* sensitivity of 2 genomes in generation 2, and says 1: over"):
+        run(rules(), algorithm=algorithm._replace(overhead=1), sensitivity=Ones())
 
 
 def test_generations_stop_a_run_and_are_counted_from_1() -> None:
@@ -202,11 +241,11 @@ def learning(steps: int, batch: int, budget: Budget) -> tuple[list[Step], list[i
         n = len(population.genomes)
         return Cost(forward=n * (batch * taken + samples), backward=n * batch * taken)
 
-    def develop(population: Population, index: Tensor, context: Context) -> Developed:
+    def evaluate(population: Population, index: Tensor, context: Context) -> Evaluated:
         taken.append(context.steps)
         n = len(population.genomes)
         scores = Scores(population.genomes[:, :1].double(), torch.zeros(n, dtype=torch.bool))
-        return Developed(
+        return Evaluated(
             population,
             population,
             scores,
@@ -216,7 +255,7 @@ def learning(steps: int, batch: int, budget: Budget) -> tuple[list[Step], list[i
     def validate(genomes: Tensor) -> tuple[list[dict[str, float]], Cost]:
         return [{"accuracy": 0.0, "cross_entropy": 1.0} for _ in genomes], Cost()
 
-    d = Development(develop, cost, steps)
+    d = Evaluator(evaluate, cost, steps)
     r = rules(budget=budget)
     p = problem(d, validate, r)
     start = loop.begin(p, walk(), r.seed, CPU, champion=FIRST)

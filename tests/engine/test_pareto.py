@@ -185,7 +185,7 @@ def test_elites_are_the_survivors_of_parents_and_children() -> None:
 
 def test_nobody_valid_is_no_front_and_no_error() -> None:
     algorithm = ga(population=4, elites=2, mutation=partial(mutation.gaussian, sigma=0.1))
-    population = Population(torch.randn(4, G), {}, torch.full((4, 2), -1))
+    population = Population.new(torch.randn(4, G), parents=2)
     scores = Scores(torch.full((4, 2), math.nan, dtype=torch.float64), torch.ones(4, dtype=torch.bool), 2)
     state = algorithm.tell(GAState(population, torch.empty(0)), population, scores)
     assert algorithm.candidates(state) == {}

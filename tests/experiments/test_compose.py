@@ -95,7 +95,7 @@ def test_the_network_that_is_exported_is_the_one_that_was_scored(
     given = build.dataset(parts.config)
     rows = given[1]["test"]
     plain = sources.sources(
-        parts.config, parts.device, given, parts.backbone, lambda done, total: None, lambda line: None
+        parts.config, parts.device, given, parts.network.backbone, lambda done, total: None, lambda line: None
     ).features
     with torch.inference_mode():
         logits = network(plain.batch(rows)[0].view(len(rows), 1, 8, 8))
@@ -253,7 +253,7 @@ def test_what_memory_can_not_hold_is_refused_before_it_is_made(
 
 
 def test_sizes_are_spelled_as_people_read_them() -> None:
-    assert [memory.spelled(n) for n in (12, 2**20, 3 * 2**39, 2**70)] == [
+    assert [memory.amount(n) for n in (12, 2**20, 3 * 2**39, 2**70)] == [
         "12 bytes", "1.0 MiB", "1.5 TiB", "1,048,576.0 PiB",
     ]  # fmt: skip
 

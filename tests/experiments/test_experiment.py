@@ -18,7 +18,7 @@ from neuroevo.engine import pareto
 from neuroevo.errors import InputError
 from neuroevo.experiments import build, evaluation, experiment, log, reopen, sources
 from neuroevo.networks import backbones
-from neuroevo.storage import checkpoint, rundir
+from neuroevo.storage import generations, rundir
 
 # Digits' own pixels: quick, and nothing to download.
 SMALL = [
@@ -68,7 +68,7 @@ def test_a_run_leaves_what_the_contract_says(tmp_path: Path, quiet: Quiet) -> No
     assert history[-1]["forward_samples"] == 6 * 16 * 100
     saved = yaml.safe_load((tmp_path / "r" / "config.yaml").read_text())
     assert saved == load(None, SMALL).record()
-    assert checkpoint.listed(tmp_path / "r" / "checkpoints")[0].name == "generation-000006.h5"
+    assert generations.paths(tmp_path / "r" / "checkpoints")[0].name == "generation-000006.h5"
     assert [step.generation for step in quiet.steps] == [1, 2, 3, 4, 5, 6]
 
 
@@ -101,7 +101,7 @@ def test_a_run_of_many_objectives_validates_its_front_whose_best_is_the_champion
     last = quiet.steps[-1]
     assert last.scores.objectives == 2
     parts, _ = reopen.opened(str(tmp_path / "r"), quiet)
-    exported = [parts.network_weights(genome) for genome in last.population.genomes]
+    exported = [parts.network.fold(genome) for genome in last.population.genomes]
     norms = torch.tensor([sum(float(w.double().square().sum()) for w in own.values()) ** 0.5 for own in exported])
     torch.testing.assert_close(last.scores.values[:, 0], -norms.double(), rtol=1e-6, atol=0.0)
     assert last.record["fitness_best"] == float(last.scores.values[:, 0].max())  # the history is of the first
@@ -152,16 +152,16 @@ def test_what_is_done_to_features_is_folded_into_the_champions_first_layer(
 ) -> None:
     start(tmp_path / "r", f"head.name={head}", "genome.init_sigma=0.5", *SCALES[scale])
     parts, step = reopen.opened(str(tmp_path / "r"), Quiet())
-    rows = parts.splits["test"]
+    rows = parts.supervised.splits["test"]
     genome = step.population.genomes[-1]
-    inside = parts.forward(parts.express(genome[None]), parts.features.batch(rows)[0])
+    inside = parts.network.forward(parts.network.decode(genome[None]), parts.features.batch(rows)[0])
     assert inside.abs().mean() > 0.01
     pixels = sources.cache(
-        parts.config, *build.dataset(parts.config), parts.backbone, parts.device, lambda done, total: None
+        parts.config, *build.dataset(parts.config), parts.network.backbone, parts.device, lambda done, total: None
     )[0]
     raw = pixels.batch(rows)[0]
     assert raw.shape[1] == 64
-    outside = parts.forward({k: w[None] for k, w in parts.network_weights(genome).items()}, raw)
+    outside = parts.network.forward({k: w[None] for k, w in parts.network.fold(genome).items()}, raw)
     error = (inside - outside).abs().amax() / inside.abs().mean()
     assert error < 1e-4
 
@@ -172,8 +172,8 @@ def test_a_run_starts_from_an_earlier_champion_unchanged(tmp_path: Path) -> None
     assert again["champion"]["validation"]["accuracy"] >= first["champion"]["validation"]["accuracy"]
     file = tmp_path / "a" / "champion.safetensors"
     parts, _ = reopen.opened(str(tmp_path / "a"), Quiet())
-    genome = parts.from_network(load_file(file), "x")[0]
-    torch.testing.assert_close(genome, parts.from_network(parts.network_weights(genome), "x")[0], rtol=1e-5, atol=1e-5)
+    genome = parts.network.unfold(load_file(file), "x")[0]
+    torch.testing.assert_close(genome, parts.network.unfold(parts.network.fold(genome), "x")[0], rtol=1e-5, atol=1e-5)
 
 
 def test_weights_of_another_layout_are_no_start(tmp_path: Path) -> None:
@@ -197,7 +197,7 @@ def test_a_run_starts_from_the_networks_own_head(tmp_path: Path) -> None:
     ]  # fmt: skip
     start(tmp_path / "r", *sets)
     parts, _ = reopen.opened(str(tmp_path / "r"), Quiet())
-    weights = parts.network_weights(parts.start()[0])
+    weights = parts.network.fold(parts.supervised.start[0])
     torch.testing.assert_close(
         weights["classifier.3.weight"], network.classifier[3].weight.detach(), rtol=1e-4, atol=1e-6
     )

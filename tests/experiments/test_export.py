@@ -14,10 +14,10 @@ from torch import nn
 
 from neuroevo.config import load
 from neuroevo.data import augment, datasets, feature_cache
-from neuroevo.data.images import pixels
+from neuroevo.data.pixels import pixels
 from neuroevo.errors import InputError
 from neuroevo.experiments import build, evaluation, experiment, export, reopen
-from neuroevo.storage import checkpoint
+from neuroevo.storage import checkpoint, generations
 
 SETS = [
     "backbone.name=timm/resnet10t", "backbone.weights=none", "data.image_size=32", "data.limit=150",
@@ -43,12 +43,12 @@ def expected(run: str) -> tuple[torch.Tensor, torch.Tensor]:
     """Return some inputs and the logits that the run itself gives them."""
     parts, step = reopen.opened(run, Quiet())
     rows = torch.arange(5)
-    logits = parts.forward(parts.express(step.champion.genome[None]), parts.features.batch(rows)[0])[0]
+    logits = parts.network.forward(parts.network.decode(step.champion.genome[None]), parts.features.batch(rows)[0])[0]
     whole = build.dataset(parts.config)[0]
-    t = parts.backbone.transform
+    t = parts.network.backbone.transform
     images = [pixels(whole.images[i], 3, t.size, Image.Resampling[t.interpolation.upper()]) for i in range(5)]
     batch = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
-    return augment.normalised(batch, t, torch.device("cpu")), logits
+    return augment.normalise(batch, t, torch.device("cpu")), logits
 
 
 @pytest.mark.parametrize("format", ["safetensors", "pt"])
@@ -90,7 +90,7 @@ def test_each_exported_member_of_the_front_scores_as_its_row_says(tmp_path: Path
             "algorithm.mutation.sigma=0.05", "fitness.samples=100000", "features.components=null"]  # fmt: skip
     run = str(tmp_path / "r")
     experiment.run(load(None, sets), run, "test", Quiet())
-    with h5py.File(checkpoint.listed(tmp_path / "r" / "checkpoints")[0]) as file:  # with h5py alone
+    with h5py.File(generations.paths(tmp_path / "r" / "checkpoints")[0]) as file:  # with h5py alone
         fitness = file["front/fitness"][()]
         everybody = file["population/fitness"][()]
     assert len(fitness) > 3
@@ -165,20 +165,20 @@ def test_export_and_scores_on_other_images_need_the_runs_folder_alone(
     experiment.run(load(None, [*ALONE, *given]), run, "test", Quiet())
     make_folder(tmp_path, {"other": {"0": 3, "7": 2}}, grey=True)
     parts, step = reopen.opened(run, Quiet())
-    other = datasets.labelled(str(tmp_path / "other"), parts.classes)
-    rows, _ = feature_cache.cached(parts.backbone, other, parts.device, lambda done, total: None)
+    other = datasets.labelled(str(tmp_path / "other"), parts.network.classes)
+    rows, _ = feature_cache.cached(parts.network.backbone, other, parts.device, lambda done, total: None)
     labels = torch.from_numpy(other.labels)
-    expected = parts.test(step.champion.genome, parts.seen(rows, labels), torch.arange(5)).scores
+    expected = parts.supervised.test(step.champion.genome, parts.view_others(rows, labels), torch.arange(5)).scores
     monkeypatch.setattr(build, "dataset", lambda c: pytest.fail("the data set was asked for"))
     assert evaluation.evaluate(run, str(tmp_path / "other"), Quiet()) == expected
     export.export(run, None, str(tmp_path / "m.safetensors"))
     exported, champion = load_file(tmp_path / "m.safetensors"), load_file(tmp_path / "r" / "champion.safetensors")
     assert all(torch.equal(exported[name], value) for name, value in champion.items())
     network, _ = export.network(run)
-    transform = parts.backbone.transform
+    transform = parts.network.backbone.transform
     batch = next(feature_cache._batches(other.images, transform, None, 0))
     with torch.inference_mode():
-        logits = network(augment.normalised(batch, transform, torch.device("cpu")))
+        logits = network(augment.normalise(batch, transform, torch.device("cpu")))
     assert float(torch.nn.functional.cross_entropy(logits, labels)) == pytest.approx(
         expected["cross_entropy"], rel=1e-3
     )

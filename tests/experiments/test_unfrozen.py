@@ -13,7 +13,7 @@ from torch import Tensor
 from neuroevo.config import load
 from neuroevo.data import augment, feature_cache
 from neuroevo.engine import execution
-from neuroevo.engine.execution import Plan
+from neuroevo.engine.execution import Execution
 from neuroevo.errors import InputError, RunError
 from neuroevo.experiments import build, compose, experiment, export, reopen
 from neuroevo.learning import sensitivity
@@ -58,19 +58,19 @@ def test_a_stage_is_as_ordinary_as_a_head(tmp_path: Path, weights: str, quiet: Q
     assert set(champion) == set(named)
     for name, weight in champion.items():
         assert torch.equal(network.state_dict()[name], weight)
-    images = augment.normalised(pixels(parts), parts.backbone.transform, torch.device("cpu"))
+    images = augment.normalised(pixels(parts), parts.network.backbone.transform, torch.device("cpu"))
     with torch.inference_mode():
-        logits = network(images[parts.splits["test"]])
-    hits = (logits.argmax(1) == parts.features.labels[parts.splits["test"]]).double().mean()
+        logits = network(images[parts.supervised.splits["test"]])
+    hits = (logits.argmax(1) == parts.features.labels[parts.supervised.splits["test"]]).double().mean()
     assert float(hits) == pytest.approx(result["champion"]["test"]["accuracy"])
-    found = torch.nn.functional.cross_entropy(logits, parts.features.labels[parts.splits["test"]])
+    found = torch.nn.functional.cross_entropy(logits, parts.features.labels[parts.supervised.splits["test"]])
     assert float(found) == pytest.approx(result["champion"]["test"]["cross_entropy"], rel=1e-4)
 
 
-def pixels(parts: compose.Experiment) -> Tensor:
+def pixels(parts: compose.Run) -> Tensor:
     """Return the run's images, uint8 [N, channels, H, W]."""
     whole, _ = build.dataset(parts.config)
-    t = parts.backbone.transform
+    t = parts.network.backbone.transform
     return torch.cat(list(feature_cache._batches(whole.images, t, None, 0)))
 
 
@@ -166,10 +166,10 @@ def test_recalibrated_norms_are_the_champions_own_and_counted(
         network, _ = export.network(str(tmp_path / "r"))
     parts, _ = reopen.opened(str(tmp_path / "r"), Quiet())
     assert torch.equal(network.get_buffer("layer4.0.bn1.running_mean"), champion["layer4.0.bn1.running_mean"])
-    images = augment.normalised(pixels(parts), parts.backbone.transform, torch.device("cpu"))
+    images = augment.normalised(pixels(parts), parts.network.backbone.transform, torch.device("cpu"))
     with torch.inference_mode():
-        logits = network(images[parts.splits["test"]])
-    found = torch.nn.functional.cross_entropy(logits, parts.features.labels[parts.splits["test"]])
+        logits = network(images[parts.supervised.splits["test"]])
+    found = torch.nn.functional.cross_entropy(logits, parts.features.labels[parts.supervised.splits["test"]])
     assert float(found) == pytest.approx(result["champion"]["test"]["cross_entropy"], rel=1e-3)
     (tmp_path / "r" / "champion.safetensors").unlink()  # then they are estimated again, from the train images
     again, _ = export.network(str(tmp_path / "r"))
@@ -190,8 +190,8 @@ def test_cost_is_what_really_went_through(tmp_path: Path, weights: str, monkeypa
     counted = [0]
     real = deep.forward
 
-    def forward(*args: Any) -> Any:
-        run = real(*args)
+    def forward(*args: Any, **options: Any) -> Any:
+        run = real(*args, **options)
 
         def counting(weights: Any, rows: Tensor, drop: Any = None) -> Tensor:
             logits: Tensor = run(weights, rows, drop)
@@ -200,9 +200,9 @@ def test_cost_is_what_really_went_through(tmp_path: Path, weights: str, monkeypa
 
         return counting
 
-    fixed = Plan("loop", 10, 4, 16, 2**31, 2, trained=1, micro=8)
+    fixed = Execution("loop", 10, 4, 16, 2**31, 2, trained=1, micro=8)
     monkeypatch.setattr(deep, "forward", forward)
-    monkeypatch.setattr(deep, "plan", lambda *_: fixed)
+    monkeypatch.setattr(deep, "plan", lambda *_, **__: fixed)
     given = ["refine.steps=2", "refine.batch_size=20", "algorithm.mutation.safe=true", "refine.back_off=true"]
     result = start(tmp_path / "r", weights, *given)
     cost = result["cost"]
@@ -243,8 +243,8 @@ def test_without_memory_slices_are_halved_and_the_run_goes_on_and_says_so(
 ) -> None:
     real = deep.forward
 
-    def forward(*args: Any) -> Any:
-        run = real(*args)
+    def forward(*args: Any, **options: Any) -> Any:
+        run = real(*args, **options)
 
         def small(weights: Any, rows: Tensor, drop: Any = None) -> Tensor:
             logits: Tensor = run(weights, rows, drop)
@@ -254,7 +254,7 @@ def test_without_memory_slices_are_halved_and_the_run_goes_on_and_says_so(
 
         return small
 
-    monkeypatch.setattr(deep, "plan", lambda *_: Plan("loop", 10, 6, 16, 2**31, 2))
+    monkeypatch.setattr(deep, "plan", lambda *_: Execution("loop", 10, 6, 16, 2**31, 2))
     calm = start(tmp_path / "calm", weights, "validate.every=3", quiet=quiet)
     assert calm["plan_changes"] == []
     monkeypatch.setattr(deep, "forward", forward)
@@ -266,28 +266,28 @@ def test_without_memory_slices_are_halved_and_the_run_goes_on_and_says_so(
     assert saved is not None
     assert (saved.plan.individuals, saved.changes) == (1, result["plan_changes"])
     parts, _ = reopen.opened(str(tmp_path / "r"), quiet)
-    assert parts.plan.individuals == 1  # a resume goes on with it
+    assert parts.supervised.executions.now.individuals == 1  # a resume goes on with it
 
 
 def test_without_memory_for_one_sample_a_run_ends_in_one_line() -> None:
-    plan = Plan("loop", 10, 2, 3, 2**31, 2, trained=1, micro=2)
+    plan = Execution("loop", 10, 2, 3, 2**31, 2, trained=1, micro=2)
     seen = []
     with pytest.raises(RunError, match="out of memory with one individual and one sample"):
         while True:
             seen.append(plan[2:4] + plan[7:9])
-            plan = execution.halved(plan)
+            plan = execution.halve(plan)
     assert seen == [(2, 3, 1, 2), (1, 3, 1, 1), (1, 1, 1, 1)]
 
 
 def test_an_error_that_is_not_of_memory_is_not_tried_again(tmp_path: Path) -> None:
-    plans = compose.Plans(Plan("loop", 10, 6, 16, 2**31, 2), [])
+    executions = execution.Executions(Execution("loop", 10, 6, 16, 2**31, 2), [])
 
-    def broken(plan: Plan) -> None:
+    def broken(plan: Execution) -> None:
         raise RuntimeError("shapes do not match")
 
     with pytest.raises(RuntimeError, match="shapes"):
-        plans.fitting(broken)
-    assert not plans.halved
+        executions.fit(broken)
+    assert not executions.smaller
 
 
 # Transfer and merging
@@ -309,7 +309,7 @@ def test_chosen_parts_are_taken_from_other_files_by_name_and_shape(tmp_path: Pat
     assert "skipped layer3.0.conv1.weight (shape (2, 2), here" in said
     assert "skipped layer3.unknown (the network has no such name)" in said
     parts, _ = reopen.opened(str(tmp_path / "r"), Quiet())
-    state, champion = parts.backbone.body.state_dict(), load_file(tmp_path / "d" / "champion.safetensors")
+    state, champion = parts.network.backbone.body.state_dict(), load_file(tmp_path / "d" / "champion.safetensors")
     assert torch.equal(state["layer3.0.bn1.weight"], other["layer3.0.bn1.weight"])
     own = load_file(weights.partition("=")[2])
     assert torch.equal(state["layer3.0.conv1.weight"], own["layer3.0.conv1.weight"])

@@ -15,8 +15,11 @@ from neuroevo.cli import inspection
 from neuroevo.config import Config, load
 from neuroevo.data import feature_cache
 from neuroevo.experiments import experiment
-from neuroevo.forecast import forecast, pace
-from neuroevo.forecast.forecast import Forecaster
+from neuroevo.forecast import pace
+from neuroevo.forecast.bench import Comparison, estimate_bench
+from neuroevo.forecast.forecaster import Forecaster
+from neuroevo.forecast.search import estimate_search
+from neuroevo.forecast.seconds import breakdown
 
 # Digits' own pixels: quick, and nothing to download.
 SETS = [
@@ -29,7 +32,7 @@ HYBRID = ["refine.steps=12", "refine.batch_size=32"]
 def foretold(c: Config) -> dict[str, float]:
     ready = experiment.prepared(c)
     forecaster = Forecaster(ready, seconds=0.4)
-    return forecaster.run(ready.config) if c.tune is None else forecast.search(forecaster).seconds
+    return forecaster.run(ready.config) if c.tune is None else estimate_search(forecaster).seconds
 
 
 @pytest.mark.parametrize("sets", [[], HYBRID])
@@ -61,7 +64,7 @@ def test_a_search_is_counted_by_its_rungs_and_by_all_that_it_can_set(monkeypatch
     whole, halved = "tune.trial={generations: 400}", "tune.trial={generations: 400, rungs: [10], keep: 0.25}"
     assert foretold(searching(halved))["search"] < foretold(searching(whole))["search"] / 2
     choices = ["tune.space={refine.nesterov: boolean}", "tune.budget={generations: 100000}"]
-    found = forecast.search(Forecaster(experiment.prepared(searching(*choices)), seconds=0.2))
+    found = estimate_search(Forecaster(experiment.prepared(searching(*choices)), seconds=0.2))
     assert found.iterations == 1
 
 
@@ -69,10 +72,10 @@ def test_what_a_bench_takes_is_all_its_runs() -> None:
     base = config.raw(None, SETS)
     c = config.check(base)
     ready = experiment.prepared(c)
-    overlays = arms.listed(["ga", "sgd"])
+    overlays = arms.read_arms(["ga", "sgd"])
     given = arms.Given(200_000, 1257, 270)
     one, six = (
-        forecast.bench(Forecaster(ready, 0.4), base, overlays, seeds, splits, given)
+        estimate_bench(Forecaster(ready, 0.4), Comparison(base, overlays, seeds, splits, None), given)
         for seeds, splits in ((1, 1), (3, 2))
     )
     assert list(one.arms) == ["ga", "sgd"]
@@ -115,12 +118,10 @@ def seconds(row: str) -> dict[str, float]:
 
 
 def test_the_row_says_the_whole_first_and_then_its_parts() -> None:
-    assert forecast.told({"features": 12.0, "search": 50.4, "final run": 9.0, "start": 2.96}) == (
+    assert breakdown({"features": 12.0, "search": 50.4, "final run": 9.0, "start": 2.96}) == (
         "about 74 s in all: features 12 s, search 50 s, final run 9.0 s, start 3.0 s"
     )
-    assert (
-        forecast.told({"features": 0.0, "run": 7400.0}) == "about 7,400 s (2 h 3 min) in all: run 7,400 s (2 h 3 min)"
-    )
+    assert breakdown({"features": 0.0, "run": 7400.0}) == "about 7,400 s (2 h 3 min) in all: run 7,400 s (2 h 3 min)"
     rows = dict(inspection.estimate(load(None, SETS), begun=time.time() - 100))
     found = seconds(rows["time"])
     assert 100 <= found["start"] < 130

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from neuroevo.config import load
-from neuroevo.engine.evaluator import Developed
+from neuroevo.engine.evaluator import Evaluated
 from neuroevo.engine.genome import Population
 from neuroevo.engine.rng import Context
 from neuroevo.experiments import compose, experiment
-from neuroevo.experiments.compose import Experiment
+from neuroevo.experiments.compose import Run
 from neuroevo.forecast import pace
 from neuroevo.forecast.pace import Part, Partly
 
@@ -24,20 +24,20 @@ SETS = [
 HYBRID = ["refine.steps=12", "refine.batch_size=32", "refine.lr=[0.01, 0.1]", "refine.optimizer_state=inherit"]
 
 
-def composed(*sets: str) -> Experiment:
+def composed(*sets: str) -> Run:
     ready = experiment.prepared(load(None, [*SETS, *sets]))
-    return compose.compose(*ready, lambda done, total: None, lambda line: None)
+    return compose.compose(*ready, images=lambda done, total: None, log=lambda line: None)
 
 
 def counting(device: torch.device, work: Callable[[], Any]) -> tuple[float, Any]:
     """Count samples in place of seconds."""
     found = work()
-    cost = found.cost if isinstance(found, Developed) else found[1]
+    cost = found.cost if isinstance(found, Evaluated) else found[1]
     return float(cost.samples), found
 
 
-def first(e: Experiment) -> tuple[Population, Tensor, Context]:
-    context = Context(0, 1, 0.0, e.home, e.layout)
+def first(e: Run) -> tuple[Population, Tensor, Context]:
+    context = Context(0, 1, 0.0, e.home, e.network.layout)
     return e.algorithm.ask(e.initial().state, context), e.problem().batch(1, 160), context
 
 
@@ -48,7 +48,7 @@ def test_a_part_of_a_generation_tells_what_the_whole_costs(
 ) -> None:
     e = composed(*sets)
     population, index, context = first(e)
-    whole = e.development().develop(population, index, context)
+    whole = e.supervised.evaluator().evaluate(population, index, context)
     monkeypatch.setattr(pace, "timed", counting)
     took, seconds, developed = Partly(e, (), 1.0).of(part, population, index, context)
     assert seconds == pytest.approx(whole.cost.samples)
@@ -63,8 +63,8 @@ def test_a_part_of_a_generation_tells_what_the_whole_costs(
 def test_a_generation_that_is_quick_is_measured_whole() -> None:
     e = composed(*HYBRID)
     population, index, context = first(e)
-    assert Partly(e, (), 60.0).sized(population, index, context) == Part(24, 160, 12)
-    assert Partly(e, (), 0.0).sized(population, index, context) == Part(1, 32, 1)
+    assert Partly(e, (), 60.0).fit(population, index, context) == Part(24, 160, 12)
+    assert Partly(e, (), 0.0).fit(population, index, context) == Part(1, 32, 1)
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_the_pace_of_a_run_changes_nothing_of_it(sets: list[str]) -> None:
     after = e.initial()
     assert torch.equal(before.population.genomes, after.population.genomes)
     assert before.champion.validation == after.champion.validation
-    assert len(e.splits["validation"]) == 270
+    assert len(e.supervised.splits["validation"]) == 270
 
 
 def test_what_takes_long_is_measured_in_part() -> None:
@@ -90,6 +90,6 @@ def test_what_takes_long_is_measured_in_part() -> None:
         sizes.append(m)
         return m / 1000
 
-    assert pace.scaled(take, 10_000, 1.0) == (0.128, 128)
+    assert pace.measure_rows(take, 10_000, 1.0) == (0.128, 128)
     assert sizes == [32, 32, 128]
-    assert pace.scaled(take, 20, 1.0) == (0.02, 20)
+    assert pace.measure_rows(take, 20, 1.0) == (0.02, 20)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from neuroevo.engine.cost import Cost
-from neuroevo.engine.genome import Layout, Population
+from neuroevo.engine.genome import BRED, KEPT, NEW, Layout, Population, roles
 from neuroevo.engine.rng import Context
 from neuroevo.errors import InputError
 from neuroevo.learning.draws import Draws
@@ -71,10 +71,15 @@ def task(make: Callable[[], nn.Module], source: Source | None = None, individual
     return Task(**(given.__dict__ | changes))
 
 
+CPU = torch.device("cpu")
+
+
 def population(t: Task, n: int = N, traits: dict[str, Tensor] | None = None) -> Population:
     device = t.source.labels.device
     genomes = torch.randn(n, t.layout.genes, generator=torch.Generator().manual_seed(0)).to(device) / 3
-    return Population(genomes, traits or {}, torch.zeros(n, 2, dtype=torch.int64, device=device))
+    return Population(
+        genomes, traits or {}, torch.zeros(n, 2, dtype=torch.int64, device=device), roles({BRED: n}, device)
+    )
 
 
 def context(generation: int = 1, progress: float = 0.0, device: torch.device | str = "cpu") -> Context:
@@ -125,7 +130,7 @@ def test_steps_are_those_of_torchs_optimizer_on_each_network_alone(
     t = task(make, Source(device=device))
     s = settings(batches=batches, label_smoothing=smoothing, **given)
     p = population(t)
-    refine, _ = refiner(t, OPTIMIZERS[name](**options), s)
+    refine, *_ = refiner(t, OPTIMIZERS[name](**options), s)
     found, _ = refine(p, context(device=device))
     rows = Draws(t, s, 16, N, context(device=device)).rows
     loss = nn.CrossEntropyLoss(label_smoothing=smoothing)
@@ -155,7 +160,7 @@ def test_dropout_masks_do_not_depend_on_slices_and_are_each_individuals_own() ->
     whole = refiner(t, OPTIMIZERS["sgd"](), s)[0](population(t), context())[0].genomes
     sliced = refiner(small, OPTIMIZERS["sgd"](), s)[0](population(t), context())[0].genomes
     torch.testing.assert_close(whole, sliced, rtol=1e-5, atol=1e-6)
-    twins = population(t)._replace(genomes=population(t).genomes[:1].repeat(2, 1), parents=torch.zeros(2, 2).long())
+    twins = population(t)._replace(genomes=population(t).genomes[:1].repeat(2, 1), roles=roles({BRED: 2}, CPU))
     a, b = refiner(t, OPTIMIZERS["sgd"](), s)[0](twins, context())[0].genomes
     assert not torch.equal(a, b)
     a, b = refiner(t, OPTIMIZERS["sgd"](), settings(dropout=0.0))[0](twins, context())[0].genomes
@@ -177,7 +182,7 @@ def test_cost_is_what_really_went_through() -> None:
     source = Source()
     t = task(linear, source)
     s = settings(batches="own", steps=3, batch_size=16)
-    refine, learning = refiner(t, OPTIMIZERS["sgd"](), s)
+    refine, learning, _ = refiner(t, OPTIMIZERS["sgd"](), s)
     _, cost = refine(population(t), context())
     assert cost == learning(population(t), 3) == Cost(forward=N * 3 * 16, backward=N * 3 * 16)
     assert source.seen == cost.forward
@@ -197,8 +202,7 @@ def test_no_steps_change_nothing() -> None:
 @pytest.mark.parametrize(("who", "expected"), [("all", [0, 1, 2, 3, 4]), ("children", [0, 1, 4]), ("elites", [2, 3])])
 def test_who_is_trained(who: str, expected: list[int]) -> None:
     t = task(linear)
-    parents = torch.tensor([[1, 2], [0, 0], [3, -1], [0, -1], [-1, -1]])
-    p = population(t)._replace(parents=parents)
+    p = population(t)._replace(roles=roles({BRED: 2, KEPT: 2, NEW: 1}, CPU))
     found, cost = refiner(t, OPTIMIZERS["sgd"](), settings(who=who))[0](p, context())
     changed = (found.genomes != p.genomes).any(1).nonzero().squeeze(1)
     assert changed.tolist() == expected
@@ -207,7 +211,7 @@ def test_who_is_trained(who: str, expected: list[int]) -> None:
 
 def test_a_share_is_drawn_anew_each_generation() -> None:
     t = task(linear)
-    refine, _ = refiner(t, OPTIMIZERS["sgd"](), settings(share=0.4))
+    refine, *_ = refiner(t, OPTIMIZERS["sgd"](), settings(share=0.4))
     p = population(t, 20)
     changed = [(refine(p, context(g))[0].genomes != p.genomes).any(1) for g in (1, 2)]
     assert [int(c.sum()) for c in changed] == [8, 8]
@@ -234,14 +238,14 @@ def test_an_inherited_optimizer_state_goes_on_where_it_was(name: str) -> None:
 def test_ranges_give_each_individual_its_own_which_the_bred_inherit_mutated() -> None:
     t = task(linear)
     s = settings(lr=(1e-3, 1.0), label_smoothing=(0.0, 0.3), weight_decay=(1e-5, 1e-2))
-    refine, _ = refiner(t, OPTIMIZERS["sgd"](momentum=(0.5, 0.99)), s)
+    refine, *_ = refiner(t, OPTIMIZERS["sgd"](momentum=(0.5, 0.99)), s)
     p = population(t, 400)
     first = refine(p, context())[0]
     assert set(first.traits) == {"lr", "label_smoothing", "weight_decay", "momentum"}
     assert 1e-3 <= float(first.traits["lr"].min()) < 3e-3 < 0.3 < float(first.traits["lr"].max()) <= 1
     assert float(first.traits["lr"].log10().mean()) == pytest.approx(-1.5, abs=0.15)
-    parents = torch.tensor([[1, 2], [3, -1]]).repeat(200, 1)
-    second = refine(p._replace(traits=first.traits, parents=parents), context(2))[0]
+    now = roles({BRED: 1, KEPT: 1}, CPU).repeat(200)
+    second = refine(p._replace(traits=first.traits, roles=now), context(2))[0]
     assert torch.equal(second.traits["lr"][1::2], first.traits["lr"][1::2])
     moved = (second.traits["lr"] / first.traits["lr"]).log()[::2]
     assert float(moved.std()) == pytest.approx(TAU, rel=0.25)
@@ -252,8 +256,8 @@ def test_an_individuals_own_rate_is_what_it_is_trained_with() -> None:
     t = task(linear)
     own = torch.tensor([0.01, 0.02, 0.05, 0.1, 0.2])
     p = population(t, traits={"lr": own})
-    elite = torch.tensor([[0, -1]]).repeat(N, 1)
-    found = refiner(t, OPTIMIZERS["sgd"](), settings(lr=(1e-3, 1.0)))[0](p._replace(parents=elite), context())[0]
+    elites = p._replace(roles=roles({KEPT: N}, CPU))
+    found = refiner(t, OPTIMIZERS["sgd"](), settings(lr=(1e-3, 1.0)))[0](elites, context())[0]
     for i, lr in enumerate(own.tolist()):
         single = refiner(t, OPTIMIZERS["sgd"](), settings(lr=lr))[0](p._replace(traits={}), context())[0]
         torch.testing.assert_close(found.genomes[i], single.genomes[i])
@@ -359,7 +363,9 @@ def test_a_limit_too_small_to_train_one_individual_is_refused() -> None:
 
 
 def slices(limit: int = 2**20, slots: int = 0, own: bool = False, device: str = "cpu") -> int:
-    return slice_size(1000, 100, [10], True, slots, own, 16, limit, torch.device(device))
+    return slice_size(
+        1000, 100, [10], linear=True, slots=slots, own=own, size=16, limit=limit, device=torch.device(device)
+    )
 
 
 def test_slices_are_smaller_where_there_is_more_to_keep() -> None:
@@ -371,7 +377,7 @@ def test_slices_are_smaller_where_there_is_more_to_keep() -> None:
 
 def test_the_same_generation_draws_the_same_and_another_does_not() -> None:
     t = task(mlp)
-    refine, _ = refiner(t, OPTIMIZERS["sgd"](), settings(mixup=0.2, lr=(0.01, 0.1)))
+    refine, *_ = refiner(t, OPTIMIZERS["sgd"](), settings(mixup=0.2, lr=(0.01, 0.1)))
     a, b, c = (refine(population(t), context(g))[0].genomes for g in (1, 1, 2))
     assert torch.equal(a, b)
     assert not torch.equal(a, c)
@@ -380,8 +386,8 @@ def test_the_same_generation_draws_the_same_and_another_does_not() -> None:
 
 def test_more_than_two_learning_rates_are_dealt_round_and_stay_where_nobody_is_bred() -> None:
     t, rates = task(linear), (0.001, 0.01, 0.1)
-    start = population(t, 7)._replace(parents=torch.full((7, 2), -1))
-    refine, _ = refiner(t, OPTIMIZERS["sgd"](momentum=0.0), settings(lr=rates))
+    start = population(t, 7)._replace(roles=roles({NEW: 7}, CPU))
+    refine, *_ = refiner(t, OPTIMIZERS["sgd"](momentum=0.0), settings(lr=rates))
     once, _ = refine(start, context())
     twice, _ = refine(once, context(2))
     for found in (once, twice):

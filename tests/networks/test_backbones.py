@@ -110,7 +110,7 @@ def test_a_users_own_network_is_made_alike_each_time_and_takes_images_as_they_ar
     assert first.features(x).shape == (5, 12)
     assert first.own_head is not None
     torch.testing.assert_close(first.network(first.own_head)(x), first.own_head(again.features(x)))
-    opened = backbones.build("own_backbone:network", "none", None, (4, 4, 1), None, ["0"])
+    opened = backbones.build("own_backbone:network", "none", None, (4, 4, 1), trainable=["0"])
     assert opened.trainable == ("0.weight", "0.bias")
     file = tmp_path / "w.safetensors"
     state = {name: value + 1 for name, value in first.network(first.own_head).state_dict().items()}
@@ -258,7 +258,7 @@ def test_the_first_layer_is_adapted_to_the_images_channels(name: str, channels: 
     torch.manual_seed(0)
     plain_ = backbones.build(name, "none", 64, (8, 8, 3))
     torch.manual_seed(0)
-    adapted = backbones.build(name, "none", 64, (8, 8, channels), channels)
+    adapted = backbones.build(name, "none", 64, (8, 8, channels), channels=channels)
     assert adapted.transform.channels == len(adapted.transform.mean or ()) == channels
     assert adapted.digest != plain_.digest
     assert adapted.features(torch.randn(2, channels, 64, 64)).shape == plain_.features(torch.randn(2, 3, 64, 64)).shape

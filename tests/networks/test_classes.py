@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from neuroevo.errors import InputError
-from neuroevo.networks.classes import BELOW, match, ordered
+from neuroevo.networks.classes import BELOW, match, reorder
 
 THEN = ("ant", "bee", "cat")
 X = torch.randn(64, 5, generator=torch.Generator().manual_seed(0))
@@ -43,7 +43,7 @@ def test_no_class_in_common_and_names_of_several_are_refused_unless_all_is_as_it
 @pytest.mark.parametrize("now", [("dog", "cat", "ant", "elk"), ("dog", "bee"), ("bee", "dog", "ant", "cat")])
 def test_known_rows_stay_and_a_new_class_is_never_predicted(now: tuple[str, ...], whole: bool) -> None:
     before = weights()
-    after = ordered(before, "fc", match(THEN, now, "x"), whole)
+    after = reorder(before, "fc", match(THEN, now, "x"), whole)
     assert torch.equal(after["0.weight"], before["0.weight"])
     logits = X @ after["fc.weight"].T + after["fc.bias"]
     for place, name in enumerate(now):
@@ -61,5 +61,5 @@ def test_known_rows_stay_and_a_new_class_is_never_predicted(now: tuple[str, ...]
 
 def test_a_head_that_has_learnt_nothing_predicts_no_new_class_either() -> None:
     zero = {name: torch.zeros_like(value) for name, value in weights().items()}
-    after = ordered(zero, "fc", match(THEN, ("aardvark", *THEN), "x"))
+    after = reorder(zero, "fc", match(THEN, ("aardvark", *THEN), "x"))
     assert (X @ after["fc.weight"].T + after["fc.bias"]).argmax(1).unique().tolist() == [1]

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from neuroevo.networks import cut as cutting
-from neuroevo.networks.cut import Cut, cut, matching
+from neuroevo.networks.cut import Cut, cut, match
 
 IMAGES = torch.linspace(-1, 1, 3 * 2 * 6 * 6).view(3, 2, 6, 6)
 
@@ -38,18 +38,18 @@ class Net(nn.Module):
 
 def made(network: nn.Module, patterns: list[str]) -> Cut:
     network.eval().requires_grad_(False)
-    return cut(network, set(matching([name for name, _ in network.named_parameters()], patterns)), IMAGES)
+    return cut(network, set(match([name for name, _ in network.named_parameters()], patterns)), IMAGES)
 
 
 def test_patterns_match_names_or_their_leading_parts_and_a_star_crosses_dots() -> None:
     names = ["layer4.0.conv1.weight", "layer4.0.bn1.weight", "layer40.conv.weight", "fc.bias", "bn1.bias"]
-    assert matching(names, ["layer4"]) == names[:2]
-    assert matching(names, ["layer4.0.bn1"]) == names[1:2]
-    assert matching(names, ["*.bias"]) == names[3:]
-    assert matching(names, ["*bn*"]) == [names[1], names[4]]
-    assert matching(names, ["*"]) == names
-    assert matching(names, ["layer", "weight"]) == []
-    assert matching(names, ["layer?0"]) == names[2:3]
+    assert match(names, ["layer4"]) == names[:2]
+    assert match(names, ["layer4.0.bn1"]) == names[1:2]
+    assert match(names, ["*.bias"]) == names[3:]
+    assert match(names, ["*bn*"]) == [names[1], names[4]]
+    assert match(names, ["*"]) == names
+    assert match(names, ["layer", "weight"]) == []
+    assert match(names, ["layer?0"]) == names[2:3]
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_a_cut_is_behind_the_longest_frozen_prefix_and_its_parts_make_the_whole(
     found = made(network, patterns)
     assert found.reason is None
     assert set(found.places) == set(places)
-    evolved = set(matching([name for name, _ in network.named_parameters()], patterns))
+    evolved = set(match([name for name, _ in network.named_parameters()], patterns))
     assert evolved <= set(dict(found.rest.named_parameters()))
     assert not evolved & set(dict(found.prefix.named_parameters()))
     rows = found.rows(IMAGES)

@@ -12,7 +12,7 @@ from neuroevo.data import augment, feature_cache
 from neuroevo.data.datasets import Dataset
 from neuroevo.data.images import Arrays
 from neuroevo.data.samples import Features
-from neuroevo.engine.execution import Plan
+from neuroevo.engine.execution import Execution
 from neuroevo.engine.genome import Layout, Population
 from neuroevo.engine.rng import Context
 from neuroevo.errors import InputError
@@ -21,7 +21,7 @@ from neuroevo.learning.sensitivity import SIGNS, Sensitivity
 from neuroevo.learning.task import Settings, Task
 from neuroevo.networks import backbones, deep, heads
 from neuroevo.networks.backbones import Backbone
-from neuroevo.networks.cut import cut, matching
+from neuroevo.networks.cut import cut, match
 from neuroevo.networks.heads import Forward
 from neuroevo.problems import metrics, scoring
 
@@ -60,7 +60,7 @@ def small(device: torch.device = CPU, scale: bool = False) -> Deep:
     network.norm.running_var.uniform_(0.5, 2)
     network.to(device)
     head = nn.Linear(6, C, device=device)
-    names = matching([name for name, _ in network.named_parameters()], ["conv", "norm"])
+    names = match([name for name, _ in network.named_parameters()], ["conv", "norm"])
     images = torch.randn(B, 3, 8, 8, device=device)
     found = cut(network, set(names), images)
     start = {name: network.get_parameter(name)[None] for name in names}
@@ -68,7 +68,7 @@ def small(device: torch.device = CPU, scale: bool = False) -> Deep:
     layout = Layout.of({name: w[0] for name, w in start.items()})
     genomes = layout.flatten(start) + 0.1 * torch.randn(N, layout.genes, device=device)
     of_features = heads.population_forward(head, "head")[1]
-    forwards = {m: deep.forward(found, "head", of_features, {}, None, m) for m in deep.METHODS}
+    forwards = {m: deep.forward(found, "head", of_features, {}, affine=None, method=m) for m in deep.METHODS}
     return Deep(network, head, layout, genomes, found.rows(images), images, start, forwards)
 
 
@@ -98,7 +98,7 @@ def test_a_head_that_does_not_evolve_is_everybodys_and_features_are_scaled_befor
     evolved = {name: w for name, w in d.layout.unflatten(d.genomes).items() if name not in fixed}
     of_features = heads.population_forward(d.head, "head")[1]
     found = cut(d.network, set(evolved), d.images)
-    forward = deep.forward(found, "head", of_features, fixed, lambda x: 2 * x, method)
+    forward = deep.forward(found, "head", of_features, fixed, affine=lambda x: 2 * x, method=method)
     expected = []
     for genome in d.genomes:
         network = alone(d, genome)
@@ -112,7 +112,7 @@ def test_recalibrated_statistics_are_those_of_torchs_update_bn() -> None:
     found = cut(d.network, {"conv.weight", "conv.bias", "norm.weight", "norm.bias"}, d.images)
     own = {name: w for name, w in d.layout.unflatten(d.genomes).items() if not name.startswith("head.")}
     before = copy.deepcopy(d.network.state_dict())
-    statistics = deep.recalibrated(found, own, lambda: iter(d.rows.split(5)))
+    statistics = deep.recalibrate(found, own, lambda: iter(d.rows.split(5)))
     for i, genome in enumerate(d.genomes):
         network = alone(d, genome)
         torch.optim.swa_utils.update_bn([d.images[:5], d.images[5:]], network)
@@ -160,7 +160,7 @@ def test_gradient_steps_are_those_of_torchs_optimizer_on_each_network_alone(
         decay_to_start=0.0, schedule="constant", final=0.1, who="all", share=1.0, batches=batches,  # type: ignore[arg-type]
         optimizer_state="fresh", balanced=False, class_weights=False, logit_adjustment=0.0,
     )  # fmt: skip
-    population = Population(d.genomes, {}, torch.zeros(N, 2, dtype=torch.int64, device=device))
+    population = Population.new(d.genomes, parents=2)
     context = Context(0, 1, 0.0, device)
     found = refine.refiner(task, optimizers.sgd(), settings)[0](population, context)[0].genomes
     drawn = draws.Draws(task, settings, 4, N, context).rows
@@ -201,10 +201,11 @@ def test_sensitivity_is_the_root_of_the_squared_derivatives_and_is_counted() -> 
 # Planning
 
 
-def plan(limit: int, method: str = "loop", batch: int = 0, d: Deep | None = None, population: int = 8) -> Plan:
+def plan(limit: int, method: str = "loop", batch: int = 0, d: Deep | None = None, population: int = 8) -> Execution:
     d = d or small()
     width = d.rows.shape[1]
-    return deep.plan(lambda name: d.forwards[name], d.start, width, C, limit, CPU, method, population, batch, 1)
+    options = {"method": method, "population": population, "batch": batch, "slots": 1}
+    return deep.plan(lambda name: d.forwards[name], d.start, width, C, limit, device=CPU, **options)
 
 
 def test_needs_are_measured_and_grow_evenly() -> None:
@@ -248,7 +249,7 @@ def test_the_probe_decides_and_a_named_method_is_kept(monkeypatch: pytest.Monkey
     d = small()
     for quick in deep.METHODS:
         rates = {d.forwards[m]: 1.0 if m == quick else 2.0 for m in deep.METHODS}
-        monkeypatch.setattr(deep, "_rate", lambda run, *_, rates=rates: rates[run])
+        monkeypatch.setattr(deep, "_rate", lambda run, *_, rates=rates, **__: rates[run])
         assert plan(2**24, "auto", d=d).method == quick
         assert plan(2**24, "loop", d=d).method == "loop"
 
@@ -267,7 +268,7 @@ STAGES = [
 
 def opened(name: str, patterns: list[str], size: int) -> Backbone:
     torch.manual_seed(0)
-    backbone = backbones.build(name, "none", size, (8, 8, 3), None, patterns)
+    backbone = backbones.build(name, "none", size, (8, 8, 3), trainable=patterns)
     backbone.to(CPU)
     return backbone
 
@@ -293,7 +294,7 @@ def test_the_frozen_prefix_runs_once_an_image_and_scores_are_those_of_plain_netw
     pixels = torch.randint(256, (6, size, size, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     labels = torch.arange(6) % C
     dataset = Dataset(("a", "b", "c"), Arrays(pixels.numpy()), labels.numpy(), (-torch.ones(6)).long().numpy())
-    rows, _ = feature_cache.cached(backbone, dataset, CPU, lambda done, total: None)
+    rows, _ = feature_cache.fetch(backbone, dataset, CPU, lambda done, total: None)
     assert ran
     once = dict(ran)
     assert all(count % 6 == 0 for count in once.values())  # a module may be used twice in one pass
@@ -308,12 +309,12 @@ def test_the_frozen_prefix_runs_once_an_image_and_scores_are_those_of_plain_netw
     scored = {}
     for method in deep.METHODS:
         forward = deep.forward(found, backbone.head, of_features, {}, None, method)
-        plan = Plan(method, C, 2, 4, 2**30, 2)
+        plan = Execution(method, C, 2, 4, 2**30, 2)
         scored[method] = scoring.evaluate(
             genomes, layout.unflatten, forward, cached, torch.arange(6), [metrics.cross_entropy()], plan
         ).values[:, 0]
     assert ran == once  # and never again
-    images = augment.normalised(pixels.permute(0, 3, 1, 2), backbone.transform, CPU)
+    images = augment.normalise(pixels.permute(0, 3, 1, 2), backbone.transform, CPU)
     for i, genome in enumerate(genomes):
         network = backbone.network(head)
         before = {key: value.clone() for key, value in network.state_dict().items()}
@@ -329,7 +330,7 @@ def test_the_frozen_prefix_runs_once_an_image_and_scores_are_those_of_plain_netw
 def test_a_population_kept_in_host_memory_is_evaluated_on_the_device() -> None:
     d = small(torch.device("cuda"))
     genomes = d.genomes.cpu()
-    plan = Plan("loop", C, 2, 4, 2**30, 2)
+    plan = Execution("loop", C, 2, 4, 2**30, 2)
     found = scoring.evaluate(
         genomes, lambda g: d.layout.unflatten(g.cuda()), d.forwards["loop"], Rows(d.rows), torch.arange(B),
         [metrics.cross_entropy()], plan,

@@ -131,4 +131,4 @@ def chained(*errors: Exception) -> Exception:
     ],
 )
 def test_a_lack_of_a_network_is_told_from_other_failures(error: Exception, why: str | None) -> None:
-    assert downloads.unconnected(error) == why
+    assert downloads.connection_fault(error) == why

@@ -77,7 +77,7 @@ def seen(given: Given, inputs: Tensor, weights: dict[str, Tensor]) -> Tensor:
     if backbone.cut is None:
         return head(each, rows[None])[0]
     fixed = {f"{backbone.head}.{name}": p[None] for name, p in given.head.named_parameters()}
-    return deep.forward(backbone.cut, backbone.head, head, fixed, None, "loop")(each, rows)[0]
+    return deep.forward(backbone.cut, backbone.head, head, fixed, affine=None, method="loop")(each, rows)[0]
 
 
 def evolving(given: Given) -> list[str]:

@@ -1,4 +1,4 @@
-"""Levels: express and its inverse, mutation by steps, and runs whose exported layer carries exactly its levels."""
+"""Levels: decode and its inverse, mutation by steps, and runs whose exported layer carries exactly its levels."""
 
 import json
 import math
@@ -25,10 +25,10 @@ from neuroevo.networks.quantised import LEVELS
 from neuroevo.problems import intervals
 from neuroevo.search.algorithms import ALGORITHMS
 from neuroevo.search.operators import masks, mutation
-from neuroevo.storage import checkpoint
+from neuroevo.storage import generations
 
 PLAIN = Layout(("0.weight", "0.bias", "conv.weight", "gain"), ((3, 5), (3,), (2, 3, 2, 2), ()))
-TERNARY = quantised.levelled(PLAIN, 1)
+TERNARY = quantised.add_levels(PLAIN, 1)
 
 every = pytest.mark.parametrize("top", LEVELS.values(), ids=LEVELS)
 
@@ -49,7 +49,7 @@ def drawn(layout: Layout, n: int, device: torch.device) -> Tensor:
 
 
 def mutate(genomes: Tensor, layout: Layout, progress: float = 0.0, **options: float) -> Tensor:
-    population = Population(genomes.clone(), {}, torch.zeros(len(genomes), 2, dtype=torch.int64))
+    population = Population.new(genomes.clone(), parents=2)
     return mutation.levels(population, Context(0, 1, progress, genomes.device), layout, **options).genomes
 
 
@@ -62,9 +62,9 @@ def test_each_matrix_is_followed_by_the_scales_of_its_rows() -> None:
 
 @every
 def test_weights_are_scale_times_level_and_their_genomes_are_found_again(top: int, device: torch.device) -> None:
-    layout = quantised.levelled(PLAIN, top)
+    layout = quantised.add_levels(PLAIN, top)
     genomes = drawn(layout, 4, device)
-    weights, parts = quantised.express(genomes, layout), layout.unflatten(genomes)
+    weights, parts = quantised.decode(genomes, layout), layout.unflatten(genomes)
     assert {name: tuple(w.shape[1:]) for name, w in weights.items()} == dict(
         zip(PLAIN.names, PLAIN.shapes, strict=True)
     )
@@ -73,7 +73,7 @@ def test_weights_are_scale_times_level_and_their_genomes_are_found_again(top: in
             expected = parts["conv.weight.scale"][i, o] * parts["conv.weight"][i, o]
             assert torch.equal(weights["conv.weight"][i, o], expected)
     assert torch.equal(weights["0.bias"], parts["0.bias"])
-    back = quantised.genomes(weights, layout)
+    back = quantised.encode(weights, layout)
     assert back.device.type == device.type
     torch.testing.assert_close(back, genomes, rtol=1e-6, atol=0)
     assert torch.equal(back.round()[:, :15], genomes[:, :15])
@@ -81,24 +81,24 @@ def test_weights_are_scale_times_level_and_their_genomes_are_found_again(top: in
 
 @every
 def test_any_genome_has_weights_that_are_levels_within_range(top: int, device: torch.device) -> None:
-    layout = quantised.levelled(PLAIN, top)
+    layout = quantised.add_levels(PLAIN, top)
     genomes = drawn(layout, 4, device)
     moved = genomes + torch.rand(genomes.shape, generator=torch.Generator(device).manual_seed(1), device=device) - 0.5
     moved[:, :5] *= 9  # of the first row
-    whole = quantised.rounded(moved, layout)
+    whole = quantised.round_levels(moved, layout)
     levels = layout.unflatten(whole)["0.weight"]
     assert torch.equal(levels, levels.round())
     assert levels.abs().max() == top
     assert torch.equal(levels[:, 1:], layout.unflatten(genomes)["0.weight"][:, 1:])
-    a, b = quantised.express(moved, layout), quantised.express(whole, layout)
+    a, b = quantised.decode(moved, layout), quantised.decode(whole, layout)
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
 def test_without_levels_genomes_are_their_weights() -> None:
     genomes = torch.randn(2, PLAIN.genes)
-    weights = quantised.express(genomes, PLAIN)
+    weights = quantised.decode(genomes, PLAIN)
     assert all(torch.equal(w, PLAIN.unflatten(genomes)[name]) for name, w in weights.items())
-    assert torch.equal(quantised.genomes(weights, PLAIN), genomes)
+    assert torch.equal(quantised.encode(weights, PLAIN), genomes)
     assert quantised.rounded(genomes, PLAIN) is genomes
     assert quantised.spread(genomes, PLAIN, 0.3) == 0.3
 
@@ -120,15 +120,15 @@ def test_floats_become_the_nearest_levels_no_worse_than_by_the_largest_weight(to
 
 
 def test_a_start_at_zero_is_zero_weights_with_scales_that_make_steps_matter() -> None:
-    genomes = quantised.genomes({name: torch.zeros(1, *s) for name, s in zip(*PLAIN[:2], strict=True)}, TERNARY)
-    assert all(not w.any() for w in quantised.express(genomes, TERNARY).values())
+    genomes = quantised.encode({name: torch.zeros(1, *s) for name, s in zip(*PLAIN[:2], strict=True)}, TERNARY)
+    assert all(not w.any() for w in quantised.decode(genomes, TERNARY).values())
     assert torch.equal(TERNARY.unflatten(genomes)["conv.weight.scale"], torch.full((1, 2), quantised.FULL[1]))
 
 
 @every
 def test_the_spread_of_genes_is_that_of_weights(top: int, device: torch.device) -> None:
     layout = quantised.levelled(Layout(("weight", "bias"), ((2, 3000), (2,))), top)
-    start = quantised.genomes(
+    start = quantised.encode(
         {"weight": torch.zeros(1, 2, 3000, device=device), "bias": torch.zeros(1, 2, device=device)}, layout
     )
     sigma = quantised.spread(start, layout, 0.05)
@@ -146,7 +146,7 @@ def test_the_spread_of_genes_is_that_of_weights(top: int, device: torch.device) 
 
 @every
 def test_rate_0_and_sigma_0_change_nothing(top: int, device: torch.device) -> None:
-    layout = quantised.levelled(PLAIN, top)
+    layout = quantised.add_levels(PLAIN, top)
     genomes = drawn(layout, 7, device)
     assert torch.equal(mutate(genomes, layout, rate=0, sigma=0), genomes)
     found = layout.unflatten(mutate(genomes, layout, rate=0, sigma=0.1))
@@ -161,7 +161,7 @@ def test_rate_0_and_sigma_0_change_nothing(top: int, device: torch.device) -> No
 @every
 @pytest.mark.parametrize("step", [0.0, 0.1, 3.0])
 def test_levels_stay_whole_and_within_their_range(top: int, step: float, device: torch.device) -> None:
-    layout = quantised.levelled(PLAIN, top)
+    layout = quantised.add_levels(PLAIN, top)
     genomes = drawn(layout, 50, device)
     levels = layout.unflatten(mutate(genomes, layout, rate=1, step=step))["0.weight"]
     assert torch.equal(levels, levels.round())
@@ -169,7 +169,7 @@ def test_levels_stay_whole_and_within_their_range(top: int, step: float, device:
 
 
 def test_a_share_of_levels_moves_by_normal_whole_steps_of_one_at_least(device: torch.device) -> None:
-    layout = quantised.levelled(Layout(("w",), ((10, 4000),)), 127)  # a child is larger than a block
+    layout = quantised.add_levels(Layout(("w",), ((10, 4000),)), 127)  # a child is larger than a block
     zeros = torch.zeros(10, layout.genes, device=device)
     moves = layout.unflatten(mutate(zeros, layout, rate=0.25, step=0.1, sigma=0))["w"]
     share = (moves != 0).double().mean()
@@ -184,7 +184,7 @@ def test_a_share_of_levels_moves_by_normal_whole_steps_of_one_at_least(device: t
 
 
 def test_what_crossover_left_between_two_levels_falls_to_either_without_bias(device: torch.device) -> None:
-    layout = quantised.levelled(Layout(("w",), ((10, 4000),)), 7)
+    layout = quantised.add_levels(Layout(("w",), ((10, 4000),)), 7)
     genomes = torch.full((10, layout.genes), 2.3, device=device)
     levels = layout.unflatten(mutate(genomes, layout, rate=0, sigma=0))["w"]
     assert set(levels.unique().tolist()) == {2.0, 3.0}
@@ -192,7 +192,7 @@ def test_what_crossover_left_between_two_levels_falls_to_either_without_bias(dev
 
 
 def test_scales_move_by_shares_of_themselves_and_keep_their_sign(device: torch.device) -> None:
-    layout = quantised.levelled(Layout(("w", "b"), ((5000, 1), (5000,))), 1)
+    layout = quantised.add_levels(Layout(("w", "b"), ((5000, 1), (5000,))), 1)
     genomes = torch.full((1, layout.genes), 0.01, device=device)
     parts = layout.unflatten(mutate(genomes, layout, sigma=0.5))
     assert (parts["w.scale"] > 0).all()
@@ -219,19 +219,19 @@ def test_a_neurons_scale_goes_with_its_levels() -> None:
 
 @pytest.mark.parametrize("name", ["ga", "de", "hill_climbing", "random", "fixed"])
 def test_what_goes_on_from_the_genomes_scored_asks_for_whole_levels(name: str, device: torch.device) -> None:
-    layout = quantised.levelled(PLAIN, 7)
+    layout = quantised.add_levels(PLAIN, 7)
     options = {"mutation": mutation.levels} if name == "ga" else {}
     algorithm = quantised.whole(ALGORITHMS[name](population=6, **options), layout)
     begin = drawn(layout, 1, device)
     state = algorithm.init(begin, quantised.spread(begin, layout, 2.0), Context(0, 0, 0.0, device, layout))
     for generation in range(1, 4):
         population = algorithm.ask(state, Context(0, generation, 0.0, device, layout))
-        assert torch.equal(population.genomes, quantised.rounded(population.genomes, layout))
+        assert torch.equal(population.genomes, quantised.round_levels(population.genomes, layout))
         n = len(population.genomes)
         values = -population.genomes.double().square().sum(1, keepdim=True)
         state = algorithm.tell(state, population, Scores(values, torch.zeros(n, dtype=torch.bool, device=device)))
         for genome in algorithm.candidates(state).values():
-            assert torch.equal(genome[None], quantised.rounded(genome[None], layout))
+            assert torch.equal(genome[None], quantised.round_levels(genome[None], layout))
 
 
 # Runs
@@ -262,7 +262,7 @@ def test_the_exported_layers_carry_exactly_the_levels(tmp_path: Path, levels: st
     assert torch.equal(parts.scale.std, torch.ones(64))
     assert set(layout.levels) == {0, top}
     genomes = step.population.genomes
-    assert torch.equal(genomes, quantised.rounded(genomes, layout))
+    assert torch.equal(genomes, quantised.round_levels(genomes, layout))
     genes = layout.unflatten(step.champion.genome[None])
     file = load_file(tmp_path / "r" / "champion.safetensors")
     export.export(str(tmp_path / "r"), "safetensors", str(tmp_path / "s"))
@@ -278,10 +278,10 @@ def test_the_exported_layers_carry_exactly_the_levels(tmp_path: Path, levels: st
         assert carries(file[name], top)
         assert all(len(row.unique()) <= 2 * top + 1 for row in file[name])
     rows = parts.splits["test"]
-    raw = parts.features._replace(scale=None)
+    raw = parts.features._replace(affine=None)
     weights = {name: w[None] for name, w in file.items()}
     logits = parts.forward(weights, raw.batch(rows)[0])
-    inside, _ = intervals.logits(step.champion.genome, parts.express, parts.forward, parts.features, rows, parts.plan)
+    inside, _ = intervals.logits(step.champion.genome, parts.decode, parts.forward, parts.features, rows, parts.plan)
     torch.testing.assert_close(logits[0].cpu(), inside[0].cpu(), rtol=1e-4, atol=1e-5)
     assert evaluation.evaluate(str(tmp_path / "r"), None, Quiet()) == result["champion"]["test"]
     described = dict(inspection.describe(str(tmp_path / "r"))[1])
@@ -324,8 +324,8 @@ def test_strategies_search_between_levels_and_their_champions_are_whole(tmp_path
     experiment.run(load(None, [*sets, "genome.levels=int4", "algorithm.name=snes"]), str(tmp_path), "test", Quiet())
     parts, step = reopen.opened(str(tmp_path), Quiet())
     genomes, champion = step.population.genomes, step.champion.genome
-    assert not torch.equal(genomes, quantised.rounded(genomes, parts.layout))
-    assert torch.equal(champion, quantised.rounded(champion[None], parts.layout)[0])
+    assert not torch.equal(genomes, quantised.round_levels(genomes, parts.layout))
+    assert torch.equal(champion, quantised.round_levels(champion[None], parts.layout)[0])
     assert carries(load_file(tmp_path / "champion.safetensors")["head.weight"], 7)
 
 
@@ -356,7 +356,7 @@ def test_a_head_without_a_linear_layer_evolves_on_levels(tmp_path: Path) -> None
 
 def test_a_checkpoint_says_which_genes_are_levels(tmp_path: Path) -> None:
     start(tmp_path / "r", "genome.levels=ternary")
-    with h5py.File(checkpoint.listed(tmp_path / "r" / "checkpoints")[0]) as file:
+    with h5py.File(generations.paths(tmp_path / "r" / "checkpoints")[0]) as file:
         layout = Layout.from_json(str(file.attrs["layout"]))
         assert layout.tops == {"head.weight": 1}
         assert layout.names == ("head.weight", "head.weight.scale", "head.bias")

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from neuroevo.errors import InputError
 from neuroevo.networks import backbones
-from neuroevo.networks.weightfiles import read_safetensors, read_weights, sealed, stripped
+from neuroevo.networks.weightfiles import read_safetensors, read_weights, seal, strip_prefix
 
 STATE = {"0.weight": torch.arange(6.0).view(2, 3), "0.bias": torch.ones(2), "1.weight": torch.zeros(4)}
 
@@ -64,13 +64,13 @@ def test_a_whole_network_is_refused_by_its_name(tmp_path: Path) -> None:
 
 def test_what_all_names_begin_with_is_taken_off_where_the_rest_then_fits() -> None:
     wrapped = {f"module._orig_mod.{name}": value for name, value in STATE.items()}
-    assert same(stripped(wrapped, STATE))
-    assert same(stripped(STATE, STATE))
-    assert stripped(wrapped, ["x"]) == wrapped
+    assert same(strip_prefix(wrapped, STATE))
+    assert same(strip_prefix(STATE, STATE))
+    assert strip_prefix(wrapped, ["x"]) == wrapped
     more = wrapped | {"criterion.weight": STATE["0.bias"]}
-    assert stripped(more, STATE) == more
+    assert strip_prefix(more, STATE) == more
     head = {"fc.weight": STATE["0.weight"]}
-    assert stripped(head, ["fc.weight", "weight"]) == head
+    assert strip_prefix(head, ["fc.weight", "weight"]) == head
 
 
 @pytest.mark.parametrize("prefix", ["", "module.", "model."])
@@ -102,13 +102,15 @@ def test_frozen_weights_are_known_by_all_that_does_not_evolve(tmp_path: Path) ->
     found = []
     for name in (None, "layer4.0.conv1.weight", "layer4.0.bn1.running_mean", "fc.weight"):
         save_file(state if name is None else state | {name: state[name] + 1}, tmp_path / "w.safetensors")
-        built = backbones.build("timm/test_resnet", str(tmp_path / "w.safetensors"), 32, (8, 8, 1), None, ["layer4"])
+        built = backbones.build(
+            "timm/test_resnet", str(tmp_path / "w.safetensors"), 32, (8, 8, 1), trainable=["layer4"]
+        )
         found.append(built.frozen)
     assert [sha == found[0] for sha in found] == [True, True, False, True]
 
 
 def test_any_changed_byte_of_a_sealed_file_is_seen_or_changes_nothing(tmp_path: Path) -> None:
-    content = bytearray(sealed(STATE, {"classes": ["a", "b"]}))
+    content = bytearray(seal(STATE, {"classes": ["a", "b"]}))
     path = tmp_path / "w.safetensors"
     path.write_bytes(content)
     assert same(read_weights(path), dict(sorted(STATE.items()))) or set(read_weights(path)) == set(STATE)
@@ -130,7 +132,7 @@ def test_any_changed_byte_of_a_sealed_file_is_seen_or_changes_nothing(tmp_path: 
 
 def test_tied_tensors_are_written_each_under_its_name(tmp_path: Path) -> None:
     tied = {"a": STATE["0.weight"], "b": STATE["0.weight"], "c": STATE["0.weight"][0]}
-    (tmp_path / "w.safetensors").write_bytes(sealed(tied, {}))
+    (tmp_path / "w.safetensors").write_bytes(seal(tied, {}))
     assert {name: value.tolist() for name, value in read_weights(tmp_path / "w.safetensors").items()} == {
         name: value.tolist() for name, value in tied.items()
     }

@@ -2,7 +2,7 @@ import pytest
 import torch
 from sklearn.metrics import confusion_matrix
 
-from neuroevo.engine.execution import Plan
+from neuroevo.engine.execution import Execution
 from neuroevo.problems import intervals
 from neuroevo.problems.metrics import METRICS
 
@@ -54,7 +54,7 @@ def test_a_confusion_matrix_has_a_row_for_a_true_class_and_a_column_for_a_predic
 def test_a_genome_is_scored_from_the_same_place_in_memory_whether_it_is_a_row_or_was_read() -> None:
     places = []
 
-    def express(genomes: torch.Tensor) -> dict[str, torch.Tensor]:
+    def decode(genomes: torch.Tensor) -> dict[str, torch.Tensor]:
         places.append(genomes.data_ptr() % 64)
         return {"w": genomes.view(1, 3, 7)}
 
@@ -62,7 +62,7 @@ def test_a_genome_is_scored_from_the_same_place_in_memory_whether_it_is_a_row_or
         def batch(self, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             return torch.ones(len(index), 7), torch.zeros(len(index), dtype=torch.int64)
 
-    plan = Plan("gemm", 3, 1, 4, 10**6, 1)
+    plan = Execution("gemm", 3, 1, 4, 10**6, 1)
     for row in torch.randn(3, 21):
-        intervals.logits(row, express, lambda w, x: x @ w["w"].mT, Rows(), torch.arange(6), plan)
+        intervals.logits(row, decode, lambda w, x: x @ w["w"].mT, Rows(), torch.arange(6), plan)
     assert places == [0, 0, 0]

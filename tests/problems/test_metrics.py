@@ -15,7 +15,7 @@ from torch import Tensor
 
 from neuroevo.errors import InputError
 from neuroevo.problems import metrics
-from neuroevo.problems.metric import LOWER_IS_BETTER, Additive, OfGenome, adjusted, own_metric, reported, score
+from neuroevo.problems.metric import LOWER_IS_BETTER, Additive, OfGenome, adjust, own_metric, reported, score
 from neuroevo.problems.metrics import METRICS
 
 
@@ -409,7 +409,7 @@ def test_adjusted_adds_an_offset_to_the_logits():
     for name in ("cross_entropy", "auroc"):
         metric = METRICS[name]()
         expected = score(metric, logits + offset, targets)
-        assert torch.equal(score(adjusted(metric, offset), logits, targets), expected)
+        assert torch.equal(score(adjust(metric, offset), logits, targets), expected)
 
 
 def test_weighted_cross_entropy_is_torchs():
@@ -436,7 +436,7 @@ def test_metrics_of_genomes_are_plain_numpys(name):
     torch.testing.assert_close(found, torch.from_numpy(wanted), rtol=1e-6, atol=1e-6)
     assert found.dtype == torch.float64
     assert reported(name, float(found[0])) > 0
-    assert adjusted(metric, torch.ones(3)) is metric  # logits have no part in it
+    assert adjust(metric, torch.ones(3)) is metric  # logits have no part in it
 
 
 def test_sparsity_goes_from_all_equal_to_one_weight_or_none_whatever_the_scale():

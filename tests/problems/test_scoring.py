@@ -1,16 +1,19 @@
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
 import pytest
 import torch
 from reference_metrics import OF_LOGITS, required
-from torch import Tensor
+from torch import Tensor, nn
 
 from neuroevo.engine import batches, execution, pareto, scores
 from neuroevo.engine.cost import Cost
-from neuroevo.engine.execution import Plan
+from neuroevo.engine.execution import Execution
 from neuroevo.engine.genome import Layout, Population
 from neuroevo.errors import InputError
 from neuroevo.networks import heads
 from neuroevo.problems import scoring
-from neuroevo.problems.metric import score
+from neuroevo.problems.metric import Metric, score
 from neuroevo.problems.metrics import METRICS
 
 D, C, N, B = 6, 3, 7, 50
@@ -36,12 +39,24 @@ class Rows:
         return self.x[index], self.y[index]
 
 
+class Linear(NamedTuple):
+    """Genomes as linear heads."""
+
+    decode: Callable[[Tensor], dict[str, Tensor]] = LAYOUT.unflatten
+    forward: heads.Forward = FORWARD
+    module: Callable[[Tensor], nn.Module] = lambda genome: nn.Identity()
+
+
+def judgement(rows: Rows, metrics: Sequence[Metric], start: Tensor | None = None) -> scoring.Judgement:
+    return scoring.Judgement(Linear(), rows, metrics, start)
+
+
 def genomes(n: int = N) -> Tensor:
     return torch.randn(n, LAYOUT.genes, generator=torch.Generator().manual_seed(0))
 
 
-def plan(individuals: int = 1000, samples: int = 1000, limit: int = 2**30) -> Plan:
-    return Plan("gemm", C, individuals, samples, limit, 2)
+def plan(individuals: int = 1000, samples: int = 1000, limit: int = 2**30) -> Execution:
+    return Execution("gemm", C, individuals, samples, limit, 2)
 
 
 @pytest.mark.parametrize("name", OF_LOGITS)
@@ -53,9 +68,7 @@ def test_scores_are_those_of_a_plain_loop_however_they_are_sliced(
 ) -> None:
     rows, index, metric = Rows(device=device), torch.arange(0, 2 * B, 2), METRICS[name](**required(name, C))
     population = genomes().to(device)
-    found = scoring.evaluate(
-        population, LAYOUT.unflatten, FORWARD, rows, index, [metric], plan(individuals, samples, limit)
-    )
+    found = scoring.evaluate(judgement(rows, [metric]), population, index, plan(individuals, samples, limit))
     x, y = rows.batch(index)
     for i, genome in enumerate(population):
         w, b = genome[: C * D].view(C, D), genome[C * D :]
@@ -68,9 +81,9 @@ def test_every_metric_has_its_column() -> None:
     names = ["accuracy", "auroc", "cross_entropy"]
     metrics = [METRICS[name]() for name in names]
     index = torch.arange(B)
-    together = scoring.evaluate(genomes(), LAYOUT.unflatten, FORWARD, Rows(), index, metrics, plan(2, 16)).values
+    together = scoring.evaluate(judgement(Rows(), metrics), genomes(), index, plan(2, 16)).values
     for column, metric in enumerate(metrics):
-        alone = scoring.evaluate(genomes(), LAYOUT.unflatten, FORWARD, Rows(), index, [metric], plan(2, 16)).values
+        alone = scoring.evaluate(judgement(Rows(), [metric]), genomes(), index, plan(2, 16)).values
         assert torch.equal(together[:, column], alone[:, 0])
 
 
@@ -80,8 +93,8 @@ def test_individuals_with_nan_or_inf_rank_last_and_change_nobody_else(name: str,
     population = genomes()
     population[2, 4] = bad
     metric, index = METRICS[name](**required(name, C)), torch.arange(B)
-    found = scoring.evaluate(population, LAYOUT.unflatten, FORWARD, Rows(), index, [metric], plan())
-    clean = scoring.evaluate(genomes(), LAYOUT.unflatten, FORWARD, Rows(), index, [metric], plan())
+    found = scoring.evaluate(judgement(Rows(), [metric]), population, index, plan())
+    clean = scoring.evaluate(judgement(Rows(), [metric]), genomes(), index, plan())
     assert found.invalid.tolist() == [i == 2 for i in range(N)]
     assert found.values[2, 0] == -torch.inf
     others = ~found.invalid
@@ -89,19 +102,19 @@ def test_individuals_with_nan_or_inf_rank_last_and_change_nobody_else(name: str,
 
 
 def test_fitness_costs_individuals_times_samples() -> None:
-    population = Population(genomes(), {}, torch.full((N, 2), -1))
+    population = Population.new(genomes(), parents=2)
     metric = METRICS["accuracy"]()
-    _, cost = scoring.fitness(population, LAYOUT.unflatten, FORWARD, Rows(), torch.arange(B), [metric], plan(), 0)
+    _, cost = scoring.fitness(judgement(Rows(), [metric]), population, torch.arange(B), plan())
     assert cost == Cost(forward=N * B)
 
 
 def test_in_half_precision_the_best_and_only_they_have_scores_in_full() -> None:
-    population, metric = Population(genomes(), {}, torch.full((N, 2), -1)), METRICS["cross_entropy"]()
+    population, metric = Population.new(genomes(), parents=2), METRICS["cross_entropy"]()
     half = plan()._replace(precision="bfloat16")
 
-    def scored(p: Plan, rescored: int) -> Tensor:
-        given = (population, LAYOUT.unflatten, FORWARD, Rows(), torch.arange(B), [metric], p, rescored)
-        return scoring.fitness(*given)[0].values[:, 0]
+    def scored(p: Execution, rescored: int) -> Tensor:
+        given = (judgement(Rows(), [metric]), population, torch.arange(B), p)
+        return scoring.fitness(*given, rescored=rescored)[0].values[:, 0]
 
     full, rough, mixed = scored(plan(), 3), scored(half, 0), scored(half, 3)
     best = rough.topk(3).indices
@@ -114,9 +127,7 @@ def test_in_half_precision_the_best_and_only_they_have_scores_in_full() -> None:
 
 def test_samples_are_taken_in_slices_of_the_plan() -> None:
     rows = Rows()
-    scoring.evaluate(
-        genomes(), LAYOUT.unflatten, FORWARD, rows, torch.arange(B), [METRICS["accuracy"]()], plan(samples=8)
-    )
+    scoring.evaluate(judgement(rows, [METRICS["accuracy"]()]), genomes(), torch.arange(B), plan(samples=8))
     assert rows.most == 8
 
 
@@ -139,7 +150,7 @@ def test_a_metric_of_the_wrong_shape_is_refused_by_name() -> None:
         return logits.mean((0, 2))
 
     with pytest.raises(InputError, match=r"wrong: a metric returns scores \[n\]"):
-        scoring.evaluate(genomes(), LAYOUT.unflatten, FORWARD, Rows(), torch.arange(B), [wrong], plan())
+        scoring.evaluate(judgement(Rows(), [wrong]), genomes(), torch.arange(B), plan())
 
 
 def test_ranks_are_lexicographic_and_dense() -> None:
@@ -168,28 +179,24 @@ def test_metrics_of_genomes_stand_beside_others_however_they_are_sliced(
     )
     population = genomes().to(device)
     population[2, 0] = torch.nan
-    found = scoring.evaluate(
-        population, LAYOUT.unflatten, FORWARD, rows, torch.arange(B), [METRICS[name]() for name in names],
-        plan(individuals, samples, limit), start.to(device),
-    )  # fmt: skip
+    judged = judgement(rows, [METRICS[name]() for name in names], start.to(device))
+    found = scoring.evaluate(judged, population, torch.arange(B), plan(individuals, samples, limit))
     assert found.values.shape == (N, len(names))
     assert found.invalid.tolist() == [i == 2 for i in range(N)]
     good = [i for i in range(N) if i != 2]
     torch.testing.assert_close(found.values[good, 0], -population[good].double().norm(dim=1))
     torch.testing.assert_close(found.values[good, 2], -(population[good].cpu() - start).double().norm(dim=1).to(device))
-    alone = scoring.evaluate(
-        population, LAYOUT.unflatten, FORWARD, rows, torch.arange(B), [METRICS["auroc"]()], plan()
-    ).values[good, 0]
+    alone = scoring.evaluate(judgement(rows, [METRICS["auroc"]()]), population, torch.arange(B), plan()).values[good, 0]
     torch.testing.assert_close(found.values[good, 3], alone, rtol=1e-5, atol=1e-6)
 
 
 def test_in_half_precision_the_best_by_nsga_iis_order_are_scored_again() -> None:
-    population, names = Population(genomes(), {}, torch.full((N, 2), -1)), ["sparsity", "cross_entropy"]
-    given = (population, LAYOUT.unflatten, FORWARD, Rows(), torch.arange(B), [METRICS[name]() for name in names])
-    start = genomes(1)[0]
-    exact, _ = scoring.fitness(*given, plan(), 0, start, 2)
-    half, _ = scoring.fitness(*given, plan()._replace(precision="bfloat16"), 0, start, 2)
-    again, cost = scoring.fitness(*given, plan()._replace(precision="bfloat16"), 3, start, 2)
+    population, names = Population.new(genomes(), parents=2), ["sparsity", "cross_entropy"]
+    judged = judgement(Rows(), [METRICS[name]() for name in names], genomes(1)[0])
+    given, rough = (judged, population, torch.arange(B)), plan()._replace(precision="bfloat16")
+    exact, _ = scoring.fitness(*given, plan(), objectives=2)
+    half, _ = scoring.fitness(*given, rough, objectives=2)
+    again, cost = scoring.fitness(*given, rough, rescored=3, objectives=2)
     assert (again.objectives, cost) == (2, Cost(forward=(N + 3) * B))
     best = pareto.ranked(half.values).topk(3).indices
     assert set(best.tolist()) != set(half.values[:, 0].topk(3).indices.tolist())

@@ -34,7 +34,7 @@ def test_the_best_run_of_an_arm_is_the_one_that_validation_names(folder: Path) -
 
 def test_curves_are_averaged_from_where_all_runs_have_a_value_and_ended_ones_keep_theirs() -> None:
     a, b = [(10.0, 0.1), (20.0, 0.3)], [(15.0, 0.2), (20.0, 0.3), (40.0, 0.5)]
-    assert benchpage.averaged([a, b]) == [
+    assert benchpage.average([a, b]) == [
         Point(15.0, pytest.approx(0.15), 0.1, 0.2), Point(20.0, 0.3, 0.3, 0.3), Point(40.0, 0.4, 0.3, 0.5),
     ]  # fmt: skip
 

@@ -49,7 +49,7 @@ def test_an_individual_that_only_learns_descends_from_itself_and_a_mean_of_all_i
         )
         run = runpage.read(folder)
         champion = run.champion | {"kind": kind.replace(" ", "_")}
-        shown = "".join(runpage.descended(run._replace(result=run.result | {"champion": champion}), None))
+        shown = "".join(runpage.ancestry(run._replace(result=run.result | {"champion": champion}), None))
         if line is None:
             assert "Line of descent" in shown
             assert "whole population" not in shown

@@ -52,7 +52,7 @@ def test_another_font_stands_in_for_characters_that_the_own_font_lacks(monkeypat
     other = next(e for e in font_manager.fontManager.ttflist if e.name == "STIXGeneral")  # comes with matplotlib
     lacking = chr(min(c for c in glyphs.characters(other.fname) - own if chr(c).isprintable() and c < 0xE000))
     monkeypatch.setattr(glyphs, "family_with", lambda c: "STIXGeneral" if c == lacking else "DejaVu Sans")
-    with figures.drawing(f"a{lacking}", "a") as (figure, _):
+    with figures.canvas(f"a{lacking}", "a") as (figure, _):
         pass  # a warning of a glyph that is missing would be an error here
     label = next(text for text in figure.findobj(Text) if text.get_text() == f"a{lacking}")
     assert label.get_fontfamily()[-1] == "STIXGeneral"

@@ -4,7 +4,7 @@ from neuroevo.report import page
 def test_whatever_is_shown_is_escaped() -> None:
     bad = "<i>&\"'\x1b]0;\r\udce9"
     parts = [
-        page.listed([(bad, bad)]), page.grid([bad, bad], [[bad, bad]], bad), page.figure("", bad, bad),
+        page.name_table([(bad, bad)]), page.grid([bad, bad], [[bad, bad]], bad), page.figure("", bad, bad),
         page.details(bad, ""), page.text(bad), page.note(bad), page.section(bad, " "), page.document(bad, ""),
     ]  # fmt: skip
     for part in parts:

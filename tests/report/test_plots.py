@@ -54,8 +54,8 @@ PLOTS: dict[str, Callable[[], Plot]] = {
         "p", {str(i): POINTS for i in range(9)}, "accuracy", [str(i) for i in range(9)]
     ),
     "distributions": lambda: plots_of_benches.distributions(
-        "p", "t", "c", "x",
-        {"a": ([0.5, 0.6], Interval(0.55, 0.5, 0.6)), "b": ([0.1], Interval(None, None, None))}, ["b", "a"], True,
+        "p", {"a": ([0.5, 0.6], Interval(0.55, 0.5, 0.6)), "b": ([0.1], Interval(None, None, None))}, ["b", "a"],
+        title="t", caption="c", xlabel="x", zero=True,
     ),
     "probabilities": lambda: plots_of_benches.probabilities("p", ["a", "b"], {("a", "b"): 0.75, ("b", "a"): 0.25}),
     **{f"trials {i}": lambda i=i: searched()[i] for i in range(3)},
@@ -87,11 +87,11 @@ def test_the_same_numbers_are_the_same_picture() -> None:
 
 def test_a_line_of_many_points_is_thinned_and_keeps_its_ends() -> None:
     rows = list(range(100_000))
-    kept = figures.thinned(rows)
+    kept = figures.thin(rows)
     assert 1000 < len(kept) <= figures.POINTS + 1
     assert (kept[0], kept[-1]) == (0, 99_999)
-    assert figures.thinned([]) == []
-    assert figures.thinned(rows[:10]) == rows[:10]
+    assert figures.thin([]) == []
+    assert figures.thin(rows[:10]) == rows[:10]
 
 
 def test_nothing_is_drawn_of_a_search_without_a_figure() -> None:
@@ -108,7 +108,9 @@ def test_an_arm_has_its_colour_whichever_is_ahead() -> None:
             "a": figures.SERIES[0],
             "b": figures.SERIES[1],
         }
-        shown = plots_of_benches.distributions("p", "t", "c", "x", {arm: ([0.5], nothing) for arm in arms}, ["a", "b"])
+        shown = plots_of_benches.distributions(
+            "p", {arm: ([0.5], nothing) for arm in arms}, ["a", "b"], title="t", caption="c", xlabel="x"
+        )
         colours = [line.get_color() for line in shown.figure.axes[0].get_lines()]
         assert colours == [figures.SERIES["ab".index(arm)] for arm in arms]
 

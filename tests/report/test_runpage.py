@@ -79,7 +79,7 @@ def test_a_finished_run_that_goes_on_says_so(folder: Path) -> None:
 )
 def test_a_page_says_why_there_is_no_genealogy(tmp_path: Path, sets: list[str], why: str) -> None:
     experiment.run(load(None, [*TINY, *sets]), str(tmp_path / "r"), "test", Quiet())
-    found = runpage.descended(runpage.read(tmp_path / "r"), None)
+    found = runpage.ancestry(runpage.read(tmp_path / "r"), None)
     assert len(found) == 1
     assert why in found[0]
     assert found[0].startswith('<p class="soft">No genealogy: ')

@@ -12,7 +12,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from neuroevo.engine.algorithm import Algorithm
 from neuroevo.engine.cost import Cost
-from neuroevo.engine.genome import Layout, Population
+from neuroevo.engine.genome import BRED, KEPT, NEW, Layout, Population
 from neuroevo.engine.loop import Champion, Step
 from neuroevo.engine.rng import Context
 from neuroevo.engine.scores import Scores
@@ -70,14 +70,37 @@ def test_a_population_has_whole_rows_whose_parents_are_rows_of_the_one_before(
     state, before = generations(algorithm, device, 1)
     assert len(before.genomes) == n
     assert (before.parents == -1).all()
+    assert (before.roles == NEW).all()
     for generation in (2, 3, 4):
         state, population = generations(algorithm, device, generation, state=state, since=generation)
         m = len(population.genomes)
         assert m in (n, 2 * n)
         assert (population.genomes.shape, population.genomes.dtype) == ((m, G), torch.float32)
         assert (population.parents.shape[0], population.parents.dtype) == (m, torch.int64)
+        assert (population.roles.shape, population.roles.dtype) == ((m,), torch.int8)
         assert all(len(trait) == m for trait in population.traits.values())
         assert bool((population.parents >= -1).all()) and bool((population.parents < len(before.genomes)).all())
+        before = population
+
+
+@everyone
+def test_roles_say_who_is_new_who_has_parents_and_who_goes_on_as_it_was(name: str, device: torch.device) -> None:
+    state, before = generations(ALGORITHMS[name](population=9), device, 1)
+    for generation in (2, 3):
+        state, population = generations(
+            ALGORITHMS[name](population=9), device, generation, state=state, since=generation
+        )
+        for genome, parents, role in zip(population.genomes, population.parents, population.roles, strict=True):
+            first, *others = parents.tolist()
+            if role == KEPT:
+                assert set(others) == {-1}
+                assert torch.equal(genome, before.genomes[first])
+            elif role == NEW:
+                assert {first, *others} == {-1}
+            else:
+                assert role == BRED
+                assert min(first, *others) >= 0
+        assert {*population.roles.tolist()} == {*ALGORITHMS[name](population=9).roles}
         before = population
 
 

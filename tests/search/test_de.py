@@ -227,7 +227,7 @@ def test_candidates_are_the_best_and_the_mean_of_those_that_go_on() -> None:
     algorithm = de(population=4)
     genomes = torch.arange(8.0)[:, None].expand(8, G).clone()
     values = torch.tensor([1.0, 3, 2, NOBODY, 5, 2, NOBODY, NOBODY]).double()
-    state = GAState(Population(genomes, {}, torch.full((8, 4), -1)), values)
+    state = GAState(Population.new(genomes, parents=4), values)
     found = algorithm.candidates(state)
     assert float(found["best"][0]) == 4
     assert float(found["mean"][0]) == pytest.approx((4 + 1 + 2) / 3)

@@ -243,8 +243,8 @@ def test_told_evotorchs_samples_it_goes_where_evotorchs_own_goes(name: str) -> N
         mu, sigma = (theirs._distribution.parameters[key] for key in ("mu", "sigma"))
         torch.testing.assert_close(state.center, mu, rtol=1e-3, atol=1e-5)
         torch.testing.assert_close(state.sigma, sigma, rtol=1e-3, atol=1e-5)
-        population, n = theirs.population, len(theirs.population)
-        asked = Population(population.values.clone(), {}, torch.full((n, 1), -1))
+        population = theirs.population
+        asked = Population.new(population.values.clone())
         state = algorithm.tell(state, asked, scores(population.evals[:, 0].clone()))
     assert worth(state.center[None]) > worth(torch.zeros(1, G)) + 1
 

@@ -3,7 +3,7 @@ from functools import partial
 import pytest
 import torch
 
-from neuroevo.engine.genome import Layout, Population
+from neuroevo.engine.genome import BRED, KEPT, Layout, Population
 from neuroevo.engine.rng import Context
 from neuroevo.engine.scores import Scores
 from neuroevo.errors import InputError
@@ -71,6 +71,7 @@ def test_elites_go_on_unchanged_best_first_and_are_asked_again() -> None:
     second = algorithm.ask(state, context(2, cpu))
     assert torch.equal(second.genomes[:2], first.genomes[[3, 1]])
     assert second.parents[:2].tolist() == [[3, -1], [1, -1]]
+    assert second.roles.tolist() == [KEPT] * 2 + [BRED] * (len(second.roles) - 2)
     assert (second.parents[2:] >= 0).all()
     assert not (second.genomes[2:, None] == first.genomes[None]).all(2).any()
 
@@ -118,7 +119,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_does_not(device: torch.d
 
 def test_candidates_are_the_best_and_the_mean_of_the_elites_and_never_invalid() -> None:
     algorithm = ga(population=4, elites=3)
-    population = Population(torch.arange(4.0)[:, None].expand(4, G).clone(), {}, torch.full((4, 2), -1))
+    population = Population.new(torch.arange(4.0)[:, None].expand(4, G).clone(), parents=2)
     invalid = torch.tensor([False, False, True, False])
     values = torch.tensor([1.0, 3, -torch.inf, 2])
     found = algorithm.candidates(GAState(population, values.double()))
@@ -134,7 +135,7 @@ def test_candidates_are_the_best_and_the_mean_of_the_elites_and_never_invalid() 
 
 def test_a_second_metric_breaks_ties_of_the_first() -> None:
     algorithm = ga(population=3, elites=1)
-    population = Population(torch.arange(3.0)[:, None].expand(3, G).clone(), {}, torch.full((3, 2), -1))
+    population = Population.new(torch.arange(3.0)[:, None].expand(3, G).clone(), parents=2)
     state = algorithm.tell(
         GAState(population, torch.empty(0)), population, scores(torch.tensor([[0.5, 1], [0.5, 2], [0.4, 9]]))
     )

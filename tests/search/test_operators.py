@@ -61,7 +61,7 @@ def mates(layout, n=7, m=9, dtype=torch.float32, device="cpu", seed=0):
 
 def mutate(genomes, layout=HEAD, traits=None, progress=0.0, generation=1, **options):
     """A mutated copy."""
-    population = Population(genomes.clone(), traits or {}, torch.zeros(len(genomes), 2, dtype=torch.int64))
+    population = Population.new(genomes.clone(), parents=2)._replace(traits=traits or {})
     options = {"self_adaptive": False, "tau": None} | options
     return gaussian(population, Context(0, generation, progress, genomes.device), layout, **options)
 
@@ -560,7 +560,7 @@ def linear_sensitivity(inputs):
 def test_safe_steps_move_the_output_by_sigma_however_unequal_the_inputs():
     layout = Layout(("weight",), ((10, 50),))
     inputs = torch.randn(200, 50, generator=rng(), dtype=torch.float64) * torch.logspace(-1, 1, 50, dtype=torch.float64)
-    population = Population(torch.zeros(30, 500, dtype=torch.float64), {}, torch.zeros(30, 2, dtype=torch.int64))
+    population = Population.new(torch.zeros(30, 500, dtype=torch.float64), parents=2)
     context = Context(0, 1, 0.0, torch.device("cpu"), sensitivity=linear_sensitivity(inputs))
     found = gaussian(population, context, layout, sigma=0.25, safe=True, self_adaptive=False).genomes.view(30, 10, 50)
     moved = (found @ inputs.T).square().sum(1).mean().sqrt()  # of the vector of outputs
@@ -584,7 +584,7 @@ def test_options_that_do_not_go_together_are_refused(options, line):
 
 def test_mutation_works_in_place():
     genomes, _ = mates(HEAD)
-    population = Population(genomes, {}, torch.zeros(7, 2, dtype=torch.int64))
+    population = Population.new(genomes, parents=2)
     assert gaussian(population, Context(0, 1, 0.0, genomes.device), HEAD).genomes is genomes
 
 

@@ -271,7 +271,7 @@ def test_candidates_are_the_swarms_best_and_the_mean_of_the_personal_bests() -> 
     algorithm = pso(population=2)
     genomes = torch.arange(4.0).square()[:, None].expand(4, G).clone()
     state = Swarm(
-        Population(genomes, {}, torch.full((4, 3), -1)),
+        Population.new(genomes, parents=3),
         torch.tensor([1.0, 3, 2, NOBODY]).double(),
         torch.zeros(2, G),
         torch.tensor(0.1),

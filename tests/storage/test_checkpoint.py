@@ -13,12 +13,13 @@ from torch import Tensor
 
 from neuroevo.engine import pareto
 from neuroevo.engine.cost import Cost
-from neuroevo.engine.execution import Plan
-from neuroevo.engine.genome import Layout, Population
+from neuroevo.engine.execution import Execution
+from neuroevo.engine.genome import BRED, KEPT, NEW, Layout, Population
 from neuroevo.engine.loop import Champion, Step
 from neuroevo.engine.scores import Scores
 from neuroevo.errors import InputError, RunError
-from neuroevo.storage import checkpoint
+from neuroevo.storage import checkpoint, generations
+from neuroevo.storage.writer import Writer
 
 CPU = torch.device("cpu")
 LAYOUT = Layout(("w", "b"), ((40, 100), (5,)))
@@ -44,7 +45,8 @@ class State(NamedTuple):
 
 def step(generation: int = 2, n: int = 30, champion: int = 1, columns: int = 1) -> Step:
     torch.manual_seed(generation)
-    population = Population(torch.randn(n, LAYOUT.genes), {"sigma": torch.rand(n)}, torch.randint(-1, n, (n, 2)))
+    traits, parents = {"sigma": torch.rand(n)}, torch.randint(-1, n, (n, 2))
+    population = Population(torch.randn(n, LAYOUT.genes), traits, parents, torch.randint(0, 3, (n,), dtype=torch.int8))
     state = State(population, torch.tensor(0.5), {"m": torch.arange(3)})
     scores = Scores(torch.randn(n, columns, dtype=torch.float64), torch.arange(n) == 1)
     best = Champion(torch.randn(LAYOUT.genes), "best", champion, {"accuracy": 0.5})
@@ -97,10 +99,10 @@ def test_a_checkpoint_reads_back_to_the_same_bits(tmp_path: Path, n: int, column
     assert torch.equal(read.step.champion.genome, s.champion.genome)
     assert read.step.champion[1:] == s.champion[1:]
     assert (read.step.cost, read.step.seconds, read.step.stale, read.step.stop) == (s.cost, 1.5, 2, None)
-    assert same(read.scale, SCALE)
+    assert same(read.affine, SCALE)
     assert read.history == [line(1), line(2)]
     assert (read.layout, read.classes, read.seed, read.config) == (LAYOUT, ("a", "b"), 3, "seed: 3\n")
-    assert read.plan == Plan("gemm", 2, 3, 4, 5, 2)
+    assert read.plan == Execution("gemm", 2, 3, 4, 5, 2)
     assert read.changes == [{"generation": 2, "individuals": 3}]
     assert list(tmp_path.iterdir()) == [tmp_path / "c.h5"]
 
@@ -166,8 +168,8 @@ def test_a_random_file_and_another_format_are_refused(tmp_path: Path, monkeypatc
 
 def test_a_damaged_checkpoint_is_reported_and_the_one_before_it_used(tmp_path: Path) -> None:
     for generation in (1, 2, 3):
-        save(tmp_path / checkpoint.name(generation), step(generation))
-    newest = tmp_path / checkpoint.name(3)
+        save(tmp_path / generations.name(generation), step(generation))
+    newest = tmp_path / generations.name(3)
     newest.write_bytes(newest.read_bytes()[:-10])
     lines: list[str] = []
     found = checkpoint.newest(tmp_path, lines.append)
@@ -179,7 +181,7 @@ def test_a_damaged_checkpoint_is_reported_and_the_one_before_it_used(tmp_path: P
 
 def test_no_checkpoint_is_none_and_no_good_one_an_error(tmp_path: Path) -> None:
     assert checkpoint.newest(tmp_path, print) is None
-    (tmp_path / checkpoint.name(1)).write_bytes(b"x")
+    (tmp_path / generations.name(1)).write_bytes(b"x")
     with pytest.raises(InputError, match="no checkpoint is good"):
         checkpoint.newest(tmp_path, lambda line: None)
 
@@ -213,15 +215,15 @@ def test_a_full_disk_is_one_line_and_the_checkpoint_before_it_stands(
 
 
 def test_the_newest_few_are_kept_and_the_champions(tmp_path: Path) -> None:
-    writer = checkpoint.Writer(tmp_path, ATTRIBUTES, SCALE, keep=2)
+    writer = Writer(tmp_path, ATTRIBUTES, SCALE, keep=2)
     for generation in range(1, 7):
         writer.submit(step(generation, champion=2), [line(i + 1) for i in range(generation)])
     writer.close()
-    assert [path.name for path in checkpoint.listed(tmp_path)] == [checkpoint.name(g) for g in (6, 5, 2)]
+    assert [path.name for path in generations.paths(tmp_path)] == [generations.name(g) for g in (6, 5, 2)]
 
 
 def test_an_error_in_the_background_is_raised_in_the_foreground(tmp_path: Path) -> None:
-    writer = checkpoint.Writer(tmp_path / "nowhere", ATTRIBUTES, SCALE, keep=2)
+    writer = Writer(tmp_path / "nowhere", ATTRIBUTES, SCALE, keep=2)
     writer.submit(step(), [line(1), line(2)])
     with pytest.raises(RunError, match="checkpoint not written"):
         writer.wait()
@@ -237,22 +239,22 @@ def test_the_newest_is_the_highest_number_in_a_name_and_other_files_are_none(tmp
     names = ["generation-000007.h5", "generation-999990.h5", "generation-1000000.h5", "generation-12345678.h5"]
     for name in [*names, "generation-x.h5", "generation-000009.h5.aside", "generation-000009.partial", "x.h5"]:
         (tmp_path / name).write_bytes(b"x")
-    assert [path.name for path in checkpoint.listed(tmp_path)] == names[::-1]
-    assert checkpoint.listed(tmp_path / "nowhere") == checkpoint.listed(tmp_path / "x.h5") == []
-    assert checkpoint.name(1_000_000) == "generation-1000000.h5"
+    assert [path.name for path in generations.paths(tmp_path)] == names[::-1]
+    assert generations.paths(tmp_path / "nowhere") == generations.paths(tmp_path / "x.h5") == []
+    assert generations.name(1_000_000) == "generation-1000000.h5"
 
 
 def test_what_is_newer_than_the_checkpoint_gone_on_from_is_set_aside_and_never_counts(tmp_path: Path) -> None:
     for generation in (1, 2, 3):
-        save(tmp_path / checkpoint.name(generation), step(generation))
+        save(tmp_path / generations.name(generation), step(generation))
     for count in (1, 2):
-        (tmp_path / checkpoint.name(3)).write_bytes(b"x" * count)
-        aside = checkpoint.put_aside(tmp_path, tmp_path / checkpoint.name(2))
+        (tmp_path / generations.name(3)).write_bytes(b"x" * count)
+        aside = generations.put_aside(tmp_path, tmp_path / generations.name(2))
         assert [path.name for path in aside] == [f"generation-000003.h5.aside{'' if count == 1 else '-2'}"]
-    writer = checkpoint.Writer(tmp_path, ATTRIBUTES, SCALE, keep=2)
+    writer = Writer(tmp_path, ATTRIBUTES, SCALE, keep=2)
     writer.submit(step(3), [line(i + 1) for i in range(3)])
     writer.close()
-    assert [path.name for path in checkpoint.listed(tmp_path)] == [checkpoint.name(g) for g in (3, 2, 1)]
+    assert [path.name for path in generations.paths(tmp_path)] == [generations.name(g) for g in (3, 2, 1)]
     assert len(list(tmp_path.iterdir())) == 5
 
 
@@ -269,7 +271,8 @@ def test_a_history_keeps_which_line_has_which_columns(tmp_path: Path) -> None:
     [
         ("population/genomes", None), ("population/genomes", np.zeros((30, 7), np.float32)),
         ("population/genomes", np.zeros((30, LAYOUT.genes))), ("population/invalid", np.zeros(30)),
-        ("population/parents", np.zeros(30, np.int64)), ("population/fitness", np.zeros(3)),
+        ("population/parents", np.zeros(30, np.int64)), ("population/roles", np.zeros((30, 1), np.int8)),
+        ("population/fitness", np.zeros(3)),
         ("champion/genome", np.zeros(3, np.float32)), ("population/traits/sigma", np.zeros(3)),
         ("history/validation", np.zeros(9)), ("champion", None), ("population", None),
     ],
@@ -279,6 +282,21 @@ def test_parts_that_are_missing_or_do_not_fit_are_one_line(tmp_path: Path, key: 
     reseal(tmp_path / "c.h5", key, value)
     with pytest.raises(InputError, match=r"c.h5: not as a checkpoint is \(.+\)$"):
         checkpoint.read(tmp_path / "c.h5")
+
+
+def test_a_checkpoint_from_before_there_were_roles_has_them_in_the_parents(tmp_path: Path) -> None:
+    s = step(n=4)
+    parents = torch.tensor([[-1, -1], [2, -1], [3, 0], [0, 0]])
+    population = s.population._replace(parents=parents)
+    save(tmp_path / "c.h5", replace(s, population=population, state=s.state._replace(population=population)))
+    for key in ("population/roles", "algorithm/population/roles"):
+        reseal(tmp_path / "c.h5", key, None)
+    told = torch.tensor([NEW, KEPT, BRED, BRED], dtype=torch.int8)
+    for found in (
+        checkpoint.read(tmp_path / "c.h5").step.population,
+        checkpoint.state(tmp_path / "c.h5", s.state, CPU).population,
+    ):
+        assert same(found, population._replace(roles=told))
 
 
 def test_a_state_of_another_kind_or_shape_names_the_leaf(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ LOGGED = "2026-01-01 00:00:00 command: neuroevo run\n"
 
 
 def hold(folder: Path, held: "multiprocessing.synchronize.Event", free: "multiprocessing.synchronize.Event") -> None:
-    with claims.locked(folder):
+    with claims.lock(folder):
         held.set()
         free.wait(20)
 
@@ -24,11 +24,11 @@ def test_a_folder_is_owned_by_one_process_and_freed_when_that_dies(tmp_path: Pat
     owner = context.Process(target=hold, args=(tmp_path, held, free))
     owner.start()
     assert held.wait(60)
-    with pytest.raises(InputError, match="in use by another process"), claims.locked(tmp_path):
+    with pytest.raises(InputError, match="in use by another process"), claims.lock(tmp_path):
         pass
     owner.kill()
     owner.join()
-    with claims.locked(tmp_path):
+    with claims.lock(tmp_path):
         pass
 
 
@@ -50,7 +50,7 @@ def test_a_folder_with_anything_in_it_is_refused_and_left_as_it_is(tmp_path: Pat
         (tmp_path / name).write_text(text)
     with (
         pytest.raises(InputError, match="--out: .* (isn't empty|already holds)"),
-        claims.claimed(str(tmp_path), "x", 0),
+        claims.claim(str(tmp_path), "x", 0),
     ):
         pass
     found = {str(path.relative_to(tmp_path)): path.read_text() for path in tmp_path.rglob("*") if path.is_file()}
@@ -69,7 +69,7 @@ def test_a_run_that_never_began_is_swept_out_and_its_folder_taken(tmp_path: Path
     for name, text in left.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
-    with claims.claimed(str(tmp_path), "x", 0) as claim:
+    with claims.claim(str(tmp_path), "x", 0) as claim:
         assert [path.name for path in tmp_path.iterdir()] == [".lock"]
         (tmp_path / "config.yaml").write_text("x")
         (tmp_path / "mine").write_text("x")  # by somebody else, meanwhile
@@ -78,7 +78,7 @@ def test_a_run_that_never_began_is_swept_out_and_its_folder_taken(tmp_path: Path
 
 
 def test_what_is_cleared_is_what_was_made_with_the_folders_that_were_made_for_it(tmp_path: Path) -> None:
-    with claims.claimed(str(tmp_path / "a" / "b"), "x", 0) as claim:
+    with claims.claim(str(tmp_path / "a" / "b"), "x", 0) as claim:
         (claim.folder / "checkpoints").mkdir()
         (claim.folder / "checkpoints" / "generation-000000.h5").write_text("x")
         claim.clear()
@@ -91,12 +91,12 @@ def test_an_out_that_is_no_folder_is_refused(tmp_path: Path, monkeypatch: pytest
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     for out in ("", "  ", "file", "file/x", "dangling", "dangling/x", "loop", "loop/x", "x" * 300):
         monkeypatch.chdir(tmp_path)
-        with pytest.raises(InputError, match="--out: "), claims.claimed(out, "x", 0):
+        with pytest.raises(InputError, match="--out: "), claims.claim(out, "x", 0):
             pass
     assert {path.name for path in tmp_path.iterdir()} == {"file", "dangling", "loop"}
     (tmp_path / "to").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "to")
-    with claims.claimed("link", "x", 0) as claim:
+    with claims.claim("link", "x", 0) as claim:
         claim.clear()
     assert not list((tmp_path / "to").iterdir())
 
@@ -106,11 +106,11 @@ def test_names_without_out_are_free_ones_and_a_runs_folder_that_cant_be_is_said(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     for name in ("s-1", "s-1-2"):
-        with claims.claimed(None, "s", 1) as claim:
+        with claims.claim(None, "s", 1) as claim:
             assert claim.folder == Path("runs/out") / name
     monkeypatch.chdir(tmp_path / "runs" / "out" / "s-1")
     Path("runs").symlink_to("nowhere")
-    with pytest.raises(InputError, match="runs"), claims.claimed(None, "s", 1):
+    with pytest.raises(InputError, match="runs"), claims.claim(None, "s", 1):
         pass
 
 
@@ -124,23 +124,23 @@ def test_a_lock_whose_file_was_taken_away_is_none(tmp_path: Path, monkeypatch: p
         real(descriptor, how)
 
     monkeypatch.setattr(fcntl, "flock", flock)
-    with claims.locked(tmp_path):
-        with pytest.raises(InputError, match="in use"), claims.locked(tmp_path):
+    with claims.lock(tmp_path):
+        with pytest.raises(InputError, match="in use"), claims.lock(tmp_path):
             pass
         assert (tmp_path / ".lock").exists()
 
 
 def test_of_several_that_begin_together_one_has_the_folder_and_it_stays_whole(tmp_path: Path) -> None:
     code = (
-        "import sys, time\nfrom neuroevo.storage import claims, rundir\nfrom neuroevo.errors import InputError\n"
+        "import sys, time\nfrom neuroevo.storage import claims, files\nfrom neuroevo.errors import InputError\n"
         "sys.stdin.readline()\n"
         "for i in range(20):\n"
         "    try:\n"
-        f"        with claims.claimed(f'{tmp_path}/{{i}}', 'x', 0) as claim:\n"
+        f"        with claims.claim(f'{tmp_path}/{{i}}', 'x', 0) as claim:\n"
         "            for name in ('run.log', 'config.yaml'):\n"
-        f"                rundir.replace(claim.folder / name, {LOGGED!r}.encode())\n"
+        f"                files.replace(claim.folder / name, {LOGGED!r}.encode())\n"
         "            time.sleep(0.002)\n"
-        "            rundir.replace(claim.folder / 'history.jsonl', b'begun')\n"
+        "            files.replace(claim.folder / 'history.jsonl', b'begun')\n"
         "            print(i, 'won', flush=True)\n"
         "    except InputError as error:\n"
         "        assert 'in use' in str(error) or 'already holds a run' in str(error), error\n"

@@ -92,17 +92,20 @@ def test_a_file_that_is_more_than_its_own_numbers_is_refused_in_one_line(
     write(tmp_path / "f.h5")
     with h5py.File(tmp_path / "f.h5", "r+") as file:
         change(file)
-    with pytest.raises(InputError, match=r"f.h5: not as a checkpoint is \(.+\)$"), hdf5.opened(tmp_path / "f.h5"):
+    with pytest.raises(InputError, match=r"f.h5: not as a checkpoint is \(.+\)$"), hdf5.open_file(tmp_path / "f.h5"):
         pass
 
 
 def test_what_fails_while_it_is_read_is_one_line(tmp_path: Path) -> None:
     write(tmp_path / "f.h5")
     for read in (lambda f: f["nowhere"], lambda f: f["a"][()], lambda f: f.attrs["no"], lambda f: f["a/small"][7]):
-        with pytest.raises(InputError, match=r"f.h5: not as a checkpoint is"), hdf5.opened(tmp_path / "f.h5") as file:
+        with (
+            pytest.raises(InputError, match=r"f.h5: not as a checkpoint is"),
+            hdf5.open_file(tmp_path / "f.h5") as file,
+        ):
             read(file)
     (tmp_path / "g.h5").write_bytes((tmp_path / "f.h5").read_bytes()[:3000])
-    with pytest.raises(InputError, match=r"g.h5: not as"), hdf5.opened(tmp_path / "g.h5"):
+    with pytest.raises(InputError, match=r"g.h5: not as"), hdf5.open_file(tmp_path / "g.h5"):
         pass
 
 

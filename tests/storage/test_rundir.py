@@ -15,14 +15,14 @@ from neuroevo.engine.loop import Champion, Step
 from neuroevo.engine.scores import Scores
 from neuroevo.errors import InputError, RunError
 from neuroevo.report import genealogy
-from neuroevo.storage import rundir
+from neuroevo.storage import files, records, rundir
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
     path = tmp_path / "f"
-    rundir.replace(path, b"one")
+    files.replace(path, b"one")
     with pytest.raises(TypeError):
-        rundir.replace(path, "not bytes")  # type: ignore[arg-type]
+        files.replace(path, "not bytes")  # type: ignore[arg-type]
     assert path.read_bytes() == b"one"
     assert [p.name for p in tmp_path.iterdir()] == ["f"]
 
@@ -43,16 +43,16 @@ def test_the_champions_file_is_plain_weights_with_a_note(tmp_path: Path) -> None
 
 def test_a_last_line_that_is_half_written_is_left_out(tmp_path: Path) -> None:
     path = tmp_path / "history.jsonl"
-    assert rundir.read_lines(path) == []
+    assert files.read_lines(path) == []
     for text, found in (("", []), ('{"a"', []), ('{"a": 1}\n', [{"a": 1}]), ('{"a": 1}\n{"a": 2}', [{"a": 1}])):
         path.write_text(text)
-        assert rundir.read_lines(path) == found
+        assert files.read_lines(path) == found
 
 
 def test_a_lineage_is_kept_only_where_individuals_have_one_or_two_parents(tmp_path: Path) -> None:
     def step(generation: int, parents: list[list[int]], values: list[list[float]], objectives: int = 1) -> Step:
         scores = Scores(torch.tensor(values, dtype=torch.float64), torch.tensor([False, True]), objectives=objectives)
-        population = Population(torch.zeros(2, 1), {}, torch.tensor(parents))
+        population = Population.new(torch.zeros(2, 1))._replace(parents=torch.tensor(parents))
         nobody = Champion(torch.zeros(1), "none", 0, {})
         return Step(generation, None, population, scores, {}, Cost(), 0.0, nobody, 0, None)
 
@@ -61,12 +61,12 @@ def test_a_lineage_is_kept_only_where_individuals_have_one_or_two_parents(tmp_pa
     rundir.extend_lineage(tmp_path, step(1, [[-1, -1]] * 2, [[0.5], [0.1]]))
     rundir.extend_lineage(tmp_path, step(2, [[-1, -1]] * 2, [[0.5], [0.1]]))
     rundir.extend_lineage(tmp_path, step(3, [[0, 1], [1, -1]], [[0.5, 0.25], [0.1, 0.2]], objectives=2))
-    lines = rundir.read_lines(tmp_path / "lineage.jsonl")
+    lines = files.read_lines(tmp_path / "lineage.jsonl")
     assert [line["generation"] for line in lines] == [1, 3]
     assert [line["fitness"] for line in lines] == [[0.5, None], [[0.5, 0.25], None]]
     assert lines[1]["parents"] == [[0, 1], [1, -1]]
     rundir.cut_lineage(tmp_path, 2)
-    assert rundir.read_lines(tmp_path / "lineage.jsonl") == lines[:1]
+    assert files.read_lines(tmp_path / "lineage.jsonl") == lines[:1]
 
 
 def test_a_runs_commands_are_in_its_log(tmp_path: Path) -> None:
@@ -86,7 +86,7 @@ def strict(text: str) -> object:
 def test_json_is_such_as_everybody_reads(tmp_path: Path) -> None:
     nan, inf = float("nan"), float("inf")
     line = {"a": [nan, (1.5, inf)], "b": {"c": -inf}, "d": "NaN", "e": 1}
-    assert strict(rundir.dumps(line)) == {"a": [None, [1.5, None]], "b": {"c": None}, "d": "NaN", "e": 1}
+    assert strict(files.dumps(line)) == {"a": [None, [1.5, None]], "b": {"c": None}, "d": "NaN", "e": 1}
     rundir.write_result(tmp_path, {"status": "finished", "validation": nan})
     rundir.write_history(tmp_path, [{"generation": 1, "fitness_best": inf}])
     found = strict((tmp_path / "result.json").read_text())
@@ -119,7 +119,7 @@ def test_a_damaged_text_file_is_a_line_and_the_rest_is_read(tmp_path: Path, dama
     champion = {"kind": "best", "generation": 1, "validation": {"accuracy": 0.5}}
     rundir.write_result(tmp_path, {"status": "finished", "stop_reason": "x", "generations": 1, "champion": champion,
                                    "cost": dict.fromkeys(COSTS, 1)})  # fmt: skip
-    columns = dict.fromkeys(rundir.COUNTS, 0) | dict.fromkeys(rundir.FIGURES, 0.5)
+    columns = dict.fromkeys(records.COUNTS, 0) | dict.fromkeys(records.FIGURES, 0.5)
     rundir.write_history(tmp_path, [columns | {"generation": 1}, columns | {"generation": 2}])
     lineage = [{"generation": g, "parents": [[-1, -1]], "fitness": [0.5]} for g in (1, 2)]
     (tmp_path / "lineage.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lineage))
@@ -176,9 +176,9 @@ def test_a_line_that_has_no_room_is_an_error_that_names_the_file(tmp_path: Path)
         open("/dev/full", "ab", buffering=0) as file,
         pytest.raises(RunError, match="^/dev/full: not written .No space"),
     ):
-        rundir.append(file, "x\n")
+        files.append(file, "x\n")
     with open(tmp_path / "f", "ab", buffering=0) as file:
-        rundir.append(file, "x\udcff\n")
+        files.append(file, "x\udcff\n")
     assert (tmp_path / "f").read_text() == "x\\udcff\n"
 
 

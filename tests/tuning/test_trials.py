@@ -8,11 +8,11 @@ from test_tune import EPOCH, HALVING, MLP, load
 from neuroevo.config import Config
 from neuroevo.experiments import experiment
 from neuroevo.tuning.trials import Settings, Trainer
-from neuroevo.tuning.tune import Tuner
+from neuroevo.tuning.tuner import Tuner
 
 
 def trainer(c: Config, folder: Path) -> Trainer:
-    return Tuner(experiment.prepared(c), folder, lambda done, total: None, lambda line: None).trainer
+    return Tuner(experiment.prepared(c), folder, images=lambda done, total: None, log=lambda line: None).trainer
 
 
 def test_trials_that_differ_in_traits_alone_are_one_group(tmp_path: Path) -> None:
@@ -24,8 +24,8 @@ def test_trials_that_differ_in_traits_alone_are_one_group(tmp_path: Path) -> Non
         {"refine.lr": 0.3, "head.hidden": [8], "refine.dropout": 0.2},
         {"refine.lr": 0.1, "head.hidden": [], "refine.batch_size": 32},
     ]
-    assert t.grouped(settings, [t.trial(own) for own in settings]) == [[0, 1], [2, 3], [4]]
-    parts, _ = t.begun(settings)
+    assert t.group(settings, [t.trial(own) for own in settings]) == [[0, 1], [2, 3], [4]]
+    parts, _ = t.begin(settings)
     assert [(len(part.group.configs), part.rows) for part in parts] == [(2, [0, 1]), (2, [2, 3]), (1, [4])]
     assert parts[1].group.brought == {"lr": [0.1, 0.3], "dropout": [0.1, 0.2]}
 
@@ -34,7 +34,7 @@ def test_what_is_drawn_for_all_of_a_population_keeps_trials_apart(tmp_path: Path
     both: list[Settings] = [{"refine.lr": 0.1}, {"refine.lr": 0.2}]
     for sets in (["refine.share=0.5"], ["fitness.precision=bfloat16"]):
         t = trainer(load(*sets), tmp_path)
-        assert t.grouped(both, [t.trial(own) for own in both]) == [[0], [1]]
+        assert t.group(both, [t.trial(own) for own in both]) == [[0], [1]]
 
 
 def test_features_are_shared_by_all_trials_that_ask_for_the_same(tmp_path: Path) -> None:
@@ -70,8 +70,8 @@ def test_rungs_change_nothing_for_those_that_go_on(tmp_path: Path) -> None:
 def test_a_rung_of_other_trials_is_not_gone_on_from(tmp_path: Path) -> None:
     t = trainer(load(*HALVING), tmp_path)
     t.run([{"refine.lr": 0.1}, {"refine.lr": 0.2}], 1)
-    assert t.saved(1, [{"refine.lr": 0.1}, {"refine.lr": 0.2}]) is not None
-    assert t.saved(2, [{"refine.lr": 0.1}, {"refine.lr": 0.2}]) is None
-    assert t.saved(1, [{"refine.lr": 0.1}, {"refine.lr": 0.3}]) is None
+    assert t.read_state(1, [{"refine.lr": 0.1}, {"refine.lr": 0.2}]) is not None
+    assert t.read_state(2, [{"refine.lr": 0.1}, {"refine.lr": 0.2}]) is None
+    assert t.read_state(1, [{"refine.lr": 0.1}, {"refine.lr": 0.3}]) is None
     t.clear()
-    assert t.saved(1, [{"refine.lr": 0.1}, {"refine.lr": 0.2}]) is None
+    assert t.read_state(1, [{"refine.lr": 0.1}, {"refine.lr": 0.2}]) is None

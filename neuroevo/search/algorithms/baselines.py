@@ -11,7 +11,7 @@ from annotated_types import Ge
 from torch import Tensor
 
 from neuroevo.engine.algorithm import Algorithm
-from neuroevo.engine.genome import Population, noisy
+from neuroevo.engine.genome import BRED, KEPT, NEW, Population, noisy, roles
 from neuroevo.engine.rng import Context
 from neuroevo.engine.scores import Scores
 from neuroevo.search.algorithms.base import fitness_of
@@ -51,9 +51,9 @@ def random(*, population: Size = 256) -> Algorithm[Found]:
                 trait[1:] = 0
         parents = torch.full((population, 2), -1, device=best.device)
         parents[0, 0] = best
-        return Population(genomes, traits, parents)
+        return Population(genomes, traits, parents, roles({KEPT: 1, NEW: population - 1}, best.device))
 
-    return Algorithm(_init(population, None), ask, _tell, _candidates, population)
+    return Algorithm(_init(population, None), ask, _tell, _candidates, population, roles=(NEW, KEPT))
 
 
 def hill_climbing(*, population: Size = 256, sigma: Annotated[float, Ge(0)] | None = None) -> Algorithm[Found]:
@@ -69,15 +69,17 @@ def hill_climbing(*, population: Size = 256, sigma: Annotated[float, Ge(0)] | No
         genomes = noisy(before.genomes[rows[:1]], population, state.sigma, context.generator("mutation"))
         parents = torch.stack([rows, rows], dim=1)
         parents[0, 1] = -1
-        return Population(genomes, {name: trait[rows] for name, trait in before.traits.items()}, parents)
+        return before.rows(rows)._replace(
+            genomes=genomes, parents=parents, roles=roles({KEPT: 1, BRED: population - 1}, rows.device)
+        )
 
-    return Algorithm(_init(population, sigma), ask, _tell, _candidates, population)
+    return Algorithm(_init(population, sigma), ask, _tell, _candidates, population, roles=(BRED, KEPT))
 
 
 def _init(population: int, step: float | None) -> Callable[[Tensor, float | Tensor, Context], Found]:
     def init(start: Tensor, sigma: float | Tensor, context: Context) -> Found:
         genomes = noisy(start, population, sigma, context.generator("init"))
-        first = Population(genomes, {}, torch.full((population, 2), -1, device=start.device))
+        first = Population.new(genomes, parents=2)
         deviation = torch.as_tensor(sigma if step is None else step, dtype=start.dtype, device=start.device)
         return Found(first, start.new_empty(0, dtype=torch.float64), start, deviation)
 

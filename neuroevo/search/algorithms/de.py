@@ -12,7 +12,7 @@ from annotated_types import Ge, Le
 from torch import Tensor
 
 from neuroevo.engine.algorithm import Algorithm
-from neuroevo.engine.genome import Population, noisy
+from neuroevo.engine.genome import BRED, KEPT, Population, noisy, roles
 from neuroevo.engine.rng import Context
 from neuroevo.engine.scores import Scores
 from neuroevo.search.algorithms.base import GAState, fitness_of
@@ -40,8 +40,7 @@ def de(
 
     def init(start: Tensor, sigma: float | Tensor, context: Context) -> GAState:
         genomes = noisy(start, n, sigma, context.generator("init"))
-        first = Population(genomes, {}, torch.full((n, 4), -1, device=start.device))
-        return GAState(first, start.new_empty(0, dtype=torch.float64))
+        return GAState(Population.new(genomes, parents=1 + DONORS), start.new_empty(0, dtype=torch.float64))
 
     def ask(state: GAState, context: Context) -> Population:
         before = state.population
@@ -70,7 +69,8 @@ def de(
             trial.copy_(torch.where(chosen, mutant, trial))
         none = torch.full_like(own, -1)
         lineage = [torch.stack([own, none, none, none], dim=1), own[torch.stack([current, base, b, c], dim=1)]]
-        return Population(genomes, {name: trait[kept] for name, trait in before.traits.items()}, torch.cat(lineage))
+        traits = {name: trait[kept] for name, trait in before.traits.items()}
+        return Population(genomes, traits, torch.cat(lineage), roles({KEPT: n, BRED: n}, own.device))
 
     def tell(state: GAState, scored: Population, scores: Scores) -> GAState:
         return GAState(scored, fitness_of(scores))
@@ -83,7 +83,7 @@ def de(
         genomes = state.population.genomes
         return {"best": genomes[own[state.fitness[own].argmax()]], "mean": genomes.index_select(0, own).mean(0)}
 
-    return Algorithm(init, ask, tell, candidates, size=n, again=n)
+    return Algorithm(init, ask, tell, candidates, size=n, again=n, roles=(BRED, KEPT))
 
 
 def survivors(fitness: Tensor, n: int) -> Tensor:

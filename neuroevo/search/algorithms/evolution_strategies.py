@@ -15,7 +15,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from torch import Tensor
 
 from neuroevo.engine.algorithm import Algorithm
-from neuroevo.engine.genome import Population
+from neuroevo.engine.genome import NEW, Population
 from neuroevo.engine.rng import Context
 from neuroevo.engine.scores import Scores
 from neuroevo.errors import InputError
@@ -69,7 +69,7 @@ def _strategy(
         def draw(*shape: int) -> Tensor:
             return torch.randn(shape, generator=generator, device=like.device, dtype=like.dtype)
 
-        return Population(sample(state, draw), {}, torch.full((population, 1), -1, device=like.device))
+        return Population.new(sample(state, draw))
 
     def tell(state: Search, scored: Population, scores: Scores) -> Search:
         fitness, genomes = fitness_of(scores), scored.genomes
@@ -86,7 +86,7 @@ def _strategy(
     def candidates(state: Search) -> dict[str, Tensor]:
         return {"center": state.center} | ({"best": state.best.genome} if state.best.fitness > -torch.inf else {})
 
-    return Algorithm(init, ask, tell, candidates, population, continuous=True)
+    return Algorithm(init, ask, tell, candidates, population, roles=(NEW,), continuous=True)
 
 
 def _as_it_is(state: Search) -> Search:

@@ -10,7 +10,7 @@ from annotated_types import Ge
 from torch import Tensor
 
 from neuroevo.engine.algorithm import Algorithm
-from neuroevo.engine.genome import Population, noisy
+from neuroevo.engine.genome import KEPT, Population, noisy, roles
 from neuroevo.engine.rng import Context
 from neuroevo.engine.scores import Scores
 from neuroevo.search.algorithms.base import GAState, fitness_of
@@ -21,14 +21,14 @@ def fixed(*, population: Annotated[int, Ge(1)] = 1) -> Algorithm[GAState]:
 
     def init(start: Tensor, sigma: float | Tensor, context: Context) -> GAState:
         genomes = noisy(start, population, sigma, context.generator("init"))
-        parents = torch.full((population, 2), -1, device=start.device)
-        return GAState(Population(genomes, {}, parents), start.new_empty(0, dtype=torch.float64))
+        return GAState(Population.new(genomes, parents=2), start.new_empty(0, dtype=torch.float64))
 
     def ask(state: GAState, context: Context) -> Population:
         if not len(state.fitness):
             return state.population
         own = torch.arange(population, device=state.fitness.device)
-        return state.population._replace(parents=torch.stack([own, torch.full_like(own, -1)], dim=1))
+        parents = torch.stack([own, torch.full_like(own, -1)], dim=1)
+        return state.population._replace(parents=parents, roles=roles({KEPT: population}, own.device))
 
     def tell(state: GAState, scored: Population, scores: Scores) -> GAState:
         return GAState(scored, fitness_of(scores))
@@ -39,4 +39,4 @@ def fixed(*, population: Annotated[int, Ge(1)] = 1) -> Algorithm[GAState]:
         names = ["best" if i == best else f"individual_{i}" for i in range(population)]
         return {names[i]: state.population.genomes[i] for i in range(population) if valid[i]}
 
-    return Algorithm(init, ask, tell, candidates, population)
+    return Algorithm(init, ask, tell, candidates, population, roles=(KEPT,))

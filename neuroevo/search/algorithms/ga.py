@@ -18,7 +18,7 @@ from torch import Tensor
 
 from neuroevo.engine import pareto
 from neuroevo.engine.algorithm import Algorithm, Part
-from neuroevo.engine.genome import Population, noisy
+from neuroevo.engine.genome import BRED, KEPT, Population, noisy, roles
 from neuroevo.engine.rng import Context
 from neuroevo.engine.scores import Scores
 from neuroevo.errors import InputError
@@ -68,10 +68,9 @@ def ga(
 
     def init(start: Tensor, sigma: float | Tensor, context: Context) -> GAState:
         genomes = noisy(start, population, sigma, context.generator("init"))
-        none = torch.full((population, parents), -1, device=start.device)
-        first = Population(genomes, {}, none)
+        first = Population.new(genomes, parents=parents)
         # What an individual carries beside its genes is what the mutation gives to those that come without.
-        traits = mutation(Population(genomes[:, :0], {}, none), context, context.layout).traits
+        traits = mutation(Population.new(genomes[:, :0], parents=parents), context, context.layout).traits
         return GAState(first._replace(traits=traits), start.new_empty(0, dtype=torch.float64))
 
     def ask(state: GAState, context: Context) -> Population:
@@ -90,6 +89,7 @@ def ga(
                 crossover(before.genomes, mates, context.layout, context.generator("crossover")),
                 {name: trait[giver] for name, trait in before.traits.items()},
                 mates,
+                roles({BRED: count}, mates.device),
             ),
             context,
             context.layout,
@@ -98,6 +98,7 @@ def ga(
             torch.cat([before.genomes[kept], children.genomes]),
             {name: torch.cat([before.traits[name][kept], trait]) for name, trait in children.traits.items()},
             torch.cat([torch.nn.functional.pad(kept[:, None], (0, parents - 1), value=-1), mates]),
+            roles({KEPT: elites, BRED: count}, mates.device),
         )
 
     def tell(state: GAState, scored: Population, scores: Scores) -> GAState:
@@ -123,4 +124,5 @@ def ga(
         overhead=population - elites if safe else 0,
         remembered=elites,
         many=True,
+        roles=(BRED, KEPT) if elites else (BRED,),
     )

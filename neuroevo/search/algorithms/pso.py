@@ -15,7 +15,7 @@ from annotated_types import Ge, Gt
 from torch import Tensor
 
 from neuroevo.engine.algorithm import Algorithm
-from neuroevo.engine.genome import Population, noisy
+from neuroevo.engine.genome import BRED, KEPT, Population, noisy, roles
 from neuroevo.engine.rng import Context
 from neuroevo.engine.scores import Scores
 from neuroevo.search.algorithms.base import fitness_of
@@ -53,7 +53,7 @@ def pso(
         genomes = noisy(start, n, sigma, context.generator("init"))
         source = context.generator("velocity")
         velocity = torch.randn(genomes.shape, generator=source, device=start.device, dtype=start.dtype).mul_(sigma)
-        first = Population(genomes, {}, torch.full((n, 3), -1, device=start.device))
+        first = Population.new(genomes, parents=3)
         spread = torch.as_tensor(sigma, dtype=start.dtype, device=start.device)
         return Swarm(first, start.new_empty(0, dtype=torch.float64), velocity, spread)
 
@@ -85,7 +85,8 @@ def pso(
             x.add_(velocity)
         none = torch.full_like(own, -1)
         lineage = torch.cat([torch.stack([own, none, none], dim=1), torch.stack([origin, own, leaders], dim=1)])
-        return Population(genomes, {name: trait[kept] for name, trait in before.traits.items()}, lineage)
+        traits = {name: trait[kept] for name, trait in before.traits.items()}
+        return Population(genomes, traits, lineage, roles({KEPT: n, BRED: n}, own.device))
 
     def tell(state: Swarm, scored: Population, scores: Scores) -> Swarm:
         velocity = state.velocity
@@ -101,7 +102,7 @@ def pso(
         genomes = state.population.genomes
         return {"best": genomes[leaders[0]], "personal_mean": genomes.index_select(0, own).mean(0)}
 
-    return Algorithm(init, ask, tell, candidates, size=n, again=n, continuous=True)
+    return Algorithm(init, ask, tell, candidates, size=n, again=n, roles=(BRED, KEPT), continuous=True)
 
 
 def _positions(fitness: Tensor, n: int) -> Tensor:

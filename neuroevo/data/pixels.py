@@ -1,0 +1,63 @@
+"""The pixels that a network is given of an image: of its channels, on white, resized and cut to its size."""
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from neuroevo.data.pictures import Picture
+from neuroevo.errors import InputError
+
+MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+BACKGROUND = "white"  # what is transparent lies on it, as on a page
+TALL, LARGE = 16, 2**24  # a resized image of more than so many times the pixels wanted, and pixels, is made in part
+
+
+def flatten(image: Image.Image, channels: int) -> Image.Image:
+    """Return an image as L, RGB or RGBA by its number of channels; transparent pixels lie on white.
+
+    Of four channels, the first three are the colours as they are seen on white, so that none is hidden there either.
+    """
+    if channels not in MODES:
+        raise InputError(f"{channels}, which only .npy images have", option="channels")
+    if image.mode not in ("LA", "RGBA"):
+        return image.convert(MODES[channels])
+    alpha = image.getchannel("A")
+    seen = Image.new(image.mode[:-1], image.size, BACKGROUND)
+    seen.paste(image.convert(seen.mode), mask=alpha)
+    seen = seen.convert("RGB" if channels > 1 else "L")
+    if channels == 4:
+        seen.putalpha(alpha)
+    return seen
+
+
+def pixels(image: Picture, channels: int, size: tuple[int, int], resample: Image.Resampling) -> npt.NDArray[np.uint8]:
+    """Return an image as uint8 [H, W, channels]: shorter side to size, centre crop."""
+    if isinstance(image, Image.Image):
+        return crop(flatten(image, channels), size, resample)
+    if image.shape[2] != channels:
+        raise InputError(
+            f"an image has {image.shape[2]} channels, {channels} are expected, in [H, W, channels]", option="channels"
+        )
+    planes = [crop(Image.fromarray(image[:, :, c]), size, resample) for c in range(channels)]
+    return np.concatenate(planes, axis=2)
+
+
+def crop(image: Image.Image, size: tuple[int, int], resample: Image.Resampling) -> npt.NDArray[np.uint8]:
+    """Return an image of mode L, RGB or RGBA as uint8 [H, W, channels]: shorter side to size, centre crop."""
+    if image.mode == "RGBA":  # apart, for Pillow weighs colours by alpha
+        parts = (image.convert("RGB"), image.getchannel("A"))
+        return np.concatenate([crop(part, size, resample) for part in parts], axis=2)
+    height, width = size
+    scale = max(height / image.height, width / image.width)
+    around = (max(width, round(image.width * scale)), max(height, round(image.height * scale)))
+    left, top = (around[0] - width) // 2, (around[1] - height) // 2
+    if around[0] * around[1] > max(TALL * width * height, LARGE):  # a strip, which takes gigabytes as a whole
+        across, down = image.width / around[0], image.height / around[1]
+        box = (left * across, top * down, (left + width) * across, (top + height) * down)
+        image = image.resize((width, height), resample, box)
+    else:
+        if image.size != around:
+            image = image.resize(around, resample)
+        if around != (width, height):
+            image = image.crop((left, top, left + width, top + height))
+    return np.asarray(image).reshape(height, width, -1)

@@ -1,0 +1,79 @@
+"""What a run comes to: its champion, scored on test once, and its result."""
+
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from neuroevo import caveats
+from neuroevo.data import inventory
+from neuroevo.engine.loop import Champion, Step
+from neuroevo.experiments.compose import Run
+from neuroevo.experiments.log import versions
+from neuroevo.experiments.reopen import of_genome
+from neuroevo.storage import rundir
+
+
+def conclude(run: Run, step: Step, folder: Path, *, stop_reason: str, log: Callable[[str], None]) -> None:
+    """Write a run's champion and result; one that has come to its end is scored on test, which is counted."""
+    c, network, finished = run.config, run.network, step.stop is not None
+    before, record = rundir.read_result(folder), c.record()
+    looks = sum(line["validation"] is not None for line in rundir.read_history(folder))
+    finite = math.isfinite(step.champion.validation[run.supervised.metric])
+    warnings = caveats.of_champion(record, step.champion.generation, finite, looks)
+    about = {"backbone": c.backbone.name, "classes": network.classes, "genome": of_genome(step.champion)}
+    rundir.write_champion(folder, network.fold(step.champion.genome), about)
+    champion = describe(run, step, record)
+    if finished:
+        tested = run.supervised.test(step.champion.genome, run.supervised.splits["test"])
+        champion["test"] = tested.scores
+        warnings += caveats.of_predictions(network.classes, tested.confusion.sum(0).tolist(), run.whole.noun)
+        rundir.write_confusion(folder, network.classes, tested.confusion)
+    else:
+        (folder / rundir.CONFUSION).unlink(missing_ok=True)  # of a champion before this one
+    for line in warnings:
+        log(f"{caveats.WARNING}{line}")
+    splits = dict(run.supervised.splits)
+    before_it = [*caveats.of_config(record, network.layout.genes), *inventory.absent(run.whole, splits)]
+    searched = rundir.newest(folder / rundir.TUNE, log) is not None
+    tuning = rundir.read_result(folder / rundir.TUNE) if searched else {}
+    rundir.write_result(
+        folder,
+        {
+            "status": "finished" if finished else "interrupted",
+            "stop_reason": stop_reason,
+            "generations": step.generation,
+            "seed": c.seed,
+            "device": str(run.device),
+            "data": inventory.record(run.whole, splits),
+            "champion": champion,
+            "warnings": caveats.together(before_it, tuning.get("warnings", []), warnings),
+            "cost": {**step.cost.record(), "seconds": step.seconds},
+            "views": c.features.views if c.data.augment else None,
+            "plan_changes": run.supervised.executions.changes,
+            "test_scored": before.get("test_scored", 0) + finished,
+            "versions": versions(),
+            **({"tuning": tuning} if searched else {}),
+        },
+    )
+
+
+def describe(run: Run, step: Step, record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a result says of a champion, before it is scored on test."""
+    front, kind, generation = step.scores.objectives > 1, step.champion.kind, step.champion.generation
+    member = member_of(run.algorithm.candidates(step.state), step.champion) if front else None
+    return {
+        "kind": kind,
+        "generation": generation,
+        "about": caveats.of_kind(kind, generation, record, member, step.generation if front else None),
+        **({"member": member} if front else {}),
+        "validation": step.champion.validation,
+    }
+
+
+def member_of(front: Mapping[str, Tensor], champion: Champion) -> int | None:
+    """Return the number of a champion in a front {kind: genome}, None where it is no longer in it."""
+    return next((i for i, genome in enumerate(front.values()) if torch.equal(genome, champion.genome)), None)

@@ -1,0 +1,323 @@
+"""The problem of labelled samples: a network's genes are worth what its logits are, on batches, by metrics.
+
+`supervised` builds it from plain arguments; its `problem()` is what the loop searches, `validate` and `test` judge
+candidates and the champion.
+"""
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from neuroevo.engine import evaluator
+from neuroevo.engine.batches import View, as_it_is, batches
+from neuroevo.engine.cost import Cost
+from neuroevo.engine.evaluator import Evaluator, Learning, Scoring
+from neuroevo.engine.execution import LOCAL, Execution, Executions, Executor
+from neuroevo.engine.genome import Population
+from neuroevo.engine.problem import Merit, Problem, by_metric
+from neuroevo.engine.rng import Context
+from neuroevo.engine.samples import Samples
+from neuroevo.engine.scores import Scores
+from neuroevo.errors import InputError, the
+from neuroevo.learning.optimizers import Optimizer
+from neuroevo.learning.refine import refiner
+from neuroevo.learning.sensitivity import PROBE, Sensitivity
+from neuroevo.learning.task import Settings, Task
+from neuroevo.networks import heads
+from neuroevo.networks.network import Network
+from neuroevo.problems import intervals
+from neuroevo.problems.metric import LOWER_IS_BETTER, Metric, OfGenome, OfModule, adjust, numbers, of_network, reported
+from neuroevo.problems.metrics import weighted_cross_entropy
+from neuroevo.problems.scoring import Judgement, evaluate, fitness
+
+Counter = Callable[[], AbstractContextManager[Callable[[], Cost]]]
+
+
+@contextmanager
+def nothing_counted() -> Iterator[Callable[[], Cost]]:
+    """Count nothing: samples cost nothing to come by."""
+    yield Cost
+
+
+class Fitness(NamedTuple):
+    """How a generation is scored."""
+
+    metrics: tuple[str, ...] = ("cross_entropy",)  # by name: one, or many objectives
+    ties: str | None = None  # a second metric, which breaks ties of the only one
+    split: str = "train"  # where batches come from
+    balanced: bool = False  # batches with as many of each class
+    class_weights: bool = False  # cross-entropy weighted by the inverse of a class's share
+    logit_adjustment: float = 0.0  # tau of Menon et al. 2021
+
+
+CROSS_ENTROPY = Fitness()
+
+
+class Refinement(NamedTuple):
+    """How individuals learn by gradient steps."""
+
+    optimizer: Callable[[Mapping[str, tuple[float, float]]], Optimizer]  # given hyperparameters that individuals bring
+    settings: Settings
+    inheritance: str = "lamarckian"  # or baldwinian
+    back_off: bool = False
+
+
+class Tested(NamedTuple):
+    """What one network was found to be worth."""
+
+    scores: dict[str, Any]  # by metric, as reported; their intervals under `interval`, and how many `images`
+    confusion: Tensor  # [C, C] int64: samples of a class (a row) that are predicted as another (a column)
+
+
+@dataclass(frozen=True)
+class Supervised:
+    """Networks, samples, and what they are judged by."""
+
+    network: Network
+    samples: Samples
+    splits: Mapping[str, Tensor]  # {name: [rows]}
+    metrics: dict[str, Metric]  # all that are reported, by name; accuracy and cross-entropy among them
+    metric: str  # of validation
+    fitness: Fitness
+    refinement: Refinement | None
+    executions: Executions
+    start: Tensor  # [s, g], where the population is kept
+    sigma: float | Tensor
+    seed: int
+    rescored: Callable[[int], int]  # how many of so many individuals must be told apart exactly
+    sensitive: bool  # whether mutations ask for sensitivities
+    view: View = as_it_is  # which augmented views of train samples batches have
+    counter: Counter = nothing_counted  # counts the samples that views put through the backbone
+    executor: Executor = LOCAL
+
+    def problem(self, brought: Collection[str] = ()) -> Problem:
+        """Return what is searched; individuals bring the hyperparameters `brought` along as traits."""
+        given, pool = self.fitness, self.splits[self.fitness.split]
+        return Problem(
+            layout=self.network.layout,
+            start=self.start,
+            sigma=self.sigma,
+            evaluator=self.evaluator(brought),
+            batch=batches(
+                pool,
+                self.seed,
+                labels=self.samples.labels.cpu()[pool] if given.balanced else None,
+                view=self.view if given.split == "train" else as_it_is,
+            ),
+            validate=self.validate,
+            merit=self.merit,
+            sensitivity=Sensitivity(self.task(PROBE), self.seed) if self.sensitive else None,
+        )
+
+    @property
+    def merit(self) -> Merit:
+        """What candidates are compared by: the validation metric, and cross-entropy where it ties."""
+        return by_metric(self.metric, lower_is_better=self.metric in LOWER_IS_BETTER, loss="cross_entropy")
+
+    @property
+    def needs_batches(self) -> bool:
+        """Whether fitness is of samples, and not of modules alone."""
+        return any(not isinstance(self.metrics[name], OfModule) for name in self.fitness.metrics)
+
+    def judgement(self, metrics: Collection[Metric], samples: Samples | None = None) -> Judgement:
+        """Return how genomes are judged by metrics."""
+        return Judgement(self.network, samples or self.samples, list(metrics), self.start[0], self.executor)
+
+    def fitness_metrics(self) -> list[Metric]:
+        """Return the metrics of fitness, and the one that breaks ties, with what they do against imbalance."""
+        given, labels = self.fitness, self.samples.labels
+        counts = torch.bincount(labels[self.splits["train"].to(labels.device)])
+        names = [name for name in (*given.metrics, given.ties) if name is not None]
+        chosen = [self.metrics[name] for name in names]
+        if given.class_weights:
+            if "cross_entropy" not in given.metrics:
+                raise InputError(f"only cross_entropy can be weighted; see also {the('balanced')}", "class_weights")
+            chosen[names.index("cross_entropy")] = weighted_cross_entropy(counts.sum() / (len(counts) * counts))
+        if given.logit_adjustment:
+            offset = given.logit_adjustment * (counts / counts.sum()).log()
+            chosen = [adjust(metric, offset) for metric in chosen]
+        return chosen
+
+    def scoring(self) -> Scoring:
+        """Return how a population is scored: by the fitness metrics, and by the one that breaks ties."""
+        judgement, objectives = self.judgement(self.fitness_metrics()), len(self.fitness.metrics)
+        half = self.executions.now.precision != "float32"
+
+        def again(n: int) -> int:
+            return self.rescored(n) if half else 0
+
+        def cost(n: int, samples: int) -> Cost:
+            return scoring_cost(n + again(n), samples, self.calibrates)
+
+        def score(population: Population, index: Tensor) -> tuple[Scores, Cost]:
+            n = len(population.genomes)
+
+            def work(execution: Execution) -> tuple[Scores, Cost]:
+                rescored = again(n)
+                return fitness(judgement, population, index, execution, rescored=rescored, objectives=objectives)
+
+            with self.counter() as counted:
+                scores, spent = self.executions.fit(work)
+            return scores, spent + counted() + cost(n, 0)
+
+        return Scoring(score, cost)
+
+    @property
+    def calibrates(self) -> int:
+        """How many samples go forward to re-estimate an individual's batch norms."""
+        return 0 if self.network.calibration is None else self.network.calibration.samples
+
+    def task(self, batch_size: int) -> Task:
+        """Return what gradient steps train, on batches of that size."""
+        network, execution = self.network, self.executions.now
+        layers = heads.steps(network.head, network.backbone.head)
+        # A chain of one layer is a linear one.
+        alone = network.backbone.cut is None and len(layers) == 1 and network.method == "gemm"
+        return Task(
+            layout=network.layout,
+            forward=network.forward,
+            linear=layers[0][0] if alone else None,
+            source=self.samples,
+            train=self.splits["train"],
+            classes=len(network.classes),
+            individuals=max(1, execution.trained),
+            micro=max(1, execution.micro or batch_size),
+            keep=execution.limit // 8,
+            start=self.start[0].to(network.device),
+            device=network.device,
+            view=self.view,
+            executor=self.executor,
+        )
+
+    def evaluator(self, brought: Collection[str] = ()) -> Evaluator:
+        """Return what becomes of a population in its generation: scored as it is, or trained first.
+
+        Individuals bring the hyperparameters `brought` along as traits.
+        """
+        scoring, given = self.scoring(), self.refinement
+        if given is None:
+            return evaluator.plain(scoring)
+        self.check_dropout(given.settings, brought)
+        own = {"momentum": (0.0, 1.0)} if "momentum" in brought else {}
+        optimizer, task = given.optimizer(own), self.task(given.settings.batch_size)
+
+        @cache
+        def learning(execution: Execution) -> Learning:
+            sliced = replace(task, individuals=execution.trained, micro=max(1, execution.micro))
+            return refiner(sliced, optimizer, given.settings, brought)
+
+        def refine(population: Population, context: Context) -> tuple[Population, Cost]:
+            with self.counter() as counted:
+                refined, spent = self.executions.fit(lambda execution: learning(execution).refine(population, context))
+            return refined, spent + counted()
+
+        wrap = evaluator.backed_off if given.back_off else evaluator.lamarckian
+        whole = wrap(scoring, learning(self.executions.now)._replace(refine=refine))
+        return evaluator.baldwinian(whole) if given.inheritance == "baldwinian" else whole
+
+    def check_dropout(self, settings: Settings, brought: Collection[str]) -> None:
+        """See that a head has the dropout that it is trained with, and can be; InputError if not."""
+        head, name = self.network.head, self.network.name
+        if self.network.method == "vmap" and heads.noisy_in_training(head, self.network.seen):
+            raise InputError(f"{name} has dropout, which only a chain of layers can be trained with", option="head")
+        layers = [module for module in head.modules() if isinstance(module, nn.Dropout) and module.p > 0]
+        if (settings.dropout or "dropout" in brought) and not layers:
+            raise InputError(f"{name} has no dropout layer; give the head a dropout above 0", option="dropout")
+
+    def validate(self, genomes: Tensor) -> tuple[list[dict[str, float]], Cost]:
+        """Score candidates [k, g] on the validation split by every metric, as reported."""
+        rows, judgement = self.splits["validation"], self.judgement(self.metrics.values())
+        scores = self.executions.fit(lambda execution: evaluate(judgement, genomes, rows, exact(execution)))
+        found = [
+            {name: reported(name, value) for name, value in zip(self.metrics, line, strict=True)}
+            for line in scores.values.tolist()
+        ]
+        return found, Cost(validation=len(genomes) * (len(rows) + self.calibrates))
+
+    def test(self, genome: Tensor, rows: Tensor, samples: Samples | None = None) -> Tested:
+        """Score a genome [g] on rows of the samples, or of others, by every metric, with intervals.
+
+        What is a metric of the genome is exact: its interval has no width.
+        """
+        judgement = self.judgement((), samples)
+        logits, targets = self.executions.fit(
+            lambda execution: intervals.logits(judgement, genome, rows, exact(execution))
+        )
+        of_logits = {n: metric for n, metric in self.metrics.items() if not isinstance(metric, OfGenome | OfModule)}
+        found = intervals.with_intervals(logits, targets, of_logits)
+        for name, metric in self.metrics.items():
+            if isinstance(metric, OfGenome | OfModule):
+                value = reported(name, self.of_genome(metric, genome))
+                found = {name: value, **found, "interval": {**found["interval"], name: [value, value]}}
+        return Tested(found, intervals.confusion(logits, targets))
+
+    def of_genome(self, metric: OfGenome | OfModule, genome: Tensor) -> float:
+        """Return the score of a genome [g] by a metric that needs no samples."""
+        if isinstance(metric, OfModule):
+            return next(iter(numbers(metric.score(self.network.module(genome))).values()))
+        return float(metric.score(genome[None], self.start[0].to(genome.device)))
+
+
+def supervised(
+    network: Network,
+    samples: Samples,
+    splits: Mapping[str, Tensor],
+    *,
+    metrics: Mapping[str, Metric],
+    execution: Execution | Executions,
+    metric: str = "accuracy",
+    fitness: Fitness = CROSS_ENTROPY,
+    refinement: Refinement | None = None,
+    start: Tensor | None = None,
+    sigma: float = 0.01,
+    seed: int = 0,
+    rescored: Callable[[int], int] = lambda n: n,
+    sensitive: bool = False,
+    view: View = as_it_is,
+    counter: Counter = nothing_counted,
+    executor: Executor = LOCAL,
+) -> Supervised:
+    """Return the problem of a network's genes on labelled samples.
+
+    `splits` are rows {train, validation, test: [N]} of the samples; `metrics` by name hold those of `fitness`, the one
+    of validation (`metric`), accuracy and cross_entropy. `start` [s, g] are genomes to start from, the network's own by
+    default, and `sigma` the deviation of the first population around them. Of an algorithm's n individuals
+    `rescored(n)` are scored again in full precision where the execution's is half; `sensitive` says that it asks for
+    sensitivities. The population is kept on the execution's home.
+    """
+    executions = execution if isinstance(execution, Executions) else Executions(execution)
+    home = torch.device(executions.now.home)
+    genomes = (network.start() if start is None else start).to(home)
+    return Supervised(
+        network=network,
+        samples=samples,
+        splits=splits,
+        metrics={name: of_network(of, network.numbers) for name, of in metrics.items()},
+        metric=metric,
+        fitness=fitness,
+        refinement=refinement,
+        executions=executions,
+        start=genomes,
+        sigma=network.spread(genomes, sigma),
+        seed=seed,
+        rescored=rescored,
+        sensitive=sensitive,
+        view=view,
+        counter=counter,
+        executor=executor,
+    )
+
+
+def exact(execution: Execution) -> Execution:
+    """Return an execution in full precision."""
+    return execution._replace(precision="float32")
+
+
+def scoring_cost(individuals: int, samples: int, beside: int) -> Cost:
+    """Return what scoring takes, with so many samples an individual `beside` those of the batch."""
+    return Cost(forward=individuals * (samples + beside))

@@ -1,0 +1,110 @@
+"""Plain files: written whole or not at all, JSON that everybody reads, and lines that may have been damaged since."""
+
+import json
+import math
+import os
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from neuroevo.errors import RunError, ignore
+
+Note = Callable[[str], None]
+
+
+def replace(path: Path, content: bytes) -> None:
+    """Write a whole file, so that after a crash it is the old one or the new one; RunError where that fails."""
+    temporary = path.with_name(path.name + ".partial")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        flush_folder(path.parent)
+    except OSError as error:
+        raise write_error(path, error) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def flush_folder(folder: Path) -> None:
+    """Flush a folder's entries to disk, so that a rename in it survives a crash."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_error(path: Path, error: OSError) -> RunError:
+    """Return the error that a run ends with when a file can't be written."""
+    return RunError(f"{path}: not written ({error.strerror or error})")
+
+
+def append(file: Any, text: str) -> None:
+    """Add text to a file that was opened to append bytes, unbuffered; RunError where it can't be written."""
+    left = text.encode(errors="backslashreplace")
+    try:
+        while left:
+            left = left[file.write(left) :]
+    except OSError as error:
+        raise write_error(Path(file.name), error) from error
+
+
+def dumps(value: Any, indent: int | None = None) -> str:
+    """Return plain values as JSON that everybody reads: a number that isn't finite is null."""
+
+    def plain(item: Any) -> Any:
+        if isinstance(item, float):
+            return item if math.isfinite(item) else None
+        if isinstance(item, Mapping):
+            return {key: plain(inner) for key, inner in item.items()}
+        return [plain(inner) for inner in item] if isinstance(item, list | tuple) else item
+
+    return json.dumps(plain(value), indent=indent, allow_nan=False)
+
+
+def loads(text: bytes) -> Any:
+    """Return the value of JSON, null for a number that isn't finite; ValueError where it is none."""
+    try:
+        return json.loads(text.decode(), parse_constant=lambda name: None)
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+
+
+def content(path: Path, note: Note = ignore) -> bytes:
+    """Return the bytes of a file, none where there is no file or it can't be read."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return b""
+    except OSError as error:
+        note(f"{path}: can't be read ({error.strerror})")
+        return b""
+
+
+def read_lines(
+    path: Path, note: Note = ignore, right: Callable[[dict[str, Any]], bool] = lambda line: True
+) -> list[dict[str, Any]]:
+    """Return the lines of a JSON Lines file, [] where there is none; a last one that is only half written is left out.
+
+    It may be read while a run goes on, or after one was killed. Lines that are no mappings, or not `right`, are left
+    out.
+    """
+    found, bad = [], 0
+    whole = content(path, note).rpartition(b"\n")[0]
+    for text in whole.split(b"\n") if whole else []:
+        try:
+            line = loads(text)
+            if not isinstance(line, dict) or not right(line):
+                raise ValueError("another line")
+        except ValueError:
+            bad += 1
+        else:
+            found.append(line)
+    if bad:
+        note(f"{path}: {bad} of {bad + len(found)} lines are damaged, and left out")
+    return found

@@ -1,0 +1,93 @@
+"""The form of records that are read back: lines of a history and of a lineage, and a result."""
+
+from typing import Any
+
+COUNTS = ("generation", "invalid", "forward_samples", "backward_samples")  # whole numbers of a history's line
+FIGURES = ("fitness_best", "fitness_mean", "fitness_std", "diversity", "validation", "seconds")  # its other columns
+
+
+def number(value: Any) -> bool:
+    """Tell whether a value is a number that is finite."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e308
+
+
+def count(value: Any) -> bool:
+    """Tell whether a value is a whole number from 0 on, of 63 bits."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
+
+
+def of_history(line: dict[str, Any]) -> bool:
+    """Tell whether a line is as a history's are."""
+    return (
+        all(count(line.get(key)) for key in COUNTS)
+        and line["generation"] > 0
+        and number(line.get("seconds"))
+        and all(key in line for key in FIGURES)
+        and all(value is None or number(value) for value in line.values())
+    )
+
+
+def of_lineage(line: dict[str, Any]) -> bool:
+    """Tell whether a line is as a lineage's are."""
+    parents, fitness = line.get("parents"), line.get("fitness")
+    if not count(line.get("generation")) or not isinstance(parents, list) or not isinstance(fitness, list):
+        return False
+    if len(parents) != len(fitness) or not parents:
+        return False
+    rows = all(isinstance(row, list) and all(count(p) or p == -1 for p in row) for row in parents)
+    widths = {len(value) if isinstance(value, list) else 0 for value in fitness if value is not None}
+    values = [v for value in fitness if value is not None for v in (value if isinstance(value, list) else [value])]
+    return rows and len(widths) < 2 and all(map(number, values))
+
+
+def of_result(result: dict[str, Any]) -> bool:
+    """Tell whether a result has the form of a run's, a search's or a benchmark's."""
+
+    def texts(*keys: str) -> bool:
+        return all(isinstance(result.get(key), str) for key in keys)
+
+    def figures(values: Any, *keys: str) -> bool:
+        return (
+            isinstance(values, dict)
+            and all(v is None or number(v) for v in values.values())
+            and all(number(values.get(key)) for key in keys)
+        )
+
+    def of_test(test: Any) -> bool:
+        if not isinstance(test, dict) or not isinstance(test.get("interval"), dict) or not count(test.get("images")):
+            return False
+        pairs = [
+            [test.get(name), *ends] if isinstance(ends, list) and len(ends) == 2 else [""]
+            for name, ends in test["interval"].items()
+        ]
+        return all(v is None or number(v) for pair in pairs for v in pair)
+
+    spent = ("forward_samples", "backward_samples", "validation_samples", "backbone_samples", "seconds")
+    told = result.get("warnings", [])
+    if not isinstance(told, list) or not all(isinstance(line, str) for line in told):
+        return False
+    if "metric" in result:  # of a benchmark
+        arms = result.get("arms", {})
+        return texts("status", "metric") and isinstance(arms, dict) and all(map(figures, arms.values()))
+    if not texts("status", "stop_reason") or not figures(result.get("cost"), *spent):
+        return False
+    if "trials" in result:
+        best = result.get("best")
+        fine = best is None or (
+            isinstance(best, dict) and figures(best.get("validation")) and isinstance(best.get("settings"), dict)
+        )
+        return fine and count(result["trials"]) and count(result.get("iterations"))
+    champion = result.get("champion")
+    return (
+        isinstance(champion, dict)
+        and isinstance(champion.get("kind"), str)
+        and count(champion.get("generation"))
+        and figures(champion.get("validation"))
+        and count(result.get("generations"))
+        and isinstance(champion.get("about", ""), str)
+        and ("test" not in champion or of_test(champion["test"]))
+        and (
+            "tuning" not in result
+            or (isinstance(result["tuning"], dict) and "trials" in result["tuning"] and of_result(result["tuning"]))
+        )
+    )
