@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from neuroevo import config
+from neuroevo.engine.observer import Observer
 from neuroevo.engine.rng import Context
 from neuroevo.experiments import experiment
 from neuroevo.experiments.signals import Signals
@@ -29,16 +30,6 @@ from neuroevo.tuning.tuner import Tuner
 RUNS = Path(__file__).parents[1] / "runs"
 RANGES = {"lr": (1e-5, 1e-1), "momentum": (0.0, 0.99), "weight_decay": (1e-6, 1e-2)}  # lr and decay by their logarithms
 HOME = torch.device("cpu")
-
-
-class Quiet:
-    """A reporter that says nothing."""
-
-    def note(self, line: str) -> None: ...
-
-    def images(self, done: int, total: int) -> None: ...
-
-    def generation(self, step: Any, rules: Any) -> None: ...
 
 
 def tuner(sets: list[str], preset: str = "tune_lr.yaml") -> Tuner:
@@ -126,7 +117,7 @@ def searched(preset: str, sets: list[str]) -> dict[str, Any]:
     """Search without a final run; return the result."""
     with tempfile.TemporaryDirectory() as folder:
         c = config.load(str(RUNS / preset), [*sets, "tune.final=false"])
-        return json.loads((tune.run(c, f"{folder}/run", "", Quiet(), Signals()) / "result.json").read_text())  # type: ignore[no-any-return]
+        return json.loads((tune.run(c, f"{folder}/run", "", Observer(), Signals()) / "result.json").read_text())  # type: ignore[no-any-return]
 
 
 def against_grid(seeds: int, per_decade: int = 15) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from neuroevo.engine.genome import KEPT
-from neuroevo.search.algorithms.ga import averaged
+from neuroevo.search.algorithms.ga import elite_mean_size
 
 Record = Mapping[str, Any]
 
@@ -192,7 +192,7 @@ def of_kind(kind: str, generation: int, record: Record, member: int | None = Non
         return f"a member of the front of generation {generation}" + ("" if newest is None else f", {now}")
     size, what = algorithm.get("population"), MADE_OF.get(kind)
     if kind == "elite_mean" and isinstance(size, int):
-        what = f"the mean of the best {averaged(size, algorithm.get('elites') or 0)} of {size} individuals"
+        what = f"the mean of the best {elite_mean_size(size, algorithm.get('elites') or 0)} of {size} individuals"
     return f"{kind.replace('individual_', 'individual ')} of generation {generation}" + (f": {what}" if what else "")
 
 

@@ -13,7 +13,8 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from neuroevo.config import load
-from neuroevo.engine.loop import Rules, Step
+from neuroevo.engine.loop import Step
+from neuroevo.engine.observer import Observer
 from neuroevo.experiments import experiment
 from neuroevo.forecast import forecaster
 from neuroevo.networks import backbones
@@ -58,8 +59,8 @@ def data_root() -> Path:
     return Path(root)
 
 
-class Quiet:
-    """A reporter that remembers what it was told."""
+class Quiet(Observer):
+    """An observer that remembers what it was told."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
@@ -70,10 +71,10 @@ class Quiet:
     def note(self, line: str) -> None:
         self.lines.append(line)
 
-    def images(self, done: int, total: int) -> None:
+    def progress(self, done: int, total: int) -> None:
         self.done.append((done, total))
 
-    def generation(self, step: Step, rules: Rules) -> None:
+    def generation(self, step: Step) -> None:
         self.steps.append(step)
 
     def several(self, shares: Mapping[str, float]) -> None:

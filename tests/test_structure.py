@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "neuroevo"
 PACKAGES = {  # in order: each may import those before it, and its own modules those before them
     "": ["errors", "devices"],
     "engine": ["genome", "rng", "cost", "schedules", "samples", "pareto", "scores", "batches", "execution", "algorithm",
-               "evaluator", "problem", "loop"],
+               "evaluator", "problem", "loop", "observer"],
     "search": ["operators.masks", "operators.selection", "operators.crossover", "operators.mutation",
                "algorithms", "space", "samplers"],
     "caveats": [""],
@@ -28,7 +28,8 @@ PACKAGES = {  # in order: each may import those before it, and its own modules t
     "report": ["genealogy", "glyphs", "figures", "plots_of_runs", "plots_of_searches", "plots_of_benches", "page",
                "runpage", "benchpage", "report", "watch"],
     "experiments": ["blame", "terminal", "signals", "log", "memory", "starts", "costs", "build", "sizes",
-                    "sources", "compose", "reopen", "recorders", "experiment", "evaluation", "export"],
+                    "sources", "compose", "reopen", "recorders", "conclusion", "experiment", "evaluation",
+                    "export"],
     "tuning": ["lockstep", "trials", "search", "tuner", "tune"],
     "bench": ["statistics", "arms", "workers", "tasks", "tables", "benchmark"],
     "forecast": ["pace", "seconds", "length", "stand_ins", "forecaster", "search", "bench"],
@@ -111,7 +112,7 @@ def test_imports_point_up_only(path: Path) -> None:
 
 
 TESTS = {  # of modules that are tested with another of their package, by that one's test file
-    "engine/test_problem.py": ["engine.batches"], "engine/test_loop.py": ["engine.algorithm"],
+    "engine/test_problem.py": ["engine.batches"], "engine/test_loop.py": ["engine.algorithm", "engine.observer"],
     "search/test_operators.py": [name for name in ORDER if name.startswith("search.operators.")],
     "learning/test_refine.py": [name for name in ORDER if name.startswith("learning.")],
     "problems/test_scoring.py": ["engine.scores", "engine.execution"], "problems/test_metrics.py": ["problems.metric"],
@@ -124,7 +125,7 @@ TESTS = {  # of modules that are tested with another of their package, by that o
     "storage/test_checkpoint.py": ["storage.generations", "storage.writer"],
     "storage/test_rundir.py": ["storage.files", "storage.records"],
     "report/test_plots.py": [name for name in ORDER if name.startswith(("report.plots_of_", "report.figures"))],
-    "experiments/test_experiment.py": [f"experiments.{name}" for name in ("signals", "log", "recorders")],
+    "experiments/test_experiment.py": [f"experiments.{name}" for name in ("signals", "log", "recorders", "conclusion")],
     "experiments/test_compose.py": [f"experiments.{name}" for name in ("memory", "costs", "build", "sizes")],
     "experiments/test_unfrozen.py": ["experiments.sources", "networks.network", "problems.supervised"],
     "experiments/test_resume.py": ["experiments.reopen"], "experiments/test_starts.py": ["networks.rows"],

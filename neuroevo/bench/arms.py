@@ -28,7 +28,7 @@ Overlay = dict[str, Any]
 
 
 class Given(NamedTuple):
-    """What an arm is told before it says what it is."""
+    """The budget and the sizes of the data, which an arm is a function of."""
 
     samples: int  # of its budget: forward + 2 x backward
     train: int  # images

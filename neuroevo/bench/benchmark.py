@@ -23,9 +23,9 @@ from neuroevo.config import Config
 from neuroevo.data import identity, inventory
 from neuroevo.data.datasets import Dataset
 from neuroevo.data.identity import Identity
+from neuroevo.engine.observer import Observer
 from neuroevo.errors import InputError, RunError
 from neuroevo.experiments import build, costs, experiment, log
-from neuroevo.experiments.log import Reporter
 from neuroevo.experiments.signals import Signals
 from neuroevo.problems.metric import LOWER_IS_BETTER
 from neuroevo.storage import claims, files, records, rundir
@@ -37,7 +37,7 @@ POINT = ("generation", "samples", "seconds", "validation")  # columns of curves.
 def run(
     file: str,
     names: Sequence[str],
-    reporter: Reporter,
+    observer: Observer,
     signals: Signals,
     *,
     seeds: int,
@@ -49,7 +49,7 @@ def run(
     out: str | None = None,
 ) -> Path:
     """Run what is missing of a benchmark in `out`, beginning it where there is none; return the folder."""
-    base = config.override(config.read(file), sets, reporter.note)
+    base = config.override(config.read(file), sets, observer.note)
     c = config.check(base)
     overlays = arms.read_arms(names)
     check_counts(seeds=seeds, splits=splits, jobs=jobs)
@@ -71,12 +71,12 @@ def run(
                 bench = merge(read_bench(claim.folder), bench, claim.folder)
             tasks = bench.tasks(claim.folder, given)
             demand(bench.base, bench.overlays, {task.arm: task.config for task in tasks})
-            bench = same_data(bench, claim.folder, reporter)
+            bench = same_data(bench, claim.folder, observer)
         except InputError:  # a wrong arm leaves nothing behind
             if not there:
                 claim.clear()
             raise
-        return complete(claim.folder, bench, tasks, reporter, signals)
+        return complete(claim.folder, bench, tasks, observer, signals)
 
 
 def demand(base: Mapping[str, Any], overlays: Mapping[str, Overlay | None], configs: Mapping[str, Config]) -> None:
@@ -112,24 +112,24 @@ def check_counts(**options: int) -> None:
 
 
 def terms(c: Config, splits: Mapping[str, torch.Tensor], budget: str | None) -> Given:
-    """Return what arms are told, with the budget that is asked for or the config's own."""
+    """Return the terms that arms are told, with the budget that is asked for or the config's own."""
     given = sizes(c, splits)
     return given._replace(samples=parse_budget(budget) or own_budget(c, given))
 
 
-def resume(run_dir: str, reporter: Reporter, signals: Signals) -> Path:
+def resume(run_dir: str, observer: Observer, signals: Signals) -> Path:
     """Go on with a benchmark; one that is finished is left as it is, its tables written anew."""
     folder = Path(run_dir)
     with claims.lock(folder):
         bench = read_bench(folder)
         c = config.check(bench.base)
         given = sizes(c, experiment.prepared(c).given[1])._replace(samples=bench.samples)
-        bench = same_data(bench, folder, reporter)
-        return complete(folder, bench, bench.tasks(folder, given), reporter, signals)
+        bench = same_data(bench, folder, observer)
+        return complete(folder, bench, bench.tasks(folder, given), observer, signals)
 
 
 def read_bench(folder: Path) -> Bench:
-    """Read what a benchmark was asked for."""
+    """Read a benchmark's file."""
     raw = config.read(str(folder / rundir.BENCH))
     file, wrote = folder / rundir.BENCH, "a benchmark's folder has what neuroevo bench wrote"
     keys = ("config", "arms", "samples", "seeds", "splits", "levels", "jobs", "command")
@@ -154,17 +154,17 @@ def read_bench(folder: Path) -> Bench:
     return Bench(**values, data=data)
 
 
-def same_data(bench: Bench, folder: Path, reporter: Reporter) -> Bench:
+def same_data(bench: Bench, folder: Path, observer: Observer) -> Bench:
     """Return a benchmark with what its data are; InputError where they aren't those of the runs that it has."""
     found, c = {}, config.check(bench.base)
     for split in range(c.data.split_seed, c.data.split_seed + bench.splits):
         own = replace(c, data=c.data.model_copy(update={"split_seed": split}))
-        now = build.identified(*build.dataset(own))
+        now = build.identify(*build.dataset(own))
         known = bench.data.get(str(split))
         if known is not None:
             line = identity.agree(Identity.from_record(known), now.classes, now, folder / rundir.BENCH)
             if line is not None:
-                reporter.note(line)
+                observer.note(line)
         found[str(split)] = known or now.record()
     return replace(bench, data=found)
 
@@ -205,7 +205,7 @@ def parse_budget(budget: str | None) -> int | None:
 
 
 def sizes(c: Config, splits: Mapping[str, torch.Tensor]) -> Given:
-    """Return what arms are told of the data."""
+    """Return the sizes of the data, as arms are told them."""
     return Given(0, len(splits["train"]), len(splits["validation"]))
 
 
@@ -223,24 +223,24 @@ def own_budget(c: Config, given: Given) -> int:
     return min(known)
 
 
-def complete(folder: Path, bench: Bench, tasks: list[Task], reporter: Reporter, signals: Signals) -> Path:
+def complete(folder: Path, bench: Bench, tasks: list[Task], observer: Observer, signals: Signals) -> Path:
     """Do what is left of a benchmark, keeping its tables up to date, and write its page; raise what runs failed by."""
     files.replace(folder / rundir.BENCH, config.dump(bench.record()).encode())
     left = [task for task in tasks if not is_done(task)]
     if len(left) < len(tasks):
-        reporter.note(f"{folder}: {len(tasks) - len(left)} of {len(tasks)} runs are finished")
+        observer.note(f"{folder}: {len(tasks) - len(left)} of {len(tasks)} runs are finished")
     for task in tasks:
         if differs(task):
-            reporter.note(f"{task}: was begun with other settings than now; to have it again, delete {task.folder}")
+            observer.note(f"{task}: was begun with other settings than now; to have it again, delete {task.folder}")
     failed: list[tuple[Task, Failure]] = []
     if bench.jobs == 1:
-        todo = workers.run_in_turn(work, left, reporter, signals)
+        todo = workers.run_in_turn(work, left, observer, signals)
     else:
-        todo = workers.run_in_parallel(work, left, bench.jobs, reporter, signals)
+        todo = workers.run_in_parallel(work, left, bench.jobs, observer, signals)
     try:
         with closing(todo):
             for task, failure in todo:
-                reporter.note(f"{task}: {failure.line if failure else outcome(task)}")
+                observer.note(f"{task}: {failure.line if failure else outcome(task)}")
                 failed += [(task, failure)] if failure else []
                 write(folder, bench, tasks)
     finally:
@@ -255,14 +255,14 @@ def complete(folder: Path, bench: Bench, tasks: list[Task], reporter: Reporter, 
     return folder
 
 
-def work(task: Task, reporter: Reporter, signals: Signals) -> None:
+def work(task: Task, observer: Observer, signals: Signals) -> None:
     """Begin a run, or go on with it."""
     if (task.folder / rundir.CONFIG).exists() or claims.holds(task.folder):
-        tune.resume(str(task.folder), [], reporter, signals)
+        tune.resume(str(task.folder), [], observer, signals)
     elif task.config.tune is not None:
-        tune.run(task.config, str(task.folder), "", reporter, signals)
+        tune.run(task.config, str(task.folder), "", observer, signals)
     else:
-        experiment.run(task.config, str(task.folder), "", reporter)
+        experiment.run(task.config, str(task.folder), "", observer)
 
 
 def write(folder: Path, bench: Bench, tasks: Sequence[Task]) -> None:

@@ -1,4 +1,4 @@
-"""What several runs of an arm say: means, intervals, comparisons paired over seeds, and how soon a level is reached.
+"""Statistics of several runs of an arm: means, intervals, comparisons paired over seeds, samples to a level.
 
 Scores are arrays [splits, seeds], NaN where a run isn't there. Intervals are percentiles of a stratified bootstrap
 (Efron 1979): seeds are drawn anew within each split, as Agarwal et al. 2021 (rliable) do within each task. With few
@@ -82,7 +82,7 @@ def compare(a: Scores, b: Scores, lower_is_better: bool = False) -> Comparison:
 
 
 class Reach(NamedTuple):
-    """How soon runs come to a level."""
+    """The samples and seconds in which runs come to a level."""
 
     reached: int  # runs that do
     samples: float  # median over all runs; infinite where half of them don't come to it
@@ -90,7 +90,10 @@ class Reach(NamedTuple):
 
 
 def reach(curves: Sequence[Sequence[tuple[float, float, float]]], level: float, lower_is_better: bool = False) -> Reach:
-    """Return how soon runs come to a level; each curve's points are samples, seconds, and the best so far."""
+    """Return the samples and seconds in which runs come to a level.
+
+    Each curve's points are samples, seconds, and the best so far.
+    """
     firsts = []
     for curve in curves:
         there = (

@@ -1,4 +1,4 @@
-"""What benchmarks have found, in tables."""
+"""Tables of a benchmark's results."""
 
 import csv
 import io
@@ -18,7 +18,7 @@ from neuroevo.storage import files, rundir
 
 
 class Found(NamedTuple):
-    """What a run came to."""
+    """The result of a run."""
 
     task: Task
     row: dict[str, Any]  # of results.csv

@@ -50,7 +50,7 @@ class Bench:
     data: dict[str, Any]  # what the data of each split are, by its number
 
     def record(self) -> dict[str, Any]:
-        """Return what bench.yaml holds."""
+        """Return the content of bench.yaml."""
         return {
             "config": self.base,
             "arms": self.overlays,
@@ -118,7 +118,7 @@ def commit() -> str | None:
 
 
 def machine() -> str:
-    """Return what a benchmark runs on."""
+    """Return the machine that a benchmark runs on."""
     graphics = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
     return f"{platform.platform()}, {os.cpu_count()} processors, {torch.get_num_threads()} threads{graphics}"
 

@@ -5,7 +5,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable
 from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -13,13 +13,14 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 
+from neuroevo.engine.cost import Budget
 from neuroevo.engine.loop import Rules, Step
+from neuroevo.engine.observer import Observer
 from neuroevo.errors import InputError, Interrupted, RunError
-from neuroevo.experiments.log import Reporter
 from neuroevo.experiments.signals import Signals, withhold
 
 T = TypeVar("T")
-Work = Callable[[Any, Reporter, Signals], None]  # a function of a module, of something that can be pickled
+Work = Callable[[Any, Observer, Signals], None]  # a function of a module, of something that can be pickled
 
 
 class Failure(NamedTuple):
@@ -32,30 +33,28 @@ class Failure(NamedTuple):
 Done = Generator[tuple[T, Failure | None], None, None]  # each thing, with why it failed
 
 
-class Telling:
-    """A reporter for what is done beside others: how far it is, once a second; run.log has all else."""
+class Telling(Observer):
+    """Tells another process how far a run is, once a second; run.log has all else."""
 
     def __init__(self, pipe: Connection) -> None:
-        self.pipe, self.last = pipe, 0.0
+        self.pipe, self.last, self.budget = pipe, 0.0, Budget()
 
-    def note(self, line: str) -> None: ...  # noqa: D102
+    def begin(self, step: Step, rules: Rules) -> None:
+        """Remember the budget, of which progress is a share."""
+        self.budget = rules.budget
 
-    def images(self, done: int, total: int) -> None: ...  # noqa: D102
-
-    def several(self, shares: Mapping[str, float]) -> None: ...  # noqa: D102
-
-    def generation(self, step: Step, rules: Rules) -> None:
+    def generation(self, step: Step) -> None:
         """Tell the share of the budget that is used."""
         if time.monotonic() - self.last > 1:
             self.last = time.monotonic()
             with suppress(OSError):  # nobody listens any more: a signal is on its way, and a checkpoint comes first
-                self.pipe.send(rules.budget.progress(step.generation, step.cost))
+                self.pipe.send(self.budget.progress(step.generation, step.cost))
 
 
-def attempt(work: Work, item: Any, reporter: Reporter, signals: Signals) -> Failure | None:
+def attempt(work: Work, item: Any, observer: Observer, signals: Signals) -> Failure | None:
     """Do one thing; return why it failed, if it did."""
     try:
-        work(item, reporter, signals)
+        work(item, observer, signals)
     except InputError as error:
         return Failure(True, str(error))
     except (RunError, OSError) as error:
@@ -63,19 +62,19 @@ def attempt(work: Work, item: Any, reporter: Reporter, signals: Signals) -> Fail
     return None
 
 
-def run_in_turn(work: Work, items: Iterable[T], reporter: Reporter, signals: Signals) -> Done[T]:
+def run_in_turn(work: Work, items: Iterable[T], observer: Observer, signals: Signals) -> Done[T]:
     """Do things one after another in this process, and yield each that is done or has failed.
 
     A signal ends it after what is at work; Interrupted.
     """
     with signals:
         for item in items:
-            reporter.note(f"{item}: begun")
-            yield item, attempt(work, item, reporter, signals)
+            observer.note(f"{item}: begun")
+            yield item, attempt(work, item, observer, signals)
             signals.check()
 
 
-def run_in_parallel(work: Work, items: Iterable[T], jobs: int, reporter: Reporter, signals: Signals) -> Done[T]:
+def run_in_parallel(work: Work, items: Iterable[T], jobs: int, observer: Observer, signals: Signals) -> Done[T]:
     """Do things in processes, so many at a time, and yield each that is done or has failed.
 
     Unless OMP_NUM_THREADS says otherwise, the processes share the threads of this one. A signal is passed on to all,
@@ -87,14 +86,14 @@ def run_in_parallel(work: Work, items: Iterable[T], jobs: int, reporter: Reporte
     jobs = min(jobs, len(waiting))
     threads = max(1, torch.get_num_threads() // jobs)
     if "OMP_NUM_THREADS" not in os.environ:
-        reporter.note(f"{jobs} at a time, {threads} threads each")
+        observer.note(f"{jobs} at a time, {threads} threads each")
     crew: dict[Connection, BaseProcess] = {}
     at_work: dict[Connection, T] = {}
     shares: dict[Connection, float] = {}
 
     def hand_over(pipe: Connection) -> None:
         at_work[pipe], shares[pipe] = waiting.pop(0), 0.0
-        reporter.note(f"{at_work[pipe]}: begun")
+        observer.note(f"{at_work[pipe]}: begun")
         pipe.send(at_work[pipe])
 
     with signals:
@@ -103,7 +102,7 @@ def run_in_parallel(work: Work, items: Iterable[T], jobs: int, reporter: Reporte
                 hand_over(start_worker(crew, work, threads))
             while at_work:
                 signals.check()
-                reporter.several({str(item): shares[pipe] for pipe, item in at_work.items()})
+                observer.several({str(item): shares[pipe] for pipe, item in at_work.items()})
                 for ready in wait(list(at_work), timeout=0.5):
                     assert isinstance(ready, Connection)
                     pipe = ready
@@ -123,7 +122,7 @@ def run_in_parallel(work: Work, items: Iterable[T], jobs: int, reporter: Reporte
                         hand_over(pipe)
                     yield item, told
         finally:
-            reporter.several({})
+            observer.several({})
             for pipe in crew:  # who waits for more goes home
                 pipe.close()
             for process in crew.values():  # each writes its checkpoint

@@ -1,4 +1,4 @@
-"""What a run, a checkpoint, a config, a table or a machine holds, as rows of names and values to print."""
+"""The content of a run, a checkpoint, a config, a table or a machine, as rows of names and values to print."""
 
 import inspect
 import os
@@ -34,7 +34,7 @@ Rows = list[tuple[str, str]]
 
 
 def describe(path: str) -> tuple[str, Rows]:
-    """Return what a run's folder or a checkpoint file holds; InputError where it is neither, or is damaged."""
+    """Return the content of a run's folder or a checkpoint file; InputError where it is neither, or is damaged."""
     if Path(path).is_dir():
         folder = rundir.find(path)
         bad: list[str] = []
@@ -147,7 +147,7 @@ def comparison(
 
 
 def estimate(c: Config, comparison: Comparison | None = None, begun: float | None = None) -> Rows:
-    """Return what a run, a search or a benchmark will need; parts of it are run to measure how long they take.
+    """Return the sizes and the time of a run, a search or a benchmark; parts of it are run to be timed.
 
     `begun` is when the process began, in seconds since the epoch, where its start counts.
     """
@@ -199,7 +199,7 @@ def estimate(c: Config, comparison: Comparison | None = None, begun: float | Non
 
 
 def bench_rows(forecaster: Forecaster, comparison: Comparison, started: float) -> Rows:
-    """Return what a benchmark is and takes."""
+    """Return the size and the time of a benchmark."""
     c = forecaster.ready.config
     given = benchmark.terms(c, forecaster.ready.given[1], comparison.budget)
     benchmark.check_splits(c, forecaster.ready.given[0], comparison.splits)
@@ -217,7 +217,7 @@ def bench_rows(forecaster: Forecaster, comparison: Comparison, started: float) -
 
 
 def search_rows(forecaster: Forecaster, counts: Mapping[str, int], length: Rows, started: float) -> Rows:
-    """Return what a search of hyperparameters is and takes, with so many images a split; `length`: of the final run."""
+    """Return the size and the time of a search, with so many images a split; `length` is that of the final run."""
     c = forecaster.ready.config
     assert c.tune is not None
     space, trial = c.tune.space(), c.tune.trial
@@ -247,7 +247,7 @@ def search_rows(forecaster: Forecaster, counts: Mapping[str, int], length: Rows,
 
 
 def machine() -> Rows:
-    """Return what this machine has: versions, devices, memory, data and cache folders."""
+    """Return the means of this machine: versions, devices, memory, data and cache folders."""
     rows: Rows = list(log.versions().items())
     rows += [("system", platform.platform()), ("threads", f"{torch.get_num_threads()} of {os.cpu_count()} processors")]
     rows += [("auto device", str(devices.resolve("auto")))]

@@ -46,10 +46,10 @@ def run(
     from neuroevo.config import load
     from neuroevo.experiments import experiment, terminal
 
-    with terminal.show() as reporter:
-        checked = load(config, sets or [], reporter.note)
+    with terminal.show() as observer:
+        checked = load(config, sets or [], observer.note)
         stem = "default" if config is None else os.path.splitext(os.path.basename(config))[0]
-        folder = (experiment.begin_or_resume if resume else experiment.run)(checked, out, stem, reporter)
+        folder = (experiment.begin_or_resume if resume else experiment.run)(checked, out, stem, observer)
     summary(str(folder))
 
 
@@ -69,10 +69,10 @@ def tune(
     from neuroevo.experiments.signals import Signals
     from neuroevo.tuning import tune as tune_
 
-    with terminal.show() as reporter:
-        checked = load(config, [*(sets or []), *([] if final else ["tune.final=false"])], reporter.note)
+    with terminal.show() as observer:
+        checked = load(config, [*(sets or []), *([] if final else ["tune.final=false"])], observer.note)
         stem = os.path.splitext(os.path.basename(config))[0]
-        folder = (tune_.begin_or_resume if resume else tune_.run)(checked, out, stem, reporter, Signals())
+        folder = (tune_.begin_or_resume if resume else tune_.run)(checked, out, stem, observer, Signals())
     summary(str(folder))
 
 
@@ -109,11 +109,11 @@ def bench(
     if not all(map(isfinite, chosen)):
         raise InputError(f"--levels {levels}: give numbers with commas between them")
     names = [name.strip() for name in arms.split(",")]
-    with terminal.show() as reporter:
+    with terminal.show() as observer:
         folder = bench_.run(
             config,
             names,
-            reporter,
+            observer,
             Signals(),
             seeds=seeds,
             splits=splits,
@@ -140,11 +140,11 @@ def resume(run_dir: Run, sets: Sets = None) -> None:
     benchmark = (Path(run_dir) / rundir.BENCH).exists()
     if benchmark and sets:
         raise InputError("--set: a benchmark goes on as it began; neuroevo bench adds arms, seeds and splits")
-    with terminal.show() as reporter:
+    with terminal.show() as observer:
         if benchmark:
-            folder = bench_.resume(run_dir, reporter, Signals())
+            folder = bench_.resume(run_dir, observer, Signals())
         else:
-            folder = tune_.resume(run_dir, sets or [], reporter, Signals())
+            folder = tune_.resume(run_dir, sets or [], observer, Signals())
     (standings if benchmark else summary)(str(folder))
 
 
@@ -163,8 +163,8 @@ def evaluate(
     """Score a champion on its test split, or on other labelled samples."""
     from neuroevo.experiments import evaluation, terminal
 
-    with terminal.show() as reporter:
-        found = evaluation.evaluate(run_dir, data, reporter, member, sets or [])
+    with terminal.show() as observer:
+        found = evaluation.evaluate(run_dir, data, observer, member, sets or [])
     noun = found.pop("noun", "images")
     table(f"{run_dir} on {data or 'its test split'} ({found['images']} {noun})", scores(found))
 
@@ -348,12 +348,12 @@ def standings(folder: str) -> None:
 
 
 def place(mean: float | None, sign: int) -> float:
-    """Return what arms are sorted by, the best first; last where there is no mean."""
+    """Return the key that sorts arms, the best first; last where there is no mean."""
     return float("inf") if mean is None else sign * mean
 
 
 def fail(line: str, status: int) -> NoReturn:
-    """Say what was wrong in one line and leave."""
+    """Print an error in one line and leave."""
     print(f"neuroevo: {printable(' '.join(line.split()))}", file=sys.stderr)
     sys.exit(status)
 

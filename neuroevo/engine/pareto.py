@@ -53,8 +53,9 @@ def crowding(values: Tensor, number: Tensor) -> Tensor:
     own = number[firsts]
     distance = values.new_zeros(len(points))
     for column in points.T:
-        low, high = (values.new_zeros(n).scatter_reduce_(0, own, column, how, include_self=False)
-                     for how in ("amin", "amax"))  # fmt: skip
+        nothing = values.new_zeros(n)
+        low = nothing.scatter_reduce(0, own, column, "amin", include_self=False)
+        high = nothing.scatter_reduce(0, own, column, "amax", include_self=False)
         order = column.argsort(stable=True)
         order = order[own[order].argsort(stable=True)]  # by front, and by value within it
         front, sorted_, gap = own[order], column[order], torch.full_like(column, torch.inf)

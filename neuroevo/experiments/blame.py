@@ -1,4 +1,4 @@
-"""What to say when a user's own part fails: a line that names the part, the error, and where in their file it is."""
+"""The error of a user's own part: a line that names the part, the error, and where in their file it is."""
 
 import sys
 import traceback

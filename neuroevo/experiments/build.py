@@ -27,7 +27,7 @@ NETWORK = 8  # times an image's own size: what a network needs beside it, or mor
 
 
 def error_line(error: Exception) -> str:
-    """Return what an error of a user's function says, and where in the user's file it came up."""
+    """Return the message of an error of a user's function, and its place in the user's file."""
     frames = traceback.extract_tb(error.__traceback__)[1:]
     own = [frame for frame in frames if "site-packages" not in frame.filename]
     where = f"; {Path(own[-1].filename).name}, line {own[-1].lineno}" if own else ""
@@ -78,8 +78,8 @@ def dataset(c: Config) -> tuple[Dataset, dict[str, Tensor]]:
 
 
 @config.at(**config.READING)
-def identified(whole: Dataset, splits: dict[str, Tensor]) -> Identity:
-    """Return what data a run is of."""
+def identify(whole: Dataset, splits: dict[str, Tensor]) -> Identity:
+    """Return the identity of a run's data."""
     return Identity.of(whole, splits)
 
 
@@ -163,5 +163,5 @@ def same_weights(backbone: Backbone, frozen: str | None, weights: str) -> None:
 
 
 def slots(c: Config) -> int:
-    """Return how many numbers the optimizer keeps for each gene."""
+    """Return the number of numbers that the optimizer keeps for each gene."""
     return 0 if c.optimizer is None else len(c.optimizer.bound()().slots)

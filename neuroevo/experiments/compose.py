@@ -30,8 +30,8 @@ from neuroevo.engine.problem import Merit, Problem, by_metric
 from neuroevo.engine.rng import generator
 from neuroevo.errors import InputError
 from neuroevo.experiments import starts
-from neuroevo.experiments.build import identified, make_head, slots
-from neuroevo.experiments.costs import CALIBRATED_BY, CALIBRATION_BATCH, batch_size, rescored, steps
+from neuroevo.experiments.build import identify, make_head, slots
+from neuroevo.experiments.costs import CALIBRATED_BY, CALIBRATION_BATCH, batch_size, exact_rows, steps
 from neuroevo.experiments.sizes import check_size
 from neuroevo.experiments.sources import Sources, centred, remedy, scaling, sources
 from neuroevo.experiments.starts import HEAD, START
@@ -91,7 +91,7 @@ class Run:
     @cached_property
     def data(self) -> Identity:
         """What data the run is of."""
-        return identified(self.whole, dict(self.supervised.splits))
+        return identify(self.whole, dict(self.supervised.splits))
 
     def problem(self, brought: Collection[str] = ()) -> Problem:
         """Return what the run is a search of; individuals bring the hyperparameters `brought` along as traits."""
@@ -214,7 +214,7 @@ def assemble(
         start=start_of(c, evolved, kept).to(home),
         sigma=c.genome.init_sigma,
         seed=c.seed,
-        rescored=lambda n: rescored(c, algorithm, n),
+        rescored=lambda n: exact_rows(c, algorithm, n),
         sensitive=bool(algorithm.overhead),
         view=view_of(c, learnt_from),
         counter=lambda: counted(samples),

@@ -1,4 +1,4 @@
-"""What a generation takes, before there are data."""
+"""The cost of a generation, before there are data."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -27,12 +27,12 @@ def batch_size(c: Config, pool: int) -> int:
 
 
 def takes(c: Config, algorithm: Algorithm[Any], counts: Mapping[str, int], first: bool = False) -> Cost:
-    """Return what a generation takes at most, the `first` or any after it, with so many images a split."""
+    """Return the cost of a generation at most, the `first` or any after it, with so many images a split."""
     rows, asked = (algorithm.size, 0) if first else (algorithm.later, algorithm.overhead)
     train, r = counts["train"], c.refine
     recalibrates = c.backbone.batchnorm == "recalibrate" and c.backbone.trainable
     beside, batch = sum(calibration_batches(train)) if recalibrates else 0, batch_size(c, counts[c.fitness.split])
-    once = scoring_cost(rows + rescored(c, algorithm, rows), batch, beside)
+    once = scoring_cost(rows + exact_rows(c, algorithm, rows), batch, beside)
     whole = once + sensitivity.probe_cost(asked, train)
     if r is None:
         return whole
@@ -40,7 +40,7 @@ def takes(c: Config, algorithm: Algorithm[Any], counts: Mapping[str, int], first
     return whole + learnt + (once if r.back_off else Cost())
 
 
-def rescored(c: Config, algorithm: Algorithm[Any], rows: int) -> int:
+def exact_rows(c: Config, algorithm: Algorithm[Any], rows: int) -> int:
     """Return how many of so many individuals are scored again in full precision."""
     return 0 if c.fitness.precision == "float32" else algorithm.exact(rows)
 
@@ -52,5 +52,5 @@ def calibration_batches(train: int) -> list[int]:
 
 
 def generation(c: Config, counts: Mapping[str, int]) -> Cost:
-    """Return what a generation takes at most, from the second on, with so many images a split."""
+    """Return the cost of a generation at most, from the second on, with so many images a split."""
     return takes(c, c.algorithm.search(), counts)

@@ -21,7 +21,7 @@ from neuroevo.errors import InputError, Interrupted
 from neuroevo.experiments import blame, build, compose, sizes
 from neuroevo.experiments.compose import Run
 from neuroevo.experiments.conclusion import conclude
-from neuroevo.experiments.log import Log, Reporter, logged, versions, watched
+from neuroevo.experiments.log import Log, logged, versions, watched
 from neuroevo.experiments.recorders import Recorder, Shrinking, aside, made, once, planned, settle
 from neuroevo.experiments.reopen import agreed, changed, reopened, restored, searched
 from neuroevo.experiments.signals import Signals, punctual
@@ -32,7 +32,7 @@ from neuroevo.storage.writer import Writer
 FREE_SHARE = 4  # an evaluation may use up to a quarter of the memory that is free at the start
 
 
-def run(c: Config, out: str | None, stem: str, reporter: Reporter) -> Path:
+def run(c: Config, out: str | None, stem: str, observer: Observer) -> Path:
     """Run an experiment from data to a scored champion; return its folder. Bad input leaves no folder behind."""
     if c.tune is not None:
         raise InputError("tune: a config with hyperparameters to search is for neuroevo tune; here, set tune null")
@@ -40,10 +40,10 @@ def run(c: Config, out: str | None, stem: str, reporter: Reporter) -> Path:
         claims.check(out)
     with Signals() as signals, blame.on_users(c):
         ready = prepared(c)
-        with started(ready, out, stem, reporter) as (folder, log):
-            images = watched(reporter, signals)
+        with started(ready, out, stem, observer) as (folder, log):
+            images = watched(observer, signals)
             composed = compose.compose(*ready, images=images, log=log)
-            go(composed, composed.initial(), [], folder=folder, signals=signals, observer=reporter, log=log)
+            go(composed, composed.initial(), [], folder=folder, signals=signals, observer=observer, log=log)
     return folder
 
 
@@ -79,14 +79,14 @@ def prepared(c: Config, log: Callable[[str], None] | None = None) -> Ready:
 
 
 @contextmanager
-def started(ready: Ready, out: str | None, stem: str, reporter: Reporter) -> Iterator[tuple[Path, Log]]:
+def started(ready: Ready, out: str | None, stem: str, observer: Observer) -> Iterator[tuple[Path, Log]]:
     """Own a new run's folder, config written, with a log, while it is entered; bad input leaves no folder behind."""
     c = ready.config
     with claims.claim(out, stem, c.seed) as claim:
         folder = claim.folder
         try:
             # The log comes first: it tells whose folder it is.
-            with unbegun(folder, reporter), logged(folder, reporter) as log:
+            with unbegun(folder, observer), logged(folder, observer) as log:
                 files.replace(folder / rundir.CONFIG, c.to_yaml().encode())
                 log(f"{folder}: {c.backbone.name} on {c.dataset.name}, {ready.device}")
                 for line in [*inventory.lines(*ready.given), *ready.backbone.notes]:
@@ -103,15 +103,15 @@ def started(ready: Ready, out: str | None, stem: str, reporter: Reporter) -> Ite
 
 
 @contextmanager
-def unbegun(folder: Path, reporter: Reporter) -> Iterator[None]:
+def unbegun(folder: Path, observer: Observer) -> Iterator[None]:
     """Say so where a signal comes before a run's first generation is on disk."""
     try:
         yield
     except Interrupted:
         if (folder / rundir.RUNG).is_dir() and not begun(folder):
-            reporter.note(f"{folder}: interrupted within its first iteration; go on with: neuroevo resume {folder}")
+            observer.note(f"{folder}: interrupted within its first iteration; go on with: neuroevo resume {folder}")
         elif not begun(folder):
-            reporter.note(f"{folder}: interrupted before its first generation; begin with: neuroevo resume {folder}")
+            observer.note(f"{folder}: interrupted before its first generation; begin with: neuroevo resume {folder}")
         raise
 
 
@@ -120,7 +120,7 @@ def begun(folder: Path) -> bool:
     return any(generations.number(path) for path in generations.paths(folder / rundir.CHECKPOINTS))
 
 
-def begin_or_resume(c: Config, out: str | None, stem: str, reporter: Reporter) -> Path:
+def begin_or_resume(c: Config, out: str | None, stem: str, observer: Observer) -> Path:
     """Go on with the run in `out`, or begin it where there is none; InputError where that is of another config.
 
     Without `out` the folder is runs/out/STEM-SEED. Budget and checkpoint are those of `c`.
@@ -128,7 +128,7 @@ def begin_or_resume(c: Config, out: str | None, stem: str, reporter: Reporter) -
     out = str(rundir.OUT / f"{stem}-{c.seed}") if out is None else out
     folder = claims.out_folder(out)
     if not claims.holds(folder):
-        return run(c, out, stem, reporter)
+        return run(c, out, stem, observer)
     if c.tune is not None:
         raise InputError("tune: a config with hyperparameters to search is for neuroevo tune; here, set tune null")
 
@@ -136,10 +136,10 @@ def begin_or_resume(c: Config, out: str | None, stem: str, reporter: Reporter) -
         agreed(then, c, out)
         return replace(then, budget=c.budget, checkpoint=c.checkpoint)
 
-    return resumed(folder, change, reporter)
+    return resumed(folder, change, observer)
 
 
-def resume(run_dir: str, sets: list[str], reporter: Reporter) -> Path:
+def resume(run_dir: str, sets: list[str], observer: Observer) -> Path:
     """Go on with a run from its newest good checkpoint; a finished one is left as it is unless its budget grew."""
     folder = rundir.find(run_dir)
     for text in sets:
@@ -147,12 +147,12 @@ def resume(run_dir: str, sets: list[str], reporter: Reporter) -> Path:
             raise InputError(
                 f"--set {text}: a run goes on as it began; only budget, checkpoint, data.root and data.file can change"
             )
-    return resumed(folder, lambda c: changed(c, sets), reporter)
+    return resumed(folder, lambda c: changed(c, sets), observer)
 
 
-def resumed(folder: Path, change: Callable[[Config], Config], reporter: Reporter) -> Path:
+def resumed(folder: Path, change: Callable[[Config], Config], observer: Observer) -> Path:
     """Go on with a run whose config changes in budget or checkpoint alone."""
-    with Signals() as signals, claims.lock(folder), unbegun(folder, reporter), logged(folder, reporter) as log:
+    with Signals() as signals, claims.lock(folder), unbegun(folder, observer), logged(folder, observer) as log:
         saved, before = reopened(folder, log)
         c = change(before)
         result = rundir.read_result(folder, log)
@@ -172,7 +172,7 @@ def resumed(folder: Path, change: Callable[[Config], Config], reporter: Reporter
                 log(f"{folder}: finished ({result['stop_reason']}); nothing to do")
                 return folder
         with blame.on_users(c, log.keep):
-            composed, step, history = restored(c, saved, signals, reporter, log)
+            composed, step, history = restored(c, saved, signals, observer, log)
             if saved is None:
                 searched(folder, composed, log)
             if more:  # patience that ran out starts anew
@@ -182,7 +182,7 @@ def resumed(folder: Path, change: Callable[[Config], Config], reporter: Reporter
             aside(folder, saved, log)
             same = c.record() == before.record()
             changed = saved is not None and not same
-            go(composed, step, history, folder=folder, signals=signals, observer=reporter, log=log, changed=changed)
+            go(composed, step, history, folder=folder, signals=signals, observer=observer, log=log, changed=changed)
     return folder
 
 

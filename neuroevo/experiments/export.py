@@ -24,8 +24,8 @@ def network(run_dir: str, member: int | None = None) -> tuple[nn.Module, Run]:
     With `member`, that one of the newest checkpoint's front takes the champion's place. The run's data aren't needed:
     the parts have no image in any split.
     """
-    with terminal.show() as reporter:
-        run, champion = reopen.rebuilt(run_dir, reporter, member)
+    with terminal.show() as observer:
+        run, champion = reopen.rebuilt(run_dir, observer, member)
     whole = run.network.module(champion.genome)
     return whole.cpu().to(memory_format=torch.contiguous_format), run
 

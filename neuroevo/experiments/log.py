@@ -1,31 +1,18 @@
-"""Who is told how a run goes, and its log."""
+"""A run's log, which its observer is told too."""
 
 import platform
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from importlib import metadata
 from pathlib import Path
-from typing import Protocol
 
-from neuroevo.engine.loop import Rules, Step
+from neuroevo.engine.observer import Observer
 from neuroevo.errors import printable
 from neuroevo.experiments.signals import Signals
 from neuroevo.storage import files, rundir
-
-
-class Reporter(Protocol):
-    """Who is told how a run goes."""
-
-    def note(self, line: str) -> None: ...  # noqa: D102
-
-    def images(self, done: int, total: int) -> None: ...  # noqa: D102
-
-    def generation(self, step: Step, rules: Rules) -> None: ...  # noqa: D102
-
-    def several(self, shares: Mapping[str, float]) -> None: ...  # noqa: D102
 
 
 def versions() -> dict[str, str]:
@@ -37,8 +24,8 @@ def versions() -> dict[str, str]:
 class Log:
     """A run's log, which the user is told too."""
 
-    def __init__(self, path: Path, reporter: Reporter) -> None:
-        self.reporter = reporter
+    def __init__(self, path: Path, observer: Observer) -> None:
+        self.observer = observer
         try:
             self.file = open(path, "ab", buffering=0)  # noqa: SIM115  `logged` closes it
         except OSError as error:
@@ -47,7 +34,7 @@ class Log:
     def __call__(self, line: str) -> None:
         """Tell the user a line and keep it."""
         self.keep(line)
-        self.reporter.note(line)
+        self.observer.note(line)
 
     def keep(self, line: str) -> None:
         """Keep a line; RunError where it can't be written."""
@@ -55,20 +42,20 @@ class Log:
         files.append(self.file, f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
 
 
-def watched(reporter: Reporter, signals: Signals) -> Callable[[int, int], None]:
+def watched(observer: Observer, signals: Signals) -> Callable[[int, int], None]:
     """Return a callback for the backbone's pass that reports it and ends it at a signal."""
 
     def images(done: int, total: int) -> None:
         signals.check()
-        reporter.images(done, total)
+        observer.progress(done, total)
 
     return images
 
 
 @contextmanager
-def logged(folder: Path, reporter: Reporter) -> Iterator[Log]:
+def logged(folder: Path, observer: Observer) -> Iterator[Log]:
     """Return a run's log, in which the command comes first."""
-    log = Log(folder / rundir.LOG, reporter)
+    log = Log(folder / rundir.LOG, observer)
     with closing(log.file):
         log.keep(rundir.COMMAND + command())
         yield log

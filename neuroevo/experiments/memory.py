@@ -1,4 +1,4 @@
-"""What takes more memory than this machine has, said before any is taken."""
+"""Errors where something takes more memory than this machine has, before any is taken."""
 
 from neuroevo import devices
 from neuroevo.errors import InputError

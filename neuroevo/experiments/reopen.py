@@ -15,11 +15,12 @@ from neuroevo.data.identity import Identity
 from neuroevo.engine.cost import Cost
 from neuroevo.engine.execution import Execution
 from neuroevo.engine.loop import Champion, Step
+from neuroevo.engine.observer import Observer
 from neuroevo.engine.rng import Context
 from neuroevo.errors import InputError
 from neuroevo.experiments import build, compose
 from neuroevo.experiments.compose import Run
-from neuroevo.experiments.log import Reporter, versions, watched
+from neuroevo.experiments.log import versions, watched
 from neuroevo.experiments.signals import Signals
 from neuroevo.networks import weightfiles
 from neuroevo.networks.network import STATISTICS
@@ -94,19 +95,19 @@ def of_run(saved: checkpoint.Checkpoint, c: Config) -> bool:
 
 
 def restored(
-    c: Config, saved: checkpoint.Checkpoint | None, signals: Signals, reporter: Reporter, log: Callable[[str], None]
+    c: Config, saved: checkpoint.Checkpoint | None, signals: Signals, observer: Observer, log: Callable[[str], None]
 ) -> tuple[Run, Step, checkpoint.History]:
     """Compose a run's parts again and read its state from a checkpoint, or begin it where there is none."""
     if saved is None:
         device, given = devices.nearest(c.device, log), build.dataset(c)
         backbone = build.build_backbone(c, given[0])
-        run = compose.compose(c, device, given, backbone, images=watched(reporter, signals), log=log)
+        run = compose.compose(c, device, given, backbone, images=watched(observer, signals), log=log)
         return run, run.initial(), []
     device, given = devices.nearest(c.device, log), build.dataset(found(c, log))
-    agree(saved, build.identified(*given), log)
+    agree(saved, build.identify(*given), log)
     backbone = build.backbone_for(c, given[0].native(), saved.frozen)
     own = of_checkpoint(saved, here(saved.plan, device, log))
-    run = compose.compose(c, device, given, backbone, images=watched(reporter, signals), log=log, saved=own)
+    run = compose.compose(c, device, given, backbone, images=watched(observer, signals), log=log, saved=own)
     if saved.layout != run.network.layout:
         raise InputError(f"{saved.path}: of another layout: {saved.layout.names} {saved.layout.shapes}")
     for what, then, now in (
@@ -173,11 +174,11 @@ def of_genome(champion: Champion) -> str:
 
 
 def saved_run(
-    run_dir: str, reporter: Reporter, member: int | None, sets: Sequence[str] = ()
+    run_dir: str, observer: Observer, member: int | None, sets: Sequence[str] = ()
 ) -> tuple[Config, checkpoint.Checkpoint]:
     """Return a run's config and its newest good checkpoint, in which a member of the front may be the champion."""
     folder = rundir.find(run_dir)
-    saved, c = reopened(folder, reporter.note)
+    saved, c = reopened(folder, observer.note)
     c = changed(c, list(sets))
     if c.tune is not None:
         raise InputError(f"{run_dir}: a search of hyperparameters, which has no champion; its final run is not begun")
@@ -188,40 +189,40 @@ def saved_run(
     return c, saved
 
 
-def opened(run_dir: str, reporter: Reporter, member: int | None = None, sets: Sequence[str] = ()) -> tuple[Run, Step]:
+def opened(run_dir: str, observer: Observer, member: int | None = None, sets: Sequence[str] = ()) -> tuple[Run, Step]:
     """Return the parts of a run, data included, and its newest good step, for use and not to go on from.
 
     With `member`, that one of the step's front takes the champion's place; InputError where there is none.
     """
-    c, saved = saved_run(run_dir, reporter, member, sets)
+    c, saved = saved_run(run_dir, observer, member, sets)
     with Signals() as signals:
-        run, step, _ = restored(c, saved, signals, reporter, reporter.note)
+        run, step, _ = restored(c, saved, signals, observer, observer.note)
     return run, step
 
 
-def rebuilt(run_dir: str, reporter: Reporter, member: int | None = None) -> tuple[Run, Champion]:
+def rebuilt(run_dir: str, observer: Observer, member: int | None = None) -> tuple[Run, Champion]:
     """Return the parts of a run and its champion, or a member of its front, from its folder alone, without its data.
 
     Its splits are empty. Only batch norms that are re-estimated for a member need the train images.
     """
-    c, saved = saved_run(run_dir, reporter, member)
+    c, saved = saved_run(run_dir, observer, member)
     champion, statistics = saved.step.champion, None
     if c.backbone.batchnorm == "recalibrate" and c.backbone.trainable:
         statistics = champions_own(Path(run_dir), champion)
         if statistics is None:
             try:
-                return opened(run_dir, reporter, member)[0], champion
+                return opened(run_dir, observer, member)[0], champion
             except InputError as error:
                 raise InputError(
                     f"{error} (the batch norms of {champion.kind} are re-estimated on the run's train images: those of "
                     f"a finished run's champion alone are in {rundir.CHAMPION})"
                 ) from None
-    device, name = devices.nearest(c.device, reporter.note), c.backbone.name
+    device, name = devices.nearest(c.device, observer.note), c.backbone.name
     native = saved.native
     if native is None:  # a checkpoint from before it was in there; only these two keep their images' size
         keep = name == "none" or ":" in name
-        native = build.dataset(found(c, reporter.note))[0].native() if keep else (1, 1, 3)
-    own = of_checkpoint(saved, here(saved.plan, device, reporter.note))
+        native = build.dataset(found(c, observer.note))[0].native() if keep else (1, 1, 3)
+    own = of_checkpoint(saved, here(saved.plan, device, observer.note))
     run = compose.without_data(c, device, build.backbone_for(c, native, saved.frozen), saved.classes, own)
     if saved.layout != run.network.layout:
         raise InputError(f"{saved.path}: of another layout: {saved.layout.names} {saved.layout.shapes}")

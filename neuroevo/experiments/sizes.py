@@ -1,4 +1,4 @@
-"""How large a run's parts are, and what of that is more than this machine has."""
+"""The sizes of a run's parts, and errors where they are more than this machine has."""
 
 import shutil
 from typing import NamedTuple
@@ -46,7 +46,7 @@ def check_size(c: Config, genes: int, train: int) -> None:
 
 
 class Dims(NamedTuple):
-    """How large a run's parts are."""
+    """The sizes of a run's parts."""
 
     stored: int  # numbers of an image that are cached
     seen: int  # features that the head sees, at most
@@ -54,7 +54,7 @@ class Dims(NamedTuple):
 
 
 def dimensions(c: Config, given: tuple[Dataset, dict[str, Tensor]], backbone: Backbone) -> tuple[Dims, nn.Module]:
-    """Return how large a run's parts are, and its head; InputError where they are larger than this machine."""
+    """Return the sizes of a run's parts, and its head; InputError where they are larger than this machine."""
     whole, splits = given
     t = backbone.transform
     dim = t.size[0] * t.size[1] * t.channels if backbone.own_head is None else backbone.own_head.in_features

@@ -1,4 +1,4 @@
-"""Where a run starts: what it takes of earlier runs, of files, and of the network's own head.
+"""The start of a run: weights of earlier runs, of files, and of the network's own head.
 
 Files hold weights as the network has them, on raw features. Those that neuroevo wrote name their classes, by which the
 rows of the head's output layer are put in the run's order (`classes`); of others the order is taken as it is.
@@ -30,7 +30,7 @@ Weights = dict[str, Tensor]
 
 
 def weights_file(source: str, key: str) -> Path:
-    """Return where an earlier run has its champion, or a file of weights itself; InputError where neither is there."""
+    """Return the file of an earlier run's champion, or a file of weights itself; InputError where neither is there."""
     path = Path(source).expanduser()
     path = path / rundir.CHAMPION if path.is_dir() else path
     if not path.is_file():
@@ -46,7 +46,7 @@ def read(source: str, key: str) -> Given:
 
 @config.at(**KEYS)
 def lines(c: Config, backbone: Backbone, now: Classes) -> list[str]:
-    """Return what a run takes of heads that have learnt before, a line for each; InputError where it can't be."""
+    """Return a line on each head that has learnt before and that a run takes; InputError where it can't be."""
     found: list[str] = []
     sources = c.genome.start if c.head.trainable else c.genome.start[:1]
     for source in sources:

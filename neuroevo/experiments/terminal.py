@@ -1,4 +1,4 @@
-"""How a run is shown: a live line on a terminal, plain lines elsewhere. All of it goes to stderr."""
+"""The progress of a run: a live line on a terminal, plain lines elsewhere. All of it goes to stderr."""
 
 import sys
 import time
@@ -9,7 +9,9 @@ from typing import TextIO
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from neuroevo.engine.cost import Budget
 from neuroevo.engine.loop import Rules, Step
+from neuroevo.engine.observer import Observer
 from neuroevo.errors import printable
 
 QUIET = 1.0  # seconds between plain lines that bring no validation
@@ -27,7 +29,7 @@ def describe(step: Step, rate: float) -> str:
     return f"{line}  {rate:,.0f} samples/s{invalid}"
 
 
-class Terminal:
+class Terminal(Observer):
     """Tells a person how a run goes."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
@@ -38,16 +40,21 @@ class Terminal:
         self.last = 0.0
         self.validated = ""  # the last validation, which a live line goes on showing
         self.before: tuple[float, int] | None = None
+        self.budget = Budget()
 
     def note(self, line: str) -> None:
         """Say something once."""
         self.console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
 
-    def images(self, done: int, total: int) -> None:
+    def progress(self, done: int, total: int) -> None:
         """Show how far the backbone's pass is."""
         self._show("features", f"{done} of {total} images", done, total, whole=done == total)
 
-    def generation(self, step: Step, rules: Rules) -> None:
+    def begin(self, step: Step, rules: Rules) -> None:
+        """Remember the budget, of which progress is a share."""
+        self.budget = rules.budget
+
+    def generation(self, step: Step) -> None:
         """Show a generation."""
         now, samples = step.seconds, step.cost.forward
         rate = (
@@ -56,9 +63,9 @@ class Terminal:
             else 0.0
         )
         self.before = now, samples
-        total = rules.budget.generations
+        total = self.budget.generations
         text = f"generation {step.generation}{f' of {total}' if total else ''}  {describe(step, rate)}"
-        progress = rules.budget.progress(step.generation, step.cost)
+        progress = self.budget.progress(step.generation, step.cost)
         whole = step.record["validation"] is not None
         if whole:
             self.validated = f"{step.record['validation']:.4f}"

@@ -1,1 +1,1 @@
-"""What a run, a search or a benchmark will take, before any of it is done."""
+"""Forecasts of the time that a run, a search or a benchmark will take."""

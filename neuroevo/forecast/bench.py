@@ -1,4 +1,4 @@
-"""What a benchmark takes on this machine, by one run of each arm."""
+"""The time of a benchmark on this machine, by one run of each arm."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,7 +29,7 @@ class Comparison:
 
 
 class Bench(NamedTuple):
-    """What a benchmark takes."""
+    """The time of a benchmark."""
 
     seconds: Seconds  # features, and runs
     arms: Seconds  # a run of each arm

@@ -1,4 +1,4 @@
-"""What a run takes on this machine, before it begins.
+"""The time of a run on this machine, before it begins.
 
 Its parts are built as they will be, on features that are there or, where they are yet to be computed, on `stand_ins`,
 which are kept nowhere; and the pace of each is measured (`pace`).
@@ -38,7 +38,7 @@ PROBED_ROWS = 64  # by which scales are timed
 
 
 class Found(NamedTuple):
-    """What runs learn from, as far as it is there, and what the rest takes."""
+    """Sources of runs, as far as they are there, and the time of the rest."""
 
     sources: Sources
     kept: dict[str, Tensor]  # as of a checkpoint, where the scale is made up: others' weights can't be brought onto it
@@ -62,7 +62,7 @@ class Forecaster:
         return {name: len(rows) for name, rows in self.ready.given[1].items()}
 
     def source(self, c: Config) -> tuple[Found, float]:
-        """Return what a run of a config learns from, and the seconds of what has not been asked for before."""
+        """Return the sources of a run of a config, and the seconds of those that have not been asked for before."""
         record = c.record()
         key = json.dumps([record["data"], record["backbone"], record["features"], c.genome.levels], sort_keys=True)
         if key in self.found:
@@ -77,7 +77,7 @@ class Forecaster:
 
     @config.at(**config.READING)
     def find(self, c: Config, given: tuple[Dataset, dict[str, Tensor]], backbone: Backbone) -> Found:
-        """Return what a run of a config learns from."""
+        """Find the sources of a run of a config."""
         device, (whole, splits), dtype = self.ready.device, given, c.features.dtype
         backbone.to(device)
         augment = augmenting(c, backbone)

@@ -1,4 +1,4 @@
-"""How long a run goes on, by its budget alone."""
+"""The length of a run, by its budget alone."""
 
 import math
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from neuroevo.experiments import costs
 
 
 class Length(NamedTuple):
-    """How long a run goes on, by its budget."""
+    """The length of a run, by its budget."""
 
     generations: int | None  # None: until the seconds are over
     whole: float  # generations, the last one a part, for its batch is cut; inf where None
@@ -18,7 +18,7 @@ class Length(NamedTuple):
 
 
 def run_length(c: Config, counts: Mapping[str, int]) -> Length:
-    """Return how long a run goes on that neither finds its target nor loses patience, with so many images a split."""
+    """Return the length of a run that neither finds its target nor loses patience, with so many images a split."""
     own, b = c.algorithm.search(), c.budget
     begin, each = costs.takes(c, own, counts, first=True), costs.takes(c, own, counts)
     wholes = [float(b.generations)] if b.generations else []
@@ -37,7 +37,7 @@ def run_length(c: Config, counts: Mapping[str, int]) -> Length:
 
 
 def fresh_views(c: Config, counts: Mapping[str, int]) -> int:
-    """Return how many views a generation makes where they are made as they are asked for."""
+    """Return the number of views that a generation makes where they are made as they are asked for."""
     r, train = c.refine, counts["train"]
     scored = costs.batch_size(c, train) if c.fitness.split == "train" else 0
     if r is None:

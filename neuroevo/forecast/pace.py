@@ -1,4 +1,4 @@
-"""How long the parts of a run take on this machine, measured on the run's own sizes in a few seconds.
+"""The time of the parts of a run on this machine, measured on the run's own sizes in a few seconds.
 
 What takes long is done in part, with fewer individuals, samples and gradient steps, and scaled: slices of individuals
 and samples follow one another, and so do steps. Nothing that is measured goes into a run.
@@ -41,7 +41,7 @@ class Pace(NamedTuple):
 
 
 class Part(NamedTuple):
-    """How much of a generation is done."""
+    """The part of a generation that is done."""
 
     individuals: int
     samples: int
@@ -179,7 +179,7 @@ class PartlySensitive:
 def of_generation(
     run: Run, algorithm: Algorithm[Any], step: Step, brought: Collection[str], seconds: float
 ) -> tuple[float, Step]:
-    """Return what a generation takes in the mean of some, measured for so long, and the last of them.
+    """Return the mean seconds of some generations, measured for so long, and the last of them.
 
     The first is left aside: its population isn't bred.
     """
@@ -233,7 +233,7 @@ def of_test(run: Run, genome: Tensor, seconds: float) -> float:
 
 
 def measure_rows(take: Callable[[int], float], size: int, seconds: float) -> tuple[float, int]:
-    """Return what as many of `size` rows as the time allows take, and how many they are."""
+    """Return the seconds of as many of `size` rows as the time allows, and their number."""
     m = min(FEW, size)
     take(m)  # which sets things up
     while True:

@@ -1,4 +1,4 @@
-"""What a search of hyperparameters takes on this machine: the first trials that it will propose, grouped and timed."""
+"""The time of a search of hyperparameters on this machine: the first trials that it will propose, grouped and timed."""
 
 import math
 from dataclasses import replace
@@ -41,7 +41,7 @@ class Sparing(Trainer):
         self.reading = 0.0
 
     def source(self, c: Config) -> tuple[Sources, int]:
-        """Return what a trial learns from."""
+        """Return the sources of a trial."""
         found, first = self.forecaster.source(c)
         if first:
             self.to_come.append(first)
@@ -54,7 +54,7 @@ class Sparing(Trainer):
 
 
 class Search(NamedTuple):
-    """What a search takes."""
+    """The time of a search."""
 
     seconds: Seconds  # features, search, and final run if there is one
     iterations: int | None

@@ -36,7 +36,7 @@ def random_features(n: int, d: int, dtype: str) -> Tensor:
 def kept_weights(
     c: Config, backbone: Backbone, dims: sizes.Dims, given: tuple[Dataset, dict[str, Tensor]], scale: Affine | None
 ) -> dict[str, Tensor]:
-    """Return what a checkpoint would keep of other runs' weights, and of a head that isn't drawn, as zeros."""
+    """Return zeros for the weights that a checkpoint would keep: of other runs, and of a head that isn't drawn."""
     width = scale.width if scale is not None else dims.seen
     head = build.make_head(c, backbone, width, len(given[0].classes))
     prefix = f"{starts.HEAD}/{backbone.head}"

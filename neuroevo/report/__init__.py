@@ -1,1 +1,1 @@
-"""What there is to see of a run or a bench: pages, and the pictures in them."""
+"""Pages of runs and benches, and the pictures in them."""

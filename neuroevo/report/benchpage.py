@@ -1,4 +1,4 @@
-"""What is on the page of a bench: arms side by side first, then the best run of each, then how it was made.
+"""The content of the page of a bench: arms side by side first, then the best run of each, then how it was made.
 
 Of a bench that is still going on it shows what there is; last lines that are half written are left out.
 """
@@ -43,7 +43,7 @@ COLUMNS = {
 
 
 class Bench(NamedTuple):
-    """What a bench's folder says, as far as it goes."""
+    """The content of a bench's folder, as far as it goes."""
 
     folder: Path
     about: dict[str, Any]  # bench.yaml
@@ -254,7 +254,7 @@ def average(runs: Sequence[Sequence[tuple[float, float]]]) -> list[Point]:
 
 
 def costs(found: Bench) -> list[Plot]:
-    """Draw what an arm's runs took in the mean."""
+    """Draw the mean cost of each arm's runs."""
     rows = {arm: found.of(arm) for arm in found.arms if found.of(arm)}
     means = {
         arm: {key: float(np.mean([figure(run, key) or 0.0 for run in runs])) for key in plots_of_runs.COSTS.values()}
@@ -264,7 +264,7 @@ def costs(found: Bench) -> list[Plot]:
 
 
 def levels(found: Bench) -> str:
-    """Return how many samples and seconds arms needed to levels of validation."""
+    """Return the table of samples and seconds that arms needed to levels of validation."""
     rows = table(found.folder / rundir.LEVELS)
     asked = sorted({row["level"] for row in rows}, key=float, reverse=found.lower_is_better)
 
@@ -340,7 +340,7 @@ def _text(cell: str) -> bool:
 
 
 def best_run(found: Bench, arm: str, pictures: Path | None) -> str:
-    """Return what there is to see of an arm's best run."""
+    """Return the section of an arm's best run."""
     row = found.best(arm)
     if row is None:
         return page.section(arm, page.note("No run is finished yet."))

@@ -1,4 +1,4 @@
-"""Who descends from whom: the champion's ancestors, read from a run's lineage."""
+"""The champion's ancestors, read from a run's lineage."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -7,7 +7,7 @@ import torch
 
 from neuroevo.engine import pareto
 from neuroevo.errors import ignore
-from neuroevo.search.algorithms.ga import averaged
+from neuroevo.search.algorithms.ga import elite_mean_size
 from neuroevo.storage import files, records, rundir
 from neuroevo.storage.checkpoint import FRONT
 
@@ -65,7 +65,7 @@ def origin(generation: Generation, kind: str, algorithm: dict[str, Any]) -> list
     if kind == "best" or not order:
         return order[:1]
     if kind == "elite_mean":
-        return order[: averaged(algorithm["population"], algorithm["elites"])]
+        return order[: elite_mean_size(algorithm["population"], algorithm["elites"])]
     if kind.startswith(ALONE):
         return [int(kind.removeprefix(ALONE))]
     if kind.startswith(FRONT):

@@ -107,7 +107,7 @@ def figure(svg: str, title: str, caption: str, wide: bool = False) -> str:
 
 
 def details(summary: str, inside: str) -> str:
-    """Return what is folded away until a reader asks for it."""
+    """Return details that are folded away until a reader asks for them."""
     return f"<details><summary>{escape(summary)}</summary>{inside}</details>"
 
 
@@ -122,7 +122,7 @@ def note(content: str) -> str:
 
 
 def warnings(lines: Sequence[str]) -> str:
-    """Return what must not be overlooked, in a box of its own; nothing where there is nothing."""
+    """Return warnings in a box of their own; nothing where there are none."""
     inside = "".join(f"<li>{escape(line)}</li>" for line in lines)
     head = "Warning" if len(lines) == 1 else "Warnings"
     return f'<div class="warnings" role="note"><b>{head}</b><ul>{inside}</ul></div>' if inside else ""

@@ -13,7 +13,7 @@ from neuroevo.report.plots_of_runs import matrix
 
 
 class Point(NamedTuple):
-    """Where an arm's runs were at some number of samples."""
+    """The mean and the range of an arm's runs at some number of samples."""
 
     samples: float
     mean: float

@@ -86,7 +86,7 @@ COSTS = {
 
 
 def costs(name: str, rows: Mapping[str, Mapping[str, float]]) -> Plot:
-    """Draw what runs took, a bar each, split into its kinds of samples; `rows` {label: counts as results have them}."""
+    """Draw the cost of runs, a bar each, split into kinds of samples; `rows` {label: counts as results have them}."""
     parts: dict[str, list[float]] = {}
     for label, key in COSTS.items():
         times = 2 if key == COSTS["backward x 2"] else 1

@@ -39,7 +39,7 @@ class Axis(NamedTuple):
 
 
 class Trials(NamedTuple):
-    """What a search tried: its hyperparameters, and each trial's validation and iteration."""
+    """The trials of a search: its hyperparameters, and each trial's validation and iteration."""
 
     axes: list[Axis]
     validation: list[float]
@@ -49,7 +49,7 @@ class Trials(NamedTuple):
 
     @property
     def sign(self) -> int:
-        """What validation is multiplied by so that higher is better."""
+        """The factor of validation by which higher is better."""
         return -1 if self.lower_is_better else 1
 
     def order(self) -> list[int]:

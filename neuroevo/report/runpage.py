@@ -1,4 +1,4 @@
-"""What is on the page of a run: the result first, then plots, then how it was made."""
+"""The content of the page of a run: the result first, then plots, then how it was made."""
 
 import csv
 import io
@@ -28,7 +28,7 @@ PARTS = 8  # of those that a mean is of, whose ancestors are drawn
 
 
 class Run(NamedTuple):
-    """What a run's folder says, as far as it goes."""
+    """The content of a run's folder, as far as it goes."""
 
     folder: Path
     config: dict[str, Any]
@@ -59,7 +59,7 @@ class Run(NamedTuple):
 
     @property
     def cost(self) -> dict[str, float]:
-        """What the run took; only the result knows of validation and the backbone."""
+        """The cost of the run; only the result knows of validation and the backbone."""
         if self.result and not self.goes_on:
             cost: dict[str, float] = self.result["cost"]
             return cost
@@ -200,12 +200,12 @@ def short(run: Run) -> list[tuple[str, str]]:
 
 
 def warnings(run: Run) -> str:
-    """Return what a reader of the result must know before its figures."""
+    """Return the warnings that a reader of the result must know before its figures."""
     return page.warnings(run.result.get("warnings", []))
 
 
 def data_sources(run: Run) -> list[str]:
-    """Return where each split's images come from, and the notes on them; [] where there is nothing to say."""
+    """Return the folders of each split's images, and the notes on them; [] where there are none."""
     about = run.result.get("data", {})
     rows = [
         (split, f"{about.get('images', {}).get(split, 0):,} {about.get('noun', 'images')}, {printable(folder)}")

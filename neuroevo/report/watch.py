@@ -39,7 +39,7 @@ class Latest:
             return self.content
 
     def files(self) -> list[tuple[str, int, int]]:
-        """Return what tells whether a file of the folder has changed: names, times and sizes."""
+        """Return the folder's files by name, time and size, which tell whether one has changed."""
         found = []
         try:
             paths = sorted(self.folder.iterdir())

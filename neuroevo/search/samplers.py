@@ -50,9 +50,14 @@ def pso(
     At a border a particle is thrown back: those that stop there would all try the same.
     """
     swarm = swarm_of(
-        population=population, inertia=inertia, cognitive=cognitive, social=social,
-        max_velocity=max_velocity, neighbourhood=neighbourhood, neighbours=neighbours,
-    )  # fmt: skip
+        population=population,
+        inertia=inertia,
+        cognitive=cognitive,
+        social=social,
+        max_velocity=max_velocity,
+        neighbourhood=neighbourhood,
+        neighbours=neighbours,
+    )
 
     def init(start: Tensor, sigma: float | Tensor, context: Context) -> Any:
         places = hypercube(population, len(space.coordinates), generator(context.seed, "hypercube", 0))
@@ -68,7 +73,7 @@ def pso(
     return swarm._replace(init=init, ask=ask)
 
 
-class Drawn(NamedTuple):
+class Positions(NamedTuple):
     """The last positions drawn."""
 
     population: Population
@@ -78,20 +83,20 @@ def random(space: Space, *, population: Size = 8) -> Sampler:
     """Draw positions anew from all of the cube: random search."""
     d = len(space.coordinates)
 
-    def init(start: Tensor, sigma: float | Tensor, context: Context) -> Drawn:
-        return Drawn(Population.new(start.new_zeros(population, d)))
+    def init(start: Tensor, sigma: float | Tensor, context: Context) -> Positions:
+        return Positions(Population.new(start.new_zeros(population, d)))
 
-    def ask(state: Drawn, context: Context) -> Population:
+    def ask(state: Positions, context: Context) -> Population:
         positions = torch.rand(population, d, generator=context.generator("sample"), device=context.device)
         return state.population._replace(genomes=positions)
 
-    def tell(state: Drawn, scored: Population, scores: Scores) -> Drawn:
-        return Drawn(scored)
+    def tell(state: Positions, scored: Population, scores: Scores) -> Positions:
+        return Positions(scored)
 
     return Algorithm(init, ask, tell, lambda state: {}, population)
 
 
-class Told(NamedTuple):
+class Proposals(NamedTuple):
     """All positions that were proposed, and their scores: a study is built from them again."""
 
     positions: Tensor  # [t, d]
@@ -151,11 +156,11 @@ def _optuna(space: Space, population: int, sampler: Callable[[Any, int], Any]) -
             study.tell(trials[told], value if known else None, None if known else optuna.trial.TrialState.FAIL)
             told += 1
 
-    def init(start: Tensor, sigma: float | Tensor, context: Context) -> Told:
+    def init(start: Tensor, sigma: float | Tensor, context: Context) -> Proposals:
         _module()
-        return Told(start.new_empty(0, len(space.coordinates)), start.new_empty(0, dtype=torch.float64))
+        return Proposals(start.new_empty(0, len(space.coordinates)), start.new_empty(0, dtype=torch.float64))
 
-    def ask(state: Told, context: Context) -> Population:
+    def ask(state: Proposals, context: Context) -> Population:
         nonlocal study, told
         optuna, fitness = _module(), state.fitness.tolist()
         with warnings.catch_warnings():
@@ -173,8 +178,8 @@ def _optuna(space: Space, population: int, sampler: Callable[[Any, int], Any]) -
             positions = [propose(optuna) for _ in range(population)]
         return Population.new(torch.tensor(positions, device=context.device))
 
-    def tell(state: Told, scored: Population, scores: Scores) -> Told:
-        return Told(torch.cat([state.positions, scored.genomes]), torch.cat([state.fitness, fitness_of(scores)]))
+    def tell(state: Proposals, scored: Population, scores: Scores) -> Proposals:
+        return Proposals(torch.cat([state.positions, scored.genomes]), torch.cat([state.fitness, fitness_of(scores)]))
 
     return Algorithm(init, ask, tell, lambda state: {}, population)
 

@@ -86,7 +86,7 @@ def place(i: int) -> str:
 
 
 class Verdict(NamedTuple):
-    """What a run has come to: its champion's validation, and what it took."""
+    """The result of a run so far: its champion's validation, and its cost."""
 
     metrics: dict[str, float]  # of the best candidate so far, as reported; empty where there was none
     generations: int
@@ -94,7 +94,7 @@ class Verdict(NamedTuple):
 
 
 class Reached(NamedTuple):
-    """How far runs are: all of it is of the last generation that they finished, whatever came in between."""
+    """The progress of runs: all of it is of the last generation that they finished, whatever came in between."""
 
     step: Step
     verdicts: list[Verdict]  # of each run
@@ -117,7 +117,7 @@ class Group:
 
     @property
     def verdicts(self) -> list[Verdict]:
-        """What each run has come to."""
+        """The result of each run so far."""
         return self.reached.verdicts
 
     @classmethod

@@ -134,20 +134,20 @@ class Search:
         )
 
     def best(self, trials: Trials) -> int | None:
-        """Return which trial did best of those that went on to their end; None where there is none."""
+        """Return the number of the best trial of those that went on to their end; None where there is none."""
         whole = [i for i, g in enumerate(trials.counts["generations"].tolist()) if g == self.tune.trial.generations]
         found = {i: {name: float(value[i]) for name, value in trials.metrics.items()} for i in whole}
         valid = [i for i in whole if math.isfinite(found[i][self.metric])]
         return max(valid, key=lambda i: self.merit(found[i]), default=None)
 
     def validate(self, genomes: Tensor) -> tuple[list[dict[str, float]], Cost]:
-        """Return what candidates had in validation: they are trials, and it costs nothing to ask them again."""
+        """Return the validation of candidates: they are trials, and it costs nothing to ask them again."""
         known = self.rows(self.latest)
         rows = [known[self.space.identity(position)] for position in genomes.tolist()]
         return [dict(zip(self.metrics, row[len(COUNTS) :], strict=True)) for row in rows], Cost()
 
     def rules(self) -> Rules:
-        """Return what decides how long the search goes on and which trial wins it."""
+        """Return the rules by which the search ends and a trial wins it."""
         return Rules(
             seed=self.config.seed,
             samples=1,
@@ -187,7 +187,7 @@ class Search:
         return file.getvalue()
 
     def result(self, step: Step, reason: str, device: str) -> dict[str, Any]:
-        """Return what the search came to, as result.json has it; `reason` is why it ended."""
+        """Return the search's result, as result.json has it; `reason` is why it ended."""
         table = step.state.trials
         best = self.best(table)
         position = None if best is None else table.positions[best].tolist()

@@ -49,7 +49,7 @@ class Part(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What the trials of an iteration have come to."""
+    """The results of an iteration's trials."""
 
     verdicts: list[Verdict]  # of each trial
     cost: Cost  # of all, validation included
@@ -73,7 +73,7 @@ class Trainer:
         self.folder, self.merit = folder / rundir.RUNG, merit
         self.images, self.log, self.signals = images, log, signals
         self.sources: OrderedDict[str, Sources] = OrderedDict()
-        self.data = build.identified(*ready.given)
+        self.data = build.identify(*ready.given)
 
     def trial(self, settings: Settings) -> Config:
         """Return the config of a trial."""
@@ -90,11 +90,11 @@ class Trainer:
         return [*self.given.rungs, self.given.generations]
 
     def survivors(self, count: int) -> int:
-        """Return how many of so many trials go on at a rung."""
+        """Return the number of trials, of so many, that go on at a rung."""
         return math.ceil(self.given.keep * count)
 
     def cost(self, settings: Sequence[Settings]) -> Cost:
-        """Return what trials will take, at most."""
+        """Return the cost of trials, at most."""
         counts = {name: len(rows) for name, rows in self.ready.given[1].items()}
         costs = [generation(c, counts) for c in map(self.trial, settings)]
         costs.sort(key=lambda cost: cost.samples, reverse=True)
@@ -167,7 +167,7 @@ class Trainer:
 
     @staticmethod
     def group(settings: Sequence[Settings], configs: Sequence[Config]) -> list[list[int]]:
-        """Return which trials are one population: those that differ in what lockstep allows."""
+        """Return the trials of each population: those that differ in what lockstep allows."""
         groups: dict[str, list[int]] = {}
         for i, (given, c) in enumerate(zip(settings, configs, strict=True)):
             own = {*lockstep.TRAITS, *lockstep.PROPOSALS} & {key for key, v in given.items() if isinstance(v, float)}
@@ -184,7 +184,7 @@ class Trainer:
         return list(groups.values())
 
     def source(self, c: Config) -> tuple[Sources, int]:
-        """Return what a trial learns from, which trials share, and how many images the backbone was given just now."""
+        """Return the sources of a trial, which trials share, and the images that the backbone was just given."""
         record = c.record()
         key = json.dumps([record["data"], record["backbone"], record["features"], c.genome.levels], sort_keys=True)
         computed = 0
@@ -239,14 +239,14 @@ class Trainer:
                 file.unlink()
 
     def read_state(self, iteration: int, settings: list[Settings]) -> dict[str, Any] | None:
-        """Return where an iteration with these trials is, None at its beginning."""
+        """Return the state of an iteration with these trials, None at its beginning."""
         file = self.folder / FILE
         state: dict[str, Any] | None = json.loads(file.read_text()) if file.exists() else None
         same = state is not None and (state["iteration"], state["settings"]) == (iteration, settings)
         return state if same else None
 
     def restore(self, part: Part, rows: list[int], file: Path, verdicts: list[Verdict]) -> Part:
-        """Return what is left of a part, as far as it was when it was saved."""
+        """Return a part with the trials that are left, as far as it was when it was saved."""
         group, _ = left = self.keep(part, rows)
         if rows and verdicts[rows[0]].generations:
             saved = checkpoint.read(file)

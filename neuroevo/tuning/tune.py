@@ -18,7 +18,7 @@ from neuroevo.engine.observer import Observer, Observers, watch
 from neuroevo.engine.rng import Context
 from neuroevo.errors import InputError, Interrupted, RunError, ignore
 from neuroevo.experiments import blame, build, experiment, recorders, reopen
-from neuroevo.experiments.log import Reporter, logged, watched
+from neuroevo.experiments.log import logged, watched
 from neuroevo.experiments.signals import Signals
 from neuroevo.storage import checkpoint, claims, files, generations, rundir
 from neuroevo.storage.writer import Writer
@@ -27,7 +27,7 @@ from neuroevo.tuning.search import HOME, Search
 from neuroevo.tuning.tuner import Tuner, until_exhausted
 
 
-def run(c: Config, out: str | None, stem: str, reporter: Reporter, signals: Signals) -> Path:
+def run(c: Config, out: str | None, stem: str, observer: Observer, signals: Signals) -> Path:
     """Search hyperparameters, then run the experiment with the best of them; return the folder.
 
     `signals`, the program's, is entered while there is something to end at the next safe place.
@@ -38,14 +38,14 @@ def run(c: Config, out: str | None, stem: str, reporter: Reporter, signals: Sign
         claims.check(out)
     with signals, blame.on_users(c):
         ready = experiment.prepared(c)
-        with experiment.started(ready, out, stem, reporter) as (folder, log):
-            tuner = Tuner(ready, folder, images=watched(reporter, signals), log=log, signals=signals)
-            search(tuner, tuner.initial(), [], signals=signals, reporter=reporter)
+        with experiment.started(ready, out, stem, observer) as (folder, log):
+            tuner = Tuner(ready, folder, images=watched(observer, signals), log=log, signals=signals)
+            search(tuner, tuner.initial(), [], signals=signals, observer=observer)
             signals.check()
-    return final(folder, c, reporter)
+    return final(folder, c, observer)
 
 
-def begin_or_resume(c: Config, out: str | None, stem: str, reporter: Reporter, signals: Signals) -> Path:
+def begin_or_resume(c: Config, out: str | None, stem: str, observer: Observer, signals: Signals) -> Path:
     """Go on with the search in `out`, or its final run, or begin it; InputError where that is of another config.
 
     Without `out` the folder is runs/out/STEM-SEED. What ends the search, `tune.final` and checkpoint are those of `c`.
@@ -55,8 +55,8 @@ def begin_or_resume(c: Config, out: str | None, stem: str, reporter: Reporter, s
     out = str(rundir.OUT / f"{stem}-{c.seed}") if out is None else out
     folder = claims.out_folder(out)
     if not claims.holds(folder):
-        return run(c, out, stem, reporter, signals)
-    searched = stage(folder, reporter.note)
+        return run(c, out, stem, observer, signals)
+    searched = stage(folder, observer.note)
     if searched is None:
         raise InputError(f"--resume: {out} holds a run without a search; give another --out")
     then = searched.config
@@ -67,12 +67,12 @@ def begin_or_resume(c: Config, out: str | None, stem: str, reporter: Reporter, s
             f"--resume: {out}: tune.budget: the search is over, and its final run is begun; give another --out"
         )
     if searched.over:
-        return experiment.resumed(folder, lambda own: replace(own, checkpoint=c.checkpoint), reporter)
+        return experiment.resumed(folder, lambda own: replace(own, checkpoint=c.checkpoint), observer)
 
     def change(own: Config) -> Config:
         return replace(own, tune=update_tuning(own, c), checkpoint=c.checkpoint)
 
-    return go_on(folder, change, reporter, signals)
+    return go_on(folder, change, observer, signals)
 
 
 def update_tuning(then: Config, now: Config) -> config.Tuning:
@@ -84,7 +84,7 @@ def update_tuning(then: Config, now: Config) -> config.Tuning:
 
 
 class Stage(NamedTuple):
-    """How far a folder is with a search."""
+    """The progress of a search in a folder."""
 
     where: Path  # of the search's files: the folder, or a folder within
     saved: checkpoint.Checkpoint | None  # of the search
@@ -93,7 +93,7 @@ class Stage(NamedTuple):
 
 
 def stage(folder: Path, log: Callable[[str], None]) -> Stage | None:
-    """Return how far a folder is with a search of hyperparameters; None where there is none."""
+    """Return the progress of the search of hyperparameters in a folder; None where there is none."""
     moved = folder / rundir.TUNE
     if not generations.paths(moved / rundir.CHECKPOINTS):
         saved, c = reopen.reopened(folder, log)
@@ -113,12 +113,12 @@ def stage(folder: Path, log: Callable[[str], None]) -> Stage | None:
     return Stage(moved, saved, c, begun)
 
 
-def resume(run_dir: str, sets: list[str], reporter: Reporter, signals: Signals) -> Path:
+def resume(run_dir: str, sets: list[str], observer: Observer, signals: Signals) -> Path:
     """Go on with a run, a search of hyperparameters or the final run after one."""
     folder = rundir.find(run_dir)
     searched = stage(folder, ignore)  # whoever goes on says what is damaged
     if searched is None or searched.over:
-        return experiment.resume(run_dir, sets, reporter)
+        return experiment.resume(run_dir, sets, observer)
     for text in sets:
         if not text.startswith(
             ("tune.budget.", "tune.patience=", "tune.final=", "checkpoint.", "data.root=", "data.file=")
@@ -127,16 +127,16 @@ def resume(run_dir: str, sets: list[str], reporter: Reporter, signals: Signals) 
                 f"--set {text}: a search goes on as it began; only tune.budget, tune.patience, tune.final, checkpoint, "
                 "data.root and data.file can change"
             )
-    return go_on(folder, lambda c: reopen.changed(c, sets), reporter, signals)
+    return go_on(folder, lambda c: reopen.changed(c, sets), observer, signals)
 
 
-def go_on(folder: Path, change: Callable[[Config], Config], reporter: Reporter, signals: Signals) -> Path:
+def go_on(folder: Path, change: Callable[[Config], Config], observer: Observer, signals: Signals) -> Path:
     """Go on with a search whose config changes in what ends it, `tune.final` or checkpoint alone."""
     with (
         signals,
         claims.lock(folder),
-        experiment.unbegun(folder, reporter),
-        logged(folder, reporter) as log,
+        experiment.unbegun(folder, observer),
+        logged(folder, observer) as log,
     ):
         searched = stage(folder, log)
         assert searched is not None
@@ -160,7 +160,7 @@ def go_on(folder: Path, change: Callable[[Config], Config], reporter: Reporter, 
         else:
             with blame.on_users(c, log.keep):
                 ready = experiment.prepared(c if saved is None else reopen.found(c, log), log)
-                tuner = Tuner(ready, folder, images=watched(reporter, signals), log=log, signals=signals)
+                tuner = Tuner(ready, folder, images=watched(observer, signals), log=log, signals=signals)
                 step: Step = tuner.initial()
                 history: checkpoint.History = []
                 if saved is not None:
@@ -171,9 +171,9 @@ def go_on(folder: Path, change: Callable[[Config], Config], reporter: Reporter, 
                 recorders.aside(folder, saved, log)
                 same = c.record() == before.record()
                 changed = saved is not None and not same
-                search(tuner, step, history, signals=signals, reporter=reporter, changed=changed)
+                search(tuner, step, history, signals=signals, observer=observer, changed=changed)
         signals.check()
-    return final(folder, c, reporter)
+    return final(folder, c, observer)
 
 
 def search(
@@ -182,7 +182,7 @@ def search(
     history: checkpoint.History,
     *,
     signals: Signals,
-    reporter: Reporter,
+    observer: Observer,
     changed: bool = False,
 ) -> None:
     """Search until a limit or a signal, keeping history, checkpoints and the table of trials; write the result.
@@ -212,7 +212,7 @@ def search(
     problem = recorders.once(tuner.problem(), settle)
     run = until_exhausted(loop.evolve(problem, algorithm, rules, step, device=HOME))
     table, recorder = Table(tuner, step), recorders.Recorder(folder, writer, history, every=1, lineage=False)
-    observers = Observers([table, recorder, reporter])
+    observers = Observers([table, recorder, observer])
     try:
         step = watch(run, step, rules, observers, stop=lambda: signals.status is not None)
     except Interrupted:  # within an iteration
@@ -242,11 +242,11 @@ class Table(Observer):
 
 
 def no_winner(folder: Path) -> RunError:
-    """Return what a search ends with that found nothing."""
+    """Return the error of a search that found nothing."""
     return RunError(f"{folder}: no trial came to its end with a finite validation; see {rundir.TRIALS} and the ranges")
 
 
-def final(folder: Path, c: Config, reporter: Reporter) -> Path:
+def final(folder: Path, c: Config, observer: Observer) -> Path:
     """Move a finished search into a folder of its own, and begin the final run in its place, if there is to be one."""
     assert c.tune is not None
     if not (folder / rundir.BEST).exists():
@@ -261,11 +261,11 @@ def final(folder: Path, c: Config, reporter: Reporter) -> Path:
                 (folder / name).rename(moved / name)
         best = replace(config.check(config.read(str(folder / rundir.BEST))), dataset=c.dataset)
         if c.tune.rest.included and best.budget.samples is not None:
-            spent = rundir.read_result(moved, reporter.note)["cost"]
+            spent = rundir.read_result(moved, observer.note)["cost"]
             left = best.budget.samples - spent["forward_samples"] - 2 * spent["backward_samples"]
             if left < 1:
                 raise InputError("budget.samples: the search took them all; see tune.budget and tune.included")
             best = replace(best, budget=best.budget.model_copy(update={"samples": left}))
         files.replace(moved / rundir.CONFIG, c.to_yaml().encode())
         files.replace(folder / rundir.CONFIG, best.to_yaml().encode())
-    return experiment.resume(str(folder), [], reporter)
+    return experiment.resume(str(folder), [], observer)

@@ -43,7 +43,7 @@ class Tuner(Search):
         self.trainer = Trainer(ready, folder, self.merit, images=images, log=log, signals=signals or Signals())
 
     def problem(self) -> Problem:
-        """Return what the search is of."""
+        """Return the problem that the search is of."""
         return Problem(
             layout=self.layout,
             start=self.start,
@@ -80,11 +80,11 @@ class Tuner(Search):
         return Evaluator(evaluate, lambda population, samples, steps: self.cost(population))
 
     def cost(self, population: Population) -> Cost:
-        """Return what the trials of a population will take, at most."""
+        """Return the cost of the trials of a population, at most."""
         return self.trainer.cost([settings for settings, _ in self.new(population)])
 
     def new(self, population: Population) -> list[tuple[dict[str, Any], list[int]]]:
-        """Return what a population sets that was never tried, each with the rows that set it."""
+        """Return the settings of a population that were never tried, each with the rows that set them."""
         rows, positions = population.traits[TRIAL], population.genomes.tolist()
         found: dict[str, list[int]] = {}
         for i, position in enumerate(positions):

@@ -63,7 +63,7 @@ def pages(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 def benched(file: str, names: Sequence[str], out: Path, **changes: Any) -> Path:
     given: dict[str, Any] = {
         "seeds": 1, "splits": 1, "budget": f"samples={SAMPLES}", "jobs": 1, "levels": [], "sets": [],
-        "reporter": Quiet(), "signals": Signals(),
+        "observer": Quiet(), "signals": Signals(),
     }  # fmt: skip
     return benchmark.run(file, list(names), out=str(out), **(given | changes))
 
@@ -200,7 +200,7 @@ def test_arms_and_seeds_are_added_and_finished_runs_left_alone(base: str, tmp_pa
     out = benched(base, ["sgd"], tmp_path / "out", budget="samples=1e5")
     when = (out / "runs/sgd/0-0/result.json").stat().st_mtime_ns
     quiet = Quiet()
-    benched(base, ["random"], tmp_path / "out", seeds=2, budget="samples=1e5", reporter=quiet)
+    benched(base, ["random"], tmp_path / "out", seeds=2, budget="samples=1e5", observer=quiet)
     assert [(r["arm"], r["seed"]) for r in rows(out / "results.csv")] == [
         ("sgd", "0"), ("random", "0"), ("sgd", "1"), ("random", "1"),
     ]  # fmt: skip
@@ -243,14 +243,14 @@ def test_ctrl_c_leaves_checkpoints_and_tables_and_the_same_command_goes_on(base:
     whole = benched(base, ["ga", "sgd"], tmp_path / "whole")
 
     class Impatient(Quiet):
-        def generation(self, step: Any, rules: Any) -> None:
-            super().generation(step, rules)
+        def generation(self, step: Any) -> None:
+            super().generation(step)
             if len(self.steps) == 15:
                 os.kill(os.getpid(), signal.SIGINT)
 
     for _ in range(2):
         with pytest.raises(Interrupted):
-            benched(base, ["ga", "sgd"], tmp_path / "b", reporter=Impatient())
+            benched(base, ["ga", "sgd"], tmp_path / "b", observer=Impatient())
     assert rundir.read_result(tmp_path / "b")["status"] == "interrupted"
     benched(base, ["ga", "sgd"], tmp_path / "b")
     for name in ("results.csv", "curves.csv"):
@@ -287,7 +287,7 @@ def test_a_run_that_was_begun_with_other_settings_is_said_to_be(
 ) -> None:
     out, quiet = benched(base, ["random"], tmp_path / "out", budget="samples=1e5"), Quiet()
     monkeypatch.setitem(arms.ARMS, "random", lambda given: {"algorithm": {"name": "random", "population": 7}})
-    benched(base, ["random"], out, budget="samples=1e5", reporter=quiet)
+    benched(base, ["random"], out, budget="samples=1e5", observer=quiet)
     assert any("begun with other settings" in line for line in quiet.lines)
 
 

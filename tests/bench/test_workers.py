@@ -10,16 +10,16 @@ from pathlib import Path
 import psutil
 import pytest
 from conftest import Quiet
-from test_terminal import RULES, step
+from test_terminal import step
 
 from neuroevo.bench import workers
 from neuroevo.bench.workers import Failure
+from neuroevo.engine.observer import Observer
 from neuroevo.errors import InputError, Interrupted, RunError
-from neuroevo.experiments.log import Reporter
 from neuroevo.experiments.signals import Signals
 
 
-def numbered(item: int, reporter: Reporter, signals: Signals) -> None:
+def numbered(item: int, observer: Observer, signals: Signals) -> None:
     """Fail in one way or another, but for even numbers."""
     if item == 7:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -31,18 +31,18 @@ def numbered(item: int, reporter: Reporter, signals: Signals) -> None:
         raise OSError(28, "No space left")
 
 
-def absorbed(folder: str, reporter: Reporter, signals: Signals) -> None:
+def absorbed(folder: str, observer: Observer, signals: Signals) -> None:
     """Take a signal as a run does in its last generation: it ends as if none had come."""
     with Signals():
         (Path(folder) / str(time.monotonic_ns())).touch()
         time.sleep(0.7)
 
 
-def halfway(item: int, reporter: Reporter, signals: Signals) -> None:
+def halfway(item: int, observer: Observer, signals: Signals) -> None:
     """Be at half of a budget, for so long that it is seen."""
-    reporter.note("not heard")
+    observer.note("not heard")
     for generation in (3, 4):  # the second comes too soon
-        reporter.generation(step(generation, None), RULES)
+        observer.generation(step(generation, None))
     time.sleep(1.0)
 
 
@@ -78,7 +78,7 @@ def test_it_is_told_how_far_each_process_is() -> None:
 def test_a_run_to_which_nobody_listens_goes_on() -> None:
     mine, theirs = multiprocessing.Pipe()
     mine.close()
-    workers.Telling(theirs).generation(step(3, None), RULES)
+    workers.Telling(theirs).generation(step(3, None))
 
 
 def test_nothing_to_do_starts_no_process() -> None:

@@ -27,7 +27,7 @@ from neuroevo.data import arrays, cache, datasets, feature_cache, identity
 from neuroevo.data.arrays import Vectors
 from neuroevo.data.images import Arrays
 from neuroevo.data.splits import split
-from neuroevo.engine.loop import Rules, Step
+from neuroevo.engine.loop import Step
 from neuroevo.errors import InputError, Interrupted
 from neuroevo.experiments import build, evaluation, experiment, export
 from neuroevo.experiments.signals import Signals
@@ -97,7 +97,7 @@ def test_a_run_that_is_interrupted_resumes_to_the_same_bytes(tmp_path: Path, ref
     experiment.run(load(None, given), str(tmp_path / "whole"), "test", Quiet())
 
     class Stops(Quiet):
-        def generation(self, step: Step, rules: Rules) -> None:
+        def generation(self, step: Step) -> None:
             if step.generation == 5:
                 os.kill(os.getpid(), signal.SIGTERM)
 

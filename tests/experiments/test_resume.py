@@ -23,7 +23,7 @@ from neuroevo.cli import inspection
 from neuroevo.config import load
 from neuroevo.data import components, feature_cache
 from neuroevo.engine.genome import Layout
-from neuroevo.engine.loop import Rules, Step
+from neuroevo.engine.loop import Step
 from neuroevo.errors import InputError, Interrupted, RunError
 from neuroevo.experiments import experiment, reopen, signals
 from neuroevo.networks import backbones
@@ -41,7 +41,7 @@ SETS = [
 class Slow(Quiet):
     """Takes its time over a generation, so that signals come at all moments of a run."""
 
-    def generation(self, step: Step, rules: Rules) -> None:
+    def generation(self, step: Step) -> None:
         time.sleep(0.01)
 
 
@@ -241,7 +241,7 @@ def test_cifar10_folders_interrupted_while_features_are_made_then_killed_resume_
     c = load(str(preset), sets)
 
     class Early(Quiet):
-        def images(self, done: int, total: int) -> None:
+        def progress(self, done: int, total: int) -> None:
             if done > 500:
                 os.kill(os.getpid(), signal.SIGINT)
 
@@ -589,7 +589,7 @@ def stopped(tmp_path: Path, sets: list[str], generation: int) -> None:
     experiment.run(load(None, sets), str(tmp_path / "whole"), "test", Quiet())
 
     class Stops(Quiet):
-        def generation(self, step: Step, rules: Rules) -> None:
+        def generation(self, step: Step) -> None:
             if step.generation == generation:
                 os.kill(os.getpid(), signal.SIGTERM)
 

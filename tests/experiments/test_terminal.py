@@ -27,7 +27,7 @@ def test_without_a_terminal_there_are_plain_lines_of_validations_and_one_a_secon
     out = io.StringIO()
     terminal = Terminal(out)
     for generation in range(1, 60):
-        terminal.generation(step(generation, 0.25 if generation % 20 == 0 else None, invalid=3), RULES)
+        terminal.generation(step(generation, 0.25 if generation % 20 == 0 else None, invalid=3))
     lines = out.getvalue().splitlines()
     assert 2 <= len(lines) <= 4
     assert "generation 20 of 6  best -0.5000  mean -  validation 0.2500  100 samples/s  3 invalid" in lines

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pytest
@@ -10,15 +11,19 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from neuroevo.api import evolve
 from neuroevo.engine.algorithm import Algorithm
-from neuroevo.engine.cost import Cost
+from neuroevo.engine.cost import Budget, Cost
 from neuroevo.engine.genome import BRED, KEPT, NEW, Layout, Population
 from neuroevo.engine.loop import Champion, Step
 from neuroevo.engine.rng import Context
 from neuroevo.engine.scores import Scores
 from neuroevo.search.algorithms import ALGORITHMS
 from neuroevo.search.algorithms.evolution_strategies import snes
+from neuroevo.search.algorithms.ga import ga
+from neuroevo.search.operators.crossover import uniform
 from neuroevo.search.operators.mutation import gaussian
+from neuroevo.search.operators.selection import truncation
 from neuroevo.storage import checkpoint
 
 LAYOUT = Layout(("w", "b"), ((3, 4), (3,)))
@@ -138,6 +143,37 @@ def test_an_algorithm_alone_optimises_a_sphere() -> None:
         values = -population.genomes.double().square().sum(1, keepdim=True)
         state = algorithm.tell(state, population, Scores(values, values[:, 0].isnan()))
     assert float(algorithm.candidates(state)["center"].square().sum()) < 1e-4
+
+
+def height(genomes: Tensor) -> Tensor:
+    return -genomes.double().square().sum(1)
+
+
+def test_snes_and_ga_search_a_sphere_as_well_as_evotorchs_snes_at_equal_evaluations() -> None:
+    from evotorch import Problem
+    from evotorch.algorithms import SNES
+
+    evaluations, start, sigma = 6000, torch.ones(50), 0.5
+    theirs = []
+    for seed in range(3):
+        problem = Problem(
+            "max", height, solution_length=50, initial_bounds=(-1, 1), vectorized=True, seed=seed,
+            dtype=torch.float32, eval_dtype=torch.float64,
+        )  # fmt: skip
+        search = SNES(problem, stdev_init=sigma, popsize=15, center_init=start)  # its own population for 50 genes
+        search.run(evaluations // 15)
+        theirs.append(float(height(torch.as_tensor(search.status["center"])[None])))
+
+    def ours(algorithm: Algorithm[Any]) -> float:
+        budget = Budget(samples=evaluations)
+        given = {"start": start, "fitness": height, "sigma": sigma, "budget": budget, "every": 10**9, "device": "cpu"}
+        found = [evolve(algorithm=algorithm, seed=seed, **given) for seed in range(3)]
+        assert all(evaluations - 15 <= one.cost.samples <= evaluations for one in found)
+        return median(one.fitness for one in found)
+
+    adaptive = partial(gaussian, sigma=0.1, self_adaptive=True, tau=None, schedule="constant")
+    assert ours(snes(population=15)) > 2 * median(theirs)  # both are negative: the same up to chance
+    assert ours(ga(population=15, selection=truncation, crossover=uniform, mutation=adaptive)) > median(theirs)
 
 
 def test_many_objectives_are_taken_by_what_says_so() -> None:

@@ -9,18 +9,18 @@ from torch import Tensor
 
 from neuroevo.engine.genome import Population, noisy
 from neuroevo.engine.rng import generator
-from neuroevo.search.algorithms.baselines import Found, hill_climbing, random
+from neuroevo.search.algorithms.baselines import Incumbent, hill_climbing, random
 
 both = pytest.mark.parametrize("build", [random, hill_climbing])
 
 
-def told(algorithm: Any, state: Found, generation: int, values: Any) -> tuple[Found, Population]:
+def told(algorithm: Any, state: Incumbent, generation: int, values: Any) -> tuple[Incumbent, Population]:
     population = algorithm.ask(state, context(generation))
     return algorithm.tell(state, population, scores(values)), population
 
 
-def begun(algorithm: Any, sigma: float = 0.1, start: Tensor | None = None) -> Found:
-    found: Found = algorithm.init(torch.zeros(1, G) if start is None else start, sigma, context(0))
+def begun(algorithm: Any, sigma: float = 0.1, start: Tensor | None = None) -> Incumbent:
+    found: Incumbent = algorithm.init(torch.zeros(1, G) if start is None else start, sigma, context(0))
     return found
 
 

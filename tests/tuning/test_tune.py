@@ -21,7 +21,7 @@ from neuroevo import config
 from neuroevo.cli import main
 from neuroevo.config import Config
 from neuroevo.engine.cost import Cost
-from neuroevo.engine.loop import Rules, Step
+from neuroevo.engine.loop import Step
 from neuroevo.engine.rng import Context
 from neuroevo.errors import InputError, Interrupted, RunError
 from neuroevo.experiments import evaluation, experiment
@@ -67,8 +67,8 @@ def load(*sets: str) -> Config:
     return config.check(config.override(BASE, sets, lambda line: None))
 
 
-def searched(out: Path, *sets: str, reporter: Quiet | None = None) -> dict[str, Any]:
-    tune.run(load(*sets), str(out), "test", reporter or Quiet(), Signals())
+def searched(out: Path, *sets: str, observer: Quiet | None = None) -> dict[str, Any]:
+    tune.run(load(*sets), str(out), "test", observer or Quiet(), Signals())
     return rundir.read_result(out)
 
 
@@ -107,7 +107,7 @@ def contents(folder: Path) -> dict[str, Any]:
 
 
 def test_a_search_and_its_final_run_leave_what_the_contract_says(tmp_path: Path, quiet: Quiet) -> None:
-    result = searched(tmp_path / "r", reporter=quiet)
+    result = searched(tmp_path / "r", observer=quiet)
     folder = tmp_path / "r"
     assert {"trials.csv", "best.yaml", "result.json", "champion.safetensors", "history.jsonl", "config.yaml"} <= {
         path.name for path in folder.iterdir()
@@ -289,8 +289,8 @@ class Stops(Quiet):
         super().__init__()
         self.after = after
 
-    def generation(self, step: Step, rules: Rules) -> None:
-        super().generation(step, rules)
+    def generation(self, step: Step) -> None:
+        super().generation(step)
         if len(self.steps) in self.after:
             os.kill(os.getpid(), signal.SIGINT)
 
@@ -315,7 +315,7 @@ def test_a_search_interrupted_and_resumed_ends_in_the_same_bytes(tmp_path: Path,
     for after in (1, 3, 5):  # in the search, at its end, in the final run
         folder = tmp_path / f"cut{after}"
         try:
-            searched(folder, *sets, reporter=Stops(after))
+            searched(folder, *sets, observer=Stops(after))
         except Interrupted as error:
             assert error.status == 130
             assert rundir.read_result(folder)["status"] == "interrupted" or after == 3
@@ -387,7 +387,7 @@ def test_a_search_interrupted_within_a_generation_of_its_trials_ends_in_the_same
         monkeypatch.setattr(Evaluations, "stops", frozenset({first, first + 5}))
         folder, quiet = tmp_path / f"cut{first}", Quiet()
         with pytest.raises(Interrupted):
-            searched(folder, *sets, reporter=quiet)
+            searched(folder, *sets, observer=quiet)
         assert f"neuroevo resume {folder}" in quiet.lines[-1]
         assert Evaluations.count == first
         assert rundir.read_result(folder)["status"] == "interrupted"

@@ -1,4 +1,4 @@
-"""The type that every search algorithm is: four functions around a state of tensors."""
+"""What algorithms share: a population as the state, and scores as one number an individual."""
 
 from typing import NamedTuple
 

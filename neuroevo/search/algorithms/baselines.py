@@ -19,7 +19,7 @@ from neuroevo.search.algorithms.base import fitness_of
 Size = Annotated[int, Ge(2)]
 
 
-class Found(NamedTuple):
+class Incumbent(NamedTuple):
     """The last population, the best before it in row 0, and what its genomes are drawn around."""
 
     population: Population
@@ -28,14 +28,14 @@ class Found(NamedTuple):
     sigma: Tensor  # [] or [g]: the deviation
 
 
-def random(*, population: Size = 256) -> Algorithm[Found]:
+def random(*, population: Size = 256) -> Algorithm[Incumbent]:
     """Draw `population` - 1 individuals around the start, and keep the best so far: random search.
 
     Those drawn have the starting deviation, and no parents. They take up hyperparameters that are an individual's own
     from whoever had their row, but no optimizer's state.
     """
 
-    def ask(state: Found, context: Context) -> Population:
+    def ask(state: Incumbent, context: Context) -> Population:
         if not len(state.fitness):
             return state.population
         before, s = state.population, len(state.start)
@@ -56,13 +56,13 @@ def random(*, population: Size = 256) -> Algorithm[Found]:
     return Algorithm(_init(population, None), ask, _tell, _candidates, population, roles=(NEW, KEPT))
 
 
-def hill_climbing(*, population: Size = 256, sigma: Annotated[float, Ge(0)] | None = None) -> Algorithm[Found]:
+def hill_climbing(*, population: Size = 256, sigma: Annotated[float, Ge(0)] | None = None) -> Algorithm[Incumbent]:
     """Mutate one individual `population` - 1 times, and go on with the best of all: hill climbing.
 
     `sigma` is the deviation of a gene's step (None: the starting deviation). The individual stays unless it is beaten.
     """
 
-    def ask(state: Found, context: Context) -> Population:
+    def ask(state: Incumbent, context: Context) -> Population:
         if not len(state.fitness):
             return state.population
         before, rows = state.population, state.fitness.argmax().expand(population)
@@ -76,20 +76,20 @@ def hill_climbing(*, population: Size = 256, sigma: Annotated[float, Ge(0)] | No
     return Algorithm(_init(population, sigma), ask, _tell, _candidates, population, roles=(BRED, KEPT))
 
 
-def _init(population: int, step: float | None) -> Callable[[Tensor, float | Tensor, Context], Found]:
-    def init(start: Tensor, sigma: float | Tensor, context: Context) -> Found:
+def _init(population: int, step: float | None) -> Callable[[Tensor, float | Tensor, Context], Incumbent]:
+    def init(start: Tensor, sigma: float | Tensor, context: Context) -> Incumbent:
         genomes = noisy(start, population, sigma, context.generator("init"))
         first = Population.new(genomes, parents=2)
         deviation = torch.as_tensor(sigma if step is None else step, dtype=start.dtype, device=start.device)
-        return Found(first, start.new_empty(0, dtype=torch.float64), start, deviation)
+        return Incumbent(first, start.new_empty(0, dtype=torch.float64), start, deviation)
 
     return init
 
 
-def _tell(state: Found, scored: Population, scores: Scores) -> Found:
+def _tell(state: Incumbent, scored: Population, scores: Scores) -> Incumbent:
     return state._replace(population=scored, fitness=fitness_of(scores))
 
 
-def _candidates(state: Found) -> dict[str, Tensor]:
+def _candidates(state: Incumbent) -> dict[str, Tensor]:
     best = int(state.fitness.argmax())
     return {"best": state.population.genomes[best]} if state.fitness[best] > -torch.inf else {}

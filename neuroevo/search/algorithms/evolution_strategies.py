@@ -89,15 +89,15 @@ def _strategy(
     return Algorithm(init, ask, tell, candidates, population, roles=(NEW,), continuous=True)
 
 
-def _as_it_is(state: Search) -> Search:
+def _without_memory(state: Search) -> Search:
     return state
 
 
-def _separable(population: int) -> Callable[[Search, Draw], Tensor]:
+def _separable_sampler(population: int) -> Callable[[Search, Draw], Tensor]:
     return lambda state, draw: draw(population, len(state.center)).mul_(state.sigma).add_(state.center)
 
 
-def _mirrored(population: int) -> Callable[[Search, Draw], Tensor]:
+def _pair_sampler(population: int) -> Callable[[Search, Draw], Tensor]:
     """Sample pairs around the centre, one after another; an odd individual is the centre itself."""
 
     def sample(state: Search, draw: Draw) -> Tensor:
@@ -153,7 +153,7 @@ def snes(*, population: Size = 256, center_rate: Rate = 1.0, sigma_rate: Rate | 
         wider = _over(weights @ steps.square_(), state.sigma.square()) - weights.sum()
         return state._replace(center=center, sigma=state.sigma * (rate / 2 * wider).exp())
 
-    return _strategy(population, _as_it_is, _separable(population), follow)
+    return _strategy(population, _without_memory, _separable_sampler(population), follow)
 
 
 def xnes(*, population: Size = 256, center_rate: Rate = 1.0, sigma_rate: Rate | None = None) -> Algorithm[Search]:
@@ -200,7 +200,7 @@ def cem(*, population: Size = 256, share: Annotated[float, Gt(0), Lt(1)] = 0.5) 
         sigma, center = torch.std_mean(genomes[ranks.topk(elites).indices], dim=0)
         return state._replace(center=center, sigma=sigma)
 
-    return _strategy(population, _as_it_is, _separable(population), follow)
+    return _strategy(population, _without_memory, _separable_sampler(population), follow)
 
 
 def pgpe(
@@ -235,7 +235,7 @@ def pgpe(
         memory = state.memory | {"velocity": velocity}
         return state._replace(center=state.center + velocity, sigma=sigma, memory=memory)
 
-    return _strategy(population, remember, _mirrored(population), follow)
+    return _strategy(population, remember, _pair_sampler(population), follow)
 
 
 def es(*, population: Size = 256, lr: Rate = 0.15) -> Algorithm[Search]:
@@ -258,7 +258,7 @@ def es(*, population: Size = 256, lr: Rate = 0.15) -> Algorithm[Search]:
         memory = {"mean": mean, "square": square, "steps": count}
         return state._replace(center=state.center + lr * state.sigma * step, memory=memory)
 
-    return _strategy(population, remember, _mirrored(population), follow)
+    return _strategy(population, remember, _pair_sampler(population), follow)
 
 
 def sep_cma(*, population: Size = 256) -> Algorithm[Search]:
@@ -305,4 +305,4 @@ def sep_cma(*, population: Size = 256) -> Algorithm[Search]:
         memory = {"step": step, "step_path": step_path, "path": path, "told": told}
         return state._replace(center=state.center + w @ moves, sigma=step * variance.sqrt(), memory=memory)
 
-    return _strategy(population, remember, _separable(population), follow)
+    return _strategy(population, remember, _separable_sampler(population), follow)

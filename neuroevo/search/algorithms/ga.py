@@ -35,7 +35,7 @@ def usual_selection(weighs: bool) -> str:
     return "random" if weighs else "tournament"
 
 
-def averaged(population: int, elites: int) -> int:
+def elite_mean_size(population: int, elites: int) -> int:
     """Return how many of the best the candidate `elite_mean` is the mean of: the elites, but a quarter at least."""
     return max(1, elites, population // 4)
 
@@ -107,7 +107,7 @@ def ga(
     def candidates(state: GAState) -> dict[str, Tensor]:
         if state.fitness.ndim > 1:
             return {f"front-{i}": state.population.genomes[row] for i, row in enumerate(pareto.front(state.fitness))}
-        order = state.fitness.topk(averaged(population, elites)).indices
+        order = state.fitness.topk(elite_mean_size(population, elites)).indices
         order = order[state.fitness[order] > -torch.inf]
         genomes = state.population.genomes[order]
         found = {"best": genomes[0]} if len(order) else {}
