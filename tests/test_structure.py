@@ -33,6 +33,8 @@ PACKAGES = {  # in order: each may import those before it, and its own modules t
     "tuning": ["lockstep", "trials", "search", "tuner", "tune"],
     "bench": ["statistics", "arms", "workers", "tasks", "tables", "benchmark"],
     "forecast": ["pace", "seconds", "length", "stand_ins", "forecaster", "search", "bench"],
+    "learners": [""],
+    "classification": [""],
     "api": [""],
     "cli": ["inspection", "main"],
     "__main__": [""],
