@@ -128,6 +128,7 @@ def evolve(
     looks without a better one it ends. Observers are told, and functions among them called with each generation's step.
     InputError, a ValueError, where something can't be. Nothing is printed, and the model given stays as it is.
     """
+    observer = Observers(observers)
     found = steps(
         model,
         data,
@@ -145,8 +146,9 @@ def evolve(
         every=every,
         seed=seed,
         device=device,
+        progress=observer.progress,
     )
-    watch(found, found.begun, found.rules, Observers(observers))
+    watch(found, found.begun, found.rules, observer)
     return found.result()
 
 
@@ -168,8 +170,12 @@ def steps(
     every: int | None = None,
     seed: int = 0,
     device: str = "auto",
+    progress: Callable[[int, int], object] = lambda done, total: None,
 ) -> Steps:
-    """Return the steps of what `evolve` does, so that one may look, or leave, in between; `result()` ends it."""
+    """Return the steps of what `evolve` does, so that one may look, or leave, in between; `result()` ends it.
+
+    `progress(done, total)` hears how many samples have gone through the frozen prefix, where it is known of how many.
+    """
     trainable = [trainable] if isinstance(trainable, str) else list(trainable)
     place = devices.resolve(device)
     _check_numbers(samples=samples, every=every, patience=patience)
@@ -194,6 +200,7 @@ def steps(
             sigma=0.01 if sigma is None else sigma,
             seed=seed,
             device=place,
+            progress=progress,
         )
         problem, metric, judged = of.problem(), of.supervised.metric, of.supervised.fitness.metrics[0]
         search = _Search(

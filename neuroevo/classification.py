@@ -2,7 +2,7 @@
 
 import inspect
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from functools import partial
 from typing import Any, Literal, NamedTuple
@@ -99,6 +99,7 @@ def classification(
     sigma: float = 0.01,
     seed: int = 0,
     device: torch.device,
+    progress: Callable[[int, int], object] = lambda done, total: None,
 ) -> Classification:
     """Return the search of a classifier's weights on data; InputError names the option that can't be."""
     if not 0 <= sigma < math.inf:
@@ -110,7 +111,7 @@ def classification(
     search = _algorithm(algorithm, len(of_fitness) > 1, given.backbone.cut is not None)
     if len(of_fitness) > 1 and learns is not None and learns.options.inheritance == "baldwinian":
         raise InputError("baldwinian goes with one metric: a front's members are as they score", option="refine")
-    table = tensors.table(parts, given.backbone, given.classes, device)
+    table = tensors.table(parts, given.backbone, given.classes, device, progress=progress)
     evolved = _network(given, table, standardise, device)
     genes, size = evolved.layout.genes, search.later
     search.check(genes)

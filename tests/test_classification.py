@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import neuroevo as ne
 from neuroevo.config import load
+from neuroevo.engine.observer import Observer
 from neuroevo.errors import InputError
 from neuroevo.experiments import experiment
 from neuroevo.networks.weightfiles import read_safetensors
@@ -235,6 +236,27 @@ def test_steps_may_be_left_and_the_champion_taken() -> None:
     rows = result.population.genomes
     assert rows.shape == (10, 51)
     assert [step.generation for step, _ in zip(search, range(2), strict=False)] == [4, 5]
+
+
+class Ear(Observer):
+    def __init__(self) -> None:
+        self.heard: list[str] = []
+
+    def progress(self, done: int, total: int) -> None:
+        self.heard.append(f"{done}/{total}")
+
+    def begin(self, step: Any, rules: Any) -> None:
+        self.heard.append(f"begin {step.generation} of {rules.budget.generations}")
+
+    def end(self, step: Any) -> None:
+        self.heard.append(f"end {step.generation}")
+
+
+def test_observers_and_functions_are_told() -> None:
+    ear, seen = Ear(), []
+    evolved(observers=[ear, seen.append])
+    assert ear.heard == ["64/300", "128/300", "192/300", "256/300", "300/300", "begin 0 of 4", "end 4"]
+    assert [step.generation for step in seen] == [1, 2, 3, 4]
 
 
 def test_a_budget_of_samples_is_never_passed() -> None:

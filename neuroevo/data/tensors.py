@@ -4,7 +4,7 @@ Each is read once, in batches that go through the frozen prefix as they come, so
 in memory together. Inputs are tensors of one shape; what they mean is the module's affair.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,6 +28,7 @@ SHOWN = 8  # names in a line
 KINDS = "(x, y), a Dataset, a DataLoader, or a mapping of train, validation, test to those"
 
 Array = npt.NDArray[Any]
+Progress = Callable[[int, int], object]
 Batch = tuple[Tensor, Array]  # inputs [B, ...], labels [B] of whole numbers or strings
 
 
@@ -38,6 +39,7 @@ class Part(NamedTuple):
     batches: Iterator[Batch]  # all of them
     size: int | None  # how many there are, where it is known
     classes: tuple[str, ...] | None  # names of the labels 0, 1, ..., where there are any
+    labels: Array | None = None  # all of them, where they are known before anything is read
 
 
 class Table(NamedTuple):
@@ -60,45 +62,58 @@ def parts(data: Any) -> dict[str, Part]:
     return {name: _part(data[name], f"{name}: ") for name in SPLITS if name in data}
 
 
-def table(given: Mapping[str, Part], backbone: Backbone, outputs: int, device: torch.device, *, seed: int = 0) -> Table:
+def table(
+    given: Mapping[str, Part],
+    backbone: Backbone,
+    outputs: int,
+    device: torch.device,
+    *,
+    seed: int = 0,
+    progress: Progress = lambda done, total: None,
+) -> Table:
     """Read the parts of data through a backbone on a device, and label them by the places of so many logits.
 
     What isn't split yet is cut into train, validation and test by `seed`, and validation from train where it lacks; a
-    mapping without test has none.
+    mapping without test has none. `progress(done, total)` is called after each batch, where the total is known.
     """
-    labels: list[Array] = []
-    part: list[int] = []
+    known = {name: source.labels for name, source in given.items() if source.labels is not None}
+    if len(known) == len(given):
+        _label(given, known, outputs, seed)  # what is wrong is said before the pass
+    labels: dict[str, list[Array]] = {name: [] for name in given}
 
     def inputs() -> Iterator[Tensor]:
         shape = next(iter(given.values())).some.shape[1:]
         for name, source in given.items():
-            index = SPLITS.index(name) if name else -1
             for x, y in _in_batches(source.batches):
                 if x.shape[1:] != shape:
                     raise InputError(
                         f"inputs of shape {list(shape)} and of {list(x.shape[1:])}; all have one", option="data"
                     )
-                labels.append(y)
-                part.extend([index] * len(y))
+                labels[name].append(y)
                 yield x
 
     sizes = [source.size for source in given.values()]
     backbone.to(device)
-    rows = features_of(backbone, inputs(), device, None if None in sizes else sum(size or 0 for size in sizes))
-    names = next((source.classes for source in given.values() if source.classes is not None), None)
-    kinds = {y.dtype.kind for y in labels}
-    if len(kinds) > 1:
-        raise InputError("some labels are whole numbers and some are names", option="data")
-    classes, places = _place(np.concatenate(labels), outputs, names)
-    splits = _split(classes, places, np.array(part, dtype=np.int64), "" in given, seed)
+    total = None if None in sizes else sum(size or 0 for size in sizes)
+    rows = features_of(backbone, inputs(), device, total, progress=progress)
+    found = {name: np.concatenate(each) for name, each in labels.items()}
+    classes, places, splits = _label(given, found, outputs, seed)
     features = Features((rows,), torch.from_numpy(places).to(device), None, device)
     return Table(features, splits, classes, len(rows) if _computes(backbone) else 0)
 
 
-def features_of(backbone: Backbone, inputs: Iterable[Tensor], device: torch.device, total: int | None = None) -> Tensor:
+def features_of(
+    backbone: Backbone,
+    inputs: Iterable[Tensor],
+    device: torch.device,
+    total: int | None = None,
+    *,
+    progress: Progress = lambda done, total: None,
+) -> Tensor:
     """Return the features [N, d] of batches of inputs, kept on the device where they fit; `total` is N, where known.
 
-    InputError names the first sample that has NaN or infinite ones.
+    `progress(done, total)` is called after each batch where it is. InputError names the first sample that has NaN or
+    infinite ones.
     """
     kept: list[Tensor] = []
     done, out = 0, None
@@ -119,10 +134,24 @@ def features_of(backbone: Backbone, inputs: Iterable[Tensor], device: torch.devi
         else:
             out[done : done + len(rows)] = rows
         done += len(rows)
+        if total is not None:
+            progress(done, total)
     if out is not None:
         return out[:done]
     rows = torch.cat(kept)
     return rows.to(device) if rows.nbytes < devices.available_memory(device) / 2 else rows
+
+
+def _label(
+    given: Mapping[str, Part], labels: Mapping[str, Array], outputs: int, seed: int
+) -> tuple[tuple[str, ...], npt.NDArray[np.int64], dict[str, Tensor]]:
+    """Return the classes of so many logits, the place of each label among them, and the rows of each split."""
+    if len({y.dtype.kind for y in labels.values()}) > 1:
+        raise InputError("some labels are whole numbers and some are names", option="data")
+    names = next((source.classes for source in given.values() if source.classes is not None), None)
+    classes, places = _place(np.concatenate([*labels.values()]), outputs, names)
+    part = [np.full(len(y), SPLITS.index(name) if name else -1, dtype=np.int64) for name, y in labels.items()]
+    return classes, places, _split(classes, places, np.concatenate(part), "" in given, seed)
 
 
 def _computes(backbone: Backbone) -> bool:
@@ -167,7 +196,7 @@ def _of_arrays(data: Sequence[Any], where: str) -> Part:
     if not len(x):
         raise InputError(f"{where}there are no samples", option="data")
     slices = ((x[i : i + BATCH], y[i : i + BATCH]) for i in range(0, len(x), BATCH))
-    return Part(x[:BATCH], slices, len(x), None)
+    return Part(x[:BATCH], slices, len(x), None, y)
 
 
 def _batch(batch: Any, where: str) -> Batch:

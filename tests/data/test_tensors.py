@@ -202,3 +202,14 @@ class Ragged(Pairs):
 def test_what_are_no_samples_is_refused_in_one_line_that_names_data(data: Any, line: str) -> None:
     with pytest.raises(InputError, match=f"^data: .*{line}"):
         read(data)
+
+
+def test_labels_that_are_known_are_looked_at_before_any_sample_is() -> None:
+    parts = tensors.parts({"train": (X, Y), "test": (X, Y + 1)})
+    backbone = of_module(module(), X).backbone
+
+    def progress(done: int, total: int) -> None:
+        raise AssertionError("a batch has been through the prefix")
+
+    with pytest.raises(InputError, match="5 classes, and the model gives 4 logits"):
+        tensors.table(parts, backbone, 4, CPU, progress=progress)
