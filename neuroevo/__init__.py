@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from neuroevo.engine.cost import Budget as Budget
     from neuroevo.errors import InputError as InputError
     from neuroevo.errors import RunError as RunError
-    from neuroevo.learning.optimizers import adam as adam
-    from neuroevo.learning.optimizers import adamw as adamw
-    from neuroevo.learning.optimizers import sgd as sgd
+    from neuroevo.learners import adam as adam
+    from neuroevo.learners import adamw as adamw
+    from neuroevo.learners import sgd as sgd
     from neuroevo.search.algorithms.baselines import hill_climbing as hill_climbing
     from neuroevo.search.algorithms.baselines import random as random
     from neuroevo.search.algorithms.de import de as de
@@ -41,7 +41,7 @@ _HOMES = {  # of the public names, by module
     "api": ("Result", "evolve", "steps"),
     "engine.cost": ("Budget",),
     "errors": ("InputError", "RunError"),
-    "learning.optimizers": ("adam", "adamw", "sgd"),
+    "learners": ("adam", "adamw", "sgd"),
 }
 _HOME = {name: f"{__name__}.{home}" for home, names in _HOMES.items() for name in names}
 

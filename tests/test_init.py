@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import neuroevo
-from neuroevo import api
+from neuroevo import api, learners
 from neuroevo.engine.cost import Budget
 from neuroevo.errors import InputError, RunError
 from neuroevo.learning.optimizers import OPTIMIZERS
@@ -15,7 +15,8 @@ from neuroevo.search.algorithms import ALGORITHMS
 
 
 def test_public_names_are_the_things_of_the_tables() -> None:
-    expected = {**ALGORITHMS, **OPTIMIZERS, "Budget": Budget, "InputError": InputError, "RunError": RunError}
+    expected = {**ALGORITHMS, "Budget": Budget, "InputError": InputError, "RunError": RunError}
+    expected |= {name: getattr(learners, name) for name in OPTIMIZERS}
     expected |= {"evolve": api.evolve, "steps": api.steps, "Result": api.Result}
     assert {*expected, "__version__"} == set(neuroevo.__all__) <= set(dir(neuroevo))
     for name, thing in expected.items():

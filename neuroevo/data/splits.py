@@ -78,16 +78,17 @@ def _share(wanted: float, total: int, least: int, most: int) -> str:
 
 
 def split(
-    data: Dataset, split_seed: int, validation: float, test: float, long_tail: float | None = None
+    data: Dataset, split_seed: int, validation: float, test: float | None, long_tail: float | None = None
 ) -> dict[str, Tensor]:
     """Return the rows of each split, `{name: [rows] int64}`; shares are of samples that have no split yet.
 
     A class's only image stays in train. `long_tail` thins train and validation, as in life, and leaves test as it is.
+    Without a share, None, there is no test split but the data set's own.
     """
     part = data.part.copy()
     for stream, (name, share) in enumerate((("test", test), ("validation", validation)), start=1):
         index = SPLITS.index(name)
-        if (part == index).any():
+        if share is None or (part == index).any():
             continue
         # Test is cut from undecided images only; validation also from those of the data set's own train part.
         pool = np.flatnonzero(part == -1) if name == "test" else np.flatnonzero((part == -1) | (part == 0))

@@ -53,9 +53,11 @@ class Backbone(NamedTuple):
         return features
 
     def to(self, device: torch.device) -> None:
-        """Move the network to a device, channels last."""
+        """Move the network to a device, images channels last."""
         for part in (self.body, *(() if self.cut is None else (self.cut.prefix, self.cut.rest))):
-            part.to(device).to(memory_format=torch.channels_last)
+            part.to(device)
+            if all(p.ndim < 5 for p in part.parameters()):  # volumes have a format of their own
+                part.to(memory_format=torch.channels_last)
 
 
 def build(
@@ -149,10 +151,15 @@ def _cut_before(backbone: Backbone, patterns: Sequence[str]) -> Backbone:
         if not match(names, [pattern]):
             there = ", ".join(key for key, child in network.named_children() if any(True for _ in child.parameters()))
             raise InputError(f"{pattern} matches no parameter of {backbone.name}; it has: {there}", option="trainable")
-    trainable = match(names, patterns)
     t = backbone.transform
     images = torch.linspace(-1, 1, 2 * t.channels * t.size[0] * t.size[1]).view(2, t.channels, *t.size)
-    found = cut(network, set(trainable), images)
+    return cut_at(backbone, match(names, patterns), images)
+
+
+def cut_at(backbone: Backbone, trainable: Sequence[str], images: Tensor, *, whole: bool = False) -> Backbone:
+    """Cut a backbone before the first of its parameters `trainable`; `images` and `whole` as `cut` takes them."""
+    network = backbone.body
+    found = cut(network, set(trainable), images, whole=whole)
     notes = list(backbone.notes)
     if found.reason is not None:
         notes.append(f"{backbone.name} can't be cut and runs whole for every individual ({found.reason})")

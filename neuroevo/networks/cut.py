@@ -23,10 +23,12 @@ class Cut(NamedTuple):
     places: tuple[str, ...]  # what computes the tensors at the cut
     shapes: tuple[tuple[int, ...], ...]  # of the tensors, without the batch
     reason: str | None = None  # why the network runs whole, where it couldn't be cut
+    types: tuple[torch.dtype, ...] = ()  # of the tensors, where some are whole numbers or truth values
 
     def rows(self, images: Tensor) -> Tensor:
         """Return the tensors at the cut as rows [B, D], images channels last."""
-        return torch.cat([_channels_last(x).flatten(1) for x in self.prefix(images)], dim=1)
+        parts = [_channels_last(x).flatten(1) for x in self.prefix(images)]
+        return torch.cat([part.float() for part in parts] if self.types else parts, dim=1)
 
     def tensors(self, rows: Tensor) -> tuple[Tensor, ...]:
         """Return the tensors at the cut that rows [B, D] hold, as views; images are channels last in memory."""
@@ -38,6 +40,8 @@ class Cut(NamedTuple):
                 found.append(part.unflatten(1, (height, width, channels)).permute(0, 3, 1, 2))
             else:
                 found.append(part.unflatten(1, shape))
+        if self.types:
+            return tuple(x.to(dtype) for x, dtype in zip(found, self.types, strict=True))
         return tuple(found)
 
     @property
@@ -80,11 +84,12 @@ class _Tracer(fx.Tracer):
         return not any(own) or all(own) or super().is_leaf_module(m, module_qualified_name)
 
 
-def cut(network: nn.Module, trainable: Collection[str], images: Tensor) -> Cut:
+def cut(network: nn.Module, trainable: Collection[str], images: Tensor, *, whole: bool = False) -> Cut:
     """Cut a network (in eval mode, images to features) after its longest prefix without a `trainable` parameter.
 
     `images` [2 or more, channels, H, W] are put through it, to see shapes and that the parts make the whole. A network
-    that can't be cut runs whole: its prefix is the images themselves, and `reason` says why.
+    that can't be cut runs whole: its prefix is the images themselves, and `reason` says why. With `whole`, tensors of
+    whole numbers below 2**24 and of truth values, such as token ids and masks, may pass the cut.
     """
     for in_place in (True, False):  # the tensors at the cut are used again and again
         if not in_place:
@@ -92,31 +97,35 @@ def cut(network: nn.Module, trainable: Collection[str], images: Tensor) -> Cut:
                 if getattr(module, "inplace", False) is True:
                     setattr(module, "inplace", False)  # noqa: B010  the type of a module's attribute is unknown
         try:
-            return _check(network, trainable, images)
+            return _check(network, trainable, images, whole)
         except Exception as error:  # a library's network may resist tracing in any way
             reason = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
             if not isinstance(error, _Changes):
                 break
-    return Cut(_Images(), network, (IMAGES,), (tuple(images.shape[1:]),), reason)
+    return Cut(_Images(), network, (IMAGES,), (tuple(images.shape[1:]),), reason, _types([images]))
 
 
 class _Changes(ValueError):
     """The rest changes a tensor at the cut."""
 
 
-def _check(network: nn.Module, trainable: Collection[str], images: Tensor) -> Cut:
+def _types(tensors: Sequence[Tensor]) -> tuple[torch.dtype, ...]:
+    return () if all(x.is_floating_point() for x in tensors) else tuple(x.dtype for x in tensors)
+
+
+def _check(network: nn.Module, trainable: Collection[str], images: Tensor, whole: bool) -> Cut:
     prefix, rest, places = _split(network, trainable, images)
     with torch.inference_mode():
         tensors = prefix(images)
-        if any(len(x) != len(images) or not x.is_floating_point() for x in tensors):
+        if any(len(x) != len(images) or not (whole or x.is_floating_point()) for x in tensors):
             raise ValueError("what passes the cut isn't a tensor of numbers for each image")
-        found = Cut(prefix, rest, places, tuple(tuple(x.shape[1:]) for x in tensors))
+        found = Cut(prefix, rest, places, tuple(tuple(x.shape[1:]) for x in tensors), types=_types(tensors))
         rows, kept = found.rows(images), images.clone()
         before = rows.clone()
-        features, whole = rest(*found.tensors(rows)), network(images)
+        features, expected = rest(*found.tensors(rows)), network(images)
         if not torch.equal(before, rows) or not torch.equal(kept, images):
             raise _Changes("it changes what passes the cut")
-        if not torch.allclose(features, whole, rtol=1e-4, atol=1e-5 * float(whole.abs().max())):
+        if not torch.allclose(features, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max())):
             raise _Changes("its parts don't make the whole")
     return found
 

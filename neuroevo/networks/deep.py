@@ -168,19 +168,27 @@ def plan(
     population: int,
     batch: int,
     slots: int,
+    draw: Callable[[int], Tensor] | None = None,
 ) -> Execution:
     """Choose how a population is evaluated, and trained on batches of `batch` (0: not at all), by a short probe.
 
     `start` {name: [1, *shape]} is one individual, `width` that of rows at the cut, `slots` the numbers that training
-    keeps for each gene; `method` is `auto` or one of METHODS. InputError where the limit is too little.
+    keeps for each gene; `method` is one of METHODS, or `auto`: the quicker, and the loop where vmap can't. `draw(B)`
+    gives rows [B, width] to try it on, random ones by default. InputError where the limit is too little.
     """
+    draw = draw or (lambda samples: torch.rand(samples, width, device=device))
     usable = 3 * limit / 4  # the allocator keeps some of what is freed, and a library's scratch isn't counted
     cpu = device.type == "cpu"
     most = min(population, CPU_INDIVIDUALS if cpu else GPU_INDIVIDUALS)
     found: dict[str, Execution] = {}
     least = torch.inf
     for name in METHODS if method == "auto" else (method,):
-        evaluates, trains = _needs(make(name), start, width, classes, device=device, slots=slots if batch else None)
+        try:
+            evaluates, trains = _needs(make(name), start, width, classes, draw=draw, slots=slots if batch else None)
+        except Exception as error:  # what vmap refuses, it refuses in any way
+            if method != "auto" or name != "vmap" or devices.out_of_memory(error):
+                raise
+            continue
         least = min(least, max(evaluates(1, 1), 0 if trains is None else trains(1, 1)))
         samples, micro, trained = CPU_SAMPLES if cpu else GPU_SAMPLES, batch, 0
         while samples > 1 and not evaluates.individuals(usable, samples):
@@ -201,23 +209,23 @@ def plan(
     seconds = {}
     for name, plan in found.items() if len(found) > 1 else ():
         n = 1 if name == "loop" else min(plan.individuals, PROBED)
-        rate = _rate(make(name), start, width, n, plan.samples, device=device)
+        rate = _rate(make(name), start, draw(plan.samples), n)
         seconds[name] = rate * (CLEARLY if name == "vmap" else 1)
     return found[min(seconds, key=seconds.__getitem__)] if seconds else next(iter(found.values()))
 
 
 def _needs(
-    run: Forward, start: Weights, width: int, classes: int, *, device: torch.device, slots: int | None
+    run: Forward, start: Weights, width: int, classes: int, *, draw: Callable[[int], Tensor], slots: int | None
 ) -> tuple[Need, Need | None]:
     """Measure the bytes of evaluation and, unless `slots` is None, of training."""
     genes = sum(w.numel() for w in start.values())
 
     def evaluate(n: int, samples: int) -> object:
-        return run(_repeat(start, n), torch.rand(samples, width, device=device))
+        return run(_repeat(start, n), draw(samples))
 
     def learn(n: int, samples: int) -> object:
         own = {name: w.clone().requires_grad_(True) for name, w in _repeat(start, n).items()}
-        out = run(own, torch.rand(samples, width, device=device))
+        out = run(own, draw(samples))
         return torch.autograd.grad(out, list(own.values()), torch.ones_like(out))
 
     with torch.no_grad():
@@ -238,13 +246,12 @@ def _repeat(start: Weights, n: int) -> dict[str, Tensor]:
     return {name: w.expand(n, *w.shape[1:]) for name, w in start.items()}
 
 
-def _rate(run: Forward, start: Weights, width: int, n: int, samples: int, *, device: torch.device) -> float:
+def _rate(run: Forward, start: Weights, rows: Tensor, n: int) -> float:
     """Return the seconds an individual and sample, the median of three evaluations after one."""
     weights = {name: w.contiguous() for name, w in _repeat(start, n).items()}
-    rows = torch.rand(samples, width, device=device)
     with torch.no_grad():
-        seconds = [_seconds(lambda: run(weights, rows), device) for _ in range(4)]
-    return statistics.median(seconds[1:]) / n / samples
+        seconds = [_seconds(lambda: run(weights, rows), rows.device) for _ in range(4)]
+    return statistics.median(seconds[1:]) / n / len(rows)
 
 
 def _seconds(work: Callable[[], object], device: torch.device) -> float:

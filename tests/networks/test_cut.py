@@ -156,3 +156,27 @@ def test_an_activation_in_place_on_what_passes_the_cut_is_switched_off() -> None
     before = rows.clone()
     found.rest(*found.tensors(rows))
     assert torch.equal(rows, before)
+
+
+class Masked(nn.Module):
+    """A mask is computed from the images, and passes the cut beside what the stem gives."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.last = nn.Conv2d(2, 4, 1), nn.Conv2d(4, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        mask = x.sum(1, keepdim=True) > 0
+        return (self.last(self.stem(x)) * mask).mean((2, 3))
+
+
+def test_masks_pass_the_cut_where_they_may_and_else_the_network_runs_whole() -> None:
+    network = Masked().eval()
+    names = {"last.weight", "last.bias"}
+    assert cut(network, names, IMAGES).places == ("images",)
+    found = cut(network, names, IMAGES, whole=True)
+    assert found.reason is None
+    assert set(found.types) == {torch.float32, torch.bool}
+    rows = found.rows(IMAGES)
+    assert rows.dtype == torch.float32
+    torch.testing.assert_close(found.rest(*found.tensors(rows)), network(IMAGES))

@@ -254,6 +254,32 @@ def test_the_probe_decides_and_a_named_method_is_kept(monkeypatch: pytest.Monkey
         assert plan(2**24, "loop", d=d).method == "loop"
 
 
+def test_what_vmap_refuses_runs_as_a_loop_and_is_refused_where_vmap_is_asked_for() -> None:
+    d = small()
+
+    def make(name: str) -> Forward:
+        def refuse(weights: object, features: Tensor, drop: object = None) -> Tensor:
+            raise RuntimeError("Batching rule not implemented")
+
+        return d.forwards["loop"] if name == "loop" else refuse
+
+    def choose(method: str) -> str:
+        width, seen = d.rows.shape[1], []
+
+        def draw(count: int) -> Tensor:
+            seen.append(count)
+            return d.rows[torch.arange(count) % len(d.rows)]
+
+        options = {"device": CPU, "method": method, "population": 4, "batch": 8, "slots": 1, "draw": draw}
+        found = deep.plan(make, d.start, width, C, 2**24, **options)  # type: ignore[arg-type]
+        assert seen
+        return found.method
+
+    assert choose("auto") == "loop"
+    with pytest.raises(RuntimeError, match="Batching rule"):
+        choose("vmap")
+
+
 # Six architectures, each with its last stage unfrozen.
 
 STAGES = [

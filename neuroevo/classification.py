@@ -1,0 +1,293 @@
+"""A classifier's weights as a search, from a module and samples alone: what `evolve(model, data)` is."""
+
+import inspect
+import math
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from neuroevo import config, devices
+from neuroevo.config import Part
+from neuroevo.data import components, tensors
+from neuroevo.data.augment import BATCH
+from neuroevo.data.samples import Features
+from neuroevo.data.tensors import Table
+from neuroevo.engine import execution, loop
+from neuroevo.engine.algorithm import Algorithm
+from neuroevo.engine.cost import Cost
+from neuroevo.engine.execution import Execution
+from neuroevo.engine.loop import Step
+from neuroevo.engine.problem import Problem
+from neuroevo.errors import InputError, the
+from neuroevo.experiments.memory import amount
+from neuroevo.learners import Learner, learner
+from neuroevo.learning.refine import slice_size
+from neuroevo.learning.sensitivity import PROBE
+from neuroevo.networks import deep, heads, network
+from neuroevo.networks.affine import Affine, Standardise
+from neuroevo.networks.modules import Given, of_module
+from neuroevo.networks.network import Network
+from neuroevo.problems.metric import Additive, Metric, OfGenome, own_metric
+from neuroevo.problems.metrics import METRICS
+from neuroevo.problems.supervised import Fitness, Supervised, Tested, supervised
+from neuroevo.search.algorithms.ga import ga
+from neuroevo.search.operators.mutation import gaussian
+from neuroevo.search.operators.selection import truncation
+
+FREE_SHARE = 4  # an evaluation may use up to a quarter of the memory that is free at the start
+SCALED_BY = 8192  # train samples at most by which what precedes an evolved head is standardised
+
+
+class Named(NamedTuple):
+    """A metric under the name that it is reported by."""
+
+    name: str
+    metric: Metric
+    key: object  # equal for the same metric
+
+
+class Classification(NamedTuple):
+    """A search of a classifier's weights, ready to go."""
+
+    given: Given
+    table: Table
+    supervised: Supervised
+    algorithm: Algorithm[Any]
+    samples: int  # of a generation's batch
+
+    @property
+    def home(self) -> torch.device:
+        """Where the population is kept."""
+        return torch.device(self.supervised.executions.now.home)
+
+    def problem(self) -> Problem:
+        """Return what is searched."""
+        return self.supervised.problem()
+
+    def begin(self, problem: Problem, seed: int) -> Step:
+        """Return the search before its first generation; InputError where the module's logits aren't finite."""
+        step = loop.begin(problem, self.algorithm, seed, self.home)
+        if not math.isfinite(step.champion.validation[self.supervised.metric]):
+            raise InputError("its logits are NaN or infinite on samples of the validation split", option="model")
+        return Step(**{**vars(step), "cost": step.cost + Cost(backbone=self.table.computed)})
+
+    def module(self, genome: Tensor) -> nn.Module:
+        """Return a copy of the module given with a genome's [g] weights, in eval mode."""
+        return self.given.with_weights(self.supervised.network.fold(genome))
+
+    def test(self, genome: Tensor) -> Tested | None:
+        """Score a genome [g] on the test split, None where there is none."""
+        rows = self.table.splits["test"]
+        return self.supervised.test(genome, rows) if len(rows) else None
+
+
+def classification(
+    model: nn.Module,
+    data: Any,
+    *,
+    trainable: Sequence[str] = (),
+    algorithm: Any = None,
+    refine: Any = None,
+    fitness: Any = "cross_entropy",
+    validate: Any = "accuracy",
+    samples: int | Literal["all"] = 512,
+    standardise: bool | None = None,
+    sigma: float = 0.01,
+    seed: int = 0,
+    device: torch.device,
+    progress: Callable[[int, int], object] = lambda done, total: None,
+) -> Classification:
+    """Return the search of a classifier's weights on data; InputError names the option that can't be."""
+    if not 0 <= sigma < math.inf:
+        raise InputError(f"{sigma} given; a number from 0 expected", option="sigma")
+    learns = learner(refine, "refine")
+    metrics, of_fitness, of_validation = _metrics(fitness, validate)
+    parts = tensors.parts(data)
+    given = of_module(model, next(iter(parts.values())).some, trainable=trainable)
+    search = _algorithm(algorithm, len(of_fitness) > 1, given.backbone.cut is not None)
+    if len(of_fitness) > 1 and learns is not None and learns.options.inheritance == "baldwinian":
+        raise InputError("baldwinian goes with one metric: a front's members are as they score", option="refine")
+    table = tensors.table(parts, given.backbone, given.classes, device, progress=progress)
+    evolved = _network(given, table, standardise, device)
+    genes, size = evolved.layout.genes, search.later
+    search.check(genes)
+    if 2 * 4 * genes * size > devices.total_memory():
+        raise InputError(
+            f"{size:,} individuals of {genes:,} genes and their children take {amount(2 * 4 * genes * size)}",
+            option="algorithm",
+        )
+    features = table.features
+    if evolved.affine is not None and evolved.backbone.cut is None:
+        features = features.through(evolved.affine)
+    plan = _execution(evolved, features, search, learns)
+    train = table.splits["train"]
+    of = supervised(
+        evolved.evaluated_by(plan.method),
+        features,
+        table.splits,
+        metrics=metrics,
+        execution=plan,
+        metric=of_validation,
+        fitness=Fitness(metrics=of_fitness),
+        refinement=None if learns is None else learns.refinement(len(train)),
+        sigma=sigma,
+        seed=seed,
+        rescored=search.exact,
+        sensitive=bool(search.overhead),
+    )
+    return Classification(given, table, of, search, len(train) if samples == "all" else min(samples, len(train)))
+
+
+def _metrics(fitness: Any, validate: Any) -> tuple[dict[str, Metric], tuple[str, ...], str]:
+    """Return all metrics by name, and the names of those of fitness and of validation."""
+    several = fitness if isinstance(fitness, list | tuple) and not isinstance(fitness, Additive | OfGenome) else None
+    given = [_metric(each, "fitness") for each in ([fitness] if several is None else several)]
+    names = [each.name for each in given]
+    if not names or len({*names}) < len(names):
+        raise InputError(f"metrics of different names expected, {', '.join(names) or 'none'} given", option="fitness")
+    judge = _metric(validate, "validate")
+    if isinstance(judge.metric, OfGenome):
+        raise InputError(f"{judge.name} is of the weights alone; a metric of predictions is expected", "validate")
+    found = {each.name: each for each in given}
+    if found.setdefault(judge.name, judge).key != judge.key:
+        raise InputError(f"{judge.name} is also {the('fitness')}, as another metric; give it the same", "validate")
+    for name in ("accuracy", "cross_entropy"):
+        found.setdefault(name, _metric(name, name))
+    return {name: each.metric for name, each in found.items()}, tuple(names), judge.name
+
+
+def _metric(given: Any, option: str) -> Named:
+    """Return a metric by its name, as `{name: ..., option: ...}`, or of one's own; InputError where it is none."""
+    if isinstance(given, str | Mapping):
+        part = config.part("metric", given, option)
+        return Named(part.name, part.metric(), (part.name, repr(part.options)))
+    if isinstance(given, Additive | OfGenome):
+        return Named(option, given, given)
+    if not callable(given):
+        raise InputError(f"a metric expected, a {type(given).__name__} given; by name: {', '.join(METRICS)}", option)
+    try:
+        inspect.signature(given).bind(None, None)
+    except TypeError:
+        raise InputError(
+            "a function of (logits [n, B, C], targets [B]) -> scores [n] expected; one of a module goes without data",
+            option,
+        ) from None
+    except ValueError:  # of a function that has no signature
+        pass
+    name = getattr(given, "__name__", option)
+    name = name if name.isidentifier() else option
+    if name in METRICS:
+        raise InputError(f"{name} is the name of another metric; give the function one of its own", option)
+    return Named(name, own_metric(name, given), given)
+
+
+def _algorithm(given: Any, many: bool, cut: bool) -> Algorithm[Any]:
+    """Return an algorithm as it is given, by name or as a mapping, or a genetic one that suits the search.
+
+    With `many` objectives half of each population are survivors, and where more than a head evolves, behind a `cut`,
+    mutation is relative to the size of parameters.
+    """
+    if isinstance(given, Algorithm):
+        found = given
+    elif given is None:
+        own: dict[str, Any] = {"mutation": partial(gaussian, relative=True)} if cut else {}
+        own |= {"elites": 128, "selection": partial(truncation, share=0.5)} if many else {}
+        found = ga(**own)
+    elif isinstance(given, str | Mapping):
+        part = config.part("algorithm", given, "algorithm")
+        mutation = part.options.get("mutation")
+        if isinstance(mutation, Part) and mutation.options.get("relative", False) is None:
+            mutation.options["relative"] = cut and not mutation.options.get("safe")
+        found = part.search()
+    else:
+        raise InputError(f"ga(), a name or a mapping expected, a {type(given).__name__} given", option="algorithm")
+    if many and not found.many:
+        raise InputError("many objectives go with ga", option="algorithm")
+    return found
+
+
+def _network(given: Given, table: Table, standardise: bool | None, device: torch.device) -> Network:
+    """Return the network that evolves, from the module's own weights on."""
+    backbone, head = given.backbone, given.head
+    takes = given.learns and heads.first_linear(head, backbone.head) is not None
+    if standardise and not takes:
+        raise InputError("the head has no bias that evolves, into which it could be folded", option="standardise")
+    affine = _standardise(given, table.features, table.splits["train"]) if takes and standardise is not False else None
+
+    def head_weights(built: nn.Module, seen: int, affine: Affine | None, first: str) -> dict[str, Tensor]:
+        own = {f"{backbone.head}.{name}": p.detach()[None].to(device) for name, p in head.named_parameters()}
+        return own if affine is None else affine.unfold(own, first)
+
+    return network.build(
+        backbone,
+        lambda features: deepcopy(head),
+        table.classes,
+        width=head.in_features,
+        affine=affine,
+        head_weights=head_weights,
+        device=device,
+        learns_head=given.learns,
+        name=type(given.module).__name__,
+    )
+
+
+def _standardise(given: Given, features: Features, train: Tensor) -> Standardise:
+    """Return what standardises the features of the head on the train split, as the module starts out."""
+    cut = given.backbone.cut
+    rows, index = features.pieces[0], train
+    if cut is not None:
+        some = train[torch.linspace(0, len(train) - 1, min(len(train), SCALED_BY)).long()]
+        with torch.no_grad():
+            rows = torch.cat([deep.features(cut, features.batch(part)[0]) for part in some.split(BATCH)])
+        index = torch.arange(len(some))
+    found = components.statistics(rows, index)
+    return Standardise(found.mean.to(features.device), found.std.to(features.device))
+
+
+def _execution(evolved: Network, features: Features, search: Algorithm[Any], learns: Learner | None) -> Execution:
+    """Choose how a population is evaluated, and trained."""
+    device, genes, classes = evolved.device, evolved.layout.genes, len(evolved.classes)
+    limit = 1 << (devices.available_memory(device) // FREE_SHARE).bit_length() - 1
+    batch = learns.options.batch_size if learns is not None else PROBE if search.overhead else 0
+    slots = 0 if learns is None else len(learns.build().slots)
+    if evolved.backbone.cut is not None:
+        start = {name: w for name, w in evolved.base.items() if name in evolved.layout.names}
+
+        def draw(count: int) -> Tensor:  # of the samples themselves: among ids and masks others may be none
+            return features.batch(torch.arange(count) % len(features.labels))[0]
+
+        try:
+            found = deep.plan(
+                evolved.behind_the_cut,
+                start,
+                features.dim,
+                classes,
+                limit,
+                device=device,
+                method="auto",
+                population=search.later,
+                batch=batch,
+                slots=slots,
+                draw=draw,
+            )
+        except InputError:
+            raise
+        except Exception as error:  # a user's module may fail in any way
+            how, said = "trained" if batch else "evaluated", " ".join(str(error).split())[:200]
+            line = f"{evolved.name} can't be {how} behind its cut ({type(error).__name__}: {said})"
+            raise InputError(line, option="model") from error
+    else:
+        widths = heads.widths(evolved.head)
+        found = execution.plan(evolved.method, genes, features.dim, widths, limit, device)
+        if batch:
+            own = learns is not None and learns.options.batches == "own"
+            trained = slice_size(
+                genes, features.dim, widths, linear=True, slots=slots, own=own, size=batch, limit=limit, device=device
+            )
+            found = found._replace(trained=trained, micro=batch)
+    fits = 4 * 4 * genes * search.later < devices.available_memory(device) / 2
+    return found._replace(home=str(device if fits else "cpu"))
