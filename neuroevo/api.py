@@ -50,12 +50,11 @@ class Result(NamedTuple):
 class Steps(Iterator[Step]):
     """A search that goes on for a generation whenever it is asked for the next step."""
 
-    def __init__(self, search: "_Search", rules: Rules, begun: Step) -> None:
-        self.rules, self.begun = rules, begun
-        self._search, self._last = search, begun
-        self._history: list[dict[str, float | None]] = []
+    def __init__(self, search: "_Search", begun: Step, history: Sequence[dict[str, float | None]] = ()) -> None:
+        self.search, self.rules, self.begun = search, search.rules, begun
+        self._last, self._history = begun, list(history)
         self._steps = loop.evolve(
-            search.problem, search.algorithm, rules, begun, device=search.home, clock=time.monotonic
+            search.problem, search.algorithm, search.rules, begun, device=search.home, clock=time.monotonic
         )
 
     def __iter__(self) -> Self:
@@ -66,15 +65,19 @@ class Steps(Iterator[Step]):
         self._history.append(self._last.record)
         return self._last
 
+    def go_on(self, saved: Checkpoint, note: Callable[[str], None], budget: Budget | None) -> "Steps":
+        """Return the steps after a checkpoint of the same search, with a larger `budget` beyond its end."""
+        return Steps(self.search, runfolders.restore(self.search, saved, note, budget), saved.history)
+
     def result(self) -> Result:
         """Return what the search has come to; the champion is scored on the test split here, and nowhere else."""
-        search, step = self._search, self._last
-        champion = step.champion
+        search, step = self.search, self._last
+        champion, tested = step.champion, search.test(step.champion.genome)
         return Result(
             genome=champion.genome,
             fitness=search.fitness(champion),
             validation=champion.validation,
-            test=search.test(champion.genome),
+            test=None if tested is None else tested.scores,
             model=search.module(champion.genome),
             classes=search.classes,
             generation=champion.generation,

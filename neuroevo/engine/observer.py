@@ -86,11 +86,21 @@ def watch(
     *,
     stop: Callable[[], bool] = lambda: False,
 ) -> Step:
-    """Take a search from `start` to its end, or until told to `stop` after a generation; return its last step."""
-    step = start
+    """Take a search from `start` to its end, or until told to `stop` after a generation; return its last step.
+
+    A generation that fails, or is interrupted, ends it after the one before, and is raised.
+    """
+    step, steps = start, iter(generations)
     try:
         observer.begin(start, rules)
-        for step in generations:
+        while True:
+            try:
+                step = next(steps)
+            except StopIteration:
+                break
+            except BaseException:
+                observer.end(step)
+                raise
             observer.generation(step)
             if step.stop is None and stop():
                 break
