@@ -45,6 +45,10 @@ def idle(record: Record) -> dict[str, str]:
         found["algorithm.neighbours"] = "all are neighbours; add neighbourhood: ring"
     if "metrics" in record["fitness"]:
         found["algorithm.averaging"] = "with many objectives the candidates are the front"
+    metrics = record["fitness"].get("metrics", [record["fitness"].get("metric")])
+    if all(isinstance(metric, Mapping) and metric.get("of") == "network" for metric in metrics):
+        for key in ("samples", "split", "balanced", "precision", "class_weights", "logit_adjustment"):
+            found[f"fitness.{key}"] = "fitness is of a network as a whole, not of samples"
     if tune is not None:
         if not tune["trial"]["rungs"]:
             found["tune.trial.keep"] = "there are no rungs; add tune.trial.rungs"

@@ -14,6 +14,7 @@ from neuroevo.config.keys import at as at
 from neuroevo.config.keys import under as under
 from neuroevo.config.model import Config as Config
 from neuroevo.config.model import Tuning as Tuning
+from neuroevo.config.parts import NETWORK as NETWORK
 from neuroevo.config.parts import TABLES as TABLES
 from neuroevo.config.parts import Part as Part
 from neuroevo.config.parts import part as part

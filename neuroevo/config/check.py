@@ -124,6 +124,11 @@ def check(raw: Mapping[str, Any]) -> Config:
 def _metrics(fitness: dict[str, Any]) -> tuple[tuple[Part, ...], Part | None]:
     """Take the metrics out of the section of fitness: one or many objectives, and the metric for ties of one."""
     ties, many = fitness.pop("ties", None), fitness.pop("metrics", None)
+    if "name" in fitness:  # a metric in the section itself
+        if many is not None or "metric" in fitness:
+            raise InputError("fitness.name: give either a name, or metric or metrics")
+        given = {key: fitness.pop(key) for key in list(fitness) if key not in Fitness.model_fields}
+        fitness["metric"] = given
     if many is None:
         one = part("metric", fitness.pop("metric", "cross_entropy"), "fitness.metric")
         return (one,), None if ties is None else part("metric", ties, "fitness.ties")
@@ -173,7 +178,8 @@ def _compatible(metrics: dict[str, Part]) -> None:
             built = metric.metric()  # which refuses options that can't be
             if key == "validate.metric" and isinstance(built, OfGenome):
                 raise InputError(f"{key}: {metric.name} is of the weights alone; a metric of predictions is expected")
-        if named.setdefault(metric.name, metric).options != metric.options:  # results are reported by name
+        same = named.setdefault(metric.name, metric)
+        if (same.options, same.of) != (metric.options, metric.of):  # results are reported by name
             raise InputError(f"{key}: {metric.name} is given elsewhere with other options; give it the same ones")
 
 

@@ -23,7 +23,7 @@ from neuroevo.engine.algorithm import Part as PartMark
 from neuroevo.errors import InputError
 from neuroevo.learning.optimizers import OPTIMIZERS
 from neuroevo.networks.heads import HEADS
-from neuroevo.problems.metric import own_metric
+from neuroevo.problems.metric import OfModule, own_metric
 from neuroevo.problems.metrics import METRICS
 from neuroevo.search.algorithms import ALGORITHMS
 from neuroevo.search.operators.crossover import CROSSOVERS
@@ -44,6 +44,7 @@ TABLES: dict[str, Mapping[str, Callable[..., Any]]] = {
     "variable": VARIABLES,
     "sampler": SAMPLERS,
 }
+LOGITS, NETWORK = "logits", "network"  # what a user's own metric may be given
 DEFAULT_NAMES = {
     "data": "digits",
     "head": "linear",
@@ -78,6 +79,7 @@ class Part:
     name: str
     options: dict[str, Any]  # plain values, or Parts
     path: str = dataclasses.field(default="", compare=False)  # where the config has it
+    of: str = LOGITS  # what a user's own metric is given: logits, or a network
 
     def bound(self) -> Callable[..., Any]:
         """Return the part's function with its options bound; parts among them are bound too."""
@@ -87,7 +89,9 @@ class Part:
         return bound
 
     def metric(self) -> Any:
-        """Return a metric: of a table's builder, or a user's own function."""
+        """Return a metric: of a table's builder, or a user's own function of logits or of a network."""
+        if self.of == NETWORK:
+            return OfModule(self.bound())
         return own_metric(self.name, self.bound()) if ":" in self.name else self.bound()()
 
     def search(self) -> Algorithm[Any]:
@@ -118,7 +122,7 @@ class Part:
             key: value.record() if isinstance(value, Part) else list(value) if isinstance(value, tuple) else value
             for key, value in self.options.items()
         }
-        return {"name": self.name, **plain}
+        return {"name": self.name, **plain, **({} if self.of == LOGITS else {"of": self.of})}
 
 
 def built(algorithm: Part) -> Algorithm[Any]:
@@ -133,7 +137,7 @@ def built(algorithm: Part) -> Algorithm[Any]:
 
 def short(part: Part) -> Any:
     """Return a part as the config spells it: its name where it has no options."""
-    return part.record() if part.options else part.name
+    return part.record() if part.options or part.of != LOGITS else part.name
 
 
 def own_keys(values: dict[str, Any], model: type[Section]) -> dict[str, Any]:
@@ -155,6 +159,9 @@ def part(kind: str, value: Any, path: str) -> Part:
     name = value["name"]
     marks, model = schema(kind, name, f"{path}.name")
     options = {key: option for key, option in value.items() if key != "name"}
+    of = options.pop("of", LOGITS) if kind == "metric" and ":" in name else LOGITS
+    if of not in (LOGITS, NETWORK):
+        raise InputError(f"{path}.of: {show(of)} given; logits or network expected")
     check_keys(options, {*marks, *model.model_fields}, path, also=("name", *COMMON.get(kind, ())))
     plain = {key: option for key, option in options.items() if key not in marks}
     checked = section(model, plain, path, largest=LARGEST_SEED if ":" in name else MOST).model_dump()
@@ -163,7 +170,7 @@ def part(kind: str, value: Any, path: str) -> Part:
         if isinstance(given, Mapping) and default is not None:
             given = {"name": default, **given}
         checked[key] = None if given is default is None else part(inner, given, f"{path}.{key}")
-    return Part(kind, name, checked, path)
+    return Part(kind, name, checked, path, of)
 
 
 def schema(kind: str, name: str, path: str) -> tuple[dict[str, tuple[str, str | None]], type[Section]]:

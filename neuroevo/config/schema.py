@@ -251,6 +251,7 @@ SECTIONS: dict[str, type[Section]] = {  # by where they are
     "features": Features,
     "refine": Refine,
     "memory": Memory,
+    "fitness": Fitness,
     "tune": Tune,
     "tune.trial": Trial,
 }

@@ -35,7 +35,7 @@ LOCAL = Local()
 class Execution(NamedTuple):
     """How evaluations are sliced; fixed at a run's start, since slicing changes rounding."""
 
-    method: str  # gemm or vmap for heads, loop or vmap for what comes before them
+    method: str  # gemm, vmap or loop for heads, loop or vmap for what comes before them
     classes: int
     individuals: int  # at most this many at a time
     samples: int  # at most this many at a time, for metrics that add over samples

@@ -95,14 +95,15 @@ def population_forward(
     again: nn.Module | None = None,
     note: Callable[[str], None] = lambda line: None,
 ) -> tuple[str, Forward]:
-    """Return how a population of this head is evaluated, and the name of the method: `gemm` or `vmap`.
+    """Return how a population of this head is evaluated, and the name of the method: `gemm`, `vmap` or `loop`.
 
     Linear layers with pointwise ones (and layer norm) between are matrix products over all individuals at once: where
     the first layer's input is the same for all, it is one GEMM of `[n * out, d]` with `[d, B]`. Logits are then
-    [n, C, B] in memory and returned transposed. Any other module goes through `torch.func.vmap`, and `note` is told.
+    [n, C, B] in memory and returned transposed. Any other module goes through `torch.func.vmap`, or one individual
+    after another where that refuses it, as it does control flow that depends on the data; `note` is told.
 
-    Either is compared once with the module itself, or with `again`, the same head built a second time; InputError where
-    neither gives the same logits. `sizes` are the features and classes, without which vmap isn't compared.
+    Each is compared once with the module itself, or with `again`, the same head built a second time; InputError where
+    none gives the same logits. `sizes` are the features and classes, without which vmap isn't compared.
     """
     head.eval()
     other = _obstacle(head, prefix)
@@ -116,9 +117,14 @@ def population_forward(
     note(f"head: {other}; it is evaluated by vmap, which is slower")
     forward = _by_vmap(head, prefix)
     wrong = None if sizes is None else _difference(forward, head, prefix, sizes, again or head)
+    if sizes is None or wrong is None:
+        return "vmap", forward
+    note(f"head: vmap refuses it ({wrong}); it is evaluated one individual after another, which is slower still")
+    forward = _by_loop(head, prefix)
+    wrong = _difference(forward, head, prefix, sizes, again or head)
     if wrong is not None:
         raise InputError(f"{type(head).__name__} can't be evaluated as a population: {wrong}", option="head")
-    return "vmap", forward
+    return "loop", forward
 
 
 def _by_vmap(head: nn.Module, prefix: str) -> Forward:
@@ -134,6 +140,19 @@ def _by_vmap(head: nn.Module, prefix: str) -> Forward:
             return torch.vmap(call, in_dims=(0, None if features.ndim == 2 else 0))(own, features)
 
     return by_vmap
+
+
+def _by_loop(head: nn.Module, prefix: str) -> Forward:
+    def by_loop(weights: Mapping[str, Tensor], features: Tensor, drop: Drop = None) -> Tensor:
+        own = {name.removeprefix(prefix + "."): weight.unbind() for name, weight in weights.items()}
+        n = len(next(iter(own.values())))
+        given = [features] * n if features.ndim == 2 else list(features)
+        alone = ({name: each[i] for name, each in own.items()} for i in range(n))
+        return torch.stack(
+            [torch.func.functional_call(head, w, (x.clone(),)) for w, x in zip(alone, given, strict=True)]
+        )
+
+    return by_loop
 
 
 def _by_gemm(head: nn.Module, prefix: str) -> Forward:

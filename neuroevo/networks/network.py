@@ -48,7 +48,7 @@ class Network:
     affine: Affine | None  # of what the head is given
     first: str  # the head's first linear layer, into which the affine map folds
     width: int  # features that the network gives its head
-    method: str  # by which heads are evaluated: gemm or vmap
+    method: str  # by which heads are evaluated: gemm, vmap or loop
     of_features: Forward  # logits of heads on features as they see them
     classes: Classes
     device: torch.device

@@ -115,7 +115,7 @@ def _slice(judgement: Judgement, rows: Tensor, index: Tensor, execution: Executi
 
 def _first(metric: OfModule, evolved: Evolved, genome: Tensor) -> float:
     """Return what counts of a function of a module: the first of its numbers, NaN where that isn't finite."""
-    value = next(iter(numbers(metric.score(evolved.module(genome))).values()))
+    value = next(iter(numbers(metric.score(evolved.module(genome).requires_grad_(False))).values()))
     return value if abs(value) != torch.inf else torch.nan
 
 

@@ -223,7 +223,7 @@ class Supervised:
     def check_dropout(self, settings: Settings, brought: Collection[str]) -> None:
         """See that a head has the dropout that it is trained with, and can be; InputError if not."""
         head, name = self.network.head, self.network.name
-        if self.network.method == "vmap" and heads.noisy_in_training(head, self.network.seen):
+        if self.network.method != "gemm" and heads.noisy_in_training(head, self.network.seen):
             raise InputError(f"{name} has dropout, which only a chain of layers can be trained with", option="head")
         layers = [module for module in head.modules() if isinstance(module, nn.Dropout) and module.p > 0]
         if (settings.dropout or "dropout" in brought) and not layers:
@@ -231,12 +231,12 @@ class Supervised:
 
     def validate(self, genomes: Tensor) -> tuple[list[dict[str, float]], Cost]:
         """Score candidates [k, g] on the validation split by every metric, as reported."""
-        rows, judgement = self.splits["validation"], self.judgement(self.metrics.values())
+        of_samples = {name: metric for name, metric in self.metrics.items() if not isinstance(metric, OfModule)}
+        rows, judgement = self.splits["validation"], self.judgement(of_samples.values())
         scores = self.executions.fit(lambda execution: evaluate(judgement, genomes, rows, exact(execution)))
-        found = [
-            {name: reported(name, value) for name, value in zip(self.metrics, line, strict=True)}
-            for line in scores.values.tolist()
-        ]
+        found = [self.of_modules(genome) for genome in genomes]
+        for own, line in zip(found, scores.values.tolist(), strict=True):
+            own |= {name: reported(name, value) for name, value in zip(of_samples, line, strict=True)}
         return found, Cost(validation=len(genomes) * (len(rows) + self.calibrates))
 
     def test(self, genome: Tensor, rows: Tensor, samples: Samples | None = None) -> Tested:
@@ -250,17 +250,23 @@ class Supervised:
         )
         of_logits = {n: metric for n, metric in self.metrics.items() if not isinstance(metric, OfGenome | OfModule)}
         found = intervals.with_intervals(logits, targets, of_logits)
+        start = self.start[0].to(genome.device)
+        exact_ones = self.of_modules(genome)
         for name, metric in self.metrics.items():
-            if isinstance(metric, OfGenome | OfModule):
-                value = reported(name, self.of_genome(metric, genome))
-                found = {name: value, **found, "interval": {**found["interval"], name: [value, value]}}
+            if isinstance(metric, OfGenome):
+                exact_ones[name] = reported(name, float(metric.score(genome[None], start)))
+        for name, value in exact_ones.items():
+            found = {name: value, **found, "interval": {**found["interval"], name: [value, value]}}
         return Tested(found, intervals.confusion(logits, targets))
 
-    def of_genome(self, metric: OfGenome | OfModule, genome: Tensor) -> float:
-        """Return the score of a genome [g] by a metric that needs no samples."""
-        if isinstance(metric, OfModule):
-            return next(iter(numbers(metric.score(self.network.module(genome))).values()))
-        return float(metric.score(genome[None], self.start[0].to(genome.device)))
+    def of_modules(self, genome: Tensor) -> dict[str, float]:
+        """Return what functions of a whole network find of a genome [g]: the first number under the metric's name."""
+        found: dict[str, float] = {}
+        for name, metric in self.metrics.items():
+            if isinstance(metric, OfModule):
+                first, *others = numbers(metric.score(self.network.module(genome).requires_grad_(False))).items()
+                found |= {name: first[1], **{key: value for key, value in others if key not in self.metrics}}
+        return found
 
 
 def supervised(

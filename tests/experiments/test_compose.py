@@ -77,7 +77,7 @@ def start(out: Path, *sets: str, quiet: Quiet | None = None) -> dict[str, Any]:
 
 
 def own(name: str, *more: str) -> list[str]:
-    return [f"head.name=test_composition:{name}", "head.init=default", *more]
+    return [f"head.name=test_compose:{name}", "head.init=default", *more]
 
 
 RAW = ("features.standardise=false", "features.components=null")
@@ -113,9 +113,9 @@ def test_a_scale_is_not_folded_into_a_layer_that_runs_twice(tmp_path: Path) -> N
     ("sets", "message"),
     [
         (own("noisy", "refine.steps=1"), "noisy has dropout, which only a chain of layers can be trained with"),
-        (own("broken"), "can't be built .NameError: name 'undefined_name' is not defined; test_composition.py, line"),
-        (own("infinite"), "head: test_composition:infinite: weight holds NaN or infinite numbers"),
-        (["head.name=test_composition:weight_norm", *RAW], "head.init: zero: the last linear layer .* is parametrized"),
+        (own("broken"), "can't be built .NameError: name 'undefined_name' is not defined; test_compose.py, line"),
+        (own("infinite"), "head: test_compose:infinite: weight holds NaN or infinite numbers"),
+        (["head.name=test_compose:weight_norm", *RAW], "head.init: zero: the last linear layer .* is parametrized"),
     ],
 )
 def test_a_head_that_can_not_be_leaves_one_line_and_no_folder(tmp_path: Path, sets: list[str], message: str) -> None:
@@ -202,7 +202,7 @@ def test_safe_mutation_is_counted_to_the_sample_and_stays_within_the_budget(
         ["fitness.precision=bfloat16"],
         ["fitness.split=validation", "fitness.samples=5000"],
         ["algorithm.name=pso"],
-        ["algorithm.name=test_composition:big"],
+        ["algorithm.name=test_compose:big"],
     ],
 )
 def test_what_is_foretold_is_what_a_run_costs(tmp_path: Path, sets: list[str]) -> None:
@@ -215,12 +215,12 @@ def test_what_is_foretold_is_what_a_run_costs(tmp_path: Path, sets: list[str]) -
 
 
 def test_an_algorithm_of_ones_own_is_built_by_options_alone_and_returns_one() -> None:
-    assert load(None, ["algorithm={name: 'test_composition:big'}"]).algorithm.search().later == 40
-    line = r"^algorithm: test_composition:of_layout takes layout, but an algorithm is built by its options alone: "
+    assert load(None, ["algorithm={name: 'test_compose:big'}"]).algorithm.search().later == 40
+    line = r"^algorithm: test_compose:of_layout takes layout, but an algorithm is built by its options alone: "
     with pytest.raises(InputError, match=line):
-        load(None, ["algorithm={name: 'test_composition:of_layout'}"]).algorithm.search()
-    with pytest.raises(InputError, match="^algorithm: test_composition:nothing returns NoneType, not an Algorithm"):
-        load(None, ["algorithm={name: 'test_composition:nothing'}"]).algorithm.search()
+        load(None, ["algorithm={name: 'test_compose:of_layout'}"]).algorithm.search()
+    with pytest.raises(InputError, match="^algorithm: test_compose:nothing returns NoneType, not an Algorithm"):
+        load(None, ["algorithm={name: 'test_compose:nothing'}"]).algorithm.search()
 
 
 # Sizes that no machine holds
@@ -258,7 +258,7 @@ def test_sizes_are_spelled_as_people_read_them() -> None:
     ]  # fmt: skip
 
 
-sys.modules.setdefault("test_composition", sys.modules[__name__])
+sys.modules.setdefault("test_compose", sys.modules[__name__])
 
 
 @pytest.mark.parametrize(

@@ -198,7 +198,6 @@ class Counts(nn.Linear):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (Branches, "can't be evaluated as a population: RuntimeError"),
         (Random, "other logits each time"),
         (Counts, "other logits each time"),
         (OfTheBatch, "depend on the others in its batch"),
@@ -210,6 +209,21 @@ class Counts(nn.Linear):
 def test_a_head_that_is_no_function_of_one_image_is_refused(make: object, message: str) -> None:
     with pytest.raises(InputError, match=message):
         heads.population_forward(make(7, 3), "fc", (7, 3))  # type: ignore[operator]
+
+
+def test_a_head_that_vmap_refuses_is_evaluated_one_individual_after_another() -> None:
+    head, notes = Branches(7, 3), []
+    method, forward = heads.population_forward(head, "fc", (7, 3), note=notes.append)
+    assert method == "loop"
+    assert "one individual after another" in notes[-1]
+    weights = {"fc.weight": torch.randn(4, 3, 7), "fc.bias": torch.tensor([[1.0] * 3, [-1.0] * 3] * 2)}
+    weights = {name: w.requires_grad_(True) for name, w in weights.items()}
+    for x in (torch.randn(5, 7), torch.randn(4, 5, 7)):
+        logits = forward(weights, x)
+        for i in range(4):
+            own = {name.removeprefix("fc."): w[i] for name, w in weights.items()}
+            assert torch.equal(logits[i], torch.func.functional_call(head, own, (x if x.ndim == 2 else x[i],)))
+        assert torch.autograd.grad(logits.sum(), weights["fc.weight"])[0].shape == (4, 3, 7)
 
 
 def test_a_head_is_compared_with_the_one_that_is_built_again() -> None:

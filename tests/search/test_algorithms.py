@@ -153,7 +153,7 @@ def test_snes_and_ga_search_a_sphere_as_well_as_evotorchs_snes_at_equal_evaluati
     from evotorch import Problem
     from evotorch.algorithms import SNES
 
-    evaluations, start, sigma = 6000, torch.ones(50), 0.5
+    evaluations, start, sigma = 3000, torch.ones(50), 0.5
     theirs = []
     for seed in range(3):
         problem = Problem(
