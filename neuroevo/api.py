@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from neuroevo import devices
-from neuroevo.classification import classification
+from neuroevo.classification import classification, make_algorithm
 from neuroevo.engine import loop
 from neuroevo.engine.algorithm import Algorithm
 from neuroevo.engine.cost import Budget, Cost
@@ -19,7 +19,6 @@ from neuroevo.engine.problem import Problem
 from neuroevo.errors import InputError
 from neuroevo.problems import function
 from neuroevo.problems.metric import FITNESS, LOWER_IS_BETTER
-from neuroevo.search.algorithms.ga import ga
 
 GENERATIONS = 400  # of a search without a budget, as of a run without one
 
@@ -283,7 +282,7 @@ def _of_function(
     start: Tensor | None,
     trainable: Sequence[str],
     sigma: float | Tensor,
-    algorithm: Algorithm[Any] | None,
+    algorithm: Any,
     place: torch.device,
 ) -> _Search:
     """Return the search of a function of a module or of genomes."""
@@ -292,9 +291,7 @@ def _of_function(
         raise InputError(line, option="start")
     if not callable(fitness):
         raise InputError("a function expected; a metric by name goes with data", option="fitness")
-    search = ga() if algorithm is None else algorithm
-    if not isinstance(search, Algorithm):
-        raise InputError(f"ga() or another expected, a {type(search).__name__} given", option="algorithm")
+    search = make_algorithm(algorithm)
     evolvable: function.Evolvable | None = None
     if model is not None:
         evolvable = function.Evolvable(model, trainable, place)

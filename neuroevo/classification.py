@@ -108,7 +108,7 @@ def classification(
     metrics, of_fitness, of_validation = _metrics(fitness, validate)
     parts = tensors.parts(data)
     given = of_module(model, next(iter(parts.values())).some, trainable=trainable)
-    search = _algorithm(algorithm, len(of_fitness) > 1, given.backbone.cut is not None)
+    search = make_algorithm(algorithm, many=len(of_fitness) > 1, cut=given.backbone.cut is not None)
     if len(of_fitness) > 1 and learns is not None and learns.options.inheritance == "baldwinian":
         raise InputError("baldwinian goes with one metric: a front's members are as they score", option="refine")
     table = tensors.table(parts, given.backbone, given.classes, device, progress=progress)
@@ -185,7 +185,7 @@ def _metric(given: Any, option: str) -> Named:
     return Named(name, own_metric(name, given), given)
 
 
-def _algorithm(given: Any, many: bool, cut: bool) -> Algorithm[Any]:
+def make_algorithm(given: Any, *, many: bool = False, cut: bool = False) -> Algorithm[Any]:
     """Return an algorithm as it is given, by name or as a mapping, or a genetic one that suits the search.
 
     With `many` objectives half of each population are survivors, and where more than a head evolves, behind a `cut`,
