@@ -1,26 +1,22 @@
-"""The public door: a search of a classifier on data, or of one's own function, from Python and without a config."""
+"""The public door: searches of a classifier on data, or of one's own function, from Python."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
 
-import torch
 from torch import Tensor, nn
 
-from neuroevo import devices
-from neuroevo.classification import classification, make_algorithm
+from neuroevo import runfolders
+from neuroevo.arguments import Arguments
 from neuroevo.engine import loop
-from neuroevo.engine.algorithm import Algorithm
 from neuroevo.engine.cost import Budget, Cost
 from neuroevo.engine.genome import Population
-from neuroevo.engine.loop import Champion, Rules, Step
+from neuroevo.engine.loop import Step
 from neuroevo.engine.observer import Observer, Observers, watch
-from neuroevo.engine.problem import Problem
-from neuroevo.errors import InputError
-from neuroevo.problems import function
-from neuroevo.problems.metric import FITNESS, LOWER_IS_BETTER
-
-GENERATIONS = 400  # of a search without a budget, as of a run without one
+from neuroevo.runfolders import Search
+from neuroevo.storage import claims, rundir
+from neuroevo.storage.checkpoint import Checkpoint
 
 
 class Result(NamedTuple):
@@ -38,7 +34,7 @@ class Result(NamedTuple):
     cost: Cost
     seconds: float
     stop_reason: str  # which limit ended it; left, where none did
-    folder: str | None = None  # of a run that was written down
+    folder: Path | None = None  # of a run that was written down
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -49,7 +45,7 @@ class Result(NamedTuple):
 class Steps(Iterator[Step]):
     """A search that goes on for a generation whenever it is asked for the next step."""
 
-    def __init__(self, search: "_Search", begun: Step, history: Sequence[dict[str, float | None]] = ()) -> None:
+    def __init__(self, search: Search, begun: Step, history: Sequence[dict[str, float | None]] = ()) -> None:
         self.search, self.rules, self.begun = search, search.rules, begun
         self._last, self._history = begun, list(history)
         self._steps = loop.evolve(
@@ -68,13 +64,13 @@ class Steps(Iterator[Step]):
         """Return the steps after a checkpoint of the same search, with a larger `budget` beyond its end."""
         return Steps(self.search, runfolders.restore(self.search, saved, note, budget), saved.history)
 
-    def result(self) -> Result:
+    def result(self, folder: Path | None = None) -> Result:
         """Return what the search has come to; the champion is scored on the test split here, and nowhere else."""
         search, step = self.search, self._last
         champion, tested = step.champion, search.test(step.champion.genome)
         return Result(
             genome=champion.genome,
-            fitness=search.fitness(champion),
+            fitness=search.score(champion),
             validation=champion.validation,
             test=None if tested is None else tested.scores,
             model=search.module(champion.genome),
@@ -85,6 +81,7 @@ class Steps(Iterator[Step]):
             cost=step.cost,
             seconds=step.seconds,
             stop_reason=step.stop or "left",
+            folder=folder,
         )
 
 
@@ -106,6 +103,7 @@ def evolve(
     every: int | None = None,
     seed: int = 0,
     device: str = "auto",
+    out: str | Path | None = None,
     observers: Sequence[Observer | Callable[[Step], object]] = (),
 ) -> Result:
     """Evolve a classifier on data, a module, or genomes; return what came of it.
@@ -128,12 +126,14 @@ def evolve(
     size where more than a head evolves; else 0.1). `algorithm` is a genetic one by default; without a `budget` it takes
     400 generations. Candidates are looked at `every` so many generations (10 with data, else 1), and after `patience`
     looks without a better one it ends. Observers are told, and functions among them called with each generation's step.
-    InputError, a ValueError, where something can't be. Nothing is printed, and the model given stays as it is.
+    `out` names a new folder for the run, as the command line's: with checkpoints, to go on from by `resume`, and for
+    `neuroevo report` and `inspect`. InputError, a ValueError, where something can't be. Nothing is printed, and the
+    model given stays as it is.
     """
     observer = Observers(observers)
-    found = steps(
-        model,
-        data,
+    asked = Arguments(
+        model=model,
+        data=data,
         fitness=fitness,
         start=start,
         trainable=trainable,
@@ -150,8 +150,14 @@ def evolve(
         device=device,
         progress=observer.progress,
     )
-    watch(found, found.begun, found.rules, observer)
-    return found.result()
+    if out is None:
+        found = Steps(*asked.search())
+        watch(found, found.begun, found.rules, observer)
+        return found.result()
+    with runfolders.claim(out, seed) as folder:
+        found = Steps(*asked.search())
+        runfolders.keep(found.search, found, found.begun, folder, observer, history=[])
+    return found.result(folder)
 
 
 def steps(
@@ -178,136 +184,77 @@ def steps(
 
     `progress(done, total)` hears how many samples have gone through the frozen prefix, where it is known of how many.
     """
-    trainable = [trainable] if isinstance(trainable, str) else list(trainable)
-    place = devices.resolve(device)
-    _check_numbers(samples=samples, every=every, patience=patience)
-    if not (budget is None or isinstance(budget, Budget)):
-        raise InputError(f"Budget(generations=100) or another expected, a {type(budget).__name__} given", "budget")
-    if data is not None:
-        if model is None or start is not None:
-            line = "data go with a model" if model is None else "a model given with data starts from its own weights"
-            raise InputError(line, option="start" if model is not None else "model")
-        if isinstance(sigma, Tensor):
-            raise InputError("one number expected, with data", option="sigma")
-        of = classification(
-            model,
-            data,
-            trainable=trainable,
-            algorithm=algorithm,
-            refine=refine,
-            fitness="cross_entropy" if fitness is None else fitness,
-            validate="accuracy" if validate is None else validate,
-            samples=512 if samples is None else samples,
-            standardise=standardise,
-            sigma=0.01 if sigma is None else sigma,
-            seed=seed,
-            device=place,
-            progress=progress,
-        )
-        problem, metric, judged = of.problem(), of.supervised.metric, of.supervised.fitness.metrics[0]
-        search = _Search(
-            problem=problem,
-            algorithm=of.algorithm,
-            home=of.home,
-            fitness=lambda champion: _score(champion, judged),
-            module=of.module,
-            test=lambda genome: None if (found := of.test(genome)) is None else found.scores,
-            classes=of.table.classes,
-        )
-        rules = Rules(
-            seed=seed,
-            samples=of.samples,
-            every=10 if every is None else every,
-            patience=patience,
-            budget=budget or Budget(generations=GENERATIONS),
-            metric=metric,
-            lower_is_better=metric in LOWER_IS_BETTER,
-        )
-        return Steps(search, rules, of.begin(problem, seed))
-    only = {"refine": refine, "validate": validate, "samples": samples, "standardise": standardise}
-    for option, value in only.items():
-        if value is not None:
-            raise InputError("goes with data", option=option)
-    search = _of_function(
-        model,
+    asked = Arguments(
+        model=model,
+        data=data,
         fitness=fitness,
         start=start,
         trainable=trainable,
-        sigma=0.1 if sigma is None else sigma,
         algorithm=algorithm,
-        place=place,
-    )
-    rules = Rules(
-        seed=seed,
-        samples=1,
-        every=1 if every is None else every,
+        refine=refine,
+        validate=validate,
+        samples=samples,
+        standardise=standardise,
+        sigma=sigma,
+        budget=budget,
         patience=patience,
-        budget=budget or Budget(generations=GENERATIONS),
-        metric=FITNESS,
-        lower_is_better=False,
+        every=every,
+        seed=seed,
+        device=device,
+        progress=progress,
     )
-    return Steps(search, rules, loop.begin(search.problem, search.algorithm, seed, search.home))
+    return Steps(*asked.search())
 
 
-class _Search(NamedTuple):
-    """What is searched, and what a genome of it is."""
-
-    problem: Problem
-    algorithm: Algorithm[Any]
-    home: torch.device
-    fitness: Callable[[Champion], float]
-    module: Callable[[Tensor], nn.Module | None]
-    test: Callable[[Tensor], dict[str, Any] | None] = lambda genome: None
-    classes: tuple[str, ...] = ()
-
-
-def _score(champion: Champion, metric: str) -> float:
-    """Return a champion's score by a metric, the higher the better, of what is reported."""
-    value = champion.validation[metric]
-    return -value if metric in LOWER_IS_BETTER else value
-
-
-def _check_numbers(**given: Any) -> None:
-    """See that options are whole numbers above 0, where they are given; InputError names the first that isn't."""
-    for option, value in given.items():
-        whole = isinstance(value, int) and not isinstance(value, bool) and value > 0
-        if not (value is None or whole or (option == "samples" and value == "all")):
-            raise InputError(f"{value!r} given; a whole number above 0 expected", option=option)
-
-
-def _of_function(
-    model: nn.Module | None,
+def resume(
+    folder: str | Path,
+    model: nn.Module | None = None,
+    data: Any = None,
     *,
-    fitness: Callable[..., Any] | None,
-    start: Tensor | None,
-    trainable: Sequence[str],
-    sigma: float | Tensor,
-    algorithm: Any,
-    place: torch.device,
-) -> _Search:
-    """Return the search of a function of a module or of genomes."""
-    if (model is None) == (start is None):
-        line = "give either a model or a start, not both" if start is not None else "give a model or a start"
-        raise InputError(line, option="start")
-    if not callable(fitness):
-        raise InputError("a function expected; a metric by name goes with data", option="fitness")
-    search = make_algorithm(algorithm)
-    evolvable: function.Evolvable | None = None
-    if model is not None:
-        evolvable = function.Evolvable(model, trainable, place)
-        problem = function.of_module(fitness, evolvable, sigma=sigma)
-    else:
-        if trainable:
-            raise InputError(f"{', '.join(trainable)}: genomes have no parameters by name", option="trainable")
-        genomes = torch.as_tensor(start, dtype=torch.float32, device=place)
-        if not genomes.numel() or genomes.ndim > 2 or not bool(genomes.isfinite().all()):
-            raise InputError("a genome [g], or several [s, g], of finite numbers expected", option="start")
-        problem = function.of_genomes(fitness, genomes, sigma=sigma)
-    search.check(problem.layout.genes)
-    return _Search(
-        problem=problem,
-        algorithm=search,
-        home=place,
-        fitness=lambda champion: champion.validation[FITNESS],
-        module=lambda genome: None if evolvable is None else evolvable.of(genome),
-    )
+    fitness: Any = None,
+    start: Tensor | None = None,
+    algorithm: Any = None,
+    refine: Any = None,
+    validate: Any = None,
+    budget: Budget | None = None,
+    observers: Sequence[Observer | Callable[[Step], object]] = (),
+) -> Result:
+    """Go on with a run that `evolve` began with `out`, to the same bytes as if it had never stopped.
+
+    What was given as an object (module, data, start, functions, algorithms built by a call) is given again, the same:
+    InputError names what is missing or differs. A `budget` takes the old one's place. One that has come to its end, and
+    isn't given more, is returned as it is.
+    """
+    place, observer = rundir.find(str(folder)), Observers(observers)
+    with claims.lock(place):
+        record, saved = runfolders.read(place, observer.note)
+        many = record["fitness"].get("metrics")
+        asked = Arguments(
+            model=model,
+            data=data,
+            start=start,
+            fitness=runfolders.part(many or record["fitness"]["metric"], fitness, "fitness"),
+            trainable=record["backbone"]["trainable"],
+            algorithm=runfolders.part(record["algorithm"], algorithm, "algorithm"),
+            refine=runfolders.part(record["refine"], refine, "refine"),
+            validate=None if data is None else runfolders.part(record["validate"]["metric"], validate, "validate"),
+            samples=record["fitness"]["samples"],
+            standardise=record["features"]["standardise"],
+            sigma=runfolders.number(record["genome"]["init_sigma"]),
+            budget=budget or Budget(**record["budget"]),
+            patience=record["validate"]["patience"],
+            every=record["validate"]["every"],
+            seed=record["seed"],
+            device=record["device"],
+            checkpoint=record["checkpoint"],
+            progress=observer.progress,
+        )
+        found = Steps(*asked.search())
+        runfolders.agree(found.search, record, place)
+        if saved is not None:
+            found = found.go_on(saved, observer.note, budget)
+        if found.begun.stop is None:
+            runfolders.keep(
+                found.search, found, found.begun, place, observer, history=[] if saved is None else saved.history
+            )
+    return found.result(place)

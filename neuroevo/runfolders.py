@@ -1,36 +1,35 @@
 """Run folders of searches from Python: written as the command line's are, gone on with, and loaded.
 
-What was given as an object, such as a module or a function, isn't in the folder: its hash is, and whoever goes on gives it
-again.
+What was given as an object, such as a module or a function, isn't in the folder, at most its hash; whoever goes on
+gives it again.
 """
 
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from neuroevo import caveats, config
 from neuroevo.engine.algorithm import Algorithm
 from neuroevo.engine.cost import Budget, Cost
 from neuroevo.engine.execution import Execution, Executions
-from neuroevo.engine.loop import Rules, Step
+from neuroevo.engine.loop import Champion, Rules, Step
 from neuroevo.engine.observer import Observer, Observers, watch
 from neuroevo.engine.problem import Problem
 from neuroevo.engine.rng import Context
 from neuroevo.errors import InputError
 from neuroevo.experiments.log import Log, logged, versions
 from neuroevo.experiments.recorders import Recorder, Shrinking, made, planned
-from neuroevo.experiments.reopen import of_genome
+from neuroevo.experiments.reopen import PYTHON, of_genome
 from neuroevo.problems.supervised import Tested
 from neuroevo.storage import checkpoint, claims, files, generations, rundir
 from neuroevo.storage.writer import Writer
 
-PYTHON = "python"  # the key of a config that says that a run is from Python
 GIVEN = "given"  # the name of a part that was given as an object
 EVERY, KEEP = 10, 3  # generations from one checkpoint to the next, and how many are kept
 FREE = ("budget", "checkpoint")  # what may change when a run goes on
@@ -50,6 +49,8 @@ class Search:
     record: Record  # of what was asked for: the folder's config
     fold: Callable[[Tensor], dict[str, Tensor]]  # genome [g] -> the weights of the champion's file
     test: Callable[[Tensor], Tested | None]
+    score: Callable[[Champion], float]  # of a champion, the higher the better
+    module: Callable[[Tensor], nn.Module | None]  # a copy of the module with a genome's [g] weights
     classes: tuple[str, ...] = ()
     counts: Mapping[str, int] | None = None  # samples of each split
     executions: Executions | None = None
@@ -186,18 +187,11 @@ def read(folder: Path, note: Callable[[str], None]) -> tuple[Record, checkpoint.
     return found, saved
 
 
-def is_python(folder: Path) -> bool:
-    """Tell whether a run's folder is of a search from Python."""
-    try:
-        found = config.read(str(folder / rundir.CONFIG))
-    except InputError:
-        return False
-    return isinstance(found, dict) and bool(found.get(PYTHON))
-
-
 def part(record: Any, given: Any, option: str) -> Any:
     """Return a part to go on with: as the record spells it, or as it is given again where it was an object."""
-    spelt = record == spell(given)
+    if isinstance(record, Mapping) and record.get("default"):
+        record = None
+    spelt = record == (spell(given) if option != "algorithm" or not isinstance(given, str) else {"name": given})
     if given is not None and not spelt:
         raise InputError("the run was begun with another; leave it out, or give the same", option=option)
     several = record if isinstance(record, list) else [record]
@@ -236,6 +230,6 @@ def restore(search: Search, saved: checkpoint.Checkpoint, log: Callable[[str], N
     return step
 
 
-def limits(budget: Budget) -> Record:
-    """Return a budget as a config spells it."""
-    return asdict(budget)
+def number(value: Any) -> Any:
+    """Return a number of a record, or a tensor where there are several."""
+    return torch.tensor(value) if isinstance(value, list) else value

@@ -71,7 +71,7 @@ YAML = {  # below config, and yet about a config: what is said of a whole record
     "data.inventory": "; --set data.broken=skip leaves such files out",
 }
 PROGRAM = {  # what belongs to a program, and where it is still; these sets only shrink
-    "signal": {"experiments.signals", "experiments.experiment"},
+    "signal": {"experiments.signals"},
     "argv": {"experiments.log"},
     "print": {"cli.main"},
 }

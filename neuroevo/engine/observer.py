@@ -1,6 +1,7 @@
 """Who watches a search: an observer is told how it goes, and changes nothing of it."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 
 from neuroevo.engine.loop import Rules, Step
 
@@ -88,23 +89,20 @@ def watch(
 ) -> Step:
     """Take a search from `start` to its end, or until told to `stop` after a generation; return its last step.
 
-    A generation that fails, or is interrupted, ends it after the one before, and is raised.
+    A generation that fails, or is interrupted, ends it after the one before; then its error is raised.
     """
-    step, steps = start, iter(generations)
+    step = start
     try:
         observer.begin(start, rules)
-        while True:
-            try:
-                step = next(steps)
-            except StopIteration:
-                break
-            except BaseException:
-                observer.end(step)
-                raise
+        for step in generations:
             observer.generation(step)
             if step.stop is None and stop():
                 break
         observer.end(step)
+    except BaseException:
+        with suppress(Exception):  # what failed first is raised
+            observer.end(step)
+        raise
     finally:
         observer.close()
     return step
