@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from numbers import Integral
 from typing import Any, Literal, NamedTuple, Self
 
 import torch
@@ -179,6 +180,8 @@ def steps(
     trainable = [trainable] if isinstance(trainable, str) else list(trainable)
     place = devices.resolve(device)
     _check_numbers(samples=samples, every=every, patience=patience)
+    if not isinstance(seed, Integral) or seed < 0:
+        raise InputError(f"{seed!r} given; a whole number from 0 expected", option="seed")
     if not (budget is None or isinstance(budget, Budget)):
         raise InputError(f"Budget(generations=100) or another expected, a {type(budget).__name__} given", "budget")
     if data is not None:
@@ -268,7 +271,7 @@ def _score(champion: Champion, metric: str) -> float:
 def _check_numbers(**given: Any) -> None:
     """See that options are whole numbers above 0, where they are given; InputError names the first that isn't."""
     for option, value in given.items():
-        whole = isinstance(value, int) and not isinstance(value, bool) and value > 0
+        whole = isinstance(value, Integral) and not isinstance(value, bool) and int(value) > 0
         if not (value is None or whole or (option == "samples" and value == "all")):
             raise InputError(f"{value!r} given; a whole number above 0 expected", option=option)
 
