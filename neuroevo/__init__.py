@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from neuroevo.api import Result as Result
     from neuroevo.api import evolve as evolve
+    from neuroevo.api import resume as resume
     from neuroevo.api import steps as steps
     from neuroevo.engine.cost import Budget as Budget
+    from neuroevo.engine.observer import Observer as Observer
     from neuroevo.errors import InputError as InputError
     from neuroevo.errors import RunError as RunError
     from neuroevo.learners import adam as adam
     from neuroevo.learners import adamw as adamw
     from neuroevo.learners import sgd as sgd
+    from neuroevo.loading import load as load
     from neuroevo.search.algorithms.baselines import hill_climbing as hill_climbing
     from neuroevo.search.algorithms.baselines import random as random
     from neuroevo.search.algorithms.de import de as de
@@ -38,9 +41,11 @@ _HOMES = {  # of the public names, by module
     "search.algorithms.fixed": ("fixed",),
     "search.algorithms.ga": ("ga",),
     "search.algorithms.pso": ("pso",),
-    "api": ("Result", "evolve", "steps"),
+    "api": ("Result", "evolve", "resume", "steps"),
+    "engine.observer": ("Observer",),
     "engine.cost": ("Budget",),
     "errors": ("InputError", "RunError"),
+    "loading": ("load",),
     "learners": ("adam", "adamw", "sgd"),
 }
 _HOME = {name: f"{__name__}.{home}" for home, names in _HOMES.items() for name in names}

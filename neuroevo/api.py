@@ -113,9 +113,10 @@ def evolve(
     a mapping without test has none. What evolves is the module's last linear layer, or the parameters that patterns
     `trainable` match; all before it sees each input once. `fitness` is a metric (cross_entropy) on batches of `samples`
     (512, or all) of train, and `validate` one (accuracy) that names the champion: by name, as `{name: ..., option:
-    ...}`, or a function of (logits [n, B, C], targets [B]) -> scores [n], the higher the better. Several metrics of
-    fitness are as many objectives. `refine`, such as `sgd(steps=20)`, has individuals learn before they are scored.
-    Features of a head are standardised, unless `standardise` is False; that is folded into the weights at the end.
+    ...}`, a function of (logits [n, B, C], targets [B]) -> scores [n], the higher the better, or one of a module as
+    below. Several metrics of fitness are as many objectives. `refine`, such as `sgd(steps=20)`, has individuals learn
+    before they are scored. Features of a head are standardised, unless `standardise` is False; that is folded into the
+    weights at the end.
 
     Without data, `fitness` is a function of one's own, the higher the better. Either `model` is given, whose parameters
     (those that `trainable` matches, all by default) are the genes: then it takes a module, which is a copy in eval

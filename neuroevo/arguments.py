@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from numbers import Integral
 from typing import Any, Literal
 
 import torch
@@ -61,6 +62,8 @@ class Arguments:
             whole = isinstance(value, int) and not isinstance(value, bool) and value > 0
             if not (value is None or whole or (option == "samples" and value == "all")):
                 raise InputError(f"{value!r} given; a whole number above 0 expected", option=option)
+        if not isinstance(self.seed, Integral) or self.seed < 0:
+            raise InputError(f"{self.seed!r} given; a whole number from 0 expected", option="seed")
         if not (self.budget is None or isinstance(self.budget, Budget)):
             line = f"Budget(generations=100) or another expected, a {type(self.budget).__name__} given"
             raise InputError(line, option="budget")
@@ -97,7 +100,7 @@ class Arguments:
             rules=self._rules(of.samples, metric, every=10),
             device=of.supervised.network.device,
             home=of.home,
-            record=self.record(data=digest(labels), network=True),
+            record=self.record(data={"labels": digest(labels), **summary(table.features.pieces[0])}, network=True),
             fold=of.supervised.network.fold,
             test=of.test,
             score=lambda champion: _score(champion, judged),
@@ -161,10 +164,10 @@ class Arguments:
             lower_is_better=metric in LOWER_IS_BETTER,
         )
 
-    def record(self, *, data: str | None, network: bool) -> Record:
+    def record(self, *, data: Mapping[str, Any] | None, network: bool) -> Record:
         """Return what was asked for as the config of a run's folder: objects by hashes, or as given.
 
-        `data` is a hash of the data's labels and splits; `network` says that genes are a network's, not numbers.
+        `data` tells data from others; `network` says that genes are a network's, not numbers.
         """
         many = isinstance(self.fitness, list | tuple) and len(self.fitness) > 1
         fitness = spell(("cross_entropy" if data else None) if self.fitness is None else self.fitness)
@@ -174,9 +177,9 @@ class Arguments:
         start = {} if self.start is None else {"start": digest({"start": torch.as_tensor(self.start)})}
         return {
             PYTHON: True,
-            "seed": self.seed,
+            "seed": int(self.seed),
             "device": self.device,
-            "data": None if data is None else {"name": "given", "labels": data},
+            "data": None if data is None else {"name": "given", **data},
             "backbone": {
                 "name": type(self.model).__name__ if network else "none",
                 "weights": digest(dict(self.model.state_dict())) if self.model is not None else None,
@@ -197,6 +200,12 @@ class Arguments:
             "budget": asdict(self.limits),
             "checkpoint": dict(self.checkpoint),
         }
+
+
+def summary(rows: Tensor) -> Record:
+    """Return what tells rows [N, d] from others, whatever rounds otherwise on another device."""
+    some = rows[:: max(1, len(rows) // 1024)].double()
+    return {"shape": list(rows.shape), "mean": float(some.mean()), "deviation": float(some.std(correction=0))}
 
 
 def _score(champion: Champion, metric: str) -> float:

@@ -5,6 +5,7 @@ gives it again.
 """
 
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -32,6 +33,7 @@ from neuroevo.storage.writer import Writer
 
 GIVEN = "given"  # the name of a part that was given as an object
 EVERY, KEEP = 10, 3  # generations from one checkpoint to the next, and how many are kept
+ROUNDED = ("data.mean", "data.deviation")  # what may round otherwise
 FREE = ("budget", "checkpoint")  # what may change when a run goes on
 
 Record = dict[str, Any]
@@ -203,6 +205,8 @@ def part(record: Any, given: Any, option: str) -> Any:
 def agree(search: Search, record: Record, folder: Path) -> None:
     """See that a search is that of a run's record; InputError names what differs."""
     differ = [key for key in rundir.differences(record, search.record) if not key.startswith(FREE)]
+    then, now = record["data"] or {}, search.record["data"] or {}
+    differ = [k for k in differ if k not in ROUNDED or not math.isclose(then[k[5:]], now[k[5:]], rel_tol=1e-3)]
     if differ:
         raise InputError(f"{folder} holds a run of another search: {', '.join(differ)} differ", option="folder")
 

@@ -35,7 +35,10 @@ PACKAGES = {  # in order: each may import those before it, and its own modules t
     "forecast": ["pace", "seconds", "length", "stand_ins", "forecaster", "search", "bench"],
     "learners": [""],
     "classification": [""],
+    "runfolders": [""],
+    "arguments": [""],
     "api": [""],
+    "loading": [""],
     "cli": ["inspection", "main"],
     "__main__": [""],
 }  # fmt: skip
@@ -136,6 +139,7 @@ TESTS = {  # of modules that are tested with another of their package, by that o
     "tuning/test_tune.py": ["tuning.search", "tuning.tuner"],
     "forecast/test_forecast.py": [name for name in ORDER if name.startswith("forecast.") and name != "forecast.pace"],
     "cli/test_cli.py": ["cli.main"],
+    "test_api.py": ["arguments"],
 }  # fmt: skip
 
 

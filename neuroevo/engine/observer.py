@@ -95,8 +95,9 @@ def watch(
     try:
         observer.begin(start, rules)
         for step in generations:
+            halted = step.stop is None and stop()  # what observers take is no generation's
             observer.generation(step)
-            if step.stop is None and stop():
+            if halted:
                 break
         observer.end(step)
     except BaseException:
