@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from neuroevo import config, devices
+from neuroevo.api.learners import Learner, learner
 from neuroevo.config import Part
 from neuroevo.data import components, tensors
 from neuroevo.data.augment import BATCH
@@ -24,7 +25,6 @@ from neuroevo.engine.loop import Step
 from neuroevo.engine.problem import Problem
 from neuroevo.errors import InputError, the
 from neuroevo.experiments.memory import amount
-from neuroevo.learners import Learner, learner
 from neuroevo.learning.refine import slice_size
 from neuroevo.learning.sensitivity import PROBE
 from neuroevo.networks import deep, heads, network

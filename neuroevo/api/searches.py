@@ -7,14 +7,14 @@ from typing import Any, Literal, NamedTuple, Self
 
 from torch import Tensor, nn
 
-from neuroevo import runfolders
-from neuroevo.arguments import Arguments
+from neuroevo.api import folders
+from neuroevo.api.arguments import Arguments
+from neuroevo.api.folders import Search
 from neuroevo.engine import loop
 from neuroevo.engine.cost import Budget, Cost
 from neuroevo.engine.genome import Population
 from neuroevo.engine.loop import Step
 from neuroevo.engine.observer import Observer, Observers, watch
-from neuroevo.runfolders import Search
 from neuroevo.storage import claims, rundir
 from neuroevo.storage.checkpoint import Checkpoint
 
@@ -62,7 +62,7 @@ class Steps(Iterator[Step]):
 
     def go_on(self, saved: Checkpoint, note: Callable[[str], None], budget: Budget | None) -> "Steps":
         """Return the steps after a checkpoint of the same search, with a larger `budget` beyond its end."""
-        return Steps(self.search, runfolders.restore(self.search, saved, note, budget), saved.history)
+        return Steps(self.search, folders.restore(self.search, saved, note, budget), saved.history)
 
     def result(self, folder: Path | None = None) -> Result:
         """Return what the search has come to; the champion is scored on the test split here, and nowhere else."""
@@ -155,9 +155,9 @@ def evolve(
         found = Steps(*asked.search())
         watch(found, found.begun, found.rules, observer)
         return found.result()
-    with runfolders.claim(out, seed) as folder:
+    with folders.claim(out, seed) as folder:
         found = Steps(*asked.search())
-        runfolders.keep(found.search, found, found.begun, folder, observer, history=[])
+        folders.keep(found.search, found, found.begun, folder, observer, history=[])
     return found.result(folder)
 
 
@@ -228,20 +228,20 @@ def resume(
     """
     place, observer = rundir.find(str(folder)), Observers(observers)
     with claims.lock(place):
-        record, saved = runfolders.read(place, observer.note)
+        record, saved = folders.read(place, observer.note)
         many = record["fitness"].get("metrics")
         asked = Arguments(
             model=model,
             data=data,
             start=start,
-            fitness=runfolders.part(many or record["fitness"]["metric"], fitness, "fitness"),
+            fitness=folders.part(many or record["fitness"]["metric"], fitness, "fitness"),
             trainable=record["backbone"]["trainable"],
-            algorithm=runfolders.part(record["algorithm"], algorithm, "algorithm"),
-            refine=runfolders.part(record["refine"], refine, "refine"),
-            validate=None if data is None else runfolders.part(record["validate"]["metric"], validate, "validate"),
+            algorithm=folders.part(record["algorithm"], algorithm, "algorithm"),
+            refine=folders.part(record["refine"], refine, "refine"),
+            validate=None if data is None else folders.part(record["validate"]["metric"], validate, "validate"),
             samples=record["fitness"]["samples"],
             standardise=record["features"]["standardise"],
-            sigma=runfolders.number(record["genome"]["init_sigma"]),
+            sigma=folders.number(record["genome"]["init_sigma"]),
             budget=budget or Budget(**record["budget"]),
             patience=record["validate"]["patience"],
             every=record["validate"]["every"],
@@ -251,11 +251,11 @@ def resume(
             progress=observer.progress,
         )
         found = Steps(*asked.search())
-        runfolders.agree(found.search, record, place)
+        folders.agree(found.search, record, place)
         if saved is not None:
             found = found.go_on(saved, observer.note, budget)
         if found.begun.stop is None:
-            runfolders.keep(
+            folders.keep(
                 found.search, found, found.begun, place, observer, history=[] if saved is None else saved.history
             )
     return found.result(place)

@@ -3,9 +3,9 @@ from typing import Any, get_type_hints
 import pytest
 
 import neuroevo as ne
+from neuroevo.api.learners import Learner, Options, learner
 from neuroevo.config.schema import Refine
 from neuroevo.errors import InputError
-from neuroevo.learners import Learner, Options, learner
 from neuroevo.learning.optimizers import OPTIMIZERS
 
 

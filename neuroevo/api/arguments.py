@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from neuroevo import devices
-from neuroevo.classification import classification, make_algorithm
+from neuroevo.api.classification import classification, make_algorithm
+from neuroevo.api.folders import EVERY, KEEP, Record, Search, spell
 from neuroevo.engine import loop
 from neuroevo.engine.cost import Budget
 from neuroevo.engine.loop import Champion, Rules, Step
@@ -18,7 +19,6 @@ from neuroevo.experiments.reopen import PYTHON
 from neuroevo.networks.weightfiles import digest
 from neuroevo.problems import function
 from neuroevo.problems.metric import FITNESS, LOWER_IS_BETTER
-from neuroevo.runfolders import EVERY, KEEP, Record, Search, spell
 
 GENERATIONS = 400  # of a search without a budget, as of a run without one
 
