@@ -59,7 +59,7 @@ class Arguments:
     def search(self) -> tuple[Search, Step]:
         """Return the search and its step before the first generation; InputError names the argument that can't be."""
         for option, value in {"samples": self.samples, "every": self.every, "patience": self.patience}.items():
-            whole = isinstance(value, int) and not isinstance(value, bool) and value > 0
+            whole = isinstance(value, Integral) and not isinstance(value, bool) and value > 0
             if not (value is None or whole or (option == "samples" and value == "all")):
                 raise InputError(f"{value!r} given; a whole number above 0 expected", option=option)
         if not isinstance(self.seed, Integral) or self.seed < 0:
@@ -71,8 +71,10 @@ class Arguments:
 
     def _of_data(self) -> tuple[Search, Step]:
         if self.model is None or self.start is not None:
-            line = "data go with a model" if self.model is None else "a model given with data starts from its weights"
-            raise InputError(line, option="model" if self.model is None else "start")
+            line, option = "a model given with data starts from its own weights", "start"
+            if self.model is None:
+                line, option = "data go with a model", "model"
+            raise InputError(line, option=option)
         if isinstance(self.sigma, Tensor):
             raise InputError("one number expected, with data", option="sigma")
         of = classification(
@@ -174,6 +176,7 @@ class Arguments:
         sigma = self.sigma.tolist() if isinstance(self.sigma, Tensor) else self.sigma
         validate = "accuracy" if self.validate is None else self.validate
         algorithm = spell(self.algorithm)
+        samples = int(self.samples) if isinstance(self.samples, Integral) else self.samples
         start = {} if self.start is None else {"start": digest({"start": torch.as_tensor(self.start)})}
         return {
             PYTHON: True,
@@ -191,7 +194,7 @@ class Arguments:
             if isinstance(algorithm, str)
             else algorithm or {"name": "ga", "default": True},
             "refine": spell(self.refine),
-            "fitness": {"metrics" if many else "metric": fitness, "samples": self.samples},
+            "fitness": {"metrics" if many else "metric": fitness, "samples": samples},
             "validate": {
                 "metric": FITNESS if data is None else spell(validate),
                 "every": self.every,

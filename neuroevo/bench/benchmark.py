@@ -268,7 +268,7 @@ def work(task: Task, observer: Observer, signals: Signals) -> None:
 def write(folder: Path, bench: Bench, tasks: Sequence[Task]) -> None:
     """Write all tables of what is finished."""
     found = [run for run in map(read, tasks) if run is not None]
-    metric = tasks[0].config.validation_metric.name
+    metric = tasks[0].config.validate.metric.name
     lower = metric in LOWER_IS_BETTER
     table(folder / rundir.RESULTS, [run.row for run in found])
     curves = [

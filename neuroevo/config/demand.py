@@ -77,7 +77,8 @@ def without_effect(c: Config) -> dict[str, str]:
     for key, why in caveats.idle(record).items():
         *path, last = key.split(".")
         section, inner = ".".join(path), find(record, path)
-        fields = SECTIONS[section].model_fields if section in SECTIONS else {}
+        model = SECTIONS.get(section)
+        fields = {} if model is None else {name: model.model_fields[name] for name in model.own_keys()}
         if last not in fields and isinstance(inner, Mapping):
             fields = schema(path[-1], inner["name"], section)[1].model_fields
         if last in fields and isinstance(inner, Mapping) and inner[last] != fields[last].default:

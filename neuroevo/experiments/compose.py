@@ -137,7 +137,7 @@ class Run:
         judgement = of.judgement([of.metrics["accuracy"]])
         if bool(evaluate(judgement, genome[None], rows, exact(of.executions.now)).invalid.any()):
             raise InputError(
-                f"head: {self.config.head_part.name} starts with outputs that are NaN or infinite; see head.init"
+                f"head: {self.config.head.layers.name} starts with outputs that are NaN or infinite; see head.init"
             )
 
     def view_others(self, rows: Tensor, labels: Tensor) -> Features:
@@ -208,7 +208,7 @@ def assemble(
         splits,
         metrics={name: part.metric() for name, part in parts_of(c).items()},
         execution=Executions(plan, () if saved is None else saved.changes),
-        metric=c.validation_metric.name,
+        metric=c.validate.metric.name,
         fitness=fitness_of(c),
         refinement=refinement_of(c, len(splits["train"])),
         start=start_of(c, evolved, kept).to(home),
@@ -242,7 +242,7 @@ def evolve(c: Config, learnt_from: Sources, kept: Mapping[str, Tensor], log: Log
         largest_level=quantised.LEVELS[c.genome.levels] if c.genome.levels else None,
         recalibrates=c.backbone.batchnorm == "recalibrate",
         affine_needed=not centred(c),
-        name=c.head_part.name,
+        name=c.head.layers.name,
         note=log,
     )
 
@@ -264,7 +264,7 @@ def calibration(c: Config, evolved: Network, learnt_from: Sources) -> Calibratio
 
 def parts_of(c: Config) -> dict[str, config.Part]:
     """Return all metrics that a config names, and accuracy and cross-entropy, by name."""
-    parts = {part.name: part for part in (c.validation_metric, *c.metrics, c.ties) if part is not None}
+    parts = {part.name: part for part in (c.validate.metric, *c.fitness.metrics, c.fitness.ties) if part is not None}
     for name in ("accuracy", "cross_entropy"):
         parts.setdefault(name, config.part("metric", name, name))
     return parts
@@ -272,15 +272,15 @@ def parts_of(c: Config) -> dict[str, config.Part]:
 
 def merit(c: Config) -> Merit:
     """Return what candidates of a run are compared by: the validation metric, and cross-entropy where it ties."""
-    metric = c.validation_metric.name
+    metric = c.validate.metric.name
     return by_metric(metric, lower_is_better=metric in LOWER_IS_BETTER, loss="cross_entropy")
 
 
 def fitness_of(c: Config) -> Fitness:
     """Return how a config has a generation scored."""
     return Fitness(
-        metrics=tuple(part.name for part in c.metrics),
-        ties=None if c.ties is None else c.ties.name,
+        metrics=tuple(part.name for part in c.fitness.metrics),
+        ties=None if c.fitness.ties is None else c.fitness.ties.name,
         split=c.fitness.split,
         balanced=c.fitness.balanced,
         class_weights=c.fitness.class_weights,
@@ -290,9 +290,9 @@ def fitness_of(c: Config) -> Fitness:
 
 def refinement_of(c: Config, train: int) -> Refinement | None:
     """Return how a config has individuals learn, of so many train samples."""
-    if c.refine is None or c.optimizer is None:
+    if c.refine is None:
         return None
-    optimizer, given = c.optimizer, c.refine.model_dump()
+    optimizer, given = c.refine.optimizer, c.refine.model_dump()
     inheritance, back_off = given.pop("inheritance"), given.pop("back_off")
     settings = Settings(**given | {"steps": steps(c, train)})
     return Refinement(lambda own: optimizer.bound()(**own), settings, inheritance, back_off)

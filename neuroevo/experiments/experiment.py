@@ -88,7 +88,7 @@ def started(ready: Ready, out: str | None, stem: str, observer: Observer) -> Ite
             # The log comes first: it tells whose folder it is.
             with unbegun(folder, observer), logged(folder, observer) as log:
                 files.replace(folder / rundir.CONFIG, c.to_yaml().encode())
-                log(f"{folder}: {c.backbone.name} on {c.dataset.name}, {ready.device}")
+                log(f"{folder}: {c.backbone.name} on {c.data.source.name}, {ready.device}")
                 for line in [*inventory.lines(*ready.given), *ready.backbone.notes]:
                     log(line)
                 genes = sizes.dimensions(c, ready.given, ready.backbone)[0].genes

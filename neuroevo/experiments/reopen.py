@@ -164,13 +164,14 @@ def searched(folder: Path, run: Run, log: Callable[[str], None]) -> None:
 
 def found(c: Config, log: Callable[[str], None]) -> Config:
     """Return a run's config with the place that its data set has now, which may have moved."""
-    key = datasets.place_option(c.dataset.name)
-    root = c.dataset.options.get(key)
+    key = datasets.place_option(c.data.source.name)
+    root = c.data.source.options.get(key)
     now = root and identity.locate(str(root))
     if now == root:
         return c
     log(f"data.{key}: {root} isn't there; {now} is taken")
-    return replace(c, dataset=replace(c.dataset, options=c.dataset.options | {key: now}))
+    source = replace(c.data.source, options=c.data.source.options | {key: now})
+    return replace(c, data=c.data.model_copy(update={"source": source}))
 
 
 def here(plan: Execution, device: torch.device, log: Callable[[str], None]) -> Execution:

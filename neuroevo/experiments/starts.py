@@ -84,7 +84,7 @@ def check_head(c: Config, backbone: Backbone, count: int) -> None:
     if c.head.init != "network":
         return
     own = backbone.own_head
-    if c.head_part.name != "linear" or own is None or (backbone.classes is None and own.out_features != count):
+    if c.head.layers.name != "linear" or own is None or (backbone.classes is None and own.out_features != count):
         has = "no head" if own is None else f"a linear head of {own.out_features} classes"
         raise InputError(f"head.init: network: the weights have {has}, the data {count} classes")
 

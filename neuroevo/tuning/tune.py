@@ -259,7 +259,8 @@ def final(folder: Path, c: Config, observer: Observer) -> Path:
         for name in (rundir.RESULT, rundir.HISTORY, rundir.CHECKPOINTS):
             if (folder / name).exists() and (name == rundir.RESULT or not (moved / name).exists()):
                 (folder / name).rename(moved / name)
-        best = replace(config.check(config.read(str(folder / rundir.BEST))), dataset=c.dataset)
+        best = config.check(config.read(str(folder / rundir.BEST)))
+        best = replace(best, data=best.data.model_copy(update={"source": c.data.source}))
         if c.tune.rest.included and best.budget.samples is not None:
             spent = rundir.read_result(moved, observer.note)["cost"]
             left = best.budget.samples - spent["forward_samples"] - 2 * spent["backward_samples"]
