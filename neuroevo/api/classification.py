@@ -127,7 +127,7 @@ def classification(
     plan = _execution(evolved, features, search, learns)
     train = table.splits["train"]
     of = supervised(
-        evolved.evaluated_by(plan.method),
+        evolved.with_method(plan.method),
         features,
         table.splits,
         metrics=metrics,
@@ -296,7 +296,7 @@ def _execution(evolved: Network, features: Features, search: Algorithm[Any], lea
             raise InputError(line, option="model") from error
     else:
         widths = heads.widths(evolved.head)
-        found = execution.plan(evolved.method, genes, features.dim, widths, limit, device)
+        found = execution.plan(evolved.method, genes, features.dim, widths, limit=limit, device=device)
         if batch:
             own = learns is not None and learns.options.batches == "own"
             trained = slice_size(

@@ -24,8 +24,8 @@ from neuroevo.engine.observer import Observer, Observers, watch
 from neuroevo.engine.problem import Problem
 from neuroevo.engine.rng import Context
 from neuroevo.errors import InputError
-from neuroevo.experiments.log import Log, logged, versions
-from neuroevo.experiments.recorders import Recorder, Shrinking, made, planned
+from neuroevo.experiments.log import Log, open_log, versions
+from neuroevo.experiments.recorders import Recorder, Shrinking, make_folder, plan_attributes
 from neuroevo.experiments.reopen import PYTHON, of_genome
 from neuroevo.problems.supervised import Tested
 from neuroevo.storage import checkpoint, claims, files, generations, rundir
@@ -59,7 +59,7 @@ class Search:
     features: str = ""  # a hash of the features
 
     @property
-    def sliced(self) -> Executions:
+    def slices(self) -> Executions:
         """How evaluations are sliced; of a function not at all."""
         threads = torch.get_num_threads()
         return self.executions or Executions(Execution("function", 0, 1, 1, 0, threads, home=str(self.home)))
@@ -98,14 +98,14 @@ def keep(
 
     What ends it early, such as Ctrl-C, leaves a checkpoint of the last generation and a result that says interrupted.
     """
-    with logged(folder, observer, "neuroevo.evolve" if not start.generation else "neuroevo.resume") as log:
+    with open_log(folder, observer, "neuroevo.evolve" if not start.generation else "neuroevo.resume") as log:
         files.replace(folder / rundir.CONFIG, config.dump(search.record).encode())
-        made(folder / rundir.CHECKPOINTS)
+        make_folder(folder / rundir.CHECKPOINTS)
         rundir.cut_lineage(folder, start.generation, log)
         writer = Writer(folder / rundir.CHECKPOINTS, attributes(search), {}, search.record["checkpoint"]["keep"])
         recorder = Recorder(folder, writer, history, every=search.record["checkpoint"]["every"])
         last = Last(start)
-        observers = Observers([last, Shrinking(search.sliced, writer, log), recorder, observer])
+        observers = Observers([last, Shrinking(search.slices, writer, log), recorder, observer])
         try:
             step = watch(steps, start, search.rules, observers)
         except BaseException as error:
@@ -134,7 +134,7 @@ def attributes(search: Search) -> Record:
         "device": str(search.device),
         "layout": search.problem.layout.to_json(),
         "classes": json.dumps(search.classes),
-        **planned(search.sliced),
+        **plan_attributes(search.slices),
         "versions": json.dumps(versions()),
         "features": search.features,
     }
@@ -171,7 +171,7 @@ def conclude(search: Search, step: Step, folder: Path, reason: str, log: Log) ->
             "warnings": [],
             "cost": {**step.cost.record(), "seconds": step.seconds},
             "views": None,
-            "plan_changes": search.sliced.changes,
+            "plan_changes": search.slices.changes,
             "test_scored": before.get("test_scored", 0) + (tested is not None),
             "versions": versions(),
         },
@@ -229,7 +229,7 @@ def restore(search: Search, saved: checkpoint.Checkpoint, log: Callable[[str], N
     step = replace(saved.step, state=checkpoint.state(saved.path, template, search.home), champion=champion)
     if step.stop is not None and budget is not None:
         least = Cost(forward=len(step.scores.values))
-        if budget.spent(step.generation, step.cost, step.seconds, least) is None:
+        if budget.stop_reason(step.generation, step.cost, step.seconds, least) is None:
             step = replace(step, stop=None, stale=0 if step.stop == "patience" else step.stale)
     return step
 

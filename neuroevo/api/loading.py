@@ -84,7 +84,7 @@ def load(folder: str | Path, model: nn.Module | None = None) -> Loaded:
 
 def _rebuild(place: Path) -> Loaded:
     """Return the champion of a folder that has no whole network: its backbone's weights are found again."""
-    run, champion = reopen.rebuilt(str(place), Observer())
+    run, champion = reopen.rebuild(str(place), Observer())
     backbone = run.network.backbone
     whole = run.network.module(champion.genome).cpu().to(memory_format=torch.contiguous_format)
     images = None if backbone.inputs is not None else _transform(backbone.transform)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from neuroevo.config.model import Config
-from neuroevo.config.parts import DEFAULT_NAMES, Part, built, part, part_section
+from neuroevo.config.parts import DEFAULT_NAMES, Part, build_algorithm, part, part_section
 from neuroevo.config.schema import (
     BARE,
     Backbone,
@@ -70,7 +70,7 @@ def check(raw: Mapping[str, Any]) -> Config:
     if not head.trainable and not backbone.trainable:
         raise InputError("head.trainable: false leaves nothing to evolve; name parts in backbone.trainable")
     search = part("algorithm", algorithm, "algorithm")
-    if many and not built(search).many:
+    if many and not build_algorithm(search).many:
         right = "an Algorithm that takes them says many=True" if ":" in search.name else f"{show(name)} is given"
         takers = ", ".join(name for name, build in ALGORITHMS.items() if build().many)
         raise InputError(f"fitness.metrics: many objectives go with algorithm {takers}; {right}")

@@ -115,7 +115,7 @@ class Part:
         return {"name": self.name, **plain, **({} if self.of == LOGITS else {"of": self.of})}
 
 
-def built(algorithm: Part) -> Algorithm[Any]:
+def build_algorithm(algorithm: Part) -> Algorithm[Any]:
     """Return an algorithm for what it says of itself; InputError where it can't be built."""
     try:
         return algorithm.search()

@@ -15,7 +15,7 @@ from neuroevo.data.arrays import Vectors
 from neuroevo.data.datasets import Dataset
 from neuroevo.data.identity import Identity
 from neuroevo.data.splits import limit_images, split
-from neuroevo.engine.rng import forked, generator
+from neuroevo.engine.rng import fork, generator
 from neuroevo.errors import InputError
 from neuroevo.experiments import starts
 from neuroevo.experiments.memory import fits
@@ -41,7 +41,7 @@ def make_head(c: Config, backbone: Backbone, dim: int, classes: int) -> nn.Modul
         with torch.device("meta"):
             numbers = sum(p.numel() for p in c.head.layers.bound()(dim, classes).parameters())
         fits(2 * 4 * numbers, f"head: {name} of {numbers:,} numbers, and its start, take")
-    with forked(generator(c.seed, "head", 0)):
+    with fork(generator(c.seed, "head", 0)):
         try:
             head = c.head.layers.bound()(dim, classes)
         except Exception as error:  # a user's function may fail in any way

@@ -91,9 +91,17 @@ def check_head(c: Config, backbone: Backbone, count: int) -> None:
 
 @config.at(**KEYS)
 def head_weights(
-    c: Config, backbone: Backbone, head: nn.Module, width: int, now: Classes, scale: Affine | None, first: str,
-    device: torch.device, kept: Mapping[str, Tensor],
-) -> Weights:  # fmt: skip
+    c: Config,
+    backbone: Backbone,
+    head: nn.Module,
+    *,
+    width: int,
+    now: Classes,
+    scale: Affine | None,
+    first: str,
+    device: torch.device,
+    kept: Mapping[str, Tensor],
+) -> Weights:
     """Return the weights {name: [1, *shape]} of a head of so many features at the start, on features as it sees them.
 
     Those of the network are on raw features. A head that doesn't evolve is that of the first of `genome.from`, if any,

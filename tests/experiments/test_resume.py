@@ -361,7 +361,7 @@ def test_the_config_is_the_checkpoints_and_where_config_yaml_differs_is_said(tmp
         (folder / "config.yaml").write_text(damage or "", encoding="latin-1")
         if damage is None:
             (folder / "config.yaml").unlink()
-        reopen.opened(str(folder), quiet)
+        reopen.open_run(str(folder), quiet)
         assert "config.yaml" in quiet.lines[0]
     assert "head.name" in experiment_note(folder, text.replace("name: linear", "name: mlp"))
     experiment.resume(str(folder), ["budget.generations=8"], quiet)
@@ -375,7 +375,7 @@ def experiment_note(folder: Path, text: str) -> str:
     """Return what is said of a run whose config.yaml has another text."""
     (folder / "config.yaml").write_text(text)
     lines: list[str] = []
-    reopen.reopened(folder, lines.append)
+    reopen.reopen(folder, lines.append)
     return lines[0]
 
 
@@ -448,7 +448,7 @@ def test_features_that_are_not_those_the_run_began_with_are_said(
 ) -> None:
     folder = tmp_path / "r"
     experiment.run(load(None, [*SETS, "budget.generations=4"]), str(folder), "test", Quiet())
-    reopen.opened(str(folder), quiet)
+    reopen.open_run(str(folder), quiet)
     assert quiet.lines == []
     real = feature_cache.fetch
 
@@ -459,7 +459,7 @@ def test_features_that_are_not_those_the_run_began_with_are_said(
         return rows, computed
 
     monkeypatch.setattr(feature_cache, "fetch", other)
-    reopen.opened(str(folder), quiet)
+    reopen.open_run(str(folder), quiet)
     assert [line.split()[0] for line in quiet.lines] == ["features"]
 
 
@@ -469,7 +469,7 @@ def test_another_thread_count_is_said(tmp_path: Path, quiet: Quiet) -> None:
     path = generations.paths(folder / "checkpoints")[0]
     saved = checkpoint.read(path)
     c = load(str(folder / "config.yaml"))
-    _, step = reopen.opened(str(folder), Quiet())
+    _, step = reopen.open_run(str(folder), Quiet())
     attributes = {
         "config": c.to_yaml(), "seed": 0, "device": "cpu", "layout": saved.layout.to_json(),
         "classes": json.dumps(saved.classes), "versions": json.dumps(saved.versions), "features": saved.features,
@@ -477,7 +477,7 @@ def test_another_thread_count_is_said(tmp_path: Path, quiet: Quiet) -> None:
     }  # fmt: skip
     beside = {f"features/{key}": tensor for key, tensor in saved.affine.items()}
     checkpoint.write(path, attributes, beside, replace(step, state=step.state), saved.history)
-    reopen.opened(str(folder), quiet)
+    reopen.open_run(str(folder), quiet)
     assert any(line.startswith("threads were 77") for line in quiet.lines)
 
 
@@ -617,7 +617,7 @@ def test_a_head_that_a_projection_would_change_is_no_start(tmp_path: Path) -> No
     experiment.run(load(None, projected), str(tmp_path / "c"), "test", Quiet())
     again = [*projected, f"genome.from=[{tmp_path / 'c'}]", "genome.init_sigma=0"]
     experiment.run(load(None, again), str(tmp_path / "d"), "test", Quiet())
-    first = reopen.opened(str(tmp_path / "d"), Quiet())[0].supervised.start[0]
+    first = reopen.open_run(str(tmp_path / "d"), Quiet())[0].supervised.start[0]
     torch.testing.assert_close(
-        first, reopen.opened(str(tmp_path / "c"), Quiet())[1].champion.genome, rtol=1e-3, atol=1e-4
+        first, reopen.open_run(str(tmp_path / "c"), Quiet())[1].champion.genome, rtol=1e-3, atol=1e-4
     )

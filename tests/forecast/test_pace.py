@@ -25,7 +25,7 @@ HYBRID = ["refine.steps=12", "refine.batch_size=32", "refine.lr=[0.01, 0.1]", "r
 
 
 def composed(*sets: str) -> Run:
-    ready = experiment.prepared(load(None, [*SETS, *sets]))
+    ready = experiment.prepare(load(None, [*SETS, *sets]))
     return compose.compose(*ready, images=lambda done, total: None, log=lambda line: None)
 
 

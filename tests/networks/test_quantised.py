@@ -255,7 +255,7 @@ def test_the_exported_layers_carry_exactly_the_levels(tmp_path: Path, levels: st
     result = start(tmp_path / "r", *sets)
     assert result["status"] == "finished"
     assert (result["champion"]["kind"] != "start") or head == "mlp"
-    parts, step = reopen.opened(str(tmp_path / "r"), Quiet())
+    parts, step = reopen.open_run(str(tmp_path / "r"), Quiet())
     top, layout = LEVELS[levels], parts.network.layout
     assert parts.network.affine is not None  # features are centred, which folds into the biases alone
     assert parts.network.affine.mean.any()
@@ -324,7 +324,7 @@ def test_a_run_on_levels_that_is_stopped_resumes_to_the_same_bytes(tmp_path: Pat
 def test_strategies_search_between_levels_and_their_champions_are_whole(tmp_path: Path) -> None:
     sets = [s for s in SMALL if "elites" not in s]
     experiment.run(load(None, [*sets, "genome.levels=int4", "algorithm.name=snes"]), str(tmp_path), "test", Quiet())
-    parts, step = reopen.opened(str(tmp_path), Quiet())
+    parts, step = reopen.open_run(str(tmp_path), Quiet())
     genomes, champion = step.population.genomes, step.champion.genome
     assert not torch.equal(genomes, quantised.round_levels(genomes, parts.network.layout))
     assert torch.equal(champion, quantised.round_levels(champion[None], parts.network.layout)[0])

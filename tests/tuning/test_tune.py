@@ -235,7 +235,7 @@ def test_what_sets_the_same_is_not_trained_twice(tmp_path: Path) -> None:
 
 
 def tuner(c: Config, folder: Path) -> Tuner:
-    return Tuner(experiment.prepared(c), folder, images=lambda done, total: None, log=lambda line: None)
+    return Tuner(experiment.prepare(c), folder, images=lambda done, total: None, log=lambda line: None)
 
 
 def context(generation: int) -> Context:
