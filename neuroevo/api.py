@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from neuroevo import devices
-from neuroevo.classification import classification, make_algorithm
+from neuroevo.classification import Classification, classification, make_algorithm
 from neuroevo.engine import loop
 from neuroevo.engine.algorithm import Algorithm
 from neuroevo.engine.cost import Budget, Cost
@@ -177,7 +177,7 @@ def steps(
     """
     trainable = [trainable] if isinstance(trainable, str) else list(trainable)
     place = devices.resolve(device)
-    _check_numbers(samples=samples, every=every, patience=patience)
+    check_numbers(samples=samples, every=every, patience=patience)
     if not (budget is None or isinstance(budget, Budget)):
         raise InputError(f"Budget(generations=100) or another expected, a {type(budget).__name__} given", "budget")
     if data is not None:
@@ -201,26 +201,13 @@ def steps(
             device=place,
             progress=progress,
         )
-        problem, metric, judged = of.problem(), of.supervised.metric, of.supervised.fitness.metrics[0]
-        search = _Search(
-            problem=problem,
-            algorithm=of.algorithm,
-            home=of.home,
-            fitness=lambda champion: _score(champion, judged),
-            module=of.module,
-            test=lambda genome: None if (found := of.test(genome)) is None else found.scores,
-            classes=of.table.classes,
-        )
-        rules = Rules(
-            seed=seed,
-            samples=of.samples,
-            every=10 if every is None else every,
-            patience=patience,
+        return steps_of(
+            of,
             budget=budget or Budget(generations=GENERATIONS),
-            metric=metric,
-            lower_is_better=metric in LOWER_IS_BETTER,
+            patience=patience,
+            every=10 if every is None else every,
+            seed=seed,
         )
-        return Steps(search, rules, of.begin(problem, seed))
     only = {"refine": refine, "validate": validate, "samples": samples, "standardise": standardise}
     for option, value in only.items():
         if value is not None:
@@ -246,6 +233,30 @@ def steps(
     return Steps(search, rules, loop.begin(search.problem, search.algorithm, seed, search.home))
 
 
+def steps_of(of: Classification, *, budget: Budget, patience: int | None, every: int, seed: int) -> Steps:
+    """Return the steps of a classifier's search that is ready to go."""
+    problem, metric, judged = of.problem(), of.supervised.metric, of.supervised.fitness.metrics[0]
+    search = _Search(
+        problem=problem,
+        algorithm=of.algorithm,
+        home=of.home,
+        fitness=lambda champion: _score(champion, judged),
+        module=of.module,
+        test=lambda genome: None if (found := of.test(genome)) is None else found.scores,
+        classes=of.table.classes,
+    )
+    rules = Rules(
+        seed=seed,
+        samples=of.samples,
+        every=every,
+        patience=patience,
+        budget=budget,
+        metric=metric,
+        lower_is_better=metric in LOWER_IS_BETTER,
+    )
+    return Steps(search, rules, of.begin(problem, seed))
+
+
 class _Search(NamedTuple):
     """What is searched, and what a genome of it is."""
 
@@ -264,7 +275,7 @@ def _score(champion: Champion, metric: str) -> float:
     return -value if metric in LOWER_IS_BETTER else value
 
 
-def _check_numbers(**given: Any) -> None:
+def check_numbers(**given: Any) -> None:
     """See that options are whole numbers above 0, where they are given; InputError names the first that isn't."""
     for option, value in given.items():
         whole = isinstance(value, int) and not isinstance(value, bool) and value > 0
