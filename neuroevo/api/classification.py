@@ -50,6 +50,15 @@ class Named(NamedTuple):
     key: object  # equal for the same metric
 
 
+class Goal(NamedTuple):
+    """What networks are judged by, and how they learn."""
+
+    metrics: dict[str, Metric]  # all, by name
+    fitness: tuple[str, ...]  # those of fitness, by name
+    validation: str  # the one that names the champion
+    learns: Learner | None
+
+
 class Classification(NamedTuple):
     """A search of a classifier's weights, ready to go."""
 
@@ -102,17 +111,31 @@ def classification(
     progress: Callable[[int, int], object] = lambda done, total: None,
 ) -> Classification:
     """Return the search of a classifier's weights on data; InputError names the option that can't be."""
-    if not 0 <= sigma < math.inf:
-        raise InputError(f"{sigma} given; a number from 0 expected", option="sigma")
-    learns = learner(refine, "refine")
-    metrics, of_fitness, of_validation = _metrics(fitness, validate)
+    check_sigma(sigma)
+    goal = make_goal(fitness, validate, refine)
     parts = tensors.parts(data)
     given = of_module(model, next(iter(parts.values())).some, trainable=trainable)
-    search = make_algorithm(algorithm, many=len(of_fitness) > 1, cut=given.backbone.cut is not None)
-    if len(of_fitness) > 1 and learns is not None and learns.options.inheritance == "baldwinian":
-        raise InputError("baldwinian goes with one metric: a front's members are as they score", option="refine")
-    metrics = {name: _of_the_module(metric, given) for name, metric in metrics.items()}
+    search = make_algorithm(algorithm, many=len(goal.fitness) > 1, cut=given.backbone.cut is not None)
+    goal = goal._replace(metrics={name: _of_the_module(metric, given) for name, metric in goal.metrics.items()})
     table = tensors.table(parts, given.backbone, given.classes, device, progress=progress)
+    return of_table(
+        given, table, search, goal, samples=samples, standardise=standardise, sigma=sigma, seed=seed, device=device
+    )
+
+
+def of_table(
+    given: Given,
+    table: Table,
+    search: Algorithm[Any],
+    goal: Goal,
+    *,
+    samples: int | Literal["all"],
+    standardise: bool | None,
+    sigma: float,
+    seed: int,
+    device: torch.device,
+) -> Classification:
+    """Return the search of a module that is cut, on samples as it sees them; InputError where it is too large."""
     evolved = _network(given, table, standardise, device)
     genes, size = evolved.layout.genes, search.later
     search.check(genes)
@@ -124,23 +147,38 @@ def classification(
     features = table.features
     if evolved.affine is not None and evolved.backbone.cut is None:
         features = features.through(evolved.affine)
-    plan = _execution(evolved, features, search, learns)
+    plan = _execution(evolved, features, search, goal.learns)
     train = table.splits["train"]
     of = supervised(
         evolved.with_method(plan.method),
         features,
         table.splits,
-        metrics=metrics,
+        metrics=goal.metrics,
         execution=plan,
-        metric=of_validation,
-        fitness=Fitness(metrics=of_fitness),
-        refinement=None if learns is None else learns.refinement(len(train)),
+        metric=goal.validation,
+        fitness=Fitness(metrics=goal.fitness),
+        refinement=None if goal.learns is None else goal.learns.refinement(len(train)),
         sigma=sigma,
         seed=seed,
         rescored=search.exact,
         sensitive=bool(search.overhead),
     )
     return Classification(given, table, of, search, len(train) if samples == "all" else min(samples, len(train)))
+
+
+def check_sigma(sigma: Any) -> None:
+    """See that a deviation is a number from 0; InputError where it isn't."""
+    if not isinstance(sigma, int | float) or isinstance(sigma, bool) or not 0 <= sigma < math.inf:
+        raise InputError(f"{sigma} given; a number from 0 expected", option="sigma")
+
+
+def make_goal(fitness: Any, validate: Any, refine: Any) -> Goal:
+    """Return what networks are judged by and how they learn, as they are given; InputError where they can't be."""
+    learns = learner(refine, "refine")
+    goal = Goal(*_metrics(fitness, validate), learns)
+    if len(goal.fitness) > 1 and learns is not None and learns.options.inheritance == "baldwinian":
+        raise InputError("baldwinian goes with one metric: a front's members are as they score", option="refine")
+    return goal
 
 
 def _metrics(fitness: Any, validate: Any) -> tuple[dict[str, Metric], tuple[str, ...], str]:

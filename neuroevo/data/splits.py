@@ -12,7 +12,7 @@ from neuroevo.data.foldernames import SPLITS
 from neuroevo.errors import InputError
 
 
-def _stratify(
+def stratify(
     labels: npt.NDArray[np.int64], count: int, rng: np.random.Generator, kept: int = 1
 ) -> npt.NDArray[np.bool_]:
     """Choose `count` places with each class's share kept by largest remainder.
@@ -44,7 +44,7 @@ def limit_images(data: Dataset, limit: int, split_seed: int) -> Dataset:
         raise InputError(
             f"{limit} leaves some class without {_one(data)}; at least {len(np.unique(strata))}", option="limit"
         )
-    return data.take(np.flatnonzero(_stratify(strata, limit, np.random.default_rng([split_seed, 0]), kept=0)))
+    return data.take(np.flatnonzero(stratify(strata, limit, np.random.default_rng([split_seed, 0]), kept=0)))
 
 
 def _one(data: Dataset) -> str:
@@ -110,7 +110,7 @@ def split(
                 f"{least if few else most}: {'at least' if few else 'at most'} {right} would do",
                 option=name,
             )
-        part[pool[_stratify(data.labels[pool], count, np.random.default_rng([split_seed, stream]))]] = index
+        part[pool[stratify(data.labels[pool], count, np.random.default_rng([split_seed, stream]))]] = index
     part[part == -1] = 0
     rows = {name: np.flatnonzero(part == i) for i, name in enumerate(SPLITS)}
     if long_tail is not None:
