@@ -38,7 +38,10 @@ def describe(path: str) -> tuple[str, Rows]:
     if Path(path).is_dir():
         folder = rundir.find(path)
         bad: list[str] = []
-        saved, _ = reopen.reopened(folder, bad.append)
+        if reopen.from_python(folder):
+            saved = checkpoint.newest(folder / rundir.CHECKPOINTS, bad.append)
+        else:
+            saved, _ = reopen.reopened(folder, bad.append)
         if saved is None:
             raise InputError(f"{path}: no checkpoint yet")
         result = rundir.read_result(folder, bad.append)

@@ -214,10 +214,14 @@ class Budget(Section):
 
 
 class Checkpoint(Section):
-    """How often a checkpoint is written, and how many are kept beside the champion's."""
+    """How often a checkpoint is written, and how many are kept beside the champion's.
+
+    `network`: the champion's whole network is written at the end, so that it is loaded from the folder alone.
+    """
 
     every: Count = 10
     keep: Count = 3
+    network: bool = True
 
 
 class Memory(Section):

@@ -53,11 +53,11 @@ def watched(observer: Observer, signals: Signals) -> Callable[[int, int], None]:
 
 
 @contextmanager
-def logged(folder: Path, observer: Observer) -> Iterator[Log]:
-    """Return a run's log, in which the command comes first."""
+def logged(folder: Path, observer: Observer, by: str | None = None) -> Iterator[Log]:
+    """Return a run's log, in which the command comes first: that of this process, or what else it is worked on `by`."""
     log = Log(folder / rundir.LOG, observer)
     with closing(log.file):
-        log.keep(rundir.COMMAND + command())
+        log.keep(rundir.COMMAND + (by or command()))
         yield log
 
 

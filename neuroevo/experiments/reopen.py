@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,6 +27,7 @@ from neuroevo.networks import weightfiles
 from neuroevo.networks.network import STATISTICS
 from neuroevo.storage import checkpoint, generations, rundir
 
+PYTHON = "python"  # the key of a config that says that a run is from Python
 # What can change from one command on a run or a search to the next, as dotted keys begin.
 CHANGING = ("budget", "checkpoint", "data.root", "data.file", "tune.budget", "tune.patience", "tune.final")
 
@@ -51,6 +53,8 @@ def reopened(folder: Path, log: Callable[[str], None]) -> tuple[checkpoint.Check
     The config is the checkpoint's: where config.yaml differs, `log` is told. InputError where neither can be read.
     """
     file = folder / rundir.CONFIG
+    if from_python(folder):
+        raise InputError(f"{folder}: a run from Python, whose objects aren't in it; go on with neuroevo.resume")
     try:
         written = config.check(config.read(str(file)))
     except InputError as error:
@@ -66,6 +70,15 @@ def reopened(folder: Path, log: Callable[[str], None]) -> tuple[checkpoint.Check
     elif differ := rundir.differences(c.record(), written.record()):
         log(f"{file}: {', '.join(differ)} differ from {saved.path.name}, which counts")
     return saved, c
+
+
+def from_python(folder: Path) -> bool:
+    """Tell whether a run's folder is of a search from Python."""
+    try:
+        found: Any = config.read(str(folder / rundir.CONFIG))
+    except InputError:
+        return False
+    return isinstance(found, dict) and bool(found.get(PYTHON))
 
 
 def newest(folder: Path, written: Config | None, log: Callable[[str], None]) -> checkpoint.Checkpoint | None:

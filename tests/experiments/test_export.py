@@ -165,7 +165,7 @@ def test_export_and_scores_on_other_images_need_the_runs_folder_alone(
     experiment.run(load(None, [*ALONE, *given]), run, "test", Quiet())
     make_folder(tmp_path, {"other": {"0": 3, "7": 2}}, grey=True)
     parts, step = reopen.opened(run, Quiet())
-    other = datasets.labelled(str(tmp_path / "other"), parts.network.classes)
+    other = datasets.read_others(str(tmp_path / "other"), parts.network.classes)
     rows, _ = feature_cache.cached(parts.network.backbone, other, parts.device, lambda done, total: None)
     labels = torch.from_numpy(other.labels)
     expected = parts.supervised.test(step.champion.genome, parts.view_others(rows, labels), torch.arange(5)).scores

@@ -624,7 +624,7 @@ def test_a_head_that_a_projection_would_change_is_no_start(tmp_path: Path) -> No
     experiment.run(load(None, projected), str(tmp_path / "c"), "test", Quiet())
     again = [*projected, f"genome.from=[{tmp_path / 'c'}]", "genome.init_sigma=0"]
     experiment.run(load(None, again), str(tmp_path / "d"), "test", Quiet())
-    first = reopen.opened(str(tmp_path / "d"), Quiet())[0].start()[0]
+    first = reopen.opened(str(tmp_path / "d"), Quiet())[0].supervised.start[0]
     torch.testing.assert_close(
         first, reopen.opened(str(tmp_path / "c"), Quiet())[1].champion.genome, rtol=1e-3, atol=1e-4
     )

@@ -58,7 +58,7 @@ def test_a_stage_is_as_ordinary_as_a_head(tmp_path: Path, weights: str, quiet: Q
     assert set(champion) == set(named)
     for name, weight in champion.items():
         assert torch.equal(network.state_dict()[name], weight)
-    images = augment.normalised(pixels(parts), parts.network.backbone.transform, torch.device("cpu"))
+    images = augment.normalise(pixels(parts), parts.network.backbone.transform, torch.device("cpu"))
     with torch.inference_mode():
         logits = network(images[parts.supervised.splits["test"]])
     hits = (logits.argmax(1) == parts.features.labels[parts.supervised.splits["test"]]).double().mean()
@@ -166,7 +166,7 @@ def test_recalibrated_norms_are_the_champions_own_and_counted(
         network, _ = export.network(str(tmp_path / "r"))
     parts, _ = reopen.opened(str(tmp_path / "r"), Quiet())
     assert torch.equal(network.get_buffer("layer4.0.bn1.running_mean"), champion["layer4.0.bn1.running_mean"])
-    images = augment.normalised(pixels(parts), parts.network.backbone.transform, torch.device("cpu"))
+    images = augment.normalise(pixels(parts), parts.network.backbone.transform, torch.device("cpu"))
     with torch.inference_mode():
         logits = network(images[parts.supervised.splits["test"]])
     found = torch.nn.functional.cross_entropy(logits, parts.features.labels[parts.supervised.splits["test"]])
@@ -254,7 +254,7 @@ def test_without_memory_slices_are_halved_and_the_run_goes_on_and_says_so(
 
         return small
 
-    monkeypatch.setattr(deep, "plan", lambda *_: Execution("loop", 10, 6, 16, 2**31, 2))
+    monkeypatch.setattr(deep, "plan", lambda *_, **__: Execution("loop", 10, 6, 16, 2**31, 2))
     calm = start(tmp_path / "calm", weights, "validate.every=3", quiet=quiet)
     assert calm["plan_changes"] == []
     monkeypatch.setattr(deep, "forward", forward)

@@ -1,6 +1,7 @@
 import copy
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
@@ -343,11 +344,11 @@ def test_the_frozen_prefix_runs_once_an_image_and_scores_are_those_of_plain_netw
     cached = Features((rows,), labels, None, CPU)
     scored = {}
     for method in deep.METHODS:
-        forward = deep.forward(found, backbone.head, of_features, {}, None, method)
+        forward = deep.forward(found, backbone.head, of_features, {}, affine=None, method=method)
         plan = Execution(method, C, 2, 4, 2**30, 2)
-        scored[method] = scoring.evaluate(
-            genomes, layout.unflatten, forward, cached, torch.arange(6), [metrics.cross_entropy()], plan
-        ).values[:, 0]
+        evolved: Any = SimpleNamespace(decode=layout.unflatten, forward=forward)
+        judgement = scoring.Judgement(evolved, cached, [metrics.cross_entropy()])
+        scored[method] = scoring.evaluate(judgement, genomes, torch.arange(6), plan).values[:, 0]
     assert ran == once  # and never again
     images = augment.normalise(pixels.permute(0, 3, 1, 2), backbone.transform, CPU)
     for i, genome in enumerate(genomes):

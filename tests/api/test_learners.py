@@ -4,9 +4,9 @@ import pytest
 
 import neuroevo as ne
 from neuroevo import config
+from neuroevo.api.learners import Learner, Options, learner
 from neuroevo.config.schema import Refine
 from neuroevo.errors import InputError
-from neuroevo.learners import Learner, Options, learner
 from neuroevo.learning.optimizers import OPTIMIZERS
 
 

@@ -114,6 +114,13 @@ def test_steps_may_be_left_at_any_time_and_are_those_of_the_whole() -> None:
     assert [step.generation for step in watched] == [1, 2, 3, 4, 5]
 
 
+def test_an_algorithm_may_be_given_by_name_and_as_in_a_config() -> None:
+    given: Any = {"start": torch.ones(5), "fitness": sphere, "budget": ne.Budget(generations=3)}
+    made = ne.evolve(**given, algorithm=ne.snes(population=6))
+    assert torch.equal(ne.evolve(**given, algorithm={"name": "snes", "population": 6}).genome, made.genome)
+    assert torch.equal(ne.evolve(**given, algorithm="ga").genome, ne.evolve(**given).genome)
+
+
 def test_nan_is_invalid_and_never_wins() -> None:
     result = ne.evolve(
         start=torch.ones(3), fitness=lambda genomes: sphere(genomes).where(genomes[:, 0] > 0, torch.nan),
