@@ -200,6 +200,47 @@ def test_signals_arguments_and_printing_are_the_programs() -> None:
     assert found == PROGRAM
 
 
+# What a test counts is handed in: a private name may go at any time, and who imported a name keeps the one it has.
+TEST_FILES = sorted(Path(__file__).parent.rglob("*.py"))
+
+
+def patches(path: Path) -> Iterator[tuple[ast.expr, str, int]]:
+    """Yield what a test file sets an attribute of from outside, the attribute's name, and the line."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] in ("setattr", "delattr", "patch"):
+            match node.args:
+                case [ast.Constant(value=str(whole)), *_]:  # by its dotted name
+                    owner, _, name = whole.rpartition(".")
+                    yield ast.Name(owner), name, node.lineno
+                case [owner, ast.Constant(value=str(name)), *_]:
+                    yield owner, name, node.lineno
+        for target in node.targets if isinstance(node, ast.Assign) else ():
+            for each in target.elts if isinstance(target, ast.Tuple) else [target]:
+                if isinstance(each, ast.Attribute) and ast.unparse(each.value) not in ("self", "cls"):
+                    yield each.value, each.attr, node.lineno
+
+
+@pytest.mark.parametrize("path", TEST_FILES, ids=lambda path: path.name)
+def test_no_test_patches_a_private_name(path: Path) -> None:
+    for owner, name, line in patches(path):
+        private = name.startswith("_") and not name.endswith("__")
+        assert not private, f"{path.name}, line {line}: {ast.unparse(owner)}.{name}"
+
+
+@pytest.mark.parametrize("path", TEST_FILES, ids=lambda path: path.name)
+def test_no_test_patches_what_others_import_by_name(path: Path) -> None:
+    names = {
+        alias.asname or alias.name: f"{node.module}.{alias.name}"
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    for owner, name, line in patches(path):
+        patched = f"{names.get(ast.unparse(owner), ast.unparse(owner))}.{name}"
+        by_name = [module(file) for file in FILES if patched.startswith("neuroevo.") and patched in imports(file)]
+        assert not by_name, f"{path.name}, line {line}: {patched} is another one in {by_name}"
+
+
 # The words and measures of the house: what still falls short is named, and these sets only shrink.
 MOST_POSITIONS, MOST_LINES = 5, 400
 PAGES = "report."  # pages and tables, whose length is that of what they show

@@ -27,7 +27,6 @@ from neuroevo.engine.loop import Step
 from neuroevo.errors import InputError, Interrupted, RunError
 from neuroevo.experiments import experiment, reopen, signals
 from neuroevo.networks import backbones
-from neuroevo.problems import scoring
 from neuroevo.storage import checkpoint, files, generations, rundir
 
 SETS = [
@@ -175,35 +174,43 @@ def test_a_signal_finishes_the_generation_saves_and_leaves_and_the_run_resumes_t
     assert contents(folder) == uninterrupted
 
 
+class Scored:
+    """What a fitness of the tests' own counts: generations scored; at which a signal comes, and how long it takes."""
+
+    count, at, seconds = 0, 0, 0.0
+
+
+def slow_accuracy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    Scored.count += len(logits) == 33  # the population, and not what is validated
+    if len(logits) == 33 and Scored.count == Scored.at:
+        os.kill(os.getpid(), signal.SIGINT)
+        end = time.monotonic() + Scored.seconds
+        while time.monotonic() < end:
+            time.sleep(0.01)
+    return (logits.argmax(-1) == targets).double().mean(-1)
+
+
 @pytest.mark.parametrize(("at", "seconds", "kept"), [(4, 5.0, 3), (4, 0.0, 4), (1, 5.0, 0)])
 def test_a_generation_that_is_not_finished_soon_after_a_signal_is_dropped_and_computed_by_the_resume(
-    tmp_path: Path, uninterrupted: dict[str, Any], monkeypatch: pytest.MonkeyPatch, at: int, seconds: float, kept: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int, seconds: float, kept: int
 ) -> None:
-    folder, real, scored = tmp_path / "r", scoring.fitness, 0
-
-    def score(*given: Any) -> Any:
-        nonlocal scored
-        scored += 1
-        if scored == at:
-            os.kill(os.getpid(), signal.SIGINT)
-            end = time.monotonic() + seconds
-            while time.monotonic() < end:
-                time.sleep(0.01)
-        return real(*given)
-
-    monkeypatch.setattr(scoring, "fitness", score)
+    sets, whole, folder = [*SETS, "fitness.metric=test_resume:slow_accuracy"], tmp_path / "whole", tmp_path / "r"
+    experiment.run(load(None, sets), str(whole), "test", Quiet())
+    for name, value in {"count": 0, "at": at, "seconds": seconds}.items():
+        monkeypatch.setattr(Scored, name, value)
     monkeypatch.setattr(signals, "PATIENCE", 0.2)
     quiet, began = Quiet(), time.monotonic()
     with pytest.raises(Interrupted):
-        experiment.run(load(None, SETS), str(folder), "test", quiet)
+        experiment.run(load(None, sets), str(folder), "test", quiet)
     assert time.monotonic() - began < 4
     if kept:
         assert rundir.read_result(folder)["generations"] == kept
         assert generations.paths(folder / "checkpoints")[0].name == generations.name(kept)
     else:
         assert "interrupted before its first generation" in quiet.lines[-1]
+    assert Scored.count == at
     experiment.resume(str(folder), [], Quiet())
-    assert contents(folder) == uninterrupted
+    assert contents(folder) == contents(whole)
 
 
 def test_a_second_signal_leaves_at_once_and_the_last_checkpoint_stands(tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
 import copy
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -247,12 +248,20 @@ def test_a_limit_too_small_for_one_individual_is_refused_with_one_that_does() ->
 
 
 def test_the_probe_decides_and_a_named_method_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    d = small()
+    d, clock = small(), [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
+
+    def taking(run: Forward, seconds: float) -> Forward:
+        def timed(weights: Any, rows: Tensor, drop: Any = None) -> Tensor:
+            clock[0] += seconds * len(next(iter(weights.values()))) * len(rows)
+            return run(weights, rows, drop)
+
+        return timed
+
     for quick in deep.METHODS:
-        rates = {d.forwards[m]: 1.0 if m == quick else 2.0 for m in deep.METHODS}
-        monkeypatch.setattr(deep, "_rate", lambda run, *_, rates=rates, **__: rates[run])
-        assert plan(2**24, "auto", d=d).method == quick
-        assert plan(2**24, "loop", d=d).method == "loop"
+        forwards = {m: taking(d.forwards[m], 1.0 if m == quick else 2.0) for m in deep.METHODS}
+        assert plan(2**24, "auto", d=d._replace(forwards=forwards)).method == quick
+        assert plan(2**24, "loop", d=d._replace(forwards=forwards)).method == "loop"
 
 
 def test_what_vmap_refuses_runs_as_a_loop_and_is_refused_where_vmap_is_asked_for() -> None:
