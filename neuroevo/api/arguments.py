@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from neuroevo import devices
-from neuroevo.api.classification import classification, make_algorithm
+from neuroevo.api.classification import Classification, classification, make_algorithm
 from neuroevo.api.folders import EVERY, KEEP, Record, Search, spell
 from neuroevo.engine import loop
 from neuroevo.engine.cost import Budget
@@ -92,27 +92,12 @@ class Arguments:
             device=devices.resolve(self.device),
             progress=self.progress,
         )
-        table, judged, metric = of.table, of.supervised.fitness.metrics[0], of.supervised.metric
-        splits = {name: len(rows) for name, rows in table.splits.items()}
-        labels = {"labels": table.features.labels, **table.splits}
-        problem = of.problem()
-        search = Search(
-            problem=problem,
-            algorithm=of.algorithm,
-            rules=self._rules(of.samples, metric, every=10),
-            device=of.supervised.network.device,
-            home=of.home,
-            record=self.record(data={"labels": digest(labels), **summary(table.features.pieces[0])}, network=True),
-            fold=of.supervised.network.fold,
-            test=of.test,
-            score=lambda champion: _score(champion, judged),
-            module=of.module,
-            classes=table.classes,
-            counts=splits,
-            executions=of.supervised.executions,
-            features=table.features.digest(),
+        labels = {"labels": of.table.features.labels, **of.table.splits}
+        data = {"labels": digest(labels), **summary(of.table.features.pieces[0])}
+        every, record = 10 if self.every is None else self.every, self.record(data=data, network=True)
+        return of_classification(
+            of, budget=self.limits, patience=self.patience, every=every, seed=self.seed, record=record
         )
-        return search, of.begin(problem, self.seed)
 
     def _of_function(self) -> tuple[Search, Step]:
         with_data = {"refine": self.refine, "validate": self.validate, "samples": self.samples}
@@ -144,7 +129,15 @@ class Arguments:
         search = Search(
             problem=problem,
             algorithm=algorithm,
-            rules=self._rules(1, FITNESS, every=1),
+            rules=Rules(
+                seed=self.seed,
+                samples=1,
+                every=1 if self.every is None else self.every,
+                patience=self.patience,
+                budget=self.limits,
+                metric=FITNESS,
+                lower_is_better=False,
+            ),
             device=place,
             home=place,
             record=self.record(data=None, network=evolvable is not None),
@@ -154,17 +147,6 @@ class Arguments:
             module=lambda genome: None if evolvable is None else evolvable.of(genome),
         )
         return search, loop.begin(problem, algorithm, self.seed, place)
-
-    def _rules(self, samples: int, metric: str, *, every: int) -> Rules:
-        return Rules(
-            seed=self.seed,
-            samples=samples,
-            every=every if self.every is None else self.every,
-            patience=self.patience,
-            budget=self.limits,
-            metric=metric,
-            lower_is_better=metric in LOWER_IS_BETTER,
-        )
 
     def record(self, *, data: Mapping[str, Any] | None, network: bool) -> Record:
         """Return what was asked for as the config of a run's folder: objects by hashes, or as given.
@@ -209,6 +191,39 @@ def summary(rows: Tensor) -> Record:
     """Return what tells rows [N, d] from others, whatever rounds otherwise on another device."""
     some = rows[:: max(1, len(rows) // 1024)].double()
     return {"shape": list(rows.shape), "mean": float(some.mean()), "deviation": float(some.std(correction=0))}
+
+
+def of_classification(
+    of: Classification, *, budget: Budget, patience: int | None, every: int, seed: int, record: Record | None = None
+) -> tuple[Search, Step]:
+    """Return a classifier's search that is ready to go, and its step before the first generation."""
+    table, judged, metric = of.table, of.supervised.fitness.metrics[0], of.supervised.metric
+    problem = of.problem()
+    search = Search(
+        problem=problem,
+        algorithm=of.algorithm,
+        rules=Rules(
+            seed=seed,
+            samples=of.samples,
+            every=every,
+            patience=patience,
+            budget=budget,
+            metric=metric,
+            lower_is_better=metric in LOWER_IS_BETTER,
+        ),
+        device=of.supervised.network.device,
+        home=of.home,
+        record=record or {},
+        fold=of.supervised.network.fold,
+        test=of.test,
+        score=lambda champion: _score(champion, judged),
+        module=of.module,
+        classes=table.classes,
+        counts={name: len(rows) for name, rows in table.splits.items()},
+        executions=of.supervised.executions,
+        features=table.features.digest(),
+    )
+    return search, of.begin(problem, seed)
 
 
 def _score(champion: Champion, metric: str) -> float:

@@ -8,7 +8,8 @@ from typing import Any, Literal, NamedTuple, Self
 from torch import Tensor, nn
 
 from neuroevo.api import folders
-from neuroevo.api.arguments import Arguments
+from neuroevo.api.arguments import Arguments, of_classification
+from neuroevo.api.classification import Classification
 from neuroevo.api.folders import Search
 from neuroevo.engine import loop
 from neuroevo.engine.cost import Budget, Cost
@@ -205,6 +206,11 @@ def steps(
         progress=progress,
     )
     return Steps(*asked.search())
+
+
+def steps_of(of: Classification, *, budget: Budget, patience: int | None, every: int, seed: int) -> Steps:
+    """Return the steps of a classifier's search that is ready to go."""
+    return Steps(*of_classification(of, budget=budget, patience=patience, every=every, seed=seed))
 
 
 def resume(
