@@ -19,7 +19,7 @@ PACKAGES = {  # in order: each may import those before it, and its own modules t
                  "libraries", "backbones", "rows", "network",
                  "modules"],
     "learning": ["optimizers", "task", "losses", "draws", "refine", "sensitivity"],
-    "problems": ["metric", "metrics", "scoring", "intervals", "supervised", "function"],
+    "problems": ["metric", "metrics", "scoring", "intervals", "supervised", "slicing", "function"],
     "data": ["cache", "pictures", "pixels", "images", "foldernames", "walk", "classfolders", "splitfolders", "folders",
              "arrays", "datasets", "splits", "inventory", "identity", "augment", "samples", "components",
              "feature_cache", "tensors"],
@@ -127,7 +127,8 @@ TESTS = {  # of modules that are tested with another of their package, by that o
     "report/test_plots.py": [name for name in ORDER if name.startswith(("report.plots_of_", "report.figures"))],
     "experiments/test_experiment.py": [f"experiments.{name}" for name in ("signals", "log", "recorders", "conclusion")],
     "experiments/test_compose.py": [f"experiments.{name}" for name in ("memory", "costs", "build", "sizes")],
-    "experiments/test_unfrozen.py": ["experiments.sources", "networks.network", "problems.supervised"],
+    "experiments/test_unfrozen.py": [
+        "experiments.sources", "networks.network", "problems.supervised", "problems.slicing"],
     "experiments/test_resume.py": ["experiments.reopen"], "experiments/test_starts.py": ["networks.rows"],
     "experiments/test_export.py": ["experiments.evaluation"],
     "bench/test_benchmark.py": ["bench.tasks", "bench.tables"],

@@ -13,6 +13,7 @@ from neuroevo.api.classification import Classification, classification, make_alg
 from neuroevo.api.folders import EVERY, KEEP, Record, Search, spell
 from neuroevo.engine import loop
 from neuroevo.engine.cost import Budget
+from neuroevo.engine.execution import LOCAL, Executor
 from neuroevo.engine.loop import Champion, Rules, Step
 from neuroevo.errors import InputError
 from neuroevo.experiments.reopen import PYTHON
@@ -43,6 +44,7 @@ class Arguments:
     every: int | None = None
     seed: int = 0
     device: str = "auto"
+    executor: Executor = LOCAL
     checkpoint: Mapping[str, int] = field(default_factory=lambda: {"every": EVERY, "keep": KEEP})
     progress: Callable[[int, int], object] = lambda done, total: None
 
@@ -90,6 +92,7 @@ class Arguments:
             sigma=0.01 if self.sigma is None else self.sigma,
             seed=self.seed,
             device=devices.resolve(self.device),
+            executor=self.executor,
             progress=self.progress,
         )
         labels = {"labels": of.table.features.labels, **of.table.splits}
@@ -115,7 +118,7 @@ class Arguments:
         evolvable: function.Evolvable | None = None
         if self.model is not None:
             evolvable = function.Evolvable(self.model, self.patterns, place)
-            problem = function.of_module(self.fitness, evolvable, sigma=sigma)
+            problem = function.of_module(self.fitness, evolvable, sigma=sigma, executor=self.executor)
         else:
             if self.patterns:
                 line = f"{', '.join(self.patterns)}: genomes have no parameters by name"

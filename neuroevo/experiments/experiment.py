@@ -26,10 +26,9 @@ from neuroevo.experiments.recorders import Recorder, Shrinking, aside, make_fold
 from neuroevo.experiments.reopen import apply_sets, check_config, check_search, reopen, restore
 from neuroevo.experiments.signals import Signals, punctual
 from neuroevo.networks.backbones import Backbone
+from neuroevo.problems.slicing import memory_limit
 from neuroevo.storage import checkpoint, claims, files, generations, rundir
 from neuroevo.storage.writer import Writer
-
-FREE_SHARE = 4  # an evaluation may use up to a quarter of the memory that is free at the start
 
 
 def run(c: Config, out: str | None, stem: str, observer: Observer) -> Path:
@@ -67,8 +66,7 @@ def prepare(c: Config, log: Callable[[str], None] | None = None) -> Ready:
         build.check_splits(c, given[0])
     backbone = build.build_backbone(c, given[0])
     if c.memory.limit is None:
-        # A power of two, so that runs of one config on one machine have one limit.
-        limit = 1 << (devices.available_memory(device) // FREE_SHARE).bit_length() - 1
+        limit = memory_limit(device)
         c = replace(c, memory=c.memory.model_copy(update={"limit": limit}))
     dims, _ = sizes.dimensions(c, given, backbone)
     if log is None:
