@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from neuroevo.engine.cost import Budget as Budget
     from neuroevo.errors import InputError as InputError
     from neuroevo.errors import RunError as RunError
+    from neuroevo.estimator import NeuroevoClassifier as NeuroevoClassifier
     from neuroevo.learners import adam as adam
     from neuroevo.learners import adamw as adamw
     from neuroevo.learners import sgd as sgd
@@ -41,6 +42,7 @@ _HOMES = {  # of the public names, by module
     "api": ("Result", "evolve", "steps"),
     "engine.cost": ("Budget",),
     "errors": ("InputError", "RunError"),
+    "estimator": ("NeuroevoClassifier",),
     "learners": ("adam", "adamw", "sgd"),
 }
 _HOME = {name: f"{__name__}.{home}" for home, names in _HOMES.items() for name in names}

@@ -264,7 +264,7 @@ def _network(given: Given, table: Table, standardise: bool | None, device: torch
         backbone,
         lambda features: deepcopy(head),
         table.classes,
-        width=head.in_features,
+        width=given.width,
         affine=affine,
         head_weights=head_weights,
         device=device,
@@ -324,7 +324,15 @@ def _execution(evolved: Network, features: Features, search: Algorithm[Any], lea
         if batch:
             own = learns is not None and learns.options.batches == "own"
             trained = slice_size(
-                genes, features.dim, widths, linear=True, slots=slots, own=own, size=batch, limit=limit, device=device
+                genes,
+                features.dim,
+                widths,
+                linear=len(widths) == 1,
+                slots=slots,
+                own=own,
+                size=batch,
+                limit=limit,
+                device=device,
             )
             found = found._replace(trained=trained, micro=batch)
     fits = 4 * 4 * genes * search.later < devices.available_memory(device) / 2

@@ -21,7 +21,7 @@ PACKAGES = {  # in order: each may import those before it, and its own modules t
     "learning": ["optimizers", "task", "losses", "draws", "refine", "sensitivity"],
     "problems": ["metric", "metrics", "scoring", "intervals", "supervised", "function"],
     "data": ["cache", "pictures", "pixels", "images", "foldernames", "walk", "classfolders", "splitfolders", "folders",
-             "arrays", "datasets", "splits", "inventory", "identity", "augment", "samples", "components",
+             "arrays", "datasets", "splits", "repetitions", "inventory", "identity", "augment", "samples", "components",
              "feature_cache", "tensors"],
     "config": [""],
     "storage": ["files", "hdf5", "generations", "checkpoint", "writer", "records", "rundir", "claims"],
@@ -36,13 +36,14 @@ PACKAGES = {  # in order: each may import those before it, and its own modules t
     "learners": [""],
     "classification": [""],
     "api": [""],
+    "estimator": [""],
     "cli": ["inspection", "main"],
     "__main__": [""],
 }  # fmt: skip
 ORDER = [".".join(filter(None, (package, name))) for package, names in PACKAGES.items() for name in names]
 ONLY = {  # the one module that imports a library
     "h5py": {"storage.hdf5"}, "pydantic": {"config"}, "typer": {"cli.main"}, "rich": {"experiments.terminal"},
-    "safetensors": {"networks.weightfiles"}, "sklearn": {"data.datasets"}, "filelock": {"data.cache"},
+    "safetensors": {"networks.weightfiles"}, "sklearn": {"data.datasets", "estimator"}, "filelock": {"data.cache"},
     "evotorch": {"search.operators.crossover", "search.algorithms"}, "optuna": {"search.samplers"},
     "scipy": {"problems.intervals", "bench.statistics"}, "yaml": {"config"}, "platformdirs": {"data.cache"},
     "psutil": {"devices"},
