@@ -85,7 +85,7 @@ def generations(folder: Path, count: int, every: int | None) -> float:
         def batch(self, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             return x[index], y[index]
 
-    algorithm, metric, p = ga(), METRICS["cross_entropy"](), plan("gemm", LAYOUT.genes, D, [C], 2**30, CPU)
+    algorithm, metric, p = ga(), METRICS["cross_entropy"](), plan("gemm", LAYOUT.genes, D, [C], limit=2**30, device=CPU)
 
     def score(population: Population, index: torch.Tensor) -> tuple[Scores, Cost]:
         scores = evaluate(Judgement(evolved, Rows(), [metric]), population.genomes, index, p)

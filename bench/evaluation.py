@@ -49,7 +49,7 @@ def rates(rounds: int, device: torch.device) -> None:
     torch.manual_seed(0)
     rows, n, b = Rows(10_000, device), 256, 10_000
     genomes = torch.randn(n, LAYOUT.genes, device=device) / 36
-    plan = execution.plan("gemm", LAYOUT.genes, D, [C], 2**30, device)
+    plan = execution.plan("gemm", LAYOUT.genes, D, [C], limit=2**30, device=device)
     index = torch.arange(b, device=device)
     w = LAYOUT.unflatten(genomes)["head.weight"].flatten(0, 1).t().contiguous()
     out = torch.empty(b, n * C, device=device)
@@ -98,8 +98,8 @@ def peak() -> int:
 def memory(samples: int, metric: str, limit: int) -> None:
     """Print what one evaluation of 4,096 heads adds to the peak of this process's memory."""
     rows, genomes = Rows(samples, torch.device("cpu")), torch.randn(4096, LAYOUT.genes) / 36
-    plan = execution.plan("gemm", LAYOUT.genes, D, [C], limit, torch.device("cpu"))
-    small = execution.plan("gemm", LAYOUT.genes, D, [C], 2**25, torch.device("cpu"))
+    plan = execution.plan("gemm", LAYOUT.genes, D, [C], limit=limit, device=torch.device("cpu"))
+    small = execution.plan("gemm", LAYOUT.genes, D, [C], limit=2**25, device=torch.device("cpu"))
     # The libraries' own buffers, before the peak is read.
     scoring.evaluate(genomes[:2], LAYOUT.unflatten, FORWARD, rows, torch.arange(64), [METRICS[metric]()], small)
     Path("/proc/self/clear_refs").write_text("5")  # the peak from here on (Linux)

@@ -35,7 +35,7 @@ HOME = torch.device("cpu")
 def tuner(sets: list[str], preset: str = "tune_lr.yaml") -> Tuner:
     c = config.load(str(RUNS / preset), sets)
     nothing = lambda *_: None  # noqa: E731
-    return Tuner(experiment.prepared(c), Path(tempfile.mkdtemp()), images=nothing, log=nothing)
+    return Tuner(experiment.prepare(c), Path(tempfile.mkdtemp()), images=nothing, log=nothing)
 
 
 def against_pyswarm(rounds: int, particles: int = 32, epochs: int = 3) -> None:

@@ -7,16 +7,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from neuroevo.api import Result as Result
-    from neuroevo.api import evolve as evolve
-    from neuroevo.api import steps as steps
+    from neuroevo.api.learners import adam as adam
+    from neuroevo.api.learners import adamw as adamw
+    from neuroevo.api.learners import sgd as sgd
+    from neuroevo.api.loading import load as load
+    from neuroevo.api.searches import Result as Result
+    from neuroevo.api.searches import evolve as evolve
+    from neuroevo.api.searches import resume as resume
+    from neuroevo.api.searches import steps as steps
     from neuroevo.engine.cost import Budget as Budget
+    from neuroevo.engine.observer import Observer as Observer
     from neuroevo.errors import InputError as InputError
     from neuroevo.errors import RunError as RunError
     from neuroevo.estimator import NeuroevoClassifier as NeuroevoClassifier
-    from neuroevo.learners import adam as adam
-    from neuroevo.learners import adamw as adamw
-    from neuroevo.learners import sgd as sgd
     from neuroevo.search.algorithms.baselines import hill_climbing as hill_climbing
     from neuroevo.search.algorithms.baselines import random as random
     from neuroevo.search.algorithms.de import de as de
@@ -39,11 +42,13 @@ _HOMES = {  # of the public names, by module
     "search.algorithms.fixed": ("fixed",),
     "search.algorithms.ga": ("ga",),
     "search.algorithms.pso": ("pso",),
-    "api": ("Result", "evolve", "steps"),
+    "api.searches": ("Result", "evolve", "resume", "steps"),
+    "engine.observer": ("Observer",),
     "engine.cost": ("Budget",),
     "errors": ("InputError", "RunError"),
     "estimator": ("NeuroevoClassifier",),
-    "learners": ("adam", "adamw", "sgd"),
+    "api.loading": ("load",),
+    "api.learners": ("adam", "adamw", "sgd"),
 }
 _HOME = {name: f"{__name__}.{home}" for home, names in _HOMES.items() for name in names}
 

@@ -20,18 +20,19 @@ from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 from torch import nn
 
 from neuroevo import devices
-from neuroevo.api import Result, steps_of
-from neuroevo.classification import Goal, check_sigma, make_algorithm, make_goal, of_table
+from neuroevo.api.classification import Goal, check_sigma, make_algorithm, make_goal, of_table
 from neuroevo.data.repetitions import Multiset, count, split, statistics
 from neuroevo.data.samples import Features
 from neuroevo.data.tensors import Table
+from neuroevo.engine import loop
 from neuroevo.engine.algorithm import Algorithm
 from neuroevo.engine.cost import Budget
+from neuroevo.engine.loop import Rules
 from neuroevo.engine.rng import generator
 from neuroevo.errors import InputError
 from neuroevo.networks import heads
 from neuroevo.networks.modules import of_head
-from neuroevo.problems.metric import OfModule
+from neuroevo.problems.metric import LOWER_IS_BETTER, OfModule
 
 Array = npt.NDArray[Any]
 
@@ -51,6 +52,15 @@ class Settings(NamedTuple):
     sigma: float
     device: torch.device
     seed: int
+
+
+class Found(NamedTuple):
+    """What a search comes to."""
+
+    module: nn.Module  # with the champion's weights
+    validation: dict[str, float]  # its metrics
+    history: list[dict[str, float | None]]
+    stop: str  # which limit ended it
 
 
 class NeuroevoClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # it has no types
@@ -150,16 +160,15 @@ class NeuroevoClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
             scaled = samples._replace(x=((samples.x - mean) / scale).astype(np.float32))
         if not (np.isfinite(scaled.x).all() and np.isfinite(scale).all()):
             raise InputError("its numbers are too large for float32", option="X")
-        result = search(scaled, train, validation, tuple(map(str, classes)), settings)
-        assert result.model is not None
-        layers = [layer for layer in result.model.modules() if isinstance(layer, nn.Linear)]
+        found = search(scaled, train, validation, tuple(map(str, classes)), settings)
+        layers = [layer for layer in found.module.modules() if isinstance(layer, nn.Linear)]
         self.coefs_ = [layer.weight.detach().cpu().double().numpy().T.copy() for layer in layers]
         self.intercepts_ = [layer.bias.detach().cpu().double().numpy() for layer in layers]
         self.coefs_[0] /= scale[:, None]
         self.intercepts_[0] = self.intercepts_[0] - mean @ self.coefs_[0]
         self.classes_ = classes
-        self.n_iter_, self.stop_reason_ = len(result.history), result.stop_reason
-        self.history_, self.validation_ = result.history, result.validation
+        self.n_iter_, self.stop_reason_ = len(found.history), found.stop
+        self.history_, self.validation_ = found.history, found.validation
         return self
 
     def decision_function(self, X: Any) -> Array:  # noqa: N803
@@ -222,35 +231,43 @@ class NeuroevoClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
         )
 
 
-def search(samples: Multiset, train: Array, validation: Array, classes: tuple[str, ...], settings: Settings) -> Result:
+def search(samples: Multiset, train: Array, validation: Array, classes: tuple[str, ...], settings: Settings) -> Found:
     """Return what a search on samples [N, d] float32 comes to, of which rows are in train and in validation."""
-    rows = {
-        name: np.repeat(index, samples.times[index]) for name, index in (("train", train), ("validation", validation))
-    }
-    device = settings.device
-    features = Features(
-        (torch.from_numpy(samples.x).to(device),), torch.from_numpy(samples.labels).to(device), None, device
-    )
-    splits = {name: torch.from_numpy(index) for name, index in rows.items()}
-    width = samples.x.shape[1]
-    given = of_head(build_head(width, len(classes), settings.hidden, settings.seed), width, len(classes))
-    found = of_table(
-        given,
-        Table(features, {**splits, "test": torch.arange(0)}, classes, computed=0),
+    device, seed, width = settings.device, settings.seed, samples.x.shape[1]
+    parts = {"train": train, "validation": validation, "test": np.arange(0)}
+    labels = torch.from_numpy(samples.labels).to(device)
+    of = of_table(
+        of_head(build_head(width, len(classes), settings.hidden, seed), width, len(classes)),
+        Table(
+            Features((torch.from_numpy(samples.x).to(device),), labels, None, device),
+            {name: torch.from_numpy(np.repeat(rows, samples.times[rows])) for name, rows in parts.items()},
+            classes,
+            computed=0,
+        ),
         settings.algorithm,
         settings.goal,
         samples=settings.samples,
         standardise=False,
         sigma=settings.sigma,
-        seed=settings.seed,
+        seed=seed,
         device=device,
     )
-    steps = steps_of(
-        found, budget=settings.budget, patience=settings.patience, every=settings.every, seed=settings.seed
+    rules = Rules(
+        seed=seed,
+        samples=of.samples,
+        every=settings.every,
+        patience=settings.patience,
+        budget=settings.budget,
+        metric=settings.goal.validation,
+        lower_is_better=settings.goal.validation in LOWER_IS_BETTER,
     )
-    for _ in steps:
-        pass
-    return steps.result()
+    problem = of.problem()
+    begun, history = of.begin(problem, seed), []
+    step = begun
+    for step in loop.evolve(problem, of.algorithm, rules, begun, device=of.home):
+        history.append(step.record)
+    assert step.stop is not None
+    return Found(of.module(step.champion.genome), step.champion.validation, history, step.stop)
 
 
 def build_head(width: int, classes: int, hidden: list[int], seed: int) -> nn.Module:

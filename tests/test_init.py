@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 import neuroevo
-from neuroevo import api, estimator, learners
+from neuroevo import estimator
+from neuroevo.api import learners, loading, searches
 from neuroevo.engine.cost import Budget
+from neuroevo.engine.observer import Observer
 from neuroevo.errors import InputError, RunError
 from neuroevo.learning.optimizers import OPTIMIZERS
 from neuroevo.search.algorithms import ALGORITHMS
@@ -17,8 +19,8 @@ from neuroevo.search.algorithms import ALGORITHMS
 def test_public_names_are_the_things_of_the_tables() -> None:
     expected = {**ALGORITHMS, "Budget": Budget, "InputError": InputError, "RunError": RunError}
     expected |= {name: getattr(learners, name) for name in OPTIMIZERS}
-    expected |= {"evolve": api.evolve, "steps": api.steps, "Result": api.Result}
-    expected |= {"NeuroevoClassifier": estimator.NeuroevoClassifier}
+    expected |= {name: getattr(searches, name) for name in ("evolve", "resume", "steps", "Result")}
+    expected |= {"load": loading.load, "Observer": Observer, "NeuroevoClassifier": estimator.NeuroevoClassifier}
     assert {*expected, "__version__"} == set(neuroevo.__all__) <= set(dir(neuroevo))
     for name, thing in expected.items():
         assert getattr(neuroevo, name) is thing

@@ -221,7 +221,7 @@ def schedule_validation(c: Config, given: Given, validate: Mapping[str, Any]) ->
     return replace(
         c,
         validate=c.validate.model_copy(update={"every": every, "patience": None}),
-        checkpoint=c.checkpoint.model_copy(update={"every": every, "keep": 1}),
+        checkpoint=c.checkpoint.model_copy(update={"every": every, "keep": 1, "network": False}),
     )
 
 

@@ -55,7 +55,7 @@ def run(
     check_counts(seeds=seeds, splits=splits, jobs=jobs)
     out = str(rundir.OUT / f"{Path(file).stem}-bench") if out is None else out
     claims.check(out, bench=True)
-    ready = experiment.prepared(c)
+    ready = experiment.prepare(c)
     check_splits(c, ready.given[0], splits)
     given = terms(c, ready.given[1], budget)
     samples = given.samples
@@ -123,7 +123,7 @@ def resume(run_dir: str, observer: Observer, signals: Signals) -> Path:
     with claims.lock(folder):
         bench = read_bench(folder)
         c = config.check(bench.base)
-        given = sizes(c, experiment.prepared(c).given[1])._replace(samples=bench.samples)
+        given = sizes(c, experiment.prepare(c).given[1])._replace(samples=bench.samples)
         bench = same_data(bench, folder, observer)
         return complete(folder, bench, bench.tasks(folder, given), observer, signals)
 
@@ -268,7 +268,7 @@ def work(task: Task, observer: Observer, signals: Signals) -> None:
 def write(folder: Path, bench: Bench, tasks: Sequence[Task]) -> None:
     """Write all tables of what is finished."""
     found = [run for run in map(read, tasks) if run is not None]
-    metric = tasks[0].config.validation_metric.name
+    metric = tasks[0].config.validate.metric.name
     lower = metric in LOWER_IS_BETTER
     table(folder / rundir.RESULTS, [run.row for run in found])
     curves = [

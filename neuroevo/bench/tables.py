@@ -30,7 +30,7 @@ def read(task: Task) -> Found | None:
     """Read a finished run; None where it isn't finished."""
     if not is_done(task):
         return None
-    metric = task.config.validation_metric.name
+    metric = task.config.validate.metric.name
     lower = metric in LOWER_IS_BETTER
     result = rundir.read_result(task.folder)
     parts = [(task.folder, result)]

@@ -90,7 +90,7 @@ def differs(task: Task) -> bool:
 
 def is_done(task: Task) -> bool:
     """Tell whether a run came to its end."""
-    result, metric = rundir.read_result(task.folder), task.config.validation_metric.name
+    result, metric = rundir.read_result(task.folder), task.config.validate.metric.name
     champion = result.get("champion", {})
     return result.get("status") == "finished" and all(metric in champion.get(s, {}) for s in ("validation", "test"))
 
@@ -98,7 +98,7 @@ def is_done(task: Task) -> bool:
 def outcome(task: Task) -> str:
     """Return a finished run in a line."""
     result = rundir.read_result(task.folder)
-    metric = task.config.validation_metric.name
+    metric = task.config.validate.metric.name
     validation, test = (real(result["champion"][split][metric]) for split in ("validation", "test"))
     return f"validation {metric} {validation:.4f}, test {test:.4f}, {result['cost']['seconds']:.0f} s"
 

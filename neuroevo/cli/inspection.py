@@ -26,7 +26,7 @@ from neuroevo.forecast.length import run_length
 from neuroevo.forecast.search import estimate_search
 from neuroevo.forecast.seconds import breakdown, duration
 from neuroevo.networks import heads
-from neuroevo.problems.metric import reported
+from neuroevo.problems.metric import as_reported
 from neuroevo.storage import checkpoint, files, generations, hdf5, records, rundir
 from neuroevo.tuning import trials
 
@@ -38,7 +38,10 @@ def describe(path: str) -> tuple[str, Rows]:
     if Path(path).is_dir():
         folder = rundir.find(path)
         bad: list[str] = []
-        saved, _ = reopen.reopened(folder, bad.append)
+        if reopen.from_python(folder):
+            saved = checkpoint.newest(folder / rundir.CHECKPOINTS, bad.append)
+        else:
+            saved, _ = reopen.reopen(folder, bad.append)
         if saved is None:
             raise InputError(f"{path}: no checkpoint yet")
         result = rundir.read_result(folder, bad.append)
@@ -105,14 +108,15 @@ def _place(saved: checkpoint.Checkpoint) -> tuple[int | None, int | None]:
 
 
 def front(saved: checkpoint.Checkpoint) -> Rows:
-    """Return each member of a checkpoint's front with its objectives as reported, by the generation's own batch."""
+    """Return each member of a checkpoint's front with its objectives as as_reported, by the generation's own batch."""
     if saved.front is None:
         return []
     names = saved.objectives
     rows: Rows = []
     for i, member in enumerate(saved.front.fitness.tolist()):
         pairs = zip(names, member, strict=True)
-        rows += [(f"{checkpoint.FRONT}{i}", ", ".join(f"{name} {reported(name, value):.4f}" for name, value in pairs))]
+        objectives = ", ".join(f"{name} {as_reported(name, value):.4f}" for name, value in pairs)
+        rows += [(f"{checkpoint.FRONT}{i}", objectives)]
     return rows
 
 
@@ -152,7 +156,7 @@ def estimate(c: Config, comparison: Comparison | None = None, begun: float | Non
     `begun` is when the process began, in seconds since the epoch, where its start counts.
     """
     begun = time.time() if begun is None else begun
-    ready = experiment.prepared(c)
+    ready = experiment.prepare(c)
     c, (whole, splits), backbone = ready.config, ready.given, ready.backbone
     started = time.time() - begun
     dims, head = sizes.dimensions(c, ready.given, backbone)

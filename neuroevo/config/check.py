@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from neuroevo.config.model import Config
-from neuroevo.config.parts import DEFAULT_NAMES, Part, brief, built, check_keys, other_keys, own_keys, part, section
+from neuroevo.config.parts import DEFAULT_NAMES, Part, build_algorithm, part, part_section
 from neuroevo.config.schema import (
     BARE,
     Backbone,
@@ -20,6 +20,7 @@ from neuroevo.config.schema import (
     Top,
     Validate,
 )
+from neuroevo.config.section import brief, check_keys, section
 from neuroevo.config.tuning import with_search
 from neuroevo.config.yamlfile import show
 from neuroevo.data.datasets import find_root, place_option
@@ -46,20 +47,11 @@ def check(raw: Mapping[str, Any]) -> Config:
         return dict(value or {})
 
     top = section(Top, {key: raw[key] for key in ("seed", "device") if key in raw}, "")
-    data, head, fitness, validate = (mapping(key) for key in ("data", "head", "fitness", "validate"))
-    dataset = part("data", {"name": DEFAULT_NAMES["data"]} | other_keys(data, Data), "data")
-    key = place_option(dataset.name)
-    if key in dataset.options:
-        try:
-            dataset.options[key] = find_root(dataset.options[key])
-        except (OSError, ValueError, RuntimeError) as error:  # a name that can't be, a home that isn't there
-            raise InputError(
-                f"data.{key}: {show(dataset.options[key])} can't be a {'folder' if key == 'root' else key} "
-                f"({brief(error)})"
-            ) from None
-    refine = None if raw.get("refine") is None else mapping("refine")
-    optimizer = {"name": DEFAULT_NAMES["refine"]} | other_keys(refine or {}, Refine)
-    metrics, ties = _metrics(fitness)
+    data = part_section(Data, mapping("data"), "data")
+    _find_place(data.source)
+    refine = None if raw.get("refine") is None else part_section(Refine, mapping("refine"), "refine")
+    fitness = section(Fitness, _with_metrics(mapping("fitness")), "fitness", also=("metric",))
+    many = len(fitness.metrics) > 1
     genome = section(Genome, mapping("genome"), "genome")
     algorithm = {} if raw.get("algorithm") is None else raw["algorithm"]
     if isinstance(algorithm, str):
@@ -67,18 +59,18 @@ def check(raw: Mapping[str, Any]) -> Config:
     if isinstance(algorithm, dict):
         algorithm = {"name": DEFAULT_NAMES["algorithm"], **algorithm}
     name = algorithm["name"] if isinstance(algorithm, dict) else algorithm
-    if len(metrics) > 1 and (refine or {}).get("inheritance") == "baldwinian":
+    if many and refine is not None and refine.inheritance == "baldwinian":
         raise InputError("refine.inheritance: baldwinian goes with one metric: a front's members are as they score")
     if isinstance(algorithm, dict) and name == "ga":
-        algorithm = _genetic(algorithm, len(metrics) > 1, genome.levels is not None)
+        algorithm = _genetic(algorithm, many, genome.levels is not None)
     network = mapping("backbone")
-    if dataset.name == BARE:
+    if data.source.name == BARE:
         network = {"name": "none"} | network
-    backbone, own = section(Backbone, network, "backbone"), section(Head, own_keys(head, Head), "head")
-    if not own.trainable and not backbone.trainable:
+    backbone, head = section(Backbone, network, "backbone"), part_section(Head, mapping("head"), "head")
+    if not head.trainable and not backbone.trainable:
         raise InputError("head.trainable: false leaves nothing to evolve; name parts in backbone.trainable")
     search = part("algorithm", algorithm, "algorithm")
-    if len(metrics) > 1 and not built(search).many:
+    if many and not build_algorithm(search).many:
         right = "an Algorithm that takes them says many=True" if ":" in search.name else f"{show(name)} is given"
         takers = ", ".join(name for name, build in ALGORITHMS.items() if build().many)
         raise InputError(f"fitness.metrics: many objectives go with algorithm {takers}; {right}")
@@ -87,32 +79,26 @@ def check(raw: Mapping[str, Any]) -> Config:
     if isinstance(mutation, Part) and mutation.options.get("relative", False) is None:
         # Parameters of a deep network are of very different sizes.
         mutation.options["relative"] = bool(backbone.trainable) and not mutation.options.get("safe")
-    judge = part("metric", validate.pop("metric", "accuracy"), "validate.metric")
-    objectives = {f"fitness.metrics.{i}" if len(metrics) > 1 else "fitness.metric": m for i, m in enumerate(metrics)}
-    _compatible({"validate.metric": judge, **objectives, **({} if ties is None else {"fitness.ties": ties})})
+    validate = mapping("validate")
+    judge = part("metric", validate.get("metric", "accuracy"), "validate.metric")
+    _compatible(judge, fitness)
     if genome.levels:
         _check_levels(genome.levels, features, backbone, refine, mutation)
     elif isinstance(mutation, Part) and mutation.name == "levels":
         raise InputError("algorithm.mutation: levels needs genome.levels: ternary, int4 or int8")
     c = Config(
         **top.model_dump(),
-        data=section(Data, own_keys(data, Data), "data"),
-        dataset=dataset,
+        data=data,
         backbone=backbone,
-        head=own,
-        head_part=part("head", {"name": DEFAULT_NAMES["head"]} | other_keys(head, Head), "head"),
+        head=head,
         features=_fill_projection(
-            features, bool(backbone.trainable or genome.start or own.init == "network"), genome.levels is not None
+            features, bool(backbone.trainable or genome.start or head.init == "network"), genome.levels is not None
         ),
         genome=genome,
         algorithm=search,
-        refine=None if refine is None else section(Refine, own_keys(refine, Refine), "refine"),
-        optimizer=None if refine is None else part("refine", optimizer, "refine"),
-        metrics=metrics,
-        ties=ties,
-        fitness=section(Fitness, fitness, "fitness", also=("metric", "metrics", "ties")),
-        validation_metric=judge,
-        validate=section(Validate, validate, "validate", also=("metric",)),
+        refine=refine,
+        fitness=fitness,
+        validate=section(Validate, {**validate, "metric": judge}, "validate"),
         budget=section(Budget, mapping("budget"), "budget"),
         checkpoint=section(Checkpoint, mapping("checkpoint"), "checkpoint"),
         memory=section(Memory, mapping("memory"), "memory"),
@@ -121,8 +107,20 @@ def check(raw: Mapping[str, Any]) -> Config:
     return c if raw.get("tune") is None else with_search(c, mapping("tune"))
 
 
-def _metrics(fitness: dict[str, Any]) -> tuple[tuple[Part, ...], Part | None]:
-    """Take the metrics out of the section of fitness: one or many objectives, and the metric for ties of one."""
+def _find_place(source: Part) -> None:
+    """Make the folder or file of a data set an absolute one; InputError where it can't be any."""
+    key = place_option(source.name)
+    if key not in source.options:
+        return
+    try:
+        source.options[key] = find_root(source.options[key])
+    except (OSError, ValueError, RuntimeError) as error:  # a name that can't be, a home that isn't there
+        kind = "folder" if key == "root" else key
+        raise InputError(f"data.{key}: {show(source.options[key])} can't be a {kind} ({brief(error)})") from None
+
+
+def _with_metrics(fitness: dict[str, Any]) -> dict[str, Any]:
+    """Return the section of fitness with its metrics as parts: one or many objectives, and that for ties of one."""
     ties, many = fitness.pop("ties", None), fitness.pop("metrics", None)
     if "name" in fitness:  # a metric in the section itself
         if many is not None or "metric" in fitness:
@@ -131,7 +129,8 @@ def _metrics(fitness: dict[str, Any]) -> tuple[tuple[Part, ...], Part | None]:
         fitness["metric"] = given
     if many is None:
         one = part("metric", fitness.pop("metric", "cross_entropy"), "fitness.metric")
-        return (one,), None if ties is None else part("metric", ties, "fitness.ties")
+        second = None if ties is None else part("metric", ties, "fitness.ties")
+        return {**fitness, "metrics": (one,), "ties": second}
     if fitness.pop("metric", None) is not None:
         raise InputError("fitness.metrics: give either metric or metrics, not both")
     if ties is not None:
@@ -143,7 +142,7 @@ def _metrics(fitness: dict[str, Any]) -> tuple[tuple[Part, ...], Part | None]:
     for name in names:
         if names.count(name) > 1:
             raise InputError(f"fitness.metrics: {name} is given twice")
-    return parts, None
+    return {**fitness, "metrics": parts, "ties": None}
 
 
 def _genetic(given: dict[str, Any], many: bool, levels: bool) -> dict[str, Any]:
@@ -170,10 +169,13 @@ def _genetic(given: dict[str, Any], many: bool, levels: bool) -> dict[str, Any]:
     return filled | {"selection": with_usual("selection", usual_selection(weighs))}
 
 
-def _compatible(metrics: dict[str, Part]) -> None:
-    """Check metrics by the keys that name them; InputError where one can't be, or not beside another."""
+def _compatible(judge: Part, fitness: Fitness) -> None:
+    """Check the metrics of validation and fitness; InputError where one can't be, or not beside another."""
     named: dict[str, Part] = {}
-    for key, metric in metrics.items():
+    for metric in (judge, *fitness.metrics, fitness.ties):
+        if metric is None:
+            continue
+        key = metric.path
         if ":" not in metric.name:
             built = metric.metric()  # which refuses options that can't be
             if key == "validate.metric" and isinstance(built, OfGenome):

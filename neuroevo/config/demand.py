@@ -6,7 +6,7 @@ from typing import Any
 from neuroevo import caveats
 from neuroevo.config.check import check
 from neuroevo.config.model import Config
-from neuroevo.config.parts import built, schema
+from neuroevo.config.parts import build_algorithm, schema
 from neuroevo.config.schema import SECTIONS
 from neuroevo.config.text import apply, choose_base, find, override
 from neuroevo.config.yamlfile import show
@@ -54,7 +54,7 @@ def check_sense(c: Config) -> None:
         key = f"refine.{next(iter(learning))}" if learning else "refine"
         raise InputError(f"{key}: has no effect without gradient steps, and none are asked for; add refine.steps")
     if c.refine is not None and c.refine.who != "all":
-        wrong = caveats.nobody_learns(record, built(c.algorithm).roles)
+        wrong = caveats.nobody_learns(record, build_algorithm(c.algorithm).roles)
         if wrong is not None:
             raise InputError(f"refine.who: {wrong}")
     drift = caveats.drifts(record)
@@ -77,7 +77,8 @@ def without_effect(c: Config) -> dict[str, str]:
     for key, why in caveats.idle(record).items():
         *path, last = key.split(".")
         section, inner = ".".join(path), find(record, path)
-        fields = SECTIONS[section].model_fields if section in SECTIONS else {}
+        model = SECTIONS.get(section)
+        fields = {} if model is None else {name: model.model_fields[name] for name in model.own_keys()}
         if last not in fields and isinstance(inner, Mapping):
             fields = schema(path[-1], inner["name"], section)[1].model_fields
         if last in fields and isinstance(inner, Mapping) and inner[last] != fields[last].default:

@@ -6,7 +6,7 @@ from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
-from neuroevo.config.parts import Part, short
+from neuroevo.config.parts import Part
 from neuroevo.config.schema import (
     SETTLED,
     Backbone,
@@ -19,11 +19,11 @@ from neuroevo.config.schema import (
     Head,
     Memory,
     Refine,
-    Section,
     Trial,
     Tune,
     Validate,
 )
+from neuroevo.config.section import Section
 from neuroevo.config.text import apply
 from neuroevo.config.yamlfile import dump
 from neuroevo.search.space import Space, Variable, space
@@ -56,33 +56,27 @@ class Tuning:
         return {
             "sampler": self.sampler.record(),
             "space": variables,
-            "trial": self.trial.model_dump(),
-            "budget": self.budget.model_dump(),
-            **self.rest.model_dump(),
+            "trial": self.trial.record(),
+            "budget": self.budget.record(),
+            **self.rest.record(),
         }
 
 
 @dataclass(frozen=True)
 class Config:
-    """An experiment, checked."""
+    """An experiment, checked: the sections of its file, each with the parts that it names."""
 
     seed: int
     device: str
     data: Data
-    dataset: Part
     backbone: Backbone
     head: Head
-    head_part: Part
     features: Features
     genome: Genome
     algorithm: Part
     refine: Refine | None
-    optimizer: Part | None  # of refine
     fitness: Fitness
-    metrics: tuple[Part, ...]  # of fitness: one, or many objectives
-    ties: Part | None  # a second metric of fitness, which breaks ties of the only one
     validate: Validate
-    validation_metric: Part
     budget: Budget
     checkpoint: Checkpoint
     memory: Memory
@@ -92,34 +86,12 @@ class Config:
 
     def record(self) -> dict[str, Any]:
         """Return the whole config, defaults spelled out, as a YAML file would hold it."""
-
-        def plain(section: Section) -> dict[str, Any]:
-            return section.model_dump(by_alias=True, mode="json")  # ranges as lists
-
-        return {
-            "seed": self.seed,
-            "device": self.device,
-            "data": {**self.dataset.record(), **plain(self.data)},
-            "backbone": plain(self.backbone),
-            "head": {**self.head_part.record(), **plain(self.head)},
-            "features": plain(self.features),
-            "genome": plain(self.genome),
-            "algorithm": self.algorithm.record(),
-            "refine": self.optimizer and self.refine and {**self.optimizer.record(), **plain(self.refine)},
-            "fitness": {
-                **(
-                    {"metric": short(self.metrics[0]), "ties": self.ties and short(self.ties)}
-                    if len(self.metrics) == 1
-                    else {"metrics": [short(metric) for metric in self.metrics]}
-                ),
-                **plain(self.fitness),
-            },
-            "validate": {"metric": short(self.validation_metric), **plain(self.validate)},
-            "budget": plain(self.budget),
-            "checkpoint": plain(self.checkpoint),
-            "memory": plain(self.memory),
-            **({} if self.tune is None else {"tune": {**self.tune.record(), "given": self.searchable()}}),
-        }
+        found = {}
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.name not in ("tune", "given"):
+                found[field.name] = value.record() if isinstance(value, Section | Part) else value
+        return found if self.tune is None else {**found, "tune": {**self.tune.record(), "given": self.searchable()}}
 
     def searchable(self) -> dict[str, Any]:
         """Return the sections that hyperparameters may be in, as they were given: defaults may depend on those."""

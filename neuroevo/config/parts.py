@@ -1,21 +1,17 @@
 """Parts `{name: ..., option: ...}`: looked up in tables, and checked by their function's own signature."""
 
 import dataclasses
-import difflib
 import importlib
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, ClassVar, TypeVar, get_type_hints
 
-from pydantic import (
-    ValidationError,
-    create_model,
-)
+from pydantic import create_model
 
 from neuroevo.config.keys import at
-from neuroevo.config.schema import LARGEST_FLOAT, LARGEST_SEED, MOST, Data, Head, Refine, Section
+from neuroevo.config.section import LARGEST_SEED, MOST, Options, Section, brief, check_keys, near, section, word
 from neuroevo.config.yamlfile import show
 from neuroevo.data.datasets import DATASETS
 from neuroevo.engine.algorithm import Algorithm
@@ -52,12 +48,6 @@ DEFAULT_NAMES = {
     "refine": "sgd",
     "sampler": "pso",
 }  # of parts that the config doesn't name
-COMMON: dict[str, list[str]] = {  # keys beside a part's own options
-    "data": list(Data.model_fields),
-    "head": list(Head.model_fields),
-    "refine": list(Refine.model_fields),
-    "variable": ["when"],
-}
 
 
 class Bound(partial[Any]):
@@ -125,7 +115,7 @@ class Part:
         return {"name": self.name, **plain, **({} if self.of == LOGITS else {"of": self.of})}
 
 
-def built(algorithm: Part) -> Algorithm[Any]:
+def build_algorithm(algorithm: Part) -> Algorithm[Any]:
     """Return an algorithm for what it says of itself; InputError where it can't be built."""
     try:
         return algorithm.search()
@@ -140,18 +130,31 @@ def short(part: Part) -> Any:
     return part.record() if part.options or part.of != LOGITS else part.name
 
 
-def own_keys(values: dict[str, Any], model: type[Section]) -> dict[str, Any]:
-    """Return the values that belong to a section."""
-    return {key: value for key, value in values.items() if key in model.model_fields}
+class PartSection(Section):
+    """A section that is a part as well: `{name: ..., option: ..., key: ...}`, with the part's options first."""
+
+    kind: ClassVar[str]
+    holds: ClassVar[str]  # the field of the part, which `record` spells out and pydantic leaves out
+
+    def record(self) -> dict[str, Any]:
+        """Return the section as the config would spell it."""
+        part: Part = getattr(self, self.holds)
+        return {**part.record(), **super().record()}
 
 
-def other_keys(values: dict[str, Any], model: type[Section]) -> dict[str, Any]:
-    """Return the values that belong to no key of a section."""
-    return {key: value for key, value in values.items() if key not in model.model_fields}
+P = TypeVar("P", bound=PartSection)
 
 
-def part(kind: str, value: Any, path: str) -> Part:
-    """Check a part of a kind, given by its name or as `{name: ..., option: ...}`."""
+def part_section(model: type[P], values: Mapping[str, Any], path: str) -> P:
+    """Check a section that is a part as well: its own keys, and the options of the part."""
+    own = model.own_keys()
+    options = {key: value for key, value in values.items() if key not in own}
+    found = part(model.kind, {"name": DEFAULT_NAMES[model.kind], **options}, path, beside=own)
+    return section(model, {model.holds: found, **{key: values[key] for key in own if key in values}}, path)
+
+
+def part(kind: str, value: Any, path: str, beside: Collection[str] = ()) -> Part:
+    """Check a part of a kind, given by its name or as `{name: ..., option: ...}`; `beside` may stand other keys."""
     if isinstance(value, str):
         value = {"name": value}
     if not isinstance(value, Mapping) or not isinstance(value.get("name"), str):
@@ -162,7 +165,7 @@ def part(kind: str, value: Any, path: str) -> Part:
     of = options.pop("of", LOGITS) if kind == "metric" and ":" in name else LOGITS
     if of not in (LOGITS, NETWORK):
         raise InputError(f"{path}.of: {show(of)} given; logits or network expected")
-    check_keys(options, {*marks, *model.model_fields}, path, also=("name", *COMMON.get(kind, ())))
+    check_keys(options, {*marks, *model.model_fields}, path, also=("name", *beside))
     plain = {key: option for key, option in options.items() if key not in marks}
     checked = section(model, plain, path, largest=LARGEST_SEED if ":" in name else MOST).model_dump()
     for key, (inner, default) in marks.items():
@@ -173,7 +176,7 @@ def part(kind: str, value: Any, path: str) -> Part:
     return Part(kind, name, checked, path, of)
 
 
-def schema(kind: str, name: str, path: str) -> tuple[dict[str, tuple[str, str | None]], type[Section]]:
+def schema(kind: str, name: str, path: str) -> tuple[dict[str, tuple[str, str | None]], type[Options]]:
     """Return a part's options: those that are parts, each with its kind and default name, and a model of the others.
 
     A part without a default name may be left out.
@@ -182,7 +185,7 @@ def schema(kind: str, name: str, path: str) -> tuple[dict[str, tuple[str, str | 
 
 
 @cache  # a model takes a millisecond to make, and a search checks thousands of configs
-def _schema(function: Callable[..., Any]) -> tuple[dict[str, tuple[str, str | None]], type[Section]]:
+def _schema(function: Callable[..., Any]) -> tuple[dict[str, tuple[str, str | None]], type[Options]]:
     hints = get_type_hints(function.__init__ if inspect.isclass(function) else function, include_extras=True)
     marks: dict[str, tuple[str, str | None]] = {}
     fields: dict[str, Any] = {}
@@ -195,7 +198,7 @@ def _schema(function: Callable[..., Any]) -> tuple[dict[str, tuple[str, str | No
                 marks[key] = mark.kind, default
             else:
                 fields[key] = (hints.get(key, Any), ... if parameter.default is parameter.empty else parameter.default)
-    return marks, create_model(getattr(function, "__name__", "Options"), __base__=Section, **fields)
+    return marks, create_model(getattr(function, "__name__", "Options"), __base__=Options, **fields)
 
 
 def _function(kind: str, name: str, path: str) -> Callable[..., Any]:
@@ -204,8 +207,7 @@ def _function(kind: str, name: str, path: str) -> Callable[..., Any]:
         return table[name]
     module, colon, attribute = name.partition(":")
     if not colon:
-        near = _near(name, table)
-        raise InputError(f"{path}: no {kind} is called {show(name)}{near}; there are: {', '.join(table)}")
+        raise InputError(f"{path}: no {kind} is called {show(name)}{near(name, table)}; there are: {', '.join(table)}")
     try:
         function: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
     except Exception as error:  # a user's module may fail in any way
@@ -213,70 +215,3 @@ def _function(kind: str, name: str, path: str) -> Callable[..., Any]:
     if not callable(function):
         raise InputError(f"{path}: {word(name)} is no function")
     return function
-
-
-def word(value: Any) -> str:
-    """Return a value as an error shows it, without quotes where it is a short word."""
-    return value if isinstance(value, str) and len(value) < 100 and value.isprintable() else show(value)
-
-
-def brief(error: Exception) -> str:
-    """Return an error as a few words."""
-    return f"{type(error).__name__}: {' '.join(str(getattr(error, 'strerror', None) or error).split())[:200]}"
-
-
-def _near(key: str, names: Iterable[str]) -> str:
-    near = difflib.get_close_matches(key[:100], list(names), n=1)
-    return f" (did you mean {near[0]}?)" if near else ""
-
-
-def check_keys(values: Mapping[str, Any], names: set[str], path: str, also: Sequence[str] = ()) -> None:
-    """See that all keys are known; InputError names the first that is not, and the nearest that is."""
-    for key in values:
-        if key not in names:
-            right, where = sorted({*names, *also}), f"{path}.{word(key)}" if path else word(key)
-            near = _near(str(key), right)
-            raise InputError(f"{where}: unknown key{near}; there are: {', '.join(right) or 'none'}")
-
-
-M = TypeVar("M", bound=Section)
-
-
-def section(
-    model: type[M], values: Mapping[str, Any], path: str, also: Sequence[str] = (), largest: int = LARGEST_SEED
-) -> M:
-    """Check the values of a section; `also` names keys that belong to it and were taken out before.
-
-    Whole numbers are `largest` at most, where the section itself doesn't say.
-    """
-    check_keys(values, {field.alias or name for name, field in model.model_fields.items()}, path, also)
-    try:
-        found = model.model_validate(values)
-    except (RecursionError, OverflowError) as error:
-        raise InputError(f"{path}: {error}") from None
-    except ValidationError as error:
-        # Of the ways in which a number or a range can be wrong, the one that isn't about its type says more; the names
-        # that pydantic gives the alternatives say nothing.
-        wrong = error.errors()
-        wrong = [e for e in wrong if e["loc"][:1] == wrong[0]["loc"][:1]]
-        first = next((e for e in wrong if not e["type"].endswith("_type")), wrong[0])
-        keys = (path, *first["loc"][:1], *(key for key in first["loc"][1:] if isinstance(key, int)))
-        where = ".".join(str(key) for key in keys if key != "")
-        given = "" if first["type"] == "missing" else f"{show(first['input'])} given; "
-        said = "no whole number is so large" if first["type"] == "int_parsing_size" else first["msg"]
-        said = said.removeprefix("Value error, ")
-        raise InputError(f"{where}: {given}{said[0].lower()}{said[1:][:300]}") from None
-    for name in model.model_fields:
-        _check_bounds(getattr(found, name), f"{path}.{name}" if path else name, largest)
-    return found
-
-
-def _check_bounds(value: Any, path: str, largest: int) -> None:
-    """See that numbers are such that a tensor can hold them; InputError names the first that isn't."""
-    if isinstance(value, float) and abs(value) > LARGEST_FLOAT:
-        raise InputError(f"{path}: {value} given; a number of float32, {LARGEST_FLOAT:.3g} at most, expected")
-    if isinstance(value, int) and abs(value) > largest:
-        raise InputError(f"{path}: {show(value)} given; a whole number of {largest:,} at most expected")
-    if isinstance(value, list | tuple):
-        for i, item in enumerate(value):
-            _check_bounds(item, f"{path}.{i}", largest)

@@ -3,33 +3,21 @@
 import itertools
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    model_validator,
-)
+from pydantic import AfterValidator, BeforeValidator, Field, InstanceOf, model_validator
 
+from neuroevo.config.parts import Part, PartSection, short
+from neuroevo.config.section import LARGEST_SEED, MOST, Section
 from neuroevo.engine.schedules import Schedule
 
 BARE = "arrays"  # the data set whose samples go to the head as they are, where the config names no backbone
-MOST, MOST_SAMPLES, LARGEST_SEED = 2**31 - 1, 2**53, 2**63 - 1
-LARGEST_FLOAT = 3.4028234663852886e38  # of float32
+MOST_SAMPLES = 2**53
 Count = Annotated[int, Ge(1), Le(MOST)]
 Samples = Annotated[int, Ge(1), Le(MOST_SAMPLES)]
 Seed = Annotated[int, Ge(0), Le(LARGEST_SEED)]
 Share = Annotated[float, Gt(0), Lt(1)]
-
-
-class Section(BaseModel):
-    """A section of the config."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Top(Section):
@@ -39,9 +27,12 @@ class Top(Section):
     device: str = "auto"
 
 
-class Data(Section):
+class Data(PartSection):
     """Which images, and how they are split."""
 
+    kind: ClassVar = "data"
+    holds: ClassVar = "source"
+    source: InstanceOf[Part] = Field(exclude=True)
     # Pixels; None: what the backbone's weights were made for.
     image_size: Annotated[int, Ge(1), Le(2**16)] | None = None
     split_seed: Seed = 0
@@ -49,14 +40,15 @@ class Data(Section):
     test: Share = 0.15
     limit: Count | None = None  # images in all
     long_tail: Annotated[float, Gt(0), Le(1)] | None = None  # the last class's share of train, of the first's
-    augment: list[dict[str, Any]] = []  # torchvision v2 transforms of train images: {name: ClassName, option: ...}
+    # Transforms of train images, of torchvision's v2: {name: ClassName, option: ...}.
+    augment: list[dict[str, Any]] = Field(default=[])
 
 
 class Transfer(Section):
     """Weights to take from another file or run: all that the patterns match, by name and shape."""
 
     source: str = Field(alias="from")
-    parts: Annotated[list[str], MinLen(1)] = ["*"]
+    parts: Annotated[list[str], MinLen(1)] = Field(default=["*"])
 
 
 class Backbone(Section):
@@ -65,14 +57,18 @@ class Backbone(Section):
     name: str = "timm/tf_efficientnet_lite0"
     weights: str = "default"
     channels: Count | None = None  # of the images, where the first layer is to be adapted to them
-    trainable: list[str] = []  # patterns of parameters' names, or of their leading parts; `*` crosses dots
+    # Patterns of parameters' names, or of their leading parts; `*` crosses dots.
+    trainable: list[str] = Field(default=[])
     batchnorm: Literal["frozen", "recalibrate"] = "frozen"  # statistics after the cut: kept, or each individual's own
-    transfer: list[Transfer] = []
+    transfer: list[Transfer] = Field(default=[])
 
 
-class Head(Section):
-    """Where the head starts: its last layer at zero, its layers' own initialisation, or the network's own head."""
+class Head(PartSection):
+    """Its layers, and where they start: the last one at zero, their own initialisation, or the network's own head."""
 
+    kind: ClassVar = "head"
+    holds: ClassVar = "layers"
+    layers: InstanceOf[Part] = Field(exclude=True)
     init: Literal["zero", "default", "network"] = "zero"
     trainable: bool = True  # false: only what `backbone.trainable` names evolves
 
@@ -139,12 +135,15 @@ def _check_steps(value: Any) -> Any:
     return value
 
 
-class Refine(Section):
+class Refine(PartSection):
     """Gradient steps in each generation, beside the optimizer's own options. A range: each individual has its own.
 
     More than two learning rates are dealt round the first population.
     """
 
+    kind: ClassVar = "refine"
+    holds: ClassVar = "optimizer"
+    optimizer: InstanceOf[Part] = Field(exclude=True)
     # epoch: as many as the train split has batches; {epochs: 5}: five times as many.
     steps: Annotated[Steps, BeforeValidator(_check_steps)] = 20
     lr: Positive | PositiveRange = 0.01
@@ -168,8 +167,10 @@ class Refine(Section):
 
 
 class Fitness(Section):
-    """How many samples a generation is scored on."""
+    """What individuals are scored by, and on how many samples a generation."""
 
+    metrics: tuple[InstanceOf[Part], ...] = Field(exclude=True)  # one, or many objectives
+    ties: InstanceOf[Part] | None = Field(exclude=True)  # a second metric, which breaks ties of the only one
     samples: Count | Literal["all"] = 512
     split: Literal["train", "validation"] = "train"  # where the batches come from
     precision: Literal["float32", "bfloat16"] = "float32"  # bfloat16: elites are scored again in float32
@@ -177,12 +178,23 @@ class Fitness(Section):
     class_weights: bool = False  # cross-entropy weighted by the inverse of a class's share
     logit_adjustment: Annotated[float, Ge(0)] = 0.0  # tau of Menon et al. 2021
 
+    def record(self) -> dict[str, Any]:
+        """Return the section as the config would spell it: `metric` and `ties`, or `metrics`."""
+        first, *others = map(short, self.metrics)
+        own = {"metrics": [first, *others]} if others else {"metric": first, "ties": self.ties and short(self.ties)}
+        return {**own, **super().record()}
+
 
 class Validate(Section):
-    """How often candidates are validated, and how many validations without a better one end the run."""
+    """By what and how often candidates are validated, and how many validations without a better one end the run."""
 
+    metric: InstanceOf[Part] = Field(exclude=True)
     every: Count = 10
     patience: Count | None = None
+
+    def record(self) -> dict[str, Any]:
+        """Return the section as the config would spell it."""
+        return {"metric": short(self.metric), **super().record()}
 
 
 class Budget(Section):
@@ -202,10 +214,14 @@ class Budget(Section):
 
 
 class Checkpoint(Section):
-    """How often a checkpoint is written, and how many are kept beside the champion's."""
+    """How often a checkpoint is written, and how many are kept beside the champion's.
+
+    `network`: the champion's whole network is written at the end, so that it is loaded from the folder alone.
+    """
 
     every: Count = 10
     keep: Count = 3
+    network: bool = True
 
 
 class Memory(Section):
@@ -226,7 +242,7 @@ class Trial(Section):
     """
 
     generations: Count = 5
-    rungs: list[Count] = []
+    rungs: list[Count] = Field(default=[])
     keep: Annotated[float, Gt(0), Le(1)] = 0.5
 
     @model_validator(mode="after")
@@ -254,6 +270,10 @@ SECTIONS: dict[str, type[Section]] = {  # by where they are
     "fitness": Fitness,
     "tune": Tune,
     "tune.trial": Trial,
+}
+BESIDE: dict[str, list[str]] = {  # keys beside a part's own options, by the part's kind
+    **{model.kind: model.own_keys() for model in (Data, Head, Refine)},
+    "variable": ["when"],
 }
 # Sections in which no default depends on what a search can set.
 SETTLED = ("seed", "device", "data", "validate", "budget", "checkpoint", "memory", "tune")

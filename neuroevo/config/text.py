@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from typing import Any
 
-from neuroevo.config.parts import COMMON, DEFAULT_NAMES, schema
-from neuroevo.config.schema import BARE, SETTLED
+from neuroevo.config.parts import DEFAULT_NAMES, schema
+from neuroevo.config.schema import BARE, BESIDE, SETTLED
 from neuroevo.config.yamlfile import parse, read, show
 from neuroevo.errors import InputError
 
@@ -103,7 +103,7 @@ def _drop(
         return  # which the check says
     marks, model = schema(kind, name, f"{path}.name")
     if name != old.get("name", default):
-        known = {"name", *marks, *model.model_fields, *COMMON.get(kind, ())}
+        known = {"name", *marks, *model.model_fields, *BESIDE.get(kind, ())}
         for key in [key for key in new if key not in known and f"{path}.{key}" not in given and key in old]:
             note(f"{path}.{key} is dropped: {name} doesn't know it")
             del new[key]

@@ -5,15 +5,16 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from neuroevo.config.model import Config, Tuning
-from neuroevo.config.parts import DEFAULT_NAMES, check_keys, part, section, word
-from neuroevo.config.schema import SETTLED, Budget, Trial, Tune
+from neuroevo.config.parts import DEFAULT_NAMES, part
+from neuroevo.config.schema import BESIDE, SETTLED, Budget, Trial, Tune
+from neuroevo.config.section import check_keys, section, word
 from neuroevo.config.yamlfile import show
 from neuroevo.errors import InputError
 from neuroevo.search.space import Space
 
 TRIALS = {"generations": 10}  # the budget of a search of hyperparameters that has none, in iterations
 # What a search of hyperparameters can't touch: what it is judged by, and what doesn't change a trial.
-FIXED = ("seed", "device", "data", "fitness.split", "validate", "budget", "checkpoint", "memory", "tune")
+FIXED = (*SETTLED, "fitness.split")
 FREE = ("data.image_size", "data.augment")
 
 
@@ -57,7 +58,7 @@ def _tuning(c: Config, given: dict[str, Any]) -> Tuning:
             raise InputError(f"{path}.when: {show(needs)} given, a mapping of other keys to values expected")
         if str(key).rpartition(".")[2] == "batch_size" and options.get("name") == "integer":
             options = {"scale": "power_of_two"} | options  # so that trials that can be trained together are many
-        parts[str(key)] = part("variable", options, path)
+        parts[str(key)] = part("variable", options, path, beside=BESIDE["variable"])
         if needs:
             when[str(key)] = {str(k): v if isinstance(v, list) else [v] for k, v in needs.items()}
         if str(key) not in FREE and any(str(key) == root or str(key).startswith(f"{root}.") for root in FIXED):

@@ -28,7 +28,7 @@ def batches(
     def batch(generation: int, size: int) -> Tensor:
         source = generator(seed, "batch", generation)
         if labels is not None:
-            rows = balanced(pool, labels, (size,), source)
+            rows = draw_balanced(pool, labels, (size,), source)
         elif size >= len(pool):
             rows = pool
         else:
@@ -38,7 +38,7 @@ def batches(
     return batch
 
 
-def balanced(rows: Tensor, labels: Tensor, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+def draw_balanced(rows: Tensor, labels: Tensor, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     """Draw from `rows` [N], with replacement, each class as often as any other; `labels` [N] are theirs, on the CPU."""
     classes = labels.unique()
     groups = [rows[labels == label] for label in classes]

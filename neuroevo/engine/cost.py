@@ -60,7 +60,7 @@ class Budget:
         pairs = ((self.generations, generation), (self.samples, cost.samples), (self.forward_samples, cost.forward))
         return min(1.0, max((spent / limit for limit, spent in pairs if limit), default=0.0))
 
-    def spent(self, generation: int, cost: Cost, seconds: float, least: Cost) -> str | None:
+    def stop_reason(self, generation: int, cost: Cost, seconds: float, least: Cost) -> str | None:
         """Return the name of the limit reached, or None; samples are spent when a generation of `least` isn't left."""
         after = cost + least
         spent = {

@@ -75,7 +75,7 @@ def lamarckian(scoring: Scoring, learning: Learning) -> Evaluator:
     return Evaluator(evaluate, cost, learning.steps)
 
 
-def backed_off(scoring: Scoring, learning: Learning) -> Evaluator:
+def back_off(scoring: Scoring, learning: Learning) -> Evaluator:
     """Return an evaluator as `lamarckian`, but an individual that scores worse than before learning is put back."""
 
     def evaluate(population: Population, index: Tensor, context: Context) -> Evaluated:

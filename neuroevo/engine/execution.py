@@ -47,7 +47,7 @@ class Execution(NamedTuple):
     home: str = "cpu"  # where the population is kept
 
 
-def plan(method: str, genes: int, dim: int, widths: Sequence[int], limit: int, device: torch.device) -> Execution:
+def plan(method: str, genes: int, dim: int, widths: Sequence[int], *, limit: int, device: torch.device) -> Execution:
     """Choose slices for `genes` genes over `dim` features with layers of these widths; InputError if none fit.
 
     Slices of activations stay small enough for a CPU's cache and allocator, or large enough to fill a GPU.

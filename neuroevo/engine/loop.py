@@ -160,10 +160,10 @@ def evolve(
         state = algorithm.tell(step.state, grown.inherited, grown.scores)
         cost = step.cost + now.asked + grown.cost
         ahead = None
-        stop = rules.budget.spent(generation, cost, start.seconds + clock() - began, Cost(forward=1))
+        stop = rules.budget.stop_reason(generation, cost, start.seconds + clock() - began, Cost(forward=1))
         if stop is None and rules.budget.counts:  # the next generation may take more than this one
             ahead = propose(state, generation + 1, cost)
-            stop = rules.budget.spent(generation, cost, start.seconds + clock() - began, ahead.least)
+            stop = rules.budget.stop_reason(generation, cost, start.seconds + clock() - began, ahead.least)
         champion, stale, validation = step.champion, step.stale, None
         if generation % rules.every == 0 or stop is not None:
             same = grown.scored is grown.inherited
@@ -175,9 +175,9 @@ def evolve(
                 validation = found.validation[rules.metric]
                 if problem.merit(found.validation) > problem.merit(champion.validation):
                     champion, stale = found, 0
-            stop = stop or settled(rules, champion, stale)
+            stop = stop or stop_by_validation(rules, champion, stale)
         seconds = start.seconds + clock() - began
-        line = record(generation, grown.inherited, grown.scores, validation, cost, seconds)
+        line = record(generation, grown.inherited, grown.scores, validation=validation, cost=cost, seconds=seconds)
         step = Step(generation, state, grown.inherited, grown.scores, line, cost, seconds, champion, stale, stop)
         yield step
 
@@ -216,7 +216,7 @@ def best(candidates: dict[str, Tensor], problem: Problem, generation: int) -> tu
     return max(named, key=lambda champion: problem.merit(champion.validation)), cost
 
 
-def settled(rules: Rules, champion: Champion, stale: int) -> str | None:
+def stop_by_validation(rules: Rules, champion: Champion, stale: int) -> str | None:
     """Return why validation ends the run, `target` or `patience`, or None."""
     target, value = rules.budget.target, champion.validation[rules.metric]
     if target is not None and (value <= target if rules.lower_is_better else value >= target):
@@ -225,7 +225,13 @@ def settled(rules: Rules, champion: Champion, stale: int) -> str | None:
 
 
 def record(
-    generation: int, population: Population, scores: Scores, validation: float | None, cost: Cost, seconds: float
+    generation: int,
+    population: Population,
+    scores: Scores,
+    *,
+    validation: float | None,
+    cost: Cost,
+    seconds: float,
 ) -> dict[str, float | None]:
     """Return a generation's line of the history: statistics over valid individuals, and medians of their traits."""
     fitness = scores.values[~scores.invalid, 0]

@@ -1,6 +1,7 @@
 """Who watches a search: an observer is told how it goes, and changes nothing of it."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 
 from neuroevo.engine.loop import Rules, Step
 
@@ -86,15 +87,23 @@ def watch(
     *,
     stop: Callable[[], bool] = lambda: False,
 ) -> Step:
-    """Take a search from `start` to its end, or until told to `stop` after a generation; return its last step."""
+    """Take a search from `start` to its end, or until told to `stop` after a generation; return its last step.
+
+    A generation that fails, or is interrupted, ends it after the one before; then its error is raised.
+    """
     step = start
     try:
         observer.begin(start, rules)
         for step in generations:
+            halted = step.stop is None and stop()  # what observers take is no generation's
             observer.generation(step)
-            if step.stop is None and stop():
+            if halted:
                 break
         observer.end(step)
+    except BaseException:
+        with suppress(Exception):  # what failed first is raised
+            observer.end(step)
+        raise
     finally:
         observer.close()
     return step

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 
-def dominated(values: Tensor) -> Tensor:
+def domination(values: Tensor) -> Tensor:
     """Return [n, n] bool: individual i is dominated by j."""
     n = len(values)
     worse = torch.zeros(n, n, dtype=torch.bool, device=values.device)
@@ -31,7 +31,7 @@ def dominated(values: Tensor) -> Tensor:
 
 def fronts(values: Tensor) -> Tensor:
     """Return the number [n] int64 of each individual's front, 0 that of those whom nobody dominates."""
-    by = dominated(values)
+    by = domination(values)
     number, counts, k = torch.full((len(values),), -1, device=values.device), by.sum(1), 0
     while bool((left := number < 0).any()):
         now = left & (counts == 0)
@@ -66,7 +66,7 @@ def crowding(values: Tensor, number: Tensor) -> Tensor:
     return values.new_zeros(n).index_copy_(0, firsts, distance)
 
 
-def ranked(values: Tensor) -> Tensor:
+def rank(values: Tensor) -> Tensor:
     """Return NSGA-II's order as one number [n] float64 for each, higher is better, -inf where invalid."""
     number = fronts(values)
     keys = torch.stack([-number.to(values.dtype), crowding(values, number)], dim=1)

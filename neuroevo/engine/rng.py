@@ -38,7 +38,7 @@ class Context(NamedTuple):
 
 
 @contextmanager
-def forked(source: torch.Generator) -> Iterator[None]:
+def fork(source: torch.Generator) -> Iterator[None]:
     """Let a library that draws from torch's global generator draw from `source` instead; the global one is restored."""
     seed = int(torch.randint(2**63 - 1, (), generator=source, device=source.device))
     devices = [source.device] if source.device.type == "cuda" else []

@@ -15,7 +15,7 @@ from neuroevo.data.arrays import Vectors
 from neuroevo.data.datasets import Dataset
 from neuroevo.data.identity import Identity
 from neuroevo.data.splits import limit_images, split
-from neuroevo.engine.rng import forked, generator
+from neuroevo.engine.rng import fork, generator
 from neuroevo.errors import InputError
 from neuroevo.experiments import starts
 from neuroevo.experiments.memory import fits
@@ -36,14 +36,14 @@ def error_line(error: Exception) -> str:
 
 def make_head(c: Config, backbone: Backbone, dim: int, classes: int) -> nn.Module:
     """Build the head, its last layer zero where `head.init` says so; InputError where it can't be."""
-    name = c.head_part.name
+    name = c.head.layers.name
     if ":" not in name:
         with torch.device("meta"):
-            numbers = sum(p.numel() for p in c.head_part.bound()(dim, classes).parameters())
+            numbers = sum(p.numel() for p in c.head.layers.bound()(dim, classes).parameters())
         fits(2 * 4 * numbers, f"head: {name} of {numbers:,} numbers, and its start, take")
-    with forked(generator(c.seed, "head", 0)):
+    with fork(generator(c.seed, "head", 0)):
         try:
-            head = c.head_part.bound()(dim, classes)
+            head = c.head.layers.bound()(dim, classes)
         except Exception as error:  # a user's function may fail in any way
             raise InputError(f"head: {name} can't be built ({error_line(error)})") from None
     if not isinstance(head, nn.Module):
@@ -68,7 +68,7 @@ def make_head(c: Config, backbone: Backbone, dim: int, classes: int) -> nn.Modul
 def dataset(c: Config) -> tuple[Dataset, dict[str, Tensor]]:
     """Return the data set that a config asks for, and its splits."""
     with config.at("data", data="data"):
-        whole: Dataset = c.dataset.bound()()
+        whole: Dataset = c.data.source.bound()()
         check_samples(c, whole)
         if c.data.limit is not None:
             whole = limit_images(whole, c.data.limit, c.data.split_seed)
@@ -164,4 +164,4 @@ def same_weights(backbone: Backbone, frozen: str | None, weights: str) -> None:
 
 def slots(c: Config) -> int:
     """Return the number of numbers that the optimizer keeps for each gene."""
-    return 0 if c.optimizer is None else len(c.optimizer.bound()().slots)
+    return 0 if c.refine is None else len(c.refine.optimizer.bound()().slots)

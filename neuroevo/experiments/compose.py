@@ -28,12 +28,12 @@ from neuroevo.engine.execution import Execution, Executions
 from neuroevo.engine.loop import Rules, Step
 from neuroevo.engine.problem import Merit, Problem, by_metric
 from neuroevo.engine.rng import generator
-from neuroevo.errors import InputError
+from neuroevo.errors import InputError, ignore
 from neuroevo.experiments import starts
 from neuroevo.experiments.build import identify, make_head, slots
 from neuroevo.experiments.costs import CALIBRATED_BY, CALIBRATION_BATCH, batch_size, exact_rows, steps
 from neuroevo.experiments.sizes import check_size
-from neuroevo.experiments.sources import Sources, centred, remedy, scaling, sources
+from neuroevo.experiments.sources import Sources, centres, remedy, scaling, sources
 from neuroevo.experiments.starts import HEAD, START
 from neuroevo.learning.refine import slice_size
 from neuroevo.learning.sensitivity import PROBE
@@ -137,7 +137,7 @@ class Run:
         judgement = of.judgement([of.metrics["accuracy"]])
         if bool(evaluate(judgement, genome[None], rows, exact(of.executions.now)).invalid.any()):
             raise InputError(
-                f"head: {self.config.head_part.name} starts with outputs that are NaN or infinite; see head.init"
+                f"head: {self.config.head.layers.name} starts with outputs that are NaN or infinite; see head.init"
             )
 
     def view_others(self, rows: Tensor, labels: Tensor) -> Features:
@@ -158,7 +158,7 @@ def compose(
 ) -> Run:
     """Build a run's parts, computing features where they aren't cached; `saved` is what one that goes on has."""
     scale = None if saved is None else saved.affine
-    return assemble(c, sources(c, device, given, backbone, images, log, scale), saved=saved, log=log)
+    return assemble(c, sources(c, device, given, backbone, images=images, log=log, scale=scale), saved=saved, log=log)
 
 
 def without_data(c: Config, device: torch.device, backbone: Backbone, classes: tuple[str, ...], saved: Saved) -> Run:
@@ -178,14 +178,18 @@ def without_data(c: Config, device: torch.device, backbone: Backbone, classes: t
     if backbone.inputs is not None:
         images = Vectors(np.empty((0, backbone.inputs), dtype=np.float32))
     given = Dataset(classes, images, labels, labels), dict.fromkeys(SPLITS, none)
-    found = scaling(c, backbone, rows, none, saved.affine, lambda line: None) if saved.affine else None
+    found = scaling(c, backbone, rows, none, saved=saved.affine, log=ignore) if saved.affine else None
     return assemble(c, Sources(device, given, backbone, rows, found, 0), saved=saved)
 
 
 def assemble(
-    c: Config, learnt_from: Sources, *, saved: Saved | None = None, kept: Weights | None = None,
-    log: Log = lambda line: None,
-) -> Run:  # fmt: skip
+    c: Config,
+    learnt_from: Sources,
+    *,
+    saved: Saved | None = None,
+    kept: Weights | None = None,
+    log: Log = ignore,
+) -> Run:
     """Build a run's parts on what it learns from; `saved` is what one that goes on has, `kept` what it keeps of it."""
     kept = saved.kept if saved is not None else kept or {}
     whole, splits = learnt_from.given
@@ -197,10 +201,14 @@ def assemble(
     if evolved.recalibrates and not (cut and deep.norms(cut.rest)):
         log("backbone.batchnorm: recalibrate, but no batch norm comes behind what evolves: nothing is re-estimated")
     plan = choose(c, evolved, learnt_from.features.dim, algorithm) if saved is None else saved.execution
-    evolved = replace(evolved.evaluated_by(plan.method), calibration=calibration(c, evolved, learnt_from))
+    evolved = replace(evolved.with_method(plan.method), calibration=calibration(c, evolved, learnt_from))
     if evolved.layout.tops:
         algorithm = quantised.whole(algorithm, evolved.layout)
-    samples = learnt_from.features if evolved.backbone.cut is not None or evolved.affine is None else learnt_from.scaled
+    samples = (
+        learnt_from.features
+        if evolved.backbone.cut is not None or evolved.affine is None
+        else learnt_from.through_affine
+    )
     home = torch.device(plan.home)
     of = supervised(
         evolved,
@@ -208,7 +216,7 @@ def assemble(
         splits,
         metrics={name: part.metric() for name, part in parts_of(c).items()},
         execution=Executions(plan, () if saved is None else saved.changes),
-        metric=c.validation_metric.name,
+        metric=c.validate.metric.name,
         fitness=fitness_of(c),
         refinement=refinement_of(c, len(splits["train"])),
         start=start_of(c, evolved, kept).to(home),
@@ -217,7 +225,7 @@ def assemble(
         rescored=lambda n: exact_rows(c, algorithm, n),
         sensitive=bool(algorithm.overhead),
         view=view_of(c, learnt_from),
-        counter=lambda: counted(samples),
+        counter=lambda: count_views(samples),
     )
     return Run(c, of, algorithm, whole, samples, kept, learnt_from.computed)
 
@@ -228,7 +236,9 @@ def evolve(c: Config, learnt_from: Sources, kept: Mapping[str, Tensor], log: Log
     width = learnt_from.features.dim if backbone.cut is None else starts.own_head(backbone).in_features
 
     def head_weights(head: nn.Module, seen: int, scale: Affine | None, first: str) -> Weights:
-        return starts.head_weights(c, backbone, head, seen, whole.classes, scale, first, device, kept)
+        return starts.head_weights(
+            c, backbone, head, width=seen, now=whole.classes, scale=scale, first=first, device=device, kept=kept
+        )
 
     return network.build(
         backbone,
@@ -241,8 +251,8 @@ def evolve(c: Config, learnt_from: Sources, kept: Mapping[str, Tensor], log: Log
         learns_head=c.head.trainable,
         largest_level=quantised.LEVELS[c.genome.levels] if c.genome.levels else None,
         recalibrates=c.backbone.batchnorm == "recalibrate",
-        affine_needed=not centred(c),
-        name=c.head_part.name,
+        affine_needed=not centres(c),
+        name=c.head.layers.name,
         note=log,
     )
 
@@ -264,7 +274,7 @@ def calibration(c: Config, evolved: Network, learnt_from: Sources) -> Calibratio
 
 def parts_of(c: Config) -> dict[str, config.Part]:
     """Return all metrics that a config names, and accuracy and cross-entropy, by name."""
-    parts = {part.name: part for part in (c.validation_metric, *c.metrics, c.ties) if part is not None}
+    parts = {part.name: part for part in (c.validate.metric, *c.fitness.metrics, c.fitness.ties) if part is not None}
     for name in ("accuracy", "cross_entropy"):
         parts.setdefault(name, config.part("metric", name, name))
     return parts
@@ -272,15 +282,15 @@ def parts_of(c: Config) -> dict[str, config.Part]:
 
 def merit(c: Config) -> Merit:
     """Return what candidates of a run are compared by: the validation metric, and cross-entropy where it ties."""
-    metric = c.validation_metric.name
+    metric = c.validate.metric.name
     return by_metric(metric, lower_is_better=metric in LOWER_IS_BETTER, loss="cross_entropy")
 
 
 def fitness_of(c: Config) -> Fitness:
     """Return how a config has a generation scored."""
     return Fitness(
-        metrics=tuple(part.name for part in c.metrics),
-        ties=None if c.ties is None else c.ties.name,
+        metrics=tuple(part.name for part in c.fitness.metrics),
+        ties=None if c.fitness.ties is None else c.fitness.ties.name,
         split=c.fitness.split,
         balanced=c.fitness.balanced,
         class_weights=c.fitness.class_weights,
@@ -290,9 +300,9 @@ def fitness_of(c: Config) -> Fitness:
 
 def refinement_of(c: Config, train: int) -> Refinement | None:
     """Return how a config has individuals learn, of so many train samples."""
-    if c.refine is None or c.optimizer is None:
+    if c.refine is None:
         return None
-    optimizer, given = c.optimizer, c.refine.model_dump()
+    optimizer, given = c.refine.optimizer, c.refine.model_dump()
     inheritance, back_off = given.pop("inheritance"), given.pop("back_off")
     settings = Settings(**given | {"steps": steps(c, train)})
     return Refinement(lambda own: optimizer.bound()(**own), settings, inheritance, back_off)
@@ -317,7 +327,7 @@ def view_of(c: Config, learnt_from: Sources) -> View:
 
 
 @contextmanager
-def counted(samples: Features) -> Iterator[Callable[[], Cost]]:
+def count_views(samples: Features) -> Iterator[Callable[[], Cost]]:
     """Count the images that live views put through the backbone while it is entered."""
     live = samples.live
     if live:
@@ -344,7 +354,7 @@ def of_heads(c: Config, evolved: Network, dim: int, batch: int) -> Execution:
     limit, device, head = c.memory.limit or 0, evolved.device, evolved.head
     held = 3 if evolved.layout.tops else 1  # copies of an individual: levels are rounded and scaled
     genes, widths = held * evolved.layout.genes, heads.widths(head) or [len(evolved.classes)]
-    found = execution.plan(evolved.method, genes, dim, widths, limit, device)
+    found = execution.plan(evolved.method, genes, dim, widths, limit=limit, device=device)
     if not batch:
         return found
     own, linear = c.refine is not None and c.refine.batches == "own", type(head) is nn.Linear

@@ -24,8 +24,17 @@ def conclude(run: Run, step: Step, folder: Path, *, stop_reason: str, log: Calla
     looks = sum(line["validation"] is not None for line in rundir.read_history(folder))
     finite = math.isfinite(step.champion.validation[run.supervised.metric])
     warnings = caveats.of_champion(record, step.champion.generation, finite, looks)
-    about = {"backbone": c.backbone.name, "classes": network.classes, "genome": of_genome(step.champion)}
+    about: dict[str, Any] = {
+        "backbone": c.backbone.name,
+        "classes": network.classes,
+        "genome": of_genome(step.champion),
+    }
     rundir.write_champion(folder, network.fold(step.champion.genome), about)
+    if c.checkpoint.network:
+        backbone, whole = network.backbone, network.module(step.champion.genome).cpu()
+        about |= {"transform": backbone.transform._asdict(), "inputs": backbone.inputs, "native": run.whole.native()}
+        about |= {"width": network.width}
+        rundir.write_network(folder, {name: w.contiguous() for name, w in whole.state_dict().items()}, about)
     champion = describe(run, step, record)
     if finished:
         tested = run.supervised.test(step.champion.genome, run.supervised.splits["test"])

@@ -23,7 +23,7 @@ def steps(c: Config, train: int) -> int:
 
 def batch_size(c: Config, pool: int) -> int:
     """Return the samples of a generation's batch, of so many in its split."""
-    if all(metric.of == config.NETWORK for metric in c.metrics):  # a call is counted as one sample
+    if all(metric.of == config.NETWORK for metric in c.fitness.metrics):  # a call is counted as one sample
         return 1
     return pool if c.fitness.samples == "all" else min(c.fitness.samples, pool)
 

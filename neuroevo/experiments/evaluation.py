@@ -11,8 +11,8 @@ from neuroevo.data.datasets import Dataset
 from neuroevo.engine.observer import Observer
 from neuroevo.errors import InputError
 from neuroevo.experiments.compose import Run
-from neuroevo.experiments.log import watched
-from neuroevo.experiments.reopen import opened, rebuilt
+from neuroevo.experiments.log import watch_prefix
+from neuroevo.experiments.reopen import open_run, rebuild
 from neuroevo.experiments.signals import Signals
 
 
@@ -30,30 +30,30 @@ def evaluate(
         if text.partition("=")[0] not in keys:
             raise InputError(f"--set {text}: a run is scored as it is; here, only {', '.join(keys)} can be set")
     if root is None:
-        run, step = opened(run_dir, observer, member, sets)
+        run, step = open_run(run_dir, observer, member, sets)
         tested = run.supervised.test(step.champion.genome, run.supervised.splits["test"])
-        return tested.scores | named(run)
-    run, champion = rebuilt(run_dir, observer, member)
+        return tested.scores | noun_of(run)
+    run, champion = rebuild(run_dir, observer, member)
     with config.at(root="--data", file="--data", **config.READING):
-        other = others(run, root, sets)
+        other = read_samples(run, root, sets)
     for line in config.under("data", other.notes, ("broken",)):
         observer.note(line)
     with Signals() as signals, config.at(**config.READING):
-        c, show = run.config, watched(observer, signals)
+        c, show = run.config, watch_prefix(observer, signals)
         rows, _ = feature_cache.fetch(
             run.network.backbone, other, run.device, show, dtype=c.features.dtype, log=observer.note
         )
     labels = torch.from_numpy(other.labels).to(run.device)
     tested = run.supervised.test(champion.genome, torch.arange(len(labels)), run.view_others(rows, labels))
-    return tested.scores | named(run)
+    return tested.scores | noun_of(run)
 
 
-def named(run: Run) -> dict[str, str]:
+def noun_of(run: Run) -> dict[str, str]:
     """Return what a run's samples are called beside its scores, where they are no images."""
     return {} if run.network.backbone.inputs is None else {"noun": run.whole.noun}
 
 
-def others(run: Run, root: str, sets: Sequence[str]) -> Dataset:
+def read_samples(run: Run, root: str, sets: Sequence[str]) -> Dataset:
     """Return labelled samples other than a run's own, of its kind: in class folders, or in an .npz file."""
     inputs = run.network.backbone.inputs
     if inputs is None and not root.endswith(".npz"):

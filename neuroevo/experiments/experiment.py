@@ -21,9 +21,9 @@ from neuroevo.errors import InputError, Interrupted
 from neuroevo.experiments import blame, build, compose, sizes
 from neuroevo.experiments.compose import Run
 from neuroevo.experiments.conclusion import conclude
-from neuroevo.experiments.log import Log, logged, versions, watched
-from neuroevo.experiments.recorders import Recorder, Shrinking, aside, made, once, planned, settle
-from neuroevo.experiments.reopen import agreed, changed, reopened, restored, searched
+from neuroevo.experiments.log import Log, open_log, versions, watch_prefix
+from neuroevo.experiments.recorders import Recorder, Shrinking, aside, make_folder, once, plan_attributes, settle
+from neuroevo.experiments.reopen import apply_sets, check_config, check_search, reopen, restore
 from neuroevo.experiments.signals import Signals, punctual
 from neuroevo.networks.backbones import Backbone
 from neuroevo.storage import checkpoint, claims, files, generations, rundir
@@ -39,9 +39,9 @@ def run(c: Config, out: str | None, stem: str, observer: Observer) -> Path:
     if out is not None:
         claims.check(out)
     with Signals() as signals, blame.on_users(c):
-        ready = prepared(c)
-        with started(ready, out, stem, observer) as (folder, log):
-            images = watched(observer, signals)
+        ready = prepare(c)
+        with start(ready, out, stem, observer) as (folder, log):
+            images = watch_prefix(observer, signals)
             composed = compose.compose(*ready, images=images, log=log)
             go(composed, composed.initial(), [], folder=folder, signals=signals, observer=observer, log=log)
     return folder
@@ -56,7 +56,7 @@ class Ready(NamedTuple):
     backbone: Backbone
 
 
-def prepared(c: Config, log: Callable[[str], None] | None = None) -> Ready:
+def prepare(c: Config, log: Callable[[str], None] | None = None) -> Ready:
     """Find device, data and network; a memory limit that isn't given becomes a share of what is free.
 
     With `log`, which is told, what began on a GPU goes on without one.
@@ -79,16 +79,16 @@ def prepared(c: Config, log: Callable[[str], None] | None = None) -> Ready:
 
 
 @contextmanager
-def started(ready: Ready, out: str | None, stem: str, observer: Observer) -> Iterator[tuple[Path, Log]]:
+def start(ready: Ready, out: str | None, stem: str, observer: Observer) -> Iterator[tuple[Path, Log]]:
     """Own a new run's folder, config written, with a log, while it is entered; bad input leaves no folder behind."""
     c = ready.config
     with claims.claim(out, stem, c.seed) as claim:
         folder = claim.folder
         try:
             # The log comes first: it tells whose folder it is.
-            with unbegun(folder, observer), logged(folder, observer) as log:
+            with say_unbegun(folder, observer), open_log(folder, observer) as log:
                 files.replace(folder / rundir.CONFIG, c.to_yaml().encode())
-                log(f"{folder}: {c.backbone.name} on {c.dataset.name}, {ready.device}")
+                log(f"{folder}: {c.backbone.name} on {c.data.source.name}, {ready.device}")
                 for line in [*inventory.lines(*ready.given), *ready.backbone.notes]:
                     log(line)
                 genes = sizes.dimensions(c, ready.given, ready.backbone)[0].genes
@@ -97,25 +97,25 @@ def started(ready: Ready, out: str | None, stem: str, observer: Observer) -> Ite
                 with blame.on_users(c, log.keep):
                     yield folder, log
         except InputError:
-            if not begun(folder):
+            if not has_begun(folder):
                 claim.clear()
             raise
 
 
 @contextmanager
-def unbegun(folder: Path, observer: Observer) -> Iterator[None]:
+def say_unbegun(folder: Path, observer: Observer) -> Iterator[None]:
     """Say so where a signal comes before a run's first generation is on disk."""
     try:
         yield
     except Interrupted:
-        if (folder / rundir.RUNG).is_dir() and not begun(folder):
+        if (folder / rundir.RUNG).is_dir() and not has_begun(folder):
             observer.note(f"{folder}: interrupted within its first iteration; go on with: neuroevo resume {folder}")
-        elif not begun(folder):
+        elif not has_begun(folder):
             observer.note(f"{folder}: interrupted before its first generation; begin with: neuroevo resume {folder}")
         raise
 
 
-def begun(folder: Path) -> bool:
+def has_begun(folder: Path) -> bool:
     """Tell whether a run has a checkpoint of some generation."""
     return any(generations.number(path) for path in generations.paths(folder / rundir.CHECKPOINTS))
 
@@ -133,10 +133,10 @@ def begin_or_resume(c: Config, out: str | None, stem: str, observer: Observer) -
         raise InputError("tune: a config with hyperparameters to search is for neuroevo tune; here, set tune null")
 
     def change(then: Config) -> Config:
-        agreed(then, c, out)
+        check_config(then, c, out)
         return replace(then, budget=c.budget, checkpoint=c.checkpoint)
 
-    return resumed(folder, change, observer)
+    return go_on(folder, change, observer)
 
 
 def resume(run_dir: str, sets: list[str], observer: Observer) -> Path:
@@ -147,13 +147,13 @@ def resume(run_dir: str, sets: list[str], observer: Observer) -> Path:
             raise InputError(
                 f"--set {text}: a run goes on as it began; only budget, checkpoint, data.root and data.file can change"
             )
-    return resumed(folder, lambda c: changed(c, sets), observer)
+    return go_on(folder, lambda c: apply_sets(c, sets), observer)
 
 
-def resumed(folder: Path, change: Callable[[Config], Config], observer: Observer) -> Path:
+def go_on(folder: Path, change: Callable[[Config], Config], observer: Observer) -> Path:
     """Go on with a run whose config changes in budget or checkpoint alone."""
-    with Signals() as signals, claims.lock(folder), unbegun(folder, observer), logged(folder, observer) as log:
-        saved, before = reopened(folder, log)
+    with Signals() as signals, claims.lock(folder), say_unbegun(folder, observer), open_log(folder, observer) as log:
+        saved, before = reopen(folder, log)
         c = change(before)
         result = rundir.read_result(folder, log)
         finished = result.get("status") == "finished"
@@ -164,7 +164,7 @@ def resumed(folder: Path, change: Callable[[Config], Config], observer: Observer
         if finished:
             if saved is None:
                 raise InputError(f"{folder}: finished, and its checkpoints are gone: there is nothing to go on from")
-            stop = Budget(**c.budget.model_dump()).spent(
+            stop = Budget(**c.budget.model_dump()).stop_reason(
                 saved.step.generation, saved.step.cost, saved.step.seconds, Cost(forward=len(saved.step.scores.values))
             )
             more = stop is None and c.budget != before.budget
@@ -172,9 +172,9 @@ def resumed(folder: Path, change: Callable[[Config], Config], observer: Observer
                 log(f"{folder}: finished ({result['stop_reason']}); nothing to do")
                 return folder
         with blame.on_users(c, log.keep):
-            composed, step, history = restored(c, saved, signals, observer, log)
+            composed, step, history = restore(c, saved, signals, observer, log)
             if saved is None:
-                searched(folder, composed, log)
+                check_search(folder, composed, log)
             if more:  # patience that ran out starts anew
                 step = replace(step, stop=None, stale=0 if step.stop == "patience" else step.stale)
             if saved is not None:
@@ -202,14 +202,14 @@ def go(
     A config that has `changed` since the step's checkpoint is in a new one before the first generation is computed.
     """
     c, rules = run.config, run.rules()
-    made(folder / rundir.CHECKPOINTS)
+    make_folder(folder / rundir.CHECKPOINTS)
     rundir.cut_lineage(folder, step.generation, log)
     writer = writer_of(run, folder, log)
     if step.generation == 0 and run.network.backbone.cut is not None:
         writer.submit(step, history)  # a plan that was measured is not measured again
 
     def begin() -> None:
-        settle(c, folder, writer, step, history, changed)
+        settle(c, folder, writer, step, history, changed=changed)
 
     if step.stop is not None:
         begin()
@@ -234,7 +234,7 @@ def writer_of(run: Run, folder: Path, log: Callable[[str], None]) -> Writer:
         "device": str(run.device),
         "layout": network.layout.to_json(),
         "classes": json.dumps(network.classes),
-        **planned(run.supervised.executions),
+        **plan_attributes(run.supervised.executions),
         "versions": json.dumps(versions()),
         "features": run.features.digest(),
         "data": json.dumps(run.data.record()),

@@ -25,7 +25,7 @@ def network(run_dir: str, member: int | None = None) -> tuple[nn.Module, Run]:
     the parts have no image in any split.
     """
     with terminal.show() as observer:
-        run, champion = reopen.rebuilt(run_dir, observer, member)
+        run, champion = reopen.rebuild(run_dir, observer, member)
     whole = run.network.module(champion.genome)
     return whole.cpu().to(memory_format=torch.contiguous_format), run
 

@@ -27,7 +27,7 @@ class Log:
     def __init__(self, path: Path, observer: Observer) -> None:
         self.observer = observer
         try:
-            self.file = open(path, "ab", buffering=0)  # noqa: SIM115  `logged` closes it
+            self.file = open(path, "ab", buffering=0)  # noqa: SIM115  `open_log` closes it
         except OSError as error:
             raise files.write_error(path, error) from error
 
@@ -42,7 +42,7 @@ class Log:
         files.append(self.file, f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
 
 
-def watched(observer: Observer, signals: Signals) -> Callable[[int, int], None]:
+def watch_prefix(observer: Observer, signals: Signals) -> Callable[[int, int], None]:
     """Return a callback for the backbone's pass that reports it and ends it at a signal."""
 
     def images(done: int, total: int) -> None:
@@ -53,11 +53,11 @@ def watched(observer: Observer, signals: Signals) -> Callable[[int, int], None]:
 
 
 @contextmanager
-def logged(folder: Path, observer: Observer) -> Iterator[Log]:
-    """Return a run's log, in which the command comes first."""
+def open_log(folder: Path, observer: Observer, by: str | None = None) -> Iterator[Log]:
+    """Return a run's log, in which the command comes first: that of this process, or what else it is worked on `by`."""
     log = Log(folder / rundir.LOG, observer)
     with closing(log.file):
-        log.keep(rundir.COMMAND + command())
+        log.keep(rundir.COMMAND + (by or command()))
         yield log
 
 

@@ -20,7 +20,7 @@ from neuroevo.storage import checkpoint, files, generations, rundir
 from neuroevo.storage.writer import Writer
 
 
-def made(folder: Path) -> None:
+def make_folder(folder: Path) -> None:
     """Make a folder within a run's; RunError where that can't be."""
     try:
         folder.mkdir(exist_ok=True)
@@ -34,7 +34,7 @@ def aside(folder: Path, saved: checkpoint.Checkpoint | None, log: Callable[[str]
         log(f"{path}: set aside under this name")
 
 
-def settle(c: Config, folder: Path, writer: Writer, step: Step, history: checkpoint.History, changed: bool) -> None:
+def settle(c: Config, folder: Path, writer: Writer, step: Step, history: checkpoint.History, *, changed: bool) -> None:
     """Write the config that a run goes on with: into config.yaml, and if it has `changed` into its checkpoint first."""
     if changed:
         writer.submit(step, history)
@@ -113,9 +113,9 @@ class Shrinking(Observer):
         self.executions.changes.append({"generation": step.generation, **at_once, "micro": now.micro})
         self.log(f"generation {step.generation}: out of memory; from here on at a time: {at_once}")
         self.writer.wait()
-        self.writer.attributes = self.writer.attributes | planned(self.executions)
+        self.writer.attributes = self.writer.attributes | plan_attributes(self.executions)
 
 
-def planned(executions: Executions) -> dict[str, str]:
+def plan_attributes(executions: Executions) -> dict[str, str]:
     """Return the plan in force and what lack of memory changed in it, as a checkpoint has them."""
     return {"plan": json.dumps(executions.now._asdict()), "plan_changes": json.dumps(executions.changes)}

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,17 +21,18 @@ from neuroevo.engine.rng import Context
 from neuroevo.errors import InputError
 from neuroevo.experiments import build, compose
 from neuroevo.experiments.compose import Run
-from neuroevo.experiments.log import versions, watched
+from neuroevo.experiments.log import versions, watch_prefix
 from neuroevo.experiments.signals import Signals
 from neuroevo.networks import weightfiles
 from neuroevo.networks.network import STATISTICS
 from neuroevo.storage import checkpoint, generations, rundir
 
+PYTHON = "python"  # the key of a config that says that a run is from Python
 # What can change from one command on a run or a search to the next, as dotted keys begin.
 CHANGING = ("budget", "checkpoint", "data.root", "data.file", "tune.budget", "tune.patience", "tune.final")
 
 
-def agreed(then: Config, now: Config, out: str, free: tuple[str, ...] = ("budget", "checkpoint")) -> None:
+def check_config(then: Config, now: Config, out: str, free: tuple[str, ...] = ("budget", "checkpoint")) -> None:
     """Raise InputError where a run's config is another than now, in what can't change within a run."""
     old, new = then.record(), now.record()
     if now.memory.limit is None:  # it was resolved when the run began
@@ -40,17 +42,19 @@ def agreed(then: Config, now: Config, out: str, free: tuple[str, ...] = ("budget
         raise InputError(f"--resume: {out} holds a run of another config ({', '.join(differ)}); give another --out")
 
 
-def changed(c: Config, sets: list[str]) -> Config:
+def apply_sets(c: Config, sets: list[str]) -> Config:
     """Return a config with settings applied."""
     return config.check(config.override(c.record(), sets, lambda line: None)) if sets else c
 
 
-def reopened(folder: Path, log: Callable[[str], None]) -> tuple[checkpoint.Checkpoint | None, Config]:
+def reopen(folder: Path, log: Callable[[str], None]) -> tuple[checkpoint.Checkpoint | None, Config]:
     """Return a run's newest good checkpoint, if it has any, and its config.
 
     The config is the checkpoint's: where config.yaml differs, `log` is told. InputError where neither can be read.
     """
     file = folder / rundir.CONFIG
+    if from_python(folder):
+        raise InputError(f"{folder}: a run from Python, whose objects aren't in it; go on with neuroevo.resume")
     try:
         written = config.check(config.read(str(file)))
     except InputError as error:
@@ -66,6 +70,15 @@ def reopened(folder: Path, log: Callable[[str], None]) -> tuple[checkpoint.Check
     elif differ := rundir.differences(c.record(), written.record()):
         log(f"{file}: {', '.join(differ)} differ from {saved.path.name}, which counts")
     return saved, c
+
+
+def from_python(folder: Path) -> bool:
+    """Tell whether a run's folder is of a search from Python."""
+    try:
+        found: Any = config.read(str(folder / rundir.CONFIG))
+    except InputError:
+        return False
+    return isinstance(found, dict) and bool(found.get(PYTHON))
 
 
 def newest(folder: Path, written: Config | None, log: Callable[[str], None]) -> checkpoint.Checkpoint | None:
@@ -94,20 +107,20 @@ def of_run(saved: checkpoint.Checkpoint, c: Config) -> bool:
     return not [key for key in rundir.differences(then, now) if not key.startswith(CHANGING)]
 
 
-def restored(
+def restore(
     c: Config, saved: checkpoint.Checkpoint | None, signals: Signals, observer: Observer, log: Callable[[str], None]
 ) -> tuple[Run, Step, checkpoint.History]:
     """Compose a run's parts again and read its state from a checkpoint, or begin it where there is none."""
     if saved is None:
         device, given = devices.nearest(c.device, log), build.dataset(c)
         backbone = build.build_backbone(c, given[0])
-        run = compose.compose(c, device, given, backbone, images=watched(observer, signals), log=log)
+        run = compose.compose(c, device, given, backbone, images=watch_prefix(observer, signals), log=log)
         return run, run.initial(), []
-    device, given = devices.nearest(c.device, log), build.dataset(found(c, log))
+    device, given = devices.nearest(c.device, log), build.dataset(locate_data(c, log))
     agree(saved, build.identify(*given), log)
     backbone = build.backbone_for(c, given[0].native(), saved.frozen)
     own = of_checkpoint(saved, here(saved.plan, device, log))
-    run = compose.compose(c, device, given, backbone, images=watched(observer, signals), log=log, saved=own)
+    run = compose.compose(c, device, given, backbone, images=watch_prefix(observer, signals), log=log, saved=own)
     if saved.layout != run.network.layout:
         raise InputError(f"{saved.path}: of another layout: {saved.layout.names} {saved.layout.shapes}")
     for what, then, now in (
@@ -142,22 +155,23 @@ def agree(saved: checkpoint.Checkpoint, now: Identity, log: Callable[[str], None
         log(line)
 
 
-def searched(folder: Path, run: Run, log: Callable[[str], None]) -> None:
+def check_search(folder: Path, run: Run, log: Callable[[str], None]) -> None:
     """See that a run that follows on a search of hyperparameters is of the search's data; InputError if not."""
     before = checkpoint.newest(folder / rundir.TUNE / rundir.CHECKPOINTS, log)
     if before is not None:
         agree(before, run.data, log)
 
 
-def found(c: Config, log: Callable[[str], None]) -> Config:
+def locate_data(c: Config, log: Callable[[str], None]) -> Config:
     """Return a run's config with the place that its data set has now, which may have moved."""
-    key = datasets.place_option(c.dataset.name)
-    root = c.dataset.options.get(key)
+    key = datasets.place_option(c.data.source.name)
+    root = c.data.source.options.get(key)
     now = root and identity.locate(str(root))
     if now == root:
         return c
     log(f"data.{key}: {root} isn't there; {now} is taken")
-    return replace(c, dataset=replace(c.dataset, options=c.dataset.options | {key: now}))
+    source = replace(c.data.source, options=c.data.source.options | {key: now})
+    return replace(c, data=c.data.model_copy(update={"source": source}))
 
 
 def here(plan: Execution, device: torch.device, log: Callable[[str], None]) -> Execution:
@@ -173,45 +187,45 @@ def of_genome(champion: Champion) -> str:
     return weightfiles.digest({"genome": champion.genome})
 
 
-def saved_run(
+def read_run(
     run_dir: str, observer: Observer, member: int | None, sets: Sequence[str] = ()
 ) -> tuple[Config, checkpoint.Checkpoint]:
     """Return a run's config and its newest good checkpoint, in which a member of the front may be the champion."""
     folder = rundir.find(run_dir)
-    saved, c = reopened(folder, observer.note)
-    c = changed(c, list(sets))
+    saved, c = reopen(folder, observer.note)
+    c = apply_sets(c, list(sets))
     if c.tune is not None:
         raise InputError(f"{run_dir}: a search of hyperparameters, which has no champion; its final run is not begun")
     if saved is None:
         raise InputError(f"{run_dir}: no checkpoint yet")
     if member is not None:
-        saved = replace(saved, step=replace(saved.step, champion=chosen(saved, member)))
+        saved = replace(saved, step=replace(saved.step, champion=member_as_champion(saved, member)))
     return c, saved
 
 
-def opened(run_dir: str, observer: Observer, member: int | None = None, sets: Sequence[str] = ()) -> tuple[Run, Step]:
+def open_run(run_dir: str, observer: Observer, member: int | None = None, sets: Sequence[str] = ()) -> tuple[Run, Step]:
     """Return the parts of a run, data included, and its newest good step, for use and not to go on from.
 
     With `member`, that one of the step's front takes the champion's place; InputError where there is none.
     """
-    c, saved = saved_run(run_dir, observer, member, sets)
+    c, saved = read_run(run_dir, observer, member, sets)
     with Signals() as signals:
-        run, step, _ = restored(c, saved, signals, observer, observer.note)
+        run, step, _ = restore(c, saved, signals, observer, observer.note)
     return run, step
 
 
-def rebuilt(run_dir: str, observer: Observer, member: int | None = None) -> tuple[Run, Champion]:
+def rebuild(run_dir: str, observer: Observer, member: int | None = None) -> tuple[Run, Champion]:
     """Return the parts of a run and its champion, or a member of its front, from its folder alone, without its data.
 
     Its splits are empty. Only batch norms that are re-estimated for a member need the train images.
     """
-    c, saved = saved_run(run_dir, observer, member)
+    c, saved = read_run(run_dir, observer, member)
     champion, statistics = saved.step.champion, None
     if c.backbone.batchnorm == "recalibrate" and c.backbone.trainable:
         statistics = champions_own(Path(run_dir), champion)
         if statistics is None:
             try:
-                return opened(run_dir, observer, member)[0], champion
+                return open_run(run_dir, observer, member)[0], champion
             except InputError as error:
                 raise InputError(
                     f"{error} (the batch norms of {champion.kind} are re-estimated on the run's train images: those of "
@@ -221,7 +235,7 @@ def rebuilt(run_dir: str, observer: Observer, member: int | None = None) -> tupl
     native = saved.native
     if native is None:  # a checkpoint from before it was in there; only these two keep their images' size
         keep = name == "none" or ":" in name
-        native = build.dataset(found(c, observer.note))[0].native() if keep else (1, 1, 3)
+        native = build.dataset(locate_data(c, observer.note))[0].native() if keep else (1, 1, 3)
     own = of_checkpoint(saved, here(saved.plan, device, observer.note))
     run = compose.without_data(c, device, build.backbone_for(c, native, saved.frozen), saved.classes, own)
     if saved.layout != run.network.layout:
@@ -241,7 +255,7 @@ def champions_own(folder: Path, champion: Champion) -> dict[str, Tensor] | None:
     return {name: value for name, value in weights.items() if name.endswith(STATISTICS)}
 
 
-def chosen(saved: checkpoint.Checkpoint, member: int) -> Champion:
+def member_as_champion(saved: checkpoint.Checkpoint, member: int) -> Champion:
     """Return a member of a checkpoint's front, by its number, as if it were the champion."""
     if saved.front is None:
         raise InputError(f"--member: {saved.path} has no front; only a run with fitness.metrics has one")

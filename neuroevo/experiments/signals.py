@@ -27,7 +27,7 @@ class Signals:
         self.depth += 1
         if self.depth > 1:
             return self
-        self.before = {s: signal.signal(s, self._arrived) for s in (signal.SIGINT, signal.SIGTERM)}
+        self.before = {s: signal.signal(s, self._arrive) for s in (signal.SIGINT, signal.SIGTERM)}
         self.before[signal.SIGALRM] = signal.signal(signal.SIGALRM, self._overdue)
         return self
 
@@ -42,7 +42,7 @@ class Signals:
             if isinstance(outer, Signals):  # what came here is for whoever waits for it, too
                 outer.status = outer.status or self.status
 
-    def _arrived(self, number: int, frame: FrameType | None) -> None:
+    def _arrive(self, number: int, frame: FrameType | None) -> None:
         if self.status is not None:
             os._exit(128 + number)
         self.status = 128 + number

@@ -30,9 +30,15 @@ def augmenting(c: Config, backbone: Backbone) -> Augment | None:
 
 @config.at(**config.READING)
 def cache(
-    c: Config, whole: Dataset, splits: dict[str, Tensor], backbone: Backbone, device: torch.device,
-    images: Callable[[int, int], None], log: Callable[[str], None] = ignore,
-) -> tuple[Features, int]:  # fmt: skip
+    c: Config,
+    whole: Dataset,
+    splits: dict[str, Tensor],
+    backbone: Backbone,
+    *,
+    device: torch.device,
+    images: Callable[[int, int], None],
+    log: Callable[[str], None] = ignore,
+) -> tuple[Features, int]:
     """Return the features of a run's images and of their views, and how many images the backbone was given for them."""
     augment = augmenting(c, backbone)
     rows, computed = feature_cache.fetch(backbone, whole, device, images, dtype=c.features.dtype, log=log)
@@ -56,17 +62,23 @@ def remedy(c: Config) -> str:
     return "; they may be beyond float16: give features.dtype float32" if c.features.dtype == "float16" else ""
 
 
-def centred(c: Config) -> bool:
+def centres(c: Config) -> bool:
     """Tell whether features are centred and no more: that folds into biases, and leaves levels as they are."""
     return c.genome.levels is not None
 
 
 def scaling(
-    c: Config, backbone: Backbone, cached: Features, train: Tensor, saved: Weights, log: Callable[[str], None]
+    c: Config,
+    backbone: Backbone,
+    cached: Features,
+    train: Tensor,
+    *,
+    saved: Weights,
+    log: Callable[[str], None],
 ) -> Affine | None:
     """Return the scale of what the head is given, by the network as it starts out, or as a checkpoint has it."""
     asked = c.features
-    if not asked.standardise and asked.components is None and not asked.whitening and not centred(c):
+    if not asked.standardise and asked.components is None and not asked.whitening and not centres(c):
         return None
     if saved:
         own = {name: value.to(cached.device) for name, value in saved.items()}
@@ -78,7 +90,7 @@ def scaling(
         with torch.inference_mode():
             parts = [deep.features(backbone.cut, cached.batch(rows)[0]) for rows in some.split(BATCH)]
         rows, index = torch.cat(parts), torch.arange(len(some))
-    standard = standardised(c, rows, index, cached.device)
+    standard = standardise(c, rows, index, cached.device)
     if asked.components is None and not asked.whitening:
         return standard
     axes, deviations = components.principal(rows, index, standard, of_network(backbone), log)
@@ -88,7 +100,7 @@ def scaling(
     return components.projection(axes, deviations, standard, asked.components, asked.whitening or 0.0)
 
 
-def standardised(c: Config, rows: Tensor, index: Tensor, device: torch.device) -> Standardise:
+def standardise(c: Config, rows: Tensor, index: Tensor, device: torch.device) -> Standardise:
     """Return the scale of the rows `index`, their mean alone where no more is asked for; InputError for NaN or Inf."""
     found = components.statistics(rows, index)
     if not bool((found.mean + found.std).isfinite().all()):
@@ -114,17 +126,23 @@ class Sources:
     computed: int  # images that went through the backbone just now
 
     @cached_property
-    def scaled(self) -> Features:
+    def through_affine(self) -> Features:
         """The features as a head alone sees them."""
         return self.features if self.scale is None else self.features.through(self.scale)
 
 
 def sources(
-    c: Config, device: torch.device, given: tuple[Dataset, dict[str, Tensor]], backbone: Backbone,
-    images: Callable[[int, int], None], log: Callable[[str], None], scale: Weights | None = None,
-) -> Sources:  # fmt: skip
+    c: Config,
+    device: torch.device,
+    given: tuple[Dataset, dict[str, Tensor]],
+    backbone: Backbone,
+    *,
+    images: Callable[[int, int], None],
+    log: Callable[[str], None],
+    scale: Weights | None = None,
+) -> Sources:
     """Return what a run learns from, computing features where they aren't cached; `scale` is a checkpoint's."""
     backbone.to(device)
-    cached, computed = cache(c, *given, backbone, device, images, log)
-    scaled = scaling(c, backbone, cached, given[1]["train"], scale or {}, log)
+    cached, computed = cache(c, *given, backbone, device=device, images=images, log=log)
+    scaled = scaling(c, backbone, cached, given[1]["train"], saved=scale or {}, log=log)
     return Sources(device, given, backbone, cached, scaled, computed)

@@ -84,16 +84,24 @@ def check_head(c: Config, backbone: Backbone, count: int) -> None:
     if c.head.init != "network":
         return
     own = backbone.own_head
-    if c.head_part.name != "linear" or own is None or (backbone.classes is None and own.out_features != count):
+    if c.head.layers.name != "linear" or own is None or (backbone.classes is None and own.out_features != count):
         has = "no head" if own is None else f"a linear head of {own.out_features} classes"
         raise InputError(f"head.init: network: the weights have {has}, the data {count} classes")
 
 
 @config.at(**KEYS)
 def head_weights(
-    c: Config, backbone: Backbone, head: nn.Module, width: int, now: Classes, scale: Affine | None, first: str,
-    device: torch.device, kept: Mapping[str, Tensor],
-) -> Weights:  # fmt: skip
+    c: Config,
+    backbone: Backbone,
+    head: nn.Module,
+    *,
+    width: int,
+    now: Classes,
+    scale: Affine | None,
+    first: str,
+    device: torch.device,
+    kept: Mapping[str, Tensor],
+) -> Weights:
     """Return the weights {name: [1, *shape]} of a head of so many features at the start, on features as it sees them.
 
     Those of the network are on raw features. A head that doesn't evolve is that of the first of `genome.from`, if any,

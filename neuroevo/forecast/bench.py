@@ -38,7 +38,7 @@ class Bench(NamedTuple):
 def estimate_bench(forecaster: Forecaster, comparison: Comparison, given: Given) -> Bench:
     """Estimate a benchmark, one run after another, whose arms are `given` what they are told of the data."""
     c = forecaster.ready.config
-    begun, _ = time_call(forecaster.ready.device, lambda: experiment.prepared(c))
+    begun, _ = time_call(forecaster.ready.device, lambda: experiment.prepare(c))
     first, each = 0.0, {}
     seconds_each = max(1.5, 2 * forecaster.seconds / len(comparison.overlays))
     for arm, overlay in comparison.overlays.items():

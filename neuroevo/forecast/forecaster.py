@@ -22,12 +22,12 @@ from neuroevo.data.samples import Features
 from neuroevo.errors import ignore
 from neuroevo.experiments import build, compose, sizes
 from neuroevo.experiments.experiment import Ready
-from neuroevo.experiments.sources import SCALED_BY, Sources, augmenting, centred, of_network, scaling, standardised
+from neuroevo.experiments.sources import SCALED_BY, Sources, augmenting, centres, of_network, scaling, standardise
 from neuroevo.forecast import pace
 from neuroevo.forecast.length import fresh_views, run_seconds
 from neuroevo.forecast.pace import time_call
 from neuroevo.forecast.seconds import Seconds
-from neuroevo.forecast.stand_ins import Views, axes_seconds, kept_weights, random_features
+from neuroevo.forecast.stand_ins import Views, axes_seconds, random_features, stand_in_weights
 from neuroevo.networks import deep
 from neuroevo.networks.affine import Affine, Projection
 from neuroevo.networks.backbones import Backbone
@@ -109,7 +109,7 @@ class Forecaster:
         ]
         cached = Features(tuple(filled), torch.cat(labels).to(device), None, device, live)
         scale, once, again, invented = self.scale(c, backbone, cached, splits["train"], made_up)
-        kept = kept_weights(c, backbone, dims, given, scale) if invented else {}
+        kept = stand_in_weights(c, backbone, dims, given, scale) if invented else {}
         sources = Sources(device, given, backbone, cached, scale, 0)
         return Found(sources, kept, to_come, once, each + again, of_view)
 
@@ -126,7 +126,7 @@ class Forecaster:
         """Return a run's scale, the seconds of it that come once, those of each run, and whether it is made up."""
         asked, d = c.features, cached.dim
         projected = asked.components is not None or bool(asked.whitening)
-        if not asked.standardise and not projected and not centred(c):
+        if not asked.standardise and not projected and not centres(c):
             return None, 0.0, 0.0, made_up
         count, n = len(train), min(len(train), SCALED_BY)
         if backbone.cut is not None:
@@ -135,15 +135,15 @@ class Forecaster:
                 deep.features(backbone.cut, cached.batch(own)[0])  # which sets things up
                 seconds, rows = time_call(cached.device, partial(deep.features, backbone.cut, cached.batch(own)[0]))
             rows, d, every = rows.clone(), rows.shape[1], seconds * n / len(own)
-            standard = standardised(c, rows, torch.arange(len(rows)), cached.device)
+            standard = standardise(c, rows, torch.arange(len(rows)), cached.device)
         else:
-            every, standard = time_call(cached.device, lambda: standardised(c, cached.pieces[0], train, cached.device))
+            every, standard = time_call(cached.device, lambda: standardise(c, cached.pieces[0], train, cached.device))
             if not made_up and not projected:
                 return standard, 0.0, every, False
             if not made_up:
                 file = components.components_file(cached.pieces[0], train, standard, of_network(backbone))
                 if file.exists():
-                    once_more = partial(scaling, c, backbone, cached, train, {}, ignore)
+                    once_more = partial(scaling, c, backbone, cached, train, saved={}, log=ignore)
                     every, scale = time_call(cached.device, once_more)
                     return scale, 0.0, every, False
             n = count

@@ -137,10 +137,9 @@ class Partly:
         if k < n:
             back = torch.arange(n, device=home) * k // n
             scores = evaluated.scores
-            evaluated = Evaluated(
-                rows(evaluated.inherited, back), rows(evaluated.scored, back),
-                scores._replace(values=scores.values[back], invalid=scores.invalid[back]), evaluated.cost,
-            )  # fmt: skip
+            scores = scores._replace(values=scores.values[back], invalid=scores.invalid[back])
+            both = rows(evaluated.inherited, back), rows(evaluated.scored, back)
+            evaluated = Evaluated(*both, scores, evaluated.cost)
         return took, seconds * n / k, evaluated
 
 

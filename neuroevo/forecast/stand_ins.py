@@ -33,7 +33,7 @@ def random_features(n: int, d: int, dtype: str) -> Tensor:
     return torch.rand(n, d).to(kind)
 
 
-def kept_weights(
+def stand_in_weights(
     c: Config, backbone: Backbone, dims: sizes.Dims, given: tuple[Dataset, dict[str, Tensor]], scale: Affine | None
 ) -> dict[str, Tensor]:
     """Return zeros for the weights that a checkpoint would keep: of other runs, and of a head that isn't drawn."""

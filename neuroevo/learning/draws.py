@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from neuroevo.engine.batches import balanced
-from neuroevo.engine.rng import Context, forked
+from neuroevo.engine.batches import draw_balanced
+from neuroevo.engine.rng import Context, fork
 from neuroevo.learning.task import Settings, Task
 from neuroevo.networks.heads import Drop
 
@@ -24,13 +24,13 @@ class Draws:
         self.kept: list[Batch] | None = None  # shared batches, for the next slice of individuals
         self.shares = torch.ones(s.steps)
         if s.mixup:  # Zhang et al. 2018; Beta(a, a) as a ratio of Gammas, drawn in a fork
-            with forked(generator):
+            with fork(generator):
                 self.shares = torch.distributions.Beta(s.mixup, s.mixup).sample((s.steps,))
 
     def _rows(self, shape: tuple[int, int], generator: torch.Generator) -> Tensor:
         train = self.task.train
         if self.s.balanced:
-            return balanced(train, self.task.source.labels.cpu()[train], (*shape, self.size), generator)
+            return draw_balanced(train, self.task.source.labels.cpu()[train], (*shape, self.size), generator)
         lines = []
         for _ in range(shape[0]):  # epochs: every sample once before any comes again
             whole = len(train) - len(train) % self.size

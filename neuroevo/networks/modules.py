@@ -35,6 +35,10 @@ class Given(NamedTuple):
     classes: int  # logits of a sample
     prefix: str  # what the backbone's names have before the module's own
 
+    def inside(self, network: nn.Module) -> nn.Module:
+        """Return what in a network of the backbone is the module given."""
+        return network.get_submodule(self.prefix.rstrip("."))
+
     def with_weights(self, weights: Mapping[str, Tensor]) -> nn.Module:
         """Return a copy of the module with weights {name: shape} as the network has them."""
         copy = deepcopy(self.module)

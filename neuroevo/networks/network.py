@@ -65,11 +65,11 @@ class Network:
         return self.of_features if self.forward_ is None else self.forward_
 
     @property
-    def seen(self) -> int:
+    def head_width(self) -> int:
         """Number of features that the head sees."""
         return self.width if self.affine is None else self.affine.width
 
-    def evaluated_by(self, method: str) -> "Network":
+    def with_method(self, method: str) -> "Network":
         """Return the network with what evolves before its head, if any does, evaluated by a method of `deep`."""
         return self if self.backbone.cut is None else replace(self, forward_=self.behind_the_cut(method))
 
@@ -131,7 +131,7 @@ class Network:
                 raise InputError(f"{source}: its {name} is another, and doesn't evolve here; see {the('transfer')}")
         if self.learns_head:
             found, whole = Given(weights, source, classes), bool(self.layout.tops)
-            weights = rows.in_order(self.head, self.backbone.head, self.seen, found, self.classes, whole=whole)
+            weights = rows.in_order(self.head, self.backbone.head, self.head_width, found, self.classes, whole=whole)
         backbone = {name: self.base[name] for name in self.backbone.trainable}
         given = {name: weights[name][None].to(self.device) for name in self.layout.names if name in weights}
         check_finite(given, source)

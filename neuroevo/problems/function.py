@@ -39,7 +39,7 @@ def of_genomes(
             raise InputError(said, option="fitness")
         return [{FITNESS: value} for value in found.tolist()]
 
-    return judged(judge, start, layout or Layout(("genome",), ((start.shape[1],),)), sigma=sigma)
+    return problem_of(judge, start, layout or Layout(("genome",), ((start.shape[1],),)), sigma=sigma)
 
 
 class Evolvable:
@@ -80,10 +80,10 @@ def of_module(fitness: OfModule, evolvable: Evolvable, *, sigma: float | Tensor 
     def judge(genomes: Tensor) -> list[dict[str, float]]:
         return [numbers(fitness(evolvable.of(genome))) for genome in genomes]
 
-    return judged(judge, evolvable.start, evolvable.layout, sigma=sigma)
+    return problem_of(judge, evolvable.start, evolvable.layout, sigma=sigma)
 
 
-def judged(judge: Judge, start: Tensor, layout: Layout, *, sigma: float | Tensor) -> Problem:
+def problem_of(judge: Judge, start: Tensor, layout: Layout, *, sigma: float | Tensor) -> Problem:
     """Return the problem of what a judge says of genomes; what isn't finite is invalid."""
 
     def score(population: Population, rows: Tensor) -> tuple[Scores, Cost]:

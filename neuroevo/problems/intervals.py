@@ -8,7 +8,7 @@ from torch import Tensor
 
 from neuroevo.engine.execution import Execution
 from neuroevo.engine.rng import generator
-from neuroevo.problems.metric import Additive, OfLogits, reported, score
+from neuroevo.problems.metric import Additive, OfLogits, as_reported, score
 from neuroevo.problems.scoring import Judgement
 
 RESAMPLES = 1000
@@ -33,13 +33,13 @@ def confusion(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def with_intervals(found: Tensor, targets: Tensor, metrics: Mapping[str, OfLogits]) -> dict[str, Any]:
-    """Return each metric of logits [1, B, C] as reported, and under `interval` its 95 % interval.
+    """Return each metric of logits [1, B, C] as as_reported, and under `interval` its 95 % interval.
 
     Accuracy's is Wilson's (1927), by scipy; the others' are percentiles of a bootstrap over samples (Efron 1979).
     """
     from scipy.stats import binomtest
 
-    values = {name: reported(name, float(score(metric, found, targets))) for name, metric in metrics.items()}
+    values = {name: as_reported(name, float(score(metric, found, targets))) for name, metric in metrics.items()}
     intervals, n = {}, len(targets)
     for name, metric in metrics.items():
         if name == "accuracy":
@@ -48,7 +48,7 @@ def with_intervals(found: Tensor, targets: Tensor, metrics: Mapping[str, OfLogit
             continue
         scores = bootstrap(metric, found, targets)
         ends = torch.tensor([0.025, 0.975], dtype=torch.float64, device=scores.device)
-        intervals[name] = sorted(reported(name, float(end)) for end in scores.quantile(ends))
+        intervals[name] = sorted(as_reported(name, float(end)) for end in scores.quantile(ends))
     return {**values, "interval": intervals, "images": n}
 
 

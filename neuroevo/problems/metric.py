@@ -59,8 +59,8 @@ def own_metric(name: str, function: Whole) -> Whole:
         scores = function(logits.clone(), targets.clone())
         if not isinstance(scores, Tensor) or scores.shape != (len(logits),):
             found = f"of shape {list(scores.shape)}" if isinstance(scores, Tensor) else f"a {type(scores).__name__}"
-            raise InputError(f"{name}: a metric returns scores [n], one an individual; here a tensor [{len(logits)}] "
-                             f"is expected, {found} came")  # fmt: skip
+            here = f"here a tensor [{len(logits)}] is expected, {found} came"
+            raise InputError(f"{name}: a metric returns scores [n], one an individual; {here}")
         return scores
 
     return metric
@@ -73,7 +73,7 @@ def score(metric: OfLogits, logits: Tensor, targets: Tensor) -> Tensor:
     return metric(logits, targets).to(torch.float64)
 
 
-def reported(name: str, score: float) -> float:
+def as_reported(name: str, score: float) -> float:
     """Return the usual, positive quantity behind a score of the metric called `name`."""
     return -score if name in LOWER_IS_BETTER else score
 

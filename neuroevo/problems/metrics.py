@@ -38,7 +38,7 @@ def _one_hot(targets: Tensor, like: Tensor) -> Tensor:
     return (torch.arange(like.shape[1], device=like.device)[:, None] == targets).to(like.dtype)
 
 
-def _predicted(x: Tensor) -> Tensor:
+def _prediction(x: Tensor) -> Tensor:
     """Return the first class of the highest logit, `[n, B]`; C, which is no class, where a logit is NaN.
 
     Twenty times as fast as `argmax` over an inner dimension, which isn't vectorised: classes at the maximum get the
@@ -66,7 +66,7 @@ def _tallies(values: Callable[[Tensor, Tensor, int], Tensor]) -> Callable[[Tenso
 
     def statistics(logits: Tensor, targets: Tensor) -> Tensor:
         x = _by_class(logits)
-        chosen, classes = _predicted(x), x.shape[1]
+        chosen, classes = _prediction(x), x.shape[1]
         counts = x.new_zeros(len(x), classes + 1, dtype=torch.float64)  # one more, for no class
         counts.scatter_add_(1, chosen.long(), counts.new_ones(()).expand(chosen.shape))
         found = _per_class(values(targets, chosen, classes), x, targets)
@@ -99,7 +99,7 @@ def _recalls(reduce: Callable[[Tensor, Tensor], Tensor]) -> Additive:
 
     def statistics(logits: Tensor, targets: Tensor) -> Tensor:
         x = _by_class(logits)
-        return _per_class(_predicted(x) == targets, x, targets).flatten(1)
+        return _per_class(_prediction(x) == targets, x, targets).flatten(1)
 
     def finish(totals: Tensor) -> Tensor:
         hits, samples = totals.chunk(2, 1)
@@ -115,7 +115,7 @@ def cross_entropy() -> Metric:
 
 def accuracy() -> Metric:
     """Share of samples whose predicted class is the right one."""
-    return _mean(lambda x, targets: _predicted(x) == targets)
+    return _mean(lambda x, targets: _prediction(x) == targets)
 
 
 def top_k(*, k: Annotated[int, Ge(1)] = 5) -> Metric:
@@ -215,7 +215,7 @@ def cost_matrix(*, costs: list[list[float]]) -> Metric:
     def scores(x: Tensor, targets: Tensor) -> Tensor:
         if x.shape[1] != len(table):
             raise InputError(f"{where}: {len(table)} x {len(table)} given; there are {x.shape[1]} classes")
-        return -table.to(x.device).take(targets * table.shape[1] + _predicted(x))
+        return -table.to(x.device).take(targets * table.shape[1] + _prediction(x))
 
     return _mean(scores)
 
@@ -270,7 +270,7 @@ def calibration_error(*, bins: Annotated[int, Ge(1)] = 15) -> Metric:
     def statistics(logits: Tensor, targets: Tensor) -> Tensor:
         x = _by_class(logits)
         confidence = (x - x.amax(1, keepdim=True)).exp_().sum(1).reciprocal()
-        gap = (_predicted(x) == targets).to(x.dtype) - confidence
+        gap = (_prediction(x) == targets).to(x.dtype) - confidence
         place = (confidence * bins).ceil_().sub_(1).clamp_(0, bins - 1).nan_to_num_().long()
         # In float64 these sums of float32 gaps are exact, and so the same in whatever order a GPU adds them.
         sums = gap.new_zeros(len(x), bins, dtype=torch.float64).scatter_add_(1, place, gap.double())

@@ -136,7 +136,7 @@ def fitness(
     scores = evaluate(judgement, population.genomes, index, execution)._replace(objectives=objectives)
     n = len(population.genomes)
     if execution.precision != "float32" and rescored:
-        order = scores.values[:, 0] if objectives == 1 else pareto.ranked(scores.values[:, :objectives])
+        order = scores.values[:, 0] if objectives == 1 else pareto.rank(scores.values[:, :objectives])
         best = order.topk(min(rescored, n)).indices
         again = evaluate(judgement, population.genomes[best], index, execution._replace(precision="float32"))
         scores = scores._replace(

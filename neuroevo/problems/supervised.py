@@ -31,7 +31,16 @@ from neuroevo.learning.task import Settings, Task
 from neuroevo.networks import heads
 from neuroevo.networks.network import Network
 from neuroevo.problems import intervals
-from neuroevo.problems.metric import LOWER_IS_BETTER, Metric, OfGenome, OfModule, adjust, numbers, of_network, reported
+from neuroevo.problems.metric import (
+    LOWER_IS_BETTER,
+    Metric,
+    OfGenome,
+    OfModule,
+    adjust,
+    as_reported,
+    numbers,
+    of_network,
+)
 from neuroevo.problems.metrics import weighted_cross_entropy
 from neuroevo.problems.scoring import Judgement, evaluate, fitness
 
@@ -81,7 +90,7 @@ class Supervised:
     network: Network
     samples: Samples
     splits: Mapping[str, Tensor]  # {name: [rows]}
-    metrics: dict[str, Metric]  # all that are reported, by name; accuracy and cross-entropy among them
+    metrics: dict[str, Metric]  # all that are as_reported, by name; accuracy and cross-entropy among them
     metric: str  # of validation
     fitness: Fitness
     refinement: Refinement | None
@@ -216,14 +225,14 @@ class Supervised:
                 refined, spent = self.executions.fit(lambda execution: learning(execution).refine(population, context))
             return refined, spent + counted()
 
-        wrap = evaluator.backed_off if given.back_off else evaluator.lamarckian
+        wrap = evaluator.back_off if given.back_off else evaluator.lamarckian
         whole = wrap(scoring, learning(self.executions.now)._replace(refine=refine))
         return evaluator.baldwinian(whole) if given.inheritance == "baldwinian" else whole
 
     def check_dropout(self, settings: Settings, brought: Collection[str]) -> None:
         """See that a head has the dropout that it is trained with, and can be; InputError if not."""
         head, name = self.network.head, self.network.name
-        if self.network.method != "gemm" and heads.noisy_in_training(head, self.network.seen):
+        if self.network.method != "gemm" and heads.noisy_in_training(head, self.network.head_width):
             raise InputError(f"{name} has dropout, which only a chain of layers can be trained with", option="head")
         layers = [module for module in head.modules() if isinstance(module, nn.Dropout) and module.p > 0]
         if (settings.dropout or "dropout" in brought) and not layers:
@@ -236,7 +245,7 @@ class Supervised:
         scores = self.executions.fit(lambda execution: evaluate(judgement, genomes, rows, exact(execution)))
         found = [self.of_modules(genome) for genome in genomes]
         for own, line in zip(found, scores.values.tolist(), strict=True):
-            own |= {name: reported(name, value) for name, value in zip(of_samples, line, strict=True)}
+            own |= {name: as_reported(name, value) for name, value in zip(of_samples, line, strict=True)}
         return found, Cost(validation=len(genomes) * (len(rows) + self.calibrates))
 
     def test(self, genome: Tensor, rows: Tensor, samples: Samples | None = None) -> Tested:
@@ -254,7 +263,7 @@ class Supervised:
         exact_ones = self.of_modules(genome)
         for name, metric in self.metrics.items():
             if isinstance(metric, OfGenome):
-                exact_ones[name] = reported(name, float(metric.score(genome[None], start)))
+                exact_ones[name] = as_reported(name, float(metric.score(genome[None], start)))
         for name, value in exact_ones.items():
             found = {name: value, **found, "interval": {**found["interval"], name: [value, value]}}
         return Tested(found, intervals.confusion(logits, targets))

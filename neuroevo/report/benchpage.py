@@ -55,7 +55,7 @@ class Bench(NamedTuple):
     @property
     def metric(self) -> str:
         """The metric that champions are named by."""
-        return str(self.result.get("metric") or config.check(self.about["config"]).validation_metric.name)
+        return str(self.result.get("metric") or config.check(self.about["config"]).validate.metric.name)
 
     @property
     def lower_is_better(self) -> bool:

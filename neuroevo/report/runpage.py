@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from neuroevo import caveats, config
 from neuroevo.errors import InputError, ignore, printable
-from neuroevo.problems.metric import LOWER_IS_BETTER, reported
+from neuroevo.problems.metric import LOWER_IS_BETTER, as_reported
 from neuroevo.report import figures, genealogy, page, plots_of_runs, plots_of_searches
 from neuroevo.report.figures import Plot, words
 from neuroevo.report.plots_of_searches import Axis, Trials
@@ -312,7 +312,7 @@ def front(run: Run) -> list[Plot]:
     if saved is None or saved.front is None:
         return []
     names = saved.objectives
-    points = [[reported(*pair) for pair in zip(names, row, strict=True)] for row in saved.front.fitness.tolist()]
+    points = [[as_reported(*pair) for pair in zip(names, row, strict=True)] for row in saved.front.fitness.tolist()]
     return [plots_of_runs.front("front", names, points)]
 
 

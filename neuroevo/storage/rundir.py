@@ -43,6 +43,7 @@ CONFIG, HISTORY, RESULT, CHAMPION, LOG, LINEAGE, CONFUSION = (
     "lineage.jsonl",
     "confusion.csv",
 )
+NETWORK = "network.safetensors"  # of the champion, whole
 CHECKSUM = "checksum"  # a key of a result
 COMMAND = "command: "  # begins the log's line, after the time, of each command that worked on the run
 FEW = 2  # parents: with more, often everybody, there is nothing to draw
@@ -232,3 +233,8 @@ def differences(one: Mapping[str, Any], other: Mapping[str, Any], prefix: str = 
 def write_champion(folder: Path, weights: dict[str, Tensor], about: dict[str, Any]) -> None:
     """Write the champion's trainable part under its names in the network, with a note and a checksum."""
     replace(folder / CHAMPION, seal(weights, about))
+
+
+def write_network(folder: Path, weights: dict[str, Tensor], about: dict[str, Any]) -> None:
+    """Write all of the champion's network, with a note and a checksum."""
+    replace(folder / NETWORK, seal(weights, about))

@@ -59,7 +59,7 @@ class Search:
         self.space = c.tune.space()
         self.layout: Layout = self.space.layout
         self.start = torch.full((1, self.layout.genes), 0.5)
-        self.metric = c.validation_metric.name
+        self.metric = c.validate.metric.name
         self.merit = compose.merit(c)
         self.metrics = list(dict.fromkeys((self.metric, "accuracy", "cross_entropy")))
         self.sampler: Algorithm[Any] = c.tune.sampler.bound()(self.space)

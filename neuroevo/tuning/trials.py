@@ -193,7 +193,7 @@ class Trainer:
             same = all(record[name] == whole[name] for name in ("data", "backbone"))
             given = self.ready.given if same else build.dataset(c)
             backbone = self.ready.backbone if same else build.build_backbone(c, given[0])
-            self.sources[key] = sources.sources(c, self.ready.device, given, backbone, self.images, self.log)
+            self.sources[key] = sources.sources(c, self.ready.device, given, backbone, images=self.images, log=self.log)
             computed = self.sources[key].computed
         self.sources.move_to_end(key)
         while len(self.sources) > KEPT_SOURCES:

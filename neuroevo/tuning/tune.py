@@ -18,7 +18,7 @@ from neuroevo.engine.observer import Observer, Observers, watch
 from neuroevo.engine.rng import Context
 from neuroevo.errors import InputError, Interrupted, RunError, ignore
 from neuroevo.experiments import blame, build, experiment, recorders, reopen
-from neuroevo.experiments.log import logged, watched
+from neuroevo.experiments.log import open_log, watch_prefix
 from neuroevo.experiments.signals import Signals
 from neuroevo.storage import checkpoint, claims, files, generations, rundir
 from neuroevo.storage.writer import Writer
@@ -37,9 +37,9 @@ def run(c: Config, out: str | None, stem: str, observer: Observer, signals: Sign
     if out is not None:
         claims.check(out)
     with signals, blame.on_users(c):
-        ready = experiment.prepared(c)
-        with experiment.started(ready, out, stem, observer) as (folder, log):
-            tuner = Tuner(ready, folder, images=watched(observer, signals), log=log, signals=signals)
+        ready = experiment.prepare(c)
+        with experiment.start(ready, out, stem, observer) as (folder, log):
+            tuner = Tuner(ready, folder, images=watch_prefix(observer, signals), log=log, signals=signals)
             search(tuner, tuner.initial(), [], signals=signals, observer=observer)
             signals.check()
     return final(folder, c, observer)
@@ -60,14 +60,14 @@ def begin_or_resume(c: Config, out: str | None, stem: str, observer: Observer, s
     if searched is None:
         raise InputError(f"--resume: {out} holds a run without a search; give another --out")
     then = searched.config
-    reopen.agreed(then, c, out, reopen.CHANGING)
+    reopen.check_config(then, c, out, reopen.CHANGING)
     assert then.tune is not None
     if searched.over and then.tune.budget != c.tune.budget:
         raise InputError(
             f"--resume: {out}: tune.budget: the search is over, and its final run is begun; give another --out"
         )
     if searched.over:
-        return experiment.resumed(folder, lambda own: replace(own, checkpoint=c.checkpoint), observer)
+        return experiment.go_on(folder, lambda own: replace(own, checkpoint=c.checkpoint), observer)
 
     def change(own: Config) -> Config:
         return replace(own, tune=update_tuning(own, c), checkpoint=c.checkpoint)
@@ -96,7 +96,7 @@ def stage(folder: Path, log: Callable[[str], None]) -> Stage | None:
     """Return the progress of the search of hyperparameters in a folder; None where there is none."""
     moved = folder / rundir.TUNE
     if not generations.paths(moved / rundir.CHECKPOINTS):
-        saved, c = reopen.reopened(folder, log)
+        saved, c = reopen.reopen(folder, log)
         return None if c.tune is None else Stage(folder, saved, c, False)
     # Its checkpoints were moved before anything of the final run was written, and its config after.
     saved = rundir.newest(moved, log)
@@ -127,7 +127,7 @@ def resume(run_dir: str, sets: list[str], observer: Observer, signals: Signals) 
                 f"--set {text}: a search goes on as it began; only tune.budget, tune.patience, tune.final, checkpoint, "
                 "data.root and data.file can change"
             )
-    return go_on(folder, lambda c: reopen.changed(c, sets), observer, signals)
+    return go_on(folder, lambda c: reopen.apply_sets(c, sets), observer, signals)
 
 
 def go_on(folder: Path, change: Callable[[Config], Config], observer: Observer, signals: Signals) -> Path:
@@ -135,8 +135,8 @@ def go_on(folder: Path, change: Callable[[Config], Config], observer: Observer, 
     with (
         signals,
         claims.lock(folder),
-        experiment.unbegun(folder, observer),
-        logged(folder, observer) as log,
+        experiment.say_unbegun(folder, observer),
+        open_log(folder, observer) as log,
     ):
         searched = stage(folder, log)
         assert searched is not None
@@ -159,8 +159,8 @@ def go_on(folder: Path, change: Callable[[Config], Config], observer: Observer, 
                 files.replace(folder / rundir.CONFIG, text)
         else:
             with blame.on_users(c, log.keep):
-                ready = experiment.prepared(c if saved is None else reopen.found(c, log), log)
-                tuner = Tuner(ready, folder, images=watched(observer, signals), log=log, signals=signals)
+                ready = experiment.prepare(c if saved is None else reopen.locate_data(c, log), log)
+                tuner = Tuner(ready, folder, images=watch_prefix(observer, signals), log=log, signals=signals)
                 step: Step = tuner.initial()
                 history: checkpoint.History = []
                 if saved is not None:
@@ -190,7 +190,7 @@ def search(
     A config that has `changed` since the step's checkpoint is in a new one before the first iteration.
     """
     c, folder, rules = tuner.config, tuner.folder, tuner.rules()
-    recorders.made(folder / rundir.CHECKPOINTS)
+    recorders.make_folder(folder / rundir.CHECKPOINTS)
     notes = trials.attributes(tuner.ready, tuner.trainer.data, tuner.layout)
     writer = Writer(folder / rundir.CHECKPOINTS, notes, {}, c.checkpoint.keep)
     algorithm = tuner.algorithm()
@@ -198,7 +198,7 @@ def search(
         context = Context(c.seed, 1, 0.0, HOME, tuner.layout)
         population = algorithm.ask(step.state, context)
         first = tuner.cost(population)
-        limit = rules.budget.spent(0, Cost(), 0.0, first)
+        limit = rules.budget.stop_reason(0, Cost(), 0.0, first)
         if limit is not None:
             each = f"{first.forward:,} forward, {first.backward:,} backward"
             raise InputError(f"tune.budget.{limit}: one iteration takes more: {first.samples:,} samples ({each})")
@@ -207,7 +207,7 @@ def search(
             tuner.log(f"{caveats.WARNING}{warning}")
 
     def settle() -> None:
-        recorders.settle(c, folder, writer, step, history, changed)
+        recorders.settle(c, folder, writer, step, history, changed=changed)
 
     problem = recorders.once(tuner.problem(), settle)
     run = until_exhausted(loop.evolve(problem, algorithm, rules, step, device=HOME))
@@ -255,11 +255,12 @@ def final(folder: Path, c: Config, observer: Observer) -> Path:
         return folder
     with claims.lock(folder):
         moved = folder / rundir.TUNE
-        recorders.made(moved)
+        recorders.make_folder(moved)
         for name in (rundir.RESULT, rundir.HISTORY, rundir.CHECKPOINTS):
             if (folder / name).exists() and (name == rundir.RESULT or not (moved / name).exists()):
                 (folder / name).rename(moved / name)
-        best = replace(config.check(config.read(str(folder / rundir.BEST))), dataset=c.dataset)
+        best = config.check(config.read(str(folder / rundir.BEST)))
+        best = replace(best, data=best.data.model_copy(update={"source": c.data.source}))
         if c.tune.rest.included and best.budget.samples is not None:
             spent = rundir.read_result(moved, observer.note)["cost"]
             left = best.budget.samples - spent["forward_samples"] - 2 * spent["backward_samples"]

@@ -44,8 +44,8 @@ def test_what_a_config_says_beside_what_an_arm_changes_is_kept() -> None:
     raw = RAW | {"fitness": {"metric": "brier", "samples": 99}, "genome": {"init_sigma": 0.3},
                  "head": {"name": "mlp", "hidden": [5]}, "validate": {"metric": "macro_f1"}}  # fmt: skip
     c = arms.configure(raw, "snes", None, Given(10**6, 1257, 270), seed=0, split=0)
-    assert [m.name for m in c.metrics] == ["brier"]
-    assert (c.validation_metric.name, c.head_part.options["hidden"]) == ("macro_f1", [5])
+    assert [m.name for m in c.fitness.metrics] == ["brier"]
+    assert (c.validate.metric.name, c.head.layers.options["hidden"]) == ("macro_f1", [5])
     assert c.genome.init_sigma == 0.3
     as_it_is = arms.configure(raw, "config", None, Given(10**6, 1257, 270), seed=0, split=0)
     assert as_it_is.fitness.samples == 99
@@ -91,9 +91,8 @@ def test_features_of_the_config_hold_for_all_arms_and_leave_alone_what_they_do_n
 
 def test_many_objectives_of_the_config_are_not_the_classic_recipes() -> None:
     raw = RAW | {"fitness": {"metrics": ["cross_entropy", "weight_norm"]}}
-    assert [m.name for m in arms.configure(raw, "classic", None, Given(10**6, 1257, 270), seed=0, split=0).metrics] == [
-        "accuracy"
-    ]
+    c = arms.configure(raw, "classic", None, Given(10**6, 1257, 270), seed=0, split=0)
+    assert [m.name for m in c.fitness.metrics] == ["accuracy"]
 
 
 def test_a_search_of_the_config_is_the_config_arms_alone() -> None:

@@ -138,7 +138,7 @@ def test_arms_see_the_same_splits_and_features(base: str, tmp_path: Path) -> Non
         for arm in arms.ARMS:
             c = arms.configure(raw, arm, None, given, seed=7, split=split)
             assert (c.seed, c.data.split_seed, c.budget.samples, c.budget.generations) == (7, split, SAMPLES, None)
-            found.append((c.data, c.dataset, c.backbone, c.head, c.head_part, c.validation_metric))
+            found.append((c.data, c.backbone, c.head, c.validate.metric))
         assert all(other == found[0] for other in found)
     kept = {"features": {"components": 16, "whitening": 0.5}}
     for arm in arms.ARMS:  # what the config says of features holds for all

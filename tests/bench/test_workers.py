@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 from conftest import Quiet
-from test_terminal import step
+from test_terminal import RULES, step
 
 from neuroevo.bench import workers
 from neuroevo.bench.workers import Failure
@@ -41,6 +41,7 @@ def absorbed(folder: str, observer: Observer, signals: Signals) -> None:
 def halfway(item: int, observer: Observer, signals: Signals) -> None:
     """Be at half of a budget, for so long that it is seen."""
     observer.note("not heard")
+    observer.begin(step(0, None), RULES)
     for generation in (3, 4):  # the second comes too soon
         observer.generation(step(generation, None))
     time.sleep(1.0)
@@ -78,7 +79,9 @@ def test_it_is_told_how_far_each_process_is() -> None:
 def test_a_run_to_which_nobody_listens_goes_on() -> None:
     mine, theirs = multiprocessing.Pipe()
     mine.close()
-    workers.Telling(theirs).generation(step(3, None))
+    told = workers.Telling(theirs)
+    told.begin(step(0, None), RULES)
+    told.generation(step(3, None))
 
 
 def test_nothing_to_do_starts_no_process() -> None:

@@ -318,7 +318,7 @@ def plain_gaussian(**options: object) -> None:
             ["algorithm.mutation={safe: true, rank: 2}"],
         ),
         (
-            lambda: execution.plan("gemm", 650, 64, [10], 1000, torch.device("cpu")),
+            lambda: execution.plan("gemm", 650, 64, [10], limit=1000, device=torch.device("cpu")),
             "limit",
             "1000 bytes is too little for one individual; at least",
             ["memory.limit=1000"],

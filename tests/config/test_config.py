@@ -21,6 +21,10 @@ def my_metric(logits: Tensor, targets: Tensor, *, weight: float = 2.0) -> Tensor
     return weight * logits.sum((1, 2))
 
 
+def own_head(features: int, classes: int, *, layers: int = 1, record: int = 0) -> torch.nn.Linear:
+    return torch.nn.Linear(features, classes)
+
+
 def no_annotations(fitness, count, generator, *, x=3):  # type: ignore[no-untyped-def]
     return torch.zeros(count)
 
@@ -55,6 +59,47 @@ def test_the_resolved_config_is_whole_and_reads_back_to_itself() -> None:
     ]  # fmt: skip
     assert record["algorithm"]["mutation"]["sigma"] == 0.5
     assert record["genome"]["from"] == []
+
+
+def test_each_section_spells_out_its_parts_first_and_then_its_own_keys() -> None:
+    metric = {"name": "test_config:my_metric", "weight": 3.0}
+    network = {"name": "math:sqrt", "of": "network"}
+    raw = {
+        "data": {"limit": 9, "name": "image_folder", "root": "/x"},
+        "head": {"init": "default", "hidden": [3], "name": "mlp"},
+        "refine": {"lr": [0.1, 0.2], "steps": {"epochs": 2}, "momentum": 0.5},
+        "fitness": {"samples": 7, "ties": "accuracy", "metric": metric},
+        "validate": {"every": 3, "metric": {"name": "top_k", "k": 2}},
+    }
+    c = check(raw)
+    assert (c.data.source.name, c.head.layers.options["hidden"]) == ("image_folder", [3])
+    record = c.record()
+    assert {key: list(record[key])[:count] for key, count in {"data": 5, "head": 6, "refine": 5}.items()} == {
+        "data": ["name", "root", "broken", "max_pixels", "image_size"],
+        "head": ["name", "hidden", "activation", "norm", "dropout", "init"],
+        "refine": ["name", "momentum", "nesterov", "steps", "lr"],
+    }
+    assert (record["refine"]["lr"], record["refine"]["steps"]) == ([0.1, 0.2], {"epochs": 2})
+    assert list(record["fitness"].items())[:3] == [("metric", metric), ("ties", "accuracy"), ("samples", 7)]
+    assert list(record["validate"].items())[:2] == [("metric", {"name": "top_k", "k": 2}), ("every", 3)]
+    assert check(yaml.safe_load(c.to_yaml())) == c
+    many = check({"fitness": {"split": "validation", "metrics": [network, "brier"]}}).record()["fitness"]
+    assert list(many.items())[:2] == [("metrics", [network, "brier"]), ("samples", 512)]
+    assert check({}).record()["refine"] is None
+
+
+@pytest.mark.parametrize("key", ["data.source", "head.layers", "refine.optimizer"])
+def test_a_field_that_holds_a_part_is_no_key(key: str) -> None:
+    section, name = key.split(".")
+    assert refused({section: {name: "sgd"}}).startswith(f"{key}: unknown key")
+
+
+def test_an_option_of_ones_own_may_be_called_as_the_field_of_its_part() -> None:
+    c = check({"head": {"name": "test_config:own_head", "layers": 5, "record": 2, "init": "default"}})
+    assert c.record()["head"] == {
+        "name": "test_config:own_head", "layers": 5, "record": 2, "init": "default", "trainable": True,
+    }  # fmt: skip
+    assert check(c.record()) == c
 
 
 @pytest.mark.parametrize(
@@ -126,7 +171,7 @@ def test_what_is_wrong_is_named_with_what_would_be_right(raw: dict[str, Any], me
 def test_with_many_metrics_the_genetic_algorithm_is_nsga_ii_where_nothing_else_is_said() -> None:
     many = {"metrics": ["brier", {"name": "top_k", "k": 2}]}
     c = check({"fitness": many})
-    assert [part.record() for part in c.metrics] == [{"name": "brier"}, {"name": "top_k", "k": 2}]
+    assert [part.record() for part in c.fitness.metrics] == [{"name": "brier"}, {"name": "top_k", "k": 2}]
     record = c.record()
     assert record["fitness"]["metrics"] == ["brier", {"name": "top_k", "k": 2}]
     assert not {"metric", "ties"} & set(record["fitness"])
@@ -171,7 +216,7 @@ def test_options_that_a_changed_part_does_not_know_are_dropped_and_said_so(tmp_p
                     "algorithm: {selection: {name: tournament, size: 7}}\n")  # fmt: skip
     notes: list[str] = []
     c = load(str(file), ["data.name=digits", "algorithm.selection.name=truncation"], notes.append)
-    assert (c.dataset.name, c.data.image_size, c.data.limit) == ("digits", 9, 50)
+    assert (c.data.source.name, c.data.image_size, c.data.limit) == ("digits", 9, 50)
     assert sorted(notes) == [
         "algorithm.selection.size is dropped: truncation doesn't know it",
         "data.broken is dropped: digits doesn't know it",
@@ -204,7 +249,7 @@ def test_a_file_that_is_no_config_is_refused(tmp_path: Path) -> None:
 
 def test_a_users_own_part_is_named_by_import_path_and_its_signature_is_its_schema() -> None:
     c = check({"fitness": {"metric": {"name": "test_config:my_metric", "weight": 3}}})
-    assert float(c.metrics[0].metric()(torch.ones(1, 2, 2), torch.zeros(2))[0]) == 12
+    assert float(c.fitness.metrics[0].metric()(torch.ones(1, 2, 2), torch.zeros(2))[0]) == 12
     assert check({"algorithm": {"selection": "test_config:no_annotations"}}).algorithm.options["selection"].options == {
         "x": 3
     }
@@ -269,9 +314,8 @@ def test_a_trial_is_the_config_with_what_it_sets() -> None:
     trial = c.trial({"refine.lr": 0.5, "head.name": "mlp", "head.hidden": [4], "refine.name": "adam"})
     assert trial.tune is None
     assert trial.refine is not None
-    assert trial.optimizer is not None
-    assert (trial.refine.lr, trial.optimizer.name, trial.head_part.options["hidden"]) == (0.5, "adam", [4])
-    assert "momentum" not in trial.optimizer.options  # sgd's own
+    assert (trial.refine.lr, trial.refine.optimizer.name, trial.head.layers.options["hidden"]) == (0.5, "adam", [4])
+    assert "momentum" not in trial.refine.optimizer.options  # sgd's own
     assert trial.data == c.data
 
 

@@ -238,7 +238,7 @@ def test_a_file_is_found_where_the_data_folder_is(tmp_path: Path, monkeypatch: p
     cancer(tmp_path / "there" / "f.npz")
     monkeypatch.setenv("NEUROEVO_DATA", str(tmp_path / "there"))
     c = check({"data": {"name": "arrays", "file": "f.npz"}})
-    assert c.dataset.options["file"] == str(tmp_path / "there" / "f.npz")
+    assert c.data.source.options["file"] == str(tmp_path / "there" / "f.npz")
 
 
 X = np.arange(24, dtype=np.float32).reshape(12, 2)

@@ -1,4 +1,5 @@
 import errno
+import io
 import os
 import random
 import shutil
@@ -7,6 +8,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -154,7 +156,8 @@ def test_a_disk_that_is_known_to_be_too_small_is_not_begun_to_fill(
 ) -> None:
     if begun:
         grow(folder / NAME, begun)
-    monkeypatch.setattr(shutil, "disk_usage", lambda at: shutil._ntuple_diskusage(10**6, 10**6, 1000))  # type: ignore[attr-defined]
+    real = shutil.disk_usage
+    monkeypatch.setattr(shutil, "disk_usage", lambda at: real(at)._replace(free=1000))
     with pytest.raises(
         RunError, match=rf"{folder.parent}: no space left for 0.0 MiB of features; free some, or set NE"
     ):
@@ -168,10 +171,16 @@ def test_a_disk_that_is_known_to_be_too_small_is_not_begun_to_fill(
 def test_a_disk_that_fills_up_is_one_line_and_nothing_stays_on_it(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, calls = cache._write, []
-    monkeypatch.setattr(
-        cache, "_write", lambda *given: real(*given) if len(calls) < 4 and not calls.append(1) else full()
-    )
+    written: list[int] = []
+
+    class Filling(io.FileIO):
+        def write(self, content: Any) -> int:
+            if len(written) == 4:
+                full()
+            written.append(super().write(content))
+            return written[-1]
+
+    monkeypatch.setattr(io, "FileIO", Filling)
     with pytest.raises(RunError, match="no space left for 0.0 MiB of features"):
         grow(folder / NAME)
     assert not list(folder.iterdir())
@@ -228,7 +237,7 @@ def test_a_file_that_may_not_be_read_is_one_line(folder: Path, monkeypatch: pyte
     def denied(path: Path) -> None:
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
-    monkeypatch.setattr(cache.io, "FileIO", denied)
+    monkeypatch.setattr(io, "FileIO", denied)
     for look in (cache.sound, cache.read):
         with pytest.raises(InputError, match=f"{NAME}: can't be read .Permission denied.; mend that, or set NEUROEVO"):
             look(folder / NAME)

@@ -2,6 +2,7 @@ import hashlib
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import torch
 from conftest import make_folder
 from PIL import Image
 
-from neuroevo.data import datasets, images
+from neuroevo.data import datasets
 from neuroevo.data.datasets import Dataset
 from neuroevo.data.foldernames import SPLITS
 from neuroevo.data.images import Arrays, Files
@@ -212,6 +213,20 @@ def test_a_fingerprint_follows_content_and_order_but_not_names(tmp_path: Path) -
     assert Files([paths[0], str(moved), *paths[2:]]).fingerprint() != first
 
 
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return the paths of images that are opened from now on, as they come."""
+    found: list[str] = []
+    real = os.open
+
+    def opening(path: str, *given: Any) -> int:
+        if str(path).endswith(".png"):
+            found.append(path)
+        return real(path, *given)
+
+    monkeypatch.setattr(os, "open", opening)
+    return found
+
+
 def test_files_seen_before_are_not_read_again_until_they_change(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -220,12 +235,15 @@ def test_files_seen_before_are_not_read_again_until_they_change(
     now = time.time()
     monkeypatch.setattr(time, "time", lambda: now + 10)  # files just written aren't trusted
     first = files.fingerprint()
-    monkeypatch.setattr(images, "_hash", lambda path: "00")
+    read = reads(monkeypatch)
     assert files.fingerprint() == first
+    assert read == []
     stat = os.stat(files.paths[0])
     Image.new("RGB", (8, 8)).save(files.paths[0])
     os.utime(files.paths[0], ns=(stat.st_atime_ns, stat.st_mtime_ns))  # ctime can't be set back
-    assert files.hashes() == ["00"] * 4  # read again
+    hashes = files.hashes()
+    assert read == files.paths
+    assert hashes == [hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in files.paths]
     assert files.fingerprint() != first
 
 
@@ -233,8 +251,9 @@ def test_files_written_just_now_are_not_remembered(tmp_path: Path, monkeypatch: 
     make_folder(tmp_path, {"train": {"a": 2, "b": 2}})
     files = Files(datasets.image_folder(root=str(tmp_path)).images.paths)  # type: ignore[union-attr]
     files.fingerprint()
-    monkeypatch.setattr(images, "_hash", lambda path: "00")
-    assert files.hashes() == ["00"] * 4  # read again
+    read = reads(monkeypatch)
+    files.hashes()
+    assert read == files.paths
 
 
 def test_a_root_is_found_in_the_current_folder_then_under_neuroevo_data(

@@ -108,7 +108,7 @@ def test_data_may_move_where_they_are_the_same(
     assert evaluation.evaluate(str(there / "r"), None, quiet) == expected
     assert any("isn't there" in line and "mine/pets is taken" in line for line in quiet.lines)
     experiment.resume(str(there / "r"), ["budget.generations=7", root], Quiet())
-    assert load(str(there / "r/config.yaml")).dataset.options["root"] == root.removeprefix("data.root=")
+    assert load(str(there / "r/config.yaml")).data.source.options["root"] == root.removeprefix("data.root=")
     (there / "disk/of/mine/pets/train/cat/000.png").unlink()
     with pytest.raises(InputError, match=r"data: 1 image removed"):
         experiment.resume(str(there / "r"), ["budget.generations=8"], Quiet())

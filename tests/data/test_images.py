@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
 from neuroevo.data import pictures
 from neuroevo.data.images import Files
@@ -642,7 +642,7 @@ def test_memory_that_runs_out_on_the_machine_is_not_the_files_fault(
     def full(image: Image.Image) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(pictures, "_upright", full)
+    monkeypatch.setattr(ImageFile.ImageFile, "load", full)
     with pytest.raises(InputError, match="broken image"):
         Files([str(tmp_path / "x.png")])[0]
     monkeypatch.setattr(pictures.devices, "available_memory", lambda device: 100)

@@ -40,7 +40,7 @@ def test_the_limit_that_is_reached_is_named(budget: Budget, reason: str | None) 
     # 100 forward and 20 backward are 140 samples; a limit within fewer than `unit` of them is reached.
     unit = 1 if budget.samples in (140, 141) else 10
     cost = Cost(forward=100, backward=20, validation=10**9)
-    assert budget.spent(5, cost, 2.0, Cost(forward=unit)) == reason
+    assert budget.stop_reason(5, cost, 2.0, Cost(forward=unit)) == reason
 
 
 def test_what_is_left_is_the_smaller_of_the_sample_limits() -> None:

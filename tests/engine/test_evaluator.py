@@ -72,7 +72,7 @@ def test_baldwinian_individuals_inherit_their_own_genome_and_are_scored_by_what_
 
 
 def test_backed_off_individuals_that_got_worse_are_put_back_with_all_they_had() -> None:
-    d = evaluator.backed_off(scoring, evaluator.Learning(refine, learning))
+    d = evaluator.back_off(scoring, evaluator.Learning(refine, learning))
     found = developed(d)
     assert found.inherited.genomes[:, 0].tolist() == [1, 2, 5, 6]
     assert found.scores.values[:, 0].tolist() == [1, 2, 5, 6]
@@ -85,7 +85,7 @@ def test_an_individual_that_learning_made_invalid_is_put_back() -> None:
     def spoil(population: Population, context: Context) -> tuple[Population, Cost]:
         return population._replace(genomes=population.genomes * torch.nan), Cost()
 
-    found = developed(evaluator.backed_off(scoring, evaluator.Learning(spoil, learning)))
+    found = developed(evaluator.back_off(scoring, evaluator.Learning(spoil, learning)))
     assert torch.equal(found.inherited.genomes, people().genomes)
     assert not found.scores.invalid.any()
 
@@ -118,7 +118,7 @@ def harmful(population: Population, context: Context) -> tuple[Population, Cost]
 
 
 def test_with_back_off_the_best_on_a_fixed_batch_never_falls_and_without_it_does() -> None:
-    assert not best_of_each_generation(evaluator.backed_off(scoring, evaluator.Learning(harmful, learning))).falls
+    assert not best_of_each_generation(evaluator.back_off(scoring, evaluator.Learning(harmful, learning))).falls
     assert best_of_each_generation(evaluator.lamarckian(scoring, evaluator.Learning(harmful, learning))).falls
 
 
@@ -131,7 +131,7 @@ def test_with_many_objectives_back_off_puts_back_what_is_dominated_by_what_it_wa
         return Scores(values, values[:, 0].isinf(), 2), Cost()
 
     found = developed(
-        evaluator.backed_off(evaluator.Scoring(both, lambda n, samples: Cost()), evaluator.Learning(refine, learning))
+        evaluator.back_off(evaluator.Scoring(both, lambda n, samples: Cost()), evaluator.Learning(refine, learning))
     )
     kept = (found.scored.genomes == people().genomes).all(1)
     assert kept.tolist() == [True, False, False, True]

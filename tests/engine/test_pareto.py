@@ -68,7 +68,7 @@ def test_fronts_and_crowding_are_those_of_the_reference(
         assert found.tolist() == number
         crowding = pareto.crowding(values.to(device), found).cpu()
         torch.testing.assert_close(crowding, torch.tensor(distance, dtype=torch.float64), rtol=1e-12, atol=0)
-        order = pareto.ranked(values.to(device)).tolist()
+        order = pareto.rank(values.to(device)).tolist()
         keys = [(-k, round(d, 9)) for k, d in zip(number, distance, strict=True)]
         for i in range(n):
             if values[i, 0] == -INF:
@@ -86,7 +86,7 @@ def test_domination_is_evotorchs_whose_counts_are_not_fronts(steps: int | None) 
 
     values = random_values(60, 2, 0, steps, invalid=True)
     expected = domination_matrix(values, objective_sense=["max", "max"])
-    assert torch.equal(pareto.dominated(values), expected)
+    assert torch.equal(pareto.domination(values), expected)
     counts, number = domination_counts(values, objective_sense=["max", "max"]), pareto.fronts(values)
     assert torch.equal(counts == 0, number == 0)
     higher = counts[:, None] > counts
@@ -103,13 +103,13 @@ def test_copies_of_an_extreme_do_not_fill_the_population() -> None:
     line = torch.linspace(0, 1, 9, dtype=torch.float64)
     points = torch.stack([line, 1 - line], 1)
     values = torch.cat([points[:1].expand(9, 2), points[1:]])
-    best = pareto.ranked(values).topk(9).indices
+    best = pareto.rank(values).topk(9).indices
     assert sorted(best.tolist()) == [0, *range(9, 17)]
 
 
 def test_an_objective_at_infinity_is_no_error() -> None:
     values = torch.tensor([[INF, 0], [1, 1], [0, 2], [2, -INF], [-INF, INF]], dtype=torch.float64)
-    assert pareto.ranked(values).isfinite().all()
+    assert pareto.rank(values).isfinite().all()
     assert pareto.front(values).tolist() == [0, 1, 2, 4]
 
 

@@ -1,6 +1,6 @@
 import torch
 
-from neuroevo.engine.rng import Context, forked, generator
+from neuroevo.engine.rng import Context, fork, generator
 
 
 def draws(seed: int, stream: str, generation: int) -> list[float]:
@@ -22,7 +22,7 @@ def test_a_stream_is_not_moved_by_draws_from_another() -> None:
 
 def test_forked_draws_depend_on_the_source_alone_and_leave_the_global_generator_as_it_was() -> None:
     def inside() -> torch.Tensor:
-        with forked(generator(0, "x", 0)):
+        with fork(generator(0, "x", 0)):
             return torch.rand(3)
 
     torch.manual_seed(5)
@@ -35,7 +35,7 @@ def test_forked_draws_depend_on_the_source_alone_and_leave_the_global_generator_
 
 def test_forked_advances_its_source() -> None:
     source = generator(0, "x", 0)
-    with forked(source):
+    with fork(source):
         first = torch.rand(3)
-    with forked(source):
+    with fork(source):
         assert not torch.equal(first, torch.rand(3))

@@ -42,7 +42,7 @@ def test_a_failure_in_a_users_code_is_one_line_and_the_next_try_works(
 
 
 def test_what_is_no_fault_of_a_users_part_is_passed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*given: object) -> None:
+    def broken(*given: object, **named: object) -> None:
         raise KeyError("ours")
 
     monkeypatch.setattr(experiment, "go", broken)

@@ -16,7 +16,7 @@ from neuroevo.cli import inspection
 from neuroevo.config import load
 from neuroevo.engine.algorithm import Algorithm
 from neuroevo.engine.genome import Layout
-from neuroevo.errors import InputError
+from neuroevo.errors import InputError, ignore
 from neuroevo.experiments import build, experiment, export, memory, sources
 from neuroevo.learning import sensitivity
 from neuroevo.search.algorithms.ga import ga
@@ -95,7 +95,7 @@ def test_the_network_that_is_exported_is_the_one_that_was_scored(
     given = build.dataset(parts.config)
     rows = given[1]["test"]
     plain = sources.sources(
-        parts.config, parts.device, given, parts.network.backbone, lambda done, total: None, lambda line: None
+        parts.config, parts.device, given, parts.network.backbone, images=lambda done, total: None, log=ignore
     ).features
     with torch.inference_mode():
         logits = network(plain.batch(rows)[0].view(len(rows), 1, 8, 8))
@@ -249,7 +249,7 @@ def test_what_memory_can_not_hold_is_refused_before_it_is_made(
 ) -> None:
     monkeypatch.setattr(devices, "total_memory", lambda: 2**34)
     with pytest.raises(InputError, match=message):
-        experiment.prepared(load(None, [*TINY, *sets]))
+        experiment.prepare(load(None, [*TINY, *sets]))
 
 
 def test_sizes_are_spelled_as_people_read_them() -> None:

@@ -100,7 +100,7 @@ def test_a_run_of_many_objectives_validates_its_front_whose_best_is_the_champion
     assert result["cost"]["validation_samples"] == 270 * (1 + sum(len(fronts[i]) for i in range(1, 20, 2)))
     last = quiet.steps[-1]
     assert last.scores.objectives == 2
-    parts, _ = reopen.opened(str(tmp_path / "r"), quiet)
+    parts, _ = reopen.open_run(str(tmp_path / "r"), quiet)
     exported = [parts.network.fold(genome) for genome in last.population.genomes]
     norms = torch.tensor([sum(float(w.double().square().sum()) for w in own.values()) ** 0.5 for own in exported])
     torch.testing.assert_close(last.scores.values[:, 0], -norms.double(), rtol=1e-6, atol=0.0)
@@ -151,13 +151,17 @@ def test_what_is_done_to_features_is_folded_into_the_champions_first_layer(
     tmp_path: Path, head: str, scale: str
 ) -> None:
     start(tmp_path / "r", f"head.name={head}", "genome.init_sigma=0.5", *SCALES[scale])
-    parts, step = reopen.opened(str(tmp_path / "r"), Quiet())
+    parts, step = reopen.open_run(str(tmp_path / "r"), Quiet())
     rows = parts.supervised.splits["test"]
     genome = step.population.genomes[-1]
     inside = parts.network.forward(parts.network.decode(genome[None]), parts.features.batch(rows)[0])
     assert inside.abs().mean() > 0.01
     pixels = sources.cache(
-        parts.config, *build.dataset(parts.config), parts.network.backbone, parts.device, lambda done, total: None
+        parts.config,
+        *build.dataset(parts.config),
+        parts.network.backbone,
+        device=parts.device,
+        images=lambda done, total: None,
     )[0]
     raw = pixels.batch(rows)[0]
     assert raw.shape[1] == 64
@@ -171,7 +175,7 @@ def test_a_run_starts_from_an_earlier_champion_unchanged(tmp_path: Path) -> None
     again = start(tmp_path / "b", f"genome.from=[{tmp_path / 'a'}]", "budget.generations=1", "genome.init_sigma=0")
     assert again["champion"]["validation"]["accuracy"] >= first["champion"]["validation"]["accuracy"]
     file = tmp_path / "a" / "champion.safetensors"
-    parts, _ = reopen.opened(str(tmp_path / "a"), Quiet())
+    parts, _ = reopen.open_run(str(tmp_path / "a"), Quiet())
     genome = parts.network.unfold(load_file(file), "x")[0]
     torch.testing.assert_close(genome, parts.network.unfold(parts.network.fold(genome), "x")[0], rtol=1e-5, atol=1e-5)
 
@@ -196,7 +200,7 @@ def test_a_run_starts_from_the_networks_own_head(tmp_path: Path) -> None:
         "data.image_size=32", "data.limit=200", "head.init=network", "genome.init_sigma=0", "budget.generations=1",
     ]  # fmt: skip
     start(tmp_path / "r", *sets)
-    parts, _ = reopen.opened(str(tmp_path / "r"), Quiet())
+    parts, _ = reopen.open_run(str(tmp_path / "r"), Quiet())
     weights = parts.network.fold(parts.supervised.start[0])
     torch.testing.assert_close(
         weights["classifier.3.weight"], network.classifier[3].weight.detach(), rtol=1e-4, atol=1e-6

@@ -41,7 +41,7 @@ def finished(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 def expected(run: str) -> tuple[torch.Tensor, torch.Tensor]:
     """Return some inputs and the logits that the run itself gives them."""
-    parts, step = reopen.opened(run, Quiet())
+    parts, step = reopen.open_run(run, Quiet())
     rows = torch.arange(5)
     logits = parts.network.forward(parts.network.decode(step.champion.genome[None]), parts.features.batch(rows)[0])[0]
     whole = build.dataset(parts.config)[0]
@@ -96,7 +96,7 @@ def test_each_exported_member_of_the_front_scores_as_its_row_says(tmp_path: Path
     assert len(fitness) > 3
     assert (np.diff(fitness[:, 0]) < 0).all()
     assert not [i for i in fitness for j in everybody if (j >= i).all() and (j > i).any()]
-    parts, _ = reopen.opened(run, Quiet())
+    parts, _ = reopen.open_run(run, Quiet())
     whole, splits = build.dataset(parts.config)
     images = torch.from_numpy(whole.images.pixels).float()[splits["train"]] / 255  # type: ignore[union-attr]
     targets = torch.from_numpy(whole.labels)[splits["train"]]
@@ -164,8 +164,8 @@ def test_export_and_scores_on_other_images_need_the_runs_folder_alone(
     run = str(tmp_path / "r")
     experiment.run(load(None, [*ALONE, *given]), run, "test", Quiet())
     make_folder(tmp_path, {"other": {"0": 3, "7": 2}}, grey=True)
-    parts, step = reopen.opened(run, Quiet())
-    other = datasets.labelled(str(tmp_path / "other"), parts.network.classes)
+    parts, step = reopen.open_run(run, Quiet())
+    other = datasets.read_others(str(tmp_path / "other"), parts.network.classes)
     rows, _ = feature_cache.cached(parts.network.backbone, other, parts.device, lambda done, total: None)
     labels = torch.from_numpy(other.labels)
     expected = parts.supervised.test(step.champion.genome, parts.view_others(rows, labels), torch.arange(5)).scores

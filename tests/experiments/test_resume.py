@@ -27,7 +27,6 @@ from neuroevo.engine.loop import Step
 from neuroevo.errors import InputError, Interrupted, RunError
 from neuroevo.experiments import experiment, reopen, signals
 from neuroevo.networks import backbones
-from neuroevo.problems import scoring
 from neuroevo.storage import checkpoint, files, generations, rundir
 
 SETS = [
@@ -175,35 +174,43 @@ def test_a_signal_finishes_the_generation_saves_and_leaves_and_the_run_resumes_t
     assert contents(folder) == uninterrupted
 
 
+class Scored:
+    """What a fitness of the tests' own counts: generations scored; at which a signal comes, and how long it takes."""
+
+    count, at, seconds = 0, 0, 0.0
+
+
+def slow_accuracy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    Scored.count += len(logits) == 33  # the population, and not what is validated
+    if len(logits) == 33 and Scored.count == Scored.at:
+        os.kill(os.getpid(), signal.SIGINT)
+        end = time.monotonic() + Scored.seconds
+        while time.monotonic() < end:
+            time.sleep(0.01)
+    return (logits.argmax(-1) == targets).double().mean(-1)
+
+
 @pytest.mark.parametrize(("at", "seconds", "kept"), [(4, 5.0, 3), (4, 0.0, 4), (1, 5.0, 0)])
 def test_a_generation_that_is_not_finished_soon_after_a_signal_is_dropped_and_computed_by_the_resume(
-    tmp_path: Path, uninterrupted: dict[str, Any], monkeypatch: pytest.MonkeyPatch, at: int, seconds: float, kept: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int, seconds: float, kept: int
 ) -> None:
-    folder, real, scored = tmp_path / "r", scoring.fitness, 0
-
-    def score(*given: Any) -> Any:
-        nonlocal scored
-        scored += 1
-        if scored == at:
-            os.kill(os.getpid(), signal.SIGINT)
-            end = time.monotonic() + seconds
-            while time.monotonic() < end:
-                time.sleep(0.01)
-        return real(*given)
-
-    monkeypatch.setattr(scoring, "fitness", score)
+    sets, whole, folder = [*SETS, "fitness.metric=test_resume:slow_accuracy"], tmp_path / "whole", tmp_path / "r"
+    experiment.run(load(None, sets), str(whole), "test", Quiet())
+    for name, value in {"count": 0, "at": at, "seconds": seconds}.items():
+        monkeypatch.setattr(Scored, name, value)
     monkeypatch.setattr(signals, "PATIENCE", 0.2)
     quiet, began = Quiet(), time.monotonic()
     with pytest.raises(Interrupted):
-        experiment.run(load(None, SETS), str(folder), "test", quiet)
+        experiment.run(load(None, sets), str(folder), "test", quiet)
     assert time.monotonic() - began < 4
     if kept:
         assert rundir.read_result(folder)["generations"] == kept
         assert generations.paths(folder / "checkpoints")[0].name == generations.name(kept)
     else:
         assert "interrupted before its first generation" in quiet.lines[-1]
+    assert Scored.count == at
     experiment.resume(str(folder), [], Quiet())
-    assert contents(folder) == uninterrupted
+    assert contents(folder) == contents(whole)
 
 
 def test_a_second_signal_leaves_at_once_and_the_last_checkpoint_stands(tmp_path: Path) -> None:
@@ -361,7 +368,7 @@ def test_the_config_is_the_checkpoints_and_where_config_yaml_differs_is_said(tmp
         (folder / "config.yaml").write_text(damage or "", encoding="latin-1")
         if damage is None:
             (folder / "config.yaml").unlink()
-        reopen.opened(str(folder), quiet)
+        reopen.open_run(str(folder), quiet)
         assert "config.yaml" in quiet.lines[0]
     assert "head.name" in experiment_note(folder, text.replace("name: linear", "name: mlp"))
     experiment.resume(str(folder), ["budget.generations=8"], quiet)
@@ -375,7 +382,7 @@ def experiment_note(folder: Path, text: str) -> str:
     """Return what is said of a run whose config.yaml has another text."""
     (folder / "config.yaml").write_text(text)
     lines: list[str] = []
-    reopen.reopened(folder, lines.append)
+    reopen.reopen(folder, lines.append)
     return lines[0]
 
 
@@ -448,7 +455,7 @@ def test_features_that_are_not_those_the_run_began_with_are_said(
 ) -> None:
     folder = tmp_path / "r"
     experiment.run(load(None, [*SETS, "budget.generations=4"]), str(folder), "test", Quiet())
-    reopen.opened(str(folder), quiet)
+    reopen.open_run(str(folder), quiet)
     assert quiet.lines == []
     real = feature_cache.fetch
 
@@ -459,7 +466,7 @@ def test_features_that_are_not_those_the_run_began_with_are_said(
         return rows, computed
 
     monkeypatch.setattr(feature_cache, "fetch", other)
-    reopen.opened(str(folder), quiet)
+    reopen.open_run(str(folder), quiet)
     assert [line.split()[0] for line in quiet.lines] == ["features"]
 
 
@@ -469,7 +476,7 @@ def test_another_thread_count_is_said(tmp_path: Path, quiet: Quiet) -> None:
     path = generations.paths(folder / "checkpoints")[0]
     saved = checkpoint.read(path)
     c = load(str(folder / "config.yaml"))
-    _, step = reopen.opened(str(folder), Quiet())
+    _, step = reopen.open_run(str(folder), Quiet())
     attributes = {
         "config": c.to_yaml(), "seed": 0, "device": "cpu", "layout": saved.layout.to_json(),
         "classes": json.dumps(saved.classes), "versions": json.dumps(saved.versions), "features": saved.features,
@@ -477,7 +484,7 @@ def test_another_thread_count_is_said(tmp_path: Path, quiet: Quiet) -> None:
     }  # fmt: skip
     beside = {f"features/{key}": tensor for key, tensor in saved.affine.items()}
     checkpoint.write(path, attributes, beside, replace(step, state=step.state), saved.history)
-    reopen.opened(str(folder), quiet)
+    reopen.open_run(str(folder), quiet)
     assert any(line.startswith("threads were 77") for line in quiet.lines)
 
 
@@ -617,7 +624,7 @@ def test_a_head_that_a_projection_would_change_is_no_start(tmp_path: Path) -> No
     experiment.run(load(None, projected), str(tmp_path / "c"), "test", Quiet())
     again = [*projected, f"genome.from=[{tmp_path / 'c'}]", "genome.init_sigma=0"]
     experiment.run(load(None, again), str(tmp_path / "d"), "test", Quiet())
-    first = reopen.opened(str(tmp_path / "d"), Quiet())[0].start()[0]
+    first = reopen.open_run(str(tmp_path / "d"), Quiet())[0].supervised.start[0]
     torch.testing.assert_close(
-        first, reopen.opened(str(tmp_path / "c"), Quiet())[1].champion.genome, rtol=1e-3, atol=1e-4
+        first, reopen.open_run(str(tmp_path / "c"), Quiet())[1].champion.genome, rtol=1e-3, atol=1e-4
     )

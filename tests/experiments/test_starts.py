@@ -126,10 +126,10 @@ def test_levels_stay_levels_and_predict_as_before(tmp_path: Path, change: str, l
     saved = checkpoint.newest(tmp_path / "b" / "checkpoints", pytest.fail)
     assert saved is not None and saved.kept is not None
     start_ = saved.kept["start"]
-    parts, _ = reopen.opened(str(tmp_path / "b"), Quiet())
+    parts, _ = reopen.open_run(str(tmp_path / "b"), Quiet())
     parts_ = {name: w[0] for name, w in parts.network.decode(start_).items()}
-    before, _ = reopen.opened(str(tmp_path / "a"), Quiet())
-    old = before.network.fold(reopen.opened(str(tmp_path / "a"), Quiet())[1].champion.genome)
+    before, _ = reopen.open_run(str(tmp_path / "a"), Quiet())
+    old = before.network.fold(reopen.open_run(str(tmp_path / "a"), Quiet())[1].champion.genome)
     for place, name in enumerate(NOW[change]):
         if name in THEN:
             torch.testing.assert_close(parts_["head.weight"][place], old["head.weight"][THEN.index(name)])

@@ -26,6 +26,7 @@ def step(generation: int, validation: float | None, invalid: int = 0) -> Step:
 def test_without_a_terminal_there_are_plain_lines_of_validations_and_one_a_second_at_most() -> None:
     out = io.StringIO()
     terminal = Terminal(out)
+    terminal.begin(step(0, None), RULES)
     for generation in range(1, 60):
         terminal.generation(step(generation, 0.25 if generation % 20 == 0 else None, invalid=3))
     lines = out.getvalue().splitlines()

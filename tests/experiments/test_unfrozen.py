@@ -51,14 +51,14 @@ def test_a_stage_is_as_ordinary_as_a_head(tmp_path: Path, weights: str, quiet: Q
     assert saved is not None
     assert saved.plan.method in deep.METHODS
     network, _ = export.network(str(tmp_path / "r"))
-    parts, _ = reopen.opened(str(tmp_path / "r"), Quiet())
+    parts, _ = reopen.open_run(str(tmp_path / "r"), Quiet())
     named = [name for name, _ in network.named_parameters() if name.startswith(("layer4.", "fc."))]
     assert list(saved.layout.names) == named  # in the network's own order
     champion = load_file(tmp_path / "r" / "champion.safetensors")
     assert set(champion) == set(named)
     for name, weight in champion.items():
         assert torch.equal(network.state_dict()[name], weight)
-    images = augment.normalised(pixels(parts), parts.network.backbone.transform, torch.device("cpu"))
+    images = augment.normalise(pixels(parts), parts.network.backbone.transform, torch.device("cpu"))
     with torch.inference_mode():
         logits = network(images[parts.supervised.splits["test"]])
     hits = (logits.argmax(1) == parts.features.labels[parts.supervised.splits["test"]]).double().mean()
@@ -164,9 +164,9 @@ def test_recalibrated_norms_are_the_champions_own_and_counted(
     with monkeypatch.context() as without:
         without.setattr(build, "dataset", lambda c: pytest.fail("the champion's are in its file"))
         network, _ = export.network(str(tmp_path / "r"))
-    parts, _ = reopen.opened(str(tmp_path / "r"), Quiet())
+    parts, _ = reopen.open_run(str(tmp_path / "r"), Quiet())
     assert torch.equal(network.get_buffer("layer4.0.bn1.running_mean"), champion["layer4.0.bn1.running_mean"])
-    images = augment.normalised(pixels(parts), parts.network.backbone.transform, torch.device("cpu"))
+    images = augment.normalise(pixels(parts), parts.network.backbone.transform, torch.device("cpu"))
     with torch.inference_mode():
         logits = network(images[parts.supervised.splits["test"]])
     found = torch.nn.functional.cross_entropy(logits, parts.features.labels[parts.supervised.splits["test"]])
@@ -231,7 +231,7 @@ def test_features_in_half_precision_are_half_as_large(tmp_path: Path, weights: s
     assert result["champion"]["test"]["cross_entropy"] == pytest.approx(
         exact["champion"]["test"]["cross_entropy"], rel=1e-2
     )
-    parts, _ = reopen.opened(str(tmp_path / "r"), Quiet())
+    parts, _ = reopen.open_run(str(tmp_path / "r"), Quiet())
     assert parts.features.pieces[0].dtype == torch.float16
 
 
@@ -254,7 +254,7 @@ def test_without_memory_slices_are_halved_and_the_run_goes_on_and_says_so(
 
         return small
 
-    monkeypatch.setattr(deep, "plan", lambda *_: Execution("loop", 10, 6, 16, 2**31, 2))
+    monkeypatch.setattr(deep, "plan", lambda *_, **__: Execution("loop", 10, 6, 16, 2**31, 2))
     calm = start(tmp_path / "calm", weights, "validate.every=3", quiet=quiet)
     assert calm["plan_changes"] == []
     monkeypatch.setattr(deep, "forward", forward)
@@ -265,7 +265,7 @@ def test_without_memory_slices_are_halved_and_the_run_goes_on_and_says_so(
     saved = checkpoint.newest(tmp_path / "r" / "checkpoints", pytest.fail)
     assert saved is not None
     assert (saved.plan.individuals, saved.changes) == (1, result["plan_changes"])
-    parts, _ = reopen.opened(str(tmp_path / "r"), quiet)
+    parts, _ = reopen.open_run(str(tmp_path / "r"), quiet)
     assert parts.supervised.executions.now.individuals == 1  # a resume goes on with it
 
 
@@ -308,7 +308,7 @@ def test_chosen_parts_are_taken_from_other_files_by_name_and_shape(tmp_path: Pat
     assert "tensors taken of layer3, 2 skipped" in said
     assert "skipped layer3.0.conv1.weight (shape (2, 2), here" in said
     assert "skipped layer3.unknown (the network has no such name)" in said
-    parts, _ = reopen.opened(str(tmp_path / "r"), Quiet())
+    parts, _ = reopen.open_run(str(tmp_path / "r"), Quiet())
     state, champion = parts.network.backbone.body.state_dict(), load_file(tmp_path / "d" / "champion.safetensors")
     assert torch.equal(state["layer3.0.bn1.weight"], other["layer3.0.bn1.weight"])
     own = load_file(weights.partition("=")[2])

@@ -30,7 +30,7 @@ HYBRID = ["refine.steps=12", "refine.batch_size=32"]
 
 
 def foretold(c: Config) -> dict[str, float]:
-    ready = experiment.prepared(c)
+    ready = experiment.prepare(c)
     forecaster = Forecaster(ready, seconds=0.4)
     return forecaster.run(ready.config) if c.tune is None else estimate_search(forecaster).seconds
 
@@ -64,14 +64,14 @@ def test_a_search_is_counted_by_its_rungs_and_by_all_that_it_can_set(monkeypatch
     whole, halved = "tune.trial={generations: 400}", "tune.trial={generations: 400, rungs: [10], keep: 0.25}"
     assert foretold(searching(halved))["search"] < foretold(searching(whole))["search"] / 2
     choices = ["tune.space={refine.nesterov: boolean}", "tune.budget={generations: 100000}"]
-    found = estimate_search(Forecaster(experiment.prepared(searching(*choices)), seconds=0.2))
+    found = estimate_search(Forecaster(experiment.prepare(searching(*choices)), seconds=0.2))
     assert found.iterations == 1
 
 
 def test_what_a_bench_takes_is_all_its_runs() -> None:
     base = config.raw(None, SETS)
     c = config.check(base)
-    ready = experiment.prepared(c)
+    ready = experiment.prepare(c)
     overlays = arms.read_arms(["ga", "sgd"])
     given = arms.Given(200_000, 1257, 270)
     one, six = (
@@ -135,7 +135,7 @@ def test_a_run_takes_about_what_was_foretold(tmp_path: Path, sets: list[str]) ->
     c = load(None, [*SETS, *sets])
     ratios = []
     for i in range(3):  # the machine has other things to do, too
-        expected = sum(Forecaster(experiment.prepared(c), 2.0).run(c).values())
+        expected = sum(Forecaster(experiment.prepare(c), 2.0).run(c).values())
         began = time.monotonic()
         experiment.run(c, str(tmp_path / str(i)), "test", Quiet())
         ratios.append(expected / (time.monotonic() - began))

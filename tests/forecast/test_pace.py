@@ -25,7 +25,7 @@ HYBRID = ["refine.steps=12", "refine.batch_size=32", "refine.lr=[0.01, 0.1]", "r
 
 
 def composed(*sets: str) -> Run:
-    ready = experiment.prepared(load(None, [*SETS, *sets]))
+    ready = experiment.prepare(load(None, [*SETS, *sets]))
     return compose.compose(*ready, images=lambda done, total: None, log=lambda line: None)
 
 
@@ -49,7 +49,7 @@ def test_a_part_of_a_generation_tells_what_the_whole_costs(
     e = composed(*sets)
     population, index, context = first(e)
     whole = e.supervised.evaluator().evaluate(population, index, context)
-    monkeypatch.setattr(pace, "timed", counting)
+    monkeypatch.setattr(pace, "time_call", counting)
     took, seconds, developed = Partly(e, (), 1.0).of(part, population, index, context)
     assert seconds == pytest.approx(whole.cost.samples)
     assert took <= seconds

@@ -25,17 +25,17 @@ class Source:
     def __init__(self, n: int = 90, device: torch.device | str = "cpu") -> None:
         g = torch.Generator().manual_seed(3)
         self.x = torch.randn(n, D, generator=g).to(device)
-        self._labels = torch.randint(C, (n,), generator=g).to(device)
+        self.of_rows = torch.randint(C, (n,), generator=g).to(device)
         self.seen = 0
 
     @property
     def labels(self) -> Tensor:
-        return self._labels
+        return self.of_rows
 
     def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
         self.seen += len(index)
         index = index.to(self.x.device)
-        return self.x[index], self._labels[index]
+        return self.x[index], self.of_rows[index]
 
 
 def settings(**changes: Any) -> Settings:
@@ -274,7 +274,7 @@ def test_a_schedule_scales_the_learning_rate() -> None:
 
 def test_balanced_batches_have_as_many_of_each_class() -> None:
     source = Source(4000)
-    source._labels = (torch.arange(4000) % 100 == 0).long() * 3  # one in a hundred
+    source.of_rows = (torch.arange(4000) % 100 == 0).long() * 3  # one in a hundred
     t = task(linear, source, train=torch.arange(4000))
     rows = Draws(t, settings(balanced=True, steps=50), 64, 1, context()).rows
     share = float((source.labels[rows] == 3).double().mean())

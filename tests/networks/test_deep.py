@@ -1,6 +1,8 @@
 import copy
+import time
 from pathlib import Path
-from typing import NamedTuple
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -246,12 +248,20 @@ def test_a_limit_too_small_for_one_individual_is_refused_with_one_that_does() ->
 
 
 def test_the_probe_decides_and_a_named_method_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    d = small()
+    d, clock = small(), [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
+
+    def taking(run: Forward, seconds: float) -> Forward:
+        def timed(weights: Any, rows: Tensor, drop: Any = None) -> Tensor:
+            clock[0] += seconds * len(next(iter(weights.values()))) * len(rows)
+            return run(weights, rows, drop)
+
+        return timed
+
     for quick in deep.METHODS:
-        rates = {d.forwards[m]: 1.0 if m == quick else 2.0 for m in deep.METHODS}
-        monkeypatch.setattr(deep, "_rate", lambda run, *_, rates=rates, **__: rates[run])
-        assert plan(2**24, "auto", d=d).method == quick
-        assert plan(2**24, "loop", d=d).method == "loop"
+        forwards = {m: taking(d.forwards[m], 1.0 if m == quick else 2.0) for m in deep.METHODS}
+        assert plan(2**24, "auto", d=d._replace(forwards=forwards)).method == quick
+        assert plan(2**24, "loop", d=d._replace(forwards=forwards)).method == "loop"
 
 
 def test_what_vmap_refuses_runs_as_a_loop_and_is_refused_where_vmap_is_asked_for() -> None:
@@ -334,11 +344,11 @@ def test_the_frozen_prefix_runs_once_an_image_and_scores_are_those_of_plain_netw
     cached = Features((rows,), labels, None, CPU)
     scored = {}
     for method in deep.METHODS:
-        forward = deep.forward(found, backbone.head, of_features, {}, None, method)
+        forward = deep.forward(found, backbone.head, of_features, {}, affine=None, method=method)
         plan = Execution(method, C, 2, 4, 2**30, 2)
-        scored[method] = scoring.evaluate(
-            genomes, layout.unflatten, forward, cached, torch.arange(6), [metrics.cross_entropy()], plan
-        ).values[:, 0]
+        evolved: Any = SimpleNamespace(decode=layout.unflatten, forward=forward)
+        judgement = scoring.Judgement(evolved, cached, [metrics.cross_entropy()])
+        scored[method] = scoring.evaluate(judgement, genomes, torch.arange(6), plan).values[:, 0]
     assert ran == once  # and never again
     images = augment.normalise(pixels.permute(0, 3, 1, 2), backbone.transform, CPU)
     for i, genome in enumerate(genomes):

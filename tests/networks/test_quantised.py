@@ -99,7 +99,7 @@ def test_without_levels_genomes_are_their_weights() -> None:
     weights = quantised.decode(genomes, PLAIN)
     assert all(torch.equal(w, PLAIN.unflatten(genomes)[name]) for name, w in weights.items())
     assert torch.equal(quantised.encode(weights, PLAIN), genomes)
-    assert quantised.rounded(genomes, PLAIN) is genomes
+    assert quantised.round_levels(genomes, PLAIN) is genomes
     assert quantised.spread(genomes, PLAIN, 0.3) == 0.3
 
 
@@ -127,7 +127,7 @@ def test_a_start_at_zero_is_zero_weights_with_scales_that_make_steps_matter() ->
 
 @every
 def test_the_spread_of_genes_is_that_of_weights(top: int, device: torch.device) -> None:
-    layout = quantised.levelled(Layout(("weight", "bias"), ((2, 3000), (2,))), top)
+    layout = quantised.add_levels(Layout(("weight", "bias"), ((2, 3000), (2,))), top)
     start = quantised.encode(
         {"weight": torch.zeros(1, 2, 3000, device=device), "bias": torch.zeros(1, 2, device=device)}, layout
     )
@@ -255,11 +255,11 @@ def test_the_exported_layers_carry_exactly_the_levels(tmp_path: Path, levels: st
     result = start(tmp_path / "r", *sets)
     assert result["status"] == "finished"
     assert (result["champion"]["kind"] != "start") or head == "mlp"
-    parts, step = reopen.opened(str(tmp_path / "r"), Quiet())
-    top, layout = LEVELS[levels], parts.layout
-    assert parts.scale is not None  # features are centred, which folds into the biases alone
-    assert parts.scale.mean.any()
-    assert torch.equal(parts.scale.std, torch.ones(64))
+    parts, step = reopen.open_run(str(tmp_path / "r"), Quiet())
+    top, layout = LEVELS[levels], parts.network.layout
+    assert parts.network.affine is not None  # features are centred, which folds into the biases alone
+    assert parts.network.affine.mean.any()
+    assert torch.equal(parts.network.affine.std, torch.ones(64))
     assert set(layout.levels) == {0, top}
     genomes = step.population.genomes
     assert torch.equal(genomes, quantised.round_levels(genomes, layout))
@@ -277,11 +277,13 @@ def test_the_exported_layers_carry_exactly_the_levels(tmp_path: Path, levels: st
         assert torch.equal(torch.load(tmp_path / "p", weights_only=True)[name], file[name])
         assert carries(file[name], top)
         assert all(len(row.unique()) <= 2 * top + 1 for row in file[name])
-    rows = parts.splits["test"]
+    rows = parts.supervised.splits["test"]
     raw = parts.features._replace(affine=None)
     weights = {name: w[None] for name, w in file.items()}
-    logits = parts.forward(weights, raw.batch(rows)[0])
-    inside, _ = intervals.logits(step.champion.genome, parts.decode, parts.forward, parts.features, rows, parts.plan)
+    logits = parts.network.forward(weights, raw.batch(rows)[0])
+    inside, _ = intervals.logits(
+        parts.supervised.judgement(()), step.champion.genome, rows, parts.supervised.executions.now
+    )
     torch.testing.assert_close(logits[0].cpu(), inside[0].cpu(), rtol=1e-4, atol=1e-5)
     assert evaluation.evaluate(str(tmp_path / "r"), None, Quiet()) == result["champion"]["test"]
     described = dict(inspection.describe(str(tmp_path / "r"))[1])
@@ -322,10 +324,10 @@ def test_a_run_on_levels_that_is_stopped_resumes_to_the_same_bytes(tmp_path: Pat
 def test_strategies_search_between_levels_and_their_champions_are_whole(tmp_path: Path) -> None:
     sets = [s for s in SMALL if "elites" not in s]
     experiment.run(load(None, [*sets, "genome.levels=int4", "algorithm.name=snes"]), str(tmp_path), "test", Quiet())
-    parts, step = reopen.opened(str(tmp_path), Quiet())
+    parts, step = reopen.open_run(str(tmp_path), Quiet())
     genomes, champion = step.population.genomes, step.champion.genome
-    assert not torch.equal(genomes, quantised.round_levels(genomes, parts.layout))
-    assert torch.equal(champion, quantised.round_levels(champion[None], parts.layout)[0])
+    assert not torch.equal(genomes, quantised.round_levels(genomes, parts.network.layout))
+    assert torch.equal(champion, quantised.round_levels(champion[None], parts.network.layout)[0])
     assert carries(load_file(tmp_path / "champion.safetensors")["head.weight"], 7)
 
 

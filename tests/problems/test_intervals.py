@@ -1,3 +1,6 @@
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 import torch
 from sklearn.metrics import confusion_matrix
@@ -5,6 +8,7 @@ from sklearn.metrics import confusion_matrix
 from neuroevo.engine.execution import Execution
 from neuroevo.problems import intervals
 from neuroevo.problems.metrics import METRICS
+from neuroevo.problems.scoring import Judgement
 
 
 def test_intervals_hold_the_value_and_shrink_with_the_sample() -> None:
@@ -63,6 +67,8 @@ def test_a_genome_is_scored_from_the_same_place_in_memory_whether_it_is_a_row_or
             return torch.ones(len(index), 7), torch.zeros(len(index), dtype=torch.int64)
 
     plan = Execution("gemm", 3, 1, 4, 10**6, 1)
+    evolved: Any = SimpleNamespace(decode=decode, forward=lambda w, x: x @ w["w"].mT)
+    judgement = Judgement(evolved, Rows(), [])  # type: ignore[arg-type]
     for row in torch.randn(3, 21):
-        intervals.logits(row, decode, lambda w, x: x @ w["w"].mT, Rows(), torch.arange(6), plan)
+        intervals.logits(judgement, row, torch.arange(6), plan)
     assert places == [0, 0, 0]

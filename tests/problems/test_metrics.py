@@ -15,7 +15,7 @@ from torch import Tensor
 
 from neuroevo.errors import InputError
 from neuroevo.problems import metrics
-from neuroevo.problems.metric import LOWER_IS_BETTER, Additive, OfGenome, adjust, own_metric, reported, score
+from neuroevo.problems.metric import LOWER_IS_BETTER, Additive, OfGenome, adjust, as_reported, own_metric, score
 from neuroevo.problems.metrics import METRICS
 
 
@@ -385,7 +385,7 @@ def test_reported_is_the_usual_quantity(name):
     logits, targets = make(1, 40, 6)
     logits = logits + spike(targets, 6, height=1.0)  # better than chance, below which a correlation is negative
     value = score(build(name, 6), logits, targets).item()
-    assert reported(name, value) == abs(value) > 0 or name == "worst_class_accuracy"
+    assert as_reported(name, value) == abs(value) > 0 or name == "worst_class_accuracy"
     assert (value < 0) == (name in LOWER_IS_BETTER)
 
 
@@ -435,7 +435,7 @@ def test_metrics_of_genomes_are_plain_numpys(name):
     }[name]
     torch.testing.assert_close(found, torch.from_numpy(wanted), rtol=1e-6, atol=1e-6)
     assert found.dtype == torch.float64
-    assert reported(name, float(found[0])) > 0
+    assert as_reported(name, float(found[0])) > 0
     assert adjust(metric, torch.ones(3)) is metric  # logits have no part in it
 
 

@@ -134,7 +134,7 @@ def test_samples_are_taken_in_slices_of_the_plan() -> None:
 @pytest.mark.parametrize("limit", [2**22, 2**24, 2**28])
 def test_a_plan_stays_within_its_limit(limit: int) -> None:
     genes, dim, widths = 12810, 1280, [10]
-    p = execution.plan("gemm", genes, dim, widths, limit, CPU)
+    p = execution.plan("gemm", genes, dim, widths, limit=limit, device=CPU)
     used = 3 * 4 * p.samples * dim + p.individuals * (4 * genes + p.samples * 4 * 4 * 10)
     assert used <= limit
     assert p.limit == limit
@@ -142,7 +142,7 @@ def test_a_plan_stays_within_its_limit(limit: int) -> None:
 
 def test_a_limit_too_small_for_one_individual_is_refused() -> None:
     with pytest.raises(InputError, match=r"^limit: 1000 bytes is too little"):
-        execution.plan("gemm", 12810, 1280, [10], 1000, CPU)
+        execution.plan("gemm", 12810, 1280, [10], limit=1000, device=CPU)
 
 
 def test_a_metric_of_the_wrong_shape_is_refused_by_name() -> None:
@@ -162,7 +162,7 @@ def test_ranks_are_lexicographic_and_dense() -> None:
 def test_balanced_rows_have_as_many_of_each_class_and_the_right_ones() -> None:
     rows = torch.arange(1000, 2000)
     labels = (torch.arange(1000) % 50 == 0).long()
-    drawn = batches.balanced(rows, labels, (4000,), torch.Generator().manual_seed(0))
+    drawn = batches.draw_balanced(rows, labels, (4000,), torch.Generator().manual_seed(0))
     share = float(labels[drawn - 1000].double().mean())
     assert share == pytest.approx(0.5, abs=0.04)
     assert len(drawn[labels[drawn - 1000] == 0].unique()) > 800
@@ -198,7 +198,7 @@ def test_in_half_precision_the_best_by_nsga_iis_order_are_scored_again() -> None
     half, _ = scoring.fitness(*given, rough, objectives=2)
     again, cost = scoring.fitness(*given, rough, rescored=3, objectives=2)
     assert (again.objectives, cost) == (2, Cost(forward=(N + 3) * B))
-    best = pareto.ranked(half.values).topk(3).indices
+    best = pareto.rank(half.values).topk(3).indices
     assert set(best.tolist()) != set(half.values[:, 0].topk(3).indices.tolist())
     rest = [i for i in range(N) if i not in best.tolist()]
     torch.testing.assert_close(again.values[best], exact.values[best], rtol=1e-5, atol=1e-6)  # of another slice

@@ -159,8 +159,9 @@ def test_proportional_selection_survives_extreme_fitness():
 
 def test_a_slot_of_no_width_is_never_hit(monkeypatch):
     points = torch.tensor([0.0, 0.25, 0.5, 0.75, 1 - 2.0**-53], dtype=torch.float64)
-    assert selection._spin(torch.tensor([0.0, 1.0, 0.0, 1.0, 0.0]), points).tolist() == [1, 1, 3, 3, 3]
-    monkeypatch.setattr(selection, "_points", lambda *_: points[-1:])  # the last pointer rounds to 1
+    monkeypatch.setattr(torch, "rand", lambda count, **_: points[-count:])
+    assert selection.roulette(torch.tensor([0.0, 1.0, 0.0, 1.0, 0.0]), 5, rng()).tolist() == [1, 1, 3, 3, 3]
+    # With the last point alone, the last pointer rounds to 1.
     assert 2 not in selection.stochastic_universal(torch.tensor([1.0, 2.0, 0.0]), 5, rng())
 
 

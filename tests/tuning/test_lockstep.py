@@ -32,7 +32,7 @@ GA = ["algorithm.name=ga", "algorithm.population=9", "algorithm.elites=1", "geno
 
 def group(c: Config, settings: Sequence[dict[str, Any]]) -> Group:
     configs = [c.trial(own) for own in settings]
-    ready = experiment.prepared(configs[0])
+    ready = experiment.prepare(configs[0])
     source = sources.sources(*ready, images=lambda done, total: None, log=lambda line: None)
     brought = {name: [own[key] for own in settings] for key, name in lockstep.TRAITS.items() if key in settings[0]}
     return Group.begin(compose.assemble(ready.config, source), configs, brought)
@@ -40,7 +40,7 @@ def group(c: Config, settings: Sequence[dict[str, Any]]) -> Group:
 
 def alone(c: Config) -> loop.Step:
     """Run a config by itself, as `neuroevo run` would, and return its last step."""
-    ready = experiment.prepared(c)
+    ready = experiment.prepare(c)
     e = compose.compose(*ready, images=lambda done, total: None, log=lambda line: None)
     *_, step = loop.evolve(e.problem(), e.algorithm, e.rules(), e.initial(), device=e.home, clock=lambda: 0.0)
     return step

@@ -12,7 +12,7 @@ from neuroevo.tuning.tuner import Tuner
 
 
 def trainer(c: Config, folder: Path) -> Trainer:
-    return Tuner(experiment.prepared(c), folder, images=lambda done, total: None, log=lambda line: None).trainer
+    return Tuner(experiment.prepare(c), folder, images=lambda done, total: None, log=lambda line: None).trainer
 
 
 def test_trials_that_differ_in_traits_alone_are_one_group(tmp_path: Path) -> None:

@@ -235,7 +235,7 @@ def test_what_sets_the_same_is_not_trained_twice(tmp_path: Path) -> None:
 
 
 def tuner(c: Config, folder: Path) -> Tuner:
-    return Tuner(experiment.prepared(c), folder, images=lambda done, total: None, log=lambda line: None)
+    return Tuner(experiment.prepare(c), folder, images=lambda done, total: None, log=lambda line: None)
 
 
 def context(generation: int) -> Context:
@@ -248,7 +248,7 @@ def test_a_search_plans_what_it_then_takes(tmp_path: Path, sets: list[str]) -> N
     algorithm, step = t.algorithm(), t.initial()
     population = algorithm.ask(step.state, context(1))
     planned = t.cost(population)
-    took = t.development().develop(population, torch.zeros(1), context(1)).cost
+    took = t.evaluator().evaluate(population, torch.zeros(1), context(1)).cost
     if MLP[0] in sets:  # batches of other sizes leave other rests out, and who goes on isn't known before
         assert planned.samples * 0.9 < took.samples <= planned.samples
     else:

@@ -24,7 +24,7 @@ def fitness_of(scores: Scores) -> Tensor:
     """
     values = scores.values
     if scores.objectives > 1:
-        return pareto.ranked(objectives_of(scores))
+        return pareto.rank(objectives_of(scores))
     return values[:, 0] if values.shape[1] == 1 else ranks(values).masked_fill(scores.invalid, -torch.inf)
 
 

@@ -77,7 +77,7 @@ def ga(
         if not len(state.fitness):
             return state.population
         before, count = state.population, population - elites
-        fitness = state.fitness if state.fitness.ndim == 1 else pareto.ranked(state.fitness)
+        fitness = state.fitness if state.fitness.ndim == 1 else pareto.rank(state.fitness)
         kept = fitness.topk(elites).indices
         mates = select(fitness, parents * count, context.generator("select")).view(parents, count).T
         # Traits come from the better of two: of many parents, the best would be the same for all children.

@@ -11,7 +11,7 @@ from annotated_types import Ge, Le
 from torch import Tensor
 
 from neuroevo.engine.genome import Layout
-from neuroevo.engine.rng import forked
+from neuroevo.engine.rng import fork
 from neuroevo.search.operators.masks import (
     Coins,
     Probability,
@@ -169,7 +169,7 @@ def sbx(
     def mix(first: Tensor, second: Tensor, rows: slice, columns: slice) -> None:
         first.copy_(simulated_binary_cross_over(torch.cat([first, second]), eta=eta)[: len(first)])
 
-    with forked(generator):
+    with fork(generator):
         return _mate(genomes, parents, mix)
 
 

@@ -199,6 +199,27 @@ def test_metrics_are_given_by_name_with_options_of_ones_own_or_several_of_them()
     assert set(result.test["interval"]) == set(result.validation)
 
 
+@pytest.mark.parametrize("kind", ["a linear layer", "a block and the head", "all of it"])
+def test_a_function_of_a_module_is_given_the_users_own_beside_metrics_of_data(kind: str) -> None:
+    model, x, trainable = made(kind)
+    seen: set[tuple[type, bool]] = set()
+
+    def f1(module: nn.Module) -> dict[str, float]:
+        seen.add((type(module), module.training))
+        chosen = module(x)[:, 0] > 0.3  # no gradient goes through it
+        hits = float((chosen & (Y == 0)).sum())
+        return {"f1": 2 * hits / max(1.0, float(chosen.sum() + (Y == 0).sum())), "chosen": float(chosen.sum())}
+
+    result = ne.evolve(
+        model, (x, Y), trainable=trainable, fitness=f1, validate="accuracy", algorithm=ne.ga(population=6), every=1,
+        refine=ne.adam(steps=2, lr=0.02, batch_size=32), budget=ne.Budget(generations=4),
+    )  # fmt: skip
+    assert seen == {(type(model), False)}
+    assert {"f1", "chosen", "accuracy", "cross_entropy"} == set(result.validation)
+    assert result.model is not None
+    assert result.fitness == pytest.approx(f1(result.model)["f1"])
+
+
 def test_standardised_features_are_folded_and_start_with_the_modules_own_logits() -> None:
     for kind in ("a head", "a block and the head"):
         model, x, trainable = made(kind)
@@ -278,7 +299,7 @@ MODEL = nn.Linear(8, 3)
         ({"data": None, "fitness": len, "samples": 3}, "samples: goes with data"),
         ({"fitness": "f1"}, "fitness.name: no metric is called 'f1'"),
         ({"fitness": {"name": "top_k", "k": 0}}, "fitness.k: 0 given"),
-        ({"fitness": lambda module: 0.0}, r"fitness: a function of \(logits"),
+        ({"fitness": lambda module: "good"}, "fitness: good returned; a number, or numbers by name, expected"),
         ({"fitness": 3}, "fitness: a metric expected, a int given"),
         ({"fitness": ["accuracy", "accuracy"]}, "fitness: metrics of different names expected"),
         ({"fitness": []}, "fitness: metrics of different names expected"),
@@ -299,6 +320,9 @@ MODEL = nn.Linear(8, 3)
         ({"samples": "some"}, "samples: 'some' given"),
         ({"every": True}, "every: True given"),
         ({"patience": 1.5}, "patience: 1.5 given"),
+        ({"seed": -1}, "seed: -1 given"),
+        ({"seed": 0.5}, "seed: 0.5 given"),
+        ({"samples": np.int64(50), "seed": np.int64(1)}, None),
         ({"sigma": -1.0}, "sigma: -1.0 given"),
         ({"budget": 100}, r"budget: Budget\(generations=100\) or another expected"),
         ({"budget": ne.Budget(samples=3)}, "budget: the samples allowed are too few"),

@@ -3,11 +3,11 @@
 The options are those of a config's `refine`, checked the same way: the optimizer's own, and how individuals learn.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple, TypedDict, Unpack
 
 from neuroevo import config
-from neuroevo.config.parts import DEFAULT_NAMES, other_keys, own_keys, section
+from neuroevo.config.parts import part_section
 from neuroevo.config.schema import Refine
 from neuroevo.engine.schedules import Schedule
 from neuroevo.errors import InputError
@@ -45,8 +45,12 @@ class Options(TypedDict, total=False):
 class Learner(NamedTuple):
     """How individuals learn by gradient steps."""
 
-    build: Callable[..., Optimizer]  # given hyperparameters that individuals bring
     options: Refine
+
+    def build(self, **own: Any) -> Optimizer:
+        """Return the optimizer, given hyperparameters that individuals bring."""
+        made: Optimizer = self.options.optimizer.bound()(**own)
+        return made
 
     def refinement(self, train: int) -> Refinement:
         """Return what becomes of a population, of so many train samples."""
@@ -80,10 +84,8 @@ def learner(given: Any, option: str) -> Learner | None:
     values = {"name": given} if isinstance(given, str) else given
     if not isinstance(values, Mapping):
         raise InputError(f"sgd(steps=20), a name or a mapping expected, a {type(given).__name__} given", option=option)
-    values = {"name": DEFAULT_NAMES["refine"], **values}
-    return _learner(values["name"], {key: value for key, value in values.items() if key != "name"}, option)
+    return Learner(part_section(Refine, values, option))
 
 
 def _learner(name: Any, given: dict[str, Any], path: str) -> Learner:
-    optimizer = config.part("refine", {"name": name, **other_keys(given, Refine)}, path)
-    return Learner(optimizer.bound(), section(Refine, own_keys(given, Refine), path))
+    return Learner(part_section(Refine, {"name": name, **given}, path))

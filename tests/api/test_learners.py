@@ -3,22 +3,23 @@ from typing import Any, get_type_hints
 import pytest
 
 import neuroevo as ne
+from neuroevo import config
+from neuroevo.api.learners import Learner, Options, learner
 from neuroevo.config.schema import Refine
 from neuroevo.errors import InputError
-from neuroevo.learners import Learner, Options, learner
 from neuroevo.learning.optimizers import OPTIMIZERS
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_a_learner_without_options_is_what_a_config_with_that_name_has(name: str) -> None:
     made: Learner = getattr(ne, name)()
-    assert made.options == Refine()
+    assert made.options == Refine(optimizer=config.part("refine", name, ""))
     assert made.build().slots == OPTIMIZERS[name]().slots
     assert learner({"name": name}, "refine") is not None
 
 
 def test_its_options_are_those_of_a_config() -> None:
-    assert {*get_type_hints(Options)} == {*Refine.model_fields}
+    assert {*get_type_hints(Options)} == {*Refine.own_keys()}
 
 
 def test_options_of_the_optimizer_and_of_the_training_come_where_they_belong() -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from neuroevo import config, devices
+from neuroevo.api.learners import Learner, learner
 from neuroevo.config import Part
 from neuroevo.data import components, tensors
 from neuroevo.data.augment import BATCH
@@ -24,14 +25,13 @@ from neuroevo.engine.loop import Step
 from neuroevo.engine.problem import Problem
 from neuroevo.errors import InputError, the
 from neuroevo.experiments.memory import amount
-from neuroevo.learners import Learner, learner
 from neuroevo.learning.refine import slice_size
 from neuroevo.learning.sensitivity import PROBE
 from neuroevo.networks import deep, heads, network
 from neuroevo.networks.affine import Affine, Standardise
 from neuroevo.networks.modules import Given, of_module
 from neuroevo.networks.network import Network
-from neuroevo.problems.metric import Additive, Metric, OfGenome, own_metric
+from neuroevo.problems.metric import Additive, Metric, OfGenome, OfModule, own_metric
 from neuroevo.problems.metrics import METRICS
 from neuroevo.problems.supervised import Fitness, Supervised, Tested, supervised
 from neuroevo.search.algorithms.ga import ga
@@ -116,6 +116,7 @@ def classification(
     parts = tensors.parts(data)
     given = of_module(model, next(iter(parts.values())).some, trainable=trainable)
     search = make_algorithm(algorithm, many=len(goal.fitness) > 1, cut=given.backbone.cut is not None)
+    goal = goal._replace(metrics={name: _of_the_module(metric, given) for name, metric in goal.metrics.items()})
     table = tensors.table(parts, given.backbone, given.classes, device, progress=progress)
     return of_table(
         given, table, search, goal, samples=samples, standardise=standardise, sigma=sigma, seed=seed, device=device
@@ -149,7 +150,7 @@ def of_table(
     plan = _execution(evolved, features, search, goal.learns)
     train = table.splits["train"]
     of = supervised(
-        evolved.evaluated_by(plan.method),
+        evolved.with_method(plan.method),
         features,
         table.splits,
         metrics=goal.metrics,
@@ -182,7 +183,11 @@ def make_goal(fitness: Any, validate: Any, refine: Any) -> Goal:
 
 def _metrics(fitness: Any, validate: Any) -> tuple[dict[str, Metric], tuple[str, ...], str]:
     """Return all metrics by name, and the names of those of fitness and of validation."""
-    several = fitness if isinstance(fitness, list | tuple) and not isinstance(fitness, Additive | OfGenome) else None
+    several = (
+        fitness
+        if isinstance(fitness, list | tuple) and not isinstance(fitness, Additive | OfGenome | OfModule)
+        else None
+    )
     given = [_metric(each, "fitness") for each in ([fitness] if several is None else several)]
     names = [each.name for each in given]
     if not names or len({*names}) < len(names):
@@ -202,25 +207,34 @@ def _metric(given: Any, option: str) -> Named:
     """Return a metric by its name, as `{name: ..., option: ...}`, or of one's own; InputError where it is none."""
     if isinstance(given, str | Mapping):
         part = config.part("metric", given, option)
-        return Named(part.name, part.metric(), (part.name, repr(part.options)))
-    if isinstance(given, Additive | OfGenome):
+        return Named(part.name, part.metric(), (part.name, part.of, repr(part.options)))
+    if isinstance(given, Additive | OfGenome | OfModule):
         return Named(option, given, given)
     if not callable(given):
         raise InputError(f"a metric expected, a {type(given).__name__} given; by name: {', '.join(METRICS)}", option)
-    try:
-        inspect.signature(given).bind(None, None)
-    except TypeError:
-        raise InputError(
-            "a function of (logits [n, B, C], targets [B]) -> scores [n] expected; one of a module goes without data",
-            option,
-        ) from None
-    except ValueError:  # of a function that has no signature
-        pass
     name = getattr(given, "__name__", option)
     name = name if name.isidentifier() else option
     if name in METRICS:
         raise InputError(f"{name} is the name of another metric; give the function one of its own", option)
-    return Named(name, own_metric(name, given), given)
+    return Named(name, OfModule(given) if _takes_one(given) else own_metric(name, given), given)
+
+
+def _takes_one(function: Callable[..., Any]) -> bool:
+    """Tell whether a function takes a module, and not logits and targets."""
+    try:
+        inspect.signature(function).bind(None, None)
+    except TypeError:
+        return True
+    except ValueError:  # it has no signature
+        return False
+    return False
+
+
+def _of_the_module(metric: Metric, given: Given) -> Metric:
+    """Return a metric of whole networks as one of the module given, and others as they are."""
+    if not isinstance(metric, OfModule):
+        return metric
+    return OfModule(lambda network: metric.score(given.inside(network)))
 
 
 def make_algorithm(given: Any, *, many: bool = False, cut: bool = False) -> Algorithm[Any]:
@@ -320,7 +334,7 @@ def _execution(evolved: Network, features: Features, search: Algorithm[Any], lea
             raise InputError(line, option="model") from error
     else:
         widths = heads.widths(evolved.head)
-        found = execution.plan(evolved.method, genes, features.dim, widths, limit, device)
+        found = execution.plan(evolved.method, genes, features.dim, widths, limit=limit, device=device)
         if batch:
             own = learns is not None and learns.options.batches == "own"
             trained = slice_size(

@@ -1,0 +1,1 @@
+"""The public door: searches from Python, their run folders, champions loaded."""

@@ -1,0 +1,217 @@
+"""The arguments of `evolve`, as a search and as the config of a run's folder."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from numbers import Integral
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from neuroevo import devices
+from neuroevo.api.classification import classification, make_algorithm
+from neuroevo.api.folders import EVERY, KEEP, Record, Search, spell
+from neuroevo.engine import loop
+from neuroevo.engine.cost import Budget
+from neuroevo.engine.loop import Champion, Rules, Step
+from neuroevo.errors import InputError
+from neuroevo.experiments.reopen import PYTHON
+from neuroevo.networks.weightfiles import digest
+from neuroevo.problems import function
+from neuroevo.problems.metric import FITNESS, LOWER_IS_BETTER
+
+GENERATIONS = 400  # of a search without a budget, as of a run without one
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What `evolve` was asked for; its docstring says what each is."""
+
+    model: nn.Module | None = None
+    data: Any = None
+    fitness: Any = None
+    start: Tensor | None = None
+    trainable: str | Sequence[str] = ()
+    algorithm: Any = None
+    refine: Any = None
+    validate: Any = None
+    samples: int | Literal["all"] | None = None
+    standardise: bool | None = None
+    sigma: float | Tensor | None = None
+    budget: Budget | None = None
+    patience: int | None = None
+    every: int | None = None
+    seed: int = 0
+    device: str = "auto"
+    checkpoint: Mapping[str, int] = field(default_factory=lambda: {"every": EVERY, "keep": KEEP})
+    progress: Callable[[int, int], object] = lambda done, total: None
+
+    @property
+    def patterns(self) -> list[str]:
+        """Patterns of what evolves."""
+        return [self.trainable] if isinstance(self.trainable, str) else list(self.trainable)
+
+    @property
+    def limits(self) -> Budget:
+        """The budget, by default so many generations."""
+        return self.budget or Budget(generations=GENERATIONS)
+
+    def search(self) -> tuple[Search, Step]:
+        """Return the search and its step before the first generation; InputError names the argument that can't be."""
+        for option, value in {"samples": self.samples, "every": self.every, "patience": self.patience}.items():
+            whole = isinstance(value, Integral) and not isinstance(value, bool) and value > 0
+            if not (value is None or whole or (option == "samples" and value == "all")):
+                raise InputError(f"{value!r} given; a whole number above 0 expected", option=option)
+        if not isinstance(self.seed, Integral) or self.seed < 0:
+            raise InputError(f"{self.seed!r} given; a whole number from 0 expected", option="seed")
+        if not (self.budget is None or isinstance(self.budget, Budget)):
+            line = f"Budget(generations=100) or another expected, a {type(self.budget).__name__} given"
+            raise InputError(line, option="budget")
+        return self._of_function() if self.data is None else self._of_data()
+
+    def _of_data(self) -> tuple[Search, Step]:
+        if self.model is None or self.start is not None:
+            line, option = "a model given with data starts from its own weights", "start"
+            if self.model is None:
+                line, option = "data go with a model", "model"
+            raise InputError(line, option=option)
+        if isinstance(self.sigma, Tensor):
+            raise InputError("one number expected, with data", option="sigma")
+        of = classification(
+            self.model,
+            self.data,
+            trainable=self.patterns,
+            algorithm=self.algorithm,
+            refine=self.refine,
+            fitness="cross_entropy" if self.fitness is None else self.fitness,
+            validate="accuracy" if self.validate is None else self.validate,
+            samples=512 if self.samples is None else self.samples,
+            standardise=self.standardise,
+            sigma=0.01 if self.sigma is None else self.sigma,
+            seed=self.seed,
+            device=devices.resolve(self.device),
+            progress=self.progress,
+        )
+        table, judged, metric = of.table, of.supervised.fitness.metrics[0], of.supervised.metric
+        splits = {name: len(rows) for name, rows in table.splits.items()}
+        labels = {"labels": table.features.labels, **table.splits}
+        problem = of.problem()
+        search = Search(
+            problem=problem,
+            algorithm=of.algorithm,
+            rules=self._rules(of.samples, metric, every=10),
+            device=of.supervised.network.device,
+            home=of.home,
+            record=self.record(data={"labels": digest(labels), **summary(table.features.pieces[0])}, network=True),
+            fold=of.supervised.network.fold,
+            test=of.test,
+            score=lambda champion: _score(champion, judged),
+            module=of.module,
+            classes=table.classes,
+            counts=splits,
+            executions=of.supervised.executions,
+            features=table.features.digest(),
+        )
+        return search, of.begin(problem, self.seed)
+
+    def _of_function(self) -> tuple[Search, Step]:
+        with_data = {"refine": self.refine, "validate": self.validate, "samples": self.samples}
+        for option, value in {**with_data, "standardise": self.standardise}.items():
+            if value is not None:
+                raise InputError("goes with data", option=option)
+        if (self.model is None) == (self.start is None):
+            both = self.start is not None
+            line = "give either a model or a start, not both" if both else "give a model or a start"
+            raise InputError(line, option="start")
+        if not callable(self.fitness):
+            raise InputError("a function expected; a metric by name goes with data", option="fitness")
+        place, sigma = devices.resolve(self.device), 0.1 if self.sigma is None else self.sigma
+        algorithm = make_algorithm(self.algorithm)
+        evolvable: function.Evolvable | None = None
+        if self.model is not None:
+            evolvable = function.Evolvable(self.model, self.patterns, place)
+            problem = function.of_module(self.fitness, evolvable, sigma=sigma)
+        else:
+            if self.patterns:
+                line = f"{', '.join(self.patterns)}: genomes have no parameters by name"
+                raise InputError(line, option="trainable")
+            genomes = torch.as_tensor(self.start, dtype=torch.float32, device=place)
+            if not genomes.numel() or genomes.ndim > 2 or not bool(genomes.isfinite().all()):
+                raise InputError("a genome [g], or several [s, g], of finite numbers expected", option="start")
+            problem = function.of_genomes(self.fitness, genomes, sigma=sigma)
+        algorithm.check(problem.layout.genes)
+        layout = problem.layout
+        search = Search(
+            problem=problem,
+            algorithm=algorithm,
+            rules=self._rules(1, FITNESS, every=1),
+            device=place,
+            home=place,
+            record=self.record(data=None, network=evolvable is not None),
+            fold=lambda genome: {name: weight[0] for name, weight in layout.unflatten(genome[None]).items()},
+            test=lambda genome: None,
+            score=lambda champion: champion.validation[FITNESS],
+            module=lambda genome: None if evolvable is None else evolvable.of(genome),
+        )
+        return search, loop.begin(problem, algorithm, self.seed, place)
+
+    def _rules(self, samples: int, metric: str, *, every: int) -> Rules:
+        return Rules(
+            seed=self.seed,
+            samples=samples,
+            every=every if self.every is None else self.every,
+            patience=self.patience,
+            budget=self.limits,
+            metric=metric,
+            lower_is_better=metric in LOWER_IS_BETTER,
+        )
+
+    def record(self, *, data: Mapping[str, Any] | None, network: bool) -> Record:
+        """Return what was asked for as the config of a run's folder: objects by hashes, or as given.
+
+        `data` tells data from others; `network` says that genes are a network's, not numbers.
+        """
+        many = isinstance(self.fitness, list | tuple) and len(self.fitness) > 1
+        fitness = spell(("cross_entropy" if data else None) if self.fitness is None else self.fitness)
+        sigma = self.sigma.tolist() if isinstance(self.sigma, Tensor) else self.sigma
+        validate = "accuracy" if self.validate is None else self.validate
+        algorithm = spell(self.algorithm)
+        samples = int(self.samples) if isinstance(self.samples, Integral) else self.samples
+        start = {} if self.start is None else {"start": digest({"start": torch.as_tensor(self.start)})}
+        return {
+            PYTHON: True,
+            "seed": int(self.seed),
+            "device": self.device,
+            "data": None if data is None else {"name": "given", **data},
+            "backbone": {
+                "name": type(self.model).__name__ if network else "none",
+                "weights": digest(dict(self.model.state_dict())) if self.model is not None else None,
+                "trainable": self.patterns,
+            },
+            "features": {"standardise": self.standardise},
+            "genome": {"init_sigma": sigma, **start},
+            "algorithm": {"name": algorithm}
+            if isinstance(algorithm, str)
+            else algorithm or {"name": "ga", "default": True},
+            "refine": spell(self.refine),
+            "fitness": {"metrics" if many else "metric": fitness, "samples": samples},
+            "validate": {
+                "metric": FITNESS if data is None else spell(validate),
+                "every": self.every,
+                "patience": self.patience,
+            },
+            "budget": asdict(self.limits),
+            "checkpoint": dict(self.checkpoint),
+        }
+
+
+def summary(rows: Tensor) -> Record:
+    """Return what tells rows [N, d] from others, whatever rounds otherwise on another device."""
+    some = rows[:: max(1, len(rows) // 1024)].double()
+    return {"shape": list(rows.shape), "mean": float(some.mean()), "deviation": float(some.std(correction=0))}
+
+
+def _score(champion: Champion, metric: str) -> float:
+    """Return a champion's score by a metric, the higher the better, of what is reported."""
+    value = champion.validation[metric]
+    return -value if metric in LOWER_IS_BETTER else value

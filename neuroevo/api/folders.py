@@ -1,0 +1,239 @@
+"""Run folders of searches from Python: written as the command line's are, gone on with, and loaded.
+
+What was given as an object, such as a module or a function, isn't in the folder, at most its hash; whoever goes on
+gives it again.
+"""
+
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from neuroevo import caveats, config
+from neuroevo.engine.algorithm import Algorithm
+from neuroevo.engine.cost import Budget, Cost
+from neuroevo.engine.execution import Execution, Executions
+from neuroevo.engine.loop import Champion, Rules, Step
+from neuroevo.engine.observer import Observer, Observers, watch
+from neuroevo.engine.problem import Problem
+from neuroevo.engine.rng import Context
+from neuroevo.errors import InputError
+from neuroevo.experiments.log import Log, open_log, versions
+from neuroevo.experiments.recorders import Recorder, Shrinking, make_folder, plan_attributes
+from neuroevo.experiments.reopen import PYTHON, of_genome
+from neuroevo.problems.supervised import Tested
+from neuroevo.storage import checkpoint, claims, files, generations, rundir
+from neuroevo.storage.writer import Writer
+
+GIVEN = "given"  # the name of a part that was given as an object
+EVERY, KEEP = 10, 3  # generations from one checkpoint to the next, and how many are kept
+ROUNDED = ("data.mean", "data.deviation")  # what may round otherwise
+FREE = ("budget", "checkpoint")  # what may change when a run goes on
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Search:
+    """What is searched, and what a genome of it is, as a run's folder needs to know it."""
+
+    problem: Problem
+    algorithm: Algorithm[Any]
+    rules: Rules
+    device: torch.device
+    home: torch.device  # where the population is kept
+    record: Record  # of what was asked for: the folder's config
+    fold: Callable[[Tensor], dict[str, Tensor]]  # genome [g] -> the weights of the champion's file
+    test: Callable[[Tensor], Tested | None]
+    score: Callable[[Champion], float]  # of a champion, the higher the better
+    module: Callable[[Tensor], nn.Module | None]  # a copy of the module with a genome's [g] weights
+    classes: tuple[str, ...] = ()
+    counts: Mapping[str, int] | None = None  # samples of each split
+    executions: Executions | None = None
+    features: str = ""  # a hash of the features
+
+    @property
+    def slices(self) -> Executions:
+        """How evaluations are sliced; of a function not at all."""
+        threads = torch.get_num_threads()
+        return self.executions or Executions(Execution("function", 0, 1, 1, 0, threads, home=str(self.home)))
+
+
+def spell(given: Any) -> Any:
+    """Return a part as a config spells it: by its name, or that it was given as an object."""
+    if given is None or isinstance(given, str):
+        return given
+    if isinstance(given, Mapping):
+        return dict(given)
+    if isinstance(given, list | tuple) and not hasattr(given, "_fields"):
+        return [spell(each) for each in given]
+    return {"name": GIVEN}
+
+
+@contextmanager
+def claim(out: str | Path, seed: int) -> Iterator[Path]:
+    """Own a new run's folder while it is entered; InputError where `out` can't be one, and then nothing is left."""
+    try:
+        with claims.claim(str(out), "", seed) as claimed:
+            try:
+                yield claimed.folder
+            except InputError:
+                if not generations.paths(claimed.folder / rundir.CHECKPOINTS):
+                    claimed.clear()
+                raise
+    except InputError as error:
+        raise InputError(str(error).removeprefix("--out: "), option="out" if "--out" in str(error) else None) from None
+
+
+def keep(
+    search: Search, steps: Iterator[Step], start: Step, folder: Path, observer: Observer, *, history: checkpoint.History
+) -> Step:
+    """Take a search to its end, and keep it in its folder; return its last step.
+
+    What ends it early, such as Ctrl-C, leaves a checkpoint of the last generation and a result that says interrupted.
+    """
+    with open_log(folder, observer, "neuroevo.evolve" if not start.generation else "neuroevo.resume") as log:
+        files.replace(folder / rundir.CONFIG, config.dump(search.record).encode())
+        make_folder(folder / rundir.CHECKPOINTS)
+        rundir.cut_lineage(folder, start.generation, log)
+        writer = Writer(folder / rundir.CHECKPOINTS, attributes(search), {}, search.record["checkpoint"]["keep"])
+        recorder = Recorder(folder, writer, history, every=search.record["checkpoint"]["every"])
+        last = Last(start)
+        observers = Observers([last, Shrinking(search.slices, writer, log), recorder, observer])
+        try:
+            step = watch(steps, start, search.rules, observers)
+        except BaseException as error:
+            conclude(search, last.step, folder, type(error).__name__, log)
+            raise
+        conclude(search, step, folder, step.stop or "left", log)
+    return step
+
+
+class Last(Observer):
+    """Knows the last step."""
+
+    def __init__(self, start: Step) -> None:
+        self.step = start
+
+    def generation(self, step: Step) -> None:
+        """Remember a step."""
+        self.step = step
+
+
+def attributes(search: Search) -> Record:
+    """Return the attributes of a search's checkpoints."""
+    return {
+        "config": config.dump(search.record),
+        "seed": search.rules.seed,
+        "device": str(search.device),
+        "layout": search.problem.layout.to_json(),
+        "classes": json.dumps(search.classes),
+        **plan_attributes(search.slices),
+        "versions": json.dumps(versions()),
+        "features": search.features,
+    }
+
+
+def conclude(search: Search, step: Step, folder: Path, reason: str, log: Log) -> None:
+    """Write a search's champion and result; one that has come to its end is scored on test, which is counted."""
+    finished, genome, record = step.stop is not None, step.champion.genome, search.record
+    before = rundir.read_result(folder)
+    about = {"backbone": record["backbone"]["name"], "classes": search.classes, "genome": of_genome(step.champion)}
+    rundir.write_champion(folder, search.fold(genome), about)
+    champion: Record = {
+        "kind": step.champion.kind,
+        "generation": step.champion.generation,
+        "about": caveats.of_kind(step.champion.kind, step.champion.generation, record),
+        "validation": step.champion.validation,
+    }
+    tested = search.test(genome) if finished else None
+    if tested is not None:
+        champion["test"] = tested.scores
+        rundir.write_confusion(folder, search.classes, tested.confusion)
+    else:
+        (folder / rundir.CONFUSION).unlink(missing_ok=True)
+    rundir.write_result(
+        folder,
+        {
+            "status": "finished" if finished else "interrupted",
+            "stop_reason": reason,
+            "generations": step.generation,
+            "seed": search.rules.seed,
+            "device": str(search.device),
+            "data": {"images": dict(search.counts or {}), "folders": {}, "notes": []},
+            "champion": champion,
+            "warnings": [],
+            "cost": {**step.cost.record(), "seconds": step.seconds},
+            "views": None,
+            "plan_changes": search.slices.changes,
+            "test_scored": before.get("test_scored", 0) + (tested is not None),
+            "versions": versions(),
+        },
+    )
+    if not finished:
+        log(f"{folder}: interrupted after generation {step.generation}; go on with neuroevo.resume")
+
+
+def read(folder: Path, note: Callable[[str], None]) -> tuple[Record, checkpoint.Checkpoint | None]:
+    """Return the config and the newest good checkpoint of a run from Python; InputError where it isn't one."""
+    saved = checkpoint.newest(folder / rundir.CHECKPOINTS, note)
+    found: Any = config.read(str(folder / rundir.CONFIG)) if saved is None else config.parse(saved.config, str(folder))
+    if not isinstance(found, dict) or not found.get(PYTHON):
+        raise InputError(f"{folder}: not a run from Python", option="folder")
+    return found, saved
+
+
+def part(record: Any, given: Any, option: str) -> Any:
+    """Return a part to go on with: as the record spells it, or as it is given again where it was an object."""
+    if isinstance(record, Mapping) and record.get("default"):
+        record = None
+    spelt = record == (spell(given) if option != "algorithm" or not isinstance(given, str) else {"name": given})
+    if given is not None and not spelt:
+        raise InputError("the run was begun with another; leave it out, or give the same", option=option)
+    several = record if isinstance(record, list) else [record]
+    if given is None and any(isinstance(each, Mapping) and each.get("name") == GIVEN for each in several):
+        raise InputError("was given as an object when the run began; give it again", option=option)
+    return record if given is None else given
+
+
+def agree(search: Search, record: Record, folder: Path) -> None:
+    """See that a search is that of a run's record; InputError names what differs."""
+    differ = [key for key in rundir.differences(record, search.record) if not key.startswith(FREE)]
+    then, now = record["data"] or {}, search.record["data"] or {}
+    differ = [k for k in differ if k not in ROUNDED or not math.isclose(then[k[5:]], now[k[5:]], rel_tol=1e-3)]
+    if differ:
+        raise InputError(f"{folder} holds a run of another search: {', '.join(differ)} differ", option="folder")
+
+
+def restore(search: Search, saved: checkpoint.Checkpoint, log: Callable[[str], None], budget: Budget | None) -> Step:
+    """Return the step of a checkpoint, to go on from; with a larger `budget` one that had ended goes on."""
+    if saved.layout != search.problem.layout:
+        raise InputError(f"{saved.path}: of another layout: {saved.layout.names} {saved.layout.shapes}")
+    for what, then, now in (
+        ("threads", saved.plan.threads, torch.get_num_threads()),
+        ("device", saved.device, str(search.device)),
+        ("versions", saved.versions, versions()),
+        ("features", saved.features, search.features),
+    ):
+        if then != now:
+            log(f"{what} were {then} and are {now}: the run goes on, but may round otherwise than uninterrupted")
+    context = Context(search.rules.seed, 0, 0.0, search.home, search.problem.layout)
+    template = search.algorithm.init(search.problem.start.to(search.home), search.problem.sigma, context)
+    champion = saved.step.champion._replace(genome=saved.step.champion.genome.to(search.home))
+    step = replace(saved.step, state=checkpoint.state(saved.path, template, search.home), champion=champion)
+    if step.stop is not None and budget is not None:
+        least = Cost(forward=len(step.scores.values))
+        if budget.stop_reason(step.generation, step.cost, step.seconds, least) is None:
+            step = replace(step, stop=None, stale=0 if step.stop == "patience" else step.stale)
+    return step
+
+
+def number(value: Any) -> Any:
+    """Return a number of a record, or a tensor where there are several."""
+    return torch.tensor(value) if isinstance(value, list) else value

@@ -1,0 +1,261 @@
+"""The public door: searches of a classifier on data, or of one's own function, from Python."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Self
+
+from torch import Tensor, nn
+
+from neuroevo.api import folders
+from neuroevo.api.arguments import Arguments
+from neuroevo.api.folders import Search
+from neuroevo.engine import loop
+from neuroevo.engine.cost import Budget, Cost
+from neuroevo.engine.genome import Population
+from neuroevo.engine.loop import Step
+from neuroevo.engine.observer import Observer, Observers, watch
+from neuroevo.storage import claims, rundir
+from neuroevo.storage.checkpoint import Checkpoint
+
+
+class Result(NamedTuple):
+    """What a search came to."""
+
+    genome: Tensor  # [g]: the champion's
+    fitness: float  # its own, the higher the better; on the validation split where there are data
+    validation: dict[str, float]  # all that it was found to be worth there, as reported, or that the function returned
+    test: dict[str, Any] | None  # of data with a test split: metrics with `interval`s, and how many `images`
+    model: nn.Module | None  # a copy of the module with the champion's weights, where a module was evolved
+    classes: tuple[str, ...]  # of the logits, where there are data
+    generation: int  # in which it was found; 0: the start
+    history: list[dict[str, float | None]]  # a line a generation
+    population: Population  # the last
+    cost: Cost
+    seconds: float
+    stop_reason: str  # which limit ended it; left, where none did
+    folder: Path | None = None  # of a run that was written down
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """What the champion was found to be worth."""
+        return self.validation
+
+
+class Steps(Iterator[Step]):
+    """A search that goes on for a generation whenever it is asked for the next step."""
+
+    def __init__(self, search: Search, begun: Step, history: Sequence[dict[str, float | None]] = ()) -> None:
+        self.search, self.rules, self.begun = search, search.rules, begun
+        self._last, self._history = begun, list(history)
+        self._steps = loop.evolve(
+            search.problem, search.algorithm, search.rules, begun, device=search.home, clock=time.monotonic
+        )
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Step:
+        self._last = next(self._steps)
+        self._history.append(self._last.record)
+        return self._last
+
+    def go_on(self, saved: Checkpoint, note: Callable[[str], None], budget: Budget | None) -> "Steps":
+        """Return the steps after a checkpoint of the same search, with a larger `budget` beyond its end."""
+        return Steps(self.search, folders.restore(self.search, saved, note, budget), saved.history)
+
+    def result(self, folder: Path | None = None) -> Result:
+        """Return what the search has come to; the champion is scored on the test split here, and nowhere else."""
+        search, step = self.search, self._last
+        champion, tested = step.champion, search.test(step.champion.genome)
+        return Result(
+            genome=champion.genome,
+            fitness=search.score(champion),
+            validation=champion.validation,
+            test=None if tested is None else tested.scores,
+            model=search.module(champion.genome),
+            classes=search.classes,
+            generation=champion.generation,
+            history=list(self._history),
+            population=step.population,
+            cost=step.cost,
+            seconds=step.seconds,
+            stop_reason=step.stop or "left",
+            folder=folder,
+        )
+
+
+def evolve(
+    model: nn.Module | None = None,
+    data: Any = None,
+    *,
+    fitness: Any = None,
+    start: Tensor | None = None,
+    trainable: str | Sequence[str] = (),
+    algorithm: Any = None,
+    refine: Any = None,
+    validate: Any = None,
+    samples: int | Literal["all"] | None = None,
+    standardise: bool | None = None,
+    sigma: float | Tensor | None = None,
+    budget: Budget | None = None,
+    patience: int | None = None,
+    every: int | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    out: str | Path | None = None,
+    observers: Sequence[Observer | Callable[[Step], object]] = (),
+) -> Result:
+    """Evolve a classifier on data, a module, or genomes; return what came of it.
+
+    With `data` the module gives logits [B, C] of inputs [B, ...]. They are `(x, y)`, tensors or arrays, a Dataset, a
+    DataLoader, or a mapping of train, validation and test to any of those; what lacks is cut from train, 15 % each, and
+    a mapping without test has none. What evolves is the module's last linear layer, or the parameters that patterns
+    `trainable` match; all before it sees each input once. `fitness` is a metric (cross_entropy) on batches of `samples`
+    (512, or all) of train, and `validate` one (accuracy) that names the champion: by name, as `{name: ..., option:
+    ...}`, a function of (logits [n, B, C], targets [B]) -> scores [n], the higher the better, or one of a module as
+    below. Several metrics of fitness are as many objectives. `refine`, such as `sgd(steps=20)`, has individuals learn
+    before they are scored. Features of a head are standardised, unless `standardise` is False; that is folded into the
+    weights at the end.
+
+    Without data, `fitness` is a function of one's own, the higher the better. Either `model` is given, whose parameters
+    (those that `trainable` matches, all by default) are the genes: then it takes a module, which is a copy in eval
+    mode, and returns a number, or numbers by name of which the first counts. Or `start` is, a genome [g] or several
+    [s, g]: then it takes genomes [n, g] and returns [n]. NaN is invalid.
+
+    `sigma` is the deviation of the first population around the start (0.01 with data, and relative to each parameter's
+    size where more than a head evolves; else 0.1). `algorithm` is a genetic one by default; without a `budget` it takes
+    400 generations. Candidates are looked at `every` so many generations (10 with data, else 1), and after `patience`
+    looks without a better one it ends. Observers are told, and functions among them called with each generation's step.
+    `out` names a new folder for the run, as the command line's: with checkpoints, to go on from by `resume`, and for
+    `neuroevo report` and `inspect`. InputError, a ValueError, where something can't be. Nothing is printed, and the
+    model given stays as it is.
+    """
+    observer = Observers(observers)
+    asked = Arguments(
+        model=model,
+        data=data,
+        fitness=fitness,
+        start=start,
+        trainable=trainable,
+        algorithm=algorithm,
+        refine=refine,
+        validate=validate,
+        samples=samples,
+        standardise=standardise,
+        sigma=sigma,
+        budget=budget,
+        patience=patience,
+        every=every,
+        seed=seed,
+        device=device,
+        progress=observer.progress,
+    )
+    if out is None:
+        found = Steps(*asked.search())
+        watch(found, found.begun, found.rules, observer)
+        return found.result()
+    with folders.claim(out, seed) as folder:
+        found = Steps(*asked.search())
+        folders.keep(found.search, found, found.begun, folder, observer, history=[])
+    return found.result(folder)
+
+
+def steps(
+    model: nn.Module | None = None,
+    data: Any = None,
+    *,
+    fitness: Any = None,
+    start: Tensor | None = None,
+    trainable: str | Sequence[str] = (),
+    algorithm: Any = None,
+    refine: Any = None,
+    validate: Any = None,
+    samples: int | Literal["all"] | None = None,
+    standardise: bool | None = None,
+    sigma: float | Tensor | None = None,
+    budget: Budget | None = None,
+    patience: int | None = None,
+    every: int | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    progress: Callable[[int, int], object] = lambda done, total: None,
+) -> Steps:
+    """Return the steps of what `evolve` does, so that one may look, or leave, in between; `result()` ends it.
+
+    `progress(done, total)` hears how many samples have gone through the frozen prefix, where it is known of how many.
+    """
+    asked = Arguments(
+        model=model,
+        data=data,
+        fitness=fitness,
+        start=start,
+        trainable=trainable,
+        algorithm=algorithm,
+        refine=refine,
+        validate=validate,
+        samples=samples,
+        standardise=standardise,
+        sigma=sigma,
+        budget=budget,
+        patience=patience,
+        every=every,
+        seed=seed,
+        device=device,
+        progress=progress,
+    )
+    return Steps(*asked.search())
+
+
+def resume(
+    folder: str | Path,
+    model: nn.Module | None = None,
+    data: Any = None,
+    *,
+    fitness: Any = None,
+    start: Tensor | None = None,
+    algorithm: Any = None,
+    refine: Any = None,
+    validate: Any = None,
+    budget: Budget | None = None,
+    observers: Sequence[Observer | Callable[[Step], object]] = (),
+) -> Result:
+    """Go on with a run that `evolve` began with `out`, to the same bytes as if it had never stopped.
+
+    What was given as an object (module, data, start, functions, algorithms built by a call) is given again, the same:
+    InputError names what is missing or differs. A `budget` takes the old one's place. One that has come to its end, and
+    isn't given more, is returned as it is.
+    """
+    place, observer = rundir.find(str(folder)), Observers(observers)
+    with claims.lock(place):
+        record, saved = folders.read(place, observer.note)
+        many = record["fitness"].get("metrics")
+        asked = Arguments(
+            model=model,
+            data=data,
+            start=start,
+            fitness=folders.part(many or record["fitness"]["metric"], fitness, "fitness"),
+            trainable=record["backbone"]["trainable"],
+            algorithm=folders.part(record["algorithm"], algorithm, "algorithm"),
+            refine=folders.part(record["refine"], refine, "refine"),
+            validate=None if data is None else folders.part(record["validate"]["metric"], validate, "validate"),
+            samples=record["fitness"]["samples"],
+            standardise=record["features"]["standardise"],
+            sigma=folders.number(record["genome"]["init_sigma"]),
+            budget=budget or Budget(**record["budget"]),
+            patience=record["validate"]["patience"],
+            every=record["validate"]["every"],
+            seed=record["seed"],
+            device=record["device"],
+            checkpoint=record["checkpoint"],
+            progress=observer.progress,
+        )
+        found = Steps(*asked.search())
+        folders.agree(found.search, record, place)
+        if saved is not None:
+            found = found.go_on(saved, observer.note, budget)
+        if found.begun.stop is None:
+            folders.keep(
+                found.search, found, found.begun, place, observer, history=[] if saved is None else saved.history
+            )
+    return found.result(place)

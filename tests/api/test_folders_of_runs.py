@@ -1,0 +1,141 @@
+"""Run folders of searches from Python: interrupted and resumed, they end in the same bytes."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from typer.testing import CliRunner
+
+import neuroevo as ne
+from neuroevo.cli.main import app
+from neuroevo.engine.loop import Step
+
+X = torch.randn(200, 6, generator=torch.Generator().manual_seed(0))
+Y = (X[:, 0] * X[:, 1] > 0).long()
+
+
+def model() -> nn.Module:
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 2))
+
+
+def f1(module: nn.Module) -> float:
+    chosen = module(X)[:, 0] > 0.1
+    return 2 * float((chosen & (Y == 1)).sum()) / max(1.0, float(chosen.sum() + Y.sum()))
+
+
+def sphere(genomes: Tensor) -> Tensor:
+    return -genomes.square().sum(1)
+
+
+def own_metric(logits: Tensor, targets: Tensor) -> Tensor:
+    return (logits.argmax(2) == targets).double().mean(1)
+
+
+SEARCHES: dict[str, dict[str, Any]] = {
+    "data": {"model": model(), "data": (X, Y), "every": 3},
+    "data, learning": {"model": model(), "data": (X, Y), "refine": {"name": "adam", "steps": 2}, "algorithm": "snes"},
+    "data, objects": {"model": model(), "data": (X, Y), "fitness": own_metric, "algorithm": ne.ga(population=12),
+                      "refine": ne.sgd(steps=1, lr=0.1)},
+    "fronts": {"model": model(), "data": (X, Y), "fitness": ["cross_entropy", "sparsity"]},
+    "module": {"model": model(), "fitness": f1, "algorithm": {"name": "ga", "population": 20}},
+    "genomes": {"start": torch.ones(2, 5), "fitness": sphere, "algorithm": "pso", "sigma": torch.full((5,), 0.2)},
+}  # fmt: skip
+OBJECTS = ("model", "data", "fitness", "start", "algorithm", "refine")
+
+
+class Stop(Exception):
+    pass
+
+
+def stops(after: int, error: type[BaseException]) -> Callable[[Step], None]:
+    def observe(step: Step) -> None:
+        if step.generation == after:
+            raise error
+
+    return observe
+
+
+def lines(result: ne.Result) -> list[dict[str, Any]]:
+    return [{key: value for key, value in line.items() if key != "seconds"} for line in result.history]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, Stop])
+@pytest.mark.parametrize("name", SEARCHES)
+def test_interrupted_and_resumed_a_search_ends_in_the_same_bytes(
+    name: str, error: type[BaseException], tmp_path: Path
+) -> None:
+    given = {"budget": ne.Budget(generations=9), "seed": 3, **SEARCHES[name]}
+    whole = ne.evolve(**given)
+    with pytest.raises(error):
+        ne.evolve(**given, out=tmp_path / "r", observers=[stops(4, error)])
+    assert json.loads((tmp_path / "r" / "result.json").read_text())["status"] == "interrupted"
+    again = {key: given[key] for key in OBJECTS if key in given}
+    heard: list[int] = []
+    found = ne.resume(tmp_path / "r", **again, observers=[lambda step: heard.append(step.generation)])
+    assert heard == [5, 6, 7, 8, 9]
+    assert found.folder == tmp_path / "r"
+    assert torch.equal(found.genome, whole.genome)
+    assert torch.equal(found.population.genomes, whole.population.genomes)
+    assert lines(found) == lines(whole)
+    assert (found.validation, found.test, found.cost) == (whole.validation, whole.test, whole.cost)
+    result = json.loads((tmp_path / "r" / "result.json").read_text())
+    assert result["status"] == "finished"
+    assert result["test_scored"] == (1 if "data" in given else 0)
+
+
+def test_one_that_has_ended_is_returned_as_it_is_and_goes_on_with_a_larger_budget(tmp_path: Path) -> None:
+    given = {"start": torch.ones(5), "fitness": sphere, "algorithm": "snes"}
+    whole = ne.evolve(**given, budget=ne.Budget(generations=8))
+    ne.evolve(**given, budget=ne.Budget(generations=5), out=tmp_path / "r")
+    assert len(ne.resume(tmp_path / "r", start=torch.ones(5), fitness=sphere).history) == 5
+    budget = ne.Budget(generations=8)
+    assert torch.equal(
+        ne.resume(tmp_path / "r", start=torch.ones(5), fitness=sphere, budget=budget).genome, whole.genome
+    )
+
+
+def test_what_is_missing_or_another_is_named(tmp_path: Path) -> None:
+    given = SEARCHES["data, objects"]
+    ne.evolve(**given, budget=ne.Budget(generations=2), out=tmp_path / "r")
+    rest = {key: given[key] for key in OBJECTS if key in given}
+    for change, message in (
+        ({"model": None, "data": None}, "fitness: a function expected|model|data"),
+        ({"data": (X, 1 - Y)}, "data.labels differ"),
+        ({"data": (X + 1, Y)}, "data.mean"),
+        ({"model": nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 2))}, "backbone.weights differ"),
+        ({"fitness": None}, "fitness: was given as an object when the run began; give it again"),
+        ({"algorithm": "snes"}, "algorithm: the run was begun with another"),
+    ):
+        with pytest.raises(ne.InputError, match=message):
+            ne.resume(tmp_path / "r", **{**rest, **change})
+    with pytest.raises(ne.InputError, match="no run is there"):
+        ne.resume(tmp_path / "none", model())
+
+
+def test_a_folder_that_holds_something_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("x")
+    with pytest.raises(ne.InputError, match="isn't empty"):
+        ne.evolve(start=torch.ones(3), fitness=sphere, out=tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+    with pytest.raises(ne.InputError, match="fitness"):
+        ne.evolve(start=torch.ones(3), fitness=3, out=tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_the_command_line_inspects_and_reports_it_and_says_who_goes_on_with_it(tmp_path: Path) -> None:
+    ne.evolve(**SEARCHES["data"], budget=ne.Budget(generations=4), out=tmp_path / "r")
+    run = CliRunner()
+    assert run.invoke(app, ["report", str(tmp_path / "r")]).exit_code == 0
+    assert "accuracy" in (tmp_path / "r" / "report.html").read_text()
+    shown = run.invoke(app, ["inspect", str(tmp_path / "r")])
+    assert shown.exit_code == 0
+    assert "finished (generations)" in shown.output
+    for command in ("resume", "evaluate"):
+        refused = run.invoke(app, [command, str(tmp_path / "r")])
+        assert isinstance(refused.exception, ne.InputError)
+        assert "from Python" in str(refused.exception)
