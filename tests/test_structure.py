@@ -22,7 +22,7 @@ PACKAGES = {  # in order: each may import those before it, and its own modules t
     "learning": ["optimizers", "task", "losses", "draws", "refine", "sensitivity"],
     "problems": ["metric", "metrics", "scoring", "intervals", "supervised", "slicing", "function"],
     "data": ["cache", "pictures", "pixels", "images", "foldernames", "walk", "classfolders", "splitfolders", "folders",
-             "arrays", "datasets", "splits", "inventory", "identity", "augment", "samples", "components",
+             "arrays", "datasets", "splits", "repetitions", "inventory", "identity", "augment", "samples", "components",
              "feature_cache", "tensors"],
     "config": [""],
     "storage": ["files", "hdf5", "generations", "checkpoint", "writer", "records", "rundir", "claims"],
@@ -35,13 +35,14 @@ PACKAGES = {  # in order: each may import those before it, and its own modules t
     "bench": ["statistics", "arms", "workers", "tasks", "tables", "benchmark"],
     "forecast": ["pace", "seconds", "length", "stand_ins", "forecaster", "search", "bench"],
     "api": ["learners", "classification", "folders", "arguments", "searches", "loading"],
+    "estimator": [""],
     "cli": ["inspection", "main"],
     "__main__": [""],
 }  # fmt: skip
 ORDER = [".".join(filter(None, (package, name))) for package, names in PACKAGES.items() for name in names]
 ONLY = {  # the one module that imports a library
     "h5py": {"storage.hdf5"}, "pydantic": {"config"}, "typer": {"cli.main"}, "rich": {"experiments.terminal"},
-    "safetensors": {"networks.weightfiles"}, "sklearn": {"data.datasets"}, "filelock": {"data.cache"},
+    "safetensors": {"networks.weightfiles"}, "sklearn": {"data.datasets", "estimator"}, "filelock": {"data.cache"},
     "evotorch": {"search.operators.crossover", "search.algorithms"}, "optuna": {"search.samplers"},
     "scipy": {"problems.intervals", "bench.statistics"}, "yaml": {"config"}, "platformdirs": {"data.cache"},
     "psutil": {"devices"},

@@ -289,7 +289,7 @@ def _network(given: Given, table: Table, standardise: bool | None, device: torch
         backbone,
         lambda features: deepcopy(head),
         table.classes,
-        width=head.in_features,
+        width=given.width,
         affine=affine,
         head_weights=head_weights,
         device=device,
