@@ -20,6 +20,7 @@ from neuroevo.experiments.reopen import PYTHON
 from neuroevo.networks.weightfiles import digest
 from neuroevo.problems import function
 from neuroevo.problems.metric import FITNESS, LOWER_IS_BETTER
+from neuroevo.problems.supervised import Tested
 
 GENERATIONS = 400  # of a search without a budget, as of a run without one
 
@@ -218,7 +219,7 @@ def of_classification(
         home=of.home,
         record=record or {},
         fold=of.supervised.network.fold,
-        test=of.test,
+        test=once(of.test),
         score=lambda champion: _score(champion, judged),
         module=of.module,
         classes=table.classes,
@@ -227,6 +228,18 @@ def of_classification(
         features=table.features.digest(),
     )
     return search, of.begin(problem, seed)
+
+
+def once(test: Callable[[Tensor], Tested | None]) -> Callable[[Tensor], Tested | None]:
+    """Return a test that scores a genome [g] once, however often it is asked for."""
+    known: list[tuple[Tensor, Tested | None]] = []
+
+    def remember(genome: Tensor) -> Tested | None:
+        if not known or not torch.equal(known[0][0], genome):
+            known[:] = [(genome.clone(), test(genome))]
+        return known[0][1]
+
+    return remember
 
 
 def _score(champion: Champion, metric: str) -> float:
