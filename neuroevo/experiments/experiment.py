@@ -21,10 +21,10 @@ from neuroevo.errors import InputError, Interrupted
 from neuroevo.experiments import blame, build, compose, sizes
 from neuroevo.experiments.compose import Run
 from neuroevo.experiments.conclusion import conclude
+from neuroevo.experiments.interruption import NEVER, Interruption, punctual
 from neuroevo.experiments.log import Log, logged, versions, watched
 from neuroevo.experiments.recorders import Recorder, Shrinking, aside, made, once, planned, settle
 from neuroevo.experiments.reopen import agreed, changed, reopened, restored, searched
-from neuroevo.experiments.signals import Signals, punctual
 from neuroevo.networks.backbones import Backbone
 from neuroevo.storage import checkpoint, claims, files, generations, rundir
 from neuroevo.storage.writer import Writer
@@ -32,13 +32,16 @@ from neuroevo.storage.writer import Writer
 FREE_SHARE = 4  # an evaluation may use up to a quarter of the memory that is free at the start
 
 
-def run(c: Config, out: str | None, stem: str, observer: Observer) -> Path:
-    """Run an experiment from data to a scored champion; return its folder. Bad input leaves no folder behind."""
+def run(c: Config, out: str | None, stem: str, observer: Observer, *, signals: Interruption = NEVER) -> Path:
+    """Run an experiment from data to a scored champion; return its folder. Bad input leaves no folder behind.
+
+    `signals`, a program's, are entered while there is something to end at the next safe place.
+    """
     if c.tune is not None:
         raise InputError("tune: a config with hyperparameters to search is for neuroevo tune; here, set tune null")
     if out is not None:
         claims.check(out)
-    with Signals() as signals, blame.on_users(c):
+    with signals, blame.on_users(c):
         ready = prepared(c)
         with started(ready, out, stem, observer) as (folder, log):
             images = watched(observer, signals)
@@ -120,7 +123,9 @@ def begun(folder: Path) -> bool:
     return any(generations.number(path) for path in generations.paths(folder / rundir.CHECKPOINTS))
 
 
-def begin_or_resume(c: Config, out: str | None, stem: str, observer: Observer) -> Path:
+def begin_or_resume(
+    c: Config, out: str | None, stem: str, observer: Observer, *, signals: Interruption = NEVER
+) -> Path:
     """Go on with the run in `out`, or begin it where there is none; InputError where that is of another config.
 
     Without `out` the folder is runs/out/STEM-SEED. Budget and checkpoint are those of `c`.
@@ -128,7 +133,7 @@ def begin_or_resume(c: Config, out: str | None, stem: str, observer: Observer) -
     out = str(rundir.OUT / f"{stem}-{c.seed}") if out is None else out
     folder = claims.out_folder(out)
     if not claims.holds(folder):
-        return run(c, out, stem, observer)
+        return run(c, out, stem, observer, signals=signals)
     if c.tune is not None:
         raise InputError("tune: a config with hyperparameters to search is for neuroevo tune; here, set tune null")
 
@@ -136,10 +141,10 @@ def begin_or_resume(c: Config, out: str | None, stem: str, observer: Observer) -
         agreed(then, c, out)
         return replace(then, budget=c.budget, checkpoint=c.checkpoint)
 
-    return resumed(folder, change, observer)
+    return resumed(folder, change, observer, signals=signals)
 
 
-def resume(run_dir: str, sets: list[str], observer: Observer) -> Path:
+def resume(run_dir: str, sets: list[str], observer: Observer, *, signals: Interruption = NEVER) -> Path:
     """Go on with a run from its newest good checkpoint; a finished one is left as it is unless its budget grew."""
     folder = rundir.find(run_dir)
     for text in sets:
@@ -147,12 +152,14 @@ def resume(run_dir: str, sets: list[str], observer: Observer) -> Path:
             raise InputError(
                 f"--set {text}: a run goes on as it began; only budget, checkpoint, data.root and data.file can change"
             )
-    return resumed(folder, lambda c: changed(c, sets), observer)
+    return resumed(folder, lambda c: changed(c, sets), observer, signals=signals)
 
 
-def resumed(folder: Path, change: Callable[[Config], Config], observer: Observer) -> Path:
+def resumed(
+    folder: Path, change: Callable[[Config], Config], observer: Observer, *, signals: Interruption = NEVER
+) -> Path:
     """Go on with a run whose config changes in budget or checkpoint alone."""
-    with Signals() as signals, claims.lock(folder), unbegun(folder, observer), logged(folder, observer) as log:
+    with signals, claims.lock(folder), unbegun(folder, observer), logged(folder, observer) as log:
         saved, before = reopened(folder, log)
         c = change(before)
         result = rundir.read_result(folder, log)
@@ -192,7 +199,7 @@ def go(
     history: checkpoint.History,
     *,
     folder: Path,
-    signals: Signals,
+    signals: Interruption,
     observer: Observer,
     log: Callable[[str], None],
     changed: bool = False,
