@@ -28,8 +28,8 @@ PACKAGES = {  # in order: each may import those before it, and its own modules t
     "storage": ["files", "hdf5", "generations", "checkpoint", "writer", "records", "rundir", "claims"],
     "report": ["genealogy", "glyphs", "figures", "plots_of_runs", "plots_of_searches", "plots_of_benches", "page",
                "runpage", "benchpage", "report", "watch"],
-    "experiments": ["blame", "terminal", "signals", "log", "memory", "starts", "costs", "build", "sizes",
-                    "sources", "compose", "reopen", "recorders", "conclusion", "experiment", "evaluation",
+    "experiments": ["blame", "terminal", "interruption", "signals", "log", "memory", "starts", "costs", "build",
+                    "sizes", "sources", "compose", "reopen", "recorders", "conclusion", "experiment", "evaluation",
                     "export"],
     "tuning": ["lockstep", "trials", "search", "tuner", "tune"],
     "bench": ["statistics", "arms", "workers", "tasks", "tables", "benchmark"],
@@ -72,6 +72,7 @@ YAML = {  # below config, and yet about a config: what is said of a whole record
 }
 PROGRAM = {  # what belongs to a program, and where it is still; these sets only shrink
     "signal": {"experiments.signals"},
+    "Signals": {"cli.main", "bench.workers"},  # a worker is a program of its own
     "argv": {"experiments.log"},
     "print": {"cli.main"},
 }
@@ -128,7 +129,9 @@ TESTS = {  # of modules that are tested with another of their package, by that o
     "storage/test_checkpoint.py": ["storage.generations", "storage.writer"],
     "storage/test_rundir.py": ["storage.files", "storage.records"],
     "report/test_plots.py": [name for name in ORDER if name.startswith(("report.plots_of_", "report.figures"))],
-    "experiments/test_experiment.py": [f"experiments.{name}" for name in ("signals", "log", "recorders", "conclusion")],
+    "experiments/test_experiment.py": [
+        f"experiments.{name}" for name in ("interruption", "signals", "log", "recorders", "conclusion")
+    ],
     "experiments/test_compose.py": [f"experiments.{name}" for name in ("memory", "costs", "build", "sizes")],
     "experiments/test_unfrozen.py": [
         "experiments.sources", "networks.network", "problems.supervised", "problems.slicing"],
@@ -199,8 +202,8 @@ def test_signals_arguments_and_printing_are_the_programs() -> None:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Attribute) and ast.unparse(node) == "sys.argv":
                 found["argv"].add(module(path))
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print":
-                found["print"].add(module(path))
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("print", "Signals"):
+                found[node.func.id].add(module(path))
     assert found == PROGRAM
 
 
