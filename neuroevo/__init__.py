@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from neuroevo.engine.observer import Observer as Observer
     from neuroevo.errors import InputError as InputError
     from neuroevo.errors import RunError as RunError
+    from neuroevo.estimator import NeuroevoClassifier as NeuroevoClassifier
     from neuroevo.search.algorithms.baselines import hill_climbing as hill_climbing
     from neuroevo.search.algorithms.baselines import random as random
     from neuroevo.search.algorithms.de import de as de
@@ -45,6 +46,7 @@ _HOMES = {  # of the public names, by module
     "engine.observer": ("Observer",),
     "engine.cost": ("Budget",),
     "errors": ("InputError", "RunError"),
+    "estimator": ("NeuroevoClassifier",),
     "api.loading": ("load",),
     "api.learners": ("adam", "adamw", "sgd"),
 }

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import neuroevo
+from neuroevo import estimator
 from neuroevo.api import learners, loading, searches
 from neuroevo.engine.cost import Budget
 from neuroevo.engine.observer import Observer
@@ -19,7 +20,7 @@ def test_public_names_are_the_things_of_the_tables() -> None:
     expected = {**ALGORITHMS, "Budget": Budget, "InputError": InputError, "RunError": RunError}
     expected |= {name: getattr(learners, name) for name in OPTIMIZERS}
     expected |= {name: getattr(searches, name) for name in ("evolve", "resume", "steps", "Result")}
-    expected |= {"load": loading.load, "Observer": Observer}
+    expected |= {"load": loading.load, "Observer": Observer, "NeuroevoClassifier": estimator.NeuroevoClassifier}
     assert {*expected, "__version__"} == set(neuroevo.__all__) <= set(dir(neuroevo))
     for name, thing in expected.items():
         assert getattr(neuroevo, name) is thing
@@ -39,7 +40,7 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
     code = (
         "import time; began = time.perf_counter()\nimport neuroevo, sys; took = time.perf_counter() - began\n"
         "from neuroevo import Budget, InputError\n"
-        "assert not {'torch', 'numpy', 'pydantic', 'evotorch'} & sys.modules.keys(), 'heavy'\n"
+        "assert not {'torch', 'numpy', 'pydantic', 'evotorch', 'sklearn'} & sys.modules.keys(), 'heavy'\n"
         "assert took < 0.2, took\n"
         "neuroevo.snes\nassert 'torch' in sys.modules"
     )

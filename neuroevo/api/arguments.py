@@ -13,12 +13,14 @@ from neuroevo.api.classification import Classification, classification, make_alg
 from neuroevo.api.folders import EVERY, KEEP, Record, Search, spell
 from neuroevo.engine import loop
 from neuroevo.engine.cost import Budget
+from neuroevo.engine.execution import LOCAL, Executor
 from neuroevo.engine.loop import Champion, Rules, Step
 from neuroevo.errors import InputError
 from neuroevo.experiments.reopen import PYTHON
 from neuroevo.networks.weightfiles import digest
 from neuroevo.problems import function
 from neuroevo.problems.metric import FITNESS, LOWER_IS_BETTER
+from neuroevo.problems.supervised import Tested
 
 GENERATIONS = 400  # of a search without a budget, as of a run without one
 
@@ -43,6 +45,7 @@ class Arguments:
     every: int | None = None
     seed: int = 0
     device: str = "auto"
+    executor: Executor = LOCAL
     checkpoint: Mapping[str, int] = field(default_factory=lambda: {"every": EVERY, "keep": KEEP})
     progress: Callable[[int, int], object] = lambda done, total: None
 
@@ -90,6 +93,7 @@ class Arguments:
             sigma=0.01 if self.sigma is None else self.sigma,
             seed=self.seed,
             device=devices.resolve(self.device),
+            executor=self.executor,
             progress=self.progress,
         )
         labels = {"labels": of.table.features.labels, **of.table.splits}
@@ -115,7 +119,7 @@ class Arguments:
         evolvable: function.Evolvable | None = None
         if self.model is not None:
             evolvable = function.Evolvable(self.model, self.patterns, place)
-            problem = function.of_module(self.fitness, evolvable, sigma=sigma)
+            problem = function.of_module(self.fitness, evolvable, sigma=sigma, executor=self.executor)
         else:
             if self.patterns:
                 line = f"{', '.join(self.patterns)}: genomes have no parameters by name"
@@ -215,7 +219,7 @@ def of_classification(
         home=of.home,
         record=record or {},
         fold=of.supervised.network.fold,
-        test=of.test,
+        test=once(of.test),
         score=lambda champion: _score(champion, judged),
         module=of.module,
         classes=table.classes,
@@ -224,6 +228,18 @@ def of_classification(
         features=table.features.digest(),
     )
     return search, of.begin(problem, seed)
+
+
+def once(test: Callable[[Tensor], Tested | None]) -> Callable[[Tensor], Tested | None]:
+    """Return a test that scores a genome [g] once, however often it is asked for."""
+    known: list[tuple[Tensor, Tested | None]] = []
+
+    def remember(genome: Tensor) -> Tested | None:
+        if not known or not torch.equal(known[0][0], genome):
+            known[:] = [(genome.clone(), test(genome))]
+        return known[0][1]
+
+    return remember
 
 
 def _score(champion: Champion, metric: str) -> float:

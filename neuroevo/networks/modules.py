@@ -29,7 +29,8 @@ class Given(NamedTuple):
 
     module: nn.Module  # a copy in eval mode; parameters on the device and of the type that they were given in
     backbone: Backbone
-    head: nn.Linear  # features -> logits
+    head: nn.Module  # features -> logits
+    width: int  # features that it is given
     learns: bool  # whether the head's weights are among what evolves
     classes: int  # logits of a sample
     prefix: str  # what the backbone's names have before the module's own
@@ -91,7 +92,18 @@ def of_module(module: nn.Module, inputs: Tensor, *, trainable: Sequence[str] = (
     backbone = Backbone(name, body, place, head, transform, frozen, frozen=frozen, inputs=numbers)
     if beside:
         backbone = cut_at(backbone, beside, inputs, whole=True)
-    return Given(copy, backbone, head, prefix != f"{WHOLE}.", logits.shape[1], prefix)
+    learns = prefix != f"{WHOLE}."
+    return Given(copy, backbone, head, head.in_features, learns=learns, classes=logits.shape[1], prefix=prefix)
+
+
+def of_head(head: nn.Module, width: int, classes: int) -> Given:
+    """Return a head as a module of its own, all of which evolves, on samples [B, width] that are its features."""
+    whole, body = nn.Sequential(), nn.Sequential()
+    whole.add_module(HEAD, head)
+    body.add_module(HEAD, nn.Identity())
+    transform = Transform((1, width), "bilinear", 1, None, None)
+    backbone = Backbone("features", body, HEAD, None, transform, digest({}), frozen=digest({}), inputs=width)
+    return Given(whole.eval(), backbone, head, width, learns=True, classes=classes, prefix="")
 
 
 def _copy(module: nn.Module) -> nn.Module:

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from neuroevo.errors import InputError
 from neuroevo.networks import deep
-from neuroevo.networks.modules import Given, of_module
+from neuroevo.networks.modules import Given, of_head, of_module
 
 VECTORS = torch.randn(6, 5, generator=torch.Generator().manual_seed(0))
 IMAGES = torch.randn(6, 2, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -222,3 +222,15 @@ def test_a_head_of_zeros_behind_which_more_comes_is_none() -> None:
     nn.init.zeros_(module[0].bias)
     with pytest.raises(InputError, match="no linear layer of Sequential gives its logits"):
         of_module(module, VECTORS)
+
+
+def test_a_head_alone_evolves_whole_and_its_samples_are_its_features() -> None:
+    head = nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 3))
+    given = of_head(head, 5, 3)
+    assert given.learns
+    assert given.backbone.cut is None
+    assert torch.equal(given.backbone.features(VECTORS), VECTORS)
+    assert torch.equal(given.module(VECTORS), head(VECTORS))
+    other = {f"{given.backbone.head}.{name}": p + 1 for name, p in head.state_dict().items()}
+    copy = given.with_weights(other)
+    assert all(torch.equal(p, other[name]) for name, p in copy.state_dict().items())
