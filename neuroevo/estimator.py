@@ -263,7 +263,6 @@ def search(samples: Multiset, train: Array, validation: Array, classes: tuple[st
     )
     problem = of.problem()
     begun, history = of.begin(problem, seed), []
-    step = begun
     for step in loop.evolve(problem, of.algorithm, rules, begun, device=of.home):
         history.append(step.record)
     assert step.stop is not None
