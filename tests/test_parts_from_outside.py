@@ -5,7 +5,8 @@ hands in; an observer is handed in. Each is under 15 lines.
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -73,10 +74,19 @@ class Spread:
         self.widths.append(float(step.population.genomes.std(0).mean()))
 
 
-# An executor has its place here, and in a test beside the observer's.
+class Threads:
+    def __init__(self, count: int) -> None:
+        self.pool, self.slices = ThreadPoolExecutor(count), 0
+
+    def map(self, work: Callable[[Any], Any], slices: Iterable[Any]) -> Iterator[Any]:
+        for result in self.pool.map(work, slices):
+            self.slices += 1
+            yield result
+
+
 PARTS: dict[str, tuple[Callable[..., Any], ...]] = {
     "algorithm": (Ball, closing_in), "metric": (margin,), "head": (bottleneck,), "data source": (stripes,),
-    "observer": (Spread,),
+    "observer": (Spread,), "executor": (Threads,),
 }  # fmt: skip
 
 
@@ -136,3 +146,17 @@ def test_python_takes_an_algorithm_and_an_observer_as_they_are() -> None:
     assert found.fitness > -1e-3
     assert len(watch.widths) == 150
     assert watch.widths[-1] < watch.widths[0] / 50
+
+
+def test_an_executor_of_threads_gives_the_same_bytes_with_data_and_without() -> None:
+    torch.manual_seed(0)
+    x, model = torch.randn(300, 6), nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 2))
+    y, budget = (x[:, 0] * x[:, 1] > 0).long(), ne.Budget(generations=3)
+    with_data = {"data": (x, y), "refine": ne.sgd(steps=2, lr=0.1), "trainable": "*", "budget": budget}
+    of_module = {"fitness": lambda module: float(module(x)[:, 0].mean()), "budget": budget}
+    for given in (with_data, of_module):
+        threads = Threads(2)
+        found, alone = ne.evolve(model, **given, executor=threads), ne.evolve(model, **given)
+        assert threads.slices > 3
+        assert torch.equal(found.population.genomes, alone.population.genomes)
+        assert found.validation == alone.validation

@@ -9,16 +9,18 @@ import torch
 from torch import Tensor, nn
 
 from neuroevo import devices
-from neuroevo.api.classification import classification, make_algorithm
+from neuroevo.api.classification import Classification, classification, make_algorithm
 from neuroevo.api.folders import EVERY, KEEP, Record, Search, spell
 from neuroevo.engine import loop
 from neuroevo.engine.cost import Budget
+from neuroevo.engine.execution import LOCAL, Executor
 from neuroevo.engine.loop import Champion, Rules, Step
 from neuroevo.errors import InputError
 from neuroevo.experiments.reopen import PYTHON
 from neuroevo.networks.weightfiles import digest
 from neuroevo.problems import function
 from neuroevo.problems.metric import FITNESS, LOWER_IS_BETTER
+from neuroevo.problems.supervised import Tested
 
 GENERATIONS = 400  # of a search without a budget, as of a run without one
 
@@ -43,6 +45,7 @@ class Arguments:
     every: int | None = None
     seed: int = 0
     device: str = "auto"
+    executor: Executor = LOCAL
     checkpoint: Mapping[str, int] = field(default_factory=lambda: {"every": EVERY, "keep": KEEP})
     progress: Callable[[int, int], object] = lambda done, total: None
 
@@ -90,29 +93,15 @@ class Arguments:
             sigma=0.01 if self.sigma is None else self.sigma,
             seed=self.seed,
             device=devices.resolve(self.device),
+            executor=self.executor,
             progress=self.progress,
         )
-        table, judged, metric = of.table, of.supervised.fitness.metrics[0], of.supervised.metric
-        splits = {name: len(rows) for name, rows in table.splits.items()}
-        labels = {"labels": table.features.labels, **table.splits}
-        problem = of.problem()
-        search = Search(
-            problem=problem,
-            algorithm=of.algorithm,
-            rules=self._rules(of.samples, metric, every=10),
-            device=of.supervised.network.device,
-            home=of.home,
-            record=self.record(data={"labels": digest(labels), **summary(table.features.pieces[0])}, network=True),
-            fold=of.supervised.network.fold,
-            test=of.test,
-            score=lambda champion: _score(champion, judged),
-            module=of.module,
-            classes=table.classes,
-            counts=splits,
-            executions=of.supervised.executions,
-            features=table.features.digest(),
+        labels = {"labels": of.table.features.labels, **of.table.splits}
+        data = {"labels": digest(labels), **summary(of.table.features.pieces[0])}
+        every, record = 10 if self.every is None else self.every, self.record(data=data, network=True)
+        return of_classification(
+            of, budget=self.limits, patience=self.patience, every=every, seed=self.seed, record=record
         )
-        return search, of.begin(problem, self.seed)
 
     def _of_function(self) -> tuple[Search, Step]:
         with_data = {"refine": self.refine, "validate": self.validate, "samples": self.samples}
@@ -130,7 +119,7 @@ class Arguments:
         evolvable: function.Evolvable | None = None
         if self.model is not None:
             evolvable = function.Evolvable(self.model, self.patterns, place)
-            problem = function.of_module(self.fitness, evolvable, sigma=sigma)
+            problem = function.of_module(self.fitness, evolvable, sigma=sigma, executor=self.executor)
         else:
             if self.patterns:
                 line = f"{', '.join(self.patterns)}: genomes have no parameters by name"
@@ -144,7 +133,15 @@ class Arguments:
         search = Search(
             problem=problem,
             algorithm=algorithm,
-            rules=self._rules(1, FITNESS, every=1),
+            rules=Rules(
+                seed=self.seed,
+                samples=1,
+                every=1 if self.every is None else self.every,
+                patience=self.patience,
+                budget=self.limits,
+                metric=FITNESS,
+                lower_is_better=False,
+            ),
             device=place,
             home=place,
             record=self.record(data=None, network=evolvable is not None),
@@ -154,17 +151,6 @@ class Arguments:
             module=lambda genome: None if evolvable is None else evolvable.of(genome),
         )
         return search, loop.begin(problem, algorithm, self.seed, place)
-
-    def _rules(self, samples: int, metric: str, *, every: int) -> Rules:
-        return Rules(
-            seed=self.seed,
-            samples=samples,
-            every=every if self.every is None else self.every,
-            patience=self.patience,
-            budget=self.limits,
-            metric=metric,
-            lower_is_better=metric in LOWER_IS_BETTER,
-        )
 
     def record(self, *, data: Mapping[str, Any] | None, network: bool) -> Record:
         """Return what was asked for as the config of a run's folder: objects by hashes, or as given.
@@ -209,6 +195,51 @@ def summary(rows: Tensor) -> Record:
     """Return what tells rows [N, d] from others, whatever rounds otherwise on another device."""
     some = rows[:: max(1, len(rows) // 1024)].double()
     return {"shape": list(rows.shape), "mean": float(some.mean()), "deviation": float(some.std(correction=0))}
+
+
+def of_classification(
+    of: Classification, *, budget: Budget, patience: int | None, every: int, seed: int, record: Record | None = None
+) -> tuple[Search, Step]:
+    """Return a classifier's search that is ready to go, and its step before the first generation."""
+    table, judged, metric = of.table, of.supervised.fitness.metrics[0], of.supervised.metric
+    problem = of.problem()
+    search = Search(
+        problem=problem,
+        algorithm=of.algorithm,
+        rules=Rules(
+            seed=seed,
+            samples=of.samples,
+            every=every,
+            patience=patience,
+            budget=budget,
+            metric=metric,
+            lower_is_better=metric in LOWER_IS_BETTER,
+        ),
+        device=of.supervised.network.device,
+        home=of.home,
+        record=record or {},
+        fold=of.supervised.network.fold,
+        test=once(of.test),
+        score=lambda champion: _score(champion, judged),
+        module=of.module,
+        classes=table.classes,
+        counts={name: len(rows) for name, rows in table.splits.items()},
+        executions=of.supervised.executions,
+        features=table.features.digest(),
+    )
+    return search, of.begin(problem, seed)
+
+
+def once(test: Callable[[Tensor], Tested | None]) -> Callable[[Tensor], Tested | None]:
+    """Return a test that scores a genome [g] once, however often it is asked for."""
+    known: list[tuple[Tensor, Tested | None]] = []
+
+    def remember(genome: Tensor) -> Tested | None:
+        if not known or not torch.equal(known[0][0], genome):
+            known[:] = [(genome.clone(), test(genome))]
+        return known[0][1]
+
+    return remember
 
 
 def _score(champion: Champion, metric: str) -> float:

@@ -17,20 +17,20 @@ from neuroevo.data import components, tensors
 from neuroevo.data.augment import BATCH
 from neuroevo.data.samples import Features
 from neuroevo.data.tensors import Table
-from neuroevo.engine import execution, loop
+from neuroevo.engine import loop
 from neuroevo.engine.algorithm import Algorithm
 from neuroevo.engine.cost import Cost
-from neuroevo.engine.execution import Execution
+from neuroevo.engine.execution import LOCAL, Execution, Executor
 from neuroevo.engine.loop import Step
 from neuroevo.engine.problem import Problem
 from neuroevo.errors import InputError, the
 from neuroevo.experiments.memory import amount
-from neuroevo.learning.refine import slice_size
 from neuroevo.learning.sensitivity import PROBE
 from neuroevo.networks import deep, heads, network
 from neuroevo.networks.affine import Affine, Standardise
 from neuroevo.networks.modules import Given, of_module
 from neuroevo.networks.network import Network
+from neuroevo.problems import slicing
 from neuroevo.problems.metric import Additive, Metric, OfGenome, OfModule, own_metric
 from neuroevo.problems.metrics import METRICS
 from neuroevo.problems.supervised import Fitness, Supervised, Tested, supervised
@@ -38,7 +38,6 @@ from neuroevo.search.algorithms.ga import ga
 from neuroevo.search.operators.mutation import gaussian
 from neuroevo.search.operators.selection import truncation
 
-FREE_SHARE = 4  # an evaluation may use up to a quarter of the memory that is free at the start
 SCALED_BY = 8192  # train samples at most by which what precedes an evolved head is standardised
 
 
@@ -108,6 +107,7 @@ def classification(
     sigma: float = 0.01,
     seed: int = 0,
     device: torch.device,
+    executor: Executor = LOCAL,
     progress: Callable[[int, int], object] = lambda done, total: None,
 ) -> Classification:
     """Return the search of a classifier's weights on data; InputError names the option that can't be."""
@@ -119,7 +119,16 @@ def classification(
     goal = goal._replace(metrics={name: _of_the_module(metric, given) for name, metric in goal.metrics.items()})
     table = tensors.table(parts, given.backbone, given.classes, device, progress=progress)
     return of_table(
-        given, table, search, goal, samples=samples, standardise=standardise, sigma=sigma, seed=seed, device=device
+        given,
+        table,
+        search,
+        goal,
+        samples=samples,
+        standardise=standardise,
+        sigma=sigma,
+        seed=seed,
+        device=device,
+        executor=executor,
     )
 
 
@@ -134,6 +143,7 @@ def of_table(
     sigma: float,
     seed: int,
     device: torch.device,
+    executor: Executor = LOCAL,
 ) -> Classification:
     """Return the search of a module that is cut, on samples as it sees them; InputError where it is too large."""
     evolved = _network(given, table, standardise, device)
@@ -162,6 +172,7 @@ def of_table(
         seed=seed,
         rescored=search.exact,
         sensitive=bool(search.overhead),
+        executor=executor,
     )
     return Classification(given, table, of, search, len(train) if samples == "all" else min(samples, len(train)))
 
@@ -302,52 +313,25 @@ def _standardise(given: Given, features: Features, train: Tensor) -> Standardise
 
 def _execution(evolved: Network, features: Features, search: Algorithm[Any], learns: Learner | None) -> Execution:
     """Choose how a population is evaluated, and trained."""
-    device, genes, classes = evolved.device, evolved.layout.genes, len(evolved.classes)
-    limit = 1 << (devices.available_memory(device) // FREE_SHARE).bit_length() - 1
     batch = learns.options.batch_size if learns is not None else PROBE if search.overhead else 0
-    slots = 0 if learns is None else len(learns.build().slots)
-    if evolved.backbone.cut is not None:
-        start = {name: w for name, w in evolved.base.items() if name in evolved.layout.names}
 
-        def draw(count: int) -> Tensor:  # of the samples themselves: among ids and masks others may be none
-            return features.batch(torch.arange(count) % len(features.labels))[0]
+    def draw(count: int) -> Tensor:  # of the samples themselves: among ids and masks others may be none
+        return features.batch(torch.arange(count) % len(features.labels))[0]
 
-        try:
-            found = deep.plan(
-                evolved.behind_the_cut,
-                start,
-                features.dim,
-                classes,
-                limit,
-                device=device,
-                method="auto",
-                population=search.later,
-                batch=batch,
-                slots=slots,
-                draw=draw,
-            )
-        except InputError:
-            raise
-        except Exception as error:  # a user's module may fail in any way
-            how, said = "trained" if batch else "evaluated", " ".join(str(error).split())[:200]
-            line = f"{evolved.name} can't be {how} behind its cut ({type(error).__name__}: {said})"
-            raise InputError(line, option="model") from error
-    else:
-        widths = heads.widths(evolved.head)
-        found = execution.plan(evolved.method, genes, features.dim, widths, limit=limit, device=device)
-        if batch:
-            own = learns is not None and learns.options.batches == "own"
-            trained = slice_size(
-                genes,
-                features.dim,
-                widths,
-                linear=len(widths) == 1,
-                slots=slots,
-                own=own,
-                size=batch,
-                limit=limit,
-                device=device,
-            )
-            found = found._replace(trained=trained, micro=batch)
-    fits = 4 * 4 * genes * search.later < devices.available_memory(device) / 2
-    return found._replace(home=str(device if fits else "cpu"))
+    try:
+        return slicing.choose(
+            evolved,
+            features.dim,
+            population=search.later,
+            limit=slicing.memory_limit(evolved.device),
+            batch=batch,
+            slots=0 if learns is None else len(learns.build().slots),
+            own_batches=learns is not None and learns.options.batches == "own",
+            draw=draw,
+        )
+    except InputError:
+        raise
+    except Exception as error:  # a user's module may fail in any way
+        how, said = "trained" if batch else "evaluated", " ".join(str(error).split())[:200]
+        line = f"{evolved.name} can't be {how} behind its cut ({type(error).__name__}: {said})"
+        raise InputError(line, option="model") from error

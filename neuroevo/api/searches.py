@@ -8,10 +8,12 @@ from typing import Any, Literal, NamedTuple, Self
 from torch import Tensor, nn
 
 from neuroevo.api import folders
-from neuroevo.api.arguments import Arguments
+from neuroevo.api.arguments import Arguments, of_classification
+from neuroevo.api.classification import Classification
 from neuroevo.api.folders import Search
 from neuroevo.engine import loop
 from neuroevo.engine.cost import Budget, Cost
+from neuroevo.engine.execution import LOCAL, Executor
 from neuroevo.engine.genome import Population
 from neuroevo.engine.loop import Step
 from neuroevo.engine.observer import Observer, Observers, watch
@@ -103,6 +105,7 @@ def evolve(
     every: int | None = None,
     seed: int = 0,
     device: str = "auto",
+    executor: Executor = LOCAL,
     out: str | Path | None = None,
     observers: Sequence[Observer | Callable[[Step], object]] = (),
 ) -> Result:
@@ -127,6 +130,7 @@ def evolve(
     size where more than a head evolves; else 0.1). `algorithm` is a genetic one by default; without a `budget` it takes
     400 generations. Candidates are looked at `every` so many generations (10 with data, else 1), and after `patience`
     looks without a better one it ends. Observers are told, and functions among them called with each generation's step.
+    `executor` does the work of slices of individuals, one after another in this process by default.
     `out` names a new folder for the run, as the command line's: with checkpoints, to go on from by `resume`, and for
     `neuroevo report` and `inspect`. InputError, a ValueError, where something can't be. Nothing is printed, and the
     model given stays as it is.
@@ -149,6 +153,7 @@ def evolve(
         every=every,
         seed=seed,
         device=device,
+        executor=executor,
         progress=observer.progress,
     )
     if out is None:
@@ -179,6 +184,7 @@ def steps(
     every: int | None = None,
     seed: int = 0,
     device: str = "auto",
+    executor: Executor = LOCAL,
     progress: Callable[[int, int], object] = lambda done, total: None,
 ) -> Steps:
     """Return the steps of what `evolve` does, so that one may look, or leave, in between; `result()` ends it.
@@ -202,9 +208,15 @@ def steps(
         every=every,
         seed=seed,
         device=device,
+        executor=executor,
         progress=progress,
     )
     return Steps(*asked.search())
+
+
+def steps_of(of: Classification, *, budget: Budget, patience: int | None, every: int, seed: int) -> Steps:
+    """Return the steps of a classifier's search that is ready to go."""
+    return Steps(*of_classification(of, budget=budget, patience=patience, every=every, seed=seed))
 
 
 def resume(
@@ -218,6 +230,7 @@ def resume(
     refine: Any = None,
     validate: Any = None,
     budget: Budget | None = None,
+    executor: Executor = LOCAL,
     observers: Sequence[Observer | Callable[[Step], object]] = (),
 ) -> Result:
     """Go on with a run that `evolve` began with `out`, to the same bytes as if it had never stopped.
@@ -248,6 +261,7 @@ def resume(
             seed=record["seed"],
             device=record["device"],
             checkpoint=record["checkpoint"],
+            executor=executor,
             progress=observer.progress,
         )
         found = Steps(*asked.search())

@@ -26,7 +26,7 @@ from neuroevo.data.identity import Identity
 from neuroevo.engine.observer import Observer
 from neuroevo.errors import InputError, RunError
 from neuroevo.experiments import build, costs, experiment, log
-from neuroevo.experiments.signals import Signals
+from neuroevo.experiments.interruption import Interruption
 from neuroevo.problems.metric import LOWER_IS_BETTER
 from neuroevo.storage import claims, files, records, rundir
 from neuroevo.tuning import tune
@@ -38,7 +38,7 @@ def run(
     file: str,
     names: Sequence[str],
     observer: Observer,
-    signals: Signals,
+    signals: Interruption,
     *,
     seeds: int,
     splits: int,
@@ -117,7 +117,7 @@ def terms(c: Config, splits: Mapping[str, torch.Tensor], budget: str | None) -> 
     return given._replace(samples=parse_budget(budget) or own_budget(c, given))
 
 
-def resume(run_dir: str, observer: Observer, signals: Signals) -> Path:
+def resume(run_dir: str, observer: Observer, signals: Interruption) -> Path:
     """Go on with a benchmark; one that is finished is left as it is, its tables written anew."""
     folder = Path(run_dir)
     with claims.lock(folder):
@@ -223,7 +223,7 @@ def own_budget(c: Config, given: Given) -> int:
     return min(known)
 
 
-def complete(folder: Path, bench: Bench, tasks: list[Task], observer: Observer, signals: Signals) -> Path:
+def complete(folder: Path, bench: Bench, tasks: list[Task], observer: Observer, signals: Interruption) -> Path:
     """Do what is left of a benchmark, keeping its tables up to date, and write its page; raise what runs failed by."""
     files.replace(folder / rundir.BENCH, config.dump(bench.record()).encode())
     left = [task for task in tasks if not is_done(task)]
@@ -255,14 +255,14 @@ def complete(folder: Path, bench: Bench, tasks: list[Task], observer: Observer, 
     return folder
 
 
-def work(task: Task, observer: Observer, signals: Signals) -> None:
+def work(task: Task, observer: Observer, signals: Interruption) -> None:
     """Begin a run, or go on with it."""
     if (task.folder / rundir.CONFIG).exists() or claims.holds(task.folder):
         tune.resume(str(task.folder), [], observer, signals)
     elif task.config.tune is not None:
         tune.run(task.config, str(task.folder), "", observer, signals)
     else:
-        experiment.run(task.config, str(task.folder), "", observer)
+        experiment.run(task.config, str(task.folder), "", observer, signals=signals)
 
 
 def write(folder: Path, bench: Bench, tasks: Sequence[Task]) -> None:

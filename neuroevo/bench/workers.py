@@ -17,10 +17,11 @@ from neuroevo.engine.cost import Budget
 from neuroevo.engine.loop import Rules, Step
 from neuroevo.engine.observer import Observer
 from neuroevo.errors import InputError, Interrupted, RunError
+from neuroevo.experiments.interruption import Interruption
 from neuroevo.experiments.signals import Signals, withhold
 
 T = TypeVar("T")
-Work = Callable[[Any, Observer, Signals], None]  # a function of a module, of something that can be pickled
+Work = Callable[[Any, Observer, Interruption], None]  # a function of a module, of something that can be pickled
 
 
 class Failure(NamedTuple):
@@ -51,7 +52,7 @@ class Telling(Observer):
                 self.pipe.send(self.budget.progress(step.generation, step.cost))
 
 
-def attempt(work: Work, item: Any, observer: Observer, signals: Signals) -> Failure | None:
+def attempt(work: Work, item: Any, observer: Observer, signals: Interruption) -> Failure | None:
     """Do one thing; return why it failed, if it did."""
     try:
         work(item, observer, signals)
@@ -62,7 +63,7 @@ def attempt(work: Work, item: Any, observer: Observer, signals: Signals) -> Fail
     return None
 
 
-def run_in_turn(work: Work, items: Iterable[T], observer: Observer, signals: Signals) -> Done[T]:
+def run_in_turn(work: Work, items: Iterable[T], observer: Observer, signals: Interruption) -> Done[T]:
     """Do things one after another in this process, and yield each that is done or has failed.
 
     A signal ends it after what is at work; Interrupted.
@@ -74,7 +75,7 @@ def run_in_turn(work: Work, items: Iterable[T], observer: Observer, signals: Sig
             signals.check()
 
 
-def run_in_parallel(work: Work, items: Iterable[T], jobs: int, observer: Observer, signals: Signals) -> Done[T]:
+def run_in_parallel(work: Work, items: Iterable[T], jobs: int, observer: Observer, signals: Interruption) -> Done[T]:
     """Do things in processes, so many at a time, and yield each that is done or has failed.
 
     Unless OMP_NUM_THREADS says otherwise, the processes share the threads of this one. A signal is passed on to all,

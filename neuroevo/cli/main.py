@@ -45,11 +45,13 @@ def run(
     """Run one experiment, from data to a scored champion."""
     from neuroevo.config import load
     from neuroevo.experiments import experiment, terminal
+    from neuroevo.experiments.signals import Signals
 
     with terminal.show() as observer:
         checked = load(config, sets or [], observer.note)
         stem = "default" if config is None else os.path.splitext(os.path.basename(config))[0]
-        folder = (experiment.begin_or_resume if resume else experiment.run)(checked, out, stem, observer)
+        begin = experiment.begin_or_resume if resume else experiment.run
+        folder = begin(checked, out, stem, observer, signals=Signals())
     summary(str(folder))
 
 
@@ -162,9 +164,10 @@ def evaluate(
 ) -> None:
     """Score a champion on its test split, or on other labelled samples."""
     from neuroevo.experiments import evaluation, terminal
+    from neuroevo.experiments.signals import Signals
 
     with terminal.show() as observer:
-        found = evaluation.evaluate(run_dir, data, observer, member, sets or [])
+        found = evaluation.evaluate(run_dir, data, observer, member, sets or [], signals=Signals())
     noun = found.pop("noun", "images")
     table(f"{run_dir} on {data or 'its test split'} ({found['images']} {noun})", scores(found))
 
@@ -178,8 +181,9 @@ def export_(
 ) -> None:
     """Write the champion as a plain network."""
     from neuroevo.experiments import export
+    from neuroevo.experiments.signals import Signals
 
-    print(printable(str(export.export(run_dir, format, out, member))))
+    print(printable(str(export.export(run_dir, format, out, member, signals=Signals()))))
 
 
 @app.command()

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from neuroevo import config, devices
+from neuroevo import config
 from neuroevo.config import Config
 from neuroevo.data import augment
 from neuroevo.data.arrays import Vectors
@@ -20,7 +20,7 @@ from neuroevo.data.foldernames import SPLITS
 from neuroevo.data.identity import Identity
 from neuroevo.data.images import Arrays
 from neuroevo.data.samples import Features
-from neuroevo.engine import execution, loop
+from neuroevo.engine import loop
 from neuroevo.engine.algorithm import Algorithm
 from neuroevo.engine.batches import View, as_it_is
 from neuroevo.engine.cost import Budget, Cost
@@ -35,13 +35,13 @@ from neuroevo.experiments.costs import CALIBRATED_BY, CALIBRATION_BATCH, batch_s
 from neuroevo.experiments.sizes import check_size
 from neuroevo.experiments.sources import Sources, centres, remedy, scaling, sources
 from neuroevo.experiments.starts import HEAD, START
-from neuroevo.learning.refine import slice_size
 from neuroevo.learning.sensitivity import PROBE
 from neuroevo.learning.task import Settings, Weights
-from neuroevo.networks import deep, heads, network, quantised
+from neuroevo.networks import deep, network, quantised
 from neuroevo.networks.affine import Affine
 from neuroevo.networks.backbones import Backbone
 from neuroevo.networks.network import Calibration, Network
+from neuroevo.problems import slicing
 from neuroevo.problems.metric import LOWER_IS_BETTER
 from neuroevo.problems.scoring import evaluate
 from neuroevo.problems.supervised import Fitness, Refinement, Supervised, exact, supervised
@@ -336,53 +336,22 @@ def count_views(samples: Features) -> Iterator[Callable[[], Cost]]:
     yield lambda: Cost(backbone=live.computed - before if live else 0)
 
 
-def choose(c: Config, evolved: Network, dim: int, algorithm: Algorithm[Any]) -> Execution:
-    """Return a run's execution, on samples of `dim` numbers: how individuals and samples are sliced."""
+def choose(c: Config, evolved: Network, width: int, algorithm: Algorithm[Any]) -> Execution:
+    """Return a run's execution, on samples of `width` numbers: how individuals and samples are sliced."""
     assert c.memory.limit is not None
-    device, genes, size = evolved.device, evolved.layout.genes, algorithm.later
     probe = PROBE if algorithm.overhead else 0
-    batch = probe if c.refine is None else c.refine.batch_size
     with config.at(limit="memory.limit"):
-        choice = of_heads(c, evolved, dim, batch) if evolved.backbone.cut is None else of_deep(c, evolved, size, batch)
-    # A population is kept on the device if it fits there with its children and what refines them.
-    fits = 4 * 4 * genes * size < devices.available_memory(device) / 2
-    return choice._replace(precision=c.fitness.precision, home=str(device if fits else "cpu"))
-
-
-def of_heads(c: Config, evolved: Network, dim: int, batch: int) -> Execution:
-    """Choose how heads are evaluated, and trained unless `batch` is 0, within the memory limit."""
-    limit, device, head = c.memory.limit or 0, evolved.device, evolved.head
-    held = 3 if evolved.layout.tops else 1  # copies of an individual: levels are rounded and scaled
-    genes, widths = held * evolved.layout.genes, heads.widths(head) or [len(evolved.classes)]
-    found = execution.plan(evolved.method, genes, dim, widths, limit=limit, device=device)
-    if not batch:
-        return found
-    own, linear = c.refine is not None and c.refine.batches == "own", type(head) is nn.Linear
-    trained = slice_size(
-        genes, dim, widths, linear=linear, slots=slots(c), own=own, size=batch, limit=limit, device=device
-    )
-    return found._replace(trained=trained, micro=batch)
-
-
-def of_deep(c: Config, evolved: Network, size: int, batch: int) -> Execution:
-    """Choose how networks are evaluated beyond their heads, and trained unless `batch` is 0, by a short probe."""
-    cut, limit = evolved.backbone.cut, c.memory.limit or 0
-    assert cut is not None
-    start = {name: w for name, w in evolved.base.items() if name in evolved.layout.names}
-    found = deep.plan(
-        evolved.behind_the_cut,
-        start,
-        cut.width,
-        len(evolved.classes),
-        limit,
-        device=evolved.device,
-        method=c.memory.plan,
-        population=size,
-        batch=batch,
-        slots=slots(c),
-    )
-    if c.backbone.batchnorm == "recalibrate" and found.samples < CALIBRATION_BATCH:
-        raise InputError(
-            f"memory.limit: {limit} bytes is too little to re-estimate batch norms on {CALIBRATION_BATCH} images"
+        found = slicing.choose(
+            evolved,
+            width,
+            population=algorithm.later,
+            limit=c.memory.limit,
+            batch=probe if c.refine is None else c.refine.batch_size,
+            slots=slots(c),
+            own_batches=c.refine is not None and c.refine.batches == "own",
+            method=c.memory.plan,
         )
-    return found
+    if evolved.recalibrates and evolved.backbone.cut is not None and found.samples < CALIBRATION_BATCH:
+        line = f"{c.memory.limit} bytes is too little to re-estimate batch norms on {CALIBRATION_BATCH} images"
+        raise InputError(f"memory.limit: {line}")
+    return found._replace(precision=c.fitness.precision)

@@ -11,13 +11,19 @@ from neuroevo.data.datasets import Dataset
 from neuroevo.engine.observer import Observer
 from neuroevo.errors import InputError
 from neuroevo.experiments.compose import Run
+from neuroevo.experiments.interruption import NEVER, Interruption
 from neuroevo.experiments.log import watch_prefix
 from neuroevo.experiments.reopen import open_run, rebuild
-from neuroevo.experiments.signals import Signals
 
 
 def evaluate(
-    run_dir: str, root: str | None, observer: Observer, member: int | None = None, sets: Sequence[str] = ()
+    run_dir: str,
+    root: str | None,
+    observer: Observer,
+    member: int | None = None,
+    sets: Sequence[str] = (),
+    *,
+    signals: Interruption = NEVER,
 ) -> dict[str, Any]:
     """Score a run's champion, or a member of its front, on its test split, or on class folders or an .npz file, `root`.
 
@@ -30,15 +36,15 @@ def evaluate(
         if text.partition("=")[0] not in keys:
             raise InputError(f"--set {text}: a run is scored as it is; here, only {', '.join(keys)} can be set")
     if root is None:
-        run, step = open_run(run_dir, observer, member, sets)
+        run, step = open_run(run_dir, observer, member, sets, signals=signals)
         tested = run.supervised.test(step.champion.genome, run.supervised.splits["test"])
         return tested.scores | noun_of(run)
-    run, champion = rebuild(run_dir, observer, member)
+    run, champion = rebuild(run_dir, observer, member, signals=signals)
     with config.at(root="--data", file="--data", **config.READING):
         other = read_samples(run, root, sets)
     for line in config.under("data", other.notes, ("broken",)):
         observer.note(line)
-    with Signals() as signals, config.at(**config.READING):
+    with signals, config.at(**config.READING):
         c, show = run.config, watch_prefix(observer, signals)
         rows, _ = feature_cache.fetch(
             run.network.backbone, other, run.device, show, dtype=c.features.dtype, log=observer.note

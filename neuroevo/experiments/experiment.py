@@ -21,24 +21,26 @@ from neuroevo.errors import InputError, Interrupted
 from neuroevo.experiments import blame, build, compose, sizes
 from neuroevo.experiments.compose import Run
 from neuroevo.experiments.conclusion import conclude
+from neuroevo.experiments.interruption import NEVER, Interruption, punctual
 from neuroevo.experiments.log import Log, open_log, versions, watch_prefix
 from neuroevo.experiments.recorders import Recorder, Shrinking, aside, make_folder, once, plan_attributes, settle
 from neuroevo.experiments.reopen import apply_sets, check_config, check_search, reopen, restore
-from neuroevo.experiments.signals import Signals, punctual
 from neuroevo.networks.backbones import Backbone
+from neuroevo.problems.slicing import memory_limit
 from neuroevo.storage import checkpoint, claims, files, generations, rundir
 from neuroevo.storage.writer import Writer
 
-FREE_SHARE = 4  # an evaluation may use up to a quarter of the memory that is free at the start
 
+def run(c: Config, out: str | None, stem: str, observer: Observer, *, signals: Interruption = NEVER) -> Path:
+    """Run an experiment from data to a scored champion; return its folder. Bad input leaves no folder behind.
 
-def run(c: Config, out: str | None, stem: str, observer: Observer) -> Path:
-    """Run an experiment from data to a scored champion; return its folder. Bad input leaves no folder behind."""
+    `signals`, a program's, are entered while there is something to end at the next safe place.
+    """
     if c.tune is not None:
         raise InputError("tune: a config with hyperparameters to search is for neuroevo tune; here, set tune null")
     if out is not None:
         claims.check(out)
-    with Signals() as signals, blame.on_users(c):
+    with signals, blame.on_users(c):
         ready = prepare(c)
         with start(ready, out, stem, observer) as (folder, log):
             images = watch_prefix(observer, signals)
@@ -67,8 +69,7 @@ def prepare(c: Config, log: Callable[[str], None] | None = None) -> Ready:
         build.check_splits(c, given[0])
     backbone = build.build_backbone(c, given[0])
     if c.memory.limit is None:
-        # A power of two, so that runs of one config on one machine have one limit.
-        limit = 1 << (devices.available_memory(device) // FREE_SHARE).bit_length() - 1
+        limit = memory_limit(device)
         c = replace(c, memory=c.memory.model_copy(update={"limit": limit}))
     dims, _ = sizes.dimensions(c, given, backbone)
     if log is None:
@@ -120,7 +121,9 @@ def has_begun(folder: Path) -> bool:
     return any(generations.number(path) for path in generations.paths(folder / rundir.CHECKPOINTS))
 
 
-def begin_or_resume(c: Config, out: str | None, stem: str, observer: Observer) -> Path:
+def begin_or_resume(
+    c: Config, out: str | None, stem: str, observer: Observer, *, signals: Interruption = NEVER
+) -> Path:
     """Go on with the run in `out`, or begin it where there is none; InputError where that is of another config.
 
     Without `out` the folder is runs/out/STEM-SEED. Budget and checkpoint are those of `c`.
@@ -128,7 +131,7 @@ def begin_or_resume(c: Config, out: str | None, stem: str, observer: Observer) -
     out = str(rundir.OUT / f"{stem}-{c.seed}") if out is None else out
     folder = claims.out_folder(out)
     if not claims.holds(folder):
-        return run(c, out, stem, observer)
+        return run(c, out, stem, observer, signals=signals)
     if c.tune is not None:
         raise InputError("tune: a config with hyperparameters to search is for neuroevo tune; here, set tune null")
 
@@ -136,10 +139,10 @@ def begin_or_resume(c: Config, out: str | None, stem: str, observer: Observer) -
         check_config(then, c, out)
         return replace(then, budget=c.budget, checkpoint=c.checkpoint)
 
-    return go_on(folder, change, observer)
+    return go_on(folder, change, observer, signals=signals)
 
 
-def resume(run_dir: str, sets: list[str], observer: Observer) -> Path:
+def resume(run_dir: str, sets: list[str], observer: Observer, *, signals: Interruption = NEVER) -> Path:
     """Go on with a run from its newest good checkpoint; a finished one is left as it is unless its budget grew."""
     folder = rundir.find(run_dir)
     for text in sets:
@@ -147,12 +150,14 @@ def resume(run_dir: str, sets: list[str], observer: Observer) -> Path:
             raise InputError(
                 f"--set {text}: a run goes on as it began; only budget, checkpoint, data.root and data.file can change"
             )
-    return go_on(folder, lambda c: apply_sets(c, sets), observer)
+    return go_on(folder, lambda c: apply_sets(c, sets), observer, signals=signals)
 
 
-def go_on(folder: Path, change: Callable[[Config], Config], observer: Observer) -> Path:
+def go_on(
+    folder: Path, change: Callable[[Config], Config], observer: Observer, *, signals: Interruption = NEVER
+) -> Path:
     """Go on with a run whose config changes in budget or checkpoint alone."""
-    with Signals() as signals, claims.lock(folder), say_unbegun(folder, observer), open_log(folder, observer) as log:
+    with signals, claims.lock(folder), say_unbegun(folder, observer), open_log(folder, observer) as log:
         saved, before = reopen(folder, log)
         c = change(before)
         result = rundir.read_result(folder, log)
@@ -192,7 +197,7 @@ def go(
     history: checkpoint.History,
     *,
     folder: Path,
-    signals: Signals,
+    signals: Interruption,
     observer: Observer,
     log: Callable[[str], None],
     changed: bool = False,

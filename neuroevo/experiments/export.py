@@ -11,6 +11,7 @@ from torch import nn
 from neuroevo.errors import InputError, RunError
 from neuroevo.experiments import reopen, terminal
 from neuroevo.experiments.compose import Run
+from neuroevo.experiments.interruption import NEVER, Interruption
 from neuroevo.networks.weightfiles import seal
 from neuroevo.storage import files, rundir
 
@@ -18,19 +19,21 @@ FORMATS = {"safetensors": (".safetensors",), "pt": (".pt", ".pth"), "onnx": (".o
 EXAMPLES = 2  # images by which a graph is traced; of one, some networks make a graph for one alone
 
 
-def network(run_dir: str, member: int | None = None) -> tuple[nn.Module, Run]:
+def network(run_dir: str, member: int | None = None, *, signals: Interruption = NEVER) -> tuple[nn.Module, Run]:
     """Return a champion as a network, inputs (normalised images, or rows [B, d]) to logits [B, C], and its parts.
 
     With `member`, that one of the newest checkpoint's front takes the champion's place. The run's data aren't needed:
     the parts have no image in any split.
     """
     with terminal.show() as observer:
-        run, champion = reopen.rebuild(run_dir, observer, member)
+        run, champion = reopen.rebuild(run_dir, observer, member, signals=signals)
     whole = run.network.module(champion.genome)
     return whole.cpu().to(memory_format=torch.contiguous_format), run
 
 
-def export(run_dir: str, format: str | None, out: str, member: int | None = None) -> str:
+def export(
+    run_dir: str, format: str | None, out: str, member: int | None = None, *, signals: Interruption = NEVER
+) -> str:
     """Write a champion's network as a state dict (`safetensors`, `pt`) or graph (`onnx`); return a line about it.
 
     The file's suffix says which, where `format` is None. With `member`, that one of the newest checkpoint's front takes
@@ -49,7 +52,7 @@ def export(run_dir: str, format: str | None, out: str, member: int | None = None
         except ImportError:
             raise InputError("--format: onnx needs the extra 'onnx': pip install 'neuroevo[onnx]'") from None
     rundir.refuse_inside(run_dir, out)
-    whole, run = network(run_dir, member)
+    whole, run = network(run_dir, member, signals=signals)
     backbone = run.network.backbone
     t, inputs = backbone.transform, backbone.inputs
     about: dict[str, Any] = {"backbone": backbone.name, "classes": run.network.classes}

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from neuroevo.engine.observer import Observer
 from neuroevo.errors import printable
-from neuroevo.experiments.signals import Signals
+from neuroevo.experiments.interruption import Interruption
 from neuroevo.storage import files, rundir
 
 
@@ -42,7 +42,7 @@ class Log:
         files.append(self.file, f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
 
 
-def watch_prefix(observer: Observer, signals: Signals) -> Callable[[int, int], None]:
+def watch_prefix(observer: Observer, signals: Interruption) -> Callable[[int, int], None]:
     """Return a callback for the backbone's pass that reports it and ends it at a signal."""
 
     def images(done: int, total: int) -> None:

@@ -21,8 +21,8 @@ from neuroevo.engine.rng import Context
 from neuroevo.errors import InputError
 from neuroevo.experiments import build, compose
 from neuroevo.experiments.compose import Run
+from neuroevo.experiments.interruption import NEVER, Interruption
 from neuroevo.experiments.log import versions, watch_prefix
-from neuroevo.experiments.signals import Signals
 from neuroevo.networks import weightfiles
 from neuroevo.networks.network import STATISTICS
 from neuroevo.storage import checkpoint, generations, rundir
@@ -108,7 +108,11 @@ def of_run(saved: checkpoint.Checkpoint, c: Config) -> bool:
 
 
 def restore(
-    c: Config, saved: checkpoint.Checkpoint | None, signals: Signals, observer: Observer, log: Callable[[str], None]
+    c: Config,
+    saved: checkpoint.Checkpoint | None,
+    signals: Interruption,
+    observer: Observer,
+    log: Callable[[str], None],
 ) -> tuple[Run, Step, checkpoint.History]:
     """Compose a run's parts again and read its state from a checkpoint, or begin it where there is none."""
     if saved is None:
@@ -203,18 +207,27 @@ def read_run(
     return c, saved
 
 
-def open_run(run_dir: str, observer: Observer, member: int | None = None, sets: Sequence[str] = ()) -> tuple[Run, Step]:
+def open_run(
+    run_dir: str,
+    observer: Observer,
+    member: int | None = None,
+    sets: Sequence[str] = (),
+    *,
+    signals: Interruption = NEVER,
+) -> tuple[Run, Step]:
     """Return the parts of a run, data included, and its newest good step, for use and not to go on from.
 
     With `member`, that one of the step's front takes the champion's place; InputError where there is none.
     """
     c, saved = read_run(run_dir, observer, member, sets)
-    with Signals() as signals:
+    with signals:
         run, step, _ = restore(c, saved, signals, observer, observer.note)
     return run, step
 
 
-def rebuild(run_dir: str, observer: Observer, member: int | None = None) -> tuple[Run, Champion]:
+def rebuild(
+    run_dir: str, observer: Observer, member: int | None = None, *, signals: Interruption = NEVER
+) -> tuple[Run, Champion]:
     """Return the parts of a run and its champion, or a member of its front, from its folder alone, without its data.
 
     Its splits are empty. Only batch norms that are re-estimated for a member need the train images.
@@ -225,7 +238,7 @@ def rebuild(run_dir: str, observer: Observer, member: int | None = None) -> tupl
         statistics = champions_own(Path(run_dir), champion)
         if statistics is None:
             try:
-                return open_run(run_dir, observer, member)[0], champion
+                return open_run(run_dir, observer, member, signals=signals)[0], champion
             except InputError as error:
                 raise InputError(
                     f"{error} (the batch norms of {champion.kind} are re-estimated on the run's train images: those of "

@@ -3,27 +3,28 @@
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from types import FrameType
+from typing import Self
 
-from neuroevo.engine.loop import Step
 from neuroevo.errors import Interrupted
+from neuroevo.experiments.interruption import Interruption
 
 PATIENCE = 3.0  # seconds that a generation has left when a signal comes, before it is dropped
 
 
-class Signals:
+class Signals(Interruption):
     """While it is entered, SIGINT and SIGTERM only leave a status behind; a second one ends the process at once.
 
     Within `prompt` or `patient` they raise Interrupted, at once or after a while: for what computes and writes nothing.
     """
 
     def __init__(self) -> None:
-        self.status: int | None = None
+        self.status = None
         self.prompted = self.awaited = False
         self.depth = 0  # how often it is entered: who is handed one enters it again
 
-    def __enter__(self) -> "Signals":
+    def __enter__(self) -> Self:
         self.depth += 1
         if self.depth > 1:
             return self
@@ -62,7 +63,7 @@ class Signals:
 
     @contextmanager
     def prompt(self) -> Iterator[None]:
-        """Raise Interrupted as soon as a signal comes."""
+        """Raise Interrupted as soon as a signal comes, while it is entered."""
         self.prompted = True
         try:
             self.check()
@@ -72,7 +73,7 @@ class Signals:
 
     @contextmanager
     def patient(self) -> Iterator[None]:
-        """Raise Interrupted where what is done isn't done PATIENCE seconds after a signal."""
+        """Raise Interrupted where what is done isn't done PATIENCE seconds after a signal, while it is entered."""
         self.awaited = True
         if self.status is not None:  # it came before
             signal.setitimer(signal.ITIMER_REAL, PATIENCE)
@@ -80,11 +81,6 @@ class Signals:
             yield
         finally:
             self.awaited = False
-
-    def check(self) -> None:
-        """Raise Interrupted if a signal came."""
-        if self.status is not None:
-            raise Interrupted(self.status)
 
 
 @contextmanager
@@ -100,12 +96,3 @@ def withhold() -> Iterator[None]:
 def restore_interrupt() -> None:
     """Let SIGINT raise KeyboardInterrupt; a shell's background job begins with it ignored."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-def punctual(run: Iterator[Step], signals: Signals) -> Iterator[Step]:
-    """Yield a run's steps; end without one that isn't there PATIENCE seconds after a signal. A resume computes it."""
-    with suppress(StopIteration, Interrupted):
-        while True:
-            with signals.patient():
-                step = next(run)
-            yield step

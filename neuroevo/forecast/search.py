@@ -12,7 +12,7 @@ from neuroevo.engine.rng import Context
 from neuroevo.errors import ignore
 from neuroevo.experiments import compose
 from neuroevo.experiments.compose import Run
-from neuroevo.experiments.signals import Signals
+from neuroevo.experiments.interruption import NEVER
 from neuroevo.experiments.sources import Sources
 from neuroevo.forecast import pace
 from neuroevo.forecast.forecaster import Forecaster
@@ -34,7 +34,7 @@ class Sparing(Trainer):
             tuner.merit,
             images=lambda done, total: None,
             log=ignore,
-            signals=Signals(),
+            signals=NEVER,
         )
         self.forecaster = forecaster
         self.to_come: list[float] = []  # seconds of features of each kind

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from neuroevo.engine.cost import Cost
 from neuroevo.engine.evaluator import Scoring, plain
+from neuroevo.engine.execution import LOCAL, Executor
 from neuroevo.engine.genome import Layout, Population
 from neuroevo.engine.problem import Problem, by_metric
 from neuroevo.engine.scores import Scores
@@ -71,14 +72,19 @@ class Evolvable:
         return module
 
 
-def of_module(fitness: OfModule, evolvable: Evolvable, *, sigma: float | Tensor = 0.1) -> Problem:
+def of_module(
+    fitness: OfModule, evolvable: Evolvable, *, sigma: float | Tensor = 0.1, executor: Executor = LOCAL
+) -> Problem:
     """Return the problem of a function of a module -> a number, or numbers by name of which the first is fitness.
 
     The higher the better; one individual is asked after another. It needs no gradient, and may return NaN: invalid.
     """
 
+    def work(genome: Tensor) -> dict[str, float]:
+        return numbers(fitness(evolvable.of(genome)))
+
     def judge(genomes: Tensor) -> list[dict[str, float]]:
-        return [numbers(fitness(evolvable.of(genome))) for genome in genomes]
+        return list(executor.map(work, genomes))
 
     return problem_of(judge, evolvable.start, evolvable.layout, sigma=sigma)
 

@@ -28,8 +28,8 @@ from neuroevo.experiments import build, compose, reopen, sources
 from neuroevo.experiments.compose import Run
 from neuroevo.experiments.costs import generation
 from neuroevo.experiments.experiment import Ready
+from neuroevo.experiments.interruption import Interruption
 from neuroevo.experiments.log import versions
-from neuroevo.experiments.signals import Signals
 from neuroevo.experiments.sources import Sources
 from neuroevo.storage import checkpoint, files, rundir
 from neuroevo.tuning import lockstep
@@ -66,7 +66,7 @@ class Trainer:
         *,
         images: Callable[[int, int], None],
         log: Callable[[str], None],
-        signals: Signals,
+        signals: Interruption,
     ) -> None:
         assert ready.config.tune is not None
         self.ready, self.config, self.given = ready, ready.config, ready.config.tune.trial

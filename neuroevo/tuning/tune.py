@@ -18,8 +18,8 @@ from neuroevo.engine.observer import Observer, Observers, watch
 from neuroevo.engine.rng import Context
 from neuroevo.errors import InputError, Interrupted, RunError, ignore
 from neuroevo.experiments import blame, build, experiment, recorders, reopen
+from neuroevo.experiments.interruption import Interruption
 from neuroevo.experiments.log import open_log, watch_prefix
-from neuroevo.experiments.signals import Signals
 from neuroevo.storage import checkpoint, claims, files, generations, rundir
 from neuroevo.storage.writer import Writer
 from neuroevo.tuning import trials
@@ -27,7 +27,7 @@ from neuroevo.tuning.search import HOME, Search
 from neuroevo.tuning.tuner import Tuner, until_exhausted
 
 
-def run(c: Config, out: str | None, stem: str, observer: Observer, signals: Signals) -> Path:
+def run(c: Config, out: str | None, stem: str, observer: Observer, signals: Interruption) -> Path:
     """Search hyperparameters, then run the experiment with the best of them; return the folder.
 
     `signals`, the program's, is entered while there is something to end at the next safe place.
@@ -42,10 +42,10 @@ def run(c: Config, out: str | None, stem: str, observer: Observer, signals: Sign
             tuner = Tuner(ready, folder, images=watch_prefix(observer, signals), log=log, signals=signals)
             search(tuner, tuner.initial(), [], signals=signals, observer=observer)
             signals.check()
-    return final(folder, c, observer)
+    return final(folder, c, observer, signals)
 
 
-def begin_or_resume(c: Config, out: str | None, stem: str, observer: Observer, signals: Signals) -> Path:
+def begin_or_resume(c: Config, out: str | None, stem: str, observer: Observer, signals: Interruption) -> Path:
     """Go on with the search in `out`, or its final run, or begin it; InputError where that is of another config.
 
     Without `out` the folder is runs/out/STEM-SEED. What ends the search, `tune.final` and checkpoint are those of `c`.
@@ -67,7 +67,7 @@ def begin_or_resume(c: Config, out: str | None, stem: str, observer: Observer, s
             f"--resume: {out}: tune.budget: the search is over, and its final run is begun; give another --out"
         )
     if searched.over:
-        return experiment.go_on(folder, lambda own: replace(own, checkpoint=c.checkpoint), observer)
+        return experiment.go_on(folder, lambda own: replace(own, checkpoint=c.checkpoint), observer, signals=signals)
 
     def change(own: Config) -> Config:
         return replace(own, tune=update_tuning(own, c), checkpoint=c.checkpoint)
@@ -113,12 +113,12 @@ def stage(folder: Path, log: Callable[[str], None]) -> Stage | None:
     return Stage(moved, saved, c, begun)
 
 
-def resume(run_dir: str, sets: list[str], observer: Observer, signals: Signals) -> Path:
+def resume(run_dir: str, sets: list[str], observer: Observer, signals: Interruption) -> Path:
     """Go on with a run, a search of hyperparameters or the final run after one."""
     folder = rundir.find(run_dir)
     searched = stage(folder, ignore)  # whoever goes on says what is damaged
     if searched is None or searched.over:
-        return experiment.resume(run_dir, sets, observer)
+        return experiment.resume(run_dir, sets, observer, signals=signals)
     for text in sets:
         if not text.startswith(
             ("tune.budget.", "tune.patience=", "tune.final=", "checkpoint.", "data.root=", "data.file=")
@@ -130,7 +130,7 @@ def resume(run_dir: str, sets: list[str], observer: Observer, signals: Signals) 
     return go_on(folder, lambda c: reopen.apply_sets(c, sets), observer, signals)
 
 
-def go_on(folder: Path, change: Callable[[Config], Config], observer: Observer, signals: Signals) -> Path:
+def go_on(folder: Path, change: Callable[[Config], Config], observer: Observer, signals: Interruption) -> Path:
     """Go on with a search whose config changes in what ends it, `tune.final` or checkpoint alone."""
     with (
         signals,
@@ -173,7 +173,7 @@ def go_on(folder: Path, change: Callable[[Config], Config], observer: Observer, 
                 changed = saved is not None and not same
                 search(tuner, step, history, signals=signals, observer=observer, changed=changed)
         signals.check()
-    return final(folder, c, observer)
+    return final(folder, c, observer, signals)
 
 
 def search(
@@ -181,7 +181,7 @@ def search(
     step: Step,
     history: checkpoint.History,
     *,
-    signals: Signals,
+    signals: Interruption,
     observer: Observer,
     changed: bool = False,
 ) -> None:
@@ -246,7 +246,7 @@ def no_winner(folder: Path) -> RunError:
     return RunError(f"{folder}: no trial came to its end with a finite validation; see {rundir.TRIALS} and the ranges")
 
 
-def final(folder: Path, c: Config, observer: Observer) -> Path:
+def final(folder: Path, c: Config, observer: Observer, signals: Interruption) -> Path:
     """Move a finished search into a folder of its own, and begin the final run in its place, if there is to be one."""
     assert c.tune is not None
     if not (folder / rundir.BEST).exists():
@@ -269,4 +269,4 @@ def final(folder: Path, c: Config, observer: Observer) -> Path:
             best = replace(best, budget=best.budget.model_copy(update={"samples": left}))
         files.replace(moved / rundir.CONFIG, c.to_yaml().encode())
         files.replace(folder / rundir.CONFIG, best.to_yaml().encode())
-    return experiment.resume(str(folder), [], observer)
+    return experiment.resume(str(folder), [], observer, signals=signals)

@@ -18,7 +18,7 @@ from neuroevo.engine.problem import Problem
 from neuroevo.engine.rng import Context
 from neuroevo.engine.scores import Scores
 from neuroevo.experiments.experiment import Ready
-from neuroevo.experiments.signals import Signals
+from neuroevo.experiments.interruption import NEVER, Interruption
 from neuroevo.problems.metric import LOWER_IS_BETTER
 from neuroevo.tuning.search import COUNTS, HOME, TRIAL, Search
 from neuroevo.tuning.trials import Trainer
@@ -36,11 +36,11 @@ class Tuner(Search):
         *,
         images: Callable[[int, int], None],
         log: Callable[[str], None],
-        signals: Signals | None = None,
+        signals: Interruption = NEVER,
     ) -> None:
         super().__init__(ready.config, folder)
         self.ready, self.log = ready, log
-        self.trainer = Trainer(ready, folder, self.merit, images=images, log=log, signals=signals or Signals())
+        self.trainer = Trainer(ready, folder, self.merit, images=images, log=log, signals=signals)
 
     def problem(self) -> Problem:
         """Return the problem that the search is of."""

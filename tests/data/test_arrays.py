@@ -102,7 +102,7 @@ def test_a_run_that_is_interrupted_resumes_to_the_same_bytes(tmp_path: Path, ref
                 os.kill(os.getpid(), signal.SIGTERM)
 
     with pytest.raises(Interrupted):
-        experiment.run(load(None, given), str(tmp_path / "r"), "test", Stops())
+        experiment.run(load(None, given), str(tmp_path / "r"), "test", Stops(), signals=Signals())
     experiment.resume(str(tmp_path / "r"), [], Quiet())
     assert contents(tmp_path / "r") == contents(tmp_path / "whole")
 

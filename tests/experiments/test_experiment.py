@@ -1,6 +1,8 @@
 import csv
 import json
+import signal
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import h5py
@@ -15,8 +17,11 @@ from torch import Tensor, nn
 from neuroevo import config
 from neuroevo.config import load
 from neuroevo.engine import pareto
-from neuroevo.errors import InputError
+from neuroevo.engine.loop import Step
+from neuroevo.errors import InputError, Interrupted
 from neuroevo.experiments import build, evaluation, experiment, log, reopen, sources
+from neuroevo.experiments.interruption import Interruption
+from neuroevo.experiments.signals import Signals
 from neuroevo.networks import backbones
 from neuroevo.storage import generations, rundir
 
@@ -35,6 +40,41 @@ def start(out: Path, *sets: str, quiet: Quiet | None = None) -> dict:  # type: i
 
 def nan_metric(logits: Tensor, targets: Tensor) -> Tensor:
     return torch.full((len(logits),), torch.nan, device=logits.device)
+
+
+def test_a_run_from_python_listens_to_no_signals_and_may_be_in_a_thread(tmp_path: Path) -> None:
+    found: set[object] = set()
+
+    class Looks(Quiet):
+        def generation(self, step: Step) -> None:
+            found.add(signal.getsignal(signal.SIGINT))
+
+    start(tmp_path / "a", quiet=Looks())
+    assert found == {signal.getsignal(signal.SIGINT)}
+    with ThreadPoolExecutor() as pool:
+        assert pool.submit(start, tmp_path / "b").result()["status"] == "finished"
+        scores = pool.submit(evaluation.evaluate, str(tmp_path / "b"), None, Quiet()).result()
+    assert scores["images"] > 0
+    experiment.run(load(None, SMALL), str(tmp_path / "c"), "test", Looks(), signals=Signals())
+    assert len(found) == 2
+
+
+def test_a_run_ends_at_the_next_safe_place_for_whatever_reason_it_is_handed(tmp_path: Path) -> None:
+    class Soon(Interruption):
+        name = "enough"
+
+    signals = Soon()
+
+    class Stops(Quiet):
+        def generation(self, step: Step) -> None:
+            if step.generation == 3:
+                signals.status = 7
+
+    with pytest.raises(Interrupted) as caught:
+        experiment.run(load(None, SMALL), str(tmp_path / "r"), "test", Stops(), signals=signals)
+    assert caught.value.status == 7
+    result = rundir.read_result(tmp_path / "r")
+    assert (result["status"], result["stop_reason"], result["generations"]) == ("interrupted", "enough", 4)
 
 
 def test_a_run_leaves_what_the_contract_says(tmp_path: Path, quiet: Quiet) -> None:

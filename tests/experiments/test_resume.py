@@ -74,9 +74,9 @@ def child(folder: str, sets: list[str], resume: bool) -> None:
     """Run or resume in a process of its own; leave with the exit status the command line would give."""
     try:
         if resume:
-            experiment.resume(folder, [], Slow())
+            experiment.resume(folder, [], Slow(), signals=signals.Signals())
         else:
-            experiment.run(load(None, sets), folder, "test", Slow())
+            experiment.run(load(None, sets), folder, "test", Slow(), signals=signals.Signals())
     except Interrupted as error:
         os._exit(error.status)
     os._exit(0)
@@ -201,7 +201,7 @@ def test_a_generation_that_is_not_finished_soon_after_a_signal_is_dropped_and_co
     monkeypatch.setattr(signals, "PATIENCE", 0.2)
     quiet, began = Quiet(), time.monotonic()
     with pytest.raises(Interrupted):
-        experiment.run(load(None, sets), str(folder), "test", quiet)
+        experiment.run(load(None, sets), str(folder), "test", quiet, signals=signals.Signals())
     assert time.monotonic() - began < 4
     if kept:
         assert rundir.read_result(folder)["generations"] == kept
@@ -253,7 +253,7 @@ def test_cifar10_folders_interrupted_while_features_are_made_then_killed_resume_
                 os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.raises(Interrupted) as caught:
-        experiment.run(c, str(tmp_path / "r"), "test", Early())
+        experiment.run(c, str(tmp_path / "r"), "test", Early(), signals=signals.Signals())
     assert caught.value.status == 130
     assert not list((tmp_path / "cache" / "features").glob("*.npy"))
     experiment.resume(str(tmp_path / "r"), [], Quiet())
@@ -601,7 +601,7 @@ def stopped(tmp_path: Path, sets: list[str], generation: int) -> None:
                 os.kill(os.getpid(), signal.SIGTERM)
 
     with pytest.raises(Interrupted):
-        experiment.run(load(None, sets), str(tmp_path / "r"), "test", Stops())
+        experiment.run(load(None, sets), str(tmp_path / "r"), "test", Stops(), signals=signals.Signals())
     experiment.resume(str(tmp_path / "r"), [], Quiet())
     assert contents(tmp_path / "r") == contents(tmp_path / "whole")
 

@@ -1,0 +1,84 @@
+"""The choice of slices: how many individuals and samples at a time a network's evaluation and training take."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from neuroevo import devices
+from neuroevo.engine import execution
+from neuroevo.engine.execution import Execution
+from neuroevo.learning.refine import slice_size
+from neuroevo.networks import deep, heads
+from neuroevo.networks.network import Network
+
+FREE_SHARE = 4  # an evaluation may use up to a quarter of the memory that is free at the start
+
+
+def memory_limit(device: torch.device) -> int:
+    """Return a share of the memory that is free on a device, in bytes.
+
+    It is a power of two, so that searches on one machine have one limit.
+    """
+    return 1 << (devices.available_memory(device) // FREE_SHARE).bit_length() - 1
+
+
+def choose(
+    network: Network,
+    width: int,
+    *,
+    population: int,
+    limit: int,
+    batch: int = 0,
+    slots: int = 0,
+    own_batches: bool = False,
+    method: str = "auto",
+    draw: Callable[[int], Tensor] | None = None,
+) -> Execution:
+    """Choose how a population of a network is evaluated on samples of `width` numbers, within `limit` bytes.
+
+    It is trained on batches of `batch` samples, 0 for not at all, shared or each individual's own, by an optimizer that
+    keeps `slots` numbers for each gene. What evolves behind a cut is tried by a `method` of `deep`, on rows that
+    `draw(B)` gives, random ones by default. InputError (`limit`) where one individual doesn't fit.
+    """
+    device, genes = network.device, network.layout.genes
+    if network.backbone.cut is None:
+        found = _of_heads(network, width, limit=limit, batch=batch, slots=slots, own_batches=own_batches)
+    else:
+        start = {name: w for name, w in network.base.items() if name in network.layout.names}
+        found = deep.plan(
+            network.behind_the_cut,
+            start,
+            width,
+            len(network.classes),
+            limit,
+            device=device,
+            method=method,
+            population=population,
+            batch=batch,
+            slots=slots,
+            draw=draw,
+        )
+    # A population is kept on the device if it fits there with its children and what refines them.
+    fits = 4 * 4 * genes * population < devices.available_memory(device) / 2
+    return found._replace(home=str(device if fits else "cpu"))
+
+
+def _of_heads(network: Network, width: int, *, limit: int, batch: int, slots: int, own_batches: bool) -> Execution:
+    held = 3 if network.layout.tops else 1  # copies of an individual: levels are rounded and scaled
+    genes, widths = held * network.layout.genes, heads.widths(network.head) or [len(network.classes)]
+    found = execution.plan(network.method, genes, width, widths, limit=limit, device=network.device)
+    if not batch:
+        return found
+    trained = slice_size(
+        genes,
+        width,
+        widths,
+        linear=type(network.head) is nn.Linear,
+        slots=slots,
+        own=own_batches,
+        size=batch,
+        limit=limit,
+        device=network.device,
+    )
+    return found._replace(trained=trained, micro=batch)
