@@ -16,6 +16,8 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -67,6 +69,12 @@ def setup(name: str, device: torch.device) -> tuple[Backbone, nn.Linear, dict[st
     return backbone, head, start, lambda m: deep.forward(cut, backbone.head, of_features, {}, affine=None, method=m)
 
 
+def judge(layout: Layout, forward: Forward, data: Rows) -> scoring.Judgement:
+    """Return how genomes are scored: by the cross-entropy of what `forward` gives of the rows."""
+    evolved: Any = SimpleNamespace(decode=layout.unflatten, forward=forward)
+    return scoring.Judgement(evolved, data, [metrics.cross_entropy()])
+
+
 def rates(name: str, n: int, samples: int, rounds: int, device: torch.device) -> None:
     """Print samples a second and individual: ours, the network alone, a plain vmap."""
     backbone, head, start, make = setup(name, device)
@@ -91,13 +99,13 @@ def rates(name: str, n: int, samples: int, rounds: int, device: torch.device) ->
 
         return torch.vmap(call)(weights)
 
+    judgement = judge(layout, ours, data)
     timed: dict[str, Callable[[], object]] = {
         "alone": lambda: head(cut.rest(*tensors)),
-        "ours": lambda: scoring.evaluate(
-            genomes, layout.unflatten, ours, data, index, [metrics.cross_entropy()], plan),
+        "ours": lambda: scoring.evaluate(judgement, genomes, index, plan),
         "vmap": lambda: plain(contiguous),
         "vmap, channels last": lambda: plain(tensors),
-    }  # fmt: skip
+    }
     settle = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     seconds: dict[str, list[float]] = {key: [] for key in timed}
     with torch.inference_mode():
@@ -140,19 +148,16 @@ def memory(n: int, limit: int, refine: bool) -> None:
         decay_to_start=0.0, schedule="constant", final=0.1, who="all", share=1.0, batches="own",
         optimizer_state="fresh", balanced=False, class_weights=False, logit_adjustment=0.0,
     )  # fmt: skip
+    judgement = judge(layout, make("loop"), data)
     learn, context = refiner(task, optimizers.sgd(), settings)[0], Context(0, 1, 0.0, device)
 
     def work(p: Population) -> None:
         if refine:
             learn(p, context)
         else:
-            scoring.evaluate(p.genomes, layout.unflatten, make("loop"), data, torch.arange(512),
-                             [metrics.cross_entropy()], plan)  # fmt: skip
+            scoring.evaluate(judgement, p.genomes, torch.arange(512), plan)
 
-    tiny = plan._replace(samples=1)
-    scoring.evaluate(
-        genomes[:1], layout.unflatten, make("loop"), data, torch.arange(2), [metrics.cross_entropy()], tiny
-    )
+    scoring.evaluate(judgement, genomes[:1], torch.arange(2), plan._replace(samples=1))
     Path("/proc/self/clear_refs").write_text("5")  # the peak from here on (Linux)
     before = peak()
     work(population)

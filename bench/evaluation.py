@@ -100,11 +100,12 @@ def memory(samples: int, metric: str, limit: int) -> None:
     rows, genomes = Rows(samples, torch.device("cpu")), torch.randn(4096, LAYOUT.genes) / 36
     plan = execution.plan("gemm", LAYOUT.genes, D, [C], limit=limit, device=torch.device("cpu"))
     small = execution.plan("gemm", LAYOUT.genes, D, [C], limit=2**25, device=torch.device("cpu"))
+    judgement = scoring.Judgement(EVOLVED, rows, [METRICS[metric]()])
     # The libraries' own buffers, before the peak is read.
-    scoring.evaluate(genomes[:2], LAYOUT.unflatten, FORWARD, rows, torch.arange(64), [METRICS[metric]()], small)
+    scoring.evaluate(judgement, genomes[:2], torch.arange(64), small)
     Path("/proc/self/clear_refs").write_text("5")  # the peak from here on (Linux)
     before = peak()
-    scoring.evaluate(genomes, LAYOUT.unflatten, FORWARD, rows, torch.arange(samples), [METRICS[metric]()], plan)
+    scoring.evaluate(judgement, genomes, torch.arange(samples), plan)
     used = (peak() - before) / 1024
     print(f"4,096 heads on {samples:,} features, {metric}: {used:.0f} MiB more, limit {limit / 2**20:.0f} MiB")
 

@@ -50,8 +50,8 @@ def against_pyswarm(rounds: int, particles: int = 32, epochs: int = 3) -> None:
     assert c.refine is not None
     trainer, splits, size = t.trainer, t.ready.given[1], c.refine.batch_size
     source, _ = trainer.source(trainer.trial({}))
-    x, y = source.scaled.batch(splits["train"])
-    x_validation, y_validation = source.scaled.batch(splits["validation"])
+    x, y = source.through_affine.batch(splits["train"])
+    x_validation, y_validation = source.through_affine.batch(splits["validation"])
 
     def settings(particle: Any) -> dict[str, float]:
         return {"refine.lr": 10 ** float(particle[0]), "refine.momentum": float(particle[1]),

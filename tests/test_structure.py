@@ -154,6 +154,38 @@ def test_every_module_has_its_test_file(name: str) -> None:
     assert (tests / (own or Path(package, f"test_{last}.py"))).exists()
 
 
+GUIDE = (PACKAGE.parent / "docs" / "design.md").read_text()
+
+
+def list_of_the_guide() -> dict[str, list[str]]:
+    """Return the modules that docs/design.md lists, by package."""
+    block = next(text for text in re.findall(r"^```\n(.*?)^```", GUIDE, re.M | re.S) if text.startswith("errors"))
+    packages: dict[str, list[str]] = {"": block.splitlines()[0].split()}
+    for line in re.sub(r"\n +", " ", block).splitlines()[1:]:
+        package, *names = re.sub(
+            r"(\w+)/\{(.*?)\}", lambda found: " ".join(f"{found[1]}.{name}" for name in found[2].split()), line
+        ).split()
+        packages[package] = names or [""]
+    return packages
+
+
+def test_the_guide_lists_the_packages_and_their_modules() -> None:
+    ours = {package: names for package, names in PACKAGES.items() if package != "__main__"}
+    assert list_of_the_guide() == ours
+    assert list(list_of_the_guide()) == list(ours)
+
+
+def test_a_package_imports_only_those_that_its_row_in_the_guide_names() -> None:
+    rows = re.findall(r"^\| (`\w.*?) \| .*\? \| (.*?) ?\|$", GUIDE, re.M)
+    allowed = {name: {*names.split(", "), "errors"} for words, names in rows for name in re.findall(r"\w+", words)}
+    assert [*allowed, "__main__"] == [*PACKAGES[""], *filter(None, PACKAGES)]
+    for path in FILES:
+        here = module(path).partition(".")[0]
+        named = [name.removeprefix("neuroevo.") for name in imports(path) if name.startswith("neuroevo.")]
+        found = {place(name).partition(".")[0] for name in named} - {here, ""}
+        assert here == "__main__" or found <= allowed[here], f"{path} imports {found - allowed[here]}"
+
+
 def test_the_package_names_no_path_of_the_workplace() -> None:
     root = PACKAGE.parent
     for path in [*PACKAGE.rglob("*.py"), *(root / "tests").rglob("*.py"), *(root / "runs").glob("*.yaml")]:

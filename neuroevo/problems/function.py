@@ -50,6 +50,8 @@ class Evolvable:
     """
 
     def __init__(self, module: nn.Module, trainable: Sequence[str], device: torch.device) -> None:
+        if not isinstance(module, nn.Module):
+            raise InputError(f"a torch module expected, a {type(module).__name__} given", option="model")
         self.made = deepcopy(module).to(device).eval().requires_grad_(False)
         parameters = dict(self.made.named_parameters())
         names = match(parameters, trainable) if trainable else list(parameters)

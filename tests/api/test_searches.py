@@ -139,6 +139,7 @@ def test_nan_is_invalid_and_never_wins() -> None:
             {"model": Odd(), "trainable": "c"},
             "trainable: c matches none; there are: a.weight, a.bias, b.weight, b.bias",
         ),
+        ({"model": "resnet"}, "model: a torch module expected, a str given"),
         ({"model": nn.ReLU()}, "trainable: the module has no parameters"),
         ({"start": torch.ones(2, 2, 2)}, r"start: a genome \[g\], or several"),
         ({"start": torch.tensor([torch.nan])}, r"start: a genome \[g\], or several"),
