@@ -21,18 +21,17 @@ from torch import nn
 
 from neuroevo import devices
 from neuroevo.api.classification import Goal, check_sigma, make_algorithm, make_goal, of_table
+from neuroevo.api.searches import Result, steps_of
 from neuroevo.data.repetitions import Multiset, count, split, statistics
 from neuroevo.data.samples import Features
 from neuroevo.data.tensors import Table
-from neuroevo.engine import loop
 from neuroevo.engine.algorithm import Algorithm
 from neuroevo.engine.cost import Budget
-from neuroevo.engine.loop import Rules
 from neuroevo.engine.rng import generator
 from neuroevo.errors import InputError
 from neuroevo.networks import heads
 from neuroevo.networks.modules import of_head
-from neuroevo.problems.metric import LOWER_IS_BETTER, OfModule
+from neuroevo.problems.metric import OfModule
 
 Array = npt.NDArray[Any]
 
@@ -52,15 +51,6 @@ class Settings(NamedTuple):
     sigma: float
     device: torch.device
     seed: int
-
-
-class Found(NamedTuple):
-    """What a search comes to."""
-
-    module: nn.Module  # with the champion's weights
-    validation: dict[str, float]  # its metrics
-    history: list[dict[str, float | None]]
-    stop: str  # which limit ended it
 
 
 class NeuroevoClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # it has no types
@@ -160,15 +150,16 @@ class NeuroevoClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
             scaled = samples._replace(x=((samples.x - mean) / scale).astype(np.float32))
         if not (np.isfinite(scaled.x).all() and np.isfinite(scale).all()):
             raise InputError("its numbers are too large for float32", option="X")
-        found = search(scaled, train, validation, tuple(map(str, classes)), settings)
-        layers = [layer for layer in found.module.modules() if isinstance(layer, nn.Linear)]
+        result = search(scaled, train, validation, tuple(map(str, classes)), settings)
+        assert result.model is not None
+        layers = [layer for layer in result.model.modules() if isinstance(layer, nn.Linear)]
         self.coefs_ = [layer.weight.detach().cpu().double().numpy().T.copy() for layer in layers]
         self.intercepts_ = [layer.bias.detach().cpu().double().numpy() for layer in layers]
         self.coefs_[0] /= scale[:, None]
         self.intercepts_[0] = self.intercepts_[0] - mean @ self.coefs_[0]
         self.classes_ = classes
-        self.n_iter_, self.stop_reason_ = len(found.history), found.stop
-        self.history_, self.validation_ = found.history, found.validation
+        self.n_iter_, self.stop_reason_ = len(result.history), result.stop_reason
+        self.history_, self.validation_ = result.history, result.validation
         return self
 
     def decision_function(self, X: Any) -> Array:  # noqa: N803
@@ -231,7 +222,7 @@ class NeuroevoClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
         )
 
 
-def search(samples: Multiset, train: Array, validation: Array, classes: tuple[str, ...], settings: Settings) -> Found:
+def search(samples: Multiset, train: Array, validation: Array, classes: tuple[str, ...], settings: Settings) -> Result:
     """Return what a search on samples [N, d] float32 comes to, of which rows are in train and in validation."""
     device, seed, width = settings.device, settings.seed, samples.x.shape[1]
     parts = {"train": train, "validation": validation, "test": np.arange(0)}
@@ -252,22 +243,10 @@ def search(samples: Multiset, train: Array, validation: Array, classes: tuple[st
         seed=seed,
         device=device,
     )
-    rules = Rules(
-        seed=seed,
-        samples=of.samples,
-        every=settings.every,
-        patience=settings.patience,
-        budget=settings.budget,
-        metric=settings.goal.validation,
-        lower_is_better=settings.goal.validation in LOWER_IS_BETTER,
-    )
-    problem = of.problem()
-    begun, history = of.begin(problem, seed), []
-    step = begun
-    for step in loop.evolve(problem, of.algorithm, rules, begun, device=of.home):
-        history.append(step.record)
-    assert step.stop is not None
-    return Found(of.module(step.champion.genome), step.champion.validation, history, step.stop)
+    steps = steps_of(of, budget=settings.budget, patience=settings.patience, every=settings.every, seed=seed)
+    for _ in steps:
+        pass
+    return steps.result()
 
 
 def build_head(width: int, classes: int, hidden: list[int], seed: int) -> nn.Module:

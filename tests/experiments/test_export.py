@@ -166,9 +166,9 @@ def test_export_and_scores_on_other_images_need_the_runs_folder_alone(
     make_folder(tmp_path, {"other": {"0": 3, "7": 2}}, grey=True)
     parts, step = reopen.open_run(run, Quiet())
     other = datasets.read_others(str(tmp_path / "other"), parts.network.classes)
-    rows, _ = feature_cache.cached(parts.network.backbone, other, parts.device, lambda done, total: None)
+    rows, _ = feature_cache.fetch(parts.network.backbone, other, parts.device, lambda done, total: None)
     labels = torch.from_numpy(other.labels)
-    expected = parts.supervised.test(step.champion.genome, parts.view_others(rows, labels), torch.arange(5)).scores
+    expected = parts.supervised.test(step.champion.genome, torch.arange(5), parts.view_others(rows, labels)).scores
     monkeypatch.setattr(build, "dataset", lambda c: pytest.fail("the data set was asked for"))
     assert evaluation.evaluate(run, str(tmp_path / "other"), Quiet()) == expected
     export.export(run, None, str(tmp_path / "m.safetensors"))
