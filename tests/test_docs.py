@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from conftest import Quiet
 
+import neuroevo
 from neuroevo.config import load
 from neuroevo.experiments import experiment
 from neuroevo.storage import rundir
@@ -24,6 +25,11 @@ def test_the_examples_in_python_run_one_after_another(
     names: dict[str, object] = {}
     for block in blocks:
         exec(compile(block, file, "exec"), names)
+
+
+def test_the_guide_from_python_names_all_that_is_public() -> None:
+    text = (ROOT / "docs" / "api.md").read_text()
+    assert not [name for name in neuroevo.__all__ if name != "__version__" and f"`{name}`" not in text]
 
 
 def test_the_fitness_of_the_readme_evolves_the_features_of_the_readme(

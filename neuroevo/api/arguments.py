@@ -124,6 +124,8 @@ class Arguments:
             if self.patterns:
                 line = f"{', '.join(self.patterns)}: genomes have no parameters by name"
                 raise InputError(line, option="trainable")
+            if self.executor is not LOCAL:
+                raise InputError("goes with a model; a function of genomes is given all of them at once", "executor")
             genomes = torch.as_tensor(self.start, dtype=torch.float32, device=place)
             if not genomes.numel() or genomes.ndim > 2 or not bool(genomes.isfinite().all()):
                 raise InputError("a genome [g], or several [s, g], of finite numbers expected", option="start")

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import neuroevo as ne
+from neuroevo.engine.execution import Local
 from neuroevo.search.operators.mutation import gaussian
 
 X = torch.randn(200, 6, generator=torch.Generator().manual_seed(0))
@@ -144,6 +145,7 @@ def test_nan_is_invalid_and_never_wins() -> None:
         ({"start": torch.ones(2, 2, 2)}, r"start: a genome \[g\], or several"),
         ({"start": torch.tensor([torch.nan])}, r"start: a genome \[g\], or several"),
         ({"start": torch.ones(2), "trainable": "b"}, "trainable: b: genomes have no parameters by name"),
+        ({"start": torch.ones(2), "executor": Local()}, "executor: goes with a model"),
         ({"start": torch.ones(2), "fitness": lambda genomes: genomes}, r"fitness: \[1, 2\] returned for 1 genomes"),
         ({"model": Odd(), "fitness": lambda module: "good"}, "fitness: good returned; a number"),
         ({"model": Odd(), "fitness": lambda module: {}}, r"fitness: {} returned; a number"),

@@ -140,8 +140,8 @@ def test_features_that_are_not_finite_are_refused_and_the_remedy_is_named(
 ) -> None:
     real = sources.cache
 
-    def beyond(*args: Any) -> Any:
-        features, computed = real(*args)
+    def beyond(*args: Any, **named: Any) -> Any:
+        features, computed = real(*args, **named)
         rows = features.pieces[0].clone()
         rows[:, 7] = torch.inf
         return features._replace(pieces=(rows,)), computed

@@ -376,11 +376,11 @@ def test_arithmetic_limits_and_weights():
 def test_sbx_agrees_with_evotorch(m):
     from evotorch.operators.functional import simulated_binary_cross_over
 
-    from neuroevo.engine.rng import forked
+    from neuroevo.engine.rng import fork
 
     genomes, parents = mates(HEAD, m=m)
     found = crossover.sbx(genomes, parents, HEAD, rng(2), eta=5.0)
-    with forked(rng(2)):
+    with fork(rng(2)):
         both = simulated_binary_cross_over(torch.cat([genomes[parents[:, 0]], genomes[parents[:, 1]]]), eta=5.0)
     assert torch.equal(found, both[:m])
     first, second = genomes[parents[:, 0]], genomes[parents[:, 1]]
