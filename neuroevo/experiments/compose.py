@@ -31,7 +31,7 @@ from neuroevo.engine.rng import generator
 from neuroevo.errors import InputError, ignore
 from neuroevo.experiments import starts
 from neuroevo.experiments.build import identify, make_head, slots
-from neuroevo.experiments.costs import CALIBRATED_BY, CALIBRATION_BATCH, batch_size, exact_rows, steps
+from neuroevo.experiments.costs import CALIBRATED_BY, CALIBRATION_BATCH, batch_size, steps
 from neuroevo.experiments.sizes import check_size
 from neuroevo.experiments.sources import Sources, centres, remedy, scaling, sources
 from neuroevo.experiments.starts import HEAD, START
@@ -222,7 +222,7 @@ def assemble(
         start=start_of(c, evolved, kept).to(home),
         sigma=c.genome.init_sigma,
         seed=c.seed,
-        rescored=lambda n: exact_rows(c, algorithm, n),
+        rescored=algorithm.exact,
         sensitive=bool(algorithm.overhead),
         view=view_of(c, learnt_from),
         counter=lambda: count_views(samples),
