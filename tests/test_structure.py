@@ -73,7 +73,7 @@ YAML = {  # below config, and yet about a config: what is said of a whole record
 PROGRAM = {  # what belongs to a program, and where it is still; these sets only shrink
     "signal": {"experiments.signals"},
     "Signals": {"cli.main", "bench.workers"},  # a worker is a program of its own
-    "argv": {"experiments.log"},
+    "argv": {"experiments.signals"},
     "print": {"cli.main"},
 }
 

@@ -63,7 +63,7 @@ def run(
     assert ready.config.memory.limit is not None
     limit = c.memory.limit or ready.config.memory.limit // jobs
     base = base | {"memory": {**(base.get("memory") or {}), "limit": limit}}
-    bench = Bench(base, overlays, samples, seeds, splits, sorted(levels), jobs, log.command(), {})
+    bench = Bench(base, overlays, samples, seeds, splits, sorted(levels), jobs, signals.command, {})
     with claims.claim(out, "", 0, bench=True) as claim:
         there = (claim.folder / rundir.BENCH).exists()
         try:

@@ -42,7 +42,7 @@ def run(c: Config, out: str | None, stem: str, observer: Observer, *, signals: I
         claims.check(out)
     with signals, blame.on_users(c):
         ready = prepare(c)
-        with start(ready, out, stem, observer) as (folder, log):
+        with start(ready, out, stem, observer, signals.command) as (folder, log):
             images = watch_prefix(observer, signals)
             composed = compose.compose(*ready, images=images, log=log)
             go(composed, composed.initial(), [], folder=folder, signals=signals, observer=observer, log=log)
@@ -80,14 +80,17 @@ def prepare(c: Config, log: Callable[[str], None] | None = None) -> Ready:
 
 
 @contextmanager
-def start(ready: Ready, out: str | None, stem: str, observer: Observer) -> Iterator[tuple[Path, Log]]:
-    """Own a new run's folder, config written, with a log, while it is entered; bad input leaves no folder behind."""
+def start(ready: Ready, out: str | None, stem: str, observer: Observer, by: str) -> Iterator[tuple[Path, Log]]:
+    """Own a new run's folder, config written, with a log, while it is entered; bad input leaves no folder behind.
+
+    `by` is the command that the log begins with.
+    """
     c = ready.config
     with claims.claim(out, stem, c.seed) as claim:
         folder = claim.folder
         try:
             # The log comes first: it tells whose folder it is.
-            with say_unbegun(folder, observer), open_log(folder, observer) as log:
+            with say_unbegun(folder, observer), open_log(folder, observer, by) as log:
                 files.replace(folder / rundir.CONFIG, c.to_yaml().encode())
                 log(f"{folder}: {c.backbone.name} on {c.data.source.name}, {ready.device}")
                 for line in [*inventory.lines(*ready.given), *ready.backbone.notes]:
@@ -157,7 +160,8 @@ def go_on(
     folder: Path, change: Callable[[Config], Config], observer: Observer, *, signals: Interruption = NEVER
 ) -> Path:
     """Go on with a run whose config changes in budget or checkpoint alone."""
-    with signals, claims.lock(folder), say_unbegun(folder, observer), open_log(folder, observer) as log:
+    unbegun, begin = say_unbegun(folder, observer), open_log(folder, observer, signals.command)
+    with signals, claims.lock(folder), unbegun, begin as log:
         saved, before = reopen(folder, log)
         c = change(before)
         result = rundir.read_result(folder, log)

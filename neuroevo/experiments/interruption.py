@@ -12,6 +12,7 @@ class Interruption:
     """Asks a run to end, by a status; entered while there is something to end."""
 
     status: int | None = None  # the exit status, once a run is to end
+    command: str = "python"  # of the program, for a run's log
 
     def __enter__(self) -> Self:
         return self

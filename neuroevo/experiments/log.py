@@ -1,8 +1,6 @@
 """A run's log, which its observer is told too."""
 
 import platform
-import shlex
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -53,16 +51,9 @@ def watch_prefix(observer: Observer, signals: Interruption) -> Callable[[int, in
 
 
 @contextmanager
-def open_log(folder: Path, observer: Observer, by: str | None = None) -> Iterator[Log]:
-    """Return a run's log, in which the command comes first: that of this process, or what else it is worked on `by`."""
+def open_log(folder: Path, observer: Observer, by: str) -> Iterator[Log]:
+    """Return a run's log, in which the command comes first that it is worked on `by`."""
     log = Log(folder / rundir.LOG, observer)
     with closing(log.file):
-        log.keep(rundir.COMMAND + (by or command()))
+        log.keep(rundir.COMMAND + by)
         yield log
-
-
-def command() -> str:
-    """Return the command of this process, quoted for a shell."""
-    program = Path(sys.argv[0])
-    name = ["python", "-m", program.parent.name] if program.name == "__main__.py" else [program.name]
-    return shlex.join([*name, *sys.argv[1:]])

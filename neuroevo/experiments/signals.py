@@ -1,9 +1,12 @@
-"""Signals of a program: SIGINT and SIGTERM leave a status behind, and runs end at the next safe place."""
+"""The program's signals and command: SIGINT and SIGTERM leave a status behind, and runs end at the next safe place."""
 
 import os
+import shlex
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import Self
 
@@ -20,7 +23,7 @@ class Signals(Interruption):
     """
 
     def __init__(self) -> None:
-        self.status = None
+        self.status, self.command = None, command()
         self.prompted = self.awaited = False
         self.depth = 0  # how often it is entered: who is handed one enters it again
 
@@ -96,3 +99,10 @@ def withhold() -> Iterator[None]:
 def restore_interrupt() -> None:
     """Let SIGINT raise KeyboardInterrupt; a shell's background job begins with it ignored."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def command() -> str:
+    """Return the command of this process, quoted for a shell."""
+    program = Path(sys.argv[0])
+    name = ["python", "-m", program.parent.name] if program.name == "__main__.py" else [program.name]
+    return shlex.join([*name, *sys.argv[1:]])

@@ -38,7 +38,7 @@ def run(c: Config, out: str | None, stem: str, observer: Observer, signals: Inte
         claims.check(out)
     with signals, blame.on_users(c):
         ready = experiment.prepare(c)
-        with experiment.start(ready, out, stem, observer) as (folder, log):
+        with experiment.start(ready, out, stem, observer, signals.command) as (folder, log):
             tuner = Tuner(ready, folder, images=watch_prefix(observer, signals), log=log, signals=signals)
             search(tuner, tuner.initial(), [], signals=signals, observer=observer)
             signals.check()
@@ -136,7 +136,7 @@ def go_on(folder: Path, change: Callable[[Config], Config], observer: Observer, 
         signals,
         claims.lock(folder),
         experiment.say_unbegun(folder, observer),
-        open_log(folder, observer) as log,
+        open_log(folder, observer, signals.command) as log,
     ):
         searched = stage(folder, log)
         assert searched is not None

@@ -22,7 +22,7 @@ from neuroevo import config
 from neuroevo.bench import arms, benchmark
 from neuroevo.bench.tasks import commit
 from neuroevo.errors import InputError, Interrupted, RunError
-from neuroevo.experiments import experiment, log
+from neuroevo.experiments import experiment, signals
 from neuroevo.experiments.signals import Signals
 from neuroevo.learning.draws import Batch, Draws
 from neuroevo.networks import heads
@@ -385,7 +385,7 @@ def test_bench_yaml_says_what_was_asked_for(base: str, tmp_path: Path) -> None:
     out = benched(base, ["random"], tmp_path / "out", budget="samples=1e5")
     found = yaml.safe_load((out / "bench.yaml").read_text())
     assert (found["samples"], found["seeds"], found["splits"], list(found["arms"])) == (100_000, 1, 1, ["random"])
-    assert found["command"] == log.command()
+    assert found["command"] == signals.command()
 
 
 def test_a_folder_that_is_no_benchmarks_is_said_to_be_none(tmp_path: Path) -> None:

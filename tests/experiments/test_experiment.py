@@ -19,7 +19,7 @@ from neuroevo.config import load
 from neuroevo.engine import pareto
 from neuroevo.engine.loop import Step
 from neuroevo.errors import InputError, Interrupted
-from neuroevo.experiments import build, evaluation, experiment, log, reopen, sources
+from neuroevo.experiments import build, evaluation, experiment, reopen, signals, sources
 from neuroevo.experiments.interruption import Interruption
 from neuroevo.experiments.signals import Signals
 from neuroevo.networks import backbones
@@ -124,7 +124,7 @@ def test_the_command_is_given_as_a_shell_takes_it(
     argv: list[str], command: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "argv", argv)
-    assert log.command() == command
+    assert signals.command() == command
 
 
 def test_a_run_of_many_objectives_validates_its_front_whose_best_is_the_champion(tmp_path: Path, quiet: Quiet) -> None:
