@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from neuroevo import config, devices
-from neuroevo.api.learners import Learner, learner
+from neuroevo.api.learners import Learner, about, learner
 from neuroevo.config import Part
 from neuroevo.data import components, tensors
 from neuroevo.data.augment import BATCH
@@ -217,7 +217,8 @@ def _metrics(fitness: Any, validate: Any) -> tuple[dict[str, Metric], tuple[str,
 def _metric(given: Any, option: str) -> Named:
     """Return a metric by its name, as `{name: ..., option: ...}`, or of one's own; InputError where it is none."""
     if isinstance(given, str | Mapping):
-        part = config.part("metric", given, option)
+        with about(option):
+            part = config.part("metric", given, option)
         return Named(part.name, part.metric(), (part.name, part.of, repr(part.options)))
     if isinstance(given, Additive | OfGenome | OfModule):
         return Named(option, given, given)
@@ -261,7 +262,8 @@ def make_algorithm(given: Any, *, many: bool = False, cut: bool = False) -> Algo
         own |= {"elites": 128, "selection": partial(truncation, share=0.5)} if many else {}
         found = ga(**own)
     elif isinstance(given, str | Mapping):
-        part = config.part("algorithm", given, "algorithm")
+        with about("algorithm"):
+            part = config.part("algorithm", given, "algorithm")
         mutation = part.options.get("mutation")
         if isinstance(mutation, Part) and mutation.options.get("relative", False) is None:
             mutation.options["relative"] = cut and not mutation.options.get("safe")

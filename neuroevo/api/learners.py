@@ -3,7 +3,8 @@
 The options are those of a config's `refine`, checked the same way: the optimizer's own, and how individuals learn.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple, TypedDict, Unpack
 
 from neuroevo import config
@@ -16,6 +17,16 @@ from neuroevo.learning.task import Settings
 from neuroevo.problems.supervised import Refinement
 
 Range = float | tuple[float, ...]  # of a range each individual has its own; of a longer list they are dealt round
+
+
+@contextmanager
+def about(argument: str = "") -> Iterator[None]:
+    """Have an InputError of a part's check carry the argument that the part was given as; without one, the option."""
+    try:
+        yield
+    except InputError as error:
+        error.option = error.option or argument or str(error).partition(":")[0].partition(".")[0]
+        raise
 
 
 class Options(TypedDict, total=False):
@@ -84,8 +95,10 @@ def learner(given: Any, option: str) -> Learner | None:
     values = {"name": given} if isinstance(given, str) else given
     if not isinstance(values, Mapping):
         raise InputError(f"sgd(steps=20), a name or a mapping expected, a {type(given).__name__} given", option=option)
-    return Learner(part_section(Refine, values, option))
+    with about(option):
+        return Learner(part_section(Refine, values, option))
 
 
 def _learner(name: Any, given: dict[str, Any], path: str) -> Learner:
-    return Learner(part_section(Refine, {"name": name, **given}, path))
+    with about(path):
+        return Learner(part_section(Refine, {"name": name, **given}, path))

@@ -53,5 +53,6 @@ def test_steps_may_be_passes_over_the_train_split(steps: Any, expected: int) -> 
     ],
 )
 def test_an_option_that_cannot_be_is_named(make: Any, line: str) -> None:
-    with pytest.raises(InputError, match=f"^{line}"):
+    with pytest.raises(InputError, match=f"^{line}") as caught:
         make()
+    assert caught.value.option == line.partition(":")[0].partition(".")[0]
