@@ -36,12 +36,20 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {  # of the public names, by module
-    "search.algorithms.baselines": ("hill_climbing", "random"),
-    "search.algorithms.de": ("de",),
-    "search.algorithms.evolution_strategies": ("cem", "es", "pgpe", "sep_cma", "snes", "xnes"),
-    "search.algorithms.fixed": ("fixed",),
-    "search.algorithms.ga": ("ga",),
-    "search.algorithms.pso": ("pso",),
+    "api.algorithms": (
+        "cem",
+        "de",
+        "es",
+        "fixed",
+        "ga",
+        "hill_climbing",
+        "pgpe",
+        "pso",
+        "random",
+        "sep_cma",
+        "snes",
+        "xnes",
+    ),
     "api.searches": ("Result", "evolve", "resume", "steps"),
     "engine.observer": ("Observer",),
     "engine.cost": ("Budget",),

@@ -8,7 +8,7 @@ import pytest
 
 import neuroevo
 from neuroevo import estimator
-from neuroevo.api import learners, loading, searches
+from neuroevo.api import algorithms, learners, loading, searches
 from neuroevo.engine.cost import Budget
 from neuroevo.engine.observer import Observer
 from neuroevo.errors import InputError, RunError
@@ -17,7 +17,8 @@ from neuroevo.search.algorithms import ALGORITHMS
 
 
 def test_public_names_are_the_things_of_the_tables() -> None:
-    expected = {**ALGORITHMS, "Budget": Budget, "InputError": InputError, "RunError": RunError}
+    expected = {name: getattr(algorithms, name) for name in ALGORITHMS}
+    expected |= {"Budget": Budget, "InputError": InputError, "RunError": RunError}
     expected |= {name: getattr(learners, name) for name in OPTIMIZERS}
     expected |= {name: getattr(searches, name) for name in ("evolve", "resume", "steps", "Result")}
     expected |= {"load": loading.load, "Observer": Observer, "NeuroevoClassifier": estimator.NeuroevoClassifier}

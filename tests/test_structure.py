@@ -34,7 +34,7 @@ PACKAGES = {  # in order: each may import those before it, and its own modules t
     "tuning": ["lockstep", "trials", "search", "tuner", "tune"],
     "bench": ["statistics", "arms", "workers", "tasks", "tables", "benchmark"],
     "forecast": ["pace", "seconds", "length", "stand_ins", "forecaster", "search", "bench"],
-    "api": ["learners", "classification", "folders", "arguments", "searches", "loading"],
+    "api": ["learners", "algorithms", "classification", "folders", "arguments", "searches", "loading"],
     "estimator": [""],
     "cli": ["inspection", "main"],
     "__main__": [""],
