@@ -141,7 +141,7 @@ TESTS = {  # of modules that are tested with another of their package, by that o
     "tuning/test_tune.py": ["tuning.search", "tuning.tuner"],
     "forecast/test_forecast.py": [name for name in ORDER if name.startswith("forecast.") and name != "forecast.pace"],
     "cli/test_cli.py": ["cli.main"],
-    "api/test_searches.py": ["api.arguments"],
+    "api/test_searches.py": ["api.arguments"], "api/test_algorithms_from_python.py": ["api.algorithms"],
     "api/test_folders_of_runs.py": ["api.folders"],
 }  # fmt: skip
 
