@@ -5,7 +5,9 @@ file, or a module of its own.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -146,10 +148,14 @@ class Network:
 
     def module(self, genome: Tensor) -> nn.Module:
         """Return a network of its own with a genome's [g] weights, in eval mode: samples to logits, all maps folded."""
-        whole = self.backbone.network(self.build_head(self.width)).to(self.device)
+        whole = deepcopy(self._plain)
         missing = whole.load_state_dict(self.fold(genome), strict=False).unexpected_keys
         assert not missing, missing
-        return whole.eval()
+        return whole
+
+    @cached_property
+    def _plain(self) -> nn.Module:
+        return self.backbone.network(self.build_head(self.width)).to(self.device).eval()
 
     def numbers(self, genomes: Tensor) -> Tensor:
         """Return all that evolves as the plain network has it, [n, numbers], of genomes [n, g]."""
