@@ -188,9 +188,9 @@ def build(
     """Return a network that evolves, of a backbone and the heads that `build_head` builds for so many features.
 
     `width` is the number of features that the backbone gives, `affine` what is done to them before the head: it folds
-    `width` is the number of features that the backbone gives, `affine` what is done to them before the head: it folds
     into the head's first linear layer. `head_weights(head, features seen, affine, first layer)` are the head's weights
-    {name: [1, *shape]} at the start. With `largest_level` matrices are whole levels up to that. InputError, which
+    {name: [1, *shape]} at the start. With `largest_level` matrices are whole levels up to that. InputError, which calls
+    the head by its `name`, where the affine map finds no such layer, unless it isn't needed.
     """
     seen = affine.width if affine else width
     head, again = (build_head(seen).to(device) for _ in range(2))

@@ -128,11 +128,6 @@ class Supervised:
         """What candidates are compared by: the validation metric, and cross-entropy where it ties."""
         return by_metric(self.metric, lower_is_better=self.metric in LOWER_IS_BETTER, loss="cross_entropy")
 
-    @property
-    def needs_batches(self) -> bool:
-        """Whether fitness is of samples, and not of modules alone."""
-        return any(not isinstance(self.metrics[name], OfModule) for name in self.fitness.metrics)
-
     def judgement(self, metrics: Collection[Metric], samples: Samples | None = None) -> Judgement:
         """Return how genomes are judged by metrics."""
         return Judgement(self.network, samples or self.samples, list(metrics), self.start[0], self.executor)
