@@ -42,9 +42,9 @@ PACKAGES = {  # in order: each may import those before it, and its own modules t
 ORDER = [".".join(filter(None, (package, name))) for package, names in PACKAGES.items() for name in names]
 ONLY = {  # the one module that imports a library
     "h5py": {"storage.hdf5"}, "pydantic": {"config"}, "typer": {"cli.main"}, "rich": {"experiments.terminal"},
-    "safetensors": {"networks.weightfiles"}, "sklearn": {"data.datasets", "estimator"}, "filelock": {"data.cache"},
+    "safetensors": {"networks.weightfiles"}, "sklearn": {"estimator"}, "filelock": {"data.cache"},
     "evotorch": {"search.operators.crossover", "search.algorithms"}, "optuna": {"search.samplers"},
-    "scipy": {"problems.intervals", "bench.statistics"}, "yaml": {"config"}, "platformdirs": {"data.cache"},
+    "scipy": {"bench.statistics"}, "yaml": {"config"}, "platformdirs": {"data.cache"},
     "psutil": {"devices"},
     "matplotlib": {f"report.{name}" for name in ("glyphs", "figures", "plots_of_runs", "plots_of_searches",
                                                  "plots_of_benches")},

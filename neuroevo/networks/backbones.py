@@ -196,18 +196,19 @@ def _probe(name: str, network: nn.Module, head: Head, transform: Transform) -> N
     height, width = transform.size
     channels = transform.channels
     image = torch.linspace(-1, 1, channels * height * width).view(1, channels, height, width)
-    with torch.inference_mode():
+    network.set_submodule(head.name, head.linear)
+    steps: list[tuple[Tensor, Tensor]] = []
+    hook = head.linear.register_forward_hook(lambda module, given, made: steps.append((given[0], made)))
+    with torch.inference_mode(), hook:
         try:
-            network.set_submodule(head.name, head.linear)
             whole = network(image)
-            network.set_submodule(head.name, nn.Identity())
-            features = network(image)
         except (RuntimeError, AssertionError, ValueError) as error:
             reason = " ".join(str(error).split())[:200]
             raise InputError(
                 f"{name} does not take images of {height} pixels ({reason})", option="image_size"
             ) from None
-        if features.shape != (1, head.linear.in_features) or not torch.allclose(
-            head.linear(features), whole, rtol=1e-4, atol=1e-5
-        ):
-            raise InputError(f"the head of {name} ({head.name}) is not its last step", option="name")
+    network.set_submodule(head.name, nn.Identity())
+    if [step[0].shape for step in steps] != [(1, head.linear.in_features)] or not torch.allclose(
+        steps[0][1], whole, rtol=1e-4, atol=1e-5
+    ):
+        raise InputError(f"the head of {name} ({head.name}) is not its last step", option="name")

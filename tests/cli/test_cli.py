@@ -79,6 +79,18 @@ def test_help_is_instant_and_imports_nothing_heavy() -> None:
     assert min(times) < 0.5
 
 
+def test_a_run_imports_no_library_that_it_does_not_need(tmp_path: Path) -> None:
+    code = (
+        "import sys, runpy\nsys.argv = ['neuroevo', 'run', *sys.argv[1:]]\n"
+        "try: runpy.run_module('neuroevo', run_name='__main__')\n"
+        "finally: print([m for m in ('sklearn', 'scipy', 'pandas', 'matplotlib', 'optuna', 'onnx', 'evotorch', 'ray')"
+        " if m in sys.modules])"
+    )
+    found = process(*QUICK, program=("-c", code), cwd=tmp_path)
+    assert found.returncode == 0, found.stderr
+    assert found.stdout.strip().endswith("[]")
+
+
 def test_a_run_from_the_command_line_to_its_table_and_all_that_follows(neuroevo: Command) -> None:
     found = neuroevo("run", *QUICK)
     assert found.returncode == 0, found.stderr

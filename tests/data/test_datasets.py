@@ -9,6 +9,7 @@ import pytest
 import torch
 from conftest import make_folder
 from PIL import Image
+from sklearn.datasets import load_digits
 
 from neuroevo.data import datasets
 from neuroevo.data.datasets import Dataset
@@ -32,7 +33,17 @@ def test_digits_are_there_without_a_network() -> None:
     digits = datasets.digits()
     assert len(digits.labels) == 1797
     assert digits.native() == (8, 8, 1)
-    assert digits.images.pixels.max() == 255  # type: ignore[union-attr]
+    theirs = load_digits()
+    pixels = digits.images.pixels  # type: ignore[union-attr]
+    assert np.array_equal(pixels, np.rint(theirs.images * 255 / 16))
+    assert pixels.max() == 255
+    assert np.array_equal(digits.labels, theirs.target)
+
+
+def test_digits_without_scikit_learn_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"^name: digits are scikit-learn's; install it with: pip install 'neuroevo"):
+        datasets.digits()
 
 
 def test_splits_are_disjoint_whole_stratified_and_decided_by_the_split_seed() -> None:

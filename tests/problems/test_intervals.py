@@ -3,6 +3,7 @@ from typing import Any
 
 import pytest
 import torch
+from scipy.stats import binomtest
 from sklearn.metrics import confusion_matrix
 
 from neuroevo.engine.execution import Execution
@@ -28,12 +29,14 @@ def test_intervals_hold_the_value_and_shrink_with_the_sample() -> None:
     assert all(large < small for small, large in zip(*widths, strict=True))
 
 
-def test_accuracys_interval_is_wilsons() -> None:
-    targets = torch.zeros(50, dtype=torch.int64)
-    logits = torch.tensor([1.0, 0.0]).repeat(1, 50, 1)
-    found = intervals.with_intervals(logits, targets, {"accuracy": METRICS["accuracy"]()})
-    z2 = 1.959964**2  # Wilson 1927: with no error in n the lower end is n / (n + z^2)
-    assert found["interval"]["accuracy"] == pytest.approx([50 / (50 + z2), 1.0], abs=1e-6)
+@pytest.mark.parametrize(("hits", "n"), [(0, 7), (7, 7), (1, 1), (3, 50), (50, 50), (49_999, 60_000)])
+def test_accuracys_interval_is_wilsons(hits: int, n: int) -> None:
+    targets = torch.arange(n).ge(hits).long()  # class 0 for as many as are right
+    found = intervals.with_intervals(
+        torch.tensor([1.0, 0.0]).repeat(1, n, 1), targets, {"accuracy": METRICS["accuracy"]()}
+    )
+    theirs = binomtest(hits, n).proportion_ci(method="wilson")
+    assert found["interval"]["accuracy"] == pytest.approx([theirs.low, theirs.high], abs=1e-12)
 
 
 def test_the_bootstrap_agrees_with_the_normal_interval_of_a_mean() -> None:
