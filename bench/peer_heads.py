@@ -8,9 +8,6 @@ from typing import Any
 
 import torch
 from peer_works import CLASSES, LIMIT, Missing, Way, Work, agree, evox_scores, hits, layout_of, peer
-
-HITS, ROUGH_HITS = 3e-4, 5e-3  # by which accuracies may differ: float32, bfloat16
-LOSS = 1e-4  # by which cross-entropies may
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, linear
 from torch.utils.data import TensorDataset
@@ -27,6 +24,9 @@ from neuroevo.problems.supervised import Supervised, supervised
 from neuroevo.search.algorithms.ga import ga
 from neuroevo.search.operators.crossover import weighted
 from neuroevo.search.operators.mutation import gaussian
+
+HITS, ROUGH_HITS = 3e-4, 5e-3  # by which accuracies may differ: float32, bfloat16
+LOSS = 1e-4  # by which cross-entropies may
 
 
 def score_heads(small: bool, device: torch.device) -> Work:

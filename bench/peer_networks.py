@@ -7,8 +7,6 @@ from typing import Any
 
 import torch
 from peer_works import CLASSES, LIMIT, Missing, Way, Work, agree, evox_scores, hits, layout_of, peer
-
-WEIGHTS = 1e-4  # by which weights after gradient steps may
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.flop_counter import FlopCounterMode
@@ -22,6 +20,8 @@ from neuroevo.learning.task import Settings, Task
 from neuroevo.networks import backbones, deep, heads
 from neuroevo.problems import scoring
 from neuroevo.problems.metrics import METRICS
+
+WEIGHTS = 1e-4  # by which weights after gradient steps may
 
 
 def gradient_steps(small: bool, device: torch.device) -> Work:
