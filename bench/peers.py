@@ -1,0 +1,149 @@
+"""The same work by us and by our peers, interleaved in one process; results are checked against each other.
+
+    python bench/peers.py [--work a,b,c,d,e] [--rounds 5] [--threads 1] [--device cpu] [--small] [--json FILE]
+
+a: accuracy of 256 linear heads (1280 to 10) on 10,000 samples. b: a whole generation of 1,024 of them, cross-entropy on
+all 10,000 samples, a genetic algorithm each. c: the same at the default run's size (256 heads, 512 features, 512
+samples). d: a gradient step (batch 128) for 1,024 linear heads, and for 256 with a hidden layer of 256. e: the last
+stage of EfficientNet-Lite0 at 128 pixels for 16 individuals on 256 samples.
+
+Medians over rounds after one for warming up; ratios are what to compare. Peers come with `pip install -e '.[bench]'`;
+one that isn't installed is a row that says so. What peers are given is the kindest setting known: evotorch's GA
+evaluates children only (elitist=False, re_evaluate=False: as it comes it evaluates twice as many) and crosses at one
+point; but for the row `evotorch loader`, batches are handed in ready-made, to EvoX as well.
+"""
+
+import argparse
+import json
+import logging
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from peer_heads import default_generation, large_generation, score_heads
+from peer_networks import gradient_steps, last_stage
+from peer_works import Missing, Work
+
+BEST = "neuroevo best"
+OURS = "neuroevo float32"
+WORKS: dict[str, Callable[[bool, torch.device], Work]] = {
+    "a": score_heads,
+    "b": large_generation,
+    "c": default_generation,
+    "d": gradient_steps,
+    "e": last_stage,
+}
+
+
+class Measured(NamedTuple):
+    """What a work came to."""
+
+    rows: dict[str, dict[str, Any]]  # way -> seconds and gflops, or what is missing
+    agreement: dict[str, float]  # what was compared -> the largest difference
+
+
+def measure(work: Work, rounds: int, device: torch.device) -> Measured:
+    """Do a work in every way, one after another, `rounds` times; RuntimeError where results differ."""
+    settle: Callable[[], object] = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    ways = {name: way for name, way in work.ways.items() if not isinstance(way, Missing)}
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    results: dict[str, Any] = {}
+    for _ in range(rounds + 1):
+        for name, way in ways.items():
+            settle()
+            began = time.perf_counter()
+            results[name] = way()
+            settle()
+            seconds[name].append((time.perf_counter() - began) * work.scale.get(name, 1))
+    seconds |= work.parts
+    rows: dict[str, dict[str, Any]] = {}
+    for name in [*work.ways, *work.parts]:
+        given = work.ways.get(name)
+        if isinstance(given, Missing):
+            rows[name] = {"missing": given.how}
+            continue
+        taken = statistics.median(seconds[name][1:])
+        rows[name] = {"seconds": taken}
+        if name not in work.parts:
+            rows[name]["gflops"] = work.flops(name) / taken / 1e9
+    return Measured(rows, work.check(results))
+
+
+def lines(rows: dict[str, dict[str, Any]]) -> Iterable[str]:
+    """Yield a table of a work: times by which our ways are quicker than each."""
+    best = rows.get(BEST, {}).get("seconds")
+    yield f"| {'way':24} | {'ms':>10} | GFLOP/s | of float32's time | of best's time |"
+    yield "|---|---|---|---|---|"
+    for name, row in rows.items():
+        if "missing" in row:
+            yield f"| {name:24} | not installed: {row['missing']} | | | |"
+            continue
+        own = rows[OURS + ", MLP" if name.endswith(", MLP") else OURS]["seconds"]
+        ratio = f"{row['seconds'] / best:.2f}" if best else ""
+        rate = f"{row['gflops']:.1f}" if "gflops" in row else ""
+        yield f"| {name:24} | {1e3 * row['seconds']:10.1f} | {rate:>7} | {row['seconds'] / own:.2f} | {ratio} |"
+
+
+def commit() -> str:
+    """Return the short hash of the commit that is checked out, with a + where files differ from it."""
+    run = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+", "--exclude=*"]
+    done = subprocess.run(run, capture_output=True, text=True)
+    return done.stdout.strip() or "unknown"
+
+
+def processor() -> str:
+    """Return what the processor calls itself (Linux), or the platform's word for it."""
+    known = Path("/proc/cpuinfo")
+    found = [line.split(":", 1)[1].strip() for line in known.read_text().splitlines() if line.startswith("model name")]
+    return found[0] if found else platform.processor()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", default=",".join(WORKS), help="letters, with commas between them")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, help="of torch; all cores by default")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--small", action="store_true", help="tiny sizes, to see that it works")
+    parser.add_argument("--json", type=Path, help="a file for the figures")
+    options = parser.parse_args()
+    letters = options.work.split(",")
+    if unknown := [letter for letter in letters if letter not in WORKS]:
+        parser.error(f"--work {','.join(unknown)}: none of {', '.join(WORKS)}")
+    if options.rounds < 1:
+        parser.error("--rounds: at least 1")
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    logging.disable(logging.INFO)  # evotorch tells of each problem
+    device = torch.device(options.device)
+    about = {
+        "command": " ".join(["python", "bench/peers.py", *sys.argv[1:]]),
+        "commit": commit(),
+        "machine": torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "rounds": options.rounds,
+    }
+    print(", ".join(f"{key} {value}" for key, value in about.items()), flush=True)
+    found: dict[str, Measured] = {}
+    for letter in letters:
+        torch.manual_seed(0)
+        work = WORKS[letter](options.small, device)
+        found[letter] = measure(work, options.rounds, device)
+        print(f"\n({letter}) {work.title}\n", *lines(found[letter].rows), sep="\n", flush=True)
+        for what, difference in found[letter].agreement.items():
+            print(f"{what}: differs by {difference:.2g} at most", flush=True)
+    if options.json:
+        works = {letter: measured.rows for letter, measured in found.items()}
+        agreement = {letter: measured.agreement for letter, measured in found.items()}
+        options.json.write_text(json.dumps({**about, "work": works, "agreement": agreement}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
