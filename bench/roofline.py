@@ -10,6 +10,7 @@ checkpoint against a plain file of the genomes, both with fsync. A share of 1 is
 
 import argparse
 import json
+import logging
 import os
 import statistics
 import sys
@@ -149,6 +150,7 @@ def main() -> None:
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     torch.manual_seed(0)
+    logging.disable(logging.INFO)  # evotorch tells of each problem
     device = torch.device(options.device)
     about = {
         "command": " ".join(["python", "bench/roofline.py", *sys.argv[1:]]),
