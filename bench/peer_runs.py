@@ -174,8 +174,14 @@ def ours(file: Path, base: str, target: float, limit: float) -> float:
     """Run `neuroevo run` on the features until it reaches the target; return its champion's validation accuracy."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
-        sets = [f"data={{name: arrays, file: {file}}}", "backbone={name: none, weights: none}",
-                f"budget.target={target}", f"budget.seconds={limit}", "budget.generations=null", "memory.limit=1e9"]  # fmt: skip
+        sets = [
+            f"data={{name: arrays, file: {file}}}",
+            "backbone={name: none, weights: none}",
+            f"budget.target={target}",
+            f"budget.seconds={limit}",
+            "budget.generations=null",
+            "memory.limit=1e9",
+        ]
         words = [word for setting in sets for word in ("--set", setting)]
         command = [sys.executable, "-m", "neuroevo", "run", str(ROOT / "runs" / base), "--out", str(out), *words]
         start(command)
