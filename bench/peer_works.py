@@ -27,10 +27,11 @@ class Work:
 
     title: str
     ways: dict[str, Way | Missing]
-    flops: Callable[[str], float]  # of a way, by its name
+    flops: Callable[[str], float] | None  # of a way, by its name
     check: Callable[[dict[str, Any]], dict[str, float]]  # results by way -> the largest difference of what is compared
     parts: dict[str, list[float]] = field(default_factory=dict)  # of our way: seconds a round
     scale: dict[str, float] = field(default_factory=dict)  # of ways that do a part of it
+    warm: int = 1  # rounds that don't count
 
 
 def peer(package: str, make: Callable[[], Way]) -> Way | Missing:

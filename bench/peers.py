@@ -1,11 +1,13 @@
 """The same work by us and by our peers, interleaved in one process; results are checked against each other.
 
-    python bench/peers.py [--work a,b,c,d,e] [--rounds 5] [--threads 1] [--device cpu] [--small] [--json FILE]
+    python bench/peers.py [--work a,b,c,d,e,f] [--rounds 5] [--threads 1] [--device cpu] [--small] [--json FILE]
 
 a: accuracy of 256 linear heads (1280 to 10) on 10,000 samples. b: a whole generation of 1,024 of them, cross-entropy on
 all 10,000 samples, a genetic algorithm each. c: the same at the default run's size (256 heads, 512 features, 512
 samples). d: a gradient step (batch 128) for 1,024 linear heads, and for 256 with a hidden layer of 256. e: the last
-stage of EfficientNet-Lite0 at 128 pixels for 16 individuals on 256 samples.
+stage of EfficientNet-Lite0 at 128 pixels for 16 individuals on 256 samples. f: a run to a validation accuracy on digits
+features, wall clock from process start to result, each by its own means: the default run, the hybrid one as our best,
+evotorch's SNES, EvoX's OpenES, PyGAD's GA, torch.optim.SGD alone; one that takes too long is said to be short of it.
 
 Medians over rounds after one for warming up; ratios are what to compare. Peers come with `pip install -e '.[bench]'`;
 one that isn't installed is a row that says so. What peers are given is the kindest setting known: evotorch's GA
@@ -28,6 +30,7 @@ from typing import Any, NamedTuple
 import torch
 from peer_heads import default_generation, large_generation, score_heads
 from peer_networks import gradient_steps, last_stage
+from peer_runs import whole_runs
 from peer_works import Missing, Work
 
 BEST = "neuroevo best"
@@ -38,6 +41,7 @@ WORKS: dict[str, Callable[[bool, torch.device], Work]] = {
     "c": default_generation,
     "d": gradient_steps,
     "e": last_stage,
+    "f": whole_runs,
 }
 
 
@@ -54,7 +58,7 @@ def measure(work: Work, rounds: int, device: torch.device) -> Measured:
     ways = {name: way for name, way in work.ways.items() if not isinstance(way, Missing)}
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     results: dict[str, Any] = {}
-    for _ in range(rounds + 1):
+    for _ in range(rounds + work.warm):
         for name, way in ways.items():
             settle()
             began = time.perf_counter()
@@ -68,9 +72,9 @@ def measure(work: Work, rounds: int, device: torch.device) -> Measured:
         if isinstance(given, Missing):
             rows[name] = {"missing": given.how}
             continue
-        taken = statistics.median(seconds[name][1:])
+        taken = statistics.median(seconds[name][work.warm :])
         rows[name] = {"seconds": taken}
-        if name not in work.parts:
+        if name not in work.parts and work.flops is not None:
             rows[name]["gflops"] = work.flops(name) / taken / 1e9
     return Measured(rows, work.check(results))
 
