@@ -233,19 +233,33 @@ def record(
     cost: Cost,
     seconds: float,
 ) -> dict[str, float | None]:
-    """Return a generation's line of the history: statistics over valid individuals, and medians of their traits."""
-    fitness = scores.values[~scores.invalid, 0]
-    genomes = population.genomes
-    sample = genomes[~scores.invalid][:, :: max(1, genomes.shape[1] // DIVERSITY_GENES)]
+    """Return a generation's line of the history: statistics over valid individuals, and medians of their traits.
+
+    They leave the device together: one wait a generation. Invalid individuals are masked, since to take the others'
+    rows would wait for how many they are.
+    """
+    valid, genomes = ~scores.invalid, population.genomes
+    sample = genomes[:, :: max(1, genomes.shape[1] // DIVERSITY_GENES)]
+    best = scores.values[:, 0].masked_fill(scores.invalid, -torch.inf).max()
+    mean = scores.values[:, 0].masked_fill(scores.invalid, 0).sum() / valid.sum()
+    deviation = deviations(scores.values[:, :1], valid)
+    diversity = deviations(sample, valid.to(genomes.device)).mean()
+    traits = {name: trait.median() for name, trait in sorted(population.traits.items()) if trait.ndim == 1}
+    numbers = [scores.invalid.sum(), best, mean, deviation[0], diversity, *traits.values()]
+    invalid, *found = torch.stack([number.to(best) for number in numbers]).tolist()
+    if invalid == len(valid):
+        found[:4] = [None] * 4
     figures: dict[str, float | None] = {"generation": generation}
-    figures |= {"fitness_best": None, "fitness_mean": None, "fitness_std": None, "diversity": None}
-    if len(fitness):
-        figures["fitness_best"], figures["fitness_mean"] = float(fitness.max()), float(fitness.mean())
-        figures["fitness_std"] = float(fitness.std(correction=0))
-        figures["diversity"] = float(sample.std(0, correction=0).mean())
-    figures |= {"validation": validation, "invalid": int(scores.invalid.sum())}
-    for name, trait in sorted(population.traits.items()):
-        if trait.ndim == 1:
-            figures[name] = float(trait.median())
+    figures |= zip(("fitness_best", "fitness_mean", "fitness_std", "diversity"), found[:4], strict=True)
+    figures |= {"validation": validation, "invalid": int(invalid)}
+    figures |= zip(traits, found[4:], strict=True)
     figures |= {"forward_samples": cost.forward, "backward_samples": cost.backward, "seconds": seconds}
     return figures
+
+
+def deviations(x: Tensor, rows: Tensor) -> Tensor:
+    """Return the deviation [k] of the columns of x [n, k] over `rows` [n] bool; 0 exactly where they are equal."""
+    first = x.index_select(0, rows.byte().argmax(keepdim=True))
+    rows, count = rows[:, None], rows.sum()
+    x = (x - first).masked_fill_(~rows, 0)
+    return ((x - x.sum(0) / count).masked_fill_(~rows, 0).square_().sum(0) / count).sqrt_()

@@ -12,7 +12,7 @@ from neuroevo.engine.batches import batches
 from neuroevo.engine.cost import Budget, Cost
 from neuroevo.engine.evaluator import Evaluated, Evaluator, Scoring, plain
 from neuroevo.engine.genome import Layout, Population
-from neuroevo.engine.loop import Champion, Rules, Step
+from neuroevo.engine.loop import Champion, Rules, Step, record
 from neuroevo.engine.problem import Problem, Sensitivities, Validate, by_metric
 from neuroevo.engine.rng import Context
 from neuroevo.engine.scores import Scores
@@ -215,6 +215,33 @@ def test_invalid_individuals_are_counted_and_left_out_of_the_statistics() -> Non
     record = steps[0].record
     assert (record["invalid"], record["fitness_best"], record["fitness_mean"]) == (1, 2.0, 1.0)
     assert record["fitness_std"] == pytest.approx((2 / 3) ** 0.5)
+
+
+@pytest.mark.parametrize("invalid", [[], [0], [2, 5], [0, 1, 2, 3, 4]])
+def test_the_history_of_masked_rows_is_that_of_the_valid_rows_alone(invalid: list[int], device: torch.device) -> None:
+    bad = torch.tensor([i in invalid for i in range(6)])
+    genomes, values = torch.randn(6, 5000), torch.randn(6, 1, dtype=torch.float64)
+    genomes[bad], values[bad] = torch.nan, -torch.inf
+    traits = {"sigma": torch.rand(6), "matrix": torch.rand(6, 2)}
+    population = Population.new(genomes.to(device))._replace(traits={k: v.to(device) for k, v in traits.items()})
+    found = record(1, population, Scores(values.to(device), bad.to(device)), validation=None, cost=Cost(), seconds=0.0)
+    valid = values[~bad, 0]
+    assert (found["invalid"], found["fitness_best"]) == (len(invalid), float(valid.max()))
+    assert found["fitness_mean"] == pytest.approx(float(valid.mean()), rel=1e-13)
+    assert found["fitness_std"] == pytest.approx(float(valid.std(correction=0)), rel=1e-13)
+    diversity = genomes[~bad, :: 5000 // 1024].std(0, correction=0).mean()
+    assert found["diversity"] == pytest.approx(float(diversity), rel=1e-6)
+    assert found["sigma"] == float(traits["sigma"].median())
+    assert "matrix" not in found
+
+
+def test_equal_individuals_have_no_diversity_at_all_and_invalid_ones_no_statistics() -> None:
+    population = Population.new(torch.full((3, 7), 0.1))
+    values = torch.full((3, 1), 0.1, dtype=torch.float64)
+    for invalid, spread in ((False, 0.0), (True, None)):
+        scores = Scores(values, torch.full((3,), invalid))
+        found = record(1, population, scores, validation=None, cost=Cost(), seconds=0.0)
+        assert (found["fitness_std"], found["diversity"], found["invalid"]) == (spread, spread, 3 * invalid)
 
 
 def test_history_has_its_columns_in_order() -> None:

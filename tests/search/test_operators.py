@@ -608,6 +608,17 @@ def test_weighted_lets_no_stranger_in():
     assert crossover.weighted(genomes, torch.tensor([[0, 1, 3]]), HEAD, rng()).isfinite().all()
 
 
+@pytest.mark.parametrize(("n", "m"), [(40, 40), (40, 3), (3, 40)])
+def test_weighted_is_the_same_product_with_and_without_strangers(n, m, device):
+    genomes = torch.randn(n, HEAD.genes, generator=rng(), device="cpu").to(device)
+    parents = torch.randint(n, (m, 7), generator=rng(1, "cpu"), device="cpu").to(device)
+    used = parents.unique()
+    alone = crossover.weighted(genomes[used], torch.searchsorted(used, parents), HEAD, rng(0, device))
+    stranger = torch.full_like(genomes[:1], torch.nan)
+    found = crossover.weighted(torch.cat([stranger, genomes]), parents + 1, HEAD, rng(0, device))
+    torch.testing.assert_close(found, alone)
+
+
 @pytest.mark.parametrize("n", [3, 16, 300])
 def test_a_population_that_is_only_crossed_by_weight_comes_together(n):
     genomes = torch.randn(n, 2000, generator=rng(0, "cpu"))

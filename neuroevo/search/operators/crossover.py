@@ -143,11 +143,17 @@ def weighted(
     (1991) of two. With the square root, what chance alone moves is step / sqrt(3) of the parents' deviation, however
     many they are: below sqrt(3) a population can't spread by this alone.
     """
-    used, places = torch.unique(parents, return_inverse=True)
-    p = parents.shape[1]
+    n, p = len(genomes), parents.shape[1]
+    if parents.numel() < n:  # most of the population are nobody's parents
+        rows, parents = torch.unique(parents, return_inverse=True)
+        genomes = genomes.index_select(0, rows)
+        n = len(rows)
     own = 1 / p + step / math.sqrt(p) * torch.linspace(1, -1, p, dtype=genomes.dtype, device=genomes.device)
-    weights = genomes.new_zeros(len(parents), len(used)).scatter_add_(1, places, own.expand(parents.shape))
-    return weights @ genomes.index_select(0, used)
+    weights = genomes.new_zeros(len(parents), n).scatter_add_(1, parents, own.expand(parents.shape))
+    used = torch.zeros(n, dtype=torch.bool, device=genomes.device).index_fill_(0, parents.flatten(), True)
+    if genomes.device.type != "cpu" or not used.all():  # to look would make a GPU wait
+        genomes = genomes.where(used[:, None], 0)  # 0 times a stranger's NaN is NaN
+    return weights @ genomes
 
 
 def sbx(
