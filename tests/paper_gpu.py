@@ -19,6 +19,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -40,7 +41,7 @@ CUDA, CPU = torch.device("cuda:0"), torch.device("cpu")
 aten = torch.ops.aten
 READS = {  # whose result, or its shape, the host needs before it goes on
     "_local_scalar_dense", "nonzero", "masked_select", "_unique", "_unique2", "unique_dim", "unique_consecutive",
-    "equal", "is_nonzero", "_linalg_eigh", "_linalg_svd",
+    "equal", "allclose", "is_nonzero", "_linalg_eigh", "_linalg_svd",
 }  # fmt: skip
 INDEXING = {"index", "_unsafe_index", "index_put", "index_put_", "_index_put_impl_"}
 COPIES = {"_to_copy", "copy_", "copy"}
@@ -276,7 +277,9 @@ def _waits(name: str, args: Any, kwargs: Any) -> None:
         _count("repeat_interleave")
     elif name in INDEXING:
         found = [i for i in args[1] if i is not None]
-        if any(i.dtype in (torch.bool, torch.uint8) for i in found):
+        # x[mask] = number is masked_fill, which waits for nothing.
+        filled = len(found) == 1 and len(args) > 2 and not isinstance(args[2], Paper) and not args[2].ndim
+        if not filled and any(i.dtype in (torch.bool, torch.uint8) for i in found):
             _count("boolean index")
         if not all(isinstance(i, Paper) for i in found):
             _count("index of the host", "writes")
@@ -285,7 +288,7 @@ def _waits(name: str, args: Any, kwargs: Any) -> None:
         alone = len(args) > 2 and args[2] or kwargs.get("non_blocking", False)
         if not isinstance(to, Paper):
             _count("copy to the host")
-        elif not isinstance(what, Paper) and not (alone and is_pinned(what)) and what.ndim:
+        elif not isinstance(what, Paper) and not (alone and is_pinned(what)):
             _count("copy to the device", "writes")
 
 
@@ -346,8 +349,6 @@ class _Functions(TorchFunctionMode):
             return _pin(first.clone())
         if func is torch.Tensor.is_pinned:
             return not isinstance(first, Paper) and is_pinned(first)
-        if func is torch.from_numpy:
-            return func(*args, **kwargs)
         if name in COMPOSITE and any(isinstance(a, Paper) for a in tree_leaves((args, kwargs))):
             _refuse("stack", args, kwargs)
             if name == "bincount" or (name == "one_hot" and len(args) < 2 and "num_classes" not in kwargs):
@@ -449,9 +450,7 @@ def paper_gpu() -> Iterator[Gpu]:
     global _state
     if _state is not None:
         raise RuntimeError("there is a GPU on paper already")
-    for found in pkgutil.walk_packages([str(PACKAGE)], "neuroevo."):
-        if not found.name.endswith("__main__"):
-            importlib.import_module(found.name)  # what it imports later would keep what is patched
+    _import_all()
     run = threading.Thread.run
 
     def within(self: threading.Thread) -> None:
@@ -473,6 +472,14 @@ def paper_gpu() -> Iterator[Gpu]:
         stack.enter_context(_Operations())
         stack.enter_context(_Functions())
         yield Gpu()
+
+
+@cache
+def _import_all() -> None:
+    """Import the package whole: what it imports later would keep what is patched."""
+    for found in pkgutil.walk_packages([str(PACKAGE)], "neuroevo."):
+        if not found.name.endswith("__main__"):
+            importlib.import_module(found.name)
 
 
 def _forget() -> None:
