@@ -13,6 +13,7 @@ Functions that make tensors inside (COMPOSITE) run on the CPU data as a whole, s
 """
 
 import importlib
+import os
 import pkgutil
 import sys
 import threading
@@ -30,6 +31,7 @@ import torch
 import torch._dynamo
 import torch.distributed.tensor  # noqa: F401
 import torchvision  # noqa: F401
+from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes, return_and_correct_aliasing
 from torch.utils._pytree import tree_leaves, tree_map_only
@@ -37,6 +39,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 import neuroevo
 
 PACKAGE = Path(neuroevo.__file__).parent
+HERE = f"{PACKAGE}{os.sep}"
 CUDA, CPU = torch.device("cuda:0"), torch.device("cpu")
 aten = torch.ops.aten
 READS = {  # whose result, or its shape, the host needs before it goes on
@@ -53,6 +56,7 @@ STRICT = {
 }  # fmt: skip
 PRODUCTS = {"mm", "bmm", "addmm", "baddbmm", "mv", "addmv"}  # which have no kernels for whole numbers
 COMPOSITE = {"quantile", "nanquantile", "one_hot", "cov", "corrcoef", "histc", "bincount"}
+MATMUL = {"matmul", "__matmul__", "__rmatmul__"}
 FACTORIES = {
     f"{name}_like" for name in ("zeros", "ones", "empty", "full", "rand", "randn", "randint")
 } | {f"new_{name}" for name in ("zeros", "ones", "empty", "full", "tensor")}  # fmt: skip
@@ -87,9 +91,9 @@ _state: _State | None = None
 def _line() -> str:
     frame = sys._getframe(2)
     while frame is not None:
-        path = Path(frame.f_code.co_filename)
-        if path.is_relative_to(PACKAGE):
-            return f"{path.relative_to(PACKAGE)}:{frame.f_lineno}"
+        path = frame.f_code.co_filename
+        if path.startswith(HERE):
+            return f"{path.removeprefix(HERE)}:{frame.f_lineno}"
         frame = frame.f_back  # type: ignore[assignment]
     return "outside"
 
@@ -252,7 +256,8 @@ def _refuse(name: str, args: Any, kwargs: Any) -> None:
     """Refuse tensors of two devices in one operation, where a device does."""
     tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
     plain = [x for x in tensors if not isinstance(x, Paper)]
-    if len(plain) in (0, len(tensors)) or name in COPIES:
+    # vmap's rule for batch norm makes statistics behind Python's back; that of the function mode sees the others.
+    if len(plain) in (0, len(tensors)) or name in COPIES or name.startswith("native_batch_norm"):
         return
     shapes = ", ".join(f"{x.device} {tuple(x.shape)}" for x in tensors)
     if name in INDEXING:
@@ -294,9 +299,11 @@ def _waits(name: str, args: Any, kwargs: Any) -> None:
 
 def _dispatch(func: Any, args: Any, kwargs: Any) -> Any:
     """Do an operation on the CPU data, after what a device would look at."""
-    name = func.overloadpacket.__name__
     leaves = tree_leaves((args, kwargs))
     on = any(isinstance(x, Paper) for x in leaves)
+    if not (on or kwargs or any(isinstance(x, Generator) for x in leaves)):
+        return func(*args)  # the host's own
+    name = func.overloadpacket.__name__
     goal = kwargs.get("device")
     if on and name == "_to_copy":
         goal = None  # .to(dtype) names the device that C++ believes in; copies to the host go through _Off
@@ -356,6 +363,10 @@ class _Functions(TorchFunctionMode):
             plain_args, plain_kwargs = _plain((args, kwargs))
             with _disable_current_modes():
                 return Paper(func(*plain_args, **plain_kwargs))
+        if name in MATMUL and any(isinstance(a, Paper) and a.ndim == 1 for a in args[:2]) and len(args) == 2:
+            return _product_of_vectors(*(args if name != "__rmatmul__" else args[::-1]))
+        if func is functional.batch_norm and any(isinstance(a, Paper) for a in args):
+            _refuse("convolution", args, kwargs)
         if name in FACTORIES and isinstance(first, Paper) and kwargs.get("device") is not None:
             if not is_cuda(kwargs["device"]):
                 with _disable_current_modes():
@@ -380,6 +391,14 @@ class _Functions(TorchFunctionMode):
             moved = torch.Tensor.to(first, *rest, **options) if rest or options else first
             return _On.apply(moved, bool(kwargs.get("non_blocking", False)) and moved is first)
         return func(first, *args, **kwargs)
+
+
+def _product_of_vectors(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Return a @ b; C++ squeezes what a vector became in place, of which the wrapper hears nothing."""
+    left, right = a.ndim == 1, b.ndim == 1
+    out = (a[None] if left else a) @ (b[:, None] if right else b)
+    out = out.squeeze(-1) if right else out
+    return out.squeeze(-1 if right else -2) if left else out
 
 
 def _number(x: Any) -> Any:

@@ -45,6 +45,8 @@ REFUSED: dict[str, Make] = {
     "values of the host put into the device": lambda: on(3).index_put_((whole(0, 1),), torch.ones(2)),
     "scatter of the host's values": lambda: on(3).scatter_(0, whole(0, 1), torch.ones(2)),
     "a linear layer of the host": lambda: nn.Linear(3, 2)(on(1, 3)),
+    "a batch norm of the host": lambda: nn.BatchNorm2d(2).eval()(on(1, 2, 3, 3)),
+    "a vector times a matrix of the host": lambda: on(3) @ torch.ones(3, 3),
     "a loss against the host": lambda: functional.cross_entropy(on(2, 3), whole(0, 1, device="cpu")),
     "quantiles at values of the host": lambda: torch.quantile(on(3), torch.tensor([0.5])),
     "bincount with weights of the host": lambda: torch.bincount(whole(0, 1), weights=torch.ones(2)),
@@ -107,6 +109,22 @@ def test_results_are_those_of_the_cpu(gpu: Gpu) -> None:
         x.T[0].add_(1)
         x[x > 1] = 0
         return (x @ x.T).softmax(1).sort(descending=True).values[:, :2]
+
+    assert torch.equal(work("cuda").cpu(), work("cpu"))
+
+
+@pytest.mark.parametrize("shapes", [((3,), (3,)), ((3,), (3, 2)), ((2, 3), (3,)), ((4, 2, 3), (3,)), ((3,), (4, 3, 2))])
+def test_products_of_vectors_are_those_of_the_cpu(gpu: Gpu, shapes: tuple[tuple[int, ...], tuple[int, ...]]) -> None:
+    a, b = (torch.randn(shape) for shape in shapes)
+    found = a.to("cuda") @ b.to("cuda")
+    assert found.shape == (a @ b).shape
+    assert torch.allclose(found.cpu(), a @ b)
+
+
+def test_vmap_of_batch_norm_is_that_of_the_cpu(gpu: Gpu) -> None:
+    def work(device: str) -> torch.Tensor:
+        layer = nn.BatchNorm2d(2).to(device).eval()
+        return torch.vmap(layer)(torch.arange(24.0).view(3, 2, 2, 2, 1).to(device))
 
     assert torch.equal(work("cuda").cpu(), work("cpu"))
 
