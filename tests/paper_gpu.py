@@ -1,0 +1,506 @@
+"""A GPU on paper: tensors that say they are on cuda:0, hold CPU data, and refuse what a real device refuses.
+
+It finds device mistakes on a machine without a GPU, and counts where the host waits for the device. It says nothing of
+speed or kernels; autocast, CUDA graphs and compilers are not imitated.
+
+    with paper_gpu() as gpu, gpu.count() as waits:
+        experiment.run(config, ...)  # with device: cuda
+    print(waits.reads)  # {"item: engine/loop.py:234": 12, ...}
+
+`Paper` wraps a CPU tensor, and C++ takes it for one, so that autograd's engine works; its `device` is cuda:0. A dispatch
+mode sees operations and factories, a function mode the calls in which C++ would ask the tensor itself for its device.
+Functions that make tensors inside (COMPOSITE) run on the CPU data as a whole, since there C++ would make CPU tensors.
+"""
+
+import importlib
+import os
+import pkgutil
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import evotorch  # noqa: F401  libraries that look at devices while imported do so before anything is patched
+import timm  # noqa: F401
+import torch
+import torch._dynamo
+import torch.distributed.tensor  # noqa: F401
+import torchvision  # noqa: F401
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes, return_and_correct_aliasing
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+import neuroevo
+
+PACKAGE = Path(neuroevo.__file__).parent
+HERE = f"{PACKAGE}{os.sep}"
+CUDA, CPU = torch.device("cuda:0"), torch.device("cpu")
+aten = torch.ops.aten
+READS = {  # whose result, or its shape, the host needs before it goes on
+    "_local_scalar_dense", "nonzero", "masked_select", "_unique", "_unique2", "unique_dim", "unique_consecutive",
+    "equal", "allclose", "is_nonzero", "_linalg_eigh", "_linalg_svd",
+}  # fmt: skip
+INDEXING = {"index", "_unsafe_index", "index_put", "index_put_", "_index_put_impl_"}
+COPIES = {"_to_copy", "copy_", "copy"}
+# Functions that take all tensors from one device, a CPU number with no dimensions included.
+STRICT = {
+    "mm", "bmm", "addmm", "baddbmm", "mv", "dot", "gather", "scatter", "scatter_", "scatter_add", "scatter_add_",
+    "index_select", "index_add", "index_add_", "index_copy", "index_copy_", "index_fill", "embedding", "searchsorted",
+    "bucketize", "take", "cat", "stack", "convolution",
+}  # fmt: skip
+PRODUCTS = {"mm", "bmm", "addmm", "baddbmm", "mv", "addmv"}  # which have no kernels for whole numbers
+COMPOSITE = {"quantile", "nanquantile", "one_hot", "cov", "corrcoef", "histc", "bincount"}
+MATMUL = {"matmul", "__matmul__", "__rmatmul__"}
+FACTORIES = {
+    f"{name}_like" for name in ("zeros", "ones", "empty", "full", "rand", "randn", "randint")
+} | {f"new_{name}" for name in ("zeros", "ones", "empty", "full", "tensor")}  # fmt: skip
+Generator = torch.Generator
+
+
+class DeviceMismatch(RuntimeError):
+    """What a real device would have refused."""
+
+
+class Waits:
+    """Where the thread that counts waited for the device, by kind and line of the package."""
+
+    def __init__(self) -> None:
+        self.reads: Counter[str] = Counter()  # the host needed a value, or how many there are
+        self.writes: Counter[str] = Counter()  # a copy from memory that isn't pinned, or isn't asked to go on alone
+        self.thread = threading.get_ident()
+
+
+class _State:
+    """What a GPU on paper remembers while it is entered."""
+
+    def __init__(self) -> None:
+        self.counters: list[Waits] = []
+        self.generators: dict[int, Any] = {}  # of the device, by their address in C++, kept alive so that it is theirs
+        self.pinned: dict[int, Any] = {}  # storages, by address
+
+
+_state: _State | None = None
+
+
+def _line() -> str:
+    frame = sys._getframe(2)
+    while frame is not None:
+        path = frame.f_code.co_filename
+        if path.startswith(HERE):
+            return f"{path.removeprefix(HERE)}:{frame.f_lineno}"
+        frame = frame.f_back  # type: ignore[assignment]
+    return "outside"
+
+
+def _count(kind: str, which: str = "reads") -> None:
+    for waits in _state.counters if _state else []:
+        if waits.thread == threading.get_ident():
+            getattr(waits, which)[f"{kind}: {_line()}"] += 1
+
+
+def is_cuda(device: Any) -> bool:
+    return device is not None and torch.device(device).type == "cuda"
+
+
+def is_pinned(x: torch.Tensor) -> bool:
+    return _state is not None and x.untyped_storage().data_ptr() in _state.pinned
+
+
+def _pin(x: torch.Tensor) -> torch.Tensor:
+    assert _state is not None
+    _state.pinned[x.untyped_storage().data_ptr()] = x.untyped_storage()
+    return x
+
+
+class PaperGenerator(Generator):
+    """A generator of either device; the host's own algorithm draws for both."""
+
+    def __new__(cls, device: Any = "cpu") -> "PaperGenerator":
+        return super().__new__(cls)
+
+    def __init__(self, device: Any = "cpu") -> None:
+        self.home = CUDA if is_cuda(device) else CPU
+        if is_cuda(device) and _state is not None:
+            _state.generators[self._cdata] = self
+
+    @property
+    def device(self) -> torch.device:
+        return self.home
+
+
+def _elem(x: Any) -> Any:
+    return x.elem if isinstance(x, Paper) else x
+
+
+def _plain(values: Any) -> Any:
+    """Return arguments with the CPU data in the place of tensors of the device."""
+    return tree_map_only(torch.Tensor, _elem, values)
+
+
+class _Off(torch.autograd.Function):
+    """From the device to the host."""
+
+    @staticmethod
+    def forward(ctx: Any, x: "Paper") -> torch.Tensor:
+        _count("copy to the host")
+        with _disable_current_modes():
+            return x.elem.detach().clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
+        return Paper(grad)
+
+
+class _On(torch.autograd.Function):
+    """From the host to the device."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, alone: bool) -> torch.Tensor:
+        if not (alone and is_pinned(x)):
+            _count("copy to the device", "writes")
+        with _disable_current_modes():
+            return Paper(x.detach().clone(memory_format=torch.preserve_format))
+
+    @staticmethod
+    def backward(ctx: Any, grad: "Paper") -> tuple[torch.Tensor, None]:
+        return grad.elem, None
+
+
+class Paper(torch.Tensor):
+    """A tensor that says it is on cuda:0."""
+
+    elem: torch.Tensor
+    __torch_function__ = torch._C._disabled_torch_function_impl
+
+    @staticmethod
+    def __new__(cls, elem: torch.Tensor) -> "Paper":
+        return torch.Tensor._make_wrapper_subclass(
+            cls, elem.size(), strides=elem.stride(), storage_offset=elem.storage_offset(), dtype=elem.dtype,
+            layout=elem.layout, device="cpu", requires_grad=False,
+        )  # fmt: skip
+
+    def __init__(self, elem: torch.Tensor) -> None:
+        self.elem = elem
+
+    def __repr__(self) -> str:
+        return f"Paper({self.elem!r})"
+
+    @property
+    def device(self) -> torch.device:
+        return CUDA
+
+    @property
+    def is_cuda(self) -> bool:
+        return True
+
+    @property
+    def is_cpu(self) -> bool:
+        return False
+
+    def get_device(self) -> int:
+        return 0
+
+    def to(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        goal, rest, options = _target(args, kwargs)
+        if goal is not None and goal.type != "cuda":
+            off = _Off.apply(self)
+            return off.to(*rest, **options) if rest or options else off
+        return torch.Tensor.to(self, *rest, **options) if rest or options else self
+
+    def cpu(self, *_: Any, **__: Any) -> torch.Tensor:
+        return _Off.apply(self)
+
+    def cuda(self, *_: Any, **__: Any) -> torch.Tensor:
+        return self
+
+    def tolist(self) -> Any:
+        _count("tolist")
+        return self.detach().elem.tolist()
+
+    def numpy(self, *_: Any, **__: Any) -> Any:
+        raise TypeError("can't convert cuda:0 device type tensor to numpy; use Tensor.cpu() first")
+
+    def __array__(self, *_: Any, **__: Any) -> Any:
+        return self.numpy()
+
+    def pin_memory(self, *_: Any) -> Any:
+        raise RuntimeError("cannot pin a tensor of the device, only those of the CPU")
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return _dispatch(func, args, kwargs or {})
+
+
+def _target(args: Any, kwargs: Any) -> tuple[torch.device | None, list[Any], dict[str, Any]]:
+    """Return the device that arguments of `Tensor.to` name, and the arguments without it."""
+    goal, rest = kwargs.get("device"), []
+    for a in args:
+        if isinstance(a, str | torch.device):
+            goal = a
+        elif isinstance(a, torch.Tensor):
+            goal = a.device
+            rest.append(a.dtype)
+        elif isinstance(a, torch.dtype):
+            rest.append(a)
+    options = {k: v for k, v in kwargs.items() if k not in ("device", "non_blocking") and v is not None}
+    return None if goal is None else torch.device(goal), rest, options
+
+
+def _refuse(name: str, args: Any, kwargs: Any) -> None:
+    """Refuse tensors of two devices in one operation, where a device does."""
+    tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
+    plain = [x for x in tensors if not isinstance(x, Paper)]
+    # vmap's rule for batch norm makes statistics behind Python's back; that of the function mode sees the others.
+    if len(plain) in (0, len(tensors)) or name in COPIES or name.startswith("native_batch_norm"):
+        return
+    shapes = ", ".join(f"{x.device} {tuple(x.shape)}" for x in tensors)
+    if name in INDEXING:
+        if not isinstance(args[0], Paper):
+            raise DeviceMismatch(f"{name}: indices on cuda:0 of data on the CPU: {shapes}")
+        if len(args) > 2 and isinstance(args[2], torch.Tensor) and not isinstance(args[2], Paper) and args[2].ndim:
+            raise DeviceMismatch(f"{name}: values on the CPU: {shapes}")
+        return  # indices may be on the CPU
+    in_place = name.endswith("_") and not name.startswith("__") and not isinstance(args[0], Paper)
+    lists = any(isinstance(a, list | tuple) and any(x is y for x in a for y in plain) for a in args)
+    if name in STRICT or in_place or lists or any(x.ndim for x in plain):
+        raise DeviceMismatch(f"{name}: expected all tensors to be on the same device, found {shapes}")
+
+
+def _waits(name: str, args: Any, kwargs: Any) -> None:
+    """Count what an operation on the device makes the host wait for."""
+    if name in READS:
+        _count(name.strip("_"))
+    elif name == "multinomial" and (args[1] == 1 or not (len(args) > 2 and args[2])):
+        _count("multinomial")  # looks whether what it is given are probabilities
+    elif name == "repeat_interleave" and kwargs.get("output_size") is None:
+        _count("repeat_interleave")
+    elif name in INDEXING:
+        found = [i for i in args[1] if i is not None]
+        # x[mask] = number is masked_fill, which waits for nothing.
+        filled = len(found) == 1 and len(args) > 2 and not isinstance(args[2], Paper) and not args[2].ndim
+        if not filled and any(i.dtype in (torch.bool, torch.uint8) for i in found):
+            _count("boolean index")
+        if not all(isinstance(i, Paper) for i in found):
+            _count("index of the host", "writes")
+    elif name == "copy_":
+        to, what = args[:2]
+        alone = len(args) > 2 and args[2] or kwargs.get("non_blocking", False)
+        if not isinstance(to, Paper):
+            _count("copy to the host")
+        elif not isinstance(what, Paper) and not (alone and is_pinned(what)):
+            _count("copy to the device", "writes")
+
+
+def _dispatch(func: Any, args: Any, kwargs: Any) -> Any:
+    """Do an operation on the CPU data, after what a device would look at."""
+    leaves = tree_leaves((args, kwargs))
+    on = any(isinstance(x, Paper) for x in leaves)
+    if not (on or kwargs or any(isinstance(x, Generator) for x in leaves)):
+        return func(*args)  # the host's own
+    name = func.overloadpacket.__name__
+    goal = kwargs.get("device")
+    if on and name == "_to_copy":
+        goal = None  # .to(dtype) names the device that C++ believes in; copies to the host go through _Off
+    here = on or is_cuda(goal)
+    if on:
+        _refuse(name, args, kwargs)
+        _waits(name, args, kwargs)
+        if name in PRODUCTS and not (args[0].is_floating_point() or args[0].is_complex()):
+            raise DeviceMismatch(f'"{name}_cuda" not implemented for {args[0].dtype}')
+    for x in leaves:
+        if isinstance(x, Generator) and (_state is not None and x._cdata in _state.generators) != here:
+            raise DeviceMismatch(f"{name}: expected a generator of {'cuda' if here else 'cpu'}, found the other's")
+    pin = kwargs.get("pin_memory")
+    if pin and here:
+        raise DeviceMismatch(f"{name}: only dense CPU tensors can be pinned")
+    plain_args, plain_kwargs = _plain((args, kwargs))
+    if is_cuda(goal) or pin:
+        plain_kwargs = {k: v for k, v in plain_kwargs.items() if k != "pin_memory"} | {"device": CPU}
+    with _disable_current_modes():
+        out = func(*plain_args, **plain_kwargs)
+    if pin:
+        return _pin(out)
+    if not here:
+        return out
+    if name == "copy_" or (name.endswith("_") and not name.startswith("__") and isinstance(out, torch.Tensor)):
+        return args[0]  # in place: the same object comes back
+    if isinstance(kwargs.get("out"), torch.Tensor):
+        return kwargs["out"]
+    out = tree_map_only(torch.Tensor, lambda x: x if isinstance(x, Paper) else Paper(x), out)
+    return return_and_correct_aliasing(func, args, kwargs, out) if on and func._schema.name in _VIEWS else out
+
+
+# Views share storage with what they are views of; elsewhere autograd needs no such tie.
+_VIEWS = {
+    f"aten::{name}" for name in ("view", "_unsafe_view", "t", "transpose", "permute", "expand", "select", "slice",
+                                 "unsqueeze", "squeeze", "detach", "alias", "as_strided", "diagonal", "unfold")
+}  # fmt: skip
+
+
+class _Functions(TorchFunctionMode):
+    """What is asked of a tensor before an operation is dispatched."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        first = args[0] if args else None
+        if func in (torch.Tensor.to, torch.Tensor.cuda):
+            return self._to(func, first, args[1:], kwargs)
+        if func is torch.Tensor.pin_memory and not isinstance(first, Paper):
+            return _pin(first.clone())
+        if func is torch.Tensor.is_pinned:
+            return not isinstance(first, Paper) and is_pinned(first)
+        if name in COMPOSITE and any(isinstance(a, Paper) for a in tree_leaves((args, kwargs))):
+            _refuse("stack", args, kwargs)
+            if name == "bincount" or (name == "one_hot" and len(args) < 2 and "num_classes" not in kwargs):
+                _count(name)
+            plain_args, plain_kwargs = _plain((args, kwargs))
+            with _disable_current_modes():
+                return Paper(func(*plain_args, **plain_kwargs))
+        if name in MATMUL and any(isinstance(a, Paper) and a.ndim == 1 for a in args[:2]) and len(args) == 2:
+            return _product_of_vectors(*(args if name != "__rmatmul__" else args[::-1]))
+        if func is functional.batch_norm and any(isinstance(a, Paper) for a in args):
+            _refuse("convolution", args, kwargs)
+        if name in FACTORIES and isinstance(first, Paper) and kwargs.get("device") is not None:
+            if not is_cuda(kwargs["device"]):
+                with _disable_current_modes():
+                    return func(first.elem, *args[1:], **kwargs)
+            kwargs = {k: v for k, v in kwargs.items() if k != "device"}
+        if func in (torch.tensor, torch.as_tensor, torch.asarray) and kwargs.get("device") is not None:
+            rest = {k: v for k, v in kwargs.items() if k != "device"}
+            if isinstance(first, Paper):
+                return first.to(kwargs["device"], **{k: v for k, v in rest.items() if k == "dtype"})
+            if is_cuda(kwargs["device"]):
+                return _On.apply(func(*args, **rest), False)
+        elif func in (torch.tensor, torch.as_tensor, torch.asarray) and isinstance(first, list | tuple):
+            # A list of numbers of the device is read one by one.
+            return func(*[[_number(x) for x in first], *args[1:]], **kwargs)
+        return func(*args, **kwargs)
+
+    def _to(self, func: Any, first: Any, args: Any, kwargs: Any) -> Any:
+        if isinstance(first, Paper):
+            return first.to(*args, **kwargs) if func is torch.Tensor.to else first
+        goal, rest, options = _target(args, kwargs)
+        if func is torch.Tensor.cuda or is_cuda(goal):
+            moved = torch.Tensor.to(first, *rest, **options) if rest or options else first
+            return _On.apply(moved, bool(kwargs.get("non_blocking", False)) and moved is first)
+        return func(first, *args, **kwargs)
+
+
+def _product_of_vectors(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Return a @ b; C++ squeezes what a vector became in place, of which the wrapper hears nothing."""
+    left, right = a.ndim == 1, b.ndim == 1
+    out = (a[None] if left else a) @ (b[:, None] if right else b)
+    out = out.squeeze(-1) if right else out
+    return out.squeeze(-1 if right else -2) if left else out
+
+
+def _number(x: Any) -> Any:
+    return x.item() if isinstance(x, Paper) else x
+
+
+class _Operations(TorchDispatchMode):
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return _dispatch(func, args, kwargs or {})
+
+
+@contextmanager
+def _fork_rng(devices: Any = None, enabled: bool = True, **_: Any) -> Iterator[None]:
+    state = torch.get_rng_state()
+    try:
+        yield
+    finally:
+        if enabled:
+            torch.set_rng_state(state)
+
+
+class _Stream:
+    """A stream, or an event of one: work on paper is done as soon as it is asked for."""
+
+    def __init__(self, *_: Any, **__: Any) -> None: ...
+
+    def synchronize(self) -> None:
+        _count("synchronize")
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *_, **__: None
+
+
+@contextmanager
+def _stream(_: Any) -> Iterator[None]:
+    yield
+
+
+CUDA_MODULE: dict[str, Any] = {
+    "_lazy_init": lambda: None, "is_available": lambda: True, "device_count": lambda: 1, "init": lambda: None,
+    "mem_get_info": lambda *_: (70 * 2**30, 80 * 2**30), "synchronize": lambda *_: _count("synchronize"),
+    "empty_cache": lambda: None, "current_device": lambda: 0, "get_device_name": lambda *_: "paper GPU",
+    "get_device_capability": lambda *_: (9, 0), "is_bf16_supported": lambda *_, **__: True,
+    "manual_seed": lambda _: None, "manual_seed_all": lambda _: None, "memory_allocated": lambda *_: 0,
+    "max_memory_allocated": lambda *_: 0, "reset_peak_memory_stats": lambda *_: None,
+    "Stream": _Stream, "Event": _Stream, "stream": _stream, "current_stream": _Stream,
+}  # fmt: skip
+
+
+class Gpu:
+    """The device that a test is given."""
+
+    @contextmanager
+    def count(self) -> Iterator[Waits]:
+        """Count the waits of this thread within."""
+        assert _state is not None
+        waits = Waits()
+        _state.counters.append(waits)
+        try:
+            yield waits
+        finally:
+            _state.counters.remove(waits)
+
+
+@contextmanager
+def paper_gpu() -> Iterator[Gpu]:
+    """Give this process a GPU on paper while it is entered, and leave nothing of it behind."""
+    global _state
+    if _state is not None:
+        raise RuntimeError("there is a GPU on paper already")
+    _import_all()
+    run = threading.Thread.run
+
+    def within(self: threading.Thread) -> None:
+        with _Operations(), _Functions():
+            run(self)
+
+    swap = torch.__future__.get_swap_module_params_on_conversion()
+    with ExitStack() as stack:
+        stack.callback(torch.__future__.set_swap_module_params_on_conversion, swap)
+        torch.__future__.set_swap_module_params_on_conversion(True)
+        for owner, name, value in [
+            (torch, "Generator", PaperGenerator), (torch.random, "fork_rng", _fork_rng),
+            (threading.Thread, "run", within),
+            *((torch.cuda, name, value) for name, value in CUDA_MODULE.items()),
+        ]:  # fmt: skip
+            stack.enter_context(mock.patch.object(owner, name, value))
+        _state = _State()
+        stack.callback(_forget)
+        stack.enter_context(_Operations())
+        stack.enter_context(_Functions())
+        yield Gpu()
+
+
+@cache
+def _import_all() -> None:
+    """Import the package whole: what it imports later would keep what is patched."""
+    for found in pkgutil.walk_packages([str(PACKAGE)], "neuroevo."):
+        if not found.name.endswith("__main__"):
+            importlib.import_module(found.name)
+
+
+def _forget() -> None:
+    global _state
+    _state = None
