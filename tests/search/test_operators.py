@@ -608,7 +608,7 @@ def test_weighted_lets_no_stranger_in():
     assert crossover.weighted(genomes, torch.tensor([[0, 1, 3]]), HEAD, rng()).isfinite().all()
 
 
-@pytest.mark.parametrize(("n", "m"), [(40, 40), (40, 3), (3, 40)])
+@pytest.mark.parametrize(("n", "m"), [(40, 40), (40, 3), (3, 40), (90, 40)])
 def test_weighted_is_the_same_product_with_and_without_strangers(n, m, device):
     genomes = torch.randn(n, HEAD.genes, generator=rng(), device="cpu").to(device)
     parents = torch.randint(n, (m, 7), generator=rng(1, "cpu"), device="cpu").to(device)
@@ -617,6 +617,15 @@ def test_weighted_is_the_same_product_with_and_without_strangers(n, m, device):
     stranger = torch.full_like(genomes[:1], torch.nan)
     found = crossover.weighted(torch.cat([stranger, genomes]), parents + 1, HEAD, rng(0, device))
     torch.testing.assert_close(found, alone)
+
+
+@pytest.mark.parametrize(("n", "p"), [(80, 16), (200, 7), (200, 2), (5, 2)])
+def test_weighted_is_the_sum_of_its_parents_by_rank_by_product_and_by_rows(n, p, device):
+    genomes = torch.randn(n, HEAD.genes, generator=rng(0, "cpu"), dtype=torch.float64).to(device)
+    parents = torch.randint(n, (30, p), generator=rng(1, "cpu")).to(device)  # some twice
+    own = [1 / p + 0.5 / p**0.5 * (1 - 2 * j / (p - 1)) for j in range(p)]
+    right = torch.stack([sum(w * genomes[row] for w, row in zip(own, child, strict=True)) for child in parents])
+    torch.testing.assert_close(crossover.weighted(genomes, parents, HEAD, rng(0, device)), right)
 
 
 @pytest.mark.parametrize("n", [3, 16, 300])

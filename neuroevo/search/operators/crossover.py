@@ -24,6 +24,7 @@ from neuroevo.search.operators.masks import (
 )
 
 Crossover = Callable[[Tensor, Tensor, Layout, torch.Generator], Tensor]
+SPARSE = 10  # times as many individuals as a child has parents: from here on a sum of rows is quicker than a product
 
 
 def _exchange(genomes: Tensor, parents: Tensor, mask: Callable[[slice, slice], Tensor]) -> Tensor:
@@ -144,11 +145,10 @@ def weighted(
     many they are: below sqrt(3) a population can't spread by this alone.
     """
     n, p = len(genomes), parents.shape[1]
-    if parents.numel() < n:  # most of the population are nobody's parents
-        rows, parents = torch.unique(parents, return_inverse=True)
-        genomes = genomes.index_select(0, rows)
-        n = len(rows)
     own = 1 / p + step / math.sqrt(p) * torch.linspace(1, -1, p, dtype=genomes.dtype, device=genomes.device)
+    if n >= SPARSE * p:
+        each = own.expand(parents.shape).contiguous()
+        return torch.nn.functional.embedding_bag(parents, genomes, per_sample_weights=each, mode="sum")
     weights = genomes.new_zeros(len(parents), n).scatter_add_(1, parents, own.expand(parents.shape))
     used = torch.zeros(n, dtype=torch.bool, device=genomes.device).index_fill_(0, parents.flatten(), True)
     if genomes.device.type != "cpu" or not used.all():  # to look would make a GPU wait
