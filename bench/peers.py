@@ -9,11 +9,11 @@ stage of EfficientNet-Lite0 at 128 pixels for 16 individuals on 256 samples. f: 
 features, wall clock from process start to result, each by its own means: the default run, the hybrid one as our best,
 evotorch's SNES, EvoX's OpenES, PyGAD's GA, torch.optim.SGD alone; one that takes too long is said to be short of it.
 
-Medians over rounds after one for warming up. Ratios are what to compare; on a machine with other work those of processor
-time are the fairer ones. Peers come with `pip install -e '.[bench]'`; one that isn't installed is a row that says so.
-What peers are given is the kindest setting known: evotorch's GA evaluates children only (elitist=False,
-re_evaluate=False: as it comes it evaluates twice as many) and crosses at one point; but for the row `evotorch loader`,
-batches are handed in ready-made, to EvoX as well.
+Medians over rounds after one for warming up. Ratios are what to compare; where a machine has other work, those of
+processor time. Peers come with `pip install -e '.[bench]'`; one that isn't installed is a row that says so. What peers
+are given is the kindest setting known: evotorch's GA evaluates children only (elitist=False, re_evaluate=False: as it
+comes it evaluates twice as many) and crosses at one point; but for the row `evotorch loader`, batches are handed in
+ready-made, to EvoX as well.
 """
 
 import argparse
