@@ -9,10 +9,11 @@ stage of EfficientNet-Lite0 at 128 pixels for 16 individuals on 256 samples. f: 
 features, wall clock from process start to result, each by its own means: the default run, the hybrid one as our best,
 evotorch's SNES, EvoX's OpenES, PyGAD's GA, torch.optim.SGD alone; one that takes too long is said to be short of it.
 
-Medians over rounds after one for warming up; ratios are what to compare. Peers come with `pip install -e '.[bench]'`;
-one that isn't installed is a row that says so. What peers are given is the kindest setting known: evotorch's GA
-evaluates children only (elitist=False, re_evaluate=False: as it comes it evaluates twice as many) and crosses at one
-point; but for the row `evotorch loader`, batches are handed in ready-made, to EvoX as well.
+Medians over rounds after one for warming up. Ratios are what to compare; where a machine has other work, those of
+processor time. Peers come with `pip install -e '.[bench]'`; one that isn't installed is a row that says so. What peers
+are given is the kindest setting known: evotorch's GA evaluates children only (elitist=False, re_evaluate=False: as it
+comes it evaluates twice as many) and crosses at one point; but for the row `evotorch loader`, batches are handed in
+ready-made, to EvoX as well.
 """
 
 import argparse
@@ -49,6 +50,7 @@ class Measured(NamedTuple):
     """What a work came to."""
 
     rows: dict[str, dict[str, Any]]  # way -> seconds and gflops, or what is missing
+    processor: dict[str, float]  # way -> seconds of processor time of this process, its threads together
     agreement: dict[str, float]  # what was compared -> the largest difference
 
 
@@ -57,14 +59,16 @@ def measure(work: Work, rounds: int, device: torch.device) -> Measured:
     settle: Callable[[], object] = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     ways = {name: way for name, way in work.ways.items() if not isinstance(way, Missing)}
     seconds: dict[str, list[float]] = {name: [] for name in ways}
+    processor: dict[str, list[float]] = {name: [] for name in ways}
     results: dict[str, Any] = {}
     for _ in range(rounds + work.warm):
         for name, way in ways.items():
             settle()
-            began = time.perf_counter()
+            began, used = time.perf_counter(), time.process_time()
             results[name] = way()
             settle()
             seconds[name].append((time.perf_counter() - began) * work.scale.get(name, 1))
+            processor[name].append((time.process_time() - used) * work.scale.get(name, 1))
     seconds |= work.parts
     rows: dict[str, dict[str, Any]] = {}
     for name in [*work.ways, *work.parts]:
@@ -76,22 +80,25 @@ def measure(work: Work, rounds: int, device: torch.device) -> Measured:
         rows[name] = {"seconds": taken}
         if name not in work.parts and work.flops is not None:
             rows[name]["gflops"] = work.flops(name) / taken / 1e9
-    return Measured(rows, work.check(results))
+    spent = {name: statistics.median(times[work.warm :]) for name, times in processor.items()}
+    return Measured(rows, spent, work.check(results))
 
 
-def lines(rows: dict[str, dict[str, Any]]) -> Iterable[str]:
-    """Yield a table of a work: times by which our ways are quicker than each."""
-    best = rows.get(BEST, {}).get("seconds")
-    yield f"| {'way':24} | {'ms':>10} | GFLOP/s | of float32's time | of best's time |"
-    yield "|---|---|---|---|---|"
+def lines(rows: dict[str, dict[str, Any]], spent: dict[str, float]) -> Iterable[str]:
+    """Yield a table of a work: by how much our ways are quicker than each, in wall time and in processor time."""
+    yield f"| {'way':24} | {'ms':>10} | GFLOP/s | of float32's time | of best's time | in processor time |"
+    yield "|---|---|---|---|---|---|"
+    wall = {name: row["seconds"] for name, row in rows.items() if "seconds" in row}
     for name, row in rows.items():
         if "missing" in row:
-            yield f"| {name:24} | not installed: {row['missing']} | | | |"
+            yield f"| {name:24} | not installed: {row['missing']} | | | | |"
             continue
-        own = rows[OURS + ", MLP" if name.endswith(", MLP") else OURS]["seconds"]
-        ratio = f"{row['seconds'] / best:.2f}" if best else ""
-        rate = f"{row['gflops']:.1f}" if "gflops" in row else ""
-        yield f"| {name:24} | {1e3 * row['seconds']:10.1f} | {rate:>7} | {row['seconds'] / own:.2f} | {ratio} |"
+        own = OURS + ", MLP" if name.endswith(", MLP") else OURS
+        cells = [f"{1e3 * row['seconds']:10.1f}", f"{row['gflops']:.1f}" if "gflops" in row else ""]
+        cells += [f"{wall[name] / wall[base]:.2f}" if base in wall else "" for base in (own, BEST)]
+        bases = [base for base in (own, BEST) if base in spent and name in spent]
+        cells.append(", ".join(f"{spent[name] / spent[base]:.2f}" for base in bases))
+        yield f"| {name:24} | {' | '.join(cells)} |"
 
 
 def commit() -> str:
@@ -140,13 +147,16 @@ def main() -> None:
         torch.manual_seed(0)
         work = WORKS[letter](options.small, device)
         found[letter] = measure(work, options.rounds, device)
-        print(f"\n({letter}) {work.title}\n", *lines(found[letter].rows), sep="\n", flush=True)
+        print(f"\n({letter}) {work.title}\n", *lines(found[letter].rows, found[letter].processor), sep="\n", flush=True)
         for what, difference in found[letter].agreement.items():
             print(f"{what}: differs by {difference:.2g} at most", flush=True)
     if options.json:
-        works = {letter: measured.rows for letter, measured in found.items()}
-        agreement = {letter: measured.agreement for letter, measured in found.items()}
-        options.json.write_text(json.dumps({**about, "work": works, "agreement": agreement}, indent=1) + "\n")
+        columns = {"work": "rows", "processor_seconds": "processor", "agreement": "agreement"}
+        figures = {
+            key: {letter: getattr(measured, name) for letter, measured in found.items()}
+            for key, name in columns.items()
+        }
+        options.json.write_text(json.dumps({**about, **figures}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
