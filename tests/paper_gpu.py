@@ -7,9 +7,9 @@ speed or kernels; autocast, CUDA graphs and compilers are not imitated.
         experiment.run(config, ...)  # with device: cuda
     print(waits.reads)  # {"item: engine/loop.py:234": 12, ...}
 
-`Paper` wraps a CPU tensor, and C++ takes it for one, so that autograd's engine works; its `device` is cuda:0. A dispatch
-mode sees operations and factories, a function mode the calls in which C++ would ask the tensor itself for its device.
-Functions that make tensors inside (COMPOSITE) run on the CPU data as a whole, since there C++ would make CPU tensors.
+`Paper` wraps a CPU tensor, and C++ takes it for one, so that autograd's engine works; its `device` is cuda:0. A
+dispatch mode sees operations and factories, a function mode the calls in which C++ would ask the tensor itself for its
+device. Functions that make tensors inside (COMPOSITE) run on the CPU data as a whole, since there C++ would make CPU tensors.
 """
 
 import importlib
@@ -29,7 +29,7 @@ import evotorch  # noqa: F401  libraries that look at devices while imported do 
 import timm  # noqa: F401
 import torch
 import torch._dynamo
-import torch.distributed.tensor  # noqa: F401
+import torch.distributed.tensor
 import torchvision  # noqa: F401
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
@@ -302,7 +302,7 @@ def _waits(name: str, args: Any, kwargs: Any) -> None:
             _count("index of the host", "writes")
     elif name == "copy_":
         to, what = args[:2]
-        alone = len(args) > 2 and args[2] or kwargs.get("non_blocking", False)
+        alone = (len(args) > 2 and args[2]) or kwargs.get("non_blocking", False)
         if not isinstance(to, Paper):
             _count("copy to the host")
         elif not isinstance(what, Paper) and not (alone and is_pinned(what)):

@@ -13,16 +13,14 @@ from typing import Any, Literal
 
 import pytest
 import torch
-from conftest import Quiet, make_folder
+from conftest import Quiet
 from paper_gpu import CUDA, Gpu, Paper, Waits, paper_gpu
 from pydantic import BaseModel
 from torch import Tensor, nn
 
 import neuroevo
-from neuroevo import config
 from neuroevo.config import Config, load
 from neuroevo.config.parts import TABLES, Part, schema
-from neuroevo.config.schema import Backbone, Features, Fitness, Genome, Head, Memory, Refine
 from neuroevo.engine.cost import Budget
 from neuroevo.engine.loop import Step
 from neuroevo.experiments import evaluation, experiment, export
@@ -78,12 +76,13 @@ CASES: dict[str, list[str]] = {
              "memory.limit=null"],
     "snes, its rate": ["algorithm={name: snes, population: 8, sigma_rate: 0.1}", "fitness.split=validation"],
     "xnes": ["algorithm={name: xnes, population: 8}", "features={components: 4}"],
-    "xnes, its rate": ["algorithm={name: xnes, population: 8, sigma_rate: 0.1}", "features={components: 4, whitening: 0.5}"],
+    "xnes, its rate": ["algorithm={name: xnes, population: 8, sigma_rate: 0.1}",
+                       "features={components: 4, whitening: 0.5}"],
     "pgpe": ["algorithm={name: pgpe, population: 8}", "fitness.balanced=true"],
     "cem": ["algorithm={name: cem, population: 8}", "fitness.class_weights=true"],
     "sep_cma": ["algorithm={name: sep_cma, population: 8}", "features={standardise: false, components: null}"],
-    "es": ["algorithm={name: es, population: 8}", "head={name: mlp, hidden: [8], activation: silu}", "head.init=default"],
-    "pso": ["algorithm={name: pso, population: 8}", "head={name: mlp, hidden: [8], activation: tanh}", "head.init=default"],
+    "es": ["algorithm={name: es, population: 8}", *MLP, "head.activation=silu"],
+    "pso": ["algorithm={name: pso, population: 8}", *MLP, "head.activation=tanh"],
     "pso in a ring": ["algorithm={name: pso, population: 8, neighbourhood: ring, max_velocity: null}",
                       "fitness.logit_adjustment=1.0", "fitness.samples=all", "data.long_tail=0.3"],
     "de": ["algorithm={name: de, population: 8}"],
