@@ -9,7 +9,8 @@ speed or kernels; autocast, CUDA graphs and compilers are not imitated.
 
 `Paper` wraps a CPU tensor, and C++ takes it for one, so that autograd's engine works; its `device` is cuda:0. A
 dispatch mode sees operations and factories, a function mode the calls in which C++ would ask the tensor itself for its
-device. Functions that make tensors inside (COMPOSITE) run on the CPU data as a whole, since there C++ would make CPU tensors.
+device. Functions that make tensors inside (COMPOSITE) run on the CPU data as a whole, since there C++ would make CPU
+tensors.
 """
 
 import importlib
