@@ -7,9 +7,10 @@ speed or kernels; autocast, CUDA graphs and compilers are not imitated.
         experiment.run(config, ...)  # with device: cuda
     print(waits.reads)  # {"item: engine/loop.py:234": 12, ...}
 
-`Paper` wraps a CPU tensor, and C++ takes it for one, so that autograd's engine works; its `device` is cuda:0. A dispatch
-mode sees operations and factories, a function mode the calls in which C++ would ask the tensor itself for its device.
-Functions that make tensors inside (COMPOSITE) run on the CPU data as a whole, since there C++ would make CPU tensors.
+`Paper` wraps a CPU tensor, and C++ takes it for one, so that autograd's engine works; its `device` is cuda:0. A
+dispatch mode sees operations and factories, a function mode the calls in which C++ would ask the tensor itself for its
+device. Functions that make tensors inside (COMPOSITE) run on the CPU data as a whole, since there C++ would make CPU
+tensors.
 """
 
 import importlib
@@ -29,12 +30,11 @@ import evotorch  # noqa: F401  libraries that look at devices while imported do 
 import timm  # noqa: F401
 import torch
 import torch._dynamo
-import torch.distributed.tensor  # noqa: F401
+import torch.distributed.tensor
 import torchvision  # noqa: F401
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes, return_and_correct_aliasing
-from torch.utils._pytree import tree_leaves, tree_map_only
 
 import neuroevo
 
@@ -134,13 +134,26 @@ class PaperGenerator(Generator):
         return self.home
 
 
-def _elem(x: Any) -> Any:
-    return x.elem if isinstance(x, Paper) else x
-
-
-def _plain(values: Any) -> Any:
+def _plain(x: Any) -> Any:
     """Return arguments with the CPU data in the place of tensors of the device."""
-    return tree_map_only(torch.Tensor, _elem, values)
+    if isinstance(x, Paper):
+        return x.elem
+    if isinstance(x, dict):
+        return {key: _plain(value) for key, value in x.items()}
+    return type(x)(map(_plain, x)) if type(x) in (list, tuple) else x
+
+
+def _on(x: Any) -> Any:
+    """Return results as tensors of the device."""
+    if isinstance(x, torch.Tensor):
+        return x if isinstance(x, Paper) else Paper(x)
+    return type(x)(map(_on, x)) if type(x) in (list, tuple) else x
+
+
+def _leaves(x: Any) -> list[Any]:
+    if isinstance(x, list | tuple):
+        return [leaf for each in x for leaf in _leaves(each)]
+    return _leaves([*x.values()]) if isinstance(x, dict) else [x]
 
 
 class _Off(torch.autograd.Function):
@@ -254,7 +267,7 @@ def _target(args: Any, kwargs: Any) -> tuple[torch.device | None, list[Any], dic
 
 def _refuse(name: str, args: Any, kwargs: Any) -> None:
     """Refuse tensors of two devices in one operation, where a device does."""
-    tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
+    tensors = [x for x in _leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
     plain = [x for x in tensors if not isinstance(x, Paper)]
     # vmap's rule for batch norm makes statistics behind Python's back; that of the function mode sees the others.
     if len(plain) in (0, len(tensors)) or name in COPIES or name.startswith("native_batch_norm"):
@@ -290,7 +303,7 @@ def _waits(name: str, args: Any, kwargs: Any) -> None:
             _count("index of the host", "writes")
     elif name == "copy_":
         to, what = args[:2]
-        alone = len(args) > 2 and args[2] or kwargs.get("non_blocking", False)
+        alone = (len(args) > 2 and args[2]) or kwargs.get("non_blocking", False)
         if not isinstance(to, Paper):
             _count("copy to the host")
         elif not isinstance(what, Paper) and not (alone and is_pinned(what)):
@@ -299,7 +312,7 @@ def _waits(name: str, args: Any, kwargs: Any) -> None:
 
 def _dispatch(func: Any, args: Any, kwargs: Any) -> Any:
     """Do an operation on the CPU data, after what a device would look at."""
-    leaves = tree_leaves((args, kwargs))
+    leaves = _leaves((args, kwargs))
     on = any(isinstance(x, Paper) for x in leaves)
     if not (on or kwargs or any(isinstance(x, Generator) for x in leaves)):
         return func(*args)  # the host's own
@@ -332,7 +345,7 @@ def _dispatch(func: Any, args: Any, kwargs: Any) -> Any:
         return args[0]  # in place: the same object comes back
     if isinstance(kwargs.get("out"), torch.Tensor):
         return kwargs["out"]
-    out = tree_map_only(torch.Tensor, lambda x: x if isinstance(x, Paper) else Paper(x), out)
+    out = _on(out)
     return return_and_correct_aliasing(func, args, kwargs, out) if on and func._schema.name in _VIEWS else out
 
 
@@ -356,7 +369,7 @@ class _Functions(TorchFunctionMode):
             return _pin(first.clone())
         if func is torch.Tensor.is_pinned:
             return not isinstance(first, Paper) and is_pinned(first)
-        if name in COMPOSITE and any(isinstance(a, Paper) for a in tree_leaves((args, kwargs))):
+        if name in COMPOSITE and any(isinstance(a, Paper) for a in _leaves((args, kwargs))):
             _refuse("stack", args, kwargs)
             if name == "bincount" or (name == "one_hot" and len(args) < 2 and "num_classes" not in kwargs):
                 _count(name)
@@ -365,7 +378,7 @@ class _Functions(TorchFunctionMode):
                 return Paper(func(*plain_args, **plain_kwargs))
         if name in MATMUL and any(isinstance(a, Paper) and a.ndim == 1 for a in args[:2]) and len(args) == 2:
             return _product_of_vectors(*(args if name != "__rmatmul__" else args[::-1]))
-        if func is functional.batch_norm and any(isinstance(a, Paper) for a in args):
+        if func is functional.batch_norm and not _is_batched(first) and any(isinstance(a, Paper) for a in args):
             _refuse("convolution", args, kwargs)
         if name in FACTORIES and isinstance(first, Paper) and kwargs.get("device") is not None:
             if not is_cuda(kwargs["device"]):
@@ -399,6 +412,11 @@ def _product_of_vectors(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     out = (a[None] if left else a) @ (b[:, None] if right else b)
     out = out.squeeze(-1) if right else out
     return out.squeeze(-1 if right else -2) if left else out
+
+
+def _is_batched(x: Any) -> bool:
+    """Tell whether vmap wrapped a tensor, which then doesn't say where it is."""
+    return isinstance(x, torch.Tensor) and bool(torch._C._functorch.is_batchedtensor(x))
 
 
 def _number(x: Any) -> Any:

@@ -13,16 +13,14 @@ from typing import Any, Literal
 
 import pytest
 import torch
-from conftest import Quiet, make_folder
+from conftest import Quiet
 from paper_gpu import CUDA, Gpu, Paper, Waits, paper_gpu
 from pydantic import BaseModel
 from torch import Tensor, nn
 
 import neuroevo
-from neuroevo import config
 from neuroevo.config import Config, load
 from neuroevo.config.parts import TABLES, Part, schema
-from neuroevo.config.schema import Backbone, Features, Fitness, Genome, Head, Memory, Refine
 from neuroevo.engine.cost import Budget
 from neuroevo.engine.loop import Step
 from neuroevo.experiments import evaluation, experiment, export
@@ -74,17 +72,19 @@ CASES: dict[str, list[str]] = {
     "a cost matrix": ["fitness.metric=" + json.dumps(
         {"name": "cost_matrix", "costs": [[float(i != j) for i in range(10)] for j in range(10)]})],
     # The other algorithms, and how samples are scored.
-    "snes": ["algorithm={name: snes, population: 8}", "fitness.precision=bfloat16", "features.dtype=float16"],
+    "snes": ["algorithm={name: snes, population: 8}", "fitness.precision=bfloat16", "features.dtype=float16",
+             "memory.limit=null"],
     "snes, its rate": ["algorithm={name: snes, population: 8, sigma_rate: 0.1}", "fitness.split=validation"],
     "xnes": ["algorithm={name: xnes, population: 8}", "features={components: 4}"],
-    "xnes, its rate": ["algorithm={name: xnes, population: 8, sigma_rate: 0.1}", "features={components: 4, whitening: 0.5}"],
+    "xnes, its rate": ["algorithm={name: xnes, population: 8, sigma_rate: 0.1}",
+                       "features={components: 4, whitening: 0.5}"],
     "pgpe": ["algorithm={name: pgpe, population: 8}", "fitness.balanced=true"],
     "cem": ["algorithm={name: cem, population: 8}", "fitness.class_weights=true"],
     "sep_cma": ["algorithm={name: sep_cma, population: 8}", "features={standardise: false, components: null}"],
-    "es": ["algorithm={name: es, population: 8}", "head={name: mlp, hidden: [8], activation: silu}", "head.init=default"],
-    "pso": ["algorithm={name: pso, population: 8}", "head={name: mlp, hidden: [8], activation: tanh}", "head.init=default"],
+    "es": ["algorithm={name: es, population: 8}", *MLP, "head.activation=silu"],
+    "pso": ["algorithm={name: pso, population: 8}", *MLP, "head.activation=tanh"],
     "pso in a ring": ["algorithm={name: pso, population: 8, neighbourhood: ring, max_velocity: null}",
-                      "fitness={logit_adjustment: 1.0, samples: all}", "data.long_tail=0.3"],
+                      "fitness.logit_adjustment=1.0", "fitness.samples=all", "data.long_tail=0.3"],
     "de": ["algorithm={name: de, population: 8}"],
     "de, best": ["algorithm={name: de, population: 8, strategy: best}"],
     "de, current": ["algorithm={name: de, population: 8, strategy: current_to_best}"],
@@ -112,8 +112,9 @@ CASES: dict[str, list[str]] = {
     "a stage, one after another": [*DEEP, *LEARN, "memory.plan=loop", "backbone.batchnorm=recalibrate"],
     "a stage at once": [*DEEP, *LEARN, "memory.plan=vmap"],
     "a stage, safe": [*DEEP, "algorithm.mutation.safe=true", "algorithm.mutation.relative=false"],
-    "a stage alone": [*DEEP, "head={init: network, trainable: false}", "backbone.channels=1"],
+    "a stage alone": [*DEEP, "head.init=network", "head.trainable=false", "backbone.channels=1"],
 }  # fmt: skip
+
 
 @pytest.fixture
 def gpu() -> Iterator[Gpu]:
@@ -143,6 +144,181 @@ def test_a_run_is_begun_resumed_evaluated_and_exported(gpu: Gpu, tmp_path: Path,
     result = rundir.read_result(folder)
     assert result["status"] == "finished"
     found = evaluation.evaluate(str(folder), None, quiet)
-    assert found == {**result["champion"]["test"], **{k: found[k] for k in found if k not in result["champion"]["test"]}}
+    assert found == {
+        **result["champion"]["test"],
+        **{k: found[k] for k in found if k not in result["champion"]["test"]},
+    }
     export.export(str(folder), None, str(tmp_path / "n.safetensors"))
     assert (tmp_path / "n.safetensors").stat().st_size
+
+
+def enumerate_values(annotation: Any) -> set[str]:
+    """Return what of an option's values are to be tried: each of a few, else what kind of value it may be."""
+    if annotation is bool:
+        return {"True", "False"}
+    if annotation is None or annotation is type(None):
+        return {"None"}
+    origin, args = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is Literal:
+        return {str(value) for value in args}
+    if origin is typing.Annotated:
+        return enumerate_values(args[0])
+    if origin in (typing.Union, types.UnionType):
+        return set().union(*map(enumerate_values, args))
+    return {"list"} if origin in (list, tuple) else {"number"} if annotation in (int, float) else set()
+
+
+def kind(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return "list"
+    return "number" if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
+
+
+def options(c: Config) -> Iterator[tuple[str, str, set[str], str]]:
+    """Yield a config's tables' rows and options: where, which, what is to be tried, and what this config has."""
+
+    def of_part(part: Part) -> Iterator[tuple[str, str, set[str], str]]:
+        for key, field in schema(part.kind, part.name, "")[1].model_fields.items():
+            yield f"{part.kind} {part.name}", key, enumerate_values(field.annotation), kind(part.options[key])
+        yield part.kind, "name", set(), part.name
+        for value in part.options.values():
+            if isinstance(value, Part):
+                yield from of_part(value)
+
+    def of_section(name: str, section: BaseModel) -> Iterator[tuple[str, str, set[str], str]]:
+        for key in type(section).own_keys():  # type: ignore[attr-defined]
+            yield name, key, enumerate_values(type(section).model_fields[key].annotation), kind(getattr(section, key))
+
+    sections: list[BaseModel | None] = [c.backbone, c.head, c.features, c.genome, c.refine, c.fitness, c.memory]
+    for section in filter(None, sections):
+        yield from of_section(type(section).__name__.lower(), section)
+    parts = [c.head.layers, c.algorithm, *c.fitness.metrics, c.fitness.ties, c.validate.metric]
+    for part in [*parts, None if c.refine is None else c.refine.optimizer]:
+        if part is not None:
+            yield from of_part(part)
+
+
+ELSEWHERE = {
+    ("backbone", "weights"), ("backbone", "transfer"), ("genome", "start"),  # files, read on the host
+    ("features", "whitening"), ("mutation gaussian", "relative"),  # None has become a value before a run begins
+}  # fmt: skip
+
+
+def test_each_row_of_the_tables_and_each_value_of_their_options_is_among_the_cases() -> None:
+    wanted: dict[tuple[str, str], set[str]] = {}
+    found: dict[tuple[str, str], set[str]] = {}
+    for sets in CASES.values():
+        for where, key, values, value in options(load(None, [*BASE[1:], *sets])):
+            wanted.setdefault((where, key), set()).update(values)
+            found.setdefault((where, key), set()).add(value)
+    for table in ("head", "algorithm", "selection", "crossover", "mutation", "refine", "metric"):
+        assert found[table, "name"] == {*TABLES[table]}
+    lacking = {key: values - found[key] for key, values in wanted.items() if key not in ELSEWHERE}
+    assert {key: values for key, values in lacking.items() if values} == {}
+
+
+SPACE = {
+    "refine.lr": {"name": "float", "low": 0.001, "high": 1, "scale": "log"},
+    "refine.batch_size": {"name": "integer", "low": 16, "high": 64},
+    "refine.nesterov": "boolean",
+    "head.activation": {"name": "categorical", "choices": ["relu", "tanh"]},
+    "head.hidden": {"name": "list", "low": 0, "high": 1, "item": {"name": "integer", "low": 4, "high": 8}},
+}
+
+
+@pytest.mark.parametrize("sampler", TABLES["sampler"])
+def test_hyperparameters_are_searched(gpu: Gpu, tmp_path: Path, sampler: str) -> None:
+    if sampler.startswith("optuna"):
+        pytest.importorskip("optuna")
+        if sampler.endswith("cmaes"):
+            pytest.importorskip("cmaes")
+    searched = {"sampler": {"name": sampler, "population": 2}, "space": SPACE, "budget": {"generations": 1},
+                "trial": {"generations": 2, "rungs": [1]}}  # fmt: skip
+    c = configured("algorithm={name: fixed, population: 1}", *MLP, *LEARN, f"tune={json.dumps(searched)}")
+    assert {part.name for part in c.tune.variables.values()} == {*TABLES["variable"]}  # type: ignore[union-attr]
+    tune.run(c, str(tmp_path / "t"), "test", Quiet(), Signals())
+    assert rundir.read_result(tmp_path / "t")["status"] == "finished"
+
+
+def test_a_run_on_the_device_is_that_on_the_cpu(tmp_path: Path) -> None:
+    sets = [*LEARN, "features.components=null"]
+    here, there = Quiet(), Quiet()
+    experiment.run(configured(*sets, "device=cpu"), str(tmp_path / "cpu"), "test", here)
+    with paper_gpu():
+        experiment.run(configured(*sets), str(tmp_path / "cuda"), "test", there)
+    for a, b in zip(here.steps, there.steps, strict=True):
+        assert isinstance(b.population.genomes, Paper)
+        assert torch.allclose(a.population.genomes, b.population.genomes.elem, atol=1e-5)
+
+
+def samples() -> tuple[Tensor, Tensor]:
+    labels = torch.arange(3).repeat(20)
+    return torch.randn(60, 5, generator=torch.Generator().manual_seed(0)) + labels[:, None], labels
+
+
+@pytest.mark.parametrize("trainable", [(), ("0.weight", "2.*")])
+@pytest.mark.parametrize("refine", [None, neuroevo.sgd(steps=2)])
+def test_a_classifier_is_evolved_from_python(gpu: Gpu, trainable: tuple[str, ...], refine: Any) -> None:
+    model = nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 3))
+    found = neuroevo.evolve(
+        model, samples(), trainable=trainable, refine=refine, device="cuda", algorithm=neuroevo.ga(population=8),
+        budget=Budget(generations=3), samples=20,
+    )  # fmt: skip
+    assert found.population.genomes.device == CUDA
+    assert found.model is not None
+    assert found.model(samples()[0].to(next(found.model.parameters()).device)).shape == (60, 3)
+
+
+def test_a_function_of_a_module_is_evolved(gpu: Gpu) -> None:
+    x = torch.ones(4, 5, device="cuda")
+    found = neuroevo.evolve(
+        nn.Linear(5, 1), fitness=lambda module: -module(x).square().mean(), device="cuda",
+        algorithm=neuroevo.ga(population=8), budget=Budget(generations=3),
+    )  # fmt: skip
+    assert found.population.genomes.device == CUDA
+    assert len(found.history) == 3
+
+
+def test_a_function_of_genomes_is_evolved(gpu: Gpu) -> None:
+    found = neuroevo.evolve(
+        fitness=lambda genomes: -genomes.square().sum(1), start=torch.ones(5), device="cuda",
+        algorithm=neuroevo.snes(population=8), budget=Budget(generations=3),
+    )  # fmt: skip
+    assert found.population.genomes.device == CUDA
+
+
+class Marks(Quiet):
+    """Notes after each generation how many waits there have been."""
+
+    def __init__(self, waits: Waits) -> None:
+        super().__init__()
+        self.waits = waits
+        self.reads: list[int] = []
+        self.writes: list[int] = []
+
+    def generation(self, step: Step) -> None:
+        super().generation(step)
+        self.reads.append(self.waits.reads.total())
+        self.writes.append(self.waits.writes.total())
+
+
+# Waits for the device in a generation without validation or checkpoint: values read, and copies from plain memory.
+# They only shrink; two reads for the default and four with gradient steps are what there is to reach.
+WAITS = {"default": (9, 3), "hybrid": (19, 7)}
+HYBRID = ["refine.steps=2", "refine.batch_size=30", "algorithm.elites=0", "algorithm.crossover=uniform",
+          "algorithm.mutation.self_adaptive=true"]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "sets"), [("default", []), ("hybrid", HYBRID)])
+def test_a_generation_waits_for_the_device_no_more_often_than_it_did(
+    gpu: Gpu, tmp_path: Path, name: str, sets: list[str]
+) -> None:
+    with gpu.count() as waits:
+        marks = Marks(waits)
+        more = ["budget.generations=8", "validate.every=8", "checkpoint.every=8"]
+        experiment.run(configured(*sets, *more), str(tmp_path / "r"), "test", marks)
+    reads = {after - before for before, after in zip(marks.reads[2:6], marks.reads[3:7], strict=True)}
+    writes = {after - before for before, after in zip(marks.writes[2:6], marks.writes[3:7], strict=True)}
+    most_reads, most_writes = WAITS[name]
+    assert max(reads) <= most_reads, waits.reads.most_common()
+    assert max(writes) <= most_writes, waits.writes.most_common()

@@ -254,7 +254,8 @@ def test_nothing_of_it_is_left() -> None:
     def look() -> list[object]:
         names = sorted(name for name in dir(torch.cuda) if not name.startswith("__"))
         return [
-            torch.Generator, torch.random.fork_rng, threading.Thread.run, *(getattr(torch.cuda, name) for name in names),
+            torch.Generator, torch.random.fork_rng, threading.Thread.run,
+            *(getattr(torch.cuda, name) for name in names),
             torch.__future__.get_swap_module_params_on_conversion(), torch.overrides._get_current_function_mode(),
             len(torch.utils._python_dispatch._get_current_dispatch_mode_stack()),
         ]  # fmt: skip
