@@ -16,6 +16,9 @@ class Scores(NamedTuple):
 
 def ranks(values: Tensor) -> Tensor:
     """Return the dense rank [n] of each row of values [n, m], highest best; later columns break ties of earlier."""
-    dense: Tensor
-    _, dense = torch.unique(values, dim=0, return_inverse=True)  # unique sorts rows lexicographically
-    return dense.to(values.dtype)
+    order = torch.arange(len(values), device=values.device)
+    for column in values.T.flip(0):
+        order = order[column[order].argsort(stable=True)]
+    rows = values[order]
+    rises = (rows[1:] != rows[:-1]).any(1).cumsum(0)  # `unique` would make a GPU wait for how many there are
+    return values.new_zeros(len(values)).index_copy_(0, order[1:], rises.to(values.dtype))
