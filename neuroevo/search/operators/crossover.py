@@ -144,15 +144,17 @@ def weighted(
     (1991) of two. With the square root, what chance alone moves is step / sqrt(3) of the parents' deviation, however
     many they are: below sqrt(3) a population can't spread by this alone.
     """
-    n, p = len(genomes), parents.shape[1]
+    p = parents.shape[1]
     own = 1 / p + step / math.sqrt(p) * torch.linspace(1, -1, p, dtype=genomes.dtype, device=genomes.device)
-    if n >= SPARSE * p:
+    if len(genomes) >= SPARSE * p:
         each = own.expand(parents.shape).contiguous()
         return torch.nn.functional.embedding_bag(parents, genomes, per_sample_weights=each, mode="sum")
-    weights = genomes.new_zeros(len(parents), n).scatter_add_(1, parents, own.expand(parents.shape))
-    used = torch.zeros(n, dtype=torch.bool, device=genomes.device).index_fill_(0, parents.flatten(), True)
-    if genomes.device.type != "cpu" or not used.all():  # to look would make a GPU wait
+    used = torch.zeros(len(genomes), dtype=torch.bool, device=genomes.device).index_fill_(0, parents.flatten(), True)
+    if genomes.device.type != "cpu":  # which would have to wait for how many are used
         genomes = genomes.where(used[:, None], 0)  # 0 times a stranger's NaN is NaN
+    elif not used.all():
+        genomes, parents = genomes[used], (used.cumsum(0) - 1)[parents]
+    weights = genomes.new_zeros(len(parents), len(genomes)).scatter_add_(1, parents, own.expand(parents.shape))
     return weights @ genomes
 
 
