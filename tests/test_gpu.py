@@ -112,7 +112,7 @@ CASES: dict[str, list[str]] = {
     "a stage, one after another": [*DEEP, *LEARN, "memory.plan=loop", "backbone.batchnorm=recalibrate"],
     "a stage at once": [*DEEP, *LEARN, "memory.plan=vmap"],
     "a stage, safe": [*DEEP, "algorithm.mutation.safe=true", "algorithm.mutation.relative=false"],
-    "a stage alone": [*DEEP, "head.init=network", "head.trainable=false", "backbone.channels=1"],
+    "a stage alone": [*DEEP, "head.trainable=false", "backbone.channels=1"],
 }  # fmt: skip
 
 
@@ -200,6 +200,7 @@ def options(c: Config) -> Iterator[tuple[str, str, set[str], str]]:
 
 ELSEWHERE = {
     ("backbone", "weights"), ("backbone", "transfer"), ("genome", "start"),  # files, read on the host
+    ("head", "init"),  # network: weights of as many classes as the data have
     ("features", "whitening"), ("mutation gaussian", "relative"),  # None has become a value before a run begins
 }  # fmt: skip
 
