@@ -16,19 +16,14 @@ comes it evaluates twice as many) and crosses at one point; but for the row `evo
 ready-made, to EvoX as well.
 """
 
-import argparse
 import json
-import logging
-import platform
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from about import about, begin, named, parser
 from peer_heads import default_generation, large_generation, score_heads
 from peer_networks import gradient_steps, last_stage
 from peer_runs import whole_runs
@@ -101,47 +96,15 @@ def lines(rows: dict[str, dict[str, Any]], spent: dict[str, float]) -> Iterable[
         yield f"| {name:24} | {' | '.join(cells)} |"
 
 
-def commit() -> str:
-    """Return the short hash of the commit that is checked out, with a + where files differ from it."""
-    run = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+", "--exclude=*"]
-    done = subprocess.run(run, capture_output=True, text=True)
-    return done.stdout.strip() or "unknown"
-
-
-def processor() -> str:
-    """Return what the processor calls itself (Linux), or the platform's word for it."""
-    known = Path("/proc/cpuinfo")
-    found = [line.split(":", 1)[1].strip() for line in known.read_text().splitlines() if line.startswith("model name")]
-    return found[0] if found else platform.processor()
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", default=",".join(WORKS), help="letters, with commas between them")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, help="of torch; all cores by default")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--small", action="store_true", help="tiny sizes, to see that it works")
-    parser.add_argument("--json", type=Path, help="a file for the figures")
-    options = parser.parse_args()
-    letters = options.work.split(",")
-    if unknown := [letter for letter in letters if letter not in WORKS]:
-        parser.error(f"--work {','.join(unknown)}: none of {', '.join(WORKS)}")
-    if options.rounds < 1:
-        parser.error("--rounds: at least 1")
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)
-    logging.disable(logging.INFO)  # evotorch tells of each problem
+    made = parser(__doc__, rounds=5)
+    made.add_argument("--work", default=",".join(WORKS), help="letters, with commas between them")
+    made.add_argument("--device", default="cpu")
+    options = made.parse_args()
+    letters = named(made, "--work", options.work, WORKS)
+    begin(made, options)
     device = torch.device(options.device)
-    about = {
-        "command": " ".join(["python", "bench/peers.py", *sys.argv[1:]]),
-        "commit": commit(),
-        "machine": torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
-        "rounds": options.rounds,
-    }
-    print(", ".join(f"{key} {value}" for key, value in about.items()), flush=True)
+    of = about(options.rounds, device)
     found: dict[str, Measured] = {}
     for letter in letters:
         torch.manual_seed(0)
@@ -156,7 +119,7 @@ def main() -> None:
             key: {letter: getattr(measured, name) for letter, measured in found.items()}
             for key, name in columns.items()
         }
-        options.json.write_text(json.dumps({**about, **figures}, indent=1) + "\n")
+        options.json.write_text(json.dumps({**of, **figures}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

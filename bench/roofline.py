@@ -8,12 +8,9 @@ in place; crossover of two and survivors against copies of the population; a bat
 checkpoint against a plain file of the genomes, both with fsync. A share of 1 is at the bound. Rounds are interleaved.
 """
 
-import argparse
 import json
-import logging
 import os
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -22,10 +19,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from about import about, begin, parser
 from checkpoints import ATTRIBUTES, first
 from peer_heads import score_heads
 from peer_networks import gradient_steps
-from peers import commit, processor
 from torch import Tensor
 
 from neuroevo.data.samples import Features
@@ -137,30 +134,14 @@ def measure(works: dict[str, Bound], rounds: int, device: torch.device) -> dict[
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--threads", type=int, help="of torch; all cores by default")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--folder", help="on the disk to measure; default a temporary one")
-    parser.add_argument("--small", action="store_true", help="tiny sizes, to see that it works")
-    parser.add_argument("--json", type=Path, help="a file for the figures")
-    options = parser.parse_args()
-    if options.rounds < 1:
-        parser.error("--rounds: at least 1")
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)
+    made = parser(__doc__, rounds=7)
+    made.add_argument("--device", default="cpu")
+    made.add_argument("--folder", help="on the disk to measure; default a temporary one")
+    options = made.parse_args()
+    begin(made, options)
     torch.manual_seed(0)
-    logging.disable(logging.INFO)  # evotorch tells of each problem
     device = torch.device(options.device)
-    about = {
-        "command": " ".join(["python", "bench/roofline.py", *sys.argv[1:]]),
-        "commit": commit(),
-        "machine": torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
-        "rounds": options.rounds,
-    }
-    print(", ".join(f"{key} {value}" for key, value in about.items()), flush=True)
+    of = about(options.rounds, device)
     print("\n| work | ms | bound by | ms | share of the bound |\n|---|---|---|---|---|")
     found: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
@@ -171,7 +152,7 @@ def main() -> None:
         times = f"{1e3 * row['seconds']:.1f} | {row['bound']} | {1e3 * row['bound_seconds']:.1f}"
         print(f"| {name} | {times} | {row['share']:.2f} |")
     if options.json:
-        options.json.write_text(json.dumps({"about": about, "work": found}, indent=2) + "\n")
+        options.json.write_text(json.dumps({**of, "work": found}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

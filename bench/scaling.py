@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from about import about, begin, named, parser
 from peer_heads import generations
 from peer_works import CLASSES
-from peers import commit, processor
 
 
 class Point(NamedTuple):
@@ -86,34 +86,17 @@ def table(axis: str, rows: list[dict[str, float]]) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--axes", default=",".join(AXES), help="with commas between them")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, help="of torch; all cores by default")
-    parser.add_argument("--small", action="store_true", help="the two smallest sizes of each, to see that it works")
-    parser.add_argument("--json", type=Path, help="a file for the figures")
-    parser.add_argument("--point", type=int, nargs=3, help=argparse.SUPPRESS)  # a process of its own
-    options = parser.parse_args()
-    axes = options.axes.split(",")
-    if unknown := [axis for axis in axes if axis not in AXES]:
-        parser.error(f"--axes {','.join(unknown)}: none of {', '.join(AXES)}")
-    if options.rounds < 1:
-        parser.error("--rounds: at least 1")
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)
+    made = parser(__doc__, rounds=5)
+    made.add_argument("--axes", default=",".join(AXES), help="with commas between them")
+    made.add_argument("--point", type=int, nargs=3, help=argparse.SUPPRESS)  # a process of its own
+    options = made.parse_args()
+    axes = named(made, "--axes", options.axes, AXES)
+    begin(made, options)
     if options.point:
         print(json.dumps(measure(Point(*options.point), options.rounds)))
         return
     threads = ["--threads", str(torch.get_num_threads())]
-    about = {
-        "command": " ".join(["python", "bench/scaling.py", *sys.argv[1:]]),
-        "commit": commit(),
-        "machine": processor(),
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
-        "rounds": options.rounds,
-    }
-    print(", ".join(f"{key} {value}" for key, value in about.items()), flush=True)
+    of = about(options.rounds, torch.device("cpu"))
     found: dict[str, Any] = {}
     for axis in axes:
         rows = []
@@ -125,7 +108,7 @@ def main() -> None:
         found[axis] = rows
         print("", *table(axis, rows), sep="\n", flush=True)
     if options.json:
-        options.json.write_text(json.dumps({"about": about, "axes": found}, indent=2) + "\n")
+        options.json.write_text(json.dumps({**of, "axes": found}, indent=2) + "\n")
 
 
 if __name__ == "__main__":
