@@ -94,6 +94,32 @@ def number():
 """
 
 
+AFTER_THE_HEAD = """
+from torch import nn
+
+class Twice(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(16, 16)
+
+    def forward(self, x):
+        return self.fc(self.fc(x.flatten(1)))
+
+def softmax():
+    return nn.Sequential(nn.Flatten(), nn.Linear(16, 2), nn.Softmax(1))
+"""
+
+
+@pytest.mark.parametrize("name", ["softmax", "Twice"])
+def test_a_network_that_goes_on_after_its_head_is_refused(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "after_the_head.py").write_text(AFTER_THE_HEAD)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(InputError, match=rf"^name: the head of after_the_head:{name} \(\w+\) is not its last step"):
+        backbones.build(f"after_the_head:{name}", "none", None, (4, 4, 1))
+
+
 def test_a_users_own_network_is_made_alike_each_time_and_takes_images_as_they_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
