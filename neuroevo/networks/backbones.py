@@ -198,7 +198,9 @@ def _probe(name: str, network: nn.Module, head: Head, transform: Transform) -> N
     image = torch.linspace(-1, 1, channels * height * width).view(1, channels, height, width)
     network.set_submodule(head.name, head.linear)
     steps: list[tuple[Tensor, Tensor]] = []
-    hook = head.linear.register_forward_hook(lambda module, given, made: steps.append((given[0], made)))
+    hook = head.linear.register_forward_hook(
+        lambda module, given, named, made: steps.append(((*given, *named.values())[0], made)), with_kwargs=True
+    )
     with torch.inference_mode(), hook:
         try:
             whole = network(image)

@@ -83,6 +83,14 @@ from torch import nn
 def network():
     return nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(12, 2))
 
+class ByName(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(16, 2)
+
+    def forward(self, x):
+        return self.fc(input=x.flatten(1))
+
 def broken():
     raise ValueError("no such luck")
 
@@ -143,6 +151,7 @@ def test_a_users_own_network_is_made_alike_each_time_and_takes_images_as_they_ar
     save_file(state, file)
     loaded = backbones.build("own_backbone:network", str(file), None, (4, 4, 1))
     assert torch.equal(loaded.body.get_parameter("0.weight"), state["0.weight"])
+    assert backbones.build("own_backbone:ByName", "none", None, (4, 4, 1)).features(x).shape == (5, 16)
     for name, message in [
         ("broken", r"own_backbone:broken can't be made \(ValueError: no such luck\)"),
         ("missing", r"own_backbone:missing can't be made \(AttributeError"),
