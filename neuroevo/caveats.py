@@ -84,7 +84,7 @@ def nobody_learns(record: Record, roles: Collection[int]) -> str | None:
 def drifts(record: Record) -> str | None:
     """Return what is wrong with a genetic algorithm in which next to nothing selects, or None."""
     algorithm = record["algorithm"]
-    if algorithm["name"] != "ga" or algorithm["selection"]["name"] != "random":
+    if algorithm["name"] != "ga" or algorithm["selection"]["name"] not in ("random", "all"):
         return None
     crossover = algorithm["crossover"]
     weighs = crossover["name"] == "weighted" and crossover["step"] > 0
@@ -92,8 +92,9 @@ def drifts(record: Record) -> str | None:
     if weighs or ":" in crossover["name"] or elites >= population / LEAST_ELITES:
         return None
     who = "nothing selects" if not elites else f"only {elites} of {population} are selected, as elites"
+    selection = algorithm["selection"]["name"]
     return (
-        f"random, and {crossover['name']} takes parents as they come: {who}; set it to tournament, or "
+        f"{selection}, and {crossover['name']} takes parents as they come: {who}; set it to tournament, or "
         f"algorithm.elites to {max(1, population // 4)}"
     )
 

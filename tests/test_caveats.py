@@ -107,7 +107,8 @@ def selection(*sets: str) -> str:
 
 def test_a_crossover_that_takes_parents_as_they_come_brings_a_tournament_along() -> None:
     for name in config.TABLES["crossover"]:
-        assert selection(f"algorithm.crossover={name}") == ("random" if name == "weighted" else "tournament")
+        assert selection(f"algorithm.crossover={name}") == ("all" if name == "weighted" else "tournament")
+    assert selection("algorithm.parents=64") == "random"
     assert selection("algorithm.crossover.step=0") == "tournament"
     assert selection("algorithm.crossover=uniform", "algorithm.selection=rank") == "rank"
     assert load(None, ["algorithm.crossover=row", "algorithm.selection.size=2"]).record()["algorithm"]["selection"] == {
@@ -115,13 +116,15 @@ def test_a_crossover_that_takes_parents_as_they_come_brings_a_tournament_along()
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("name", ["random", "all"])
 @pytest.mark.parametrize("sets", [["algorithm.crossover=uniform"], ["algorithm.crossover.step=0"]], ids=str)
-def test_random_selection_without_pressure_is_refused_and_said_where_individuals_learn(sets: list[str]) -> None:
-    with pytest.raises(InputError, match=r"algorithm.selection: random, and .* only 1 of 256 .* set it to tournament"):
-        load(None, [*sets, "algorithm.selection=random"])
-    learning = load(None, [*sets, "algorithm.selection=random", REFINE]).record()
+def test_selection_without_pressure_is_refused_and_said_where_individuals_learn(sets: list[str], name: str) -> None:
+    chosen = f"algorithm.selection={name}"
+    with pytest.raises(InputError, match=rf"algorithm.selection: {name}, and .* only 1 of 256 .* set it to tournament"):
+        load(None, [*sets, chosen])
+    learning = load(None, [*sets, chosen, REFINE]).record()
     assert "only learning makes individuals better" in caveats.of_config(learning, 9)[0]
-    assert caveats.of_config(load(None, [*sets, "algorithm.selection=random", "algorithm.elites=64"]).record(), 9) == []
+    assert caveats.of_config(load(None, [*sets, chosen, "algorithm.elites=64"]).record(), 9) == []
 
 
 @pytest.mark.parametrize("name", config.TABLES["crossover"])

@@ -166,7 +166,7 @@ def _genetic(given: dict[str, Any], many: bool, levels: bool) -> dict[str, Any]:
     crossover = with_usual("crossover", WEIGHING)
     crossover = {"name": crossover} if isinstance(crossover, str) else crossover
     weighs = isinstance(crossover, Mapping) and crossover["name"] == WEIGHING and crossover.get("step") != 0
-    return filled | {"selection": with_usual("selection", usual_selection(weighs))}
+    return filled | {"selection": with_usual("selection", usual_selection(weighs, filled.get("parents")))}
 
 
 def _compatible(judge: Part, fitness: Fitness) -> None:

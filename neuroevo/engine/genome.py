@@ -87,7 +87,7 @@ class Population(NamedTuple):
 
     genomes: Tensor  # [n, g] float32
     traits: dict[str, Tensor]  # {name: [n, ...]}: inherited beside the genes, such as an individual's own sigma
-    parents: Tensor  # [n, p] int64: rows of the population before, -1 for none; the lineage alone
+    parents: Tensor  # [n, p] int64: rows of the population before, -1 for none or everybody; the lineage alone
     roles: Tensor  # [n] int8: NEW, BRED or KEPT, as the algorithm says who asked for it
 
     @classmethod

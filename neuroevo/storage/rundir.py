@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
+from neuroevo.engine.genome import BRED
 from neuroevo.engine.loop import Step
 from neuroevo.errors import InputError, ignore, printable
 from neuroevo.networks.weightfiles import seal
@@ -122,12 +123,15 @@ def cut_lineage(folder: Path, generation: int, note: Note = ignore) -> None:
 def extend_lineage(folder: Path, step: Step) -> None:
     """Add a generation's line to the lineage: its parents [n, p], and its fitness [n] or [n, m], null where invalid.
 
-    Nothing is written where individuals have more than two parents, or after the first generation none at all.
+    Nothing is written where individuals have more than two parents, as where everybody is a parent of everybody, or
+    after the first generation none at all.
     """
     parents, values = step.population.parents, step.scores.values
+    known, bred = parents[:, 0] >= 0, step.population.roles == BRED
+    nobody = step.generation > 1 and not (known[bred] if bred.any() else known).any()
     if step.scores.objectives > 1:
         values = values[:, : step.scores.objectives]
-    if parents.shape[1] > FEW or (step.generation > 1 and not (parents >= 0).any()):
+    if parents.shape[1] > FEW or nobody:
         return
     fitness = (values[:, 0] if values.shape[1] == 1 else values).tolist()
     invalid = step.scores.invalid.tolist()

@@ -177,7 +177,7 @@ def test_with_many_metrics_the_genetic_algorithm_is_nsga_ii_where_nothing_else_i
     assert not {"metric", "ties"} & set(record["fitness"])
     assert check(yaml.safe_load(c.to_yaml())) == c
     default = check({}).algorithm.options
-    assert (default["elites"], default["selection"].name) == (1, "random")
+    assert (default["elites"], default["selection"].name) == (1, "all")
     options = c.algorithm.options
     assert (options["elites"], options["crossover"]) == (options["population"] // 2, default["crossover"])
     assert options["selection"].record() == {"name": "truncation", "share": 0.5}

@@ -8,7 +8,7 @@ from neuroevo.engine.rng import Context
 from neuroevo.engine.scores import Scores
 from neuroevo.errors import InputError
 from neuroevo.search.algorithms.base import GAState
-from neuroevo.search.algorithms.ga import ga
+from neuroevo.search.algorithms.ga import best_first, ga
 from neuroevo.search.operators import crossover, mutation
 from neuroevo.search.operators.crossover import CROSSOVERS
 from neuroevo.search.operators.selection import SELECTIONS
@@ -58,7 +58,8 @@ def test_n_in_is_n_out_with_any_operators(
     for generation in (1, 2, 3):
         population = algorithm.ask(state, context(generation, device))
         assert population.genomes.shape == (n, G)
-        assert population.parents.shape == (n, n if crossover == "weighted" else 2)
+        everybody = crossover == "weighted" and selection == "all"
+        assert population.parents.shape == (n, 1 if everybody else n if crossover == "weighted" else 2)
         state = algorithm.tell(state, population, scores(torch.arange(n, device=device)))
 
 
@@ -168,6 +169,65 @@ def test_parents_come_best_first() -> None:
     assert mates.shape == (30, 4)
     assert (value[mates].diff(dim=1) <= 0).all()
     assert len(mates.unique()) > 15
+
+
+def test_children_of_everybody_start_at_one_point_by_rank_and_nobody_is_recorded(device: torch.device) -> None:
+    still = ga(population=7, elites=2, mutation=partial(mutation.gaussian, sigma=0.0))
+    state = still.init(torch.randn(1, G, device=device), 0.1, context(0, device))
+    first = still.ask(state, context(1, device))
+    value = torch.tensor([3.0, 0, 6, 1, 5, 2, 4], device=device)
+    second = still.ask(still.tell(state, first, scores(value)), context(2, device))
+    assert torch.equal(second.genomes[:2], first.genomes[[2, 4]])
+    weights = 1 / 7 + 0.5 / 7**0.5 * (2 * value.double() / 6 - 1)
+    right = (weights[:, None] * first.genomes.double()).sum(0).float()
+    torch.testing.assert_close(second.genomes[2:], right.expand(5, -1))
+    assert second.parents.tolist() == [[2], [4], *[[-1]] * 5]
+    assert second.roles.tolist() == [KEPT] * 2 + [BRED] * 5
+
+    moving = ga(population=7, elites=2).ask(still.tell(state, first, scores(value)), context(2, device)).genomes[2:]
+    assert len(moving.unique(dim=0)) == 5
+
+
+def test_the_invalid_are_nobodys_parents_though_everybody_is_one(device: torch.device) -> None:
+    still = ga(population=6, elites=1, mutation=partial(mutation.gaussian, sigma=0.0))
+    state = still.init(torch.randn(1, G, device=device), 0.1, context(0, device))
+    first = still.ask(state, context(1, device))
+    first.genomes[[1, 4]] = torch.nan
+    value = torch.tensor([3.0, 9, 1, 2, 8, 0], device=device)
+    bad = torch.tensor([False, True, False, False, True, False], device=device)
+    ranks = best_first(value.masked_fill(bad, -torch.inf)).tolist()
+    assert ranks == [0, 0, 3, 2, 2, 5]
+    told = still.tell(state, first, scores(value.masked_fill(bad, -torch.inf), bad))
+    children = still.ask(told, context(2, device)).genomes[1:]
+    weights = 1 / 6 + 0.5 / 6**0.5 * torch.linspace(1, -1, 6, dtype=torch.float64, device=device)
+    right = (weights[:, None] * first.genomes[ranks].double()).sum(0).float()
+    torch.testing.assert_close(children, right.expand(5, -1))
+    assert sorted(best_first(torch.full((4,), -torch.inf, device=device)).tolist()) == [0, 1, 2, 3]
+    assert best_first(torch.tensor([-torch.inf, 1.0, -torch.inf], device=device)).tolist() == [1, 1, 1]
+
+
+def test_children_of_everybody_have_a_trait_of_the_better_of_two_at_random() -> None:
+    cpu, n = torch.device("cpu"), 400
+    algorithm = ga(population=n, mutation=partial(mutation.gaussian, self_adaptive=True, tau=0.0))
+    state = algorithm.init(torch.randn(1, G), 0.1, context(0, cpu))
+    first = algorithm.ask(state, context(1, cpu))
+    marked = first._replace(traits={"sigma": torch.linspace(1, 2, n) * 0.01})
+    second = algorithm.ask(algorithm.tell(state, marked, scores(torch.arange(n))), context(2, cpu))
+    given = (second.traits["sigma"][1:] / 0.01 - 1) * (n - 1)
+    assert 150 < len(given.round().unique()) < 300  # of nobody in particular
+    assert abs(float(given.mean()) / n - 2 / 3) < 0.05  # the better of two
+
+
+def test_a_mutation_that_returns_other_genomes_is_heard(device: torch.device) -> None:
+    def replaced(children: Population, context: Context, layout: Layout) -> Population:
+        return children._replace(genomes=torch.full_like(children.genomes, 7.0))
+
+    algorithm = ga(population=5, mutation=replaced)
+    state = algorithm.init(torch.randn(1, G, device=device), 0.1, context(0, device))
+    first = algorithm.ask(state, context(1, device))
+    second = algorithm.ask(algorithm.tell(state, first, scores(torch.arange(5, device=device))), context(2, device))
+    assert torch.equal(second.genomes[0], first.genomes[4])
+    assert (second.genomes[1:] == 7).all()
 
 
 def test_only_weighted_crossover_takes_more_than_two_parents() -> None:

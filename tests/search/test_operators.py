@@ -13,7 +13,7 @@ from neuroevo.engine.rng import Context
 from neuroevo.errors import InputError
 from neuroevo.search.operators import crossover, masks, mutation, selection
 from neuroevo.search.operators.crossover import CROSSOVERS
-from neuroevo.search.operators.mutation import MUTATIONS, gaussian
+from neuroevo.search.operators.mutation import MUTATIONS, STRIP, gaussian
 from neuroevo.search.operators.selection import SELECTIONS
 
 pytestmark = [
@@ -102,6 +102,8 @@ def test_selection_gives_rows_and_the_same_for_the_same_generator(name, device):
         assert torch.equal(found, again)
         assert all(0 <= i < len(fitness) for i in found.tolist())
         assert torch.equal(values, torch.tensor(fitness, dtype=dtype, device=device))
+    if name == "all":
+        return
     values = torch.randn(50, device=device)
     drawn = [SELECTIONS[name](values, 64, rng(seed, device)) for seed in (1, 2)]
     assert not torch.equal(*drawn)
@@ -587,6 +589,36 @@ def test_mutation_works_in_place():
     genomes, _ = mates(HEAD)
     population = Population.new(genomes, parents=2)
     assert gaussian(population, Context(0, 1, 0.0, genomes.device), HEAD).genomes is genomes
+
+
+@pytest.mark.parametrize("options", [{}, {"rate": 0.3}, {"relative": True, "self_adaptive": True}], ids=str)
+def test_noise_goes_by_its_place_and_not_by_how_many_threads_draw_it(options):
+    layout = Layout(("weight", "bias"), ((7, 5_000), (7,)))
+    rows = 2 * STRIP // layout.genes + 3
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 5):
+            torch.set_num_threads(threads)
+            genomes = torch.ones(rows, layout.genes)
+            gaussian(Population.new(genomes), Context(0, 1, 0.0, genomes.device), layout, sigma=1.0, **options)
+            found.append(genomes)
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
+    noise = found[0] - 1
+    assert len(noise.unique(dim=0)) == rows  # each strip has its own
+    if not options:
+        assert abs(float(noise.mean())) < 0.01
+        assert abs(float(noise.std()) - 1) < 0.01
+
+
+def test_a_row_longer_than_a_strip_has_noise_all_along():
+    layout = Layout(("weight",), ((STRIP + 70_000,),))
+    genomes = torch.zeros(2, layout.genes)
+    gaussian(Population.new(genomes), Context(0, 1, 0.0, genomes.device), layout, sigma=1.0)
+    assert not (genomes == 0).all(0).any()
+    assert abs(float((genomes[0] * genomes[1]).mean())) < 0.01
 
 
 @pytest.mark.parametrize("p", [2, 3, 7])

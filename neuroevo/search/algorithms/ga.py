@@ -5,6 +5,8 @@ Elites go on unchanged and are scored again with their children on the new batch
 batch.
 
 Something has to select: by default `weighted` does so by its weights, and with any other crossover a tournament does.
+Where everybody is a parent of everybody (`all`), all children start from one point, the population's weighted mean, and
+mutation alone tells them apart: an evolution strategy's global weighted recombination (Beyer 1995; Arnold 2006).
 
 With many objectives the order is that of NSGA-II (Deb et al. 2002), and the elites are its survivors: with half the
 population as elites, parents and children are scored on one batch and the better half of both goes on.
@@ -25,19 +27,29 @@ from neuroevo.errors import InputError
 from neuroevo.search.algorithms.base import GAState, fitness_of, objectives_of
 from neuroevo.search.operators.crossover import ANY_NUMBER, CROSSOVERS, Crossover, weighted
 from neuroevo.search.operators.mutation import Mutation, gaussian
-from neuroevo.search.operators.selection import SELECTIONS, Selection
+from neuroevo.search.operators.selection import SELECTIONS, Selection, everybody
 
 MANY = 256  # parents of a child
 
 
-def usual_selection(weighs: bool) -> str:
+def usual_selection(weighs: bool, parents: int | None) -> str:
     """Return the name of the default selection; `weighs` tells whether the crossover weighs parents by fitness."""
-    return "random" if weighs else "tournament"
+    if not weighs:
+        return "tournament"
+    return "all" if parents is None else "random"
 
 
 def elite_mean_size(population: int, elites: int) -> int:
     """Return how many of the best the candidate `elite_mean` is the mean of: the elites, but a quarter at least."""
     return max(1, elites, population // 4)
+
+
+def best_first(fitness: Tensor) -> Tensor:
+    """Return the rows [n] of valid individuals, the best first, each as often as it takes to make n; all if none is."""
+    n = len(fitness)
+    valid = (fitness > -torch.inf).sum()
+    places = torch.arange(n, device=fitness.device) * valid.where(valid > 0, n) // n
+    return fitness.argsort(descending=True, stable=True)[places]
 
 
 def ga(
@@ -52,25 +64,28 @@ def ga(
 ) -> Algorithm[GAState]:
     """Select, cross and mutate `population` individuals; the best `elites` go on unchanged.
 
-    A child has `parents` parents. None: as many as there are, up to 256, if the crossover takes any number, else two.
-    `selection` is by default random where the crossover weighs parents by their fitness, as `weighted` does, else a
-    tournament. With `averaging` the mean of the best quarter is a candidate for champion beside the best individual.
+    A child has `parents` parents. None: two; where the crossover takes any number as many as there are, up to 256, or
+    with the selection `all` everybody, once. `selection` is by default a tournament; where the crossover weighs parents
+    by their fitness, as `weighted` does, it is `all`, or `random` if `parents` says how many. With `averaging` the mean
+    of the best quarter is a candidate for champion beside the best individual.
     """
     function = getattr(crossover, "func", crossover)  # without its options
     weighs = function is weighted and getattr(crossover, "keywords", {}).get("step") != 0
-    select = selection or SELECTIONS[usual_selection(weighs)]
+    select = selection or SELECTIONS[usual_selection(weighs, parents)]
     if elites >= population:
         raise InputError(f"{elites} must be below the population of {population}", option="elites")
+    shared = parents is None and function in ANY_NUMBER and getattr(select, "func", select) is everybody
     if parents is None:
         parents = min(MANY, population) if function in ANY_NUMBER else 2
+    recorded = 1 if shared else parents
     if parents != 2 and function in CROSSOVERS.values() and function not in ANY_NUMBER:
         raise InputError(f"{parents}, and the crossover takes two; weighted takes any number", option="parents")
 
     def init(start: Tensor, sigma: float | Tensor, context: Context) -> GAState:
         genomes = noisy(start, population, sigma, context.generator("init"))
-        first = Population.new(genomes, parents=parents)
+        first = Population.new(genomes, parents=recorded)
         # What an individual carries beside its genes is what the mutation gives to those that come without.
-        traits = mutation(Population.new(genomes[:, :0], parents=parents), context, context.layout).traits
+        traits = mutation(Population.new(genomes[:, :0], parents=recorded), context, context.layout).traits
         return GAState(first._replace(traits=traits), start.new_empty(0, dtype=torch.float64))
 
     def ask(state: GAState, context: Context) -> Population:
@@ -79,7 +94,10 @@ def ga(
         before, count = state.population, population - elites
         fitness = state.fitness if state.fitness.ndim == 1 else pareto.rank(state.fitness)
         kept = fitness.topk(elites).indices
-        mates = select(fitness, parents * count, context.generator("select")).view(parents, count).T
+        if shared and fitness is state.fitness:
+            return share(before, fitness, kept, context)
+        draw = SELECTIONS["random"] if shared else select  # one point for all children would be no front
+        mates = draw(fitness, parents * count, context.generator("select")).view(parents, count).T
         # Traits come from the better of two: of many parents, the best would be the same for all children.
         pair = mates[:, :2]
         giver = pair.gather(1, fitness[pair].argmax(1, keepdim=True)).squeeze(1)
@@ -99,6 +117,36 @@ def ga(
             {name: torch.cat([before.traits[name][kept], trait]) for name, trait in children.traits.items()},
             torch.cat([torch.nn.functional.pad(kept[:, None], (0, parents - 1), value=-1), mates]),
             roles({KEPT: elites, BRED: count}, mates.device),
+        )
+
+    def share(before: Population, fitness: Tensor, kept: Tensor, context: Context) -> Population:
+        """Return elites and children that all have everybody as their parents, written where they stay."""
+        count, source = population - elites, context.generator("select")
+        genomes = torch.empty_like(before.genomes)
+        torch.index_select(before.genomes, 0, kept, out=genomes[:elites])
+        children = genomes[elites:].copy_(
+            crossover(before.genomes, best_first(fitness)[None], context.layout, context.generator("crossover"))
+        )
+        nobody = before.parents.new_full((count, 1), -1)  # and not n times everybody
+        pair = torch.randint(population, (count, 2), generator=source, device=source.device)
+        giver = pair.gather(1, fitness[pair].argmax(1, keepdim=True)).squeeze(1)
+        changed = mutation(
+            Population(
+                children,
+                {name: trait[giver] for name, trait in before.traits.items()},
+                nobody,
+                roles({BRED: count}, context.device),
+            ),
+            context,
+            context.layout,
+        )
+        if changed.genomes is not children:
+            children.copy_(changed.genomes)
+        return Population(
+            genomes,
+            {name: torch.cat([before.traits[name][kept], trait]) for name, trait in changed.traits.items()},
+            torch.cat([kept[:, None], nobody]),
+            roles({KEPT: elites, BRED: count}, context.device),
         )
 
     def tell(state: GAState, scored: Population, scores: Scores) -> GAState:

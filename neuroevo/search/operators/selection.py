@@ -89,6 +89,12 @@ def stochastic_universal(fitness: Tensor, count: int, generator: torch.Generator
     return valid[_spin(_proportional(fitness[valid]), points)[shuffled]]
 
 
+def everybody(fitness: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Select everybody in turn, however good; nothing is drawn."""
+    valid = _valid(fitness)
+    return valid[torch.arange(count, device=fitness.device) % len(valid)]
+
+
 def random(fitness: Tensor, count: int, generator: torch.Generator) -> Tensor:
     """Select uniformly, however good."""
     valid = _valid(fitness)
@@ -102,4 +108,5 @@ SELECTIONS: dict[str, Callable[..., Tensor]] = {
     "rank": rank,
     "stochastic_universal": stochastic_universal,
     "random": random,
+    "all": everybody,
 }
