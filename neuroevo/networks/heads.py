@@ -161,6 +161,7 @@ def _by_gemm(head: nn.Module, prefix: str) -> Forward:
     layers = [(layer, [names[id(p)] for p in layer.parameters()]) for _, layer in steps(head, prefix)]
     first = next(i for i, (layer, _) in enumerate(layers) if type(layer) is nn.Linear)
     in_place = any(getattr(layer, "inplace", False) for layer, _ in layers[:first])
+    last = layers[-1][0]
 
     def by_gemm(weights: Mapping[str, Tensor], features: Tensor, drop: Drop = None) -> Tensor:
         x = (features.clone() if in_place else features).mT  # [d, B] while it is shared, then [n, width, B]
@@ -170,7 +171,10 @@ def _by_gemm(head: nn.Module, prefix: str) -> Forward:
                     w = weights[own[0]]  # [n, out, in]
                     x = torch.bmm(w, x) if x.ndim == 3 else (w.flatten(0, 1) @ x).unflatten(0, w.shape[:2])
                     if layer.bias is not None:
-                        x = x.add_(weights[own[1]].unsqueeze(-1))
+                        bias = weights[own[1]].unsqueeze(-1)
+                        # In half precision torch would widen hidden activations to add to them, and narrow them again;
+                        # logits are wanted wide.
+                        x = (x.to(bias.dtype) if layer is last else x).add_(bias.to(x.dtype))
                 case nn.LayerNorm():
                     centred = x - x.mean(1, keepdim=True)
                     x = centred * (centred.square().mean(1, keepdim=True) + layer.eps).rsqrt()
