@@ -259,7 +259,10 @@ def record(
 
 def deviations(x: Tensor, rows: Tensor) -> Tensor:
     """Return the deviation [k] of the columns of x [n, k] over `rows` [n] bool; 0 exactly where they are equal."""
-    first = x.index_select(0, rows.byte().argmax(keepdim=True))
-    rows, count = rows[:, None], rows.sum()
-    x = (x - first).masked_fill_(~rows, 0)
-    return ((x - x.sum(0) / count).masked_fill_(~rows, 0).square_().sum(0) / count).sqrt_()
+    last = len(rows) - 1 - rows.flip(0).byte().argmax(keepdim=True)  # no elite, which may be far from all others
+    x = (x - x.index_select(0, last)).contiguous()
+    bits = x.view(torch.int64 if x.element_size() == 8 else torch.int32)
+    bits.bitwise_and_(-rows[:, None].to(bits.dtype))  # a mask of bits takes a quarter of masked_fill's time
+    count = rows.sum()
+    mean = x.sum(0) / count
+    return (x.square_().sum(0) / count - mean.square_()).clamp_(min=0).sqrt_()

@@ -311,3 +311,16 @@ def test_steps_are_cut_to_forward_samples_too() -> None:
     steps, taken = learning(5, 10, Budget(forward_samples=232 + 100))
     assert taken == [None, 1]
     assert steps[-1].cost.forward == 232 + 72
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_deviations_are_those_of_valid_rows_whatever_the_others_hold(dtype: torch.dtype) -> None:
+    x = torch.randn(50, 7, dtype=dtype, generator=torch.Generator().manual_seed(0)) * 1e-3 + 100
+    x[0] += 1000
+    rows = torch.ones(50, dtype=torch.bool)
+    rows[[3, 49]] = False
+    x[3], x[49] = torch.nan, torch.inf
+    right = x[rows].double().std(0, correction=0)
+    torch.testing.assert_close(loop.deviations(x, rows).double(), right, rtol=1e-5, atol=0)
+    x[:] = x[7]
+    assert (loop.deviations(x, rows) == 0).all()
