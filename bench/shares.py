@@ -3,8 +3,9 @@
     python bench/shares.py [--rounds 3] [--set KEY=VALUE ...] [CONFIG]
 
 Runs of the config, by default the built-in one, each in a process of its own under Python's profiler, one thread unless
-OMP_NUM_THREADS says otherwise; medians of their shares of the time from the first generation to the end. Checkpoints are
-written by a thread of their own: its processor time is beside the total, not in it. PYTHONPATH may name an older checkout.
+OMP_NUM_THREADS says otherwise; medians of their shares of the time from the first generation to the end. Checkpoints
+are written by a thread of their own: its processor time is beside the total, not in it. PYTHONPATH may name an older
+checkout.
 """
 
 import argparse

@@ -108,7 +108,7 @@ def population_forward(
     head.eval()
     other = _obstacle(head, prefix)
     if other is None:
-        forward = _by_gemm(head, prefix)
+        forward: Forward = Products(head, prefix)
         first = next(layer for _, layer in steps(head, prefix) if type(layer) is nn.Linear)
         wrong = _difference(forward, head, prefix, sizes or (first.in_features, None), again or head)
         if wrong is None:
@@ -155,26 +155,44 @@ def _by_loop(head: nn.Module, prefix: str) -> Forward:
     return by_loop
 
 
-def _by_gemm(head: nn.Module, prefix: str) -> Forward:
-    # Parameters by their names in the head, where one that two layers share has the first one's.
-    names = {id(parameter): f"{prefix}.{name}" for name, parameter in head.named_parameters()}
-    layers = [(layer, [names[id(p)] for p in layer.parameters()]) for _, layer in steps(head, prefix)]
-    first = next(i for i, (layer, _) in enumerate(layers) if type(layer) is nn.Linear)
-    in_place = any(getattr(layer, "inplace", False) for layer, _ in layers[:first])
-    last = layers[-1][0]
+class Products:
+    """A population's logits by matrix products over all individuals at once: a `Forward`."""
 
-    def by_gemm(weights: Mapping[str, Tensor], features: Tensor, drop: Drop = None) -> Tensor:
-        x = (features.clone() if in_place else features).mT  # [d, B] while it is shared, then [n, width, B]
-        for layer, own in layers:
+    def __init__(self, head: nn.Module, prefix: str) -> None:
+        # Parameters by their names in the head, where one that two layers share has the first one's.
+        names = {id(parameter): f"{prefix}.{name}" for name, parameter in head.named_parameters()}
+        self.layers = [(layer, [names[id(p)] for p in layer.parameters()]) for _, layer in steps(head, prefix)]
+        first = next(i for i, (layer, _) in enumerate(self.layers) if type(layer) is nn.Linear)
+        self.in_place = any(getattr(layer, "inplace", False) for layer, _ in self.layers[:first])
+        self.first, self.last = self.layers[first][1][0], self.layers[-1][0]
+        self.shared = sum(self.first in own for _, own in self.layers) > 1  # with a layer behind
+
+    def pack(self, weights: Mapping[str, Tensor], dtype: torch.dtype | None = None) -> dict[str, Tensor]:
+        """Return weights with the first layer's matrices as the one [n * out, in] that a product takes, of some type.
+
+        Whoever calls more than once with the same weights saves the copies.
+        """
+        if self.shared:
+            return dict(weights)
+        matrix = weights[self.first].flatten(0, 1)
+        return {**weights, self.first: matrix if dtype is None else matrix.to(dtype)}
+
+    def __call__(self, weights: Mapping[str, Tensor], features: Tensor, drop: Drop = None) -> Tensor:
+        """Return logits [n, B, C]; `weights` may be packed where all have the same features."""
+        x = (features.clone() if self.in_place else features).mT  # [d, B] while it is shared, then [n, width, B]
+        for layer, own in self.layers:
             match layer:
                 case nn.Linear():
                     w = weights[own[0]]  # [n, out, in]
-                    x = torch.bmm(w, x) if x.ndim == 3 else (w.flatten(0, 1) @ x).unflatten(0, w.shape[:2])
+                    if x.ndim == 3:
+                        x = torch.bmm(w, x)
+                    else:
+                        x = ((w if w.ndim == 2 else w.flatten(0, 1)) @ x).unflatten(0, (-1, layer.out_features))
                     if layer.bias is not None:
                         bias = weights[own[1]].unsqueeze(-1)
                         # In half precision torch would widen hidden activations to add to them, and narrow them again;
                         # logits are wanted wide.
-                        x = (x.to(bias.dtype) if layer is last else x).add_(bias.to(x.dtype))
+                        x = (x.to(bias.dtype) if layer is self.last else x).add_(bias.to(x.dtype))
                 case nn.LayerNorm():
                     centred = x - x.mean(1, keepdim=True)
                     x = centred * (centred.square().mean(1, keepdim=True) + layer.eps).rsqrt()
@@ -186,8 +204,6 @@ def _by_gemm(head: nn.Module, prefix: str) -> Forward:
                 case _:
                     x = layer(x)
         return x.mT
-
-    return by_gemm
 
 
 def _obstacle(head: nn.Module, prefix: str) -> str | None:

@@ -17,7 +17,7 @@ from neuroevo.engine.genome import Population
 from neuroevo.engine.samples import Samples
 from neuroevo.engine.scores import Scores
 from neuroevo.errors import InputError
-from neuroevo.networks.heads import Forward
+from neuroevo.networks.heads import Forward, Products
 from neuroevo.problems.metric import Additive, Metric, OfGenome, OfModule, numbers, score
 
 
@@ -80,6 +80,9 @@ def _slice(judgement: Judgement, rows: Tensor, index: Tensor, execution: Executi
     logits_kept, targets_kept = [], []
     if any(not isinstance(metric, OfModule) for metric in metrics):
         weights = evolved.decode(rows)
+        if isinstance(evolved.forward, Products):
+            half = torch.bfloat16 if execution.precision == "bfloat16" else None
+            weights = evolved.forward.pack(weights, half)
         for part in index.split(execution.samples):
             features, targets = judgement.samples.batch(part)
             with torch.autocast(features.device.type, torch.bfloat16, enabled=execution.precision == "bfloat16"):
@@ -93,6 +96,7 @@ def _slice(judgement: Judgement, rows: Tensor, index: Tensor, execution: Executi
             if whole:
                 logits_kept.append(logits.transpose(1, 2))
                 targets_kept.append(targets)
+            del logits  # before the next slice's are made, which can have their memory
     columns = []
     for metric, of in zip(metrics, totals, strict=True):
         if isinstance(metric, OfGenome):

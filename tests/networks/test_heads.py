@@ -54,6 +54,35 @@ def test_a_population_of_heads_gives_what_each_head_gives_alone(
     torch.testing.assert_close(logits, expected.detach(), rtol=1e-5, atol=1e-5)
 
 
+def twice(d: int, classes: int) -> nn.Module:
+    layer = nn.Linear(d, d)
+    return nn.Sequential(layer, nn.ReLU(), layer, nn.ReLU(), nn.Linear(d, classes))
+
+
+PACKED = [heads.linear, lambda d, c: heads.mlp(d, c, hidden=[6], norm="layer"), twice]
+
+
+@pytest.mark.parametrize("make", PACKED)
+def test_packed_weights_give_the_same_logits_again_and_again(make: object, device: torch.device) -> None:
+    torch.manual_seed(0)
+    net = make(7, 3).to(device)  # type: ignore[operator]
+    layout = Layout.of({f"fc.{name}": p for name, p in net.named_parameters()})
+    weights = layout.unflatten(torch.randn(5, layout.genes, device=device))
+    forward = heads.population_forward(net, "fc")[1]
+    assert isinstance(forward, heads.Products)
+    packed = forward.pack(weights)
+    assert packed[forward.first].ndim == (3 if make is twice else 2)
+    for _ in range(2):
+        x = torch.randn(6, 7, device=device)
+        assert torch.equal(forward(packed, x), forward(weights, x))
+    half = forward.pack(weights, torch.bfloat16)
+    with torch.autocast(device.type, torch.bfloat16):
+        found = forward(half, x)
+        assert torch.equal(found, forward(weights, x))
+    assert found.dtype == torch.float32  # the biases' own
+    torch.testing.assert_close(found, forward(weights, x), rtol=0.1, atol=0.3)
+
+
 def test_an_mlp_has_the_widths_it_is_given() -> None:
     assert heads.widths(heads.mlp(7, 3, hidden=[6, 4])) == [6, 4, 3]
     assert [p.shape for p in heads.mlp(7, 3, hidden=[6]).parameters()] == [(6, 7), (6,), (3, 6), (3,)]
