@@ -3,8 +3,8 @@
     python bench/roofline.py [--rounds 7] [--threads 1] [--device cpu] [--folder DIR] [--small] [--json FILE]
 
 Scoring against `torch.mm` of the same shape and precision with its output given; a gradient step of 1,024 linear heads
-against its two products; the crossover of many parents against its product; noise against `normal_` of the population,
-in place; crossover of two and survivors against copies of the population; a batch of rows against `index_select`; a
+against its two products; all of proposing, as it is by default, against `normal_` of the population, in place; the
+crossover of many parents against its product; mutation against `normal_`; crossover of two and survivors against copies of the population; a batch of rows against `index_select`; a
 checkpoint against a plain file of the genomes, both with fsync. A share of 1 is at the bound. Rounds are interleaved.
 """
 
@@ -28,6 +28,8 @@ from torch import Tensor
 from neuroevo.data.samples import Features
 from neuroevo.engine.genome import Layout, Population
 from neuroevo.engine.rng import Context
+from neuroevo.search.algorithms.base import GAState
+from neuroevo.search.algorithms.ga import ga
 from neuroevo.search.operators.crossover import uniform, weighted
 from neuroevo.search.operators.mutation import gaussian
 from neuroevo.storage import checkpoint
@@ -73,10 +75,18 @@ def variation(small: bool, device: torch.device) -> dict[str, Bound]:
     features, context = torch.randn(10 * n, d, device=device), Context(0, 1, 0.5, device)
     picked = torch.empty(n, d, device=device)
 
+    algorithm = ga(population=n)
+    state = GAState(Population.new(genomes), torch.arange(n, device=device).double())
+
     def copy() -> Tensor:
         return out.copy_(genomes)
 
     return {
+        "proposing": Bound(
+            partial(algorithm.ask, state, context._replace(layout=layout)),
+            partial(out.normal_, generator=generator),
+            "noise",
+        ),
         "crossover of many parents": Bound(
             partial(weighted, genomes, many, layout, generator), partial(torch.mm, square, genomes, out=out), "mm"
         ),
