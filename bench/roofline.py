@@ -4,8 +4,9 @@
 
 Scoring against `torch.mm` of the same shape and precision with its output given; a gradient step of 1,024 linear heads
 against its two products; all of proposing, as it is by default, against `normal_` of the population, in place; the
-crossover of many parents against its product; mutation against `normal_`; crossover of two and survivors against copies of the population; a batch of rows against `index_select`; a
-checkpoint against a plain file of the genomes, both with fsync. A share of 1 is at the bound. Rounds are interleaved.
+crossover of many parents against its product; mutation against `normal_`; crossover of two and survivors against copies
+of the population; a batch of rows against `index_select`; a checkpoint against a plain file of the genomes, both with
+fsync. A share of 1 is at the bound. Rounds are interleaved.
 """
 
 import json
