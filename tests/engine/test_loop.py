@@ -12,7 +12,7 @@ from neuroevo.engine.batches import batches
 from neuroevo.engine.cost import Budget, Cost
 from neuroevo.engine.evaluator import Evaluated, Evaluator, Scoring, plain
 from neuroevo.engine.genome import Layout, Population
-from neuroevo.engine.loop import Champion, Rules, Step, record
+from neuroevo.engine.loop import Champion, Rules, Step, statistics
 from neuroevo.engine.problem import Problem, Sensitivities, Validate, by_metric
 from neuroevo.engine.rng import Context
 from neuroevo.engine.scores import Scores
@@ -224,24 +224,22 @@ def test_the_history_of_masked_rows_is_that_of_the_valid_rows_alone(invalid: lis
     genomes[bad], values[bad] = torch.nan, -torch.inf
     traits = {"sigma": torch.rand(6), "matrix": torch.rand(6, 2)}
     population = Population.new(genomes.to(device))._replace(traits={k: v.to(device) for k, v in traits.items()})
-    found = record(1, population, Scores(values.to(device), bad.to(device)), validation=None, cost=Cost(), seconds=0.0)
+    found = statistics(population, Scores(values.to(device), bad.to(device)))
     valid = values[~bad, 0]
-    assert (found["invalid"], found["fitness_best"]) == (len(invalid), float(valid.max()))
-    assert found["fitness_mean"] == pytest.approx(float(valid.mean()), rel=1e-13)
-    assert found["fitness_std"] == pytest.approx(float(valid.std(correction=0)), rel=1e-13)
+    assert (found.invalid, found.fitness_best) == (len(invalid), float(valid.max()))
+    assert found.fitness_mean == pytest.approx(float(valid.mean()), rel=1e-13)
+    assert found.fitness_std == pytest.approx(float(valid.std(correction=0)), rel=1e-13)
     diversity = genomes[~bad, :: 5000 // 1024].std(0, correction=0).mean()
-    assert found["diversity"] == pytest.approx(float(diversity), rel=1e-6)
-    assert found["sigma"] == float(traits["sigma"].median())
-    assert "matrix" not in found
+    assert found.diversity == pytest.approx(float(diversity), rel=1e-6)
+    assert found.traits == {"sigma": float(traits["sigma"].median())}
 
 
 def test_equal_individuals_have_no_diversity_at_all_and_invalid_ones_no_statistics() -> None:
     population = Population.new(torch.full((3, 7), 0.1))
     values = torch.full((3, 1), 0.1, dtype=torch.float64)
     for invalid, spread in ((False, 0.0), (True, None)):
-        scores = Scores(values, torch.full((3,), invalid))
-        found = record(1, population, scores, validation=None, cost=Cost(), seconds=0.0)
-        assert (found["fitness_std"], found["diversity"], found["invalid"]) == (spread, spread, 3 * invalid)
+        found = statistics(population, Scores(values, torch.full((3,), invalid)))
+        assert (found.fitness_std, found.diversity, found.invalid) == (spread, spread, 3 * invalid)
 
 
 def test_history_has_its_columns_in_order() -> None:

@@ -17,6 +17,7 @@ from neuroevo.search.operators.masks import (
     Probability,
     blocks,
     draw_integers,
+    held,
     integers,
     layers_of,
     spread,
@@ -95,8 +96,8 @@ def row(
     A neuron, or filter, is a row of `X.weight [o, ...]` with its entry of `X.bias [o]`; any other parameter goes by its
     first dimension, a scalar on its own.
     """
-    units = units_of(layout).to(genomes.device)
-    chosen = Coins(len(parents), int(units.max()) + 1, rate, generator).mask()
+    units = held(units_of, layout, genomes.device)
+    chosen = Coins(len(parents), int(units_of(layout).max()) + 1, rate, generator).mask()
     return _exchange(genomes, parents, lambda rows, columns: spread(chosen[rows], units[columns]))
 
 
@@ -104,8 +105,8 @@ def layer(
     genomes: Tensor, parents: Tensor, layout: Layout, generator: torch.Generator, *, rate: Probability = 0.5
 ) -> Tensor:
     """Take each layer whole, weight and bias together, from the second parent with probability `rate`."""
-    layers = layers_of(layout).to(genomes.device)
-    chosen = Coins(len(parents), int(layers.max()) + 1, rate, generator).mask()
+    layers = held(layers_of, layout, genomes.device)
+    chosen = Coins(len(parents), int(layers_of(layout).max()) + 1, rate, generator).mask()
     return _exchange(genomes, parents, lambda rows, columns: spread(chosen[rows], layers[columns]))
 
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import cache
 from typing import Annotated, Literal
 
 import torch
@@ -12,7 +13,16 @@ from neuroevo.engine.genome import SCALE, Layout, Population
 from neuroevo.engine.rng import Context
 from neuroevo.engine.schedules import Schedule, factor
 from neuroevo.errors import InputError
-from neuroevo.search.operators.masks import Coins, Probability, blocks, integers, parameters_of, spread
+from neuroevo.search.operators.masks import (
+    Coins,
+    Probability,
+    blocks,
+    held,
+    integers,
+    parameters_of,
+    sizes_of,
+    spread,
+)
 
 Mutation = Callable[[Population, Context, Layout], Population]
 FRESH = 0.2  # of a fresh layer's deviation, 1 / sqrt(inputs): trained ones are above it
@@ -28,10 +38,16 @@ def scales(genomes: Tensor, layout: Layout) -> Tensor:
     norms = [torch.linalg.vector_norm(part, dim=1) for part in torch.split(genomes, list(layout.sizes), 1)]
     squares = torch.stack(norms, 1).double().square_()
     finite = squares.isfinite()
-    counts = finite.sum(0, keepdim=True) * torch.tensor(layout.sizes, device=genomes.device)
+    counts = finite.sum(0, keepdim=True) * held(sizes_of, layout, genomes.device)
     rms = (squares.where(finite, 0).sum(0, keepdim=True) / counts.clamp(min=1)).sqrt_()
+    return rms.clamp(min=held(_least, layout, genomes.device)).to(genomes.dtype)
+
+
+@cache
+def _least(layout: Layout) -> Tensor:
+    """Return what a root mean square counts for at least, `[t]` float64."""
     least = [SMALL if len(shape) < 2 else FRESH / math.sqrt(math.prod(shape[1:])) for shape in layout.shapes]
-    return rms.clamp(min=torch.tensor(least, dtype=rms.dtype, device=rms.device)).to(genomes.dtype)
+    return torch.tensor(least, dtype=torch.float64)
 
 
 def gaussian(
@@ -104,7 +120,7 @@ Normal = Callable[..., Tensor]  # shape -> standard normal numbers
 
 def _add(genomes: Tensor, step: Tensor, layout: Layout, coins: Coins | None, normal: Normal) -> None:
     """Add to each gene its own noise, of deviation `step` [1 or m, 1 or t], where the coins choose it."""
-    parameters = parameters_of(layout).to(genomes.device)
+    parameters = held(parameters_of, layout, genomes.device)
     for rows, columns in blocks(genomes):
         child = genomes[rows, columns]
         noise = normal(*child.shape)
