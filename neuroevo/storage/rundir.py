@@ -11,6 +11,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from neuroevo.engine.loop import Step
@@ -127,14 +128,18 @@ def extend_lineage(folder: Path, step: Step) -> None:
     parents, values = step.population.parents, step.scores.values
     if step.scores.objectives > 1:
         values = values[:, : step.scores.objectives]
-    if parents.shape[1] > FEW or (step.generation > 1 and not (parents >= 0).any()):
+    if parents.shape[1] > FEW:
         return
-    fitness = (values[:, 0] if values.shape[1] == 1 else values).tolist()
-    invalid = step.scores.invalid.tolist()
+    m = values.shape[1]
+    found = torch.cat([values, step.scores.invalid[:, None], parents], 1).cpu()  # together: one wait for the device
+    invalid, parents = found[:, m].bool(), found[:, m + 1 :].long()
+    if step.generation > 1 and not (parents >= 0).any():
+        return
+    fitness = (found[:, 0] if m == 1 else found[:, :m]).tolist()
     line = {
         "generation": step.generation,
         "parents": parents.tolist(),
-        "fitness": [None if bad else value for value, bad in zip(fitness, invalid, strict=True)],
+        "fitness": [None if bad else value for value, bad in zip(fitness, invalid.tolist(), strict=True)],
     }
     try:
         with open(folder / LINEAGE, "ab", buffering=0) as file:
