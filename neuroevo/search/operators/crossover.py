@@ -17,7 +17,7 @@ from neuroevo.search.operators.masks import (
     Probability,
     blocks,
     draw_integers,
-    held,
+    hold,
     integers,
     layers_of,
     spread,
@@ -96,7 +96,7 @@ def row(
     A neuron, or filter, is a row of `X.weight [o, ...]` with its entry of `X.bias [o]`; any other parameter goes by its
     first dimension, a scalar on its own.
     """
-    units = held(units_of, layout, genomes.device)
+    units = hold(units_of, layout, genomes.device)
     chosen = Coins(len(parents), int(units_of(layout).max()) + 1, rate, generator).mask()
     return _exchange(genomes, parents, lambda rows, columns: spread(chosen[rows], units[columns]))
 
@@ -105,7 +105,7 @@ def layer(
     genomes: Tensor, parents: Tensor, layout: Layout, generator: torch.Generator, *, rate: Probability = 0.5
 ) -> Tensor:
     """Take each layer whole, weight and bias together, from the second parent with probability `rate`."""
-    layers = held(layers_of, layout, genomes.device)
+    layers = hold(layers_of, layout, genomes.device)
     chosen = Coins(len(parents), int(layers_of(layout).max()) + 1, rate, generator).mask()
     return _exchange(genomes, parents, lambda rows, columns: spread(chosen[rows], layers[columns]))
 

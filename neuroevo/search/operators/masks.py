@@ -114,7 +114,7 @@ def spread(values: Tensor, groups: Tensor) -> Tensor:
 
 
 @lru_cache(8)
-def held(table: Callable[[Layout], Tensor], layout: Layout, device: torch.device) -> Tensor:
+def hold(table: Callable[[Layout], Tensor], layout: Layout, device: torch.device) -> Tensor:
     """Return a layout's table, such as `units_of`, on a device, to which it is copied once: a copy waits for it."""
     return table(layout).to(device)
 

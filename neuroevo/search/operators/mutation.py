@@ -17,7 +17,7 @@ from neuroevo.search.operators.masks import (
     Coins,
     Probability,
     blocks,
-    held,
+    hold,
     integers,
     parameters_of,
     sizes_of,
@@ -38,9 +38,9 @@ def scales(genomes: Tensor, layout: Layout) -> Tensor:
     norms = [torch.linalg.vector_norm(part, dim=1) for part in torch.split(genomes, list(layout.sizes), 1)]
     squares = torch.stack(norms, 1).double().square_()
     finite = squares.isfinite()
-    counts = finite.sum(0, keepdim=True) * held(sizes_of, layout, genomes.device)
+    counts = finite.sum(0, keepdim=True) * hold(sizes_of, layout, genomes.device)
     rms = (squares.where(finite, 0).sum(0, keepdim=True) / counts.clamp(min=1)).sqrt_()
-    return rms.clamp(min=held(_least, layout, genomes.device)).to(genomes.dtype)
+    return rms.clamp(min=hold(_least, layout, genomes.device)).to(genomes.dtype)
 
 
 @cache
@@ -120,7 +120,7 @@ Normal = Callable[..., Tensor]  # shape -> standard normal numbers
 
 def _add(genomes: Tensor, step: Tensor, layout: Layout, coins: Coins | None, normal: Normal) -> None:
     """Add to each gene its own noise, of deviation `step` [1 or m, 1 or t], where the coins choose it."""
-    parameters = held(parameters_of, layout, genomes.device)
+    parameters = hold(parameters_of, layout, genomes.device)
     for rows, columns in blocks(genomes):
         child = genomes[rows, columns]
         noise = normal(*child.shape)
