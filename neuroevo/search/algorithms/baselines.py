@@ -91,5 +91,6 @@ def _tell(state: Incumbent, scored: Population, scores: Scores) -> Incumbent:
 
 
 def _candidates(state: Incumbent) -> dict[str, Tensor]:
-    best = int(state.fitness.argmax())
-    return {"best": state.population.genomes[best]} if state.fitness[best] > -torch.inf else {}
+    best = state.fitness.argmax(keepdim=True)
+    genome, fitness = state.population.genomes.index_select(0, best)[0], state.fitness.index_select(0, best)
+    return {"best": genome} if fitness > -torch.inf else {}

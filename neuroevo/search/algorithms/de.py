@@ -81,7 +81,8 @@ def de(
         if not len(own):
             return {}
         genomes = state.population.genomes
-        return {"best": genomes[own[state.fitness[own].argmax()]], "mean": genomes.index_select(0, own).mean(0)}
+        best = own.index_select(0, state.fitness[own].argmax(keepdim=True))
+        return {"best": genomes.index_select(0, best)[0], "mean": genomes.index_select(0, own).mean(0)}
 
     return Algorithm(init, ask, tell, candidates, size=n, again=n, roles=(BRED, KEPT))
 

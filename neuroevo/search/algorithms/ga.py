@@ -106,7 +106,7 @@ def ga(
 
     def candidates(state: GAState) -> dict[str, Tensor]:
         if state.fitness.ndim > 1:
-            return {f"front-{i}": state.population.genomes[row] for i, row in enumerate(pareto.front(state.fitness))}
+            return {f"front-{i}": row for i, row in enumerate(state.population.genomes[pareto.front(state.fitness)])}
         order = state.fitness.topk(elite_mean_size(population, elites)).indices
         order = order[state.fitness[order] > -torch.inf]
         genomes = state.population.genomes[order]

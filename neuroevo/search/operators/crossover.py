@@ -176,7 +176,9 @@ def sbx(
         from evotorch.operators.functional import simulated_binary_cross_over
 
     def mix(first: Tensor, second: Tensor, rows: slice, columns: slice) -> None:
-        first.copy_(simulated_binary_cross_over(torch.cat([first, second]), eta=eta)[: len(first)])
+        # A number of Python would be copied to the device.
+        found = simulated_binary_cross_over(torch.cat([first, second]), eta=first.new_full((), eta))
+        first.copy_(found[: len(first)])
 
     with fork(generator):
         return _mate(genomes, parents, mix)
