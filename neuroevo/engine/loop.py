@@ -245,16 +245,17 @@ def statistics(population: Population, scores: Scores) -> Statistics:
     """
     valid, genomes = ~scores.invalid, population.genomes
     sample = genomes[:, :: max(1, genomes.shape[1] // DIVERSITY_GENES)]
-    best = scores.values[:, 0].masked_fill(scores.invalid, -torch.inf).max()
-    mean = scores.values[:, 0].masked_fill(scores.invalid, 0).sum() / valid.sum()
-    deviation = deviations(scores.values[:, :1], valid)
-    diversity = deviations(sample, valid.to(genomes.device)).mean()
+    highest = scores.values[:, 0].masked_fill(scores.invalid, -torch.inf).max()
+    average = scores.values[:, 0].masked_fill(scores.invalid, 0).sum() / valid.sum()
+    spread = deviations(scores.values[:, :1], valid)[0]
+    apart = deviations(sample, valid.to(genomes.device)).mean()
     traits = {name: trait.median() for name, trait in sorted(population.traits.items()) if trait.ndim == 1}
-    numbers = [scores.invalid.sum(), best, mean, deviation[0], diversity, *traits.values()]
-    invalid, *found = torch.stack([number.to(best) for number in numbers]).tolist()
+    numbers = [scores.invalid.sum(), highest, average, spread, apart, *traits.values()]
+    invalid, *found = torch.stack([number.to(highest) for number in numbers]).tolist()
     if invalid == len(valid):
         found[:4] = [None] * 4
-    return Statistics(*found[:4], int(invalid), dict(zip(traits, found[4:], strict=True)))
+    best, mean, deviation, diversity, *medians = found
+    return Statistics(best, mean, deviation, diversity, int(invalid), dict(zip(traits, medians, strict=True)))
 
 
 def record(

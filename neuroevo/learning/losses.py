@@ -4,7 +4,9 @@ import torch
 from torch import Tensor
 
 
-def soft_targets(targets: Tensor, partners: Tensor | None, share: float, smoothing: Tensor | None, classes: int) -> Tensor:
+def soft_targets(
+    targets: Tensor, partners: Tensor | None, share: float, smoothing: Tensor | None, classes: int
+) -> Tensor:
     """Return target distributions [r or 1, B, C]: one-hot, mixed with those of mixup's partners, smoothed.
 
     Targets are [B] or [r, B]; `smoothing` [r] is spread over all classes, as torch's `label_smoothing`; None is none.

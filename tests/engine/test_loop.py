@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from paper_gpu import CUDA, paper_gpu
 from torch import Tensor
 
 from neuroevo.engine import loop
@@ -32,7 +33,7 @@ def walk(growing: bool = False) -> Algorithm[Walk]:
 
     def ask(state: Walk, context: Context) -> Population:
         n = 8 if growing and context.generation > 1 else 4
-        return Population.new(state.at + torch.arange(n)[:, None], parents=2)
+        return Population.new(state.at + torch.arange(n, device=state.at.device)[:, None], parents=2)
 
     return Algorithm(
         lambda start, sigma, context: Walk(start[0]),
@@ -232,6 +233,23 @@ def test_the_history_of_masked_rows_is_that_of_the_valid_rows_alone(invalid: lis
     diversity = genomes[~bad, :: 5000 // 1024].std(0, correction=0).mean()
     assert found.diversity == pytest.approx(float(diversity), rel=1e-6)
     assert found.traits == {"sigma": float(traits["sigma"].median())}
+
+
+def test_the_clock_is_asked_when_the_device_has_done_the_generation() -> None:
+    def score(population: Population, index: Tensor) -> tuple[Scores, Cost]:
+        values = population.genomes.double()
+        return Scores(values, values.isnan().any(1)), Cost(forward=len(values))
+
+    def validate(genomes: Tensor) -> tuple[list[dict[str, float]], Cost]:
+        return [{"accuracy": 0.0, "cross_entropy": 1.0}] * len(genomes), Cost()
+
+    evaluator = plain(Scoring(score, lambda n, samples: Cost(forward=n)))
+    r = rules(budget=Budget(generations=4, seconds=1e9), every=9)
+    with paper_gpu() as gpu, gpu.count() as waits:
+        p = problem(evaluator, validate, r)
+        begun = loop.begin(p, walk(), 0, CUDA, champion=FIRST)
+        steps = list(loop.evolve(p, walk(), r, begun, device=CUDA, clock=lambda: float(waits.reads.total())))
+    assert [step.seconds for step in steps] == [1, 2, 3, 4]  # a wait a generation, and each is in its time
 
 
 def test_equal_individuals_have_no_diversity_at_all_and_invalid_ones_no_statistics() -> None:

@@ -68,7 +68,7 @@ def _spin(weights: Tensor, valid: Tensor, points: Tensor) -> Tensor:
 
 
 def _proportional(fitness: Tensor, valid: Tensor) -> Tensor:
-    """Return weights in [0, 1] in proportion to `fitness [n]` above the lowest valid; 1 for each where all are equal."""
+    """Return weights in [0, 1] in proportion to `fitness [n]` above the lowest valid; all 1 where these are equal."""
     above = fitness.double() - fitness.masked_fill(~valid, torch.inf).min()
     return (above / above.masked_fill(~valid, -torch.inf).max()).nan_to_num(nan=1.0)  # 0 / 0, or inf / inf
 
