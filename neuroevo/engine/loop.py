@@ -163,7 +163,8 @@ def evolve(
         found = statistics(grown.inherited, grown.scores)
         ahead = None
         stop = rules.budget.stop_reason(generation, cost, start.seconds + clock() - began, Cost(forward=1))
-        if stop is None and rules.budget.counts:  # the next generation may take more than this one
+        # The next generation may take more than this one; and a GPU proposes it while this one is told of.
+        if stop is None and (rules.budget.counts or device.type != "cpu"):
             ahead = propose(state, generation + 1, cost)
             stop = rules.budget.stop_reason(generation, cost, start.seconds + clock() - began, ahead.least)
         champion, stale, validation = step.champion, step.stale, None

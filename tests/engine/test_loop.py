@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from paper_gpu import CUDA, paper_gpu
+from paper_gpu import CUDA, Waits, paper_gpu
 from torch import Tensor
 
 from neuroevo.engine import loop
@@ -235,7 +235,9 @@ def test_the_history_of_masked_rows_is_that_of_the_valid_rows_alone(invalid: lis
     assert found.traits == {"sigma": float(traits["sigma"].median())}
 
 
-def test_the_clock_is_asked_when_the_device_has_done_the_generation() -> None:
+def on_paper(clock: Callable[[Waits], float], told: Callable[[int], None], algorithm: Algorithm[Walk]) -> list[Step]:
+    """Run the walk for four generations on a GPU on paper."""
+
     def score(population: Population, index: Tensor) -> tuple[Scores, Cost]:
         values = population.genomes.double()
         return Scores(values, values.isnan().any(1)), Cost(forward=len(values))
@@ -243,13 +245,33 @@ def test_the_clock_is_asked_when_the_device_has_done_the_generation() -> None:
     def validate(genomes: Tensor) -> tuple[list[dict[str, float]], Cost]:
         return [{"accuracy": 0.0, "cross_entropy": 1.0}] * len(genomes), Cost()
 
-    evaluator = plain(Scoring(score, lambda n, samples: Cost(forward=n)))
     r = rules(budget=Budget(generations=4, seconds=1e9), every=9)
+    p = problem(plain(Scoring(score, lambda n, samples: Cost(forward=n))), validate, r)
+    steps = []
     with paper_gpu() as gpu, gpu.count() as waits:
-        p = problem(evaluator, validate, r)
-        begun = loop.begin(p, walk(), 0, CUDA, champion=FIRST)
-        steps = list(loop.evolve(p, walk(), r, begun, device=CUDA, clock=lambda: float(waits.reads.total())))
+        begun = loop.begin(p, algorithm, 0, CUDA, champion=FIRST)
+        for step in loop.evolve(p, algorithm, r, begun, device=CUDA, clock=lambda: clock(waits)):
+            told(step.generation)
+            steps.append(step)
+    return steps
+
+
+def test_the_clock_is_asked_when_the_device_has_done_the_generation() -> None:
+    steps = on_paper(lambda waits: float(waits.reads.total()), lambda generation: None, walk())
     assert [step.seconds for step in steps] == [1, 2, 3, 4]  # a wait a generation, and each is in its time
+
+
+def test_a_gpu_proposes_the_next_generation_while_observers_hear_of_this_one() -> None:
+    done: list[tuple[str, int]] = []
+    algorithm = walk()
+
+    def ask(state: Walk, context: Context) -> Population:
+        done.append(("asked", context.generation))
+        return algorithm.ask(state, context)
+
+    on_paper(lambda waits: 0.0, lambda generation: done.append(("told", generation)), algorithm._replace(ask=ask))
+    each = [(("asked", k + 1), ("told", k)) for k in (1, 2, 3)]
+    assert done == [("asked", 1), *(event for pair in each for event in pair), ("told", 4)]
 
 
 def test_equal_individuals_have_no_diversity_at_all_and_invalid_ones_no_statistics() -> None:
