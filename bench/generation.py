@@ -21,10 +21,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported
 import torch
 from torch import Tensor
 
-from neuroevo.engine import execution
-from neuroevo.engine.cost import Cost
+from neuroevo.engine import execution, loop
 from neuroevo.engine.genome import Layout
-from neuroevo.engine.loop import record
 from neuroevo.engine.rng import Context
 from neuroevo.networks import heads
 from neuroevo.problems import scoring
@@ -73,7 +71,7 @@ def main() -> None:
         "score": partial(scoring.fitness, judgement, population, index, plan),
         "score, bfloat16": partial(scoring.fitness, judgement, population, index, bfloat16, rescored=1),
         "tell": partial(algorithm.tell, state, population, scores),
-        "record": partial(record, 1, population, scores, validation=None, cost=Cost(), seconds=0.0),
+        "statistics": partial(loop.statistics, population, scores),
         "candidates": partial(algorithm.candidates, state),
         "normal_ of the population": noise.normal_,
         "torch.mm, [n, n] x [n, g]": partial(torch.mm, weights, population.genomes, out=noise),

@@ -58,6 +58,16 @@ def began() -> float:
     return float(psutil.Process().create_time())
 
 
+def upload(x: Tensor, device: torch.device) -> Tensor:
+    """Return x on a device, without waiting for what that still has to do.
+
+    Only memory that is pinned can be copied so; torch keeps it until the copy is done, and then for the next one.
+    """
+    if device.type != "cuda" or x.device.type != "cpu":
+        return x.to(device)
+    return x.pin_memory().to(device, non_blocking=True)
+
+
 def synchronise(device: torch.device) -> None:
     """Wait until a device has done what it was given."""
     if device.type == "cuda":

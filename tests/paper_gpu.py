@@ -44,8 +44,9 @@ CUDA, CPU = torch.device("cuda:0"), torch.device("cpu")
 aten = torch.ops.aten
 READS = {  # whose result, or its shape, the host needs before it goes on
     "_local_scalar_dense", "nonzero", "masked_select", "_unique", "_unique2", "unique_dim", "unique_consecutive",
-    "equal", "allclose", "is_nonzero", "_linalg_eigh", "_linalg_svd",
+    "equal", "allclose", "is_nonzero", "_linalg_eigh", "_linalg_svd", "linalg_matrix_exp",
 }  # fmt: skip
+FILLS = {"masked_fill", "masked_fill_", "index_fill", "index_fill_"}  # which read a value of the device
 INDEXING = {"index", "_unsafe_index", "index_put", "index_put_", "_index_put_impl_"}
 COPIES = {"_to_copy", "copy_", "copy"}
 # Functions that take all tensors from one device, a CPU number with no dimensions included.
@@ -291,6 +292,8 @@ def _waits(name: str, args: Any, kwargs: Any) -> None:
         _count(name.strip("_"))
     elif name == "multinomial" and (args[1] == 1 or not (len(args) > 2 and args[2])):
         _count("multinomial")  # looks whether what it is given are probabilities
+    elif name in FILLS and isinstance(args[-1], Paper):
+        _count(name)
     elif name == "repeat_interleave" and kwargs.get("output_size") is None:
         _count("repeat_interleave")
     elif name in INDEXING:
@@ -380,6 +383,10 @@ class _Functions(TorchFunctionMode):
             return _product_of_vectors(*(args if name != "__rmatmul__" else args[::-1]))
         if func is functional.batch_norm and not _is_batched(first) and any(isinstance(a, Paper) for a in args):
             _refuse("convolution", args, kwargs)
+        if name == "where" and any(_is_number(a) for a in args) and any(isinstance(a, Paper) for a in args):
+            _count("where", "writes")  # the number becomes one of the device
+        if name == "new_tensor" and isinstance(first, Paper) and kwargs.get("device") in (None, CUDA):
+            _count("new_tensor", "writes")
         if name in FACTORIES and isinstance(first, Paper) and kwargs.get("device") is not None:
             if not is_cuda(kwargs["device"]):
                 with _disable_current_modes():
@@ -417,6 +424,11 @@ def _product_of_vectors(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 def _is_batched(x: Any) -> bool:
     """Tell whether vmap wrapped a tensor, which then doesn't say where it is."""
     return isinstance(x, torch.Tensor) and bool(torch._C._functorch.is_batchedtensor(x))
+
+
+def _is_number(x: Any) -> bool:
+    """Tell whether x is a tensor of the host with no dimensions."""
+    return isinstance(x, torch.Tensor) and not isinstance(x, Paper) and not _is_batched(x) and x.ndim == 0
 
 
 def _number(x: Any) -> Any:

@@ -11,7 +11,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "neuroevo"
 PACKAGES = {  # in order: each may import those before it, and its own modules those before them
     "": ["errors", "devices"],
-    "engine": ["threads", "genome", "rng", "cost", "schedules", "samples", "pareto", "scores", "batches", "execution",
+    "engine": ["threads", "genome", "rng", "cost", "schedules", "samples", "scores", "pareto", "batches", "execution",
                "algorithm", "evaluator", "problem", "loop", "observer"],
     "search": ["operators.masks", "operators.selection", "operators.crossover", "operators.mutation",
                "algorithms", "space", "samplers"],

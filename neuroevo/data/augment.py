@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from neuroevo import devices
 from neuroevo.data.arrays import Vectors
 from neuroevo.data.datasets import Dataset
 from neuroevo.data.pictures import Picture
@@ -108,8 +109,9 @@ def views(count: int, clean: int, train: Tensor) -> Callable[[Tensor, torch.Gene
 
 def normalise(batch: Tensor, transform: Transform, device: torch.device) -> Tensor:
     """Return uint8 images [B, channels, H, W] as the backbone takes them: float32, normalised, channels last."""
-    x = batch.to(device).to(torch.float32, memory_format=torch.channels_last).div_(255)
+    x = devices.upload(batch, device).to(torch.float32, memory_format=torch.channels_last).div_(255)
     if transform.mean is not None and transform.std is not None:
-        mean, std = (torch.tensor(v, device=device).view(1, -1, 1, 1) for v in (transform.mean, transform.std))
+        given = (torch.tensor(v).view(1, -1, 1, 1) for v in (transform.mean, transform.std))
+        mean, std = (devices.upload(v, device) for v in given)
         x = x.sub_(mean).div_(std)
     return x

@@ -39,9 +39,10 @@ class Features(NamedTuple):
         """Return the features [B, d] as the head sees them, and the labels [B], of the rows in `index`."""
         clean = len(self.pieces[0])
         if self.live is not None and int(index.max()) >= clean:
-            features, labels = self.live(index), self.labels[((index - clean) % clean).to(self.device)]
+            features, own = self.live(index), (index - clean) % clean
         else:
-            features, labels = self._gather(index).to(self.device).float(), self.labels[index.to(self.device)]
+            features, own = self._gather(index).to(self.device).float(), index
+        labels = self.labels[devices.upload(own, self.device)]
         return (self.affine(features) if self.affine else features), labels
 
     def through(self, affine: Affine) -> Self:
@@ -62,13 +63,13 @@ class Features(NamedTuple):
 
     def _gather(self, index: Tensor) -> Tensor:
         first, *views = self.pieces
-        index = index.to(first.device)
         if not views:
-            return first[index]
+            return first[devices.upload(index, first.device)]
         out = first.new_empty(len(index), self.dim)
         offset = 0
         for piece in self.pieces:
             here = ((index >= offset) & (index < offset + len(piece))).nonzero().squeeze(1)
-            out[here] = piece[index[here] - offset]
+            rows = devices.upload(index[here] - offset, first.device)
+            out[devices.upload(here, first.device)] = piece[rows]
             offset += len(piece)
         return out

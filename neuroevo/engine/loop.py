@@ -159,25 +159,28 @@ def evolve(
         grown = evaluator.evaluate(population, problem.batch(generation, now.samples), now.context)
         state = algorithm.tell(step.state, grown.inherited, grown.scores)
         cost = step.cost + now.asked + grown.cost
+        # The generation's one wait for the device; after it, the clock has all that the generation took.
+        found = statistics(grown.inherited, grown.scores)
         ahead = None
         stop = rules.budget.stop_reason(generation, cost, start.seconds + clock() - began, Cost(forward=1))
-        if stop is None and rules.budget.counts:  # the next generation may take more than this one
+        # The next generation may take more than this one; and a GPU proposes it while this one is told of.
+        if stop is None and (rules.budget.counts or device.type != "cpu"):
             ahead = propose(state, generation + 1, cost)
             stop = rules.budget.stop_reason(generation, cost, start.seconds + clock() - began, ahead.least)
         champion, stale, validation = step.champion, step.stale, None
         if generation % rules.every == 0 or stop is not None:
             same = grown.scored is grown.inherited
             shown = state if same else algorithm.tell(step.state, grown.scored, grown.scores)
-            found, checked = best(algorithm.candidates(shown), problem, generation)
+            candidate, checked = best(algorithm.candidates(shown), problem, generation)
             cost += checked
             stale += 1
-            if found is not None:
-                validation = found.validation[rules.metric]
-                if problem.merit(found.validation) > problem.merit(champion.validation):
-                    champion, stale = found, 0
+            if candidate is not None:
+                validation = candidate.validation[rules.metric]
+                if problem.merit(candidate.validation) > problem.merit(champion.validation):
+                    champion, stale = candidate, 0
             stop = stop or stop_by_validation(rules, champion, stale)
         seconds = start.seconds + clock() - began
-        line = record(generation, grown.inherited, grown.scores, validation=validation, cost=cost, seconds=seconds)
+        line = record(generation, found, validation=validation, cost=cost, seconds=seconds)
         step = Step(generation, state, grown.inherited, grown.scores, line, cost, seconds, champion, stale, stop)
         yield step
 
@@ -224,37 +227,55 @@ def stop_by_validation(rules: Rules, champion: Champion, stale: int) -> str | No
     return "patience" if rules.patience is not None and stale >= rules.patience else None
 
 
-def record(
-    generation: int,
-    population: Population,
-    scores: Scores,
-    *,
-    validation: float | None,
-    cost: Cost,
-    seconds: float,
-) -> dict[str, float | None]:
-    """Return a generation's line of the history: statistics over valid individuals, and medians of their traits.
+class Statistics(NamedTuple):
+    """What a line of the history says of a population; None where no individual is valid."""
 
-    They leave the device together: one wait a generation. Invalid individuals are masked, since to take the others'
-    rows would wait for how many they are.
+    fitness_best: float | None
+    fitness_mean: float | None
+    fitness_std: float | None
+    diversity: float | None
+    invalid: int
+    traits: dict[str, float]  # medians of those that are a number for each individual
+
+
+def statistics(population: Population, scores: Scores) -> Statistics:
+    """Return statistics over a population's valid individuals, and medians of its traits.
+
+    They leave the device together, by the one transfer that a generation waits for. Invalid individuals are masked,
+    since to take the others' rows would wait for how many they are.
     """
     valid, genomes = ~scores.invalid, population.genomes
     sample = genomes[:, :: max(1, genomes.shape[1] // DIVERSITY_GENES)]
-    best = scores.values[:, 0].masked_fill(scores.invalid, -torch.inf).max()
-    mean = scores.values[:, 0].masked_fill(scores.invalid, 0).sum() / valid.sum()
-    deviation = deviations(scores.values[:, :1], valid)
-    diversity = deviations(sample, valid.to(genomes.device)).mean()
+    highest = scores.values[:, 0].masked_fill(scores.invalid, -torch.inf).max()
+    average = scores.values[:, 0].masked_fill(scores.invalid, 0).sum() / valid.sum()
+    spread = deviations(scores.values[:, :1], valid)[0]
+    apart = deviations(sample, valid.to(genomes.device)).mean()
     traits = {name: trait.median() for name, trait in sorted(population.traits.items()) if trait.ndim == 1}
-    numbers = [scores.invalid.sum(), best, mean, deviation[0], diversity, *traits.values()]
-    invalid, *found = torch.stack([number.to(best) for number in numbers]).tolist()
+    numbers = [scores.invalid.sum(), highest, average, spread, apart, *traits.values()]
+    invalid, *found = torch.stack([number.to(highest) for number in numbers]).tolist()
     if invalid == len(valid):
         found[:4] = [None] * 4
-    figures: dict[str, float | None] = {"generation": generation}
-    figures |= zip(("fitness_best", "fitness_mean", "fitness_std", "diversity"), found[:4], strict=True)
-    figures |= {"validation": validation, "invalid": int(invalid)}
-    figures |= zip(traits, found[4:], strict=True)
-    figures |= {"forward_samples": cost.forward, "backward_samples": cost.backward, "seconds": seconds}
-    return figures
+    best, mean, deviation, diversity, *medians = found
+    return Statistics(best, mean, deviation, diversity, int(invalid), dict(zip(traits, medians, strict=True)))
+
+
+def record(
+    generation: int, found: Statistics, *, validation: float | None, cost: Cost, seconds: float
+) -> dict[str, float | None]:
+    """Return a generation's line of the history."""
+    return {
+        "generation": generation,
+        "fitness_best": found.fitness_best,
+        "fitness_mean": found.fitness_mean,
+        "fitness_std": found.fitness_std,
+        "diversity": found.diversity,
+        "validation": validation,
+        "invalid": found.invalid,
+        **found.traits,
+        "forward_samples": cost.forward,
+        "backward_samples": cost.backward,
+        "seconds": seconds,
+    }
 
 
 def deviations(x: Tensor, rows: Tensor) -> Tensor:

@@ -17,6 +17,10 @@ population.
 import torch
 from torch import Tensor
 
+from neuroevo.engine.scores import ranks, sort_rows
+
+FRONTS = 16  # that a GPU takes off at first before anybody looks whether some are left, then twice as many
+
 
 def domination(values: Tensor) -> Tensor:
     """Return [n, n] bool: individual i is dominated by j."""
@@ -33,11 +37,16 @@ def fronts(values: Tensor) -> Tensor:
     """Return the number [n] int64 of each individual's front, 0 that of those whom nobody dominates."""
     by = domination(values)
     number, counts, k = torch.full((len(values),), -1, device=values.device), by.sum(1), 0
-    while bool((left := number < 0).any()):
-        now = left & (counts == 0)
-        number[now] = k
-        counts, k = counts - by[:, now].sum(1), k + 1
-    return number
+    waits = values.device.type != "cpu"  # for a look, and for how many a front has
+    looks = FRONTS if waits else 1
+    while True:
+        for _ in range(looks):
+            now = (number < 0) & (counts == 0)
+            number.masked_fill_(now, k)
+            counts, k = counts - (by & now if waits else by[:, now]).sum(1), k + 1
+        if not bool((number < 0).any()):
+            return number
+        looks = 2 * looks if waits else 1
 
 
 def crowding(values: Tensor, number: Tensor) -> Tensor:
@@ -47,13 +56,11 @@ def crowding(values: Tensor, number: Tensor) -> Tensor:
     at either end. An objective in which a front is all equal adds nothing.
     """
     n = len(values)
-    points, which = torch.unique(values, dim=0, return_inverse=True)
-    places = torch.arange(n, device=values.device)
-    firsts = torch.full((len(points),), n, device=values.device).scatter_reduce_(0, which, places, "amin")
-    own = number[firsts]
-    distance = values.new_zeros(len(points))
-    for column in points.T:
-        nothing = values.new_zeros(n)
+    rows, first = sort_rows(values)
+    own = number[rows].where(first, n)  # copies are a front of their own, at which nobody looks
+    distance = values.new_zeros(n)
+    for column in values[rows].T:
+        nothing = values.new_zeros(n + 1)
         low = nothing.scatter_reduce(0, own, column, "amin", include_self=False)
         high = nothing.scatter_reduce(0, own, column, "amax", include_self=False)
         order = column.argsort(stable=True)
@@ -63,16 +70,14 @@ def crowding(values: Tensor, number: Tensor) -> Tensor:
         gap[1:-1] = torch.where(inner, (sorted_[2:] - sorted_[:-2]) / (high - low)[front[1:-1]], torch.inf)
         gap = gap.masked_fill((high == low)[front], 0.0).nan_to_num(nan=0.0, posinf=torch.inf)
         distance[order] += gap
-    return values.new_zeros(n).index_copy_(0, firsts, distance)
+    return values.new_zeros(n).index_copy_(0, rows, distance.masked_fill_(~first, 0))
 
 
 def rank(values: Tensor) -> Tensor:
     """Return NSGA-II's order as one number [n] float64 for each, higher is better, -inf where invalid."""
     number = fronts(values)
     keys = torch.stack([-number.to(values.dtype), crowding(values, number)], dim=1)
-    dense: Tensor
-    _, dense = torch.unique(keys, dim=0, return_inverse=True)  # unique sorts rows lexicographically
-    return dense.to(values.dtype).masked_fill((values == -torch.inf).all(1), -torch.inf)
+    return ranks(keys).masked_fill((values == -torch.inf).all(1), -torch.inf)
 
 
 def front(values: Tensor) -> Tensor:
@@ -80,8 +85,6 @@ def front(values: Tensor) -> Tensor:
 
     The best by the first objective comes first.
     """
-    rows = ((fronts(values) == 0) & (values > -torch.inf).any(1)).nonzero().squeeze(1)
-    points, which = torch.unique(values[rows], dim=0, return_inverse=True)
-    firsts = torch.full((len(points),), len(rows), device=rows.device)
-    firsts = firsts.scatter_reduce_(0, which, torch.arange(len(rows), device=rows.device), "amin")
-    return rows[firsts].flip(0)
+    best = (fronts(values) == 0) & (values > -torch.inf).any(1)
+    rows, first = sort_rows(values)
+    return rows[first & best[rows]].flip(0)

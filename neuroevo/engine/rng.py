@@ -39,9 +39,14 @@ class Context(NamedTuple):
 
 @contextmanager
 def fork(source: torch.Generator) -> Iterator[None]:
-    """Let a library that draws from torch's global generator draw from `source` instead; the global one is restored."""
-    seed = int(torch.randint(2**63 - 1, (), generator=source, device=source.device))
-    devices = [source.device] if source.device.type == "cuda" else []
+    """Let a library that draws from torch's global generator draw from `source` instead; the global one is restored.
+
+    A GPU's generator gives its own seed, since to draw one would wait for it.
+    """
+    if source.device.type == "cuda":
+        seed, devices = source.initial_seed(), [source.device]
+    else:
+        seed, devices = int(torch.randint(2**63 - 1, (), generator=source)), []
     with torch.random.fork_rng(devices):
         torch.manual_seed(seed)
         yield

@@ -14,11 +14,22 @@ class Scores(NamedTuple):
     objectives: int = 1  # the first so many columns; the others break their ties
 
 
-def ranks(values: Tensor) -> Tensor:
-    """Return the dense rank [n] of each row of values [n, m], highest best; later columns break ties of earlier."""
+def sort_rows(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the order [n] of the rows of values [n, m], and of each in it whether it differs from the one before it.
+
+    Lowest first; later columns break ties of earlier, and of equal rows the first comes first. What `torch.unique`
+    finds, for whose number a GPU would have to be waited for.
+    """
     order = torch.arange(len(values), device=values.device)
     for column in values.T.flip(0):
         order = order[column[order].argsort(stable=True)]
     rows = values[order]
-    rises = (rows[1:] != rows[:-1]).any(1).cumsum(0)  # `unique` would make a GPU wait for how many there are
-    return values.new_zeros(len(values)).index_copy_(0, order[1:], rises.to(values.dtype))
+    first = torch.ones(len(values), dtype=torch.bool, device=values.device)
+    first[1:] = (rows[1:] != rows[:-1]).any(1)
+    return order, first
+
+
+def ranks(values: Tensor) -> Tensor:
+    """Return the dense rank [n] of each row of values [n, m], highest best; later columns break ties of earlier."""
+    order, first = sort_rows(values)
+    return values.new_zeros(len(values)).index_copy_(0, order, (first.cumsum(0) - 1).to(values.dtype))

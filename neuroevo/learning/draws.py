@@ -30,7 +30,7 @@ class Draws:
     def _rows(self, shape: tuple[int, int], generator: torch.Generator) -> Tensor:
         train = self.task.train
         if self.s.balanced:
-            return draw_balanced(train, self.task.source.labels.cpu()[train], (*shape, self.size), generator)
+            return draw_balanced(train, self.task.labels, (*shape, self.size), generator)
         lines = []
         for _ in range(shape[0]):  # epochs: every sample once before any comes again
             whole = len(train) - len(train) % self.size
@@ -40,7 +40,10 @@ class Draws:
         return train[torch.stack(lines)]
 
     def batches(self, individuals: Tensor) -> Iterator[Batch]:
-        """Yield each step's features [B, d] or [r, B, d], targets, mixup's partners' targets, and the mixing share."""
+        """Yield each step's features [B, d] or [r, B, d], targets, mixup's partners' targets, and the mixing share.
+
+        `individuals` [r] are streams, on the CPU.
+        """
         if self.kept is not None:
             yield from self.kept
             return
@@ -53,7 +56,7 @@ class Draws:
         self.kept = made if len(made) == self.s.steps else None
 
     def _batch(self, individuals: Tensor, step: int) -> Batch:
-        index = self.rows[individuals.cpu(), step] if self.s.batches == "own" else self.rows[:, step]
+        index = self.rows[individuals, step] if self.s.batches == "own" else self.rows[:, step]
         features, targets = self.task.source.batch(index.flatten())
         features, targets = features.unflatten(0, index.shape), targets.unflatten(0, index.shape)
         if self.s.batches == "shared":
@@ -64,10 +67,10 @@ class Draws:
             partners = targets.flip(-1)
         return features, targets, partners, share
 
-    def dropout(self, rate: Tensor | None, individuals: Tensor, step: int) -> Callable[[slice], Drop]:
-        """Return the dropout in this step of a part of the batch.
+    def dropout(self, rate: Tensor | float | None, individuals: Tensor, step: int) -> Callable[[slice], Drop]:
+        """Return the dropout in this step of a part of the batch, at each individual's rate [r], or the layer's own.
 
-        Each individual's masks are from a stream of its own.
+        Each individual's masks are from a stream of its own, `individuals` [r] on the CPU.
         """
 
         def of(part: slice) -> Drop:
@@ -75,9 +78,11 @@ class Draws:
 
             def drop(x: Tensor, own: float) -> Tensor:
                 layer[0] += 1
-                p = x.new_full((len(x),), own) if rate is None else rate
-                if not bool(p.any()):
-                    return x
+                p = own if rate is None else rate
+                if not isinstance(p, Tensor):
+                    if p == 0:
+                        return x
+                    p = x.new_full((len(x),), p)
                 context = self.context._replace(device=x.device)
                 streams = [f"refine/dropout/{step}/{layer[0]}/{i}" for i in individuals.tolist()]
                 shape = x.shape[1], self.size

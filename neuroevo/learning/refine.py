@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from neuroevo import devices
 from neuroevo.engine.cost import Cost
 from neuroevo.engine.evaluator import Learning
 from neuroevo.engine.genome import BRED, KEPT, Population
@@ -36,7 +37,7 @@ class Slice(NamedTuple):
     slots: list[Tensor]  # what the optimizer keeps, each [r, g]
     before: Tensor  # steps so far [r]
     values: dict[str, Tensor]  # hyperparameters, each [r]
-    streams: Tensor  # whose random numbers they have [r]
+    streams: Tensor  # whose random numbers they have [r], on the CPU
 
 
 def refiner(task: Task, optimizer: Optimizer, settings: Settings, given: Collection[str] = ()) -> Learning:
@@ -56,19 +57,29 @@ def refiner(task: Task, optimizer: Optimizer, settings: Settings, given: Collect
     ranges = {
         name: 0.0 if value is None else value for name, value in named.items() if name in given or value is not None
     }
+    # What is 0 for all takes no part: to look at the values of each would wait for them.
+    unused = {name for name in ("label_smoothing", "dropout") if ranges.get(name) == 0 and name not in given}
     size = min(s.batch_size, len(task.train))
     counts = torch.bincount(task.source.labels[task.train.to(task.source.labels.device)], minlength=task.classes)
     prior = (counts / counts.sum()).clamp_(min=1e-12)
     by_class = counts.sum() / (task.classes * counts.clamp(min=1)) if s.class_weights else None
+    asked: list[tuple[Tensor, Tensor]] = []  # the roles that were asked about last, and the rows
 
     def eligible(population: Population) -> Tensor:
-        fresh = population.roles != KEPT
-        return {"all": fresh | True, "children": fresh, "elites": ~fresh}[s.who].nonzero().squeeze(1)
+        """Return the rows that may learn, on the CPU: a generation asks more than once, and waits for them once."""
+        if s.who == "all":
+            return torch.arange(len(population.genomes))
+        roles = population.roles
+        if not asked or asked[0][0] is not roles:
+            asked[:] = [(roles, ((roles == KEPT) == (s.who == "elites")).cpu().nonzero().squeeze(1))]
+        return asked[0][1]
 
     def choose(population: Population, context: Context) -> Tensor:
+        """Return the rows that learn, on the CPU."""
         rows = eligible(population)
         if s.share < 1:
-            order = torch.randperm(len(rows), generator=context.generator("refine/who"), device=rows.device)
+            generator = context._replace(device=rows.device).generator("refine/who")
+            order = torch.randperm(len(rows), generator=generator)
             rows = rows[order[: round(s.share * len(rows))]].sort().values
         return rows
 
@@ -83,9 +94,10 @@ def refiner(task: Task, optimizer: Optimizer, settings: Settings, given: Collect
         population = with_traits(
             population, {name: value for name, value in ranges.items() if name not in given}, context
         )
-        rows, steps = choose(population, context), steps_left(context)
-        if steps == 0 or not len(rows):
+        chosen, steps = choose(population, context), steps_left(context)
+        if steps == 0 or not len(chosen):
             return population, Cost()
+        rows = devices.upload(chosen, population.genomes.device)
         genomes, traits = population.genomes.clone(), dict(population.traits)
         inherits = s.optimizer_state == "inherit" and bool(optimizer.slots)
         if inherits:
@@ -93,7 +105,7 @@ def refiner(task: Task, optimizer: Optimizer, settings: Settings, given: Collect
                 traits[slot] = traits[slot].clone() if slot in traits else torch.zeros_like(genomes)
             so_far = traits.get("steps", torch.zeros(len(genomes), device=genomes.device))
             traits["steps"] = so_far.index_add(0, rows, torch.full((len(rows),), float(steps), device=genomes.device))
-        streams = traits.get("stream", torch.arange(len(genomes), device=genomes.device))
+        streams = traits["stream"].cpu() if "stream" in traits else torch.arange(len(genomes))
         draws = Draws(task, replace(s, steps=steps), size, int(streams.max()) + 1, context)
         parts = rows.split(task.individuals)
 
@@ -103,13 +115,13 @@ def refiner(task: Task, optimizer: Optimizer, settings: Settings, given: Collect
             return like.new_full((len(part),), of)
 
         def slices() -> Iterator[Slice]:
-            for part in parts:
+            for part, own in zip(parts, streams[chosen].split(task.individuals), strict=True):
                 x = population.genomes[part].to(task.device)
-                values = {name: values_of(name, of, part, x) for name, of in ranges.items()}
+                values = {name: values_of(name, of, part, x) for name, of in ranges.items() if name not in unused}
                 values["lr"] = values["lr"] * factor(s.schedule, context.progress, s.final)
                 slots = [traits[slot][part].to(x) if inherits else torch.zeros_like(x) for slot in optimizer.slots]
                 before = so_far[part].to(x) if inherits else x.new_zeros(len(part))
-                yield Slice(x, slots, before, values, streams[part])
+                yield Slice(x, slots, before, values, own)
 
         results = task.executor.map(lambda own: train(own, draws), slices())
         for part, (learnt, slots) in zip(parts, results, strict=True):
@@ -126,14 +138,16 @@ def refiner(task: Task, optimizer: Optimizer, settings: Settings, given: Collect
         memory = [{name: m.contiguous() for name, m in task.layout.unflatten(slot).items()} for slot in slots]
         pull = task.layout.unflatten(task.start[None]) if s.decay_to_start else {}
         for step, (features, targets, partners, share) in enumerate(draws.batches(streams)):
-            soft = soft_targets(targets, partners, share, values["label_smoothing"], task.classes)
+            soft = soft_targets(targets, partners, share, values.get("label_smoothing"), task.classes)
             of_loss = features.new_full((features.shape[-2],), 1 / features.shape[-2])  # each sample's share of it
             if by_class is not None:
                 of_loss = by_class[targets]
                 if partners is not None:
                     of_loss = share * of_loss + (1 - share) * by_class[partners]
                 of_loss = of_loss / of_loss.sum(-1, keepdim=True)
-            gradients = backward(weights, features, soft, of_loss, draws.dropout(values.get("dropout"), streams, step))
+            rate = 0.0 if "dropout" in unused else values.get("dropout")
+            drop = draws.dropout(rate, streams, step)
+            gradients = backward(weights, features, soft, of_loss, drop)
             with torch.no_grad():
                 for name, w in weights.items():
                     hyper = {key: v.view(-1, *[1] * (w.ndim - 1)) for key, v in values.items()}
@@ -192,10 +206,12 @@ def with_traits(population: Population, ranges: dict[str, float | Range], contex
     instead. Those bred mutate what they inherited by a log-normal factor, within the range (Schwefel's rule; population
     based training does likewise, Jaderberg et al. 2017).
     """
+    if not any(isinstance(given, tuple) for given in ranges.values()):
+        return population
     traits, n = dict(population.traits), len(population.genomes)
     bred = population.roles == BRED
     streams = traits.get("stream", torch.arange(n, device=population.genomes.device))
-    drawn = int(streams.max()) + 1
+    drawn = int(streams.max()) + 1 if "stream" in traits else n
     for name, given in ranges.items():
         if not isinstance(given, tuple):
             continue

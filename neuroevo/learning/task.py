@@ -1,6 +1,7 @@
 """The task that gradient steps train networks on, and its settings."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -34,6 +35,11 @@ class Task:
     device: torch.device  # where it is trained, wherever the population is kept
     view: View = as_it_is
     executor: Executor = LOCAL
+
+    @cached_property
+    def labels(self) -> Tensor:
+        """The labels [rows] of the train split, on the CPU."""
+        return self.source.labels.cpu()[self.train]
 
 
 @dataclass(frozen=True)

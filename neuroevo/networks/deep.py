@@ -103,7 +103,9 @@ def recalibrate(cut: Cut, weights: Weights, batches: Callable[[], Iterator[Tenso
                 assert layer.num_batches_tracked is not None
                 buffers[f"{name}.num_batches_tracked"] = torch.zeros_like(layer.num_batches_tracked)
             own = {name: w[i] for name, w in weights.items()} | buffers
-            for rows in batches():
+            for count, rows in enumerate(batches(), 1):
+                for layer in layers.values():  # the plain average; with None torch would wait for the buffer's count
+                    layer.momentum = 1 / count
                 torch.func.functional_call(cut.rest, own, cut.tensors(rows), strict=False)
             for name, buffer in buffers.items():
                 if not name.endswith("num_batches_tracked"):
@@ -113,11 +115,11 @@ def recalibrate(cut: Cut, weights: Weights, batches: Callable[[], Iterator[Tenso
 
 @contextmanager
 def _batch_statistics(layers: list[_BatchNorm]) -> Iterator[None]:
-    """Let batch norms normalise by the batch, and average its statistics."""
+    """Let batch norms normalise by the batch; their momentum is restored as well."""
     before = [(layer.training, layer.momentum) for layer in layers]
     try:
         for layer in layers:
-            layer.training, layer.momentum = True, None  # None: the plain average
+            layer.training = True
         yield
     finally:
         for layer, (training, momentum) in zip(layers, before, strict=True):

@@ -187,7 +187,8 @@ class Products:
                     if x.ndim == 3:
                         x = torch.bmm(w, x)
                     else:
-                        x = ((w if w.ndim == 2 else w.flatten(0, 1)) @ x).unflatten(0, (-1, layer.out_features))
+                        matrix = w if w.ndim == 2 else w.flatten(0, 1)
+                        x = (matrix @ x.to(matrix.dtype)).unflatten(0, (-1, layer.out_features))
                     if layer.bias is not None:
                         bias = weights[own[1]].unsqueeze(-1)
                         # In half precision torch would widen hidden activations to add to them, and narrow them again;

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from neuroevo import devices
 from neuroevo.engine.execution import Execution
 from neuroevo.engine.rng import generator
 from neuroevo.problems.metric import Additive, OfLogits, as_reported, score
@@ -46,8 +47,8 @@ def with_intervals(found: Tensor, targets: Tensor, metrics: Mapping[str, OfLogit
             intervals[name] = list(wilson(round(values[name] * n), n))
             continue
         scores = bootstrap(metric, found, targets)
-        ends = torch.tensor([0.025, 0.975], dtype=torch.float64, device=scores.device)
-        intervals[name] = sorted(as_reported(name, float(end)) for end in scores.quantile(ends))
+        ends = torch.tensor([0.025, 0.975], dtype=torch.float64)
+        intervals[name] = sorted(as_reported(name, end) for end in scores.cpu().quantile(ends).tolist())
     return {**values, "interval": intervals, "images": n}
 
 
@@ -70,10 +71,12 @@ def bootstrap(metric: OfLogits, logits: Tensor, targets: Tensor) -> Tensor:
     """
     n, source = len(targets), generator(0, "bootstrap", 0)
     if not isinstance(metric, Additive):
-        draws = (torch.randint(n, (n,), generator=source).to(targets.device) for _ in range(WHOLE_RESAMPLES))
+        drawn = (torch.randint(n, (n,), generator=source) for _ in range(WHOLE_RESAMPLES))
+        draws = (devices.upload(rows, targets.device) for rows in drawn)
         return torch.cat([score(metric, logits[:, rows], targets[rows]).double() for rows in draws])
-    groups = [(label, (targets == label).nonzero().squeeze(1)) for label in targets.unique()]
-    rows = torch.cat([metric.statistics(logits[0, index, None], label[None]) for label, index in groups])
+    counts = targets.bincount().tolist()
+    groups = targets.argsort(stable=True).split(counts)
+    rows = torch.cat([metric.statistics(logits[0, i, None], targets[i[:1]]) for i in groups if len(i)])
     weights = torch.empty(RESAMPLES, n, dtype=torch.float64)
     for line in weights:
         line.copy_(torch.bincount(torch.randint(n, (n,), generator=source), minlength=n))

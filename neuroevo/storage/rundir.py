@@ -11,9 +11,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from neuroevo.engine.genome import BRED
 from neuroevo.engine.loop import Step
 from neuroevo.errors import InputError, ignore, printable
 from neuroevo.networks.weightfiles import seal
@@ -127,18 +127,20 @@ def extend_lineage(folder: Path, step: Step) -> None:
     after the first generation none at all.
     """
     parents, values = step.population.parents, step.scores.values
-    known, bred = parents[:, 0] >= 0, step.population.roles == BRED
-    nobody = step.generation > 1 and not (known[bred] if bred.any() else known).any()
     if step.scores.objectives > 1:
         values = values[:, : step.scores.objectives]
-    if parents.shape[1] > FEW or nobody:
+    if parents.shape[1] > FEW:
         return
-    fitness = (values[:, 0] if values.shape[1] == 1 else values).tolist()
-    invalid = step.scores.invalid.tolist()
+    m = values.shape[1]
+    found = torch.cat([values, step.scores.invalid[:, None], parents], 1).cpu()  # together: one wait for the device
+    invalid, parents = found[:, m].bool(), found[:, m + 1 :].long()
+    if step.generation > 1 and not (parents >= 0).any():
+        return
+    fitness = (found[:, 0] if m == 1 else found[:, :m]).tolist()
     line = {
         "generation": step.generation,
         "parents": parents.tolist(),
-        "fitness": [None if bad else value for value, bad in zip(fitness, invalid, strict=True)],
+        "fitness": [None if bad else value for value, bad in zip(fitness, invalid.tolist(), strict=True)],
     }
     try:
         with open(folder / LINEAGE, "ab", buffering=0) as file:

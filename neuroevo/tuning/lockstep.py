@@ -206,4 +206,4 @@ def combine(
     """Return all runs' algorithms as one."""
     start = run.supervised.start
     spreads = [run.network.spread(start, c.genome.init_sigma) for c in configs]
-    return join(algorithms, spreads, {name: torch.tensor(values) for name, values in brought.items()})
+    return join(algorithms, spreads, {name: torch.tensor(values, device=run.home) for name, values in brought.items()})

@@ -32,5 +32,5 @@ def test_shares_are_of_every_part_of_a_run_and_no_more_than_all(tmp_path: Path) 
 def test_a_generations_parts_are_timed_against_scoring() -> None:
     lines = bench("generation.py", "--rounds", "1").splitlines()[1:]
     found = {line.split("  ")[0].strip(): line for line in lines}
-    assert {"ask", "score", "record", "tell", "candidates"} <= set(found)
+    assert {"ask", "score", "statistics", "tell", "candidates"} <= set(found)
     assert found["score"].endswith("1.000 of scoring")

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from paper_gpu import CUDA, Waits, paper_gpu
 from torch import Tensor
 
 from neuroevo.engine import loop
@@ -12,7 +13,7 @@ from neuroevo.engine.batches import batches
 from neuroevo.engine.cost import Budget, Cost
 from neuroevo.engine.evaluator import Evaluated, Evaluator, Scoring, plain
 from neuroevo.engine.genome import Layout, Population
-from neuroevo.engine.loop import Champion, Rules, Step, record
+from neuroevo.engine.loop import Champion, Rules, Step, statistics
 from neuroevo.engine.problem import Problem, Sensitivities, Validate, by_metric
 from neuroevo.engine.rng import Context
 from neuroevo.engine.scores import Scores
@@ -32,7 +33,7 @@ def walk(growing: bool = False) -> Algorithm[Walk]:
 
     def ask(state: Walk, context: Context) -> Population:
         n = 8 if growing and context.generation > 1 else 4
-        return Population.new(state.at + torch.arange(n)[:, None], parents=2)
+        return Population.new(state.at + torch.arange(n, device=state.at.device)[:, None], parents=2)
 
     return Algorithm(
         lambda start, sigma, context: Walk(start[0]),
@@ -224,24 +225,61 @@ def test_the_history_of_masked_rows_is_that_of_the_valid_rows_alone(invalid: lis
     genomes[bad], values[bad] = torch.nan, -torch.inf
     traits = {"sigma": torch.rand(6), "matrix": torch.rand(6, 2)}
     population = Population.new(genomes.to(device))._replace(traits={k: v.to(device) for k, v in traits.items()})
-    found = record(1, population, Scores(values.to(device), bad.to(device)), validation=None, cost=Cost(), seconds=0.0)
+    found = statistics(population, Scores(values.to(device), bad.to(device)))
     valid = values[~bad, 0]
-    assert (found["invalid"], found["fitness_best"]) == (len(invalid), float(valid.max()))
-    assert found["fitness_mean"] == pytest.approx(float(valid.mean()), rel=1e-13)
-    assert found["fitness_std"] == pytest.approx(float(valid.std(correction=0)), rel=1e-13)
+    assert (found.invalid, found.fitness_best) == (len(invalid), float(valid.max()))
+    assert found.fitness_mean == pytest.approx(float(valid.mean()), rel=1e-13)
+    assert found.fitness_std == pytest.approx(float(valid.std(correction=0)), rel=1e-13)
     diversity = genomes[~bad, :: 5000 // 1024].std(0, correction=0).mean()
-    assert found["diversity"] == pytest.approx(float(diversity), rel=1e-6)
-    assert found["sigma"] == float(traits["sigma"].median())
-    assert "matrix" not in found
+    assert found.diversity == pytest.approx(float(diversity), rel=1e-6)
+    assert found.traits == {"sigma": float(traits["sigma"].median())}
+
+
+def on_paper(clock: Callable[[Waits], float], told: Callable[[int], None], algorithm: Algorithm[Walk]) -> list[Step]:
+    """Run the walk for four generations on a GPU on paper."""
+
+    def score(population: Population, index: Tensor) -> tuple[Scores, Cost]:
+        values = population.genomes.double()
+        return Scores(values, values.isnan().any(1)), Cost(forward=len(values))
+
+    def validate(genomes: Tensor) -> tuple[list[dict[str, float]], Cost]:
+        return [{"accuracy": 0.0, "cross_entropy": 1.0}] * len(genomes), Cost()
+
+    r = rules(budget=Budget(generations=4, seconds=1e9), every=9)
+    p = problem(plain(Scoring(score, lambda n, samples: Cost(forward=n))), validate, r)
+    steps = []
+    with paper_gpu() as gpu, gpu.count() as waits:
+        begun = loop.begin(p, algorithm, 0, CUDA, champion=FIRST)
+        for step in loop.evolve(p, algorithm, r, begun, device=CUDA, clock=lambda: clock(waits)):
+            told(step.generation)
+            steps.append(step)
+    return steps
+
+
+def test_the_clock_is_asked_when_the_device_has_done_the_generation() -> None:
+    steps = on_paper(lambda waits: float(waits.reads.total()), lambda generation: None, walk())
+    assert [step.seconds for step in steps] == [1, 2, 3, 4]  # a wait a generation, and each is in its time
+
+
+def test_a_gpu_proposes_the_next_generation_while_observers_hear_of_this_one() -> None:
+    done: list[tuple[str, int]] = []
+    algorithm = walk()
+
+    def ask(state: Walk, context: Context) -> Population:
+        done.append(("asked", context.generation))
+        return algorithm.ask(state, context)
+
+    on_paper(lambda waits: 0.0, lambda generation: done.append(("told", generation)), algorithm._replace(ask=ask))
+    each = [(("asked", k + 1), ("told", k)) for k in (1, 2, 3)]
+    assert done == [("asked", 1), *(event for pair in each for event in pair), ("told", 4)]
 
 
 def test_equal_individuals_have_no_diversity_at_all_and_invalid_ones_no_statistics() -> None:
     population = Population.new(torch.full((3, 7), 0.1))
     values = torch.full((3, 1), 0.1, dtype=torch.float64)
     for invalid, spread in ((False, 0.0), (True, None)):
-        scores = Scores(values, torch.full((3,), invalid))
-        found = record(1, population, scores, validation=None, cost=Cost(), seconds=0.0)
-        assert (found["fitness_std"], found["diversity"], found["invalid"]) == (spread, spread, 3 * invalid)
+        found = statistics(population, Scores(values, torch.full((3,), invalid)))
+        assert (found.fitness_std, found.diversity, found.invalid) == (spread, spread, 3 * invalid)
 
 
 def test_history_has_its_columns_in_order() -> None:

@@ -5,6 +5,7 @@ from functools import partial
 
 import pytest
 import torch
+from paper_gpu import paper_gpu
 from torch import Tensor
 
 from neuroevo.engine import pareto
@@ -190,3 +191,22 @@ def test_nobody_valid_is_no_front_and_no_error() -> None:
     state = algorithm.tell(GAState(population, torch.empty(0)), population, scores)
     assert algorithm.candidates(state) == {}
     assert algorithm.ask(state, Context(0, 2, 0.0, CPU, LAYOUT)).genomes.shape == (4, G)
+
+
+@pytest.mark.parametrize(("fronts", "waits"), [(1, 1), (15, 1), (16, 2), (111, 3), (112, 4)])
+def test_ranks_on_a_gpu_are_those_on_the_cpu_and_wait_seldom_for_the_fronts(fronts: int, waits: int) -> None:
+    generator = torch.Generator().manual_seed(fronts)
+    along = torch.randint(5, (150,), generator=generator).double()  # copies among them
+    layer = (torch.arange(150) % fronts).double() * 10
+    values = torch.stack([layer + along, layer - along], 1)
+    values[7] = -INF  # a front of its own
+    with paper_gpu() as gpu:
+        there = values.to("cuda")
+        with gpu.count() as counted:
+            number, order = pareto.fronts(there), pareto.rank(there)
+        first = pareto.front(there)
+    assert counted.reads.total() == 2 * waits
+    assert int(number.elem.max()) == fronts
+    assert torch.equal(number.elem, pareto.fronts(values))
+    assert torch.equal(order.elem, pareto.rank(values))
+    assert torch.equal(first.elem, pareto.front(values))

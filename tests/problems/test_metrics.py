@@ -10,6 +10,7 @@ import pytest
 import reference_metrics as reference
 import torch
 from annotated_types import Ge
+from paper_gpu import paper_gpu
 from sklearn import metrics as sklearn_metrics
 from torch import Tensor
 
@@ -460,3 +461,36 @@ def test_a_users_metric_has_copies_of_its_own_and_its_scores_are_checked() -> No
     for wrong in (None, [1.0, 1.0], np.ones(2), torch.ones(2, 1), torch.ones(3)):
         with pytest.raises(InputError, match=r"mine:m: a metric returns scores \[n\]"):
             own_metric("mine:m", lambda logits, targets, wrong=wrong: wrong)(logits, targets)  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("name", sorted(METRICS))
+def test_a_metric_on_a_gpu_waits_for_nothing_and_is_that_on_the_cpu(name):
+    if name not in ALL:  # of genomes
+        genomes = torch.randn(3, 7)
+        with paper_gpu() as gpu, gpu.count() as waits:
+            there = METRICS[name]().score(genomes.to("cuda"), genomes[0].to("cuda"))
+        assert waits.reads.total() == 0
+        torch.testing.assert_close(there.elem, METRICS[name]().score(genomes, genomes[0]))
+        return
+    for shape, step in product(SHAPES, (None, 2.0)):
+        logits, targets = make(*shape, step=step)
+        metric = build(name, shape[2])
+        with paper_gpu() as gpu:
+            there = logits.to("cuda"), targets.to("cuda")
+            score(metric, *there)  # what is copied there, such as a matrix of costs, is copied once
+            with gpu.count() as waits:
+                found = score(metric, *there)
+        assert not waits.reads + waits.writes
+        torch.testing.assert_close(found.elem, score(metric, logits, targets), equal_nan=True, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("absent", [False, True], ids=["", "absent"])
+def test_auroc_on_a_gpu_agrees_with_scikit_learn_where_samples_tie(absent):
+    logits, targets = make(4, 60, 6)
+    logits[:, ::2] = logits[:, :1].clone()
+    if absent:
+        targets[(targets == 2) | (targets == 5)] = 0
+    wanted = [roc_auc(one.double().numpy(), targets.numpy()) for one in logits]
+    with paper_gpu():
+        found = score(METRICS["auroc"](), logits.to("cuda"), targets.to("cuda"))
+    torch.testing.assert_close(found.elem, torch.tensor(wanted, dtype=torch.float64), **close())

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from paper_gpu import CPU, CUDA, paper_gpu
 from scipy.linalg import expm
 from torch import Tensor
 
@@ -416,3 +417,23 @@ def test_where_all_are_invalid_the_distribution_stays(name: str, device: torch.d
     assert torch.equal(after.center, state.center) and torch.equal(after.sigma, state.sigma)
     assert all(torch.equal(after.memory[key], value) for key, value in state.memory.items())
     assert set(algorithm.candidates(after)) == {"center"}
+
+
+@every
+@pytest.mark.parametrize("valid", [0, 3, 8])
+def test_a_step_on_a_gpu_is_that_on_the_cpu_and_waits_for_nothing(name: str, valid: int) -> None:
+    algorithm, state = begun(name, 8, CPU)
+    asked = algorithm.ask(state, context(1, CPU))
+    values = worth(asked.genomes)
+    values[valid:] = -torch.inf
+    here = algorithm.tell(state, asked, scores(values))
+    with paper_gpu() as gpu:
+        algorithm, state = begun(name, 8, CUDA)
+        there = Population.new(asked.genomes.to("cuda")), scores(values.to("cuda"))
+        algorithm.tell(state, *there)  # constants are copied there once
+        with gpu.count() as waits:
+            found = algorithm.tell(state, *there)
+    assert waits.reads.total() == (2 if name == "xnes" else 0)  # its exponentials of matrices
+    assert not waits.writes
+    for a, b in ((found.center, here.center), (found.sigma, here.sigma), *zip(found.best, here.best, strict=True)):
+        torch.testing.assert_close(a.elem, b)

@@ -59,7 +59,7 @@ def test_n_in_is_n_out_with_any_operators(
         population = algorithm.ask(state, context(generation, device))
         assert population.genomes.shape == (n, G)
         everybody = crossover == "weighted" and selection == "all"
-        assert population.parents.shape == (n, 1 if everybody else n if crossover == "weighted" else 2)
+        assert population.parents.shape == (n, 3 if everybody else n if crossover == "weighted" else 2)
         state = algorithm.tell(state, population, scores(torch.arange(n, device=device)))
 
 
@@ -181,7 +181,7 @@ def test_children_of_everybody_start_at_one_point_by_rank_and_nobody_is_recorded
     weights = 1 / 7 + 0.5 / 7**0.5 * (2 * value.double() / 6 - 1)
     right = (weights[:, None] * first.genomes.double()).sum(0).float()
     torch.testing.assert_close(second.genomes[2:], right.expand(5, -1))
-    assert second.parents.tolist() == [[2], [4], *[[-1]] * 5]
+    assert second.parents.tolist() == [[2, -1, -1], [4, -1, -1], *[[-1] * 3] * 5]
     assert second.roles.tolist() == [KEPT] * 2 + [BRED] * 5
 
     moving = ga(population=7, elites=2).ask(still.tell(state, first, scores(value)), context(2, device)).genomes[2:]

@@ -7,6 +7,7 @@ from itertools import product
 import pytest
 import reference_operators as reference
 import torch
+from paper_gpu import paper_gpu
 
 from neuroevo.engine.genome import Layout, Population
 from neuroevo.engine.rng import Context
@@ -127,7 +128,8 @@ def test_selection_gives_rows_and_the_same_for_the_same_generator(name, device):
         ("random", {}),
     ],
 )
-def test_selection_has_the_distribution_of_the_reference(name, options, case):
+@pytest.mark.parametrize("on_gpu", [False, True], ids=["", "gpu"])
+def test_selection_has_the_distribution_of_the_reference_and_waits_for_no_gpu(name, options, case, on_gpu):
     fitness = (FITNESS | EQUAL)[case]
     if case in EQUAL and name in ("tournament", "truncation"):
         if name == "truncation":
@@ -136,7 +138,15 @@ def test_selection_has_the_distribution_of_the_reference(name, options, case):
     else:
         function = reference.roulette if name == "stochastic_universal" else getattr(reference, name)
         chances = function(fitness, **options)
-    found = SELECTIONS[name](torch.tensor(fitness), 20_000, rng(1), **options)
+    if on_gpu:
+        with paper_gpu() as gpu:
+            values, generator = torch.tensor(fitness, device="cuda"), rng(1, "cuda")
+            with gpu.count() as waits:
+                found = SELECTIONS[name](values, 20_000, generator, **options)
+        assert not waits.reads + waits.writes
+        found = found.elem
+    else:
+        found = SELECTIONS[name](torch.tensor(fitness), 20_000, rng(1), **options)
     counts = found.bincount(minlength=len(fitness)).tolist()
     assert_frequencies(counts, chances)
     if name == "stochastic_universal":  # as often as expected, rounded up or down

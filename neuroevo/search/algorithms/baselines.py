@@ -42,7 +42,7 @@ def random(*, population: Size = 256) -> Algorithm[Incumbent]:
         # The first s would be the starts themselves once more; the last of them makes room for the best.
         genomes = noisy(state.start, s + population - 1, state.sigma, context.generator("sample"))[s - 1 :]
         best = state.fitness.argmax()
-        genomes[0] = before.genomes[best]
+        genomes[:1] = before.genomes.index_select(0, best[None])
         rows = torch.arange(population, device=best.device)
         rows[0] = best
         traits = {name: trait[rows] for name, trait in before.traits.items()}
@@ -68,7 +68,7 @@ def hill_climbing(*, population: Size = 256, sigma: Annotated[float, Ge(0)] | No
         before, rows = state.population, state.fitness.argmax().expand(population)
         genomes = noisy(before.genomes[rows[:1]], population, state.sigma, context.generator("mutation"))
         parents = torch.stack([rows, rows], dim=1)
-        parents[0, 1] = -1
+        parents[:1, 1] = -1  # a place alone would be copied to the device, and that waited for
         return before.rows(rows)._replace(
             genomes=genomes, parents=parents, roles=roles({KEPT: 1, BRED: population - 1}, rows.device)
         )
@@ -91,5 +91,6 @@ def _tell(state: Incumbent, scored: Population, scores: Scores) -> Incumbent:
 
 
 def _candidates(state: Incumbent) -> dict[str, Tensor]:
-    best = int(state.fitness.argmax())
-    return {"best": state.population.genomes[best]} if state.fitness[best] > -torch.inf else {}
+    best = state.fitness.argmax(keepdim=True)
+    genome, fitness = state.population.genomes.index_select(0, best)[0], state.fitness.index_select(0, best)
+    return {"best": genome} if fitness > -torch.inf else {}

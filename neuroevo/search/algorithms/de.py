@@ -81,7 +81,8 @@ def de(
         if not len(own):
             return {}
         genomes = state.population.genomes
-        return {"best": genomes[own[state.fitness[own].argmax()]], "mean": genomes.index_select(0, own).mean(0)}
+        best = own.index_select(0, state.fitness[own].argmax(keepdim=True))
+        return {"best": genomes.index_select(0, best)[0], "mean": genomes.index_select(0, own).mean(0)}
 
     return Algorithm(init, ask, tell, candidates, size=n, again=n, roles=(BRED, KEPT))
 
@@ -96,8 +97,8 @@ def survivors(fitness: Tensor, n: int) -> Tensor:
 def donors(fitness: Tensor, generator: torch.Generator) -> Tensor:
     """Draw rows [n, DONORS] for each of `fitness` [n]: distinct, not its own, and valid if there are enough."""
     n, valid = len(fitness), fitness > -torch.inf
-    count = int(valid.sum())
-    count = count if count > DONORS else n
+    count = valid.sum()
+    count = count.where(count > DONORS, n)
     order = valid.argsort(descending=True, stable=True)
     place = order.argsort()  # of each row in that order, the first `count` of which are drawn from
     room = count - (place < count).long()

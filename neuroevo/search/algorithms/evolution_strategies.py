@@ -73,20 +73,28 @@ def _strategy(
 
     def tell(state: Search, scored: Population, scores: Scores) -> Search:
         fitness, genomes = fitness_of(scores), scored.genomes
-        top = int(fitness.argmax())
-        state = state._replace(best=Best(genomes[top].clone(), fitness[top]))
+        top = fitness.argmax(keepdim=True)
+        state = state._replace(best=Best(genomes.index_select(0, top)[0], fitness.index_select(0, top)[0]))
         valid = fitness > -torch.inf
-        if not valid.any():
+        waits = valid.device.type != "cpu"  # for who is valid: all is computed there, and chosen from
+        if not waits and not valid.any():
             return state
-        if not valid.all():
+        if waits or not valid.all():
             genomes = genomes.where(valid[:, None], state.center)
         ranks = fitness.argsort(stable=True).argsort().to(genomes.dtype)
-        return follow(state, genomes, ranks.masked_fill(~valid, -1))
+        found = follow(state, genomes, ranks.masked_fill(~valid, -1))
+        return _choose(valid.any(), found, state) if waits else found
 
     def candidates(state: Search) -> dict[str, Tensor]:
         return {"center": state.center} | ({"best": state.best.genome} if state.best.fitness > -torch.inf else {})
 
     return Algorithm(init, ask, tell, candidates, population, roles=(NEW,), continuous=True)
+
+
+def _choose(first: Tensor, a: Search, b: Search) -> Search:
+    """Return a where `first` [] bool, else b."""
+    memory = {name: x.where(first, b.memory[name]) for name, x in a.memory.items()}
+    return a._replace(center=a.center.where(first, b.center), sigma=a.sigma.where(first, b.sigma), memory=memory)
 
 
 def _without_memory(state: Search) -> Search:
@@ -130,8 +138,11 @@ def _pairs(genomes: Tensor, ranks: Tensor) -> tuple[Tensor, Tensor]:
 
 def _utilities(ranks: Tensor) -> Tensor:
     """Return the weights [n] of natural evolution strategies, 0 for an invalid individual (Wierstra et al. 2014)."""
-    weights: Tensor = _ranking().nes(ranks)
-    return weights.where(ranks >= 0, 0)
+    n = len(ranks)
+    size, order = ranks.new_full((), n), torch.arange(n, device=ranks.device)
+    shares = ((size / 2 + 1).log() - (size - order).log()).clamp_(min=0)
+    weights = torch.empty_like(ranks).index_copy_(0, ranks.argsort(), shares)
+    return (weights / weights.sum() - 1 / size).where(ranks >= 0, 0)
 
 
 def _over(x: Tensor, sigma: Tensor) -> Tensor:
@@ -271,6 +282,10 @@ def sep_cma(*, population: Size = 256) -> Algorithm[Search]:
     weights = torch.tensor(raw, dtype=torch.float64) / sum(raw)
     effective = 1 / float(weights.square().sum())
 
+    @cache
+    def weights_of(dtype: torch.dtype, device: torch.device) -> Tensor:
+        return weights.to(device, dtype)
+
     def remember(state: Search) -> Search:
         zero = torch.zeros_like(state.center)
         step = state.sigma.square().mean().sqrt()
@@ -288,7 +303,7 @@ def sep_cma(*, population: Size = 256) -> Algorithm[Search]:
         c_one = min(1.0, faster * 2 / ((g + 1.3) ** 2 + effective))
         c_mu = min(1 - c_one, faster * 2 * (effective - 2 + 1 / effective) / ((g + 2) ** 2 + effective))
         expected = math.sqrt(g) * (1 - 1 / (4 * g) + 1 / (21 * g * g))  # length of g standard normal numbers
-        memory, w = state.memory, weights.to(genomes)
+        memory, w = state.memory, weights_of(genomes.dtype, genomes.device)
         step, deviation = memory["step"], _over(state.sigma, memory["step"])  # the covariance is step^2 deviation^2
         moves = genomes[ranks.topk(mu).indices] - state.center
         drawn = _over(moves, state.sigma)

@@ -35,7 +35,8 @@ def fixed(*, population: Annotated[int, Ge(1)] = 1) -> Algorithm[GAState]:
 
     def candidates(state: GAState) -> dict[str, Tensor]:
         # Nobody competes with anybody here: validation sees all.
-        best, valid = int(state.fitness.argmax()), (state.fitness > -torch.inf).tolist()
+        fitness = state.fitness.cpu()
+        best, valid = int(fitness.argmax()), (fitness > -torch.inf).tolist()
         names = ["best" if i == best else f"individual_{i}" for i in range(population)]
         return {names[i]: state.population.genomes[i] for i in range(population) if valid[i]}
 

@@ -26,6 +26,7 @@ from neuroevo.engine.scores import Scores
 from neuroevo.errors import InputError
 from neuroevo.search.algorithms.base import GAState, fitness_of, objectives_of
 from neuroevo.search.operators.crossover import ANY_NUMBER, CROSSOVERS, Crossover, weighted
+from neuroevo.search.operators.masks import draw_integers
 from neuroevo.search.operators.mutation import Mutation, gaussian
 from neuroevo.search.operators.selection import SELECTIONS, Selection, everybody
 
@@ -48,7 +49,7 @@ def best_first(fitness: Tensor) -> Tensor:
     """Return the rows [n] of valid individuals, the best first, each as often as it takes to make n; all if none is."""
     n = len(fitness)
     valid = (fitness > -torch.inf).sum()
-    places = torch.arange(n, device=fitness.device) * valid.where(valid > 0, n) // n
+    places = torch.arange(n, device=fitness.device) * (valid + n * (valid == 0)) // n
     return fitness.argsort(descending=True, stable=True)[places]
 
 
@@ -77,7 +78,7 @@ def ga(
     shared = parents is None and function in ANY_NUMBER and getattr(select, "func", select) is everybody
     if parents is None:
         parents = min(MANY, population) if function in ANY_NUMBER else 2
-    recorded = 1 if shared else parents
+    recorded = 3 if shared else parents  # more than a lineage has, and not n times everybody
     if parents != 2 and function in CROSSOVERS.values() and function not in ANY_NUMBER:
         raise InputError(f"{parents}, and the crossover takes two; weighted takes any number", option="parents")
 
@@ -127,8 +128,8 @@ def ga(
         children = genomes[elites:].copy_(
             crossover(before.genomes, best_first(fitness)[None], context.layout, context.generator("crossover"))
         )
-        nobody = before.parents.new_full((count, 1), -1)  # and not n times everybody
-        pair = torch.randint(population, (count, 2), generator=source, device=source.device)
+        nobody = before.parents.new_full((count, recorded), -1)
+        pair = draw_integers(population, (count, 2), source)
         giver = pair.gather(1, fitness[pair].argmax(1, keepdim=True)).squeeze(1)
         changed = mutation(
             Population(
@@ -145,7 +146,7 @@ def ga(
         return Population(
             genomes,
             {name: torch.cat([before.traits[name][kept], trait]) for name, trait in changed.traits.items()},
-            torch.cat([kept[:, None], nobody]),
+            torch.cat([torch.nn.functional.pad(kept[:, None], (0, recorded - 1), value=-1), nobody]),
             roles({KEPT: elites, BRED: count}, context.device),
         )
 
@@ -154,7 +155,7 @@ def ga(
 
     def candidates(state: GAState) -> dict[str, Tensor]:
         if state.fitness.ndim > 1:
-            return {f"front-{i}": state.population.genomes[row] for i, row in enumerate(pareto.front(state.fitness))}
+            return {f"front-{i}": row for i, row in enumerate(state.population.genomes[pareto.front(state.fitness)])}
         order = state.fitness.topk(elite_mean_size(population, elites)).indices
         order = order[state.fitness[order] > -torch.inf]
         genomes = state.population.genomes[order]

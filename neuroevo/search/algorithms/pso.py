@@ -97,10 +97,10 @@ def pso(
 
     def candidates(state: Swarm) -> dict[str, Tensor]:
         own, leaders = bests(state.fitness, n, None)
-        if state.fitness[leaders[0]] == -torch.inf:
+        if state.fitness.index_select(0, leaders[:1]) == -torch.inf:
             return {}
         genomes = state.population.genomes
-        return {"best": genomes[leaders[0]], "personal_mean": genomes.index_select(0, own).mean(0)}
+        return {"best": genomes.index_select(0, leaders[:1])[0], "personal_mean": genomes.index_select(0, own).mean(0)}
 
     return Algorithm(init, ask, tell, candidates, size=n, again=n, roles=(BRED, KEPT), continuous=True)
 

@@ -17,6 +17,7 @@ from neuroevo.search.operators.masks import (
     Probability,
     blocks,
     draw_integers,
+    hold,
     integers,
     layers_of,
     spread,
@@ -95,8 +96,8 @@ def row(
     A neuron, or filter, is a row of `X.weight [o, ...]` with its entry of `X.bias [o]`; any other parameter goes by its
     first dimension, a scalar on its own.
     """
-    units = units_of(layout).to(genomes.device)
-    chosen = Coins(len(parents), int(units.max()) + 1, rate, generator).mask()
+    units = hold(units_of, layout, genomes.device)
+    chosen = Coins(len(parents), int(units_of(layout).max()) + 1, rate, generator).mask()
     return _exchange(genomes, parents, lambda rows, columns: spread(chosen[rows], units[columns]))
 
 
@@ -104,8 +105,8 @@ def layer(
     genomes: Tensor, parents: Tensor, layout: Layout, generator: torch.Generator, *, rate: Probability = 0.5
 ) -> Tensor:
     """Take each layer whole, weight and bias together, from the second parent with probability `rate`."""
-    layers = layers_of(layout).to(genomes.device)
-    chosen = Coins(len(parents), int(layers.max()) + 1, rate, generator).mask()
+    layers = hold(layers_of, layout, genomes.device)
+    chosen = Coins(len(parents), int(layers_of(layout).max()) + 1, rate, generator).mask()
     return _exchange(genomes, parents, lambda rows, columns: spread(chosen[rows], layers[columns]))
 
 
@@ -175,7 +176,9 @@ def sbx(
         from evotorch.operators.functional import simulated_binary_cross_over
 
     def mix(first: Tensor, second: Tensor, rows: slice, columns: slice) -> None:
-        first.copy_(simulated_binary_cross_over(torch.cat([first, second]), eta=eta)[: len(first)])
+        # A number of Python would be copied to the device.
+        found = simulated_binary_cross_over(torch.cat([first, second]), eta=first.new_full((), eta))
+        first.copy_(found[: len(first)])
 
     with fork(generator):
         return _mate(genomes, parents, mix)

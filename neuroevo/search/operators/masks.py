@@ -3,8 +3,8 @@
 A mask is an integer tensor, -1 (all bits set) where a gene is chosen and 0 elsewhere.
 """
 
-from collections.abc import Iterator
-from functools import cache
+from collections.abc import Callable, Iterator
+from functools import cache, lru_cache
 from typing import Annotated
 
 import torch
@@ -113,7 +113,19 @@ def spread(values: Tensor, groups: Tensor) -> Tensor:
     return values.gather(1, groups.expand(len(values), -1))
 
 
+@lru_cache(8)
+def hold(table: Callable[[Layout], Tensor], layout: Layout, device: torch.device) -> Tensor:
+    """Return a layout's table, such as `units_of`, on a device, to which it is copied once: a copy waits for it."""
+    return table(layout).to(device)
+
+
+@cache
+def sizes_of(layout: Layout) -> Tensor:
+    """Return the number of genes of each parameter, `[t]` int64."""
+    return torch.tensor(layout.sizes, dtype=torch.int64)
+
+
 @cache
 def parameters_of(layout: Layout) -> Tensor:
     """Return the number of the parameter that each gene belongs to, `[g]` int64."""
-    return torch.arange(len(layout.names)).repeat_interleave(torch.tensor(layout.sizes, dtype=torch.int64))
+    return torch.arange(len(layout.names)).repeat_interleave(sizes_of(layout))

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import cache
 from typing import Annotated, Literal
 
 import torch
@@ -13,7 +14,16 @@ from neuroevo.engine.genome import SCALE, Layout, Population
 from neuroevo.engine.rng import Context
 from neuroevo.engine.schedules import Schedule, factor
 from neuroevo.errors import InputError
-from neuroevo.search.operators.masks import Coins, Probability, blocks, integers, parameters_of, spread
+from neuroevo.search.operators.masks import (
+    Coins,
+    Probability,
+    blocks,
+    hold,
+    integers,
+    parameters_of,
+    sizes_of,
+    spread,
+)
 
 Mutation = Callable[[Population, Context, Layout], Population]
 FRESH = 0.2  # of a fresh layer's deviation, 1 / sqrt(inputs): trained ones are above it
@@ -29,10 +39,16 @@ def scales(genomes: Tensor, layout: Layout) -> Tensor:
     norms = [torch.linalg.vector_norm(part, dim=1) for part in torch.split(genomes, list(layout.sizes), 1)]
     squares = torch.stack(norms, 1).double().square_()
     finite = squares.isfinite()
-    counts = finite.sum(0, keepdim=True) * torch.tensor(layout.sizes, device=genomes.device)
+    counts = finite.sum(0, keepdim=True) * hold(sizes_of, layout, genomes.device)
     rms = (squares.where(finite, 0).sum(0, keepdim=True) / counts.clamp(min=1)).sqrt_()
+    return rms.clamp(min=hold(_least, layout, genomes.device)).to(genomes.dtype)
+
+
+@cache
+def _least(layout: Layout) -> Tensor:
+    """Return what a root mean square counts for at least, `[t]` float64."""
     least = [SMALL if len(shape) < 2 else FRESH / math.sqrt(math.prod(shape[1:])) for shape in layout.shapes]
-    return rms.clamp(min=torch.tensor(least, dtype=rms.dtype, device=rms.device)).to(genomes.dtype)
+    return torch.tensor(least, dtype=torch.float64)
 
 
 def gaussian(
@@ -112,7 +128,7 @@ def _add(genomes: Tensor, step: Tensor, layout: Layout, context: Context, coins:
     Each strip of rows has a generator of its own, so that threads share the work and the noise goes by its place alone.
     """
     m, g = genomes.shape
-    parameters = parameters_of(layout).to(genomes.device) if step.shape[1] > 1 else None
+    parameters = hold(parameters_of, layout, genomes.device) if step.shape[1] > 1 else None
     high = max(1, STRIP // g) if genomes.device.type == "cpu" else m
 
     def add(strip: int) -> None:
