@@ -58,20 +58,20 @@ def began() -> float:
     return float(psutil.Process().create_time())
 
 
-def upload(x: Tensor, device: torch.device) -> Tensor:
-    """Return x on a device, without waiting for what that still has to do.
-
-    Only memory that is pinned can be copied so; torch keeps it until the copy is done, and then for the next one.
-    """
-    if device.type != "cuda" or x.device.type != "cpu":
-        return x.to(device)
-    return x.pin_memory().to(device, non_blocking=True)
-
-
 def synchronise(device: torch.device) -> None:
     """Wait until a device has done what it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def send(x: Tensor, device: torch.device) -> Tensor:
+    """Return a tensor on a device; the host doesn't wait for its way to a GPU.
+
+    The pinned copy is the allocator's again when this returns, and it gives none away that a copy still reads.
+    """
+    if x.device.type != "cpu" or device.type != "cuda":
+        return x.to(device)
+    return (x if x.is_pinned() else x.pin_memory()).to(device, non_blocking=True)
 
 
 def total_memory() -> int:

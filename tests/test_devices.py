@@ -25,12 +25,12 @@ def test_free_memory_is_a_number_of_bytes(device: torch.device) -> None:
     assert 2**20 < devices.available_memory(device) < 2**50
 
 
-def test_what_is_uploaded_is_not_waited_for() -> None:
+def test_what_is_sent_to_a_gpu_is_not_waited_for() -> None:
     x = torch.arange(3)
-    assert devices.upload(x, x.device) is x
+    assert devices.send(x, x.device) is x
     with paper_gpu() as gpu, gpu.count() as waits:
-        there = devices.upload(x[1:], CUDA)
-        assert devices.upload(there, CUDA) is there
+        there = devices.send(x[1:], CUDA)
+        assert devices.send(there, CUDA) is there
         assert not waits.reads + waits.writes
-        assert devices.upload(there, x.device).tolist() == [1, 2]
+        assert devices.send(there, x.device).tolist() == [1, 2]
     assert there.device == CUDA

@@ -332,6 +332,7 @@ def test_a_generation_waits_for_the_device_once_and_with_parents_in_the_lineage_
         experiment.run(configured(*sets, *more), str(tmp_path / "r"), "test", marks)
     reads = [after - before for before, after in zip(marks.reads[:6], marks.reads[1:7], strict=True)]
     assert reads == [most] * 6, waits.reads.most_common()  # the issue: two, and four with gradient steps
+    assert marks.reads[7] - marks.reads[6] == most + 2  # which of the best are valid, and what candidates are worth
     assert marks.writes[6] == marks.writes[1], waits.writes.most_common()
 
 

@@ -109,9 +109,9 @@ def views(count: int, clean: int, train: Tensor) -> Callable[[Tensor, torch.Gene
 
 def normalise(batch: Tensor, transform: Transform, device: torch.device) -> Tensor:
     """Return uint8 images [B, channels, H, W] as the backbone takes them: float32, normalised, channels last."""
-    x = devices.upload(batch, device).to(torch.float32, memory_format=torch.channels_last).div_(255)
+    x = devices.send(batch, device).to(torch.float32, memory_format=torch.channels_last).div_(255)
     if transform.mean is not None and transform.std is not None:
         given = (torch.tensor(v).view(1, -1, 1, 1) for v in (transform.mean, transform.std))
-        mean, std = (devices.upload(v, device) for v in given)
+        mean, std = (devices.send(v, device) for v in given)
         x = x.sub_(mean).div_(std)
     return x

@@ -39,10 +39,10 @@ class Features(NamedTuple):
         """Return the features [B, d] as the head sees them, and the labels [B], of the rows in `index`."""
         clean = len(self.pieces[0])
         if self.live is not None and int(index.max()) >= clean:
-            features, own = self.live(index), (index - clean) % clean
+            features, labels = self.live(index), self.labels[devices.send((index - clean) % clean, self.device)]
         else:
-            features, own = self._gather(index).to(self.device).float(), index
-        labels = self.labels[devices.upload(own, self.device)]
+            features = devices.send(self._gather(index), self.device).float()
+            labels = self.labels[devices.send(index, self.device)]
         return (self.affine(features) if self.affine else features), labels
 
     def through(self, affine: Affine) -> Self:
@@ -64,12 +64,12 @@ class Features(NamedTuple):
     def _gather(self, index: Tensor) -> Tensor:
         first, *views = self.pieces
         if not views:
-            return first[devices.upload(index, first.device)]
+            return first[devices.send(index, first.device)]
         out = first.new_empty(len(index), self.dim)
         offset = 0
         for piece in self.pieces:
             here = ((index >= offset) & (index < offset + len(piece))).nonzero().squeeze(1)
-            rows = devices.upload(index[here] - offset, first.device)
-            out[devices.upload(here, first.device)] = piece[rows]
+            rows = devices.send(index[here] - offset, first.device)
+            out[devices.send(here, first.device)] = piece[rows]
             offset += len(piece)
         return out

@@ -97,7 +97,7 @@ def refiner(task: Task, optimizer: Optimizer, settings: Settings, given: Collect
         chosen, steps = choose(population, context), steps_left(context)
         if steps == 0 or not len(chosen):
             return population, Cost()
-        rows = devices.upload(chosen, population.genomes.device)
+        rows = devices.send(chosen, population.genomes.device)
         genomes, traits = population.genomes.clone(), dict(population.traits)
         inherits = s.optimizer_state == "inherit" and bool(optimizer.slots)
         if inherits:

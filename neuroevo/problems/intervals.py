@@ -72,7 +72,7 @@ def bootstrap(metric: OfLogits, logits: Tensor, targets: Tensor) -> Tensor:
     n, source = len(targets), generator(0, "bootstrap", 0)
     if not isinstance(metric, Additive):
         drawn = (torch.randint(n, (n,), generator=source) for _ in range(WHOLE_RESAMPLES))
-        draws = (devices.upload(rows, targets.device) for rows in drawn)
+        draws = (devices.send(rows, targets.device) for rows in drawn)
         return torch.cat([score(metric, logits[:, rows], targets[rows]).double() for rows in draws])
     counts = targets.bincount().tolist()
     groups = targets.argsort(stable=True).split(counts)

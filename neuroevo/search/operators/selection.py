@@ -84,8 +84,13 @@ def truncation(
     fitness: Tensor, count: int, generator: torch.Generator, *, share: Annotated[float, Gt(0), Le(1)] = 0.25
 ) -> Tensor:
     """Select uniformly from the best `share` of the population, rounded, at least one."""
-    best = fitness.topk(max(1, round(share * len(fitness)))).indices  # the valid ones first
-    return best[_below(_valid(fitness).sum().clamp(max=len(best)), len(best), count, generator)]
+    valid, most = _valid(fitness), max(1, round(share * len(fitness)))
+    if fitness.device.type == "cpu":  # which of equals are the best is arbitrary, and stays as it was
+        rows = valid.nonzero().squeeze(1)
+        rows = rows[fitness[rows].topk(min(most, len(rows))).indices]
+        return rows[draw_integers(len(rows), (count,), generator)]
+    best = fitness.topk(most).indices  # the valid ones first
+    return best[_below(valid.sum().clamp(max=most), most, count, generator)]
 
 
 def roulette(fitness: Tensor, count: int, generator: torch.Generator) -> Tensor:
