@@ -1,7 +1,9 @@
 """Which device a run is on, how much memory is free there, and how much some work needs."""
 
+import platform
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -44,6 +46,15 @@ def nearest(name: str, note: Callable[[str], None]) -> torch.device:
         note(f"device: {name} is not on this machine; {device} takes its place")
         return device
     return resolve(name)
+
+
+def model(device: torch.device) -> str:
+    """Return what a device is called, a CPU with what of it torch uses."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    about = Path("/proc/cpuinfo")  # where it isn't there, the platform knows
+    name = re.search(r"^model name\s*:\s*(.+)$", about.read_text() if about.exists() else "", re.MULTILINE)
+    return f"{name[1] if name else platform.processor()} {torch.backends.cpu.get_cpu_capability()}"
 
 
 def available_memory(device: torch.device) -> int:

@@ -173,7 +173,7 @@ class Fitness(Section):
     ties: InstanceOf[Part] | None = Field(exclude=True)  # a second metric, which breaks ties of the only one
     samples: Count | Literal["all"] = 512
     split: Literal["train", "validation"] = "train"  # where the batches come from
-    precision: Literal["float32", "bfloat16"] = "float32"  # bfloat16: elites are scored again in float32
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # half: elites are scored again in float32
     balanced: bool = False  # batches with as many of each class
     class_weights: bool = False  # cross-entropy weighted by the inverse of a class's share
     logit_adjustment: Annotated[float, Ge(0)] = 0.0  # tau of Menon et al. 2021

@@ -41,7 +41,7 @@ class Execution(NamedTuple):
     samples: int  # at most this many at a time, for metrics that add over samples
     limit: int  # bytes that an evaluation may use beside population and features
     threads: int
-    precision: str = "float32"  # of scoring; bfloat16: the best are scored again in float32
+    precision: str = "float32"  # of scoring; in half of it the best are scored again in float32
     trained: int = 0  # individuals at a time in gradient steps
     micro: int = 0  # samples at a time in gradient steps
     home: str = "cpu"  # where the population is kept

@@ -43,8 +43,11 @@ def takes(c: Config, algorithm: Algorithm[Any], counts: Mapping[str, int], first
 
 
 def exact_rows(c: Config, algorithm: Algorithm[Any], rows: int) -> int:
-    """Return how many of so many individuals are scored again in full precision."""
-    return 0 if c.fitness.precision == "float32" else algorithm.exact(rows)
+    """Return how many of so many individuals are scored again in full precision: none where nobody knows it yet.
+
+    What `auto` comes to is known once a run's parts are there.
+    """
+    return 0 if c.fitness.precision in ("auto", "float32") else algorithm.exact(rows)
 
 
 def calibration_batches(train: int) -> list[int]:

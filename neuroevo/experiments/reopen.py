@@ -25,6 +25,7 @@ from neuroevo.experiments.interruption import NEVER, Interruption
 from neuroevo.experiments.log import versions, watch_prefix
 from neuroevo.networks import weightfiles
 from neuroevo.networks.network import STATISTICS
+from neuroevo.problems.precision import AUTO, FULL
 from neuroevo.storage import checkpoint, generations, rundir
 
 PYTHON = "python"  # the key of a config that says that a run is from Python
@@ -37,6 +38,8 @@ def check_config(then: Config, now: Config, out: str, free: tuple[str, ...] = ("
     old, new = then.record(), now.record()
     if now.memory.limit is None:  # it was resolved when the run began
         old["memory"] |= {"limit": None}
+    if now.fitness.precision == AUTO:  # a run keeps its own
+        old["fitness"] |= {"precision": AUTO}
     differ = [key for key in rundir.differences(old, new) if not key.startswith(free)]
     if differ:
         raise InputError(f"--resume: {out} holds a run of another config ({', '.join(differ)}); give another --out")
@@ -180,6 +183,9 @@ def locate_data(c: Config, log: Callable[[str], None]) -> Config:
 
 def here(plan: Execution, device: torch.device, log: Callable[[str], None]) -> Execution:
     """Return a plan for this machine, which may lack the GPU on which a population was kept."""
+    if plan.precision == "float16" and device.type != "cuda":
+        log(f"scores were in float16, which is for GPUs; on {device} they are in float32")
+        plan = plan._replace(precision=FULL)
     if devices.exists(plan.home):
         return plan
     log(f"the population was kept on {plan.home}, which is not on this machine, and is now on {device}")
