@@ -26,7 +26,7 @@ from neuroevo.engine.rng import Context
 from neuroevo.errors import InputError
 from neuroevo.experiments.log import Log, open_log, versions
 from neuroevo.experiments.recorders import Recorder, Shrinking, make_folder, plan_attributes
-from neuroevo.experiments.reopen import PYTHON, of_genome
+from neuroevo.experiments.reopen import PYTHON, of_genome, precision_here
 from neuroevo.problems.supervised import Tested
 from neuroevo.storage import checkpoint, claims, files, generations, rundir
 from neuroevo.storage.writer import Writer
@@ -223,6 +223,9 @@ def restore(search: Search, saved: checkpoint.Checkpoint, log: Callable[[str], N
     ):
         if then != now:
             log(f"{what} were {then} and are {now}: the run goes on, but may round otherwise than uninterrupted")
+    if search.executions is not None:
+        own = precision_here(saved.plan, search.device, log)
+        search.executions.now = search.executions.now._replace(precision=own)
     context = Context(search.rules.seed, 0, 0.0, search.home, search.problem.layout)
     template = search.algorithm.init(search.problem.start.to(search.home), search.problem.sigma, context)
     champion = saved.step.champion._replace(genome=saved.step.champion.genome.to(search.home))

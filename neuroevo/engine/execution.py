@@ -2,12 +2,16 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
-from typing import NamedTuple, Protocol, TypeVar
+from typing import Literal, NamedTuple, Protocol, TypeVar
 
 import torch
 
 from neuroevo import devices
 from neuroevo.errors import InputError, RunError
+
+Precision = Literal["auto", "float32", "bfloat16", "float16"]  # of scoring, as it is asked for
+AUTO: Precision = "auto"
+FULL: Precision = "float32"
 
 T = TypeVar("T")
 R = TypeVar("R")

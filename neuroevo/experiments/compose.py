@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from neuroevo import config
 from neuroevo.config import Config
-from neuroevo.data import augment
+from neuroevo.data import augment, cache
 from neuroevo.data.arrays import Vectors
 from neuroevo.data.datasets import Dataset
 from neuroevo.data.foldernames import SPLITS
@@ -110,6 +110,12 @@ class Run:
             metric=metric,
             lower_is_better=metric in LOWER_IS_BETTER,
         )
+
+    @property
+    def settled(self) -> Config:
+        """The config with the precision that `auto` came to, by which costs are counted."""
+        c, own = self.config, self.supervised.executions.now.precision
+        return replace(c, fitness=c.fitness.model_copy(update={"precision": own}))
 
     def keeps(self) -> Weights:
         """Return what a checkpoint holds so that other runs' files aren't needed again."""

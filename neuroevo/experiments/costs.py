@@ -7,6 +7,7 @@ from neuroevo import config
 from neuroevo.config import Config
 from neuroevo.engine.algorithm import Algorithm
 from neuroevo.engine.cost import Cost
+from neuroevo.engine.execution import AUTO, FULL
 from neuroevo.learning import refine, sensitivity
 from neuroevo.problems.supervised import scoring_cost
 
@@ -47,7 +48,7 @@ def exact_rows(c: Config, algorithm: Algorithm[Any], rows: int) -> int:
 
     What `auto` comes to is known once a run's parts are there.
     """
-    return 0 if c.fitness.precision in ("auto", "float32") else algorithm.exact(rows)
+    return 0 if c.fitness.precision in (AUTO, FULL) else algorithm.exact(rows)
 
 
 def calibration_batches(train: int) -> list[int]:

@@ -14,7 +14,7 @@ from neuroevo.config import Config
 from neuroevo.data import datasets, identity
 from neuroevo.data.identity import Identity
 from neuroevo.engine.cost import Cost
-from neuroevo.engine.execution import Execution
+from neuroevo.engine.execution import AUTO, FULL, Execution
 from neuroevo.engine.loop import Champion, Step
 from neuroevo.engine.observer import Observer
 from neuroevo.engine.rng import Context
@@ -25,7 +25,6 @@ from neuroevo.experiments.interruption import NEVER, Interruption
 from neuroevo.experiments.log import versions, watch_prefix
 from neuroevo.networks import weightfiles
 from neuroevo.networks.network import STATISTICS
-from neuroevo.problems.precision import AUTO, FULL
 from neuroevo.storage import checkpoint, generations, rundir
 
 PYTHON = "python"  # the key of a config that says that a run is from Python
@@ -183,13 +182,19 @@ def locate_data(c: Config, log: Callable[[str], None]) -> Config:
 
 def here(plan: Execution, device: torch.device, log: Callable[[str], None]) -> Execution:
     """Return a plan for this machine, which may lack the GPU on which a population was kept."""
-    if plan.precision == "float16" and device.type != "cuda":
-        log(f"scores were in float16, which is for GPUs; on {device} they are in float32")
-        plan = plan._replace(precision=FULL)
+    plan = plan._replace(precision=precision_here(plan, device, log))
     if devices.exists(plan.home):
         return plan
     log(f"the population was kept on {plan.home}, which is not on this machine, and is now on {device}")
     return plan._replace(home=str(device))
+
+
+def precision_here(plan: Execution, device: torch.device, log: Callable[[str], None]) -> str:
+    """Return the precision of a plan's scoring on this machine, which may lack the GPU that float16 is for."""
+    if plan.precision != "float16" or device.type == "cuda":
+        return plan.precision
+    log(f"scores were in float16, which is for GPUs; on {device} they are in {FULL}")
+    return FULL
 
 
 def of_genome(champion: Champion) -> str:

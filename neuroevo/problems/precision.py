@@ -11,19 +11,17 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import torch
 
 from neuroevo import devices
-from neuroevo.engine.execution import LOCAL, Execution
+from neuroevo.engine.execution import AUTO, FULL, LOCAL, Execution, Precision
 from neuroevo.errors import InputError
 from neuroevo.problems.metric import OfGenome, OfModule
 from neuroevo.problems.scoring import evaluate
 from neuroevo.problems.supervised import Supervised
 
-AUTO, FULL = "auto", "float32"
-PRECISIONS = (AUTO, FULL, "bfloat16", "float16")
 CLEARLY = 1.3  # as much quicker scoring must be, those that are scored again among it
 LEAST = 2.0**29  # floating-point operations of a generation: milliseconds, where a clock's noise decides for no gain
 SECONDS, ROUNDS = 0.15, (2, 7)  # that the probe takes, about; how often it scores at least and at most
@@ -89,8 +87,8 @@ class Probe:
 
 def check(precision: str, device: torch.device) -> None:
     """See that a device scores in a precision; InputError (`precision`) if not."""
-    if precision not in PRECISIONS:
-        raise InputError(f"{precision!r} given; {', '.join(PRECISIONS)} expected", option="precision")
+    if precision not in get_args(Precision):
+        raise InputError(f"{precision!r} given; {', '.join(get_args(Precision))} expected", option="precision")
     if precision == "float16" and device.type != "cuda":
         raise InputError("float16 is for GPUs; on a CPU give auto, bfloat16 or float32", option="precision")
 

@@ -20,7 +20,6 @@ from neuroevo.errors import InputError
 from neuroevo.networks.heads import Forward
 from neuroevo.problems.metric import Additive, Metric, OfGenome, OfModule, numbers, score
 
-
 HALVES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 

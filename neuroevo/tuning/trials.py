@@ -20,7 +20,7 @@ from neuroevo import config
 from neuroevo.config import Config
 from neuroevo.data.identity import Identity
 from neuroevo.engine.cost import Cost
-from neuroevo.engine.execution import Execution
+from neuroevo.engine.execution import AUTO, FULL, Execution
 from neuroevo.engine.genome import KEPT, Layout
 from neuroevo.engine.problem import Merit
 from neuroevo.errors import Interrupted
@@ -31,7 +31,6 @@ from neuroevo.experiments.experiment import Ready
 from neuroevo.experiments.interruption import Interruption
 from neuroevo.experiments.log import versions
 from neuroevo.experiments.sources import Sources
-from neuroevo.problems.precision import AUTO, FULL
 from neuroevo.storage import checkpoint, files, rundir
 from neuroevo.tuning import lockstep
 from neuroevo.tuning.lockstep import Group, Reached, Verdict
