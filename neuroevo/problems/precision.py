@@ -45,7 +45,7 @@ class Probe:
     of: Supervised
     population: int
     samples: int  # of a generation's batch
-    clock: Clock = time.perf_counter
+    clock: Clock | None = None  # of the device where none is given
 
     def ratio(self, lower: str) -> float:
         """Return how many times as fast as in float32 a slice is scored in a lower precision."""
@@ -53,20 +53,22 @@ class Probe:
 
     def _ratio(self, execution: Execution, lower: str) -> float:
         of, device = self.of, self.of.network.device
+        # A CPU is shared: the time that it spends here says more than the time that passes.
+        clock = self.clock or (time.process_time if device.type == "cpu" else time.perf_counter)
         start, genes = of.start[:1], of.start.shape[1]
         n = max(1, min(self.population, execution.individuals, GENES // genes))
         noise = torch.randn(n, genes, generator=torch.Generator().manual_seed(0)).to(start.device)
         genomes, index = start + of.sigma * noise, of.splits[of.fitness.split][: min(self.samples, execution.samples)]
         judgement, least = of.judgement(of.fitness_metrics()), {FULL: torch.inf, lower: torch.inf}
-        began = self.clock()
+        began = clock()
         for i in range(ROUNDS[1]):  # the least of several: what else goes on here only adds
             for precision in least:
                 devices.synchronise(device)
-                before = self.clock()
+                before = clock()
                 evaluate(judgement, genomes, index, execution._replace(precision=precision))
                 devices.synchronise(device)
-                least[precision] = min(least[precision], self.clock() - before)
-            if i + 1 >= ROUNDS[0] and self.clock() - began > SECONDS:
+                least[precision] = min(least[precision], clock() - before)
+            if i + 1 >= ROUNDS[0] and clock() - began > SECONDS:
                 break
         return least[FULL] / max(least[lower], 1e-9)
 
@@ -114,7 +116,7 @@ def matters(of: Supervised, population: int, samples: int) -> bool:
     return logits and some and work >= LEAST and of.executor is LOCAL
 
 
-def choose(of: Supervised, population: int, samples: int, *, remember: Remember, clock: Clock) -> Choice:
+def choose(of: Supervised, population: int, samples: int, *, remember: Remember, clock: Clock | None = None) -> Choice:
     """Choose the precision in which populations are scored on batches of so many samples.
 
     `remember` knows what was found before on this machine.
@@ -137,7 +139,7 @@ def settle(
     *,
     remember: Remember,
     log: Callable[[str], None],
-    clock: Clock = time.perf_counter,
+    clock: Clock | None = None,
 ) -> None:
     """Put the precision that is asked for, or what `auto` comes to, into the execution in force; `log` is told."""
     check(asked, of.network.device)
