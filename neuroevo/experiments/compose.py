@@ -111,12 +111,6 @@ class Run:
             lower_is_better=metric in LOWER_IS_BETTER,
         )
 
-    @property
-    def settled(self) -> Config:
-        """The config with the precision that `auto` came to, by which costs are counted."""
-        c, own = self.config, self.supervised.executions.now.precision
-        return replace(c, fitness=c.fitness.model_copy(update={"precision": own}))
-
     def keeps(self) -> Weights:
         """Return what a checkpoint holds so that other runs' files aren't needed again."""
         c = self.config

@@ -176,5 +176,5 @@ class Forecaster:
         counts = {name: len(rows) for name, rows in run.supervised.splits.items()}
         generation = own.generation + found.live * fresh_views(c, counts)
         self.precision = run.supervised.executions.now.precision
-        took = run_seconds(run.settled, counts, generation, own.validation) + own.test
+        took = run_seconds(self.settle(c), counts, generation, own.validation) + own.test
         return {"features": first, "run": found.each + composing + identity + took}

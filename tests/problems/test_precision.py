@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -200,20 +201,21 @@ def test_a_memory_that_cannot_be_written_is_none(monkeypatch: pytest.MonkeyPatch
 def test_a_resume_keeps_the_precision_whatever_is_found_now(
     monkeypatch: pytest.MonkeyPatch, clearly: None, tmp_path: Path
 ) -> None:
-    sets = [*TINY, "checkpoint.every=1", "algorithm.mutation.schedule=constant"]
-    experiment.run(load(None, sets), str(tmp_path / "whole"), "test", Quiet())
-    experiment.run(load(None, [*sets, "budget.generations=3"]), str(tmp_path / "r"), "test", Quiet())
-    assert told(tmp_path / "r") == "bfloat16"
+    whole, cut = tmp_path / "whole", tmp_path / "r"
+    experiment.run(load(None, [*TINY, "checkpoint={every: 1, keep: 9}"]), str(whole), "test", Quiet())
+    shutil.copytree(whole, cut)
+    (cut / rundir.RESULT).unlink()
+    for path in generations.paths(cut / rundir.CHECKPOINTS):
+        if generations.number(path) > 3:
+            path.unlink()
     monkeypatch.setattr(precision, "CLEARLY", float("inf"))  # now it would be float32
     assert composed().supervised.executions.now.precision == "float32"
-    experiment.resume(str(tmp_path / "r"), ["budget.generations=6"], Quiet())
-    assert told(tmp_path / "r") == "bfloat16"
+    experiment.resume(str(cut), [], Quiet())
+    assert told(cut) == told(whole) == "bfloat16"
     for name in ("champion.safetensors", "confusion.csv"):
-        assert (tmp_path / "r" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
-    cost = rundir.read_result(tmp_path / "r")["cost"]
-    assert (
-        cost["forward_samples"] == 6 * (N + 1) * B == rundir.read_result(tmp_path / "whole")["cost"]["forward_samples"]
-    )
+        assert (cut / name).read_bytes() == (whole / name).read_bytes()
+    costs = [rundir.read_result(folder)["cost"]["forward_samples"] for folder in (cut, whole)]
+    assert costs == 2 * [6 * (N + 1) * B]
 
 
 def test_a_run_of_float32_by_default_before_is_gone_on_with(tmp_path: Path) -> None:
