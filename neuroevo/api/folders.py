@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from neuroevo import caveats, config
 from neuroevo.engine.algorithm import Algorithm
 from neuroevo.engine.cost import Budget, Cost
-from neuroevo.engine.execution import Execution, Executions
+from neuroevo.engine.execution import FULL, Execution, Executions
 from neuroevo.engine.loop import Champion, Rules, Step
 from neuroevo.engine.observer import Observer, Observers, watch
 from neuroevo.engine.problem import Problem
@@ -100,6 +100,8 @@ def keep(
     """
     with open_log(folder, observer, "neuroevo.evolve" if not start.generation else "neuroevo.resume") as log:
         files.replace(folder / rundir.CONFIG, config.dump(search.record).encode())
+        if search.slices.now.precision != FULL:
+            log(f"scores in {search.slices.now.precision}")
         make_folder(folder / rundir.CHECKPOINTS)
         rundir.cut_lineage(folder, start.generation, log)
         writer = Writer(folder / rundir.CHECKPOINTS, attributes(search), {}, search.record["checkpoint"]["keep"])
@@ -171,6 +173,7 @@ def conclude(search: Search, step: Step, folder: Path, reason: str, log: Log) ->
             "warnings": [],
             "cost": {**step.cost.record(), "seconds": step.seconds},
             "views": None,
+            "precision": search.slices.now.precision,
             "plan_changes": search.slices.changes,
             "test_scored": before.get("test_scored", 0) + (tested is not None),
             "versions": versions(),

@@ -34,14 +34,19 @@ CHANGING = ("budget", "checkpoint", "data.root", "data.file", "tune.budget", "tu
 
 def check_config(then: Config, now: Config, out: str, free: tuple[str, ...] = ("budget", "checkpoint")) -> None:
     """Raise InputError where a run's config is another than now, in what can't change within a run."""
-    old, new = then.record(), now.record()
-    if now.memory.limit is None:  # it was resolved when the run began
-        old["memory"] |= {"limit": None}
-    if now.fitness.precision == AUTO:  # a run keeps its own
-        old["fitness"] |= {"precision": AUTO}
-    differ = [key for key in rundir.differences(old, new) if not key.startswith(free)]
+    differ = [key for key in rundir.differences(of_before(then, now), now.record()) if not key.startswith(free)]
     if differ:
         raise InputError(f"--resume: {out} holds a run of another config ({', '.join(differ)}); give another --out")
+
+
+def of_before(then: Config, now: Config) -> dict[str, Any]:
+    """Return the record of a run's config, left open where now it is: what was settled when it began it keeps."""
+    old = then.record()
+    if now.memory.limit is None:
+        old["memory"] |= {"limit": None}
+    if now.fitness.precision == AUTO:
+        old["fitness"] |= {"precision": AUTO}
+    return old
 
 
 def apply_sets(c: Config, sets: list[str]) -> Config:
