@@ -49,7 +49,7 @@ from neuroevo.problems.supervised import Fitness, Refinement, Supervised, exact,
 Log = Callable[[str], None]
 # Keys of the config for options that errors of a run's parts mention.
 KEYS = {"head": "head", "features": "features", "levels": "genome.levels", "dropout": "refine.dropout"}
-KEYS |= {"class_weights": "fitness.class_weights", "balanced": "fitness.balanced"}
+KEYS |= {name: f"fitness.{name}" for name in ("class_weights", "balanced", "precision")}
 
 
 class Saved(NamedTuple):
@@ -229,7 +229,7 @@ def assemble(
     )
     if saved is None:
         batch = batch_size(c, len(splits[c.fitness.split]))
-        with config.at(precision="fitness.precision"):
+        with config.at(**KEYS):
             precision.settle(of, c.fitness.precision, algorithm.later, batch, remember=cache.remember, log=log)
     return Run(c, of, algorithm, whole, samples, kept, learnt_from.computed)
 
