@@ -22,3 +22,7 @@ def test_a_device_that_is_not_there_is_refused(name: str) -> None:
 
 def test_free_memory_is_a_number_of_bytes(device: torch.device) -> None:
     assert 2**20 < devices.available_memory(device) < 2**50
+
+
+def test_a_cpu_is_known_by_its_model_and_by_what_torch_uses_of_it() -> None:
+    assert devices.model(torch.device("cpu")).endswith(f" {torch.backends.cpu.get_cpu_capability()}")

@@ -4,7 +4,6 @@ import itertools
 import json
 import shutil
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ from conftest import TINY, Quiet
 
 from neuroevo.cli import inspection
 from neuroevo.config import load
-from neuroevo.data import cache
 from neuroevo.engine.execution import Execution
 from neuroevo.errors import InputError, ignore
 from neuroevo.experiments import compose, experiment, reopen
@@ -183,19 +181,6 @@ def test_an_answer_is_remembered_and_one_of_other_sizes_is_another(
     (note,) = (file for file in memory.glob("precision-*.json") if b"9.0" in file.read_bytes())
     note.write_bytes(b"damaged")
     assert composed().supervised.executions.now.precision == "float32"
-
-
-def test_those_that_ask_at_once_get_one_answer(memory: Path) -> None:
-    count = itertools.count()
-    with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(lambda _: cache.remember("key", lambda: next(count)), range(8)))
-    assert found == [0] * 8
-
-
-def test_a_memory_that_cannot_be_written_is_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    monkeypatch.setenv("NEUROEVO_CACHE", str(tmp_path / "file"))
-    assert [cache.remember("key", lambda i=i: i) for i in range(2)] == [0, 1]  # type: ignore[misc]
 
 
 def test_a_resume_keeps_the_precision_whatever_is_found_now(
