@@ -1,8 +1,10 @@
 """Which device a run is on, how much memory is free there, and how much some work needs."""
 
+import ctypes
 import platform
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +75,25 @@ def synchronise(device: torch.device) -> None:
     """Wait until a device has done what it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Have what this thread computes on the CPU not be split while entered, where OpenMP can be asked.
+
+    `torch.set_num_threads` would leave MKL in another mode, which rounds otherwise.
+    """
+    try:
+        openmp = ctypes.CDLL(None)  # of the process: torch has loaded it for all
+        threads, split = openmp.omp_get_max_threads(), openmp.omp_set_num_threads
+    except (AttributeError, OSError, TypeError):
+        yield
+        return
+    split(1)
+    try:
+        yield
+    finally:
+        split(threads)
 
 
 def total_memory() -> int:

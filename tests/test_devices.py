@@ -26,3 +26,11 @@ def test_free_memory_is_a_number_of_bytes(device: torch.device) -> None:
 
 def test_a_cpu_is_known_by_its_model_and_by_what_torch_uses_of_it() -> None:
     assert devices.model(torch.device("cpu")).endswith(f" {torch.backends.cpu.get_cpu_capability()}")
+
+
+def test_one_thread_is_one_and_then_there_are_as_many_as_before() -> None:
+    before = torch.get_num_threads()
+    with pytest.raises(ValueError, match="left"), devices.one_thread():
+        assert torch.get_num_threads() == 1
+        raise ValueError("left")
+    assert torch.get_num_threads() == before

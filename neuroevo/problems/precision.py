@@ -23,8 +23,10 @@ from neuroevo.problems.scoring import evaluate
 from neuroevo.problems.supervised import Supervised
 
 CLEARLY = 1.3  # as much quicker scoring must be, those that are scored again among it
-LEAST = 2.0**29  # floating-point operations of a generation: milliseconds, where a clock's noise decides for no gain
-SECONDS, ROUNDS = 0.15, (2, 7)  # that the probe takes, about; how often it scores at least and at most
+LEAST = 2.0**27  # floating-point operations of a generation for each processor: a millisecond or two, nothing to win
+GPU = 128  # processors of one, about
+SECONDS, ROUNDS = 0.15, (3, 7)  # that the probe takes, about; how often it scores at least and at most
+PIECE = 2**31  # floating-point operations of what it scores, for each processor that does, at most
 GENES = 2**22  # of the genomes that it scores, about
 
 Remember = Callable[[str, Callable[[], float]], Any]  # a value by a key, found where none is known
@@ -48,17 +50,23 @@ class Probe:
     clock: Clock | None = None  # of the device where none is given
 
     def ratio(self, lower: str) -> float:
-        """Return how many times as fast as in float32 a slice is scored in a lower precision."""
-        return float(self.of.executions.fit(lambda execution: self._ratio(execution, lower)))
+        """Return how many times as fast as in float32 a slice is scored in a lower precision.
+
+        A CPU is shared, and several threads wait for each other: there the time that counts is what one thread spends
+        that does it alone.
+        """
+        with devices.one_thread():
+            return float(self.of.executions.fit(lambda execution: self._ratio(execution, lower)))
 
     def _ratio(self, execution: Execution, lower: str) -> float:
         of, device = self.of, self.of.network.device
-        # A CPU is shared: the time that it spends here says more than the time that passes.
-        clock = self.clock or (time.process_time if device.type == "cpu" else time.perf_counter)
-        start, genes = of.start[:1], of.start.shape[1]
-        n = max(1, min(self.population, execution.individuals, GENES // genes))
+        cpu = device.type == "cpu"
+        clock = self.clock or (time.thread_time if cpu else time.perf_counter)
+        start, genes, samples = of.start[:1], of.start.shape[1], min(self.samples, execution.samples)
+        piece = PIECE * (1 if cpu else GPU) // (2 * genes * samples)
+        n = max(1, min(self.population, execution.individuals, GENES // genes, piece))
         noise = torch.randn(n, genes, generator=torch.Generator().manual_seed(0)).to(start.device)
-        genomes, index = start + of.sigma * noise, of.splits[of.fitness.split][: min(self.samples, execution.samples)]
+        genomes, index = start + of.sigma * noise, of.splits[of.fitness.split][:samples]
         judgement, least = of.judgement(of.fitness_metrics()), {FULL: torch.inf, lower: torch.inf}
         began = clock()
         for i in range(ROUNDS[1]):  # the least of several: what else goes on here only adds
@@ -112,8 +120,9 @@ def matters(of: Supervised, population: int, samples: int) -> bool:
     """
     logits = any(not isinstance(metric, OfGenome | OfModule) for metric in of.fitness_metrics())
     work = 2.0 * of.start.shape[1] * population * samples  # of a layer; a convolution's is more
+    processors = of.executions.now.threads if of.network.device.type == "cpu" else GPU
     some = CLEARLY * of.rescored(population) < population
-    return logits and some and work >= LEAST and of.executor is LOCAL
+    return logits and some and work >= LEAST * processors and of.executor is LOCAL
 
 
 def choose(of: Supervised, population: int, samples: int, *, remember: Remember, clock: Clock | None = None) -> Choice:

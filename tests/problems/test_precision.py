@@ -111,7 +111,8 @@ def test_the_probe_draws_nothing_from_the_global_generator_and_changes_no_execut
 
 
 def least(monkeypatch: pytest.MonkeyPatch, of: Any, factor: float) -> None:
-    monkeypatch.setattr(precision, "LEAST", 2 * of.start.shape[1] * N * B * factor)
+    work = 2 * of.start.shape[1] * N * B
+    monkeypatch.setattr(precision, "LEAST", factor * work / of.executions.now.threads)
 
 
 def test_what_is_too_little_work_is_scored_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
