@@ -21,7 +21,7 @@ import h5py
 from safetensors import safe_open
 
 RUNS = Path(__file__).parents[1] / "runs"
-LIMIT = "memory.limit=1073741824"  # slices go by it
+SAME = ["memory.limit=1073741824", "fitness.precision=float32"]  # slices go by the one, a clock decides on the other
 DEEP = ["backbone.trainable=[blocks.6, conv_head, bn2]", "memory.plan=loop", "algorithm.population=6", "data.limit=400",
         "fitness.samples=64", "validate.every=2"]  # fmt: skip
 SIX: dict[str, tuple[str, list[str], str]] = {  # name -> command, its arguments, and what more budget is
@@ -95,7 +95,7 @@ def main() -> None:
     for name, (command, (file, *sets), more) in SIX.items():
         folder = given.folder / name
         if not given.go_on:
-            words = [word for text in [LIMIT, *sets] for word in ("--set", text)]
+            words = [word for text in [*SAME, *sets] for word in ("--set", text)]
             neuroevo(command, file, *words, *(ARMS if command == "bench" else []), "--out", str(folder))
         elif more and command == "run":
             neuroevo("resume", str(folder), "--set", more)

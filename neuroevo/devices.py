@@ -1,7 +1,11 @@
 """Which device a run is on, how much memory is free there, and how much some work needs."""
 
+import ctypes
+import platform
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -46,6 +50,15 @@ def nearest(name: str, note: Callable[[str], None]) -> torch.device:
     return resolve(name)
 
 
+def model(device: torch.device) -> str:
+    """Return what a device is called, a CPU with what of it torch uses."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    about = Path("/proc/cpuinfo")  # where it isn't there, the platform knows
+    name = re.search(r"^model name\s*:\s*(.+)$", about.read_text() if about.exists() else "", re.MULTILINE)
+    return f"{name[1] if name else platform.processor()} {torch.backends.cpu.get_cpu_capability()}"
+
+
 def available_memory(device: torch.device) -> int:
     """Return the bytes that are free for use on a device now."""
     if device.type == "cuda":
@@ -72,6 +85,25 @@ def send(x: Tensor, device: torch.device) -> Tensor:
     if x.device.type != "cpu" or device.type != "cuda":
         return x.to(device)
     return (x if x.is_pinned() else x.pin_memory()).to(device, non_blocking=True)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Have what this thread computes on the CPU not be split while entered, where OpenMP can be asked.
+
+    `torch.set_num_threads` would leave MKL in another mode, which rounds otherwise.
+    """
+    try:
+        openmp = ctypes.CDLL(None)  # of the process: torch has loaded it for all
+        threads, split = openmp.omp_get_max_threads(), openmp.omp_set_num_threads
+    except (AttributeError, OSError, TypeError):
+        yield
+        return
+    split(1)
+    try:
+        yield
+    finally:
+        split(threads)
 
 
 def total_memory() -> int:

@@ -21,6 +21,7 @@ from neuroevo.engine.observer import Observer
 from neuroevo.experiments import experiment
 from neuroevo.forecast import forecaster
 from neuroevo.networks import backbones
+from neuroevo.problems import precision
 from neuroevo.storage import files, rundir
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
@@ -45,6 +46,14 @@ def quick_estimates() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(forecaster, "SECONDS", 0.5)
         patch.setattr(forecaster, "PASS_SECONDS", 0.3)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_clock_decides() -> Iterator[None]:
+    """In tests no generation is large enough for its precision to be measured, but where a test says so."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(precision, "LEAST", float("inf"))
         yield
 
 

@@ -34,3 +34,15 @@ def test_what_is_sent_to_a_gpu_is_not_waited_for() -> None:
         assert not waits.reads + waits.writes
         assert devices.send(there, x.device).tolist() == [1, 2]
     assert there.device == CUDA
+
+
+def test_a_cpu_is_known_by_its_model_and_by_what_torch_uses_of_it() -> None:
+    assert devices.model(torch.device("cpu")).endswith(f" {torch.backends.cpu.get_cpu_capability()}")
+
+
+def test_one_thread_is_one_and_then_there_are_as_many_as_before() -> None:
+    before = torch.get_num_threads()
+    with pytest.raises(ValueError, match="left"), devices.one_thread():
+        assert torch.get_num_threads() == 1
+        raise ValueError("left")
+    assert torch.get_num_threads() == before

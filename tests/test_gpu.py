@@ -26,7 +26,7 @@ from neuroevo.engine.cost import Budget
 from neuroevo.engine.loop import Step
 from neuroevo.experiments import evaluation, experiment, export
 from neuroevo.experiments.signals import Signals
-from neuroevo.problems import intervals
+from neuroevo.problems import intervals, precision
 from neuroevo.storage import rundir
 from neuroevo.tuning import tune
 
@@ -76,10 +76,10 @@ CASES: dict[str, list[str]] = {
     "snes": ["algorithm={name: snes, population: 8}", "fitness.precision=bfloat16", "features.dtype=float16",
              "memory.limit=null"],
     "snes, its rate": ["algorithm={name: snes, population: 8, sigma_rate: 0.1}", "fitness.split=validation"],
-    "xnes": ["algorithm={name: xnes, population: 8}", "features={components: 4}"],
+    "xnes": ["algorithm={name: xnes, population: 8}", "features={components: 4}", "fitness.precision=float16"],
     "xnes, its rate": ["algorithm={name: xnes, population: 8, sigma_rate: 0.1}",
                        "features={components: 4, whitening: 0.5}"],
-    "pgpe": ["algorithm={name: pgpe, population: 8}", "fitness.balanced=true"],
+    "pgpe": ["algorithm={name: pgpe, population: 8}", "fitness.balanced=true", "fitness.precision=float32"],
     "cem": ["algorithm={name: cem, population: 8}", "fitness.class_weights=true"],
     "sep_cma": ["algorithm={name: sep_cma, population: 8}", "features={standardise: false, components: null}"],
     "es": ["algorithm={name: es, population: 8}", *MLP, "head.activation=silu"],
@@ -280,6 +280,18 @@ def test_a_run_on_the_device_is_that_on_the_cpu(tmp_path: Path) -> None:
     for a, b in zip(here.steps, there.steps, strict=True):
         assert isinstance(b.population.genomes, Paper)
         assert torch.allclose(a.population.genomes, b.population.genomes.elem, atol=1e-5)
+
+
+@pytest.mark.parametrize(("capability", "half"), [((7, 5), "float16"), ((9, 0), "bfloat16")])
+def test_auto_is_what_a_gpu_computes_in(
+    gpu: Gpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], half: str
+) -> None:
+    monkeypatch.setenv("NEUROEVO_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: capability)
+    monkeypatch.setattr(precision, "LEAST", 0.0)
+    monkeypatch.setattr(precision, "CLEARLY", 0.0)
+    experiment.run(configured(), str(tmp_path / "r"), "test", Quiet())
+    assert rundir.read_result(tmp_path / "r")["precision"] == half
 
 
 def samples() -> tuple[Tensor, Tensor]:

@@ -13,7 +13,7 @@ from neuroevo.api.classification import Classification, classification, make_alg
 from neuroevo.api.folders import EVERY, KEEP, Record, Search, spell
 from neuroevo.engine import loop
 from neuroevo.engine.cost import Budget
-from neuroevo.engine.execution import LOCAL, Executor
+from neuroevo.engine.execution import AUTO, LOCAL, Executor, Precision
 from neuroevo.engine.loop import Champion, Rules, Step
 from neuroevo.errors import InputError
 from neuroevo.experiments.reopen import PYTHON
@@ -38,6 +38,7 @@ class Arguments:
     refine: Any = None
     validate: Any = None
     samples: int | Literal["all"] | None = None
+    precision: Precision | None = None
     standardise: bool | None = None
     sigma: float | Tensor | None = None
     budget: Budget | None = None
@@ -89,6 +90,7 @@ class Arguments:
             fitness="cross_entropy" if self.fitness is None else self.fitness,
             validate="accuracy" if self.validate is None else self.validate,
             samples=512 if self.samples is None else self.samples,
+            precision=AUTO if self.precision is None else self.precision,
             standardise=self.standardise,
             sigma=0.01 if self.sigma is None else self.sigma,
             seed=self.seed,
@@ -105,7 +107,7 @@ class Arguments:
 
     def _of_function(self) -> tuple[Search, Step]:
         with_data = {"refine": self.refine, "validate": self.validate, "samples": self.samples}
-        for option, value in {**with_data, "standardise": self.standardise}.items():
+        for option, value in {**with_data, "precision": self.precision, "standardise": self.standardise}.items():
             if value is not None:
                 raise InputError("goes with data", option=option)
         if (self.model is None) == (self.start is None):
@@ -165,6 +167,7 @@ class Arguments:
         validate = "accuracy" if self.validate is None else self.validate
         algorithm = spell(self.algorithm)
         samples = int(self.samples) if isinstance(self.samples, Integral) else self.samples
+        precision = {} if self.precision in (None, AUTO) else {"precision": self.precision}
         start = {} if self.start is None else {"start": digest({"start": torch.as_tensor(self.start)})}
         return {
             PYTHON: True,
@@ -182,7 +185,7 @@ class Arguments:
             if isinstance(algorithm, str)
             else algorithm or {"name": "ga", "default": True},
             "refine": spell(self.refine),
-            "fitness": {"metrics" if many else "metric": fitness, "samples": samples},
+            "fitness": {"metrics" if many else "metric": fitness, "samples": samples, **precision},
             "validate": {
                 "metric": FITNESS if data is None else spell(validate),
                 "every": self.every,

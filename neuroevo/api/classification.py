@@ -13,17 +13,17 @@ from torch import Tensor, nn
 from neuroevo import config, devices
 from neuroevo.api.learners import Learner, about, learner
 from neuroevo.config import Part
-from neuroevo.data import components, tensors
+from neuroevo.data import cache, components, tensors
 from neuroevo.data.augment import BATCH
 from neuroevo.data.samples import Features
 from neuroevo.data.tensors import Table
 from neuroevo.engine import loop
 from neuroevo.engine.algorithm import Algorithm
 from neuroevo.engine.cost import Cost
-from neuroevo.engine.execution import LOCAL, Execution, Executor
+from neuroevo.engine.execution import LOCAL, Execution, Executor, Precision
 from neuroevo.engine.loop import Step
 from neuroevo.engine.problem import Problem
-from neuroevo.errors import InputError, the
+from neuroevo.errors import InputError, ignore, the
 from neuroevo.experiments.memory import amount
 from neuroevo.learning.sensitivity import PROBE
 from neuroevo.networks import deep, heads, network
@@ -33,6 +33,7 @@ from neuroevo.networks.network import Network
 from neuroevo.problems import slicing
 from neuroevo.problems.metric import Additive, Metric, OfGenome, OfModule, own_metric
 from neuroevo.problems.metrics import METRICS
+from neuroevo.problems.precision import check, settle
 from neuroevo.problems.supervised import Fitness, Supervised, Tested, supervised
 from neuroevo.search.algorithms.ga import ga
 from neuroevo.search.operators.mutation import gaussian
@@ -103,6 +104,7 @@ def classification(
     fitness: Any = "cross_entropy",
     validate: Any = "accuracy",
     samples: int | Literal["all"] = 512,
+    precision: Precision = "auto",
     standardise: bool | None = None,
     sigma: float = 0.01,
     seed: int = 0,
@@ -112,6 +114,7 @@ def classification(
 ) -> Classification:
     """Return the search of a classifier's weights on data; InputError names the option that can't be."""
     check_sigma(sigma)
+    check(precision, device)
     goal = make_goal(fitness, validate, refine)
     parts = tensors.parts(data)
     given = of_module(model, next(iter(parts.values())).some, trainable=trainable)
@@ -124,6 +127,7 @@ def classification(
         search,
         goal,
         samples=samples,
+        precision=precision,
         standardise=standardise,
         sigma=sigma,
         seed=seed,
@@ -139,6 +143,7 @@ def of_table(
     goal: Goal,
     *,
     samples: int | Literal["all"],
+    precision: Precision,
     standardise: bool | None,
     sigma: float,
     seed: int,
@@ -174,7 +179,9 @@ def of_table(
         sensitive=bool(search.overhead),
         executor=executor,
     )
-    return Classification(given, table, of, search, len(train) if samples == "all" else min(samples, len(train)))
+    batch = len(train) if samples == "all" else min(samples, len(train))
+    settle(of, precision, search.later, batch, remember=cache.remember, log=ignore)
+    return Classification(given, table, of, search, batch)
 
 
 def check_sigma(sigma: Any) -> None:

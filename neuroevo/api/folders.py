@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from neuroevo import caveats, config
 from neuroevo.engine.algorithm import Algorithm
 from neuroevo.engine.cost import Budget, Cost
-from neuroevo.engine.execution import Execution, Executions
+from neuroevo.engine.execution import FULL, Execution, Executions
 from neuroevo.engine.loop import Champion, Rules, Step
 from neuroevo.engine.observer import Observer, Observers, watch
 from neuroevo.engine.problem import Problem
@@ -26,7 +26,7 @@ from neuroevo.engine.rng import Context
 from neuroevo.errors import InputError
 from neuroevo.experiments.log import Log, open_log, versions
 from neuroevo.experiments.recorders import Recorder, Shrinking, make_folder, plan_attributes
-from neuroevo.experiments.reopen import PYTHON, of_genome
+from neuroevo.experiments.reopen import PYTHON, of_genome, precision_here
 from neuroevo.problems.supervised import Tested
 from neuroevo.storage import checkpoint, claims, files, generations, rundir
 from neuroevo.storage.writer import Writer
@@ -100,6 +100,8 @@ def keep(
     """
     with open_log(folder, observer, "neuroevo.evolve" if not start.generation else "neuroevo.resume") as log:
         files.replace(folder / rundir.CONFIG, config.dump(search.record).encode())
+        if search.slices.now.precision != FULL:
+            log(f"scores in {search.slices.now.precision}")
         make_folder(folder / rundir.CHECKPOINTS)
         rundir.cut_lineage(folder, start.generation, log)
         writer = Writer(folder / rundir.CHECKPOINTS, attributes(search), {}, search.record["checkpoint"]["keep"])
@@ -171,6 +173,7 @@ def conclude(search: Search, step: Step, folder: Path, reason: str, log: Log) ->
             "warnings": [],
             "cost": {**step.cost.record(), "seconds": step.seconds},
             "views": None,
+            "precision": search.slices.now.precision,
             "plan_changes": search.slices.changes,
             "test_scored": before.get("test_scored", 0) + (tested is not None),
             "versions": versions(),
@@ -223,6 +226,9 @@ def restore(search: Search, saved: checkpoint.Checkpoint, log: Callable[[str], N
     ):
         if then != now:
             log(f"{what} were {then} and are {now}: the run goes on, but may round otherwise than uninterrupted")
+    if search.executions is not None:
+        own = precision_here(saved.plan, search.device, log)
+        search.executions.now = search.executions.now._replace(precision=own)
     context = Context(search.rules.seed, 0, 0.0, search.home, search.problem.layout)
     template = search.algorithm.init(search.problem.start.to(search.home), search.problem.sigma, context)
     champion = saved.step.champion._replace(genome=saved.step.champion.genome.to(search.home))

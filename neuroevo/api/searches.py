@@ -13,7 +13,7 @@ from neuroevo.api.classification import Classification
 from neuroevo.api.folders import Search
 from neuroevo.engine import loop
 from neuroevo.engine.cost import Budget, Cost
-from neuroevo.engine.execution import LOCAL, Executor
+from neuroevo.engine.execution import LOCAL, Executor, Precision
 from neuroevo.engine.genome import Population
 from neuroevo.engine.loop import Step
 from neuroevo.engine.observer import Observer, Observers, watch
@@ -98,6 +98,7 @@ def evolve(
     refine: Any = None,
     validate: Any = None,
     samples: int | Literal["all"] | None = None,
+    precision: Precision | None = None,
     standardise: bool | None = None,
     sigma: float | Tensor | None = None,
     budget: Budget | None = None,
@@ -130,6 +131,8 @@ def evolve(
     size where more than a head evolves; else 0.1). `algorithm` is a genetic one by default; without a `budget` it takes
     400 generations. Candidates are looked at `every` so many generations (10 with data, else 1), and after `patience`
     looks without a better one it ends. Observers are told, and functions among them called with each generation's step.
+    With data, `precision` is that of scoring: float32, bfloat16, float16 (on GPUs) or auto, which is half where that is
+    clearly quicker on this machine; the best are scored again in float32.
     `executor` does the work of slices of individuals, one after another in this process by default.
     `out` names a new folder for the run, as the command line's: with checkpoints, to go on from by `resume`, and for
     `neuroevo report` and `inspect`. InputError, a ValueError, where something can't be. Nothing is printed, and the
@@ -146,6 +149,7 @@ def evolve(
         refine=refine,
         validate=validate,
         samples=samples,
+        precision=precision,
         standardise=standardise,
         sigma=sigma,
         budget=budget,
@@ -177,6 +181,7 @@ def steps(
     refine: Any = None,
     validate: Any = None,
     samples: int | Literal["all"] | None = None,
+    precision: Precision | None = None,
     standardise: bool | None = None,
     sigma: float | Tensor | None = None,
     budget: Budget | None = None,
@@ -201,6 +206,7 @@ def steps(
         refine=refine,
         validate=validate,
         samples=samples,
+        precision=precision,
         standardise=standardise,
         sigma=sigma,
         budget=budget,
@@ -253,6 +259,7 @@ def resume(
             refine=folders.part(record["refine"], refine, "refine"),
             validate=None if data is None else folders.part(record["validate"]["metric"], validate, "validate"),
             samples=record["fitness"]["samples"],
+            precision=record["fitness"].get("precision"),
             standardise=record["features"]["standardise"],
             sigma=folders.number(record["genome"]["init_sigma"]),
             budget=budget or Budget(**record["budget"]),

@@ -15,6 +15,7 @@ from neuroevo.bench import arms
 from neuroevo.bench.arms import Given, Overlay
 from neuroevo.config import Config
 from neuroevo.errors import InputError
+from neuroevo.experiments.reopen import of_before
 from neuroevo.storage import rundir
 
 SHARES = (0.5, 0.8, 0.9, 0.95, 0.99)  # of the way from the start to the best arm: the levels, where none are given
@@ -83,7 +84,7 @@ def differs(task: Task) -> bool:
     if task.config.tune is not None or not file.exists():
         return False
     try:
-        return config.check(config.read(str(file))).record() != task.config.record()
+        return of_before(config.check(config.read(str(file))), task.config) != task.config.record()
     except InputError:  # its checkpoint has the config, too
         return False
 

@@ -189,17 +189,21 @@ def estimate(c: Config, comparison: Comparison | None = None, begun: float | Non
     if comparison is not None:
         return rows + bench_rows(forecaster, comparison, started)
     rows += [("population", f"{n} individuals, {4 * n * genes / 2**20:,.0f} MiB each generation")]
-    found = run_length(c, counts)
-    if found.generations is None:
-        length: Rows = [("generations", "until the seconds or the target")]
-    else:
-        length = [("generations", f"{found.generations:,}"), ("forward samples", f"{found.cost.forward:,}")]
-        length += [("backward samples", f"{found.cost.backward:,}")]
     if c.tune is not None:
-        return rows + search_rows(forecaster, counts, length, started)
+        return rows + search_rows(forecaster, counts, started)
     seconds = forecaster.run(c) | {"start": started}
+    length = length_rows(forecaster.settle(c), counts)
     sooner = c.budget.target is not None or c.validate.patience is not None
     return [*rows, *length, ("time", breakdown(seconds) + (", or less" if sooner else ""))]
+
+
+def length_rows(c: Config, counts: Mapping[str, int]) -> Rows:
+    """Return the length of a run, with so many images a split."""
+    found = run_length(c, counts)
+    if found.generations is None:
+        return [("generations", "until the seconds or the target")]
+    rows: Rows = [("generations", f"{found.generations:,}"), ("forward samples", f"{found.cost.forward:,}")]
+    return [*rows, ("backward samples", f"{found.cost.backward:,}")]
 
 
 def bench_rows(forecaster: Forecaster, comparison: Comparison, started: float) -> Rows:
@@ -220,8 +224,8 @@ def bench_rows(forecaster: Forecaster, comparison: Comparison, started: float) -
     return [*rows, ("time", breakdown(found.seconds | {"start": started}) + ", one run after another")]
 
 
-def search_rows(forecaster: Forecaster, counts: Mapping[str, int], length: Rows, started: float) -> Rows:
-    """Return the size and the time of a search, with so many images a split; `length` is that of the final run."""
+def search_rows(forecaster: Forecaster, counts: Mapping[str, int], started: float) -> Rows:
+    """Return the size and the time of a search and of the final run after it, with so many images a split."""
     c = forecaster.ready.config
     assert c.tune is not None
     space, trial = c.tune.space(), c.tune.trial
@@ -244,7 +248,7 @@ def search_rows(forecaster: Forecaster, counts: Mapping[str, int], length: Rows,
         dearest = duration(max(found.features, default=0.0))
         rows += [("trials' features", f"each further value of {' and '.join(again)} costs up to about {dearest} once")]
     if c.tune.rest.final:
-        rows += [(f"final run: {name}", value) for name, value in length]
+        rows += [(f"final run: {name}", value) for name, value in length_rows(forecaster.settle(c), counts)]
     sooner = c.tune.budget.target is not None or c.tune.rest.patience is not None
     seconds = found.seconds | {"start": started}
     return [*rows, ("time", breakdown(seconds) + (", or less" if sooner else ""))]

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, InstanceOf, model_v
 
 from neuroevo.config.parts import Part, PartSection, short
 from neuroevo.config.section import LARGEST_SEED, MOST, Section
+from neuroevo.engine.execution import Precision
 from neuroevo.engine.schedules import Schedule
 
 BARE = "arrays"  # the data set whose samples go to the head as they are, where the config names no backbone
@@ -173,7 +174,7 @@ class Fitness(Section):
     ties: InstanceOf[Part] | None = Field(exclude=True)  # a second metric, which breaks ties of the only one
     samples: Count | Literal["all"] = 512
     split: Literal["train", "validation"] = "train"  # where the batches come from
-    precision: Literal["float32", "bfloat16"] = "float32"  # bfloat16: elites are scored again in float32
+    precision: Precision = "auto"  # in half of it elites are scored again in float32
     balanced: bool = False  # batches with as many of each class
     class_weights: bool = False  # cross-entropy weighted by the inverse of a class's share
     logit_adjustment: Annotated[float, Ge(0)] = 0.0  # tau of Menon et al. 2021

@@ -14,7 +14,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -153,6 +153,21 @@ def keep_note(key: str, found: object) -> None:
             if left.suffix == PARTIAL or (left.suffix[1:].isdigit() and _age(left) > KEPT):
                 left.unlink()
         write(path, json.dumps(found).encode(), "notes")
+
+
+def remember(key: str, find: Callable[[], Any]) -> Any:
+    """Return the value kept under a key, found and kept by whoever comes first; others wait for that.
+
+    A folder that can't be written doesn't matter: then the value is found each time.
+    """
+    with ExitStack() as stack:
+        with suppress(InputError, RunError):
+            stack.enter_context(lock(_note(key).with_name("finding"), "notes"))
+        known = note(key)
+        if known is None:
+            known = find()
+            keep_note(key, known)
+    return known
 
 
 def tidy(own: Path) -> None:

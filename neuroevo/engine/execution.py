@@ -2,12 +2,16 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
-from typing import NamedTuple, Protocol, TypeVar
+from typing import Literal, NamedTuple, Protocol, TypeVar
 
 import torch
 
 from neuroevo import devices
 from neuroevo.errors import InputError, RunError
+
+Precision = Literal["auto", "float32", "bfloat16", "float16"]  # of scoring, as it is asked for
+AUTO: Precision = "auto"
+FULL: Precision = "float32"
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -41,7 +45,7 @@ class Execution(NamedTuple):
     samples: int  # at most this many at a time, for metrics that add over samples
     limit: int  # bytes that an evaluation may use beside population and features
     threads: int
-    precision: str = "float32"  # of scoring; bfloat16: the best are scored again in float32
+    precision: str = "float32"  # of scoring; in half of it the best are scored again in float32
     trained: int = 0  # individuals at a time in gradient steps
     micro: int = 0  # samples at a time in gradient steps
     home: str = "cpu"  # where the population is kept

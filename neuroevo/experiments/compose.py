@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from neuroevo import config
 from neuroevo.config import Config
-from neuroevo.data import augment
+from neuroevo.data import augment, cache
 from neuroevo.data.arrays import Vectors
 from neuroevo.data.datasets import Dataset
 from neuroevo.data.foldernames import SPLITS
@@ -41,7 +41,7 @@ from neuroevo.networks import deep, network, quantised
 from neuroevo.networks.affine import Affine
 from neuroevo.networks.backbones import Backbone
 from neuroevo.networks.network import Calibration, Network
-from neuroevo.problems import slicing
+from neuroevo.problems import precision, slicing
 from neuroevo.problems.metric import LOWER_IS_BETTER
 from neuroevo.problems.scoring import evaluate
 from neuroevo.problems.supervised import Fitness, Refinement, Supervised, exact, supervised
@@ -49,7 +49,7 @@ from neuroevo.problems.supervised import Fitness, Refinement, Supervised, exact,
 Log = Callable[[str], None]
 # Keys of the config for options that errors of a run's parts mention.
 KEYS = {"head": "head", "features": "features", "levels": "genome.levels", "dropout": "refine.dropout"}
-KEYS |= {"class_weights": "fitness.class_weights", "balanced": "fitness.balanced"}
+KEYS |= {name: f"fitness.{name}" for name in ("class_weights", "balanced", "precision")}
 
 
 class Saved(NamedTuple):
@@ -227,6 +227,10 @@ def assemble(
         view=view_of(c, learnt_from),
         counter=lambda: count_views(samples),
     )
+    if saved is None:
+        batch = batch_size(c, len(splits[c.fitness.split]))
+        with config.at(**KEYS):
+            precision.settle(of, c.fitness.precision, algorithm.later, batch, remember=cache.remember, log=log)
     return Run(c, of, algorithm, whole, samples, kept, learnt_from.computed)
 
 
@@ -354,4 +358,4 @@ def choose(c: Config, evolved: Network, width: int, algorithm: Algorithm[Any]) -
     if evolved.recalibrates and evolved.backbone.cut is not None and found.samples < CALIBRATION_BATCH:
         line = f"{c.memory.limit} bytes is too little to re-estimate batch norms on {CALIBRATION_BATCH} images"
         raise InputError(f"memory.limit: {line}")
-    return found._replace(precision=c.fitness.precision)
+    return found

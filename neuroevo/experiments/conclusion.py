@@ -62,6 +62,7 @@ def conclude(run: Run, step: Step, folder: Path, *, stop_reason: str, log: Calla
             "warnings": caveats.together(before_it, tuning.get("warnings", []), warnings),
             "cost": {**step.cost.record(), "seconds": step.seconds},
             "views": c.features.views if c.data.augment else None,
+            "precision": run.supervised.executions.now.precision,
             "plan_changes": run.supervised.executions.changes,
             "test_scored": before.get("test_scored", 0) + finished,
             "versions": versions(),

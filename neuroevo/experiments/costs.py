@@ -7,6 +7,7 @@ from neuroevo import config
 from neuroevo.config import Config
 from neuroevo.engine.algorithm import Algorithm
 from neuroevo.engine.cost import Cost
+from neuroevo.engine.execution import AUTO, FULL
 from neuroevo.learning import refine, sensitivity
 from neuroevo.problems.supervised import scoring_cost
 
@@ -43,8 +44,11 @@ def takes(c: Config, algorithm: Algorithm[Any], counts: Mapping[str, int], first
 
 
 def exact_rows(c: Config, algorithm: Algorithm[Any], rows: int) -> int:
-    """Return how many of so many individuals are scored again in full precision."""
-    return 0 if c.fitness.precision == "float32" else algorithm.exact(rows)
+    """Return how many of so many individuals are scored again in full precision: none where nobody knows it yet.
+
+    What `auto` comes to is known once a run's parts are there.
+    """
+    return 0 if c.fitness.precision in (AUTO, FULL) else algorithm.exact(rows)
 
 
 def calibration_batches(train: int) -> list[int]:

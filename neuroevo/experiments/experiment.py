@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import torch
 
-from neuroevo import caveats, devices
+from neuroevo import caveats, config, devices
 from neuroevo.config import Config
 from neuroevo.data import inventory
 from neuroevo.data.datasets import Dataset
@@ -26,6 +26,7 @@ from neuroevo.experiments.log import Log, open_log, versions, watch_prefix
 from neuroevo.experiments.recorders import Recorder, Shrinking, aside, make_folder, once, plan_attributes, settle
 from neuroevo.experiments.reopen import apply_sets, check_config, check_search, reopen, restore
 from neuroevo.networks.backbones import Backbone
+from neuroevo.problems import precision
 from neuroevo.problems.slicing import memory_limit
 from neuroevo.storage import checkpoint, claims, files, generations, rundir
 from neuroevo.storage.writer import Writer
@@ -64,6 +65,9 @@ def prepare(c: Config, log: Callable[[str], None] | None = None) -> Ready:
     With `log`, which is told, what began on a GPU goes on without one.
     """
     device = devices.resolve(c.device) if log is None else devices.nearest(c.device, log)
+    if log is None:
+        with config.at(precision="fitness.precision"):
+            precision.check(c.fitness.precision, device)
     given = build.dataset(c)
     if log is None:
         build.check_splits(c, given[0])

@@ -14,7 +14,7 @@ from neuroevo.config import Config
 from neuroevo.data import datasets, identity
 from neuroevo.data.identity import Identity
 from neuroevo.engine.cost import Cost
-from neuroevo.engine.execution import Execution
+from neuroevo.engine.execution import AUTO, FULL, Execution
 from neuroevo.engine.loop import Champion, Step
 from neuroevo.engine.observer import Observer
 from neuroevo.engine.rng import Context
@@ -34,12 +34,19 @@ CHANGING = ("budget", "checkpoint", "data.root", "data.file", "tune.budget", "tu
 
 def check_config(then: Config, now: Config, out: str, free: tuple[str, ...] = ("budget", "checkpoint")) -> None:
     """Raise InputError where a run's config is another than now, in what can't change within a run."""
-    old, new = then.record(), now.record()
-    if now.memory.limit is None:  # it was resolved when the run began
-        old["memory"] |= {"limit": None}
-    differ = [key for key in rundir.differences(old, new) if not key.startswith(free)]
+    differ = [key for key in rundir.differences(of_before(then, now), now.record()) if not key.startswith(free)]
     if differ:
         raise InputError(f"--resume: {out} holds a run of another config ({', '.join(differ)}); give another --out")
+
+
+def of_before(then: Config, now: Config) -> dict[str, Any]:
+    """Return the record of a run's config, left open where now it is: what was settled when it began it keeps."""
+    old = then.record()
+    if now.memory.limit is None:
+        old["memory"] |= {"limit": None}
+    if now.fitness.precision == AUTO:
+        old["fitness"] |= {"precision": AUTO}
+    return old
 
 
 def apply_sets(c: Config, sets: list[str]) -> Config:
@@ -180,10 +187,19 @@ def locate_data(c: Config, log: Callable[[str], None]) -> Config:
 
 def here(plan: Execution, device: torch.device, log: Callable[[str], None]) -> Execution:
     """Return a plan for this machine, which may lack the GPU on which a population was kept."""
+    plan = plan._replace(precision=precision_here(plan, device, log))
     if devices.exists(plan.home):
         return plan
     log(f"the population was kept on {plan.home}, which is not on this machine, and is now on {device}")
     return plan._replace(home=str(device))
+
+
+def precision_here(plan: Execution, device: torch.device, log: Callable[[str], None]) -> str:
+    """Return the precision of a plan's scoring on this machine, which may lack the GPU that float16 is for."""
+    if plan.precision != "float16" or device.type == "cuda":
+        return plan.precision
+    log(f"scores were in float16, which is for GPUs; on {device} they are in {FULL}")
+    return FULL
 
 
 def of_genome(champion: Champion) -> str:

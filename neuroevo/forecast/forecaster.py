@@ -7,6 +7,7 @@ which are kept nowhere; and the pace of each is measured (`pace`).
 import json
 import math
 import time
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -19,6 +20,7 @@ from neuroevo.data import components, feature_cache
 from neuroevo.data.augment import Augment
 from neuroevo.data.datasets import Dataset
 from neuroevo.data.samples import Features
+from neuroevo.engine.execution import AUTO, FULL
 from neuroevo.errors import ignore
 from neuroevo.experiments import build, compose, sizes
 from neuroevo.experiments.experiment import Ready
@@ -55,6 +57,7 @@ class Forecaster:
         self.ready, self.seconds = ready, SECONDS if seconds is None else seconds
         self.found: dict[str, Found] = {}
         self.rates: dict[str, float] = {}  # seconds of an image through the backbone
+        self.precision: str = FULL  # of the last run that was foretold
 
     @property
     def counts(self) -> dict[str, int]:
@@ -159,6 +162,11 @@ class Forecaster:
         other.found, other.rates = self.found, self.rates
         return other
 
+    def settle(self, c: Config) -> Config:
+        """Return a config with the precision that `auto` came to in the last run that was foretold."""
+        auto = c.fitness.precision == AUTO
+        return replace(c, fitness=c.fitness.model_copy(update={"precision": self.precision})) if auto else c
+
     def run(self, c: Config) -> Seconds:
         """Return the seconds of a run's features, as far as they were not asked for before, and of the run itself."""
         found, first = self.source(c)
@@ -167,5 +175,6 @@ class Forecaster:
         own = pace.of_run(run, self.seconds / 2)
         counts = {name: len(rows) for name, rows in run.supervised.splits.items()}
         generation = own.generation + found.live * fresh_views(c, counts)
-        took = run_seconds(c, counts, generation, own.validation) + own.test
+        self.precision = run.supervised.executions.now.precision
+        took = run_seconds(self.settle(c), counts, generation, own.validation) + own.test
         return {"features": first, "run": found.each + composing + identity + took}

@@ -20,6 +20,8 @@ from neuroevo.errors import InputError
 from neuroevo.networks.heads import Forward, Products
 from neuroevo.problems.metric import Additive, Metric, OfGenome, OfModule, numbers, score
 
+HALVES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+
 
 class Evolved(Protocol):
     """What genomes are the weights of."""
@@ -77,15 +79,15 @@ def _slice(judgement: Judgement, rows: Tensor, index: Tensor, execution: Executi
     whole = any(not isinstance(metric, Additive | OfGenome | OfModule) for metric in metrics)
     totals: list[Tensor | float] = [0.0] * len(metrics)
     total: Tensor | None = None
+    half = execution.precision in HALVES
     logits_kept, targets_kept = [], []
     if any(not isinstance(metric, OfModule) for metric in metrics):
         weights = evolved.decode(rows)
         if isinstance(evolved.forward, Products):
-            half = torch.bfloat16 if execution.precision == "bfloat16" else None
-            weights = evolved.forward.pack(weights, half)
+            weights = evolved.forward.pack(weights, HALVES.get(execution.precision))
         for part in index.split(execution.samples):
             features, targets = judgement.samples.batch(part)
-            with torch.autocast(features.device.type, torch.bfloat16, enabled=execution.precision == "bfloat16"):
+            with torch.autocast(features.device.type, HALVES.get(execution.precision), enabled=half):
                 logits = evolved.forward(weights, features)
             added = logits.sum((1, 2), dtype=torch.float32)  # NaN or Inf if any logit is
             total = added if total is None else total + added
@@ -134,18 +136,25 @@ def fitness(
 ) -> tuple[Scores, Cost]:
     """Score a population, and say what that cost: individuals times samples, forward.
 
-    In half precision the best `rescored` individuals are scored again in float32, and that counts too. The first
-    `objectives` metrics are objectives, the others break ties.
+    In half precision the best `rescored` individuals are scored again in float32, and that counts too; so are, and do,
+    those that float16 made infinite, which no cost foresees. The first `objectives` metrics are objectives, the others
+    break ties.
     """
     scores = evaluate(judgement, population.genomes, index, execution)._replace(objectives=objectives)
-    n = len(population.genomes)
+    n = scored = len(population.genomes)
+    exact = execution._replace(precision="float32")
+
+    def again(rows: Tensor) -> Scores:
+        found = evaluate(judgement, population.genomes[rows], index, exact)
+        values, invalid = (before.index_copy(0, rows, now) for before, now in zip(scores[:2], found[:2], strict=True))
+        return scores._replace(values=values, invalid=invalid)
+
+    if execution.precision == "float16":  # nothing else asks the device how many
+        beyond = scores.invalid.nonzero().squeeze(1)
+        if len(beyond):
+            scores, scored = again(beyond), scored + len(beyond)
     if execution.precision != "float32" and rescored:
         order = scores.values[:, 0] if objectives == 1 else pareto.rank(scores.values[:, :objectives])
         best = order.topk(min(rescored, n)).indices
-        again = evaluate(judgement, population.genomes[best], index, execution._replace(precision="float32"))
-        scores = scores._replace(
-            values=scores.values.index_copy(0, best, again.values),
-            invalid=scores.invalid.index_copy(0, best, again.invalid),
-        )
-        n += len(best)
-    return scores, Cost(forward=n * len(index))
+        scores, scored = again(best), scored + len(best)
+    return scores, Cost(forward=scored * len(index))

@@ -150,10 +150,9 @@ class Supervised:
     def scoring(self) -> Scoring:
         """Return how a population is scored: by the fitness metrics, and by the one that breaks ties."""
         judgement, objectives = self.judgement(self.fitness_metrics()), len(self.fitness.metrics)
-        half = self.executions.now.precision != "float32"
 
         def again(n: int) -> int:
-            return self.rescored(n) if half else 0
+            return self.rescored(n) if self.executions.now.precision != "float32" else 0
 
         def cost(n: int, samples: int) -> Cost:
             return scoring_cost(n + again(n), samples, self.calibrates)

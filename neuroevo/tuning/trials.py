@@ -20,7 +20,7 @@ from neuroevo import config
 from neuroevo.config import Config
 from neuroevo.data.identity import Identity
 from neuroevo.engine.cost import Cost
-from neuroevo.engine.execution import Execution
+from neuroevo.engine.execution import AUTO, FULL, Execution
 from neuroevo.engine.genome import KEPT, Layout
 from neuroevo.engine.problem import Merit
 from neuroevo.errors import Interrupted
@@ -78,11 +78,14 @@ class Trainer:
     def trial(self, settings: Settings) -> Config:
         """Return the config of a trial."""
         c = self.config.trial(settings)
-        plan = "loop" if c.memory.plan == "auto" else c.memory.plan  # measured anew it could come out otherwise
+        # Measured anew they could come out otherwise; and in half precision no two trials are one population.
+        plan = "loop" if c.memory.plan == "auto" else c.memory.plan
+        precision = FULL if c.fitness.precision == AUTO else c.fitness.precision
         return replace(
             c,
             budget=config.Budget(generations=self.given.generations),
             memory=c.memory.model_copy(update={"plan": plan}),
+            fitness=c.fitness.model_copy(update={"precision": precision}),
         )
 
     def rungs(self) -> list[int]:
@@ -171,7 +174,7 @@ class Trainer:
         groups: dict[str, list[int]] = {}
         for i, (given, c) in enumerate(zip(settings, configs, strict=True)):
             own = {*lockstep.TRAITS, *lockstep.PROPOSALS} & {key for key, v in given.items() if isinstance(v, float)}
-            alone = (c.refine is not None and c.refine.share < 1) or c.fitness.precision != "float32"
+            alone = (c.refine is not None and c.refine.share < 1) or c.fitness.precision != FULL
             rest = c.record()
             for key in own:
                 *path, last = key.split(".")

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 import neuroevo as ne
 from neuroevo.cli.main import app
 from neuroevo.engine.loop import Step
+from neuroevo.problems import precision
 
 X = torch.randn(200, 6, generator=torch.Generator().manual_seed(0))
 Y = (X[:, 0] * X[:, 1] > 0).long()
@@ -86,6 +87,29 @@ def test_interrupted_and_resumed_a_search_ends_in_the_same_bytes(
     result = json.loads((tmp_path / "r" / "result.json").read_text())
     assert result["status"] == "finished"
     assert result["test_scored"] == (1 if "data" in given else 0)
+
+
+def test_a_search_goes_on_in_the_precision_that_it_began_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NEUROEVO_CACHE", str(tmp_path / "cache"))
+    given = {**SEARCHES["data, learning"], "budget": ne.Budget(generations=6)}
+    rough = ne.evolve(**given, precision="bfloat16")
+    for asked, error in (("bfloat16", None), ("auto", 0.0)):
+        if error is not None:  # whatever is measured is clear
+            monkeypatch.setattr(precision, "LEAST", error)
+            monkeypatch.setattr(precision, "CLEARLY", error)
+        folder = tmp_path / asked
+        with pytest.raises(Stop):
+            ne.evolve(**given, precision=asked, out=folder, observers=[stops(3, Stop)])
+        assert "scores in bfloat16" in (folder / "run.log").read_text()
+        monkeypatch.setattr(precision, "LEAST", float("inf"))
+        found = ne.resume(folder, model(), (X, Y))
+        assert torch.equal(found.population.genomes, rough.population.genomes)
+        assert found.cost == rough.cost
+        assert json.loads((folder / "result.json").read_text())["precision"] == "bfloat16"
+    with pytest.raises(ne.InputError, match="^precision: float16 is for GPUs"):
+        ne.evolve(**given, precision="float16", device="cpu")
+    with pytest.raises(ne.InputError, match="^precision: goes with data"):
+        ne.evolve(start=torch.ones(2), fitness=sphere, precision="bfloat16")
 
 
 def test_one_that_has_ended_is_returned_as_it_is_and_goes_on_with_a_larger_budget(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 import errno
 import io
+import itertools
 import os
 import random
 import shutil
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +93,20 @@ def test_a_damaged_note_is_no_note(folder: Path, damage: str) -> None:
         assert cache.note("key") == found
         DAMAGES[damage](at, source)
         assert cache.note("key") is None
+
+
+def test_those_that_ask_at_once_get_one_answer() -> None:
+    count = itertools.count()
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda _: cache.remember("key", lambda: next(count)), range(8)))
+    assert found == [0] * 8
+
+
+def test_a_memory_that_cannot_be_written_is_none(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "file").touch()
+    monkeypatch.setenv("NEUROEVO_CACHE", str(folder / "file"))
+    count = itertools.count()
+    assert [cache.remember("key", lambda: next(count)) for _ in range(2)] == [0, 1]
 
 
 def test_a_file_of_rows_is_that_of_numpy_however_many_lives_it_took(folder: Path) -> None:

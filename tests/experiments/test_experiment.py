@@ -85,7 +85,7 @@ def test_a_run_leaves_what_the_contract_says(tmp_path: Path, quiet: Quiet) -> No
     }  # fmt: skip
     assert list(result) == [
         "status", "stop_reason", "generations", "seed", "device", "data", "champion", "warnings",
-        "cost", "views", "plan_changes", "test_scored", "versions", "files",
+        "cost", "views", "precision", "plan_changes", "test_scored", "versions", "files",
     ]  # fmt: skip
     assert (result["status"], result["stop_reason"], result["generations"]) == ("finished", "generations", 6)
     assert set(result["champion"]) == {"kind", "generation", "about", "validation", "test"}

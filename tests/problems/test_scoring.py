@@ -10,6 +10,7 @@ from neuroevo.engine import batches, execution, pareto, scores
 from neuroevo.engine.cost import Cost
 from neuroevo.engine.execution import Execution
 from neuroevo.engine.genome import Layout, Population
+from neuroevo.engine.scores import Scores
 from neuroevo.errors import InputError
 from neuroevo.networks import heads
 from neuroevo.problems import scoring
@@ -123,6 +124,24 @@ def test_in_half_precision_the_best_and_only_they_have_scores_in_full() -> None:
     assert torch.equal(mixed[rest], rough[rest])
     assert not torch.equal(rough, full)
     torch.testing.assert_close(rough, full, rtol=0.05, atol=0.05)
+
+
+def test_whom_float16_makes_infinite_is_scored_again_and_that_counts() -> None:
+    large = genomes()
+    large[2], large[4, 0] = 1e5, torch.nan  # logits beyond 65,504, and one who is invalid in whatever precision
+    population, metric, half = Population.new(large, parents=2), METRICS["accuracy"](), plan()
+
+    def scored(precision: str, rescored: int) -> tuple[Scores, Cost]:
+        given = judgement(Rows(), [metric]), population, torch.arange(B), half._replace(precision=precision)
+        return scoring.fitness(*given, rescored=rescored)
+
+    (full, _), (wide, spent), (narrow, more) = scored("float32", 0), scored("bfloat16", 0), scored("float16", 1)
+    alone = scoring.evaluate(judgement(Rows(), [metric]), large, torch.arange(B), half._replace(precision="float16"))
+    assert alone.invalid.tolist() == [i in (2, 4) for i in range(N)]
+    for found in (full, wide, narrow):
+        assert found.invalid.tolist() == [i == 4 for i in range(N)]
+    assert narrow.values[2, 0] == full.values[2, 0]
+    assert (spent, more) == (Cost(forward=N * B), Cost(forward=(N + 2 + 1) * B))
 
 
 def test_samples_are_taken_in_slices_of_the_plan() -> None:
