@@ -19,8 +19,10 @@ from pydantic import BaseModel
 from torch import Tensor, nn
 
 import neuroevo
+from neuroevo import devices
 from neuroevo.config import Config, load
 from neuroevo.config.parts import TABLES, Part, schema
+from neuroevo.data import staging
 from neuroevo.engine.cost import Budget
 from neuroevo.engine.loop import Step
 from neuroevo.experiments import evaluation, experiment, export
@@ -250,6 +252,23 @@ def test_a_run_on_the_device_is_that_on_the_cpu(tmp_path: Path) -> None:
     for a, b in zip(here.steps, there.steps, strict=True):
         assert isinstance(b.population.genomes, Paper)
         assert torch.allclose(a.population.genomes, b.population.genomes.elem, atol=1e-5)
+
+
+@pytest.mark.parametrize("sets", [[], LEARN, [*FLIP, "features.views=2"]], ids=["scored", "learning", "views"])
+def test_features_that_do_not_fit_the_device_give_the_run_that_those_on_it_give(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sets: list[str]
+) -> None:
+    sets = [*sets, "features.components=null", "memory.limit=2e5"]  # slices of 128 samples
+    runs, memory = [], {"cuda": 50_000, "cpu": 2**30}  # less than features take
+    for name in ("there", "here"):
+        runs.append(Quiet())
+        with paper_gpu():
+            if name == "here":
+                monkeypatch.setattr(devices, "available_memory", lambda device: memory[device.type])
+            experiment.run(configured(*sets, "fitness.samples=140"), str(tmp_path / name), "test", runs[-1])
+            assert bool(staging.copy_stream.cache_info().currsize) is (name == "here")
+    for a, b in zip(*(run.steps for run in runs), strict=True):
+        assert torch.equal(a.population.genomes.cpu(), b.population.genomes.cpu())
 
 
 def samples() -> tuple[Tensor, Tensor]:

@@ -1,11 +1,13 @@
 """Cached features as samples: rows that can be asked for, with their labels."""
 
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
 
 from neuroevo import devices
+from neuroevo.data import staging
 from neuroevo.data.augment import Live
 from neuroevo.networks.affine import Affine, Projection
 from neuroevo.networks.weightfiles import digest
@@ -19,7 +21,7 @@ class Features(NamedTuple):
     Row `N + v * T + i` is view v of the i-th image of the train split.
     """
 
-    # [N, d], then [T, d] a view: float32 or float16, mapped from disk, in memory or on the device
+    # [N, d], then [T, d] a view: float32 or float16, mapped from disk or in memory, or all of them on the device
     pieces: tuple[Tensor, ...]
     labels: Tensor  # [N + views * T] int64, on the run's device
     affine: Affine | None  # that rows go through on their way to the head
@@ -41,8 +43,21 @@ class Features(NamedTuple):
         if self.live is not None and int(index.max()) >= clean:
             features, labels = self.live(index), self.labels[((index - clean) % clean).to(self.device)]
         else:
-            features, labels = self._gather(index).to(self.device).float(), self.labels[index.to(self.device)]
+            features = staging.send(self._gather(index), self.device).float()
+            labels = self.labels[staging.send(index, self.device)]
         return (self.affine(features) if self.affine else features), labels
+
+    def walk(self, parts: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the batch of each part of an index; from the host to a GPU each comes while the one before is used."""
+        if self.device.type != "cuda" or self.pieces[0].device.type != "cpu" or self.live is not None:
+            yield from map(self.batch, parts)
+            return
+        parts = list(parts)
+        rows = staging.ahead(self._gather, parts, self.pieces[0], self.device)
+        for part, features in zip(parts, rows, strict=True):
+            labels = self.labels[staging.send(part, self.device)]
+            features = features.float()
+            yield (self.affine(features) if self.affine else features), labels
 
     def through(self, affine: Affine) -> Self:
         """Return features that go through an affine map, projected once and for all where that fits into memory."""
@@ -60,15 +75,24 @@ class Features(NamedTuple):
 
         return self._replace(pieces=tuple(project(piece) for piece in self.pieces))
 
-    def _gather(self, index: Tensor) -> Tensor:
+    def _gather(self, index: Tensor, out: Tensor | None = None) -> Tensor:
+        """Return the rows [B, d] in `index` where the pieces are, written to `out` where given."""
         first, *views = self.pieces
         index = index.to(first.device)
         if not views:
-            return first[index]
-        out = first.new_empty(len(index), self.dim)
+            return first[index] if out is None else torch.index_select(first, 0, index, out=out)
+        out = first.new_empty(len(index), self.dim) if out is None else out
         offset = 0
         for piece in self.pieces:
             here = ((index >= offset) & (index < offset + len(piece))).nonzero().squeeze(1)
             out[here] = piece[index[here] - offset]
             offset += len(piece)
         return out
+
+
+def together(pieces: Iterable[Tensor]) -> tuple[Tensor, ...]:
+    """Return pieces of features in one place: on the host if any is, for each was asked alone whether it fits."""
+    pieces = tuple(pieces)
+    if len({piece.device for piece in pieces}) < 2:
+        return pieces
+    return tuple(piece.cpu() for piece in pieces)

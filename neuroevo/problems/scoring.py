@@ -14,7 +14,7 @@ from neuroevo.engine import pareto
 from neuroevo.engine.cost import Cost
 from neuroevo.engine.execution import LOCAL, Execution, Executor
 from neuroevo.engine.genome import Population
-from neuroevo.engine.samples import Samples
+from neuroevo.engine.samples import Samples, walk
 from neuroevo.engine.scores import Scores
 from neuroevo.errors import InputError
 from neuroevo.networks.heads import Forward
@@ -80,8 +80,7 @@ def _slice(judgement: Judgement, rows: Tensor, index: Tensor, execution: Executi
     logits_kept, targets_kept = [], []
     if any(not isinstance(metric, OfModule) for metric in metrics):
         weights = evolved.decode(rows)
-        for part in index.split(execution.samples):
-            features, targets = judgement.samples.batch(part)
+        for features, targets in walk(judgement.samples, index.split(execution.samples)):
             with torch.autocast(features.device.type, torch.bfloat16, enabled=execution.precision == "bfloat16"):
                 logits = evolved.forward(weights, features)
             added = logits.sum((1, 2), dtype=torch.float32)  # NaN or Inf if any logit is
