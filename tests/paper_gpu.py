@@ -1,7 +1,7 @@
 """A GPU on paper: tensors that say they are on cuda:0, hold CPU data, and refuse what a real device refuses.
 
 It finds device mistakes on a machine without a GPU, and counts where the host waits for the device. Copies on a stream
-of one's own are made as late as a device may. It says nothing of speed or kernels; compilers are not imitated.
+of one's own are made as late as a device may, and graphs are captured. It says nothing of speed, kernels or compilers.
 
     with paper_gpu() as gpu, gpu.count() as waits:
         experiment.run(config, ...)  # with device: cuda
@@ -38,6 +38,11 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 
 import neuroevo
 from neuroevo.data import staging
+
+try:
+    from neuroevo.problems import kernels
+except ModuleNotFoundError:  # without Triton
+    kernels = None  # type: ignore[assignment]
 
 PACKAGE = Path(neuroevo.__file__).parent
 HERE = f"{PACKAGE}{os.sep}"
@@ -86,6 +91,7 @@ class _State:
         self.pinned: dict[int, Any] = {}  # storages, by address
         self.stream = PaperStream()  # that everything is in by default
         self.local = threading.local()
+        self.graph: PaperGraph | None = None  # that is captured now
 
 
 _state: _State | None = None
@@ -102,6 +108,8 @@ def _line() -> str:
 
 
 def _count(kind: str, which: str = "reads") -> None:
+    if _state is not None and _state.graph is not None and _state.graph.thread == threading.get_ident():
+        raise RuntimeError(f"operation not permitted when stream is capturing: {kind}")
     for waits in _state.counters if _state else []:
         if waits.thread == threading.get_ident():
             getattr(waits, which)[f"{kind}: {_line()}"] += 1
@@ -356,6 +364,8 @@ def _dispatch(func: Any, args: Any, kwargs: Any) -> Any:
         plain_kwargs = {k: v for k, v in plain_kwargs.items() if k != "pin_memory"} | {"device": CPU}
     with _disable_current_modes():
         out = func(*plain_args, **plain_kwargs)
+    if here:
+        _record(func, plain_args, plain_kwargs, out)
     if pin:
         return _pin(out)
     if not here:
@@ -394,7 +404,9 @@ class _Functions(TorchFunctionMode):
                 _count(name)
             plain_args, plain_kwargs = _plain((args, kwargs))
             with _disable_current_modes():
-                return Paper(func(*plain_args, **plain_kwargs))
+                plain = func(*plain_args, **plain_kwargs)
+            _record(func, plain_args, plain_kwargs, plain)
+            return Paper(plain)
         if name in MATMUL and any(isinstance(a, Paper) and a.ndim == 1 for a in args[:2]) and len(args) == 2:
             return _product_of_vectors(*(args if name != "__rmatmul__" else args[::-1]))
         if func is functional.batch_norm and not _is_batched(first) and any(isinstance(a, Paper) for a in args):
@@ -527,6 +539,65 @@ class PaperStream:
         return event
 
 
+class PaperGraph:
+    """A CUDA graph: the operations on the device while it is captured, done again on the same memory.
+
+    A device does none of them while it captures. Here they are done, and what they gave is overwritten.
+    """
+
+    def __init__(self) -> None:
+        self.steps: list[tuple[Any, Any, Any, Any]] = []
+        self.thread = threading.get_ident()
+        self.replays = 0
+
+    def finish(self) -> None:
+        with _disable_current_modes():
+            for func, _, _, out in self.steps:
+                if hasattr(func, "_schema") and func._schema.name not in _VIEWS:
+                    for x in _leaves(out):
+                        if isinstance(x, torch.Tensor) and x.is_floating_point():
+                            x.fill_(torch.nan)
+
+    def replay(self) -> None:
+        self.replays += 1
+        with _disable_current_modes():
+            for func, args, kwargs, out in self.steps:
+                for old, new in zip(_leaves(out), _leaves(func(*args, **kwargs)), strict=True):
+                    if isinstance(old, torch.Tensor) and old.data_ptr() != new.data_ptr():
+                        old.copy_(new)
+
+
+def _record(func: Any, args: Any, kwargs: Any, out: Any) -> None:
+    graph = None if _state is None else _state.graph
+    if graph is not None and graph.thread == threading.get_ident():
+        graph.steps.append((func, args, kwargs, out))
+
+
+@contextmanager
+def _graph(graph: PaperGraph, pool: Any = None, stream: Any = None, capture_error_mode: str = "") -> Iterator[None]:
+    assert _state is not None
+    _state.graph = graph
+    try:
+        yield
+    finally:
+        _state.graph = None
+    graph.finish()
+
+
+class _Autocast(torch.autocast):
+    """Autocast of the device, whose tensors C++ takes for those of the CPU."""
+
+    def __init__(self, device_type: str, *args: Any, **kwargs: Any) -> None:
+        super().__init__("cpu" if device_type == "cuda" else device_type, *args, **kwargs)
+
+
+def _sums_of_logits(logits: Any, targets: Any) -> torch.Tensor:
+    """Return what the kernel of that name gives; kernels themselves are for Triton's interpreter."""
+    losses = -functional.cross_entropy(logits.mT.float(), targets.expand(len(logits), -1), reduction="none").double()
+    hits = logits.argmax(2) == targets
+    return torch.stack([hits.sum(1), losses.sum(1), logits.double().sum((1, 2))], 1)
+
+
 class PaperEvent:
     """An event: how far a stream had come when it was recorded."""
 
@@ -577,6 +648,7 @@ CUDA_MODULE: dict[str, Any] = {
     "manual_seed": lambda _: None, "manual_seed_all": lambda _: None, "memory_allocated": lambda *_: 0,
     "max_memory_allocated": lambda *_: 0, "reset_peak_memory_stats": lambda *_: None,
     "Stream": PaperStream, "Event": PaperEvent, "stream": _stream, "current_stream": _current,
+    "CUDAGraph": PaperGraph, "graph": _graph, "graph_pool_handle": lambda: (0, 1),
 }  # fmt: skip
 
 
@@ -614,7 +686,8 @@ def paper_gpu() -> Iterator[Gpu]:
         torch.__future__.set_swap_module_params_on_conversion(True)
         for owner, name, value in [
             (torch, "Generator", PaperGenerator), (torch.random, "fork_rng", _fork_rng),
-            (threading.Thread, "run", within),
+            (threading.Thread, "run", within), (torch, "autocast", _Autocast),
+            *([(kernels, "sums", _sums_of_logits)] if kernels else []),
             *((torch.cuda, name, value) for name, value in CUDA_MODULE.items()),
         ]:  # fmt: skip
             stack.enter_context(mock.patch.object(owner, name, value))
@@ -630,7 +703,7 @@ def paper_gpu() -> Iterator[Gpu]:
 def _import_all() -> None:
     """Import the package whole: what it imports later would keep what is patched."""
     for found in pkgutil.walk_packages([str(PACKAGE)], "neuroevo."):
-        if not found.name.endswith("__main__"):
+        if not found.name.endswith("__main__") and (kernels or not found.name.endswith("kernels")):
             importlib.import_module(found.name)
 
 

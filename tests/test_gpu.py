@@ -14,7 +14,7 @@ from typing import Any, Literal
 import pytest
 import torch
 from conftest import Quiet
-from paper_gpu import CUDA, Gpu, Paper, Waits, paper_gpu
+from paper_gpu import CUDA, Gpu, Paper, PaperGraph, Waits, paper_gpu
 from pydantic import BaseModel
 from torch import Tensor, nn
 
@@ -269,6 +269,44 @@ def test_features_that_do_not_fit_the_device_give_the_run_that_those_on_it_give(
             assert bool(staging.copy_stream.cache_info().currsize) is (name == "here")
     for a, b in zip(*(run.steps for run in runs), strict=True):
         assert torch.equal(a.population.genomes.cpu(), b.population.genomes.cpu())
+
+
+GRAPHS = {
+    "default": [],
+    "an mlp in half precision": [*MLP, "fitness.precision=bfloat16", "algorithm.elites=2"],
+    "two objectives": ["fitness.metrics=[cross_entropy, accuracy]"],
+    "levels": ["genome.levels=int8", "algorithm.mutation=levels", "fitness.metric=accuracy"],
+    "learning": LEARN,
+}
+
+
+@pytest.mark.parametrize("case", GRAPHS)
+def test_scoring_by_graphs_gives_the_run_that_it_gives_without(
+    gpu: Gpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str
+) -> None:
+    graphs: list[PaperGraph] = []
+
+    class Kept(PaperGraph):
+        def __init__(self) -> None:
+            super().__init__()
+            graphs.append(self)
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Kept)
+    # Slices of 3 and 2 individuals, of 128 and 12 samples: four shapes, each captured once.
+    sets = [*GRAPHS[case], "features.components=null", "memory.limit=1.8e5", "fitness.samples=140"]
+    runs = [Quiet(), Quiet()]
+    for run, value in zip(runs, ("false", "true"), strict=True):
+        experiment.run(configured(*sets, f"memory.graphs={value}"), str(tmp_path / value), "test", run)
+        if value == "false":
+            assert not graphs
+    assert not [note for note in runs[1].lines if "CUDA graphs" in note]
+    assert len(graphs) >= 2
+    assert all(graph.replays for graph in graphs)
+    for a, b in zip(*(run.steps for run in runs), strict=True):
+        assert torch.equal(a.population.genomes.cpu(), b.population.genomes.cpu())
+        assert torch.allclose(
+            a.scores.values.cpu(), b.scores.values.cpu(), rtol=1e-6
+        )  # products round by where rows lie
 
 
 def samples() -> tuple[Tensor, Tensor]:

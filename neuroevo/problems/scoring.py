@@ -5,6 +5,7 @@ its limit and a resumed run rounds as the first one did. A slice of individuals 
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple, Protocol
 
 import torch
@@ -14,6 +15,7 @@ from neuroevo.engine import pareto
 from neuroevo.engine.cost import Cost
 from neuroevo.engine.execution import LOCAL, Execution, Executor
 from neuroevo.engine.genome import Population
+from neuroevo.engine.graphs import Graphs
 from neuroevo.engine.samples import Samples, walk
 from neuroevo.engine.scores import Scores
 from neuroevo.errors import InputError
@@ -48,6 +50,12 @@ class Judgement(NamedTuple):
     metrics: Sequence[Metric]
     start: Tensor | None = None  # [g], for metrics of genomes
     executor: Executor = LOCAL
+    graphs: Graphs | None = None  # of slices' work, where the execution asks for them
+
+    @property
+    def needs_all_logits(self) -> bool:
+        """Whether a metric is of all logits of an individual."""
+        return any(not isinstance(metric, Additive | OfGenome | OfModule) for metric in self.metrics)
 
 
 def evaluate(judgement: Judgement, genomes: Tensor, index: Tensor, execution: Execution) -> Scores:
@@ -56,9 +64,8 @@ def evaluate(judgement: Judgement, genomes: Tensor, index: Tensor, execution: Ex
     Metrics that add over samples are summed over slices of samples; one that needs all logits of an individual has them
     kept, for as many individuals at a time as the memory limit lets. Functions of modules need no logits.
     """
-    metrics = judgement.metrics
     size = execution.individuals
-    if any(not isinstance(metric, Additive | OfGenome | OfModule) for metric in metrics):
+    if judgement.needs_all_logits:
         # Such a metric sorts and ranks all logits: some eight copies.
         size = max(1, min(size, execution.limit // (8 * 4 * execution.classes * len(index))))
 
@@ -74,21 +81,22 @@ def evaluate(judgement: Judgement, genomes: Tensor, index: Tensor, execution: Ex
 def _slice(judgement: Judgement, rows: Tensor, index: Tensor, execution: Execution) -> tuple[Tensor, Tensor]:
     """Return the values [r, m] float64 of genomes [r, g] by each metric, and which are invalid [r] bool."""
     metrics, evolved = judgement.metrics, judgement.evolved
-    whole = any(not isinstance(metric, Additive | OfGenome | OfModule) for metric in metrics)
+    whole = judgement.needs_all_logits
     totals: list[Tensor | float] = [0.0] * len(metrics)
     total: Tensor | None = None
     logits_kept, targets_kept = [], []
     if any(not isinstance(metric, OfModule) for metric in metrics):
         weights = evolved.decode(rows)
         for features, targets in walk(judgement.samples, index.split(execution.samples)):
-            with torch.autocast(features.device.type, torch.bfloat16, enabled=execution.precision == "bfloat16"):
-                logits = evolved.forward(weights, features)
-            added = logits.sum((1, 2), dtype=torch.float32)  # NaN or Inf if any logit is
+            if judgement.graphs is not None and execution.graphs and not whole:
+                work = partial(_replay, judgement, execution, tuple(weights))
+                added, *sums = judgement.graphs.call(work, [*weights.values(), features, targets], execution.precision)
+            else:
+                logits = _logits(evolved, weights, features, execution)
+                added, *sums = _sums(metrics, logits, targets, execution)
             total = added if total is None else total + added
-            totals = [
-                t + m.statistics(logits, targets) if isinstance(m, Additive) else t
-                for m, t in zip(metrics, totals, strict=True)
-            ]
+            each = iter(sums)
+            totals = [t + next(each) if isinstance(m, Additive) else t for m, t in zip(metrics, totals, strict=True)]
             if whole:
                 logits_kept.append(logits.transpose(1, 2))
                 targets_kept.append(targets)
@@ -110,6 +118,32 @@ def _slice(judgement: Judgement, rows: Tensor, index: Tensor, execution: Executi
         columns.append(column if total is None else column.to(total.device))
     values = torch.stack([column.double() for column in columns], dim=1)
     return values, values.isnan().any(1) if total is None else ~total.isfinite()
+
+
+def _logits(evolved: Evolved, weights: dict[str, Tensor], features: Tensor, execution: Execution) -> Tensor:
+    with torch.autocast(features.device.type, torch.bfloat16, enabled=execution.precision == "bfloat16"):
+        return evolved.forward(weights, features)
+
+
+def _sums(metrics: Sequence[Metric], logits: Tensor, targets: Tensor, execution: Execution) -> list[Tensor]:
+    """Return the sums of logits [r], NaN or Inf if any logit is, and the statistics [r, k] of each additive metric."""
+    additive = [metric for metric in metrics if isinstance(metric, Additive)]
+    if execution.one_pass and all(metric.of_sample for metric in additive):
+        from neuroevo.problems import kernels  # needs Triton
+
+        found = kernels.sums(logits, targets)
+        many = torch.full_like(found[:, 0], len(targets))
+        of = [found[:, kernels.COLUMNS.index(metric.of_sample)] for metric in additive]
+        return [found[:, -1], *(torch.stack([column, many], 1) for column in of)]
+    added = logits.sum((1, 2), dtype=torch.float32)
+    return [added, *(metric.statistics(logits, targets) for metric in additive)]
+
+
+def _replay(judgement: Judgement, execution: Execution, names: Sequence[str], *given: Tensor) -> list[Tensor]:
+    """Return the sums of a slice, of the weights called so, features and targets: what a graph is captured of."""
+    *weights, features, targets = given
+    logits = _logits(judgement.evolved, dict(zip(names, weights, strict=True)), features, execution)
+    return _sums(judgement.metrics, logits, targets, execution)
 
 
 def _first(metric: OfModule, evolved: Evolved, genome: Tensor) -> float:
