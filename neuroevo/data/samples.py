@@ -33,6 +33,11 @@ class Features(NamedTuple):
         """Number of features."""
         return self.pieces[0].shape[1]
 
+    @property
+    def alone(self) -> bool:
+        """Whether a batch takes operations on a GPU alone, of rows that are on it."""
+        return self.live is None and len(self.pieces) == 1 and self.pieces[0].device.type == "cuda"
+
     def digest(self) -> str:
         """Return a hash of some 1,024 rows, evenly spaced: features computed anew may round otherwise."""
         return digest({str(i): piece[:: max(1, len(piece) // 1024)] for i, piece in enumerate(self.pieces)})
@@ -43,8 +48,8 @@ class Features(NamedTuple):
         if self.live is not None and int(index.max()) >= clean:
             features, labels = self.live(index), self.labels[((index - clean) % clean).to(self.device)]
         else:
-            features = staging.send(self._gather(index), self.device).float()
-            labels = self.labels[staging.send(index, self.device)]
+            features = devices.send(self._gather(index), self.device).float()
+            labels = self.labels[devices.send(index, self.device)]
         return (self.affine(features) if self.affine else features), labels
 
     def walk(self, parts: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
@@ -55,7 +60,7 @@ class Features(NamedTuple):
         parts = list(parts)
         rows = staging.ahead(self._gather, parts, self.pieces[0], self.device)
         for part, features in zip(parts, rows, strict=True):
-            labels = self.labels[staging.send(part, self.device)]
+            labels = self.labels[devices.send(part, self.device)]
             features = features.float()
             yield (self.affine(features) if self.affine else features), labels
 

@@ -13,16 +13,6 @@ from torch import Tensor
 Fill = Callable[[Tensor, Tensor], object]  # (a part of an index [B], out [B, d] of the host): gathers the part's rows
 
 
-def send(x: Tensor, device: torch.device) -> Tensor:
-    """Return a tensor on a device; the host doesn't wait for its way to a GPU.
-
-    The pinned copy is the allocator's again when this returns, and it gives none away that a copy still reads.
-    """
-    if x.device.type != "cpu" or device.type != "cuda":
-        return x.to(device)
-    return (x if x.is_pinned() else x.pin_memory()).to(device, non_blocking=True)
-
-
 @cache
 def copy_stream(device: torch.device) -> torch.cuda.Stream:
     """Return the stream that copies to a device; one, since the allocator keeps memory for each stream apart."""

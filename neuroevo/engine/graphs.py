@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-Work = Callable[..., Sequence[Tensor]]  # (*inputs) -> outputs, by operations on one device alone
+Work = Callable[..., list[Tensor]]  # (*inputs) -> outputs, by operations on one device alone
 SHAPES = 8  # that are kept: full slices of individuals and samples, the last ones, and those of elites
 WARM_UP = 3  # calls before one is captured: libraries set themselves up in the first
 
@@ -36,10 +36,13 @@ class Graphs:
         self.refused = False
         self.lock = Lock()  # a graph has one set of buffers
 
-    def call(self, work: Work, inputs: Sequence[Tensor], key: Hashable = None) -> Sequence[Tensor]:
-        """Return what `work` makes of inputs on a GPU; a graph is the function of one `key` and shape of inputs."""
+    def call(self, work: Work, inputs: Sequence[Tensor], key: Hashable = None) -> list[Tensor]:
+        """Return what `work` makes of inputs, on the GPU of the first; others may be in pinned memory.
+
+        A graph is the function of one `key` and shape of inputs.
+        """
         if self.refused:
-            return work(*inputs)
+            return _plain(work, inputs)
         with self.lock:
             whole = (key, *((x.shape, x.dtype) for x in inputs))
             if whole not in self.kept:
@@ -52,18 +55,20 @@ class Graphs:
                     self.refused = True
                     self.kept.clear()
                     self.note(f"CUDA graphs: this can't be captured ({_reason(error)}); runs without")
-                    return work(*inputs)
+                    return _plain(work, inputs)
                 while len(self.kept) > SHAPES:
                     self.kept.popitem(last=False)
             self.kept.move_to_end(whole)
             found = self.kept[whole]
             for own, x in zip(found.inputs, inputs, strict=True):
-                own.copy_(x)
+                own.copy_(x, non_blocking=True)
             found.graph.replay()
-            return [out.clone() for out in found.outputs]
+            outputs = [torch.empty_like(out) for out in found.outputs]
+            torch._foreach_copy_(outputs, found.outputs)  # by one launch, where they are of one kind
+            return outputs
 
     def _capture(self, work: Work, inputs: Sequence[Tensor]) -> Captured:
-        own = [x.clone(memory_format=torch.contiguous_format) for x in inputs]
+        own = [torch.empty(x.shape, dtype=x.dtype, device=inputs[0].device).copy_(x) for x in inputs]
         here, aside = torch.cuda.current_stream(), torch.cuda.Stream()
         aside.wait_stream(here)
         with torch.cuda.stream(aside):
@@ -76,6 +81,10 @@ class Graphs:
         with torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):
             outputs = list(work(*own))
         return Captured(graph, own, outputs, work)
+
+
+def _plain(work: Work, inputs: Sequence[Tensor]) -> list[Tensor]:
+    return work(*(x.to(inputs[0].device, non_blocking=True) for x in inputs))
 
 
 def _reason(error: Exception) -> str:

@@ -4,42 +4,21 @@ Individuals and samples are taken in slices fixed by an `Execution`, so that an 
 its limit and a resumed run rounds as the first one did. A slice of individuals is the unit of an executor's work.
 """
 
-from collections.abc import Callable, Sequence
-from functools import partial
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from neuroevo.engine import pareto
 from neuroevo.engine.cost import Cost
 from neuroevo.engine.execution import LOCAL, Execution, Executor
 from neuroevo.engine.genome import Population
-from neuroevo.engine.graphs import Graphs
 from neuroevo.engine.samples import Samples, walk
 from neuroevo.engine.scores import Scores
 from neuroevo.errors import InputError
-from neuroevo.networks.heads import Forward
 from neuroevo.problems.metric import Additive, Metric, OfGenome, OfModule, numbers, score
-
-
-class Evolved(Protocol):
-    """What genomes are the weights of."""
-
-    @property
-    def decode(self) -> Callable[[Tensor], dict[str, Tensor]]:
-        """Weights {name: [n, *shape]} of genomes [n, g]."""
-        ...
-
-    @property
-    def forward(self) -> Forward:
-        """Logits of weights on samples."""
-        ...
-
-    @property
-    def module(self) -> Callable[[Tensor], nn.Module]:
-        """A network of its own for a genome [g], for metrics that ask for one."""
-        ...
+from neuroevo.problems.sums import Evolved, Replay, logits_of, replay, sums
 
 
 class Judgement(NamedTuple):
@@ -50,7 +29,7 @@ class Judgement(NamedTuple):
     metrics: Sequence[Metric]
     start: Tensor | None = None  # [g], for metrics of genomes
     executor: Executor = LOCAL
-    graphs: Graphs | None = None  # of slices' work, where the execution asks for them
+    replay: Replay | None = None  # of slices' work, where the execution asks for graphs
 
     @property
     def needs_all_logits(self) -> bool:
@@ -84,22 +63,17 @@ def _slice(judgement: Judgement, rows: Tensor, index: Tensor, execution: Executi
     whole = judgement.needs_all_logits
     totals: list[Tensor | float] = [0.0] * len(metrics)
     total: Tensor | None = None
-    logits_kept, targets_kept = [], []
+    kept: list[tuple[Tensor, Tensor]] = []  # logits [r, C, B], targets [B]
+
+    def keep(logits: Tensor, targets: Tensor) -> None:
+        if whole:
+            kept.append((logits.transpose(1, 2), targets))
+
     if any(not isinstance(metric, OfModule) for metric in metrics):
-        weights = evolved.decode(rows)
-        for features, targets in walk(judgement.samples, index.split(execution.samples)):
-            if judgement.graphs is not None and execution.graphs and not whole:
-                work = partial(_replay, judgement, execution, tuple(weights))
-                added, *sums = judgement.graphs.call(work, [*weights.values(), features, targets], execution.precision)
-            else:
-                logits = _logits(evolved, weights, features, execution)
-                added, *sums = _sums(metrics, logits, targets, execution)
+        for added, *found in _parts(judgement, rows, index, execution, keep):
             total = added if total is None else total + added
-            each = iter(sums)
+            each = iter(found)
             totals = [t + next(each) if isinstance(m, Additive) else t for m, t in zip(metrics, totals, strict=True)]
-            if whole:
-                logits_kept.append(logits.transpose(1, 2))
-                targets_kept.append(targets)
     columns = []
     for metric, of in zip(metrics, totals, strict=True):
         if isinstance(metric, OfGenome):
@@ -111,7 +85,8 @@ def _slice(judgement: Judgement, rows: Tensor, index: Tensor, execution: Executi
             assert isinstance(of, Tensor)
             column = metric.finish(of)
         else:
-            column = score(metric, torch.cat(logits_kept, dim=2).transpose(1, 2), torch.cat(targets_kept))
+            logits = torch.cat([part for part, _ in kept], dim=2).transpose(1, 2)
+            column = score(metric, logits, torch.cat([targets for _, targets in kept]))
         if column.shape != (len(rows),):
             name = getattr(getattr(metric, "func", metric), "__qualname__", "metric")
             raise InputError(f"{name}: a metric returns scores [n]; {tuple(column.shape)} for n = {len(rows)}")
@@ -120,30 +95,19 @@ def _slice(judgement: Judgement, rows: Tensor, index: Tensor, execution: Executi
     return values, values.isnan().any(1) if total is None else ~total.isfinite()
 
 
-def _logits(evolved: Evolved, weights: dict[str, Tensor], features: Tensor, execution: Execution) -> Tensor:
-    with torch.autocast(features.device.type, torch.bfloat16, enabled=execution.precision == "bfloat16"):
-        return evolved.forward(weights, features)
-
-
-def _sums(metrics: Sequence[Metric], logits: Tensor, targets: Tensor, execution: Execution) -> list[Tensor]:
-    """Return the sums of logits [r], NaN or Inf if any logit is, and the statistics [r, k] of each additive metric."""
-    additive = [metric for metric in metrics if isinstance(metric, Additive)]
-    if execution.one_pass and all(metric.of_sample for metric in additive):
-        from neuroevo.problems import kernels  # needs Triton
-
-        found = kernels.sums(logits, targets)
-        many = torch.full_like(found[:, 0], len(targets))
-        of = [found[:, kernels.COLUMNS.index(metric.of_sample)] for metric in additive]
-        return [found[:, -1], *(torch.stack([column, many], 1) for column in of)]
-    added = logits.sum((1, 2), dtype=torch.float32)
-    return [added, *(metric.statistics(logits, targets) for metric in additive)]
-
-
-def _replay(judgement: Judgement, execution: Execution, names: Sequence[str], *given: Tensor) -> list[Tensor]:
-    """Return the sums of a slice, of the weights called so, features and targets: what a graph is captured of."""
-    *weights, features, targets = given
-    logits = _logits(judgement.evolved, dict(zip(names, weights, strict=True)), features, execution)
-    return _sums(judgement.metrics, logits, targets, execution)
+def _parts(
+    judgement: Judgement, rows: Tensor, index: Tensor, execution: Execution, keep: Callable[[Tensor, Tensor], None]
+) -> Iterator[list[Tensor]]:
+    """Yield the `sums` of genomes [r, g] on each slice of samples; `keep` is given logits, unless a graph has them."""
+    evolved, samples, metrics = judgement.evolved, judgement.samples, judgement.metrics
+    if judgement.replay is not None and execution.graphs and not judgement.needs_all_logits:
+        yield from replay(judgement.replay, evolved, samples, metrics, (rows, index, execution))
+        return
+    weights = evolved.decode(rows)
+    for features, targets in walk(samples, index.split(execution.samples)):
+        logits = logits_of(evolved, weights, features, execution)
+        keep(logits, targets)
+        yield sums(metrics, logits, targets, execution)
 
 
 def _first(metric: OfModule, evolved: Evolved, genome: Tensor) -> float:

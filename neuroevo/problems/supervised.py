@@ -44,6 +44,7 @@ from neuroevo.problems.metric import (
 )
 from neuroevo.problems.metrics import weighted_cross_entropy
 from neuroevo.problems.scoring import Judgement, evaluate, fitness
+from neuroevo.problems.sums import Replay
 
 Counter = Callable[[], AbstractContextManager[Callable[[], Cost]]]
 
@@ -155,7 +156,8 @@ class Supervised:
         if self.executions.now.graphs:
             if judgement.needs_all_logits:
                 self.note("CUDA graphs: a metric of fitness needs all logits at once; runs without")
-            judgement = judgement._replace(graphs=Graphs(self.note))
+            within = Replay(Graphs(self.note), self.calibrates == 0, getattr(self.samples, "alone", False))
+            judgement = judgement._replace(replay=within)
         half = self.executions.now.precision != "float32"
 
         def again(n: int) -> int:
