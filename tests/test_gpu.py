@@ -27,7 +27,7 @@ from neuroevo.engine.cost import Budget
 from neuroevo.engine.loop import Step
 from neuroevo.experiments import evaluation, experiment, export
 from neuroevo.experiments.signals import Signals
-from neuroevo.problems import intervals
+from neuroevo.problems import intervals, slicing
 from neuroevo.storage import rundir
 from neuroevo.tuning import tune
 
@@ -75,7 +75,7 @@ CASES: dict[str, list[str]] = {
         {"name": "cost_matrix", "costs": [[float(i != j) for i in range(10)] for j in range(10)]})],
     # The other algorithms, and how samples are scored.
     "snes": ["algorithm={name: snes, population: 8}", "fitness.precision=bfloat16", "features.dtype=float16",
-             "memory.limit=null"],
+             "memory.limit=null", "memory.graphs=true"],
     "snes, its rate": ["algorithm={name: snes, population: 8, sigma_rate: 0.1}", "fitness.split=validation"],
     "xnes": ["algorithm={name: xnes, population: 8}", "features={components: 4}"],
     "xnes, its rate": ["algorithm={name: xnes, population: 8, sigma_rate: 0.1}",
@@ -201,8 +201,7 @@ def options(c: Config) -> Iterator[tuple[str, str, set[str], str]]:
 
 
 ELSEWHERE = {
-    ("backbone", "weights"), ("backbone", "transfer"), ("genome", "start"),  # files, read on the host
-    ("head", "init"),  # network: weights of as many classes as the data have
+    ("backbone", "weights"), ("backbone", "transfer"), ("genome", "start"), ("head", "init"),  # test_gpu_files.py
     ("features", "whitening"), ("mutation gaussian", "relative"),  # None has become a value before a run begins
 }  # fmt: skip
 
@@ -307,6 +306,37 @@ def test_scoring_by_graphs_gives_the_run_that_it_gives_without(
         assert torch.allclose(
             a.scores.values.cpu(), b.scores.values.cpu(), rtol=1e-6
         )  # products round by where rows lie
+
+
+def test_what_a_run_asks_of_graphs_and_goes_without_is_said(gpu: Gpu, tmp_path: Path) -> None:
+    notes = {
+        "device=cpu": "CUDA graphs: need a GPU; runs without",
+        "fitness.metric=auroc": "CUDA graphs: a metric of fitness needs all logits at once; runs without",
+    }
+    for name, note in notes.items():
+        quiet = Quiet()
+        experiment.run(configured("memory.graphs=true", name), str(tmp_path / name[:4]), "test", quiet)
+        assert quiet.lines.count(note) == 1
+
+
+def test_scoring_goes_over_logits_once_and_says_so_where_it_can_not(
+    gpu: Gpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("triton")
+    from neuroevo.problems import kernels
+
+    calls, sums = [], kernels.sums
+    monkeypatch.setattr(kernels, "sums", lambda logits, targets: calls.append(logits.shape) or sums(logits, targets))
+    experiment.run(configured("fitness.metric=accuracy"), str(tmp_path / "a"), "test", Quiet())
+    assert (8, 60, 10) in calls
+    monkeypatch.setattr(kernels, "wrong", lambda device: "its sums are others")
+    slicing.one_pass_lacks.cache_clear()
+    before, quiet = len(calls), Quiet()
+    experiment.run(configured("fitness.metric=accuracy"), str(tmp_path / "b"), "test", quiet)
+    slicing.one_pass_lacks.cache_clear()
+    assert len(calls) == before
+    why = "a kernel for one pass fails here (its sums are others)"
+    assert quiet.lines.count(f"scoring: metrics go over logits several times, for {why}") == 1
 
 
 def samples() -> tuple[Tensor, Tensor]:
