@@ -31,10 +31,10 @@ class Judgement(NamedTuple):
     executor: Executor = LOCAL
     replay: Replay | None = None  # of slices' work, where the execution asks for graphs
 
-    @property
-    def needs_all_logits(self) -> bool:
-        """Whether a metric is of all logits of an individual."""
-        return any(not isinstance(metric, Additive | OfGenome | OfModule) for metric in self.metrics)
+
+def needs_all_logits(metrics: Sequence[Metric]) -> bool:
+    """Tell whether a metric is of all logits of an individual, and not of sums over samples."""
+    return any(not isinstance(metric, Additive | OfGenome | OfModule) for metric in metrics)
 
 
 def evaluate(judgement: Judgement, genomes: Tensor, index: Tensor, execution: Execution) -> Scores:
@@ -44,7 +44,7 @@ def evaluate(judgement: Judgement, genomes: Tensor, index: Tensor, execution: Ex
     kept, for as many individuals at a time as the memory limit lets. Functions of modules need no logits.
     """
     size = execution.individuals
-    if judgement.needs_all_logits:
+    if needs_all_logits(judgement.metrics):
         # Such a metric sorts and ranks all logits: some eight copies.
         size = max(1, min(size, execution.limit // (8 * 4 * execution.classes * len(index))))
 
@@ -60,7 +60,7 @@ def evaluate(judgement: Judgement, genomes: Tensor, index: Tensor, execution: Ex
 def _slice(judgement: Judgement, rows: Tensor, index: Tensor, execution: Execution) -> tuple[Tensor, Tensor]:
     """Return the values [r, m] float64 of genomes [r, g] by each metric, and which are invalid [r] bool."""
     metrics, evolved = judgement.metrics, judgement.evolved
-    whole = judgement.needs_all_logits
+    whole = needs_all_logits(metrics)
     totals: list[Tensor | float] = [0.0] * len(metrics)
     total: Tensor | None = None
     kept: list[tuple[Tensor, Tensor]] = []  # logits [r, C, B], targets [B]
@@ -100,7 +100,7 @@ def _parts(
 ) -> Iterator[list[Tensor]]:
     """Yield the `sums` of genomes [r, g] on each slice of samples; `keep` is given logits, unless a graph has them."""
     evolved, samples, metrics = judgement.evolved, judgement.samples, judgement.metrics
-    if judgement.replay is not None and execution.graphs and not judgement.needs_all_logits:
+    if judgement.replay is not None and execution.graphs and not needs_all_logits(metrics):
         yield from replay(judgement.replay, evolved, samples, metrics, (rows, index, execution))
         return
     weights = evolved.decode(rows)

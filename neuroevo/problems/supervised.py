@@ -43,7 +43,7 @@ from neuroevo.problems.metric import (
     of_network,
 )
 from neuroevo.problems.metrics import weighted_cross_entropy
-from neuroevo.problems.scoring import Judgement, evaluate, fitness
+from neuroevo.problems.scoring import Judgement, evaluate, fitness, needs_all_logits
 from neuroevo.problems.sums import Replay
 
 Counter = Callable[[], AbstractContextManager[Callable[[], Cost]]]
@@ -154,8 +154,6 @@ class Supervised:
         """Return how a population is scored: by the fitness metrics, and by the one that breaks ties."""
         judgement, objectives = self.judgement(self.fitness_metrics()), len(self.fitness.metrics)
         if self.executions.now.graphs:
-            if judgement.needs_all_logits:
-                self.note("CUDA graphs: a metric of fitness needs all logits at once; runs without")
             within = Replay(Graphs(self.note), self.calibrates == 0, getattr(self.samples, "alone", False))
             judgement = judgement._replace(replay=within)
         half = self.executions.now.precision != "float32"
@@ -312,6 +310,9 @@ def supervised(
     executions = execution if isinstance(execution, Executions) else Executions(execution)
     home = torch.device(executions.now.home)
     genomes = (network.start() if start is None else start).to(home)
+    scored_by = [metrics[name] for name in (*fitness.metrics, fitness.ties) if name is not None]
+    if executions.now.graphs and needs_all_logits(scored_by):
+        note("CUDA graphs: a metric of fitness needs all logits at once; runs without")
     return Supervised(
         network=network,
         samples=samples,
