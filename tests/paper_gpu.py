@@ -20,7 +20,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -334,6 +334,8 @@ def _waits_for_nobody(args: Any, kwargs: Any) -> bool:
     to, what = args[:2]
     alone = (len(args) > 2 and args[2]) or kwargs.get("non_blocking", False)
     pinned = alone and isinstance(to, Paper) and not isinstance(what, Paper) and is_pinned(what)
+    if pinned and _state is not None and _state.graph is not None and _state.graph.thread == threading.get_ident():
+        raise RuntimeError("a graph would read this pinned memory whenever it is replayed")
     return pinned and _state is not None and _current() is not _state.stream
 
 
@@ -588,11 +590,13 @@ def _record(func: Any, args: Any, kwargs: Any, out: Any) -> None:
 @contextmanager
 def _graph(graph: PaperGraph, pool: Any = None, stream: Any = None, capture_error_mode: str = "") -> Iterator[None]:
     assert _state is not None
-    _state.graph = graph
+    before = _current()
+    _state.graph, _state.local.stream = graph, stream or PaperStream()
     try:
         yield
     finally:
         _state.graph = None
+    _state.local.stream = before  # torch, too, leaves it where the capture fails
     graph.finish()
 
 
@@ -660,6 +664,7 @@ CUDA_MODULE: dict[str, Any] = {
     "manual_seed": lambda _: None, "manual_seed_all": lambda _: None, "memory_allocated": lambda *_: 0,
     "max_memory_allocated": lambda *_: 0, "reset_peak_memory_stats": lambda *_: None,
     "Stream": PaperStream, "Event": PaperEvent, "stream": _stream, "current_stream": _current,
+    "device_of": lambda _: nullcontext(),
     "CUDAGraph": PaperGraph, "graph": _graph, "graph_pool_handle": lambda: (0, 1),
 }  # fmt: skip
 

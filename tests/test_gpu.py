@@ -110,10 +110,11 @@ CASES: dict[str, list[str]] = {
     "epoch": ["refine.steps=epoch", "refine.batch_size=60", "refine.schedule=step"],
     "epochs": ["refine.steps={epochs: 2}", "refine.batch_size=60", "refine.schedule=one_cycle"],
     "views": [*LEARN, *FLIP, "features.views=2"],
-    "live views": [*LEARN, *FLIP, "features.views=live"],
+    "live views": [*LEARN, *FLIP, "features.views=live", "memory.graphs=true"],
     # More than the head.
-    "a stage, one after another": [*DEEP, *LEARN, "memory.plan=loop", "backbone.batchnorm=recalibrate"],
-    "a stage at once": [*DEEP, *LEARN, "memory.plan=vmap"],
+    "a stage, one after another": [*DEEP, *LEARN, "memory.plan=loop", "backbone.batchnorm=recalibrate",
+                                   "memory.graphs=true"],
+    "a stage at once": [*DEEP, *LEARN, "memory.plan=vmap", "memory.graphs=true"],
     "a stage, safe": [*DEEP, "algorithm.mutation.safe=true", "algorithm.mutation.relative=false"],
     "a stage alone": [*DEEP, "head.trainable=false", "backbone.channels=1"],
 }  # fmt: skip
@@ -173,6 +174,7 @@ def test_a_run_is_begun_resumed_evaluated_and_exported(gpu: Gpu, tmp_path: Path,
     assert {x.device for step in quiet.steps for x in (step.population.genomes, step.scores.values)} == {CUDA}
     experiment.resume(str(folder), ["budget.generations=5"], quiet)
     assert [step.generation for step in quiet.steps] == [1, 2, 3, 4, 5]
+    assert not [line for line in quiet.lines if "runs without" in line]  # graphs are captured
     result = rundir.read_result(folder)
     assert result["status"] == "finished"
     found = evaluation.evaluate(str(folder), None, quiet)

@@ -62,7 +62,8 @@ def sums(logits: Tensor, targets: Tensor) -> Tensor:
     n, samples, classes = logits.shape
     blocks = triton.cdiv(samples, BLOCK)
     out = torch.empty(blocks, n, len(COLUMNS), dtype=torch.float64, device=logits.device)
-    sums_kernel[n, blocks](logits, targets, out, samples, classes, *logits.stride(), size=BLOCK)
+    with torch.cuda.device_of(logits):  # kernels are launched on the current device
+        sums_kernel[n, blocks](logits, targets, out, samples, classes, *logits.stride(), size=BLOCK)
     return out.sum(0)
 
 

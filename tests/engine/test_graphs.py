@@ -79,19 +79,21 @@ def test_no_more_graphs_are_kept_than_there_is_use_for(gpu: Gpu) -> None:
     assert Counted.made == SHAPES + 3
 
 
-def test_a_function_that_asks_the_device_for_a_number_runs_without_and_that_is_said_once(gpu: Gpu) -> None:
+ASKING = {
+    "local_scalar_dense waits for the device": lambda x: [x * float(x.sum())],
+    "index waits for the device": lambda x: [x[x > 0].sum()],
+    "operation not permitted when stream is capturing: bincount": lambda x: [(x > 0).long().bincount()],
+    "operation not permitted when stream is capturing: copy to the host": lambda x: [x.cpu().sum().to(CUDA)],
+}
+
+
+@pytest.mark.parametrize("why", ASKING)
+def test_a_function_that_the_host_waits_in_runs_without_and_that_is_said_once(gpu: Gpu, why: str) -> None:
     notes: list[str] = []
-    graphs = Graphs(notes.append)
-
-    def asks(x: Tensor) -> list[Tensor]:
-        return [x * float(x.sum())]
-
+    graphs, asks, here = Graphs(notes.append), ASKING[why], torch.cuda.current_stream()
     for _ in range(3):
         x = on(4)
         assert same(graphs.call(asks, [x]), asks(x))
-    [note] = notes
-    assert note.startswith(
-        "CUDA graphs: this can't be captured (operation not permitted when stream is capturing: local_scalar"
-    )
-    assert note.endswith("runs without")
+    assert notes == [f"CUDA graphs: this can't be captured ({why}); runs without"]
     assert not graphs.kept
+    assert torch.cuda.current_stream() is here  # a capture that fails leaves its own
