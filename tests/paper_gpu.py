@@ -1,7 +1,7 @@
 """A GPU on paper: tensors that say they are on cuda:0, hold CPU data, and refuse what a real device refuses.
 
-It finds device mistakes on a machine without a GPU, and counts where the host waits for the device. It says nothing of
-speed or kernels; autocast, CUDA graphs and compilers are not imitated.
+It finds device mistakes on a machine without a GPU, and counts where the host waits for the device. Copies on a stream
+of one's own are made as late as a device may, and graphs are captured. It says nothing of speed, kernels or compilers.
 
     with paper_gpu() as gpu, gpu.count() as waits:
         experiment.run(config, ...)  # with device: cuda
@@ -20,7 +20,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,12 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes, return_and_correct_aliasing
 
 import neuroevo
+from neuroevo.data import staging
+
+try:
+    from neuroevo.problems import kernels
+except ModuleNotFoundError:  # without Triton
+    kernels = None  # type: ignore[assignment]
 
 PACKAGE = Path(neuroevo.__file__).parent
 HERE = f"{PACKAGE}{os.sep}"
@@ -84,6 +90,9 @@ class _State:
         self.counters: list[Waits] = []
         self.generators: dict[int, Any] = {}  # of the device, by their address in C++, kept alive so that it is theirs
         self.pinned: dict[int, Any] = {}  # storages, by address
+        self.stream = PaperStream()  # that everything is in by default
+        self.local = threading.local()
+        self.graph: PaperGraph | None = None  # that is captured now
 
 
 _state: _State | None = None
@@ -100,6 +109,8 @@ def _line() -> str:
 
 
 def _count(kind: str, which: str = "reads") -> None:
+    if _state is not None and _state.graph is not None and _state.graph.thread == threading.get_ident():
+        raise RuntimeError(f"operation not permitted when stream is capturing: {kind}")
     for waits in _state.counters if _state else []:
         if waits.thread == threading.get_ident():
             getattr(waits, which)[f"{kind}: {_line()}"] += 1
@@ -178,6 +189,8 @@ class _On(torch.autograd.Function):
     def forward(ctx: Any, x: torch.Tensor, alone: bool) -> torch.Tensor:
         if not (alone and is_pinned(x)):
             _count("copy to the device", "writes")
+        elif _state is not None:
+            _current().read(x.detach())
         with _disable_current_modes():
             return Paper(x.detach().clone(memory_format=torch.preserve_format))
 
@@ -242,6 +255,9 @@ class Paper(torch.Tensor):
 
     def __array__(self, *_: Any, **__: Any) -> Any:
         return self.numpy()
+
+    def record_stream(self, stream: Any) -> None:
+        stream.used.append(self)
 
     def pin_memory(self, *_: Any) -> Any:
         raise RuntimeError("cannot pin a tensor of the device, only those of the CPU")
@@ -313,6 +329,16 @@ def _waits(name: str, args: Any, kwargs: Any) -> None:
             _count("copy to the device", "writes")
 
 
+def _waits_for_nobody(args: Any, kwargs: Any) -> bool:
+    """Tell whether a copy is one from pinned memory to the device, on a stream of its own."""
+    to, what = args[:2]
+    alone = (len(args) > 2 and args[2]) or kwargs.get("non_blocking", False)
+    pinned = alone and isinstance(to, Paper) and not isinstance(what, Paper) and is_pinned(what)
+    if pinned and _state is not None and _state.graph is not None and _state.graph.thread == threading.get_ident():
+        raise RuntimeError("a graph would read this pinned memory whenever it is replayed")
+    return pinned and _state is not None and _current() is not _state.stream
+
+
 def _dispatch(func: Any, args: Any, kwargs: Any) -> Any:
     """Do an operation on the CPU data, after what a device would look at."""
     leaves = _leaves((args, kwargs))
@@ -335,11 +361,16 @@ def _dispatch(func: Any, args: Any, kwargs: Any) -> Any:
     pin = kwargs.get("pin_memory")
     if pin and here:
         raise DeviceMismatch(f"{name}: only dense CPU tensors can be pinned")
+    if name == "copy_" and _waits_for_nobody(args, kwargs):
+        _current().delay(args[0], args[1])
+        return args[0]
     plain_args, plain_kwargs = _plain((args, kwargs))
     if is_cuda(goal) or pin:
         plain_kwargs = {k: v for k, v in plain_kwargs.items() if k != "pin_memory"} | {"device": CPU}
     with _disable_current_modes():
         out = func(*plain_args, **plain_kwargs)
+    if here:
+        _record(func, plain_args, plain_kwargs, out)
     if pin:
         return _pin(out)
     if not here:
@@ -378,7 +409,9 @@ class _Functions(TorchFunctionMode):
                 _count(name)
             plain_args, plain_kwargs = _plain((args, kwargs))
             with _disable_current_modes():
-                return Paper(func(*plain_args, **plain_kwargs))
+                plain = func(*plain_args, **plain_kwargs)
+            _record(func, plain_args, plain_kwargs, plain)
+            return Paper(plain)
         if name in MATMUL and any(isinstance(a, Paper) and a.ndim == 1 for a in args[:2]) and len(args) == 2:
             return _product_of_vectors(*(args if name != "__rmatmul__" else args[::-1]))
         if func is functional.batch_norm and not _is_batched(first) and any(isinstance(a, Paper) for a in args):
@@ -450,21 +483,177 @@ def _fork_rng(devices: Any = None, enabled: bool = True, **_: Any) -> Iterator[N
             torch.set_rng_state(state)
 
 
-class _Stream:
-    """A stream, or an event of one: work on paper is done as soon as it is asked for."""
+class _Reading:
+    """A copy from pinned memory that the device may not have made yet: only the host's own wait tells that it has."""
 
-    def __init__(self, *_: Any, **__: Any) -> None: ...
+    def __init__(self, what: torch.Tensor) -> None:
+        with _disable_current_modes():
+            self.what, self.then = what, what.clone()
+        self.made = False
+
+    def finish(self) -> None:
+        with _disable_current_modes():
+            if not self.made and not torch.equal(self.what.view(torch.uint8), self.then.view(torch.uint8)):
+                raise DeviceMismatch("pinned memory was written to before the copy from it had been waited for")
+        self.made = True
+
+
+class PaperStream:
+    """A stream. Copies from pinned memory to the device on one of one's own are made as late as a device may.
+
+    That is when something waits for them: what is used until then is NaN. The rest is done as soon as it is asked for.
+    Pinned memory must stay as it is until the host itself has waited for what reads it.
+    """
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        self.late: list[Callable[[], object]] = []
+        self.asked = 0  # copies so far
+        self.reading: list[_Reading] = []  # of it and of what it waited for
+        self.used: list[Any] = []  # tensors that said that they are used here
+
+    def delay(self, to: "Paper", what: torch.Tensor) -> None:
+        def copy() -> None:
+            with _disable_current_modes():
+                to.elem.copy_(what)
+
+        if to.elem.is_floating_point():
+            with _disable_current_modes():
+                to.elem.fill_(torch.nan)
+        self.late.append(copy)
+        self.asked += 1
+        self.read(what)
+
+    def read(self, what: torch.Tensor) -> None:
+        self.reading = [*(each for each in self.reading if not each.made), _Reading(what)]
+
+    def finish(self) -> None:
+        for each in self.reading:
+            each.finish()
+
+    def go_on(self, until: int | None = None) -> None:
+        while self.late and (until is None or self.asked - len(self.late) < until):
+            self.late.pop(0)()
 
     def synchronize(self) -> None:
         _count("synchronize")
+        self.go_on()
+        self.finish()
 
-    def __getattr__(self, name: str) -> Callable[..., None]:
-        return lambda *_, **__: None
+    def wait_stream(self, other: "PaperStream") -> None:
+        other.go_on()
+        self.reading += other.reading
+
+    def wait_event(self, event: "PaperEvent") -> None:
+        event.happen()
+        self.reading += event.reading
+
+    def record_event(self, event: "PaperEvent | None" = None) -> "PaperEvent":
+        event = event or PaperEvent()
+        event.record(self)
+        return event
+
+
+class PaperGraph:
+    """A CUDA graph: the operations on the device while it is captured, done again on the same memory.
+
+    A device does none of them while it captures. Here they are done, and what they gave is overwritten.
+    """
+
+    def __init__(self) -> None:
+        self.steps: list[tuple[Any, Any, Any, Any]] = []
+        self.thread = threading.get_ident()
+        self.replays = 0
+
+    def finish(self) -> None:
+        with _disable_current_modes():
+            for func, _, _, out in self.steps:
+                if hasattr(func, "_schema") and func._schema.name not in _VIEWS:
+                    for x in _leaves(out):
+                        if isinstance(x, torch.Tensor) and x.is_floating_point():
+                            x.fill_(torch.nan)
+
+    def replay(self) -> None:
+        self.replays += 1
+        with _disable_current_modes():
+            for func, args, kwargs, out in self.steps:
+                for old, new in zip(_leaves(out), _leaves(func(*args, **kwargs)), strict=True):
+                    if isinstance(old, torch.Tensor) and old.data_ptr() != new.data_ptr():
+                        old.copy_(new)
+
+
+def _record(func: Any, args: Any, kwargs: Any, out: Any) -> None:
+    graph = None if _state is None else _state.graph
+    if graph is not None and graph.thread == threading.get_ident():
+        graph.steps.append((func, args, kwargs, out))
 
 
 @contextmanager
-def _stream(_: Any) -> Iterator[None]:
-    yield
+def _graph(graph: PaperGraph, pool: Any = None, stream: Any = None, capture_error_mode: str = "") -> Iterator[None]:
+    assert _state is not None
+    before = _current()
+    _state.graph, _state.local.stream = graph, stream or PaperStream()
+    try:
+        yield
+    finally:
+        _state.graph = None
+    _state.local.stream = before  # torch, too, leaves it where the capture fails
+    graph.finish()
+
+
+class _Autocast(torch.autocast):
+    """Autocast of the device, whose tensors C++ takes for those of the CPU."""
+
+    def __init__(self, device_type: str, *args: Any, **kwargs: Any) -> None:
+        super().__init__("cpu" if device_type == "cuda" else device_type, *args, **kwargs)
+
+
+def _sums_of_logits(logits: Any, targets: Any) -> torch.Tensor:
+    """Return what the kernel of that name gives; kernels themselves are for Triton's interpreter."""
+    losses = -functional.cross_entropy(logits.mT.float(), targets.expand(len(logits), -1), reduction="none").double()
+    hits = logits.argmax(2) == targets
+    return torch.stack([hits.sum(1), losses.sum(1), logits.double().sum((1, 2))], 1)
+
+
+class PaperEvent:
+    """An event: how far a stream had come when it was recorded."""
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        self.stream: PaperStream | None = None
+        self.asked = 0
+        self.reading: list[_Reading] = []
+
+    def record(self, stream: PaperStream | None = None) -> None:
+        self.stream = stream or _current()
+        self.asked, self.reading = self.stream.asked, [*self.stream.reading]
+
+    def happen(self) -> None:
+        if self.stream is not None:
+            self.stream.go_on(self.asked)
+
+    def wait(self, stream: Any = None) -> None:
+        self.happen()
+
+    def synchronize(self) -> None:
+        _count("synchronize")
+        self.happen()
+        for each in self.reading:
+            each.finish()
+
+
+def _current(*_: Any) -> PaperStream:
+    assert _state is not None
+    return getattr(_state.local, "stream", _state.stream)
+
+
+@contextmanager
+def _stream(stream: PaperStream | None) -> Iterator[None]:
+    assert _state is not None
+    before = _current()
+    _state.local.stream = stream or before
+    try:
+        yield
+    finally:
+        _state.local.stream = before
 
 
 CUDA_MODULE: dict[str, Any] = {
@@ -474,7 +663,9 @@ CUDA_MODULE: dict[str, Any] = {
     "get_device_capability": lambda *_: (9, 0), "is_bf16_supported": lambda *_, **__: True,
     "manual_seed": lambda _: None, "manual_seed_all": lambda _: None, "memory_allocated": lambda *_: 0,
     "max_memory_allocated": lambda *_: 0, "reset_peak_memory_stats": lambda *_: None,
-    "Stream": _Stream, "Event": _Stream, "stream": _stream, "current_stream": _Stream,
+    "Stream": PaperStream, "Event": PaperEvent, "stream": _stream, "current_stream": _current,
+    "device_of": lambda _: nullcontext(),
+    "CUDAGraph": PaperGraph, "graph": _graph, "graph_pool_handle": lambda: (0, 1),
 }  # fmt: skip
 
 
@@ -512,12 +703,14 @@ def paper_gpu() -> Iterator[Gpu]:
         torch.__future__.set_swap_module_params_on_conversion(True)
         for owner, name, value in [
             (torch, "Generator", PaperGenerator), (torch.random, "fork_rng", _fork_rng),
-            (threading.Thread, "run", within),
+            (threading.Thread, "run", within), (torch, "autocast", _Autocast),
+            *([(kernels, "sums", _sums_of_logits)] if kernels else []),
             *((torch.cuda, name, value) for name, value in CUDA_MODULE.items()),
         ]:  # fmt: skip
             stack.enter_context(mock.patch.object(owner, name, value))
         _state = _State()
         stack.callback(_forget)
+        stack.callback(_state.stream.finish)
         stack.enter_context(_Operations())
         stack.enter_context(_Functions())
         yield Gpu()
@@ -527,10 +720,11 @@ def paper_gpu() -> Iterator[Gpu]:
 def _import_all() -> None:
     """Import the package whole: what it imports later would keep what is patched."""
     for found in pkgutil.walk_packages([str(PACKAGE)], "neuroevo."):
-        if not found.name.endswith("__main__"):
+        if not found.name.endswith("__main__") and (kernels or not found.name.endswith("kernels")):
             importlib.import_module(found.name)
 
 
 def _forget() -> None:
     global _state
     _state = None
+    staging.copy_stream.cache_clear()

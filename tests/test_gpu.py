@@ -14,19 +14,21 @@ from typing import Any, Literal
 import pytest
 import torch
 from conftest import Quiet
-from paper_gpu import CUDA, Gpu, Paper, Waits, paper_gpu
+from paper_gpu import CUDA, Gpu, Paper, PaperGraph, Waits, paper_gpu
 from pydantic import BaseModel
 from torch import Tensor, nn
 
 import neuroevo
+from neuroevo import devices
 from neuroevo.config import Config, load
 from neuroevo.config.parts import TABLES, Part, schema
+from neuroevo.data import staging
 from neuroevo.data.samples import Features
 from neuroevo.engine.cost import Budget
 from neuroevo.engine.loop import Step
 from neuroevo.experiments import evaluation, experiment, export
 from neuroevo.experiments.signals import Signals
-from neuroevo.problems import intervals, precision
+from neuroevo.problems import intervals, precision, slicing
 from neuroevo.storage import rundir
 from neuroevo.tuning import tune
 
@@ -74,7 +76,7 @@ CASES: dict[str, list[str]] = {
         {"name": "cost_matrix", "costs": [[float(i != j) for i in range(10)] for j in range(10)]})],
     # The other algorithms, and how samples are scored.
     "snes": ["algorithm={name: snes, population: 8}", "fitness.precision=bfloat16", "features.dtype=float16",
-             "memory.limit=null"],
+             "memory.limit=null", "memory.graphs=true"],
     "snes, its rate": ["algorithm={name: snes, population: 8, sigma_rate: 0.1}", "fitness.split=validation"],
     "xnes": ["algorithm={name: xnes, population: 8}", "features={components: 4}", "fitness.precision=float16"],
     "xnes, its rate": ["algorithm={name: xnes, population: 8, sigma_rate: 0.1}",
@@ -108,10 +110,11 @@ CASES: dict[str, list[str]] = {
     "epoch": ["refine.steps=epoch", "refine.batch_size=60", "refine.schedule=step"],
     "epochs": ["refine.steps={epochs: 2}", "refine.batch_size=60", "refine.schedule=one_cycle"],
     "views": [*LEARN, *FLIP, "features.views=2"],
-    "live views": [*LEARN, *FLIP, "features.views=live"],
+    "live views": [*LEARN, *FLIP, "features.views=live", "memory.graphs=true"],
     # More than the head.
-    "a stage, one after another": [*DEEP, *LEARN, "memory.plan=loop", "backbone.batchnorm=recalibrate"],
-    "a stage at once": [*DEEP, *LEARN, "memory.plan=vmap"],
+    "a stage, one after another": [*DEEP, *LEARN, "memory.plan=loop", "backbone.batchnorm=recalibrate",
+                                   "memory.graphs=true"],
+    "a stage at once": [*DEEP, *LEARN, "memory.plan=vmap", "memory.graphs=true"],
     "a stage, safe": [*DEEP, "algorithm.mutation.safe=true", "algorithm.mutation.relative=false"],
     "a stage alone": [*DEEP, "head.trainable=false", "backbone.channels=1"],
 }  # fmt: skip
@@ -171,6 +174,7 @@ def test_a_run_is_begun_resumed_evaluated_and_exported(gpu: Gpu, tmp_path: Path,
     assert {x.device for step in quiet.steps for x in (step.population.genomes, step.scores.values)} == {CUDA}
     experiment.resume(str(folder), ["budget.generations=5"], quiet)
     assert [step.generation for step in quiet.steps] == [1, 2, 3, 4, 5]
+    assert not [line for line in quiet.lines if "runs without" in line]  # graphs are captured
     result = rundir.read_result(folder)
     assert result["status"] == "finished"
     found = evaluation.evaluate(str(folder), None, quiet)
@@ -229,8 +233,7 @@ def options(c: Config) -> Iterator[tuple[str, str, set[str], str]]:
 
 
 ELSEWHERE = {
-    ("backbone", "weights"), ("backbone", "transfer"), ("genome", "start"),  # files, read on the host
-    ("head", "init"),  # network: weights of as many classes as the data have
+    ("backbone", "weights"), ("backbone", "transfer"), ("genome", "start"), ("head", "init"),  # test_gpu_files.py
     ("features", "whitening"), ("mutation gaussian", "relative"),  # None has become a value before a run begins
 }  # fmt: skip
 
@@ -292,6 +295,92 @@ def test_auto_is_what_a_gpu_computes_in(
     monkeypatch.setattr(precision, "CLEARLY", 0.0)
     experiment.run(configured(), str(tmp_path / "r"), "test", Quiet())
     assert rundir.read_result(tmp_path / "r")["precision"] == half
+
+
+@pytest.mark.parametrize("sets", [[], LEARN, [*FLIP, "features.views=2"]], ids=["scored", "learning", "views"])
+def test_features_that_do_not_fit_the_device_give_the_run_that_those_on_it_give(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sets: list[str]
+) -> None:
+    sets = [*sets, "features.components=null", "memory.limit=2e5"]  # slices of 128 samples
+    runs, memory = [], {"cuda": 50_000, "cpu": 2**30}  # less than features take
+    for name in ("there", "here"):
+        runs.append(Quiet())
+        with paper_gpu():
+            if name == "here":
+                monkeypatch.setattr(devices, "available_memory", lambda device: memory[device.type])
+            experiment.run(configured(*sets, "fitness.samples=140"), str(tmp_path / name), "test", runs[-1])
+            assert bool(staging.copy_stream.cache_info().currsize) is (name == "here")
+    for a, b in zip(*(run.steps for run in runs), strict=True):
+        assert torch.equal(a.population.genomes.cpu(), b.population.genomes.cpu())
+
+
+GRAPHS = {
+    "default": [],
+    "an mlp in half precision": [*MLP, "fitness.precision=bfloat16", "algorithm.elites=2"],
+    "two objectives": ["fitness.metrics=[cross_entropy, accuracy]"],
+    "levels": ["genome.levels=int8", "algorithm.mutation=levels", "fitness.metric=accuracy"],
+    "learning": LEARN,
+}
+
+
+@pytest.mark.parametrize("case", GRAPHS)
+def test_scoring_by_graphs_gives_the_run_that_it_gives_without(
+    gpu: Gpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str
+) -> None:
+    graphs: list[PaperGraph] = []
+
+    class Kept(PaperGraph):
+        def __init__(self) -> None:
+            super().__init__()
+            graphs.append(self)
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Kept)
+    # Slices of 3 and 2 individuals, of 128 and 12 samples: four shapes, each captured once.
+    sets = [*GRAPHS[case], "features.components=null", "memory.limit=1.8e5", "fitness.samples=140"]
+    runs = [Quiet(), Quiet()]
+    for run, value in zip(runs, ("false", "true"), strict=True):
+        experiment.run(configured(*sets, f"memory.graphs={value}"), str(tmp_path / value), "test", run)
+        if value == "false":
+            assert not graphs
+    assert not [note for note in runs[1].lines if "CUDA graphs" in note]
+    assert len(graphs) >= 2
+    assert all(graph.replays for graph in graphs)
+    for a, b in zip(*(run.steps for run in runs), strict=True):
+        assert torch.equal(a.population.genomes.cpu(), b.population.genomes.cpu())
+        assert torch.allclose(
+            a.scores.values.cpu(), b.scores.values.cpu(), rtol=1e-6
+        )  # products round by where rows lie
+
+
+def test_what_a_run_asks_of_graphs_and_goes_without_is_said(gpu: Gpu, tmp_path: Path) -> None:
+    notes = {
+        "device=cpu": "CUDA graphs: need a GPU; runs without",
+        "fitness.metric=auroc": "CUDA graphs: a metric of fitness needs all logits at once; runs without",
+    }
+    for name, note in notes.items():
+        quiet = Quiet()
+        experiment.run(configured("memory.graphs=true", name), str(tmp_path / name[:4]), "test", quiet)
+        assert quiet.lines.count(note) == 1
+
+
+def test_scoring_goes_over_logits_once_and_says_so_where_it_can_not(
+    gpu: Gpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("triton")
+    from neuroevo.problems import kernels
+
+    calls, sums = [], kernels.sums
+    monkeypatch.setattr(kernels, "sums", lambda logits, targets: calls.append(logits.shape) or sums(logits, targets))
+    experiment.run(configured("fitness.metric=accuracy"), str(tmp_path / "a"), "test", Quiet())
+    assert (8, 60, 10) in calls
+    monkeypatch.setattr(kernels, "wrong", lambda device: "its sums are others")
+    slicing.one_pass_lacks.cache_clear()
+    before, quiet = len(calls), Quiet()
+    experiment.run(configured("fitness.metric=accuracy"), str(tmp_path / "b"), "test", quiet)
+    slicing.one_pass_lacks.cache_clear()
+    assert len(calls) == before
+    why = "a kernel for one pass fails here (its sums are others)"
+    assert quiet.lines.count(f"scoring: metrics go over logits several times, for {why}") == 1
 
 
 def samples() -> tuple[Tensor, Tensor]:

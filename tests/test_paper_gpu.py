@@ -278,3 +278,36 @@ def test_nothing_of_it_is_left() -> None:
     if not torch.cuda.is_available():
         with pytest.raises((RuntimeError, AssertionError)):
             torch.ones(3, device="cuda")
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast_of_the_device_takes_products_in_half_precision(gpu: Gpu, dtype: torch.dtype) -> None:
+    with torch.autocast("cuda", dtype):
+        assert (on(3, 3) @ on(3, 3)).dtype == dtype
+        assert nn.Linear(3, 2).to(CUDA)(on(1, 3)).dtype == dtype
+    with torch.autocast("cuda", dtype, enabled=False):
+        assert (on(3, 3) @ on(3, 3)).dtype == torch.float32
+    assert (on(3, 3) @ on(3, 3)).dtype == torch.float32
+
+
+def test_a_graph_does_what_was_captured_with_what_its_buffers_hold_now(gpu: Gpu) -> None:
+    x, graph = on(3), torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        y = (x + 1).view(3, 1)
+        y.mul_(2)
+    assert isinstance(y, Paper)
+    assert bool(y.elem.isnan().all())  # nothing is done while it is captured
+    for value in (1.0, 4.0):
+        x.fill_(value)
+        graph.replay()
+        assert y.flatten().tolist() == [2 * (value + 1)] * 3
+
+
+@pytest.mark.parametrize("read", ["item", "nonzero", "copy"])
+def test_what_a_capture_can_not_hold_is_refused(gpu: Gpu, read: str) -> None:
+    x = on(3)
+    work = {"item": lambda: float(x.sum()), "nonzero": lambda: x.nonzero(), "copy": lambda: torch.ones(3).to(CUDA)}
+    graph = torch.cuda.graph(torch.cuda.CUDAGraph())
+    with pytest.raises(RuntimeError, match="not permitted when stream is capturing"), graph:
+        work[read]()
+    assert float(x.sum()) == 3

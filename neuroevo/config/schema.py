@@ -229,11 +229,12 @@ class Memory(Section):
     """Bytes that evaluation and training may use beside population and features; None is a share of what is free.
 
     `plan` is how what comes before the head is evaluated: one individual after another, or several at once; `auto`
-    measures both.
+    measures both. `graphs` has a GPU launch a slice of scoring as one, which pays where generations are small.
     """
 
     limit: Samples | None = None
     plan: Literal["auto", "loop", "vmap"] = "auto"
+    graphs: bool = False
 
 
 class Trial(Section):

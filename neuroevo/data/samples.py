@@ -1,11 +1,13 @@
 """Cached features as samples: rows that can be asked for, with their labels."""
 
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
 
 from neuroevo import devices
+from neuroevo.data import staging
 from neuroevo.data.augment import Live
 from neuroevo.networks.affine import Affine, Projection
 from neuroevo.networks.weightfiles import digest
@@ -19,7 +21,7 @@ class Features(NamedTuple):
     Row `N + v * T + i` is view v of the i-th image of the train split.
     """
 
-    # [N, d], then [T, d] a view: float32 or float16, mapped from disk, in memory or on the device
+    # [N, d], then [T, d] a view: float32 or float16, mapped from disk or in memory, or all of them on the device
     pieces: tuple[Tensor, ...]
     labels: Tensor  # [N + views * T] int64, on the run's device
     affine: Affine | None  # that rows go through on their way to the head
@@ -30,6 +32,11 @@ class Features(NamedTuple):
     def dim(self) -> int:
         """Number of features."""
         return self.pieces[0].shape[1]
+
+    @property
+    def alone(self) -> bool:
+        """Whether a batch takes operations on a GPU alone, of rows that are on it."""
+        return self.live is None and len(self.pieces) == 1 and self.pieces[0].device.type == "cuda"
 
     def digest(self) -> str:
         """Return a hash of some 1,024 rows, evenly spaced: features computed anew may round otherwise."""
@@ -44,6 +51,18 @@ class Features(NamedTuple):
             features = devices.send(self._gather(index), self.device).float()
             labels = self.labels[devices.send(index, self.device)]
         return (self.affine(features) if self.affine else features), labels
+
+    def walk(self, parts: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the batch of each part of an index; from the host to a GPU each comes while the one before is used."""
+        if self.device.type != "cuda" or self.pieces[0].device.type != "cpu" or self.live is not None:
+            yield from map(self.batch, parts)
+            return
+        parts = list(parts)
+        rows = staging.ahead(self._gather, parts, self.pieces[0], self.device)
+        for part, features in zip(parts, rows, strict=True):
+            labels = self.labels[devices.send(part, self.device)]
+            features = features.float()
+            yield (self.affine(features) if self.affine else features), labels
 
     def through(self, affine: Affine) -> Self:
         """Return features that go through an affine map, projected once and for all where that fits into memory."""
@@ -61,11 +80,13 @@ class Features(NamedTuple):
 
         return self._replace(pieces=tuple(project(piece) for piece in self.pieces))
 
-    def _gather(self, index: Tensor) -> Tensor:
+    def _gather(self, index: Tensor, out: Tensor | None = None) -> Tensor:
+        """Return the rows [B, d] in `index` where the pieces are, written to `out` where given."""
         first, *views = self.pieces
         if not views:
-            return first[devices.send(index, first.device)]
-        out = first.new_empty(len(index), self.dim)
+            index = devices.send(index, first.device)
+            return first[index] if out is None else torch.index_select(first, 0, index, out=out)
+        out = first.new_empty(len(index), self.dim) if out is None else out
         offset = 0
         for piece in self.pieces:
             here = ((index >= offset) & (index < offset + len(piece))).nonzero().squeeze(1)
@@ -73,3 +94,11 @@ class Features(NamedTuple):
             out[devices.send(here, first.device)] = piece[rows]
             offset += len(piece)
         return out
+
+
+def together(pieces: Iterable[Tensor]) -> tuple[Tensor, ...]:
+    """Return pieces of features in one place: on the host if any is, for each was asked alone whether it fits."""
+    pieces = tuple(pieces)
+    if len({piece.device for piece in pieces}) < 2:
+        return pieces
+    return tuple(piece.cpu() for piece in pieces)

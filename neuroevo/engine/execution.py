@@ -49,6 +49,8 @@ class Execution(NamedTuple):
     trained: int = 0  # individuals at a time in gradient steps
     micro: int = 0  # samples at a time in gradient steps
     home: str = "cpu"  # where the population is kept
+    one_pass: bool = False  # whether a kernel takes hits and losses of logits in one pass over them
+    graphs: bool = False  # whether slices of scoring are launched as CUDA graphs
 
 
 def plan(method: str, genes: int, dim: int, widths: Sequence[int], *, limit: int, device: torch.device) -> Execution:

@@ -1,6 +1,7 @@
 """Where batches come from: rows that can be asked for, whoever has them."""
 
-from typing import Protocol
+from collections.abc import Iterable, Iterator
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -16,3 +17,17 @@ class Samples(Protocol):
     def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """Return what the rows in `index` [B] hold, [B, ...], and their labels [B]."""
         ...
+
+
+@runtime_checkable
+class Walks(Protocol):
+    """Samples that have one batch ready while another is used, where the order is known."""
+
+    def walk(self, parts: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the batch of each part of an index."""
+        ...
+
+
+def walk(samples: Samples, parts: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield what each part of an index holds, and its labels, in the best way that the samples have."""
+    yield from samples.walk(parts) if isinstance(samples, Walks) else map(samples.batch, parts)

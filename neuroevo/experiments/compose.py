@@ -200,7 +200,7 @@ def assemble(
     cut = evolved.backbone.cut
     if evolved.recalibrates and not (cut and deep.norms(cut.rest)):
         log("backbone.batchnorm: recalibrate, but no batch norm comes behind what evolves: nothing is re-estimated")
-    plan = choose(c, evolved, learnt_from.features.dim, algorithm) if saved is None else saved.execution
+    plan = choose(c, evolved, learnt_from.features.dim, algorithm, log) if saved is None else saved.execution
     evolved = replace(evolved.with_method(plan.method), calibration=calibration(c, evolved, learnt_from))
     if evolved.layout.tops:
         algorithm = quantised.whole(algorithm, evolved.layout)
@@ -226,6 +226,7 @@ def assemble(
         sensitive=bool(algorithm.overhead),
         view=view_of(c, learnt_from),
         counter=lambda: count_views(samples),
+        note=log,
     )
     if saved is None:
         batch = batch_size(c, len(splits[c.fitness.split]))
@@ -340,7 +341,7 @@ def count_views(samples: Features) -> Iterator[Callable[[], Cost]]:
     yield lambda: Cost(backbone=live.computed - before if live else 0)
 
 
-def choose(c: Config, evolved: Network, width: int, algorithm: Algorithm[Any]) -> Execution:
+def choose(c: Config, evolved: Network, width: int, algorithm: Algorithm[Any], log: Log) -> Execution:
     """Return a run's execution, on samples of `width` numbers: how individuals and samples are sliced."""
     assert c.memory.limit is not None
     probe = PROBE if algorithm.overhead else 0
@@ -354,6 +355,8 @@ def choose(c: Config, evolved: Network, width: int, algorithm: Algorithm[Any]) -
             slots=slots(c),
             own_batches=c.refine is not None and c.refine.batches == "own",
             method=c.memory.plan,
+            graphs=c.memory.graphs,
+            note=log,
         )
     if evolved.recalibrates and evolved.backbone.cut is not None and found.samples < CALIBRATION_BATCH:
         line = f"{c.memory.limit} bytes is too little to re-estimate batch norms on {CALIBRATION_BATCH} images"

@@ -25,6 +25,7 @@ from neuroevo.experiments.interruption import NEVER, Interruption
 from neuroevo.experiments.log import versions, watch_prefix
 from neuroevo.networks import weightfiles
 from neuroevo.networks.network import STATISTICS
+from neuroevo.problems import slicing
 from neuroevo.storage import checkpoint, generations, rundir
 
 PYTHON = "python"  # the key of a config that says that a run is from Python
@@ -186,8 +187,8 @@ def locate_data(c: Config, log: Callable[[str], None]) -> Config:
 
 
 def here(plan: Execution, device: torch.device, log: Callable[[str], None]) -> Execution:
-    """Return a plan for this machine, which may lack the GPU on which a population was kept."""
-    plan = plan._replace(precision=precision_here(plan, device, log))
+    """Return a plan for this machine, which may lack the GPU on which a population was kept, or its means."""
+    plan = slicing.on_device(plan._replace(precision=precision_here(plan, device, log)), device, log)
     if devices.exists(plan.home):
         return plan
     log(f"the population was kept on {plan.home}, which is not on this machine, and is now on {device}")

@@ -12,7 +12,7 @@ from neuroevo.config import Config
 from neuroevo.data import components, feature_cache
 from neuroevo.data.augment import BATCH, Augment, Live
 from neuroevo.data.datasets import Dataset
-from neuroevo.data.samples import Features
+from neuroevo.data.samples import Features, together
 from neuroevo.errors import InputError, ignore
 from neuroevo.learning.task import Weights
 from neuroevo.networks import deep
@@ -54,7 +54,7 @@ def cache(
             pieces.append(piece)
             labels.append(torch.from_numpy(train.labels))
             computed += more
-    return Features(tuple(pieces), torch.cat(labels).to(device), None, device, live), computed
+    return Features(together(pieces), torch.cat(labels).to(device), None, device, live), computed
 
 
 def remedy(c: Config) -> str:

@@ -11,6 +11,7 @@ from torch import Tensor
 from neuroevo import devices
 from neuroevo.engine.execution import Execution
 from neuroevo.engine.rng import generator
+from neuroevo.engine.samples import walk
 from neuroevo.problems.metric import Additive, OfLogits, as_reported, score
 from neuroevo.problems.scoring import Judgement
 
@@ -23,8 +24,7 @@ def logits(judgement: Judgement, genome: Tensor, index: Tensor, execution: Execu
     # A row of a population and the same read from a checkpoint lie otherwise in memory, by which products round.
     weights = judgement.evolved.decode(genome[None].clone())
     parts = []
-    for rows in index.split(execution.samples):
-        features, targets = judgement.samples.batch(rows)
+    for features, targets in walk(judgement.samples, index.split(execution.samples)):
         parts.append((judgement.evolved.forward(weights, features), targets))
     return torch.cat([part for part, _ in parts], dim=1), torch.cat([targets for _, targets in parts])
 

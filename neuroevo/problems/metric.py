@@ -16,6 +16,7 @@ class Additive(NamedTuple):
         [Tensor, Tensor], Tensor
     ]  # (logits [n, B, C], targets [B]) -> sums over samples [n, k] float64
     finish: Callable[[Tensor], Tensor]  # summed statistics [n, k] -> scores [n] float64, higher is better
+    of_sample: str = ""  # `hits` or `losses` where statistics are their sum and how many, in which a kernel may help
 
 
 class OfGenome(NamedTuple):

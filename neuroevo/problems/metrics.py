@@ -117,12 +117,12 @@ def _recalls(reduce: Callable[[Tensor, Tensor], Tensor]) -> Additive:
 
 def cross_entropy() -> Metric:
     """Minus the mean cross-entropy, in nats."""
-    return _mean(lambda x, targets: _of_target(x.log_softmax(1), targets))
+    return _mean(lambda x, targets: _of_target(x.log_softmax(1), targets))._replace(of_sample="losses")
 
 
 def accuracy() -> Metric:
     """Share of samples whose predicted class is the right one."""
-    return _mean(lambda x, targets: _prediction(x) == targets)
+    return _mean(lambda x, targets: _prediction(x) == targets)._replace(of_sample="hits")
 
 
 def top_k(*, k: Annotated[int, Ge(1)] = 5) -> Metric:

@@ -4,42 +4,21 @@ Individuals and samples are taken in slices fixed by an `Execution`, so that an 
 its limit and a resumed run rounds as the first one did. A slice of individuals is the unit of an executor's work.
 """
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from neuroevo.engine import pareto
 from neuroevo.engine.cost import Cost
 from neuroevo.engine.execution import LOCAL, Execution, Executor
 from neuroevo.engine.genome import Population
-from neuroevo.engine.samples import Samples
+from neuroevo.engine.samples import Samples, walk
 from neuroevo.engine.scores import Scores
 from neuroevo.errors import InputError
-from neuroevo.networks.heads import Forward, Products
 from neuroevo.problems.metric import Additive, Metric, OfGenome, OfModule, numbers, score
-
-HALVES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-class Evolved(Protocol):
-    """What genomes are the weights of."""
-
-    @property
-    def decode(self) -> Callable[[Tensor], dict[str, Tensor]]:
-        """Weights {name: [n, *shape]} of genomes [n, g]."""
-        ...
-
-    @property
-    def forward(self) -> Forward:
-        """Logits of weights on samples."""
-        ...
-
-    @property
-    def module(self) -> Callable[[Tensor], nn.Module]:
-        """A network of its own for a genome [g], for metrics that ask for one."""
-        ...
+from neuroevo.problems.sums import Evolved, Replay, logits_of, replay, sums, weights_of
 
 
 class Judgement(NamedTuple):
@@ -50,6 +29,12 @@ class Judgement(NamedTuple):
     metrics: Sequence[Metric]
     start: Tensor | None = None  # [g], for metrics of genomes
     executor: Executor = LOCAL
+    replay: Replay | None = None  # of slices' work, where the execution asks for graphs
+
+
+def needs_all_logits(metrics: Sequence[Metric]) -> bool:
+    """Tell whether a metric is of all logits of an individual, and not of sums over samples."""
+    return any(not isinstance(metric, Additive | OfGenome | OfModule) for metric in metrics)
 
 
 def evaluate(judgement: Judgement, genomes: Tensor, index: Tensor, execution: Execution) -> Scores:
@@ -58,9 +43,8 @@ def evaluate(judgement: Judgement, genomes: Tensor, index: Tensor, execution: Ex
     Metrics that add over samples are summed over slices of samples; one that needs all logits of an individual has them
     kept, for as many individuals at a time as the memory limit lets. Functions of modules need no logits.
     """
-    metrics = judgement.metrics
     size = execution.individuals
-    if any(not isinstance(metric, Additive | OfGenome | OfModule) for metric in metrics):
+    if needs_all_logits(judgement.metrics):
         # Such a metric sorts and ranks all logits: some eight copies.
         size = max(1, min(size, execution.limit // (8 * 4 * execution.classes * len(index))))
 
@@ -76,29 +60,20 @@ def evaluate(judgement: Judgement, genomes: Tensor, index: Tensor, execution: Ex
 def _slice(judgement: Judgement, rows: Tensor, index: Tensor, execution: Execution) -> tuple[Tensor, Tensor]:
     """Return the values [r, m] float64 of genomes [r, g] by each metric, and which are invalid [r] bool."""
     metrics, evolved = judgement.metrics, judgement.evolved
-    whole = any(not isinstance(metric, Additive | OfGenome | OfModule) for metric in metrics)
+    whole = needs_all_logits(metrics)
     totals: list[Tensor | float] = [0.0] * len(metrics)
     total: Tensor | None = None
-    half = execution.precision in HALVES
-    logits_kept, targets_kept = [], []
+    kept: list[tuple[Tensor, Tensor]] = []  # logits [r, C, B], targets [B]
+
+    def keep(logits: Tensor, targets: Tensor) -> None:
+        if whole:
+            kept.append((logits.transpose(1, 2), targets))
+
     if any(not isinstance(metric, OfModule) for metric in metrics):
-        weights = evolved.decode(rows)
-        if isinstance(evolved.forward, Products):
-            weights = evolved.forward.pack(weights, HALVES.get(execution.precision))
-        for part in index.split(execution.samples):
-            features, targets = judgement.samples.batch(part)
-            with torch.autocast(features.device.type, HALVES.get(execution.precision), enabled=half):
-                logits = evolved.forward(weights, features)
-            added = logits.sum((1, 2), dtype=torch.float32)  # NaN or Inf if any logit is
+        for added, *found in _parts(judgement, rows, index, execution, keep):
             total = added if total is None else total + added
-            totals = [
-                t + m.statistics(logits, targets) if isinstance(m, Additive) else t
-                for m, t in zip(metrics, totals, strict=True)
-            ]
-            if whole:
-                logits_kept.append(logits.transpose(1, 2))
-                targets_kept.append(targets)
-            del logits  # before the next slice's are made, which can have their memory
+            each = iter(found)
+            totals = [t + next(each) if isinstance(m, Additive) else t for m, t in zip(metrics, totals, strict=True)]
     columns = []
     for metric, of in zip(metrics, totals, strict=True):
         if isinstance(metric, OfGenome):
@@ -110,13 +85,31 @@ def _slice(judgement: Judgement, rows: Tensor, index: Tensor, execution: Executi
             assert isinstance(of, Tensor)
             column = metric.finish(of)
         else:
-            column = score(metric, torch.cat(logits_kept, dim=2).transpose(1, 2), torch.cat(targets_kept))
+            logits = torch.cat([part for part, _ in kept], dim=2).transpose(1, 2)
+            column = score(metric, logits, torch.cat([targets for _, targets in kept]))
         if column.shape != (len(rows),):
             name = getattr(getattr(metric, "func", metric), "__qualname__", "metric")
             raise InputError(f"{name}: a metric returns scores [n]; {tuple(column.shape)} for n = {len(rows)}")
         columns.append(column if total is None else column.to(total.device))
     values = torch.stack([column.double() for column in columns], dim=1)
     return values, values.isnan().any(1) if total is None else ~total.isfinite()
+
+
+def _parts(
+    judgement: Judgement, rows: Tensor, index: Tensor, execution: Execution, keep: Callable[[Tensor, Tensor], None]
+) -> Iterator[list[Tensor]]:
+    """Yield the `sums` of genomes [r, g] on each slice of samples; `keep` is given logits, unless a graph has them."""
+    evolved, samples, metrics = judgement.evolved, judgement.samples, judgement.metrics
+    if judgement.replay is not None and execution.graphs and not needs_all_logits(metrics):
+        yield from replay(judgement.replay, evolved, samples, metrics, (rows, index, execution))
+        return
+    weights = weights_of(evolved, rows, execution)
+    for features, targets in walk(samples, index.split(execution.samples)):
+        logits = logits_of(evolved, weights, features, execution)
+        keep(logits, targets)
+        found = sums(metrics, logits, targets, execution)
+        del logits  # before the next slice's are made, which can have their memory
+        yield found
 
 
 def _first(metric: OfModule, evolved: Evolved, genome: Tensor) -> float:

@@ -1,6 +1,8 @@
 """The choice of slices: how many individuals and samples at a time a network's evaluation and training take."""
 
 from collections.abc import Callable
+from functools import cache
+from importlib.util import find_spec
 
 import torch
 from torch import Tensor, nn
@@ -8,6 +10,7 @@ from torch import Tensor, nn
 from neuroevo import devices
 from neuroevo.engine import execution
 from neuroevo.engine.execution import Execution
+from neuroevo.errors import ignore
 from neuroevo.learning.refine import slice_size
 from neuroevo.networks import deep, heads
 from neuroevo.networks.network import Network
@@ -34,12 +37,15 @@ def choose(
     own_batches: bool = False,
     method: str = "auto",
     draw: Callable[[int], Tensor] | None = None,
+    graphs: bool = False,
+    note: Callable[[str], None] = ignore,
 ) -> Execution:
     """Choose how a population of a network is evaluated on samples of `width` numbers, within `limit` bytes.
 
     It is trained on batches of `batch` samples, 0 for not at all, shared or each individual's own, by an optimizer that
     keeps `slots` numbers for each gene. What evolves behind a cut is tried by a `method` of `deep`, on rows that
-    `draw(B)` gives, random ones by default. InputError (`limit`) where one individual doesn't fit.
+    `draw(B)` gives, random ones by default. With `graphs` slices of scoring are launched as CUDA graphs where there is
+    a GPU. InputError (`limit`) where one individual doesn't fit; `note` is told what a GPU goes without.
     """
     device, genes = network.device, network.layout.genes
     if network.backbone.cut is None:
@@ -61,7 +67,34 @@ def choose(
         )
     # A population is kept on the device if it fits there with its children and what refines them.
     fits = 4 * 4 * genes * population < devices.available_memory(device) / 2
-    return found._replace(home=str(device if fits else "cpu"))
+    found = found._replace(home=str(device if fits else "cpu"), one_pass=device.type == "cuda", graphs=graphs)
+    return on_device(found, device, note)
+
+
+def on_device(plan: Execution, device: torch.device, note: Callable[[str], None]) -> Execution:
+    """Return an execution with what of a GPU's means this device has; `note` is told what it hasn't."""
+    if plan.graphs and device.type != "cuda":
+        note("CUDA graphs: need a GPU; runs without")
+        plan = plan._replace(graphs=False)
+    if plan.one_pass:
+        lacking = one_pass_lacks(device)
+        if lacking is not None:
+            note(f"scoring: metrics go over logits several times, for {lacking}")
+            plan = plan._replace(one_pass=False)
+    return plan
+
+
+@cache
+def one_pass_lacks(device: torch.device) -> str | None:
+    """Return why a device can't take hits and losses in one pass over logits, None where it can; it is tried, once."""
+    if device.type != "cuda":
+        return "that takes a GPU"
+    if find_spec("triton") is None:
+        return "Triton isn't installed"
+    from neuroevo.problems import kernels  # needs Triton
+
+    wrong = kernels.wrong(device)
+    return None if wrong is None else f"a kernel for one pass fails here ({wrong})"
 
 
 def _of_heads(network: Network, width: int, *, limit: int, batch: int, slots: int, own_batches: bool) -> Execution:

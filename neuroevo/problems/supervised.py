@@ -19,11 +19,12 @@ from neuroevo.engine.cost import Cost
 from neuroevo.engine.evaluator import Evaluator, Learning, Scoring
 from neuroevo.engine.execution import LOCAL, Execution, Executions, Executor
 from neuroevo.engine.genome import Population
+from neuroevo.engine.graphs import Graphs
 from neuroevo.engine.problem import Merit, Problem, by_metric
 from neuroevo.engine.rng import Context
 from neuroevo.engine.samples import Samples
 from neuroevo.engine.scores import Scores
-from neuroevo.errors import InputError, the
+from neuroevo.errors import InputError, ignore, the
 from neuroevo.learning.optimizers import Optimizer
 from neuroevo.learning.refine import refiner
 from neuroevo.learning.sensitivity import PROBE, Sensitivity
@@ -42,7 +43,8 @@ from neuroevo.problems.metric import (
     of_network,
 )
 from neuroevo.problems.metrics import weighted_cross_entropy
-from neuroevo.problems.scoring import Judgement, evaluate, fitness
+from neuroevo.problems.scoring import Judgement, evaluate, fitness, needs_all_logits
+from neuroevo.problems.sums import Replay
 
 Counter = Callable[[], AbstractContextManager[Callable[[], Cost]]]
 
@@ -103,6 +105,7 @@ class Supervised:
     view: View = as_it_is  # which augmented views of train samples batches have
     counter: Counter = nothing_counted  # counts the samples that views put through the backbone
     executor: Executor = LOCAL
+    note: Callable[[str], None] = ignore  # is told what a GPU goes without
 
     def problem(self, brought: Collection[str] = ()) -> Problem:
         """Return what is searched; individuals bring the hyperparameters `brought` along as traits."""
@@ -150,6 +153,9 @@ class Supervised:
     def scoring(self) -> Scoring:
         """Return how a population is scored: by the fitness metrics, and by the one that breaks ties."""
         judgement, objectives = self.judgement(self.fitness_metrics()), len(self.fitness.metrics)
+        if self.executions.now.graphs:
+            within = Replay(Graphs(self.note), self.calibrates == 0, getattr(self.samples, "alone", False))
+            judgement = judgement._replace(replay=within)
 
         def again(n: int) -> int:
             return self.rescored(n) if self.executions.now.precision != "float32" else 0
@@ -290,6 +296,7 @@ def supervised(
     view: View = as_it_is,
     counter: Counter = nothing_counted,
     executor: Executor = LOCAL,
+    note: Callable[[str], None] = ignore,
 ) -> Supervised:
     """Return the problem of a network's genes on labelled samples.
 
@@ -297,11 +304,14 @@ def supervised(
     of validation (`metric`), accuracy and cross_entropy. `start` [s, g] are genomes to start from, the network's own by
     default, and `sigma` the deviation of the first population around them. Of an algorithm's n individuals
     `rescored(n)` are scored again in full precision where the execution's is half; `sensitive` says that it asks for
-    sensitivities. The population is kept on the execution's home.
+    sensitivities. The population is kept on the execution's home. `note` is told what a GPU goes without.
     """
     executions = execution if isinstance(execution, Executions) else Executions(execution)
     home = torch.device(executions.now.home)
     genomes = (network.start() if start is None else start).to(home)
+    scored_by = [metrics[name] for name in (*fitness.metrics, fitness.ties) if name is not None]
+    if executions.now.graphs and needs_all_logits(scored_by):
+        note("CUDA graphs: a metric of fitness needs all logits at once; runs without")
     return Supervised(
         network=network,
         samples=samples,
@@ -319,6 +329,7 @@ def supervised(
         view=view,
         counter=counter,
         executor=executor,
+        note=note,
     )
 
 
