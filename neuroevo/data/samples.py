@@ -46,7 +46,7 @@ class Features(NamedTuple):
         """Return the features [B, d] as the head sees them, and the labels [B], of the rows in `index`."""
         clean = len(self.pieces[0])
         if self.live is not None and int(index.max()) >= clean:
-            features, labels = self.live(index), self.labels[((index - clean) % clean).to(self.device)]
+            features, labels = self.live(index), self.labels[devices.send((index - clean) % clean, self.device)]
         else:
             features = devices.send(self._gather(index), self.device).float()
             labels = self.labels[devices.send(index, self.device)]
@@ -83,14 +83,15 @@ class Features(NamedTuple):
     def _gather(self, index: Tensor, out: Tensor | None = None) -> Tensor:
         """Return the rows [B, d] in `index` where the pieces are, written to `out` where given."""
         first, *views = self.pieces
-        index = index.to(first.device)
         if not views:
+            index = devices.send(index, first.device)
             return first[index] if out is None else torch.index_select(first, 0, index, out=out)
         out = first.new_empty(len(index), self.dim) if out is None else out
         offset = 0
         for piece in self.pieces:
             here = ((index >= offset) & (index < offset + len(piece))).nonzero().squeeze(1)
-            out[here] = piece[index[here] - offset]
+            rows = devices.send(index[here] - offset, first.device)
+            out[devices.send(here, first.device)] = piece[rows]
             offset += len(piece)
         return out
 
