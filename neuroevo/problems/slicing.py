@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from functools import cache
-from importlib.util import find_spec
 
 import torch
 from torch import Tensor, nn
@@ -89,10 +88,10 @@ def one_pass_lacks(device: torch.device) -> str | None:
     """Return why a device can't take hits and losses in one pass over logits, None where it can; it is tried, once."""
     if device.type != "cuda":
         return "that takes a GPU"
-    if find_spec("triton") is None:
+    try:
+        from neuroevo.problems import kernels
+    except ImportError:
         return "Triton isn't installed"
-    from neuroevo.problems import kernels  # needs Triton
-
     wrong = kernels.wrong(device)
     return None if wrong is None else f"a kernel for one pass fails here ({wrong})"
 

@@ -136,3 +136,19 @@ def test_pieces_of_which_one_does_not_fit_the_device_lie_on_the_host(gpu: Gpu) -
     assert torch.equal(first, ROWS)
     kept = together([ROWS.to(CUDA), ROWS.to(CUDA)])
     assert {piece.device for piece in kept} == {CUDA}
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("size", [1000, 4096, 20_000])
+def test_what_is_walked_on_a_real_device_is_what_each_batch_holds(size: int) -> None:
+    rows, source = torch.arange(20_000.0 * 64).view(20_000, 64), torch.Generator().manual_seed(0)
+    parts = torch.randperm(20_000, generator=source).repeat(3).split(size)
+    there = Features((rows,), torch.arange(20_000).to(CUDA), None, CUDA)
+    sums = [
+        (x.double() @ x.double().mT.sum(1)).sum() for x, _ in walk(there, parts)
+    ]  # work that takes longer than a copy
+    again = [(rows[part].double() @ rows[part].double().mT.sum(1)).sum() for part in parts]
+    torch.testing.assert_close(torch.stack(sums).cpu(), torch.stack(again))
+    for (x, y), part in zip(walk(there, parts), parts, strict=True):
+        assert torch.equal(x.cpu(), rows[part])
+        assert torch.equal(y.cpu(), part)

@@ -97,3 +97,17 @@ def test_a_function_that_the_host_waits_in_runs_without_and_that_is_said_once(gp
     assert notes == [f"CUDA graphs: this can't be captured ({why}); runs without"]
     assert not graphs.kept
     assert torch.cuda.current_stream() is here  # a capture that fails leaves its own
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_real_graph_gives_what_its_function_gives() -> None:
+    graphs, refused = Graphs(pytest.fail), Graphs(lambda line: None)
+    for n, samples in [(4, 6), (4, 2), (4, 6), (3, 6), (4, 2)]:
+        w, x = on(n, 5, 3), on(samples, 3)
+        for a, b in zip(graphs.call(work, [w, x]), work(w, x), strict=True):
+            torch.testing.assert_close(a, b)
+    for asks in (lambda x: [x * float(x.sum())], lambda x: [x.cpu().sum().to(CUDA)]):
+        refused.refused, x, here = False, on(4), torch.cuda.current_stream()
+        torch.testing.assert_close(refused.call(asks, [x])[0], asks(x)[0])
+        assert refused.refused
+        assert torch.cuda.current_stream() == here
