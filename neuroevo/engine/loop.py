@@ -21,7 +21,7 @@ from neuroevo.engine.rng import Context
 from neuroevo.engine.scores import Scores
 from neuroevo.errors import InputError
 
-DIVERSITY_GENES = 1024  # diversity is taken over this many genes at most, evenly spaced
+DIVERSITY_GENES = 512  # diversity is taken over this many genes at most, evenly spaced
 
 
 class Champion(NamedTuple):

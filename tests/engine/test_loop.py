@@ -230,7 +230,7 @@ def test_the_history_of_masked_rows_is_that_of_the_valid_rows_alone(invalid: lis
     assert (found.invalid, found.fitness_best) == (len(invalid), float(valid.max()))
     assert found.fitness_mean == pytest.approx(float(valid.mean()), rel=1e-13)
     assert found.fitness_std == pytest.approx(float(valid.std(correction=0)), rel=1e-13)
-    diversity = genomes[~bad, :: 5000 // 1024].std(0, correction=0).mean()
+    diversity = genomes[~bad, :: 5000 // 512].std(0, correction=0).mean()
     assert found.diversity == pytest.approx(float(diversity), rel=1e-6)
     assert found.traits == {"sigma": float(traits["sigma"].median())}
 
