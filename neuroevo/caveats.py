@@ -99,6 +99,18 @@ def drifts(record: Record) -> str | None:
     )
 
 
+def repeats(record: Record) -> str | None:
+    """Return why all children of a genetic algorithm would be the same, or None."""
+    algorithm = record["algorithm"]
+    if algorithm["name"] != "ga" or algorithm["selection"]["name"] != "all" or algorithm["parents"] is not None:
+        return None
+    crossover, mutation = algorithm["crossover"]["name"], algorithm["mutation"]
+    still = mutation["name"] == "gaussian" and 0 in (mutation["sigma"], mutation["rate"])
+    if crossover != "weighted" or not still:
+        return None
+    return "mutation changes nothing, and all children are the population's mean; set algorithm.selection to random"
+
+
 # Crossovers whose children have large pieces of a parent, or nearly all of it: what is new comes from mutation alone.
 WEAK = ("none", "row", "layer", "k_point", "sbx")
 FEW_GENES = 200  # in which mutation alone gets as far; docs/search.md has figures

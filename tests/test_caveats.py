@@ -116,6 +116,14 @@ def test_a_crossover_that_takes_parents_as_they_come_brings_a_tournament_along()
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("still", ["algorithm.mutation.sigma=0", "algorithm.mutation.rate=0"])
+def test_a_mean_that_nothing_changes_is_no_search(still: str) -> None:
+    with pytest.raises(InputError, match=r"algorithm.mutation: mutation changes nothing, .*selection to random"):
+        load(None, [still])
+    for other in ("algorithm.selection=random", "algorithm.parents=64", "algorithm.crossover=uniform", REFINE):
+        load(None, [still, other])
+
+
 @pytest.mark.parametrize("name", ["random", "all"])
 @pytest.mark.parametrize("sets", [["algorithm.crossover=uniform"], ["algorithm.crossover.step=0"]], ids=str)
 def test_selection_without_pressure_is_refused_and_said_where_individuals_learn(sets: list[str], name: str) -> None:
