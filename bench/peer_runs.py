@@ -3,7 +3,9 @@
     python bench/peer_runs.py PEER features.npz TARGET SECONDS
 
 trains a linear head by a peer's own means on standardised features, looks at validation now and then, and prints the
-best validation accuracy when it reaches TARGET or SECONDS are over. Settings are one try each: nobody was tuned.
+best validation accuracy when it reaches TARGET or SECONDS are over. Settings are those that got there soonest, or furthest
+in 40 s: SNES's deviation of 0.003 to 0.5, OpenES's learning rate of 0.001 to 0.03 and noise of 0.01 to 0.3, PyGAD's share of
+2 and 10 %, SGD's learning rate of 0.003 to 0.1. Ours are the presets as they are.
 """
 
 import json
@@ -37,7 +39,7 @@ def evotorch(head: nn.Linear, data: tuple[Tensor, Tensor], batches: Batches) -> 
     from torch.utils.data import TensorDataset
 
     problem: Any = SupervisedNE(TensorDataset(*data), head, cross_entropy, minibatch_size=SAMPLES)
-    search = SNES(problem, popsize=POPULATION, stdev_init=0.01, center_init=torch.zeros(problem.solution_length))
+    search = SNES(problem, popsize=POPULATION, stdev_init=0.12, center_init=torch.zeros(problem.solution_length))
 
     def improve() -> Tensor:
         search.step()
@@ -64,7 +66,7 @@ def evox(head: nn.Linear, data: tuple[Tensor, Tensor], batches: Batches) -> Impr
     adapter, loader = ParamsAndVector(head), Loader()
     problem: Any = SupervisedLearningProblem(head, loader, losses, pop_size=POPULATION)  # type: ignore[arg-type]
     center = adapter.to_vector(dict(head.named_parameters())).detach()
-    search: Any = OpenES(POPULATION, center, learning_rate=0.01, noise_stdev=0.01, optimizer="adam")
+    search: Any = OpenES(POPULATION, center, learning_rate=0.003, noise_stdev=0.3, optimizer="adam")
     workflow = StdWorkflow(search, problem, solution_transform=adapter)
 
     def improve() -> Tensor:
@@ -76,7 +78,7 @@ def evox(head: nn.Linear, data: tuple[Tensor, Tensor], batches: Batches) -> Impr
 
 
 def pygad(head: nn.Linear, data: tuple[Tensor, Tensor], batches: Batches) -> Improve:
-    """Use its genetic algorithm, half of the population as parents, a tenth of the genes mutated."""
+    """Use its genetic algorithm, half of the population as parents, a fiftieth of the genes mutated."""
     from pygad import GA, torchga
 
     def fitness(search: Any, solution: Any, place: Any) -> float:
@@ -85,7 +87,7 @@ def pygad(head: nn.Linear, data: tuple[Tensor, Tensor], batches: Batches) -> Imp
     genes = sum(p.numel() for p in head.parameters())
     known: dict[str, Any] = {
         "num_generations": 1, "num_parents_mating": POPULATION // 2, "fitness_func": fitness, "mutation_type": "random",
-        "mutation_percent_genes": 10, "random_mutation_min_val": -0.03, "random_mutation_max_val": 0.03,
+        "mutation_percent_genes": 2, "random_mutation_min_val": -0.03, "random_mutation_max_val": 0.03,
         "suppress_warnings": True,
     }  # fmt: skip
     population, batch = np.random.default_rng(0).normal(0, 0.01, (POPULATION, genes)).astype(np.float32), batches()
