@@ -3,9 +3,9 @@
     python bench/peer_runs.py PEER features.npz TARGET SECONDS
 
 trains a linear head by a peer's own means on standardised features, looks at validation now and then, and prints the
-best validation accuracy when it reaches TARGET or SECONDS are over. Settings are those that got there soonest, or furthest
-in 40 s: SNES's deviation of 0.003 to 0.5, OpenES's learning rate of 0.001 to 0.03 and noise of 0.01 to 0.3, PyGAD's share of
-2 and 10 %, SGD's learning rate of 0.003 to 0.1. Ours are the presets as they are.
+best validation accuracy when it reaches TARGET or SECONDS are over. Settings are those that got there soonest, or
+furthest in 40 s: SNES's deviation of 0.003 to 0.5, OpenES's learning rate of 0.001 to 0.03 and noise of 0.01 to 0.3,
+PyGAD's share of 2 and 10 %, SGD's learning rate of 0.003 to 0.1. Ours are the presets as they are.
 """
 
 import json
