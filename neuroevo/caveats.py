@@ -100,7 +100,7 @@ def drifts(record: Record) -> str | None:
 
 
 def repeats(record: Record) -> str | None:
-    """Return why all children of a genetic algorithm would be the same, or None."""
+    """Return why all children of a genetic algorithm are the same before they learn, or None."""
     algorithm = record["algorithm"]
     if algorithm["name"] != "ga" or algorithm["selection"]["name"] != "all" or algorithm["parents"] is not None:
         return None
@@ -108,7 +108,7 @@ def repeats(record: Record) -> str | None:
     still = mutation["name"] == "gaussian" and 0 in (mutation["sigma"], mutation["rate"])
     if crossover != "weighted" or not still:
         return None
-    return "mutation changes nothing, and all children are the population's mean; set algorithm.selection to random"
+    return "nothing is changed, and all children are the population's mean; algorithm.selection: random has others"
 
 
 # Crossovers whose children have large pieces of a parent, or nearly all of it: what is new comes from mutation alone.
@@ -142,6 +142,9 @@ def of_config(record: Record, genes: int) -> list[str]:
     if drift is not None:
         learning = record["refine"] is not None
         found.append(f"algorithm.selection: {drift}" + ("; only learning makes individuals better" if learning else ""))
+    same = repeats(record)
+    if same is not None:
+        found.append(f"algorithm.mutation: {same}")
     if record["fitness"]["split"] == "validation":
         found.append(
             "fitness.split: validation, on which the champion is chosen as well: its figures there flatter it, and "

@@ -60,9 +60,6 @@ def check_sense(c: Config) -> None:
     drift = caveats.drifts(record)
     if drift is not None and c.refine is None:
         raise InputError(f"algorithm.selection: {drift}")
-    same = caveats.repeats(record)
-    if same is not None and c.refine is None:
-        raise InputError(f"algorithm.mutation: {same}")
 
 
 def pointless(raw: Mapping[str, Any], key: str) -> bool:
