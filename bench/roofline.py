@@ -4,8 +4,8 @@
 
 Scoring against `torch.mm` of the same shape and precision with its output given; a gradient step of 1,024 linear heads
 against its two products; all of proposing, as it is by default, against `normal_` of the population, in place; the
-crossover of many parents against its product; mutation against `normal_`; crossover of two and survivors against copies
-of the population; a batch of rows against `index_select`; a checkpoint against a plain file of the genomes, both with
+crossover of many parents against its product; mutation against `normal_`; crossover of two against a copy of the
+population; a batch of rows against `index_select`; a checkpoint against a plain file of the genomes, both with
 fsync. A share of 1 is at the bound. Rounds are interleaved.
 """
 
@@ -64,7 +64,7 @@ def products(small: bool, device: torch.device) -> dict[str, Bound]:
 
 
 def variation(small: bool, device: torch.device) -> dict[str, Bound]:
-    """Return what proposes and hands out a population: crossover, mutation, survivors, batches."""
+    """Return what proposes and hands out a population: all of it, crossover, mutation, batches."""
     n, d = (64, 31) if small else (1024, 1280)
     layout = Layout(("head.weight", "head.bias"), ((CLASSES, d), (CLASSES,)))
     generator = torch.Generator(device).manual_seed(0)
@@ -94,9 +94,6 @@ def variation(small: bool, device: torch.device) -> dict[str, Bound]:
         "crossover of two": Bound(partial(uniform, genomes, many[:, :2], layout, generator), copy, "a copy"),
         "Gaussian mutation": Bound(
             partial(gaussian, children, context, layout), partial(out.normal_, generator=generator), "noise"
-        ),
-        "survivors and children joined": Bound(
-            lambda: torch.cat([genomes[: n // 4], children.genomes[n // 4 :]]), copy, "a copy"
         ),
         "a batch of samples": Bound(
             partial(samples.batch, rows), partial(torch.index_select, features, 0, rows, out=picked), "index_select"

@@ -12,7 +12,7 @@ def test_the_bench_of_bounds_compares_each_work_with_what_bounds_it(tmp_path: Pa
     done = subprocess.run([sys.executable, str(BENCH), *given], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     found = json.loads(out.read_text())["work"]
-    assert len(found) == 10
+    assert len(found) == 9
     for name, row in found.items():
         assert f"| {name} | " in done.stdout
         assert row["bound"] and min(row["seconds"], row["bound_seconds"], row["share"]) > 0

@@ -95,48 +95,28 @@ def ga(
         before, count = state.population, population - elites
         fitness = state.fitness if state.fitness.ndim == 1 else pareto.rank(state.fitness)
         kept = fitness.topk(elites).indices
+        source = context.generator("select")
         if shared and fitness is state.fitness:
-            return share(before, fitness, kept, context)
-        draw = SELECTIONS["random"] if shared else select  # one point for all children would be no front
-        mates = draw(fitness, parents * count, context.generator("select")).view(parents, count).T
+            mates, made_of = before.parents.new_full((count, recorded), -1), best_first(fitness)[None]
+            pair = draw_integers(population, (count, 2), source)
+        else:
+            draw = SELECTIONS["random"] if shared else select  # one point for all children would be no front
+            mates = draw(fitness, parents * count, source).view(parents, count).T
+            pair = mates[:, :2]
+            mates = made_of = mates.gather(1, fitness[mates].argsort(dim=1, descending=True, stable=True))  # best first
         # Traits come from the better of two: of many parents, the best would be the same for all children.
-        pair = mates[:, :2]
         giver = pair.gather(1, fitness[pair].argmax(1, keepdim=True)).squeeze(1)
-        mates = mates.gather(1, fitness[mates].argsort(dim=1, descending=True, stable=True))  # best first
-        children = mutation(
-            Population(
-                crossover(before.genomes, mates, context.layout, context.generator("crossover")),
-                {name: trait[giver] for name, trait in before.traits.items()},
-                mates,
-                roles({BRED: count}, mates.device),
-            ),
-            context,
-            context.layout,
-        )
-        return Population(
-            torch.cat([before.genomes[kept], children.genomes]),
-            {name: torch.cat([before.traits[name][kept], trait]) for name, trait in children.traits.items()},
-            torch.cat([torch.nn.functional.pad(kept[:, None], (0, parents - 1), value=-1), mates]),
-            roles({KEPT: elites, BRED: count}, mates.device),
-        )
-
-    def share(before: Population, fitness: Tensor, kept: Tensor, context: Context) -> Population:
-        """Return elites and children that all have everybody as their parents, written where they stay."""
-        count, source = population - elites, context.generator("select")
-        genomes = torch.empty_like(before.genomes)
+        genomes = torch.empty_like(before.genomes)  # elites, and children where they stay
         torch.index_select(before.genomes, 0, kept, out=genomes[:elites])
         children = genomes[elites:].copy_(
-            crossover(before.genomes, best_first(fitness)[None], context.layout, context.generator("crossover"))
+            crossover(before.genomes, made_of, context.layout, context.generator("crossover"))
         )
-        nobody = before.parents.new_full((count, recorded), -1)
-        pair = draw_integers(population, (count, 2), source)
-        giver = pair.gather(1, fitness[pair].argmax(1, keepdim=True)).squeeze(1)
         changed = mutation(
             Population(
                 children,
                 {name: trait[giver] for name, trait in before.traits.items()},
-                nobody,
-                roles({BRED: count}, context.device),
+                mates,
+                roles({BRED: count}, mates.device),
             ),
             context,
             context.layout,
@@ -146,8 +126,8 @@ def ga(
         return Population(
             genomes,
             {name: torch.cat([before.traits[name][kept], trait]) for name, trait in changed.traits.items()},
-            torch.cat([torch.nn.functional.pad(kept[:, None], (0, recorded - 1), value=-1), nobody]),
-            roles({KEPT: elites, BRED: count}, context.device),
+            torch.cat([torch.nn.functional.pad(kept[:, None], (0, mates.shape[1] - 1), value=-1), mates]),
+            roles({KEPT: elites, BRED: count}, mates.device),
         )
 
     def tell(state: GAState, scored: Population, scores: Scores) -> GAState:
