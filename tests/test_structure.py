@@ -16,7 +16,7 @@ PACKAGES = {  # in order: each may import those before it, and its own modules t
     "search": ["operators.masks", "operators.selection", "operators.crossover", "operators.mutation",
                "algorithms", "space", "samplers"],
     "caveats": [""],
-    "networks": ["classes", "heads", "cut", "deep", "affine", "quantised", "weightfiles", "downloads", "weights",
+    "networks": ["classes", "heads", "cut", "deep", "affine", "quantised", "spaces", "weightfiles", "downloads", "weights",
                  "libraries", "backbones", "rows", "network",
                  "modules"],
     "learning": ["optimizers", "task", "losses", "draws", "refine", "sensitivity"],

@@ -32,6 +32,8 @@ from neuroevo.search.algorithms.ga import usual_selection
 # Of a ga with many objectives, where the config doesn't say: parents are drawn from the survivors, as often each.
 MANY_OBJECTIVES = {"name": "truncation", "share": 0.5}
 LEVEL_DEFAULTS = {"crossover": "uniform", "mutation": "levels", "selection": "truncation"}  # of a ga on levels
+IN_SPACES = "nes"  # the algorithm that searches coordinates, unless the config names one
+SPACE_SIGMA = 0.1  # the deviation of the first population's coordinates
 WEIGHING = "weighted"  # the crossover of a ga by default, which weighs parents by their fitness
 
 
@@ -52,12 +54,13 @@ def check(raw: Mapping[str, Any]) -> Config:
     refine = None if raw.get("refine") is None else part_section(Refine, mapping("refine"), "refine")
     fitness = section(Fitness, _with_metrics(mapping("fitness")), "fitness", also=("metric",))
     many = len(fitness.metrics) > 1
-    genome = section(Genome, mapping("genome"), "genome")
+    genome = _genome(mapping("genome"))
     algorithm = {} if raw.get("algorithm") is None else raw["algorithm"]
     if isinstance(algorithm, str):
         algorithm = {"name": algorithm}
     if isinstance(algorithm, dict):
-        algorithm = {"name": DEFAULT_NAMES["algorithm"], **algorithm}
+        strategy = genome.coordinates and not many and refine is None
+        algorithm = {"name": IN_SPACES if strategy else DEFAULT_NAMES["algorithm"], **algorithm}
     name = algorithm["name"] if isinstance(algorithm, dict) else algorithm
     if many and refine is not None and refine.inheritance == "baldwinian":
         raise InputError("refine.inheritance: baldwinian goes with one metric: a front's members are as they score")
@@ -78,7 +81,8 @@ def check(raw: Mapping[str, Any]) -> Config:
     mutation = search.options.get("mutation")
     if isinstance(mutation, Part) and mutation.options.get("relative", False) is None:
         # Parameters of a deep network are of very different sizes.
-        mutation.options["relative"] = bool(backbone.trainable) and not mutation.options.get("safe")
+        of_weights = bool(backbone.trainable) and not genome.coordinates
+        mutation.options["relative"] = of_weights and not mutation.options.get("safe")
     validate = mapping("validate")
     judge = part("metric", validate.get("metric", "accuracy"), "validate.metric")
     _compatible(judge, fitness)
@@ -105,6 +109,29 @@ def check(raw: Mapping[str, Any]) -> Config:
         given=dict(raw),
     )
     return c if raw.get("tune") is None else with_search(c, mapping("tune"))
+
+
+def _genome(given: dict[str, Any]) -> Genome:
+    """Return the section of genomes with its space as a part; `levels` is short for the space of that name."""
+    space, short = part("space", given.pop("space", None) or "full", "genome.space"), given.get("levels")
+    if short is not None and space.name not in ("full", "levels"):
+        raise InputError(f"genome.levels: {show(short)} is a space of its own; with space {space.name} leave it out")
+    if short is not None and space.name == "levels" and space.options["levels"] != short:
+        raise InputError(f"genome.levels: {show(short)}, and genome.space has {space.options['levels']}")
+    given["levels"] = space.options["levels"] if space.name == "levels" else short
+    found = section(Genome, {**given, "space": space}, "genome")
+    if found.levels:
+        space = part("space", {"name": "levels", "levels": found.levels}, "genome.space")
+        return found.model_copy(update={"space": space})
+    if not found.coordinates:
+        return found
+    count, several = len(found.start), space.name == "merge"
+    if several and count < 2:
+        raise InputError(f"genome.from: merge is among two networks or more, and {count or 'none'} named")
+    if not several and ":" not in space.name and count > 1:
+        line = f"{count} networks named, and space {space.name} is around one; space merge is among several"
+        raise InputError(f"genome.from: {line}")
+    return found if "init_sigma" in given else found.model_copy(update={"init_sigma": SPACE_SIGMA})
 
 
 def _find_place(source: Part) -> None:

@@ -19,6 +19,7 @@ from neuroevo.engine.algorithm import Part as PartMark
 from neuroevo.errors import InputError
 from neuroevo.learning.optimizers import OPTIMIZERS
 from neuroevo.networks.heads import HEADS
+from neuroevo.networks.spaces import SPACES
 from neuroevo.problems.metric import OfModule, own_metric
 from neuroevo.problems.metrics import METRICS
 from neuroevo.search.algorithms import ALGORITHMS
@@ -31,6 +32,7 @@ from neuroevo.search.space import VARIABLES
 TABLES: dict[str, Mapping[str, Callable[..., Any]]] = {
     "data": DATASETS,
     "head": HEADS,
+    "space": SPACES,
     "algorithm": ALGORITHMS,
     "selection": SELECTIONS,
     "crossover": CROSSOVERS,
@@ -44,6 +46,7 @@ LOGITS, NETWORK = "logits", "network"  # what a user's own metric may be given
 DEFAULT_NAMES = {
     "data": "digits",
     "head": "linear",
+    "space": "full",
     "algorithm": "ga",
     "refine": "sgd",
     "sampler": "pso",

@@ -86,14 +86,26 @@ class Features(Section):
 
 
 class Genome(Section):
-    """How far from its start the population begins, and earlier runs or weight files to start from.
+    """What genes are, how far from its start the population begins, and earlier runs or weight files to start from.
 
-    `levels`: matrices are whole levels, -1 to 1, -7 to 7 or -127 to 127, times a float scale for each row.
+    `levels`, short for that space: matrices are whole levels, -1 to 1, -7 to 7 or -127 to 127, times a float scale for
+    each row.
     """
 
-    init_sigma: Annotated[float, Ge(0)] = 0.01
+    space: InstanceOf[Part] = Field(exclude=True)
+    init_sigma: Annotated[float, Ge(0)] = 0.01  # 0.1 in a space of coordinates, which are relative
     levels: Literal["ternary", "int4", "int8"] | None = None
     start: list[str] = Field(default=[], alias="from")
+
+    @property
+    def coordinates(self) -> bool:
+        """Whether genes are coordinates around a network, and not its weights or their levels."""
+        return self.space.name not in ("full", "levels")
+
+    def record(self) -> dict[str, Any]:
+        """Return the section as the config would spell it."""
+        own = super().record()
+        return own if self.levels else {"space": short(self.space), **own}
 
 
 def _check_rise(value: tuple[float, ...]) -> tuple[float, ...]:

@@ -21,6 +21,7 @@ from neuroevo.experiments import starts
 from neuroevo.experiments.memory import fits
 from neuroevo.networks import backbones
 from neuroevo.networks.backbones import Backbone, Native
+from neuroevo.networks.weightfiles import digest
 from neuroevo.networks.weights import check_finite
 
 NETWORK = 8  # times an image's own size: what a network needs beside it, or more
@@ -148,6 +149,8 @@ def backbone_for(c: Config, native: Native, frozen: str | None) -> Backbone:
             b.name, b.weights, c.data.image_size, native, channels=b.channels, trainable=b.trainable, transfer=transfer
         )
     found = found._replace(notes=config.under("backbone", found.notes, ("weights", "transfer")))
+    if c.genome.coordinates:  # around which they are, for ever
+        found = found._replace(frozen=digest(found.body.state_dict()))
     if missing and found.frozen != frozen:
         raise InputError(missing[0])
     same_weights(found, frozen, b.weights)

@@ -48,7 +48,7 @@ from neuroevo.problems.supervised import Fitness, Refinement, Supervised, exact,
 
 Log = Callable[[str], None]
 # Keys of the config for options that errors of a run's parts mention.
-KEYS = {"head": "head", "features": "features", "levels": "genome.levels", "dropout": "refine.dropout"}
+KEYS = {"head": "head", "features": "features", "dropout": "refine.dropout"}
 KEYS |= {name: f"fitness.{name}" for name in ("class_weights", "balanced", "precision")}
 
 
@@ -72,6 +72,7 @@ class Run:
     features: Features
     kept: Weights  # of a checkpoint: what other runs' files gave at the start, {} at the start itself
     computed: int  # samples that went through the backbone just now
+    sources: Tensor | None = None  # genomes [s, g] of weights, of the networks that a space of coordinates is around
 
     @property
     def network(self) -> Network:
@@ -115,7 +116,9 @@ class Run:
         """Return what a checkpoint holds so that other runs' files aren't needed again."""
         c = self.config
         own = {START: self.supervised.start} if c.genome.start or c.backbone.transfer else {}
-        fixed = {} if c.head.trainable else self.network.of_head()
+        if c.genome.coordinates:
+            own = {} if self.sources is None else {START: self.sources}
+        fixed = {} if c.head.trainable and not c.genome.coordinates else self.network.of_head()
         return own | {f"{HEAD}/{name}": weight for name, weight in fixed.items()}
 
     def initial(self) -> Step:
@@ -196,6 +199,8 @@ def assemble(
     algorithm = c.algorithm.search()
     with config.at(**KEYS):
         evolved = evolve(c, learnt_from, kept, log)
+    sources = sources_of(c, evolved, kept)
+    evolved = evolved.within(c.genome.space.bound(), sources, seed=c.seed)
     algorithm.check(evolved.layout.genes)
     cut = evolved.backbone.cut
     if evolved.recalibrates and not (cut and deep.norms(cut.rest)):
@@ -232,7 +237,7 @@ def assemble(
         batch = batch_size(c, len(splits[c.fitness.split]))
         with config.at(**KEYS):
             precision.settle(of, c.fitness.precision, algorithm.later, batch, remember=cache.remember, log=log)
-    return Run(c, of, algorithm, whole, samples, kept, learnt_from.computed)
+    return Run(c, of, algorithm, whole, samples, kept, learnt_from.computed, sources)
 
 
 def evolve(c: Config, learnt_from: Sources, kept: Mapping[str, Tensor], log: Log) -> Network:
@@ -254,7 +259,6 @@ def evolve(c: Config, learnt_from: Sources, kept: Mapping[str, Tensor], log: Log
         head_weights=head_weights,
         device=device,
         learns_head=c.head.trainable,
-        largest_level=quantised.LEVELS[c.genome.levels] if c.genome.levels else None,
         recalibrates=c.backbone.batchnorm == "recalibrate",
         affine_needed=not centres(c),
         name=c.head.layers.name,
@@ -316,10 +320,23 @@ def refinement_of(c: Config, train: int) -> Refinement | None:
 @config.at(**starts.KEYS)
 def start_of(c: Config, evolved: Network, kept: Mapping[str, Tensor]) -> Tensor:
     """Return the genomes [s, g] that the population starts from."""
+    if c.genome.coordinates:
+        return evolved.start()
     if START in kept:
         return kept[START]
-    if not c.genome.start:
-        return evolved.start()
+    return evolved.start() if not c.genome.start else unfold_all(c, evolved)
+
+
+@config.at(**starts.KEYS)
+def sources_of(c: Config, evolved: Network, kept: Mapping[str, Tensor]) -> Tensor | None:
+    """Return the genomes [s, g] of weights of the networks that a space of coordinates is around, None without any."""
+    if not c.genome.coordinates or not c.genome.start:
+        return None
+    return kept[START] if START in kept else unfold_all(c, evolved)
+
+
+def unfold_all(c: Config, evolved: Network) -> Tensor:
+    """Return the genomes [s, g] of the networks that a run starts from."""
     return torch.cat([evolved.unfold(*starts.read(source, "genome.from")) for source in c.genome.start])
 
 

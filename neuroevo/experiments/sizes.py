@@ -15,6 +15,7 @@ from neuroevo.experiments.build import check_samples, make_head, slots
 from neuroevo.experiments.costs import steps
 from neuroevo.experiments.memory import amount, fits
 from neuroevo.networks.backbones import Backbone
+from neuroevo.networks.spaces import Origin, Space
 
 
 def check_size(c: Config, genes: int, train: int) -> None:
@@ -50,6 +51,7 @@ class Dims(NamedTuple):
 
     stored: int  # numbers of an image that are cached
     seen: int  # features that the head sees, at most
+    weights: int  # numbers that evolve
     genes: int
 
 
@@ -74,13 +76,21 @@ def dimensions(c: Config, given: tuple[Dataset, dict[str, Tensor]], backbone: Ba
         seen = min(c.features.components or dim, dim, len(splits["train"]) - 1)
     head = make_head(c, backbone, seen, len(whole.classes))
     starts.check_head(c, backbone, len(whole.classes))
-    evolved = [backbone.body.get_parameter(name) for name in backbone.trainable]
-    of_head = list(head.parameters()) if c.head.trainable else []
-    genes = sum(p.numel() for p in (*evolved, *of_head))
-    if c.genome.levels:  # and the scales
-        genes += sum(len(p) for p in of_head if p.ndim > 1)
+    evolved = {name: backbone.body.get_parameter(name).detach() for name in backbone.trainable}
+    if c.head.trainable:
+        evolved |= {f"{backbone.head}.{name}": p.detach() for name, p in head.named_parameters()}
+    genes = count_genes(c, evolved)
     check_size(c, genes, len(splits["train"]))
-    return Dims(stored, seen, genes), head
+    return Dims(stored, seen, sum(p.numel() for p in evolved.values()), genes), head
+
+
+def count_genes(c: Config, evolved: dict[str, Tensor]) -> int:
+    """Return the genes of what evolves, {name: shape}, in a config's space."""
+    weights = {name: p[None] for name, p in evolved.items()}
+    space: Space = c.genome.space.bound()(
+        Origin(weights, (weights,) * len(c.genome.start) if c.genome.coordinates else ())
+    )
+    return space.layout.genes
 
 
 def check_search(c: Config, given: tuple[Dataset, dict[str, Tensor]], backbone: Backbone) -> None:

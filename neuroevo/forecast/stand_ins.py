@@ -40,15 +40,17 @@ def stand_in_weights(
     width = scale.width if scale is not None else dims.seen
     head = build.make_head(c, backbone, width, len(given[0].classes))
     prefix = f"{starts.HEAD}/{backbone.head}"
-    of_head = {f"{prefix}.{name}": torch.zeros(1, *p.shape) for name, p in head.named_parameters()}
+    value = float(c.genome.coordinates)
+    of_head = {f"{prefix}.{name}": torch.full((1, *p.shape), value) for name, p in head.named_parameters()}
     fixed = {} if c.head.trainable and c.head.init != "network" else of_head
     if not c.genome.start:
         return fixed
-    genes = dims.genes
+    genes = dims.weights if c.genome.coordinates else dims.genes
     if c.head.trainable:  # the head may be narrower than foreseen
         own = build.make_head(c, backbone, dims.seen, len(given[0].classes))
         genes += sum(p.numel() for p in head.parameters()) - sum(p.numel() for p in own.parameters())
-    return fixed | {starts.START: torch.zeros(len(c.genome.start), genes)}
+    # What a space of coordinates is around isn't zero.
+    return fixed | {starts.START: torch.full((len(c.genome.start), genes), value)}
 
 
 def axes_seconds(n: int, d: int, device: torch.device) -> float:

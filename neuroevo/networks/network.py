@@ -4,7 +4,7 @@ It needs no data set and no device of birth: a genome becomes weights, logits of
 file, or a module of its own.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,12 +15,13 @@ from torch import Tensor, nn
 
 from neuroevo.engine.genome import Layout
 from neuroevo.errors import InputError, the
-from neuroevo.networks import deep, heads, quantised, rows
+from neuroevo.networks import deep, heads, quantised, rows, spaces
 from neuroevo.networks.affine import Affine
 from neuroevo.networks.backbones import Backbone
 from neuroevo.networks.classes import Classes
-from neuroevo.networks.heads import Forward
+from neuroevo.networks.heads import Drop, Forward
 from neuroevo.networks.rows import Given
+from neuroevo.networks.spaces import Origin, Space
 from neuroevo.networks.weightfiles import strip_prefix
 from neuroevo.networks.weights import check_finite
 from neuroevo.search.operators import mutation
@@ -45,7 +46,7 @@ class Network:
     backbone: Backbone
     build_head: Callable[[int], nn.Module]  # a fresh head on so many features
     head: nn.Module  # one of them, on features as it sees them
-    layout: Layout  # of genomes
+    space: Space  # what genes are coordinates of
     base: Weights  # {name: [1, *shape]}: all that evolves, and the head, at the start
     affine: Affine | None  # of what the head is given
     first: str  # the head's first linear layer, into which the affine map folds
@@ -60,6 +61,17 @@ class Network:
     recalibrates: bool = False  # whether batch norms are re-estimated for each individual
     calibration: Calibration | None = None  # by which samples, where any come behind what evolves
     statistics: Weights | None = None  # {buffer: [channels]} of the one genome that is asked about, where known
+
+    @property
+    def layout(self) -> Layout:
+        """Which genes of a genome are whose."""
+        return self.space.layout
+
+    @property
+    def evolving(self) -> Weights:
+        """What evolves {name: [1, *shape]}, as it is at the start."""
+        head = self.backbone.head + "."
+        return {name: w for name, w in self.base.items() if self.learns_head or not name.startswith(head)}
 
     @property
     def forward(self) -> Forward:
@@ -87,12 +99,40 @@ class Network:
         """Return the head's weights {name: [1, *shape]} at the start."""
         return {name: w for name, w in self.base.items() if name.startswith(self.backbone.head + ".")}
 
+    def of_coordinates(self, forward: Forward) -> Forward:
+        """Return a forward pass of weights as one of coordinates {name: [n, *shape]}, with a gradient."""
+        if self.space.identity:
+            return forward
+
+        def logits(weights: Mapping[str, Tensor], features: Tensor, drop: Drop = None) -> Tensor:
+            return forward(self.space.decode(weights), features, drop)
+
+        return logits
+
+    def within(self, build: Callable[[Origin], Space], sources: Tensor | None = None, *, seed: int = 0) -> "Network":
+        """Return the network with its genes in another space, around genomes [s, g] from elsewhere if any are given.
+
+        Those are genomes of this network, whose genes are the weights.
+        """
+        given = () if sources is None else tuple(self._weights(row[None].to(self.device)) for row in sources)
+        space = build(Origin(self.evolving, given, seed))
+        if not isinstance(space, Space):
+            raise InputError(f"a function of Origin that returns a Space expected, a {type(space).__name__} returned")
+        if space.encode is None:
+            space.decode(space.layout.unflatten(space.start()))  # which refuses what it can't be around
+        return replace(self, space=space)
+
     def start(self) -> Tensor:
         """Return the genome [1, g] of the network as it is."""
-        return quantised.encode(self.base, self.layout)
+        return self.space.start()
 
     def spread(self, start: Tensor, sigma: float) -> float | Tensor:
-        """Return the deviation of the noise around start [s, g]: relative to each parameter's size behind a cut."""
+        """Return the deviation of the noise around start [s, g].
+
+        That of weights is relative to each parameter's size behind a cut; coordinates of a space are relative already.
+        """
+        if self.space.encode is None:
+            return sigma
         if self.backbone.cut is None:
             return quantised.spread(start, self.layout, sigma)
         scales = mutation.scales(start, self.layout)[0]
@@ -100,7 +140,7 @@ class Network:
 
     def decode(self, genomes: Tensor) -> Weights:
         """Return the weights {name: [n, *shape]} that genomes [n, g] stand for, on features as the head sees them."""
-        weights = quantised.decode(genomes.to(self.device), self.layout)
+        weights = self._weights(genomes.to(self.device))
         if self.statistics is not None:
             return weights | {name: value[None].to(self.device) for name, value in self.statistics.items()}
         if self.calibration is not None and self.backbone.cut is not None:
@@ -109,10 +149,12 @@ class Network:
                 weights |= deep.recalibrate(self.backbone.cut, own, self.calibration.batches)
         return weights
 
+    def _weights(self, genomes: Tensor) -> Weights:
+        return self.space.decode(self.layout.unflatten(genomes))
+
     def fold(self, genome: Tensor) -> Weights:
         """Return the weights {name: shape} that a genome [g] has in the network, on raw features, head included."""
-        fixed = {name: w for name, w in self.base.items() if name not in self.layout.names}
-        weights = fixed | self.decode(genome[None])
+        weights = self.base | self.decode(genome[None])
         if self.affine is not None:
             weights = self.affine.fold(weights, self.first)
         return {name: weight[0] for name, weight in weights.items()}
@@ -120,10 +162,12 @@ class Network:
     def unfold(self, weights: Weights, source: str, classes: Classes | None = None) -> Tensor:
         """Return the genome [1, g] of weights as the network has them; InputError where they are of another layout.
 
-        Parameters of the backbone that they lack are the backbone's own. Rows of the head's output layer are those of
-        `classes`, where known, and of this network's in its order if not.
+        Its space is one in which all weights have a genome. Parameters of the backbone that they lack are the
+        backbone's own. Rows of the head's output layer are those of `classes`, where known, and of this network's in
+        its order if not.
         """
-        network = self.backbone.body.state_dict()
+        assert self.space.encode is not None
+        network, evolving = self.backbone.body.state_dict(), self.evolving
         weights = strip_prefix(dict(weights), {*network, *self.base})
         for name, weight in weights.items():
             here = None if name in self.base else network.get(name)
@@ -135,16 +179,16 @@ class Network:
             found, whole = Given(weights, source, classes), bool(self.layout.tops)
             weights = rows.in_order(self.head, self.backbone.head, self.head_width, found, self.classes, whole=whole)
         backbone = {name: self.base[name] for name in self.backbone.trainable}
-        given = {name: weights[name][None].to(self.device) for name in self.layout.names if name in weights}
+        given = {name: weights[name][None].to(self.device) for name in evolving if name in weights}
         check_finite(given, source)
         raw = self.base if self.affine is None else self.affine.fold(self.base, self.first)
         try:  # shapes first
-            Layout.of({name: w[0] for name, w in raw.items() if name in self.layout.names}).flatten(backbone | given)
+            Layout.of({name: w[0] for name, w in raw.items() if name in evolving}).flatten(backbone | given)
         except ValueError as error:
             raise InputError(f"{source}: not of this network's layout: {error}") from None
         if self.affine is not None and f"{self.first}.weight" in given:
             given = rows.unfold(self.affine, given, self.first, source)
-        return quantised.encode(backbone | given, self.layout)
+        return self.space.encode(backbone | given)
 
     def module(self, genome: Tensor) -> nn.Module:
         """Return a network of its own with a genome's [g] weights, in eval mode: samples to logits, all maps folded."""
@@ -159,14 +203,15 @@ class Network:
 
     def numbers(self, genomes: Tensor) -> Tensor:
         """Return all that evolves as the plain network has it, [n, numbers], of genomes [n, g]."""
-        folds = self.affine is not None and f"{self.first}.weight" in self.layout.names
-        if self.affine is None and not self.layout.tops:
+        evolving = self.evolving
+        folds = self.affine is not None and f"{self.first}.weight" in evolving
+        if self.affine is None and self.space.identity:
             return genomes
-        weights = quantised.decode(genomes, self.layout)
+        weights = self._weights(genomes)
         if folds:
             assert self.affine is not None
             weights = self.affine.fold({name: w.to(self.affine.mean.device) for name, w in weights.items()}, self.first)
-        return torch.cat([weights[name].flatten(1) for name in self.layout.names if name in weights], dim=1)
+        return torch.cat([weights[name].flatten(1) for name in evolving], dim=1)
 
 
 def build(
@@ -179,7 +224,6 @@ def build(
     head_weights: Callable[[nn.Module, int, Affine | None, str], Weights],
     device: torch.device,
     learns_head: bool = True,
-    largest_level: int | None = None,
     recalibrates: bool = False,
     affine_needed: bool = True,
     name: str = "",
@@ -189,8 +233,8 @@ def build(
 
     `width` is the number of features that the backbone gives, `affine` what is done to them before the head: it folds
     into the head's first linear layer. `head_weights(head, features seen, affine, first layer)` are the head's weights
-    {name: [1, *shape]} at the start. With `largest_level` matrices are whole levels up to that. InputError, which calls
-    the head by its `name`, where the affine map finds no such layer, unless it isn't needed.
+    {name: [1, *shape]} at the start. Its genes are the weights; `Network.within` has them in another space. InputError,
+    which calls the head by its `name`, where the affine map finds no such layer, unless it isn't needed.
     """
     seen = affine.width if affine else width
     head, again = (build_head(seen).to(device) for _ in range(2))
@@ -205,17 +249,13 @@ def build(
         first, affine = backbone.head, None
     base = {name: backbone.body.get_parameter(name).detach()[None] for name in backbone.trainable}
     of_head = head_weights(head, seen, affine, first)
-    layout = Layout.of({name: w[0] for name, w in (base | (of_head if learns_head else {})).items()})
-    if largest_level is not None:
-        layout = quantised.add_levels(layout, largest_level)
-        if not layout.tops:
-            raise InputError(f"{name or type(head).__name__} has no weight matrix", option="levels")
+    space = spaces.full(Origin(base | (of_head if learns_head else {})))
     method, of_features = heads.population_forward(head, backbone.head, (seen, len(classes)), again, note)
     return Network(
         backbone=backbone,
         build_head=build_head,
         head=head,
-        layout=layout,
+        space=space,
         base=base | of_head,
         affine=affine,
         first=first,

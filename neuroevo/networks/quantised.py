@@ -4,8 +4,8 @@ Ternary levels are -1, 0, 1, int4 ones -7 to 7, int8 ones -127 to 127: symmetric
 networks (Li et al. 2016, https://arxiv.org/abs/1605.04711) and integer inference (Jacob et al. 2018,
 https://arxiv.org/abs/1712.05877). Vectors stay floats.
 
-Genes are float32, levels among them whole numbers. `decode` rounds and clamps, so that any genome has weights, exactly
-scale x level in float32; `whole` keeps the genomes of those algorithms whole that go on from what was scored.
+Genes are float32, levels among them whole numbers. `scale_levels` rounds and clamps, so that any genome has weights,
+exactly scale x level in float32; `whole` keeps the genomes of those algorithms whole that go on from what was scored.
 """
 
 from collections.abc import Mapping
@@ -46,18 +46,18 @@ def round_levels(genomes: Tensor, layout: Layout) -> Tensor:
     )
 
 
-def decode(genomes: Tensor, layout: Layout) -> dict[str, Tensor]:
-    """Return the weights {name: [n, *shape]} that genomes [n, g] stand for; without levels, views of them."""
-    parts = layout.unflatten(genomes)
+def scale_levels(parts: Mapping[str, Tensor], layout: Layout) -> dict[str, Tensor]:
+    """Return the weights {name: [n, *shape]} that levels and scales {name: [n, *shape]} stand for."""
+    found = dict(parts)
     for name, top in layout.tops.items():
-        scale = parts.pop(name + SCALE)
-        level = parts[name].round().clamp_(-top, top)
-        parts[name] = level.mul_(scale.view(*scale.shape, *[1] * (level.ndim - 2)))
-    return parts
+        scale = found.pop(name + SCALE)
+        level = found[name].round().clamp_(-top, top)
+        found[name] = level.mul_(scale.view(*scale.shape, *[1] * (level.ndim - 2)))
+    return found
 
 
 def encode(weights: Mapping[str, Tensor], layout: Layout) -> Tensor:
-    """Return the genomes [n, g] nearest to weights {name: [n, *shape]}: the inverse of `decode`, but for rounding."""
+    """Return the genomes [n, g] nearest to weights {name: [n, *shape]}: `scale_levels` reversed, but for rounding."""
     parts = dict(weights)
     for name, top in layout.tops.items():
         rows = weights[name].flatten(2)

@@ -12,6 +12,7 @@ from neuroevo.engine.execution import Execution
 from neuroevo.errors import ignore
 from neuroevo.learning.refine import slice_size
 from neuroevo.networks import deep, heads
+from neuroevo.networks.heads import Forward
 from neuroevo.networks.network import Network
 
 FREE_SHARE = 4  # an evaluation may use up to a quarter of the memory that is free at the start
@@ -47,13 +48,16 @@ def choose(
     a GPU. InputError (`limit`) where one individual doesn't fit; `note` is told what a GPU goes without.
     """
     device, genes = network.device, network.layout.genes
+
+    def forward(method: str) -> Forward:
+        return network.of_coordinates(network.behind_the_cut(method))
+
     if network.backbone.cut is None:
         found = _of_heads(network, width, limit=limit, batch=batch, slots=slots, own_batches=own_batches)
     else:
-        start = {name: w for name, w in network.base.items() if name in network.layout.names}
         found = deep.plan(
-            network.behind_the_cut,
-            start,
+            forward,
+            network.layout.unflatten(network.start()),
             width,
             len(network.classes),
             limit,
@@ -97,8 +101,9 @@ def one_pass_lacks(device: torch.device) -> str | None:
 
 
 def _of_heads(network: Network, width: int, *, limit: int, batch: int, slots: int, own_batches: bool) -> Execution:
-    held = 3 if network.layout.tops else 1  # copies of an individual: levels are rounded and scaled
-    genes, widths = held * network.layout.genes, heads.widths(network.head) or [len(network.classes)]
+    genes, widths = network.layout.genes, heads.widths(network.head) or [len(network.classes)]
+    if not network.space.identity:  # and its weights, with what they are made by
+        genes += 2 * max(genes, sum(w.numel() for w in network.evolving.values()))
     found = execution.plan(network.method, genes, width, widths, limit=limit, device=network.device)
     if not batch:
         return found
@@ -106,7 +111,7 @@ def _of_heads(network: Network, width: int, *, limit: int, batch: int, slots: in
         genes,
         width,
         widths,
-        linear=type(network.head) is nn.Linear,
+        linear=type(network.head) is nn.Linear and network.space.identity,
         slots=slots,
         own=own_batches,
         size=batch,

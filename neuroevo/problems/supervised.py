@@ -186,10 +186,12 @@ class Supervised:
         network, execution = self.network, self.executions.now
         layers = heads.steps(network.head, network.backbone.head)
         # A chain of one layer is a linear one.
-        alone = network.backbone.cut is None and len(layers) == 1 and network.method == "gemm"
+        alone = (
+            network.backbone.cut is None and len(layers) == 1 and network.method == "gemm" and network.space.identity
+        )
         return Task(
             layout=network.layout,
-            forward=network.forward,
+            forward=network.of_coordinates(network.forward),
             linear=layers[0][0] if alone else None,
             source=self.samples,
             train=self.splits["train"],

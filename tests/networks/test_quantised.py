@@ -64,7 +64,7 @@ def test_each_matrix_is_followed_by_the_scales_of_its_rows() -> None:
 def test_weights_are_scale_times_level_and_their_genomes_are_found_again(top: int, device: torch.device) -> None:
     layout = quantised.add_levels(PLAIN, top)
     genomes = drawn(layout, 4, device)
-    weights, parts = quantised.decode(genomes, layout), layout.unflatten(genomes)
+    weights, parts = quantised.scale_levels(layout.unflatten(genomes), layout), layout.unflatten(genomes)
     assert {name: tuple(w.shape[1:]) for name, w in weights.items()} == dict(
         zip(PLAIN.names, PLAIN.shapes, strict=True)
     )
@@ -90,13 +90,13 @@ def test_any_genome_has_weights_that_are_levels_within_range(top: int, device: t
     assert torch.equal(levels, levels.round())
     assert levels.abs().max() == top
     assert torch.equal(levels[:, 1:], layout.unflatten(genomes)["0.weight"][:, 1:])
-    a, b = quantised.decode(moved, layout), quantised.decode(whole, layout)
+    a, b = quantised.scale_levels(layout.unflatten(moved), layout), quantised.scale_levels(layout.unflatten(whole), layout)
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
 def test_without_levels_genomes_are_their_weights() -> None:
     genomes = torch.randn(2, PLAIN.genes)
-    weights = quantised.decode(genomes, PLAIN)
+    weights = quantised.scale_levels(PLAIN.unflatten(genomes), PLAIN)
     assert all(torch.equal(w, PLAIN.unflatten(genomes)[name]) for name, w in weights.items())
     assert torch.equal(quantised.encode(weights, PLAIN), genomes)
     assert quantised.round_levels(genomes, PLAIN) is genomes
@@ -121,7 +121,7 @@ def test_floats_become_the_nearest_levels_no_worse_than_by_the_largest_weight(to
 
 def test_a_start_at_zero_is_zero_weights_with_scales_that_make_steps_matter() -> None:
     genomes = quantised.encode({name: torch.zeros(1, *s) for name, s in zip(*PLAIN[:2], strict=True)}, TERNARY)
-    assert all(not w.any() for w in quantised.decode(genomes, TERNARY).values())
+    assert all(not w.any() for w in quantised.scale_levels(TERNARY.unflatten(genomes), TERNARY).values())
     assert torch.equal(TERNARY.unflatten(genomes)["conv.weight.scale"], torch.full((1, 2), quantised.FULL[1]))
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from neuroevo.engine.algorithm import Algorithm, Part
 from neuroevo.search.algorithms.baselines import hill_climbing, random
 from neuroevo.search.algorithms.de import de
-from neuroevo.search.algorithms.evolution_strategies import cem, es, pgpe, sep_cma, snes, xnes
+from neuroevo.search.algorithms.evolution_strategies import cem, es, nes, pgpe, sep_cma, snes, xnes
 from neuroevo.search.algorithms.fixed import fixed
 from neuroevo.search.algorithms.ga import ga
 from neuroevo.search.algorithms.pso import pso
@@ -15,6 +15,7 @@ ALGORITHMS: dict[str, Callable[..., Algorithm[Any]]] = {
     "ga": ga,
     "snes": snes,
     "xnes": xnes,
+    "nes": nes,
     "pgpe": pgpe,
     "cem": cem,
     "sep_cma": sep_cma,

@@ -201,6 +201,29 @@ def xnes(*, population: Size = 256, center_rate: Rate = 1.0, sigma_rate: Rate | 
     return _strategy(population, remember, sample, follow)._replace(check=check)
 
 
+def nes(*, population: Size = 32, center_rate: Rate = 1.0, sigma_rate: Rate | None = None) -> Algorithm[Search]:
+    """Follow the natural gradient, with a full covariance up to LARGEST genes: `xnes` there, `snes` beyond.
+
+    `sigma_rate` is theirs if None.
+    """
+    many = snes(population=population, center_rate=center_rate, sigma_rate=sigma_rate)
+    few = xnes(population=population, center_rate=center_rate, sigma_rate=sigma_rate)
+
+    def of(genes: int) -> Algorithm[Search]:
+        return few if genes <= LARGEST else many
+
+    def init(start: Tensor, sigma: float | Tensor, context: Context) -> Search:
+        return of(start.shape[1]).init(start, sigma, context)
+
+    def ask(state: Search, context: Context) -> Population:
+        return of(len(state.center)).ask(state, context)
+
+    def tell(state: Search, scored: Population, scores: Scores) -> Search:
+        return of(len(state.center)).tell(state, scored, scores)
+
+    return many._replace(init=init, ask=ask, tell=tell)
+
+
 def cem(*, population: Size = 256, share: Annotated[float, Gt(0), Lt(1)] = 0.5) -> Algorithm[Search]:
     """Take mean and deviation of the best `share`: the cross-entropy method (Rubinstein 1999)."""
     elites = int(population * share)
