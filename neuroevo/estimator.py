@@ -20,7 +20,8 @@ from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 from torch import nn
 
 from neuroevo import devices
-from neuroevo.api.classification import Goal, check_sigma, make_algorithm, make_goal, of_table
+from neuroevo.api.classification import Goal, check_sigma, make_goal, of_table
+from neuroevo.api.genes import make_algorithm
 from neuroevo.api.searches import Result, steps_of
 from neuroevo.data.repetitions import Multiset, count, split, statistics
 from neuroevo.data.samples import Features

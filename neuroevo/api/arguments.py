@@ -9,14 +9,17 @@ import torch
 from torch import Tensor, nn
 
 from neuroevo import devices
-from neuroevo.api.classification import Classification, classification, make_algorithm
+from neuroevo.api.classification import Classification, classification
 from neuroevo.api.folders import EVERY, KEEP, Record, Search, spell
+from neuroevo.api.genes import make_algorithm, make_genes
+from neuroevo.api.learners import about
 from neuroevo.engine import loop
 from neuroevo.engine.cost import Budget
 from neuroevo.engine.execution import AUTO, LOCAL, Executor, Precision
 from neuroevo.engine.loop import Champion, Rules, Step
 from neuroevo.errors import InputError
 from neuroevo.experiments.reopen import PYTHON
+from neuroevo.networks import quantised
 from neuroevo.networks.weightfiles import digest
 from neuroevo.problems import function
 from neuroevo.problems.metric import FITNESS, LOWER_IS_BETTER
@@ -41,6 +44,8 @@ class Arguments:
     precision: Precision | None = None
     standardise: bool | None = None
     sigma: float | Tensor | None = None
+    space: Any = None
+    sources: Sequence[nn.Module | Mapping[str, Tensor]] = ()
     budget: Budget | None = None
     patience: int | None = None
     every: int | None = None
@@ -92,7 +97,8 @@ class Arguments:
             samples=512 if self.samples is None else self.samples,
             precision=AUTO if self.precision is None else self.precision,
             standardise=self.standardise,
-            sigma=0.01 if self.sigma is None else self.sigma,
+            sigma=self.sigma,
+            genes=make_genes(self.space, self.sources),
             seed=self.seed,
             device=devices.resolve(self.device),
             executor=self.executor,
@@ -117,12 +123,19 @@ class Arguments:
         if not callable(self.fitness):
             raise InputError("a function expected; a metric by name goes with data", option="fitness")
         place, sigma = devices.resolve(self.device), 0.1 if self.sigma is None else self.sigma
-        algorithm = make_algorithm(self.algorithm)
+        genes = make_genes(self.space, self.sources)
+        algorithm = make_algorithm(self.algorithm, genes=genes)
         evolvable: function.Evolvable | None = None
         if self.model is not None:
-            evolvable = function.Evolvable(self.model, self.patterns, place)
+            with about("space"):
+                evolvable = function.Evolvable(
+                    self.model, self.patterns, place, space=genes.build, sources=genes.sources, seed=self.seed
+                )
             problem = function.of_module(self.fitness, evolvable, sigma=sigma, executor=self.executor)
         else:
+            if self.space is not None or genes.sources:
+                line = "genes of a function of genomes are what it takes them for"
+                raise InputError(line, option="sources" if self.space is None else "space")
             if self.patterns:
                 line = f"{', '.join(self.patterns)}: genomes have no parameters by name"
                 raise InputError(line, option="trainable")
@@ -132,8 +145,15 @@ class Arguments:
             if not genomes.numel() or genomes.ndim > 2 or not bool(genomes.isfinite().all()):
                 raise InputError("a genome [g], or several [s, g], of finite numbers expected", option="start")
             problem = function.of_genomes(self.fitness, genomes, sigma=sigma)
+
+        def fold(genome: Tensor) -> dict[str, Tensor]:
+            weights = problem.layout.unflatten(genome[None]) if evolvable is None else evolvable.decode(genome)
+            return {name: weight[0] for name, weight in weights.items()}
+
         algorithm.check(problem.layout.genes)
         layout = problem.layout
+        if layout.tops:
+            algorithm = quantised.whole(algorithm, layout)
         search = Search(
             problem=problem,
             algorithm=algorithm,
@@ -149,7 +169,7 @@ class Arguments:
             device=place,
             home=place,
             record=self.record(data=None, network=evolvable is not None),
-            fold=lambda genome: {name: weight[0] for name, weight in layout.unflatten(genome[None]).items()},
+            fold=fold,
             test=lambda genome: None,
             score=lambda champion: champion.validation[FITNESS],
             module=lambda genome: None if evolvable is None else evolvable.of(genome),
@@ -168,7 +188,10 @@ class Arguments:
         algorithm = spell(self.algorithm)
         samples = int(self.samples) if isinstance(self.samples, Integral) else self.samples
         precision = {} if self.precision in (None, AUTO) else {"precision": self.precision}
-        start = {} if self.start is None else {"start": digest({"start": torch.as_tensor(self.start)})}
+        start: dict[str, Any] = {} if self.start is None else {"start": digest({"start": torch.as_tensor(self.start)})}
+        start |= {} if self.space is None else {"space": spell(self.space)}
+        sources = [digest(dict(weights)) for weights in make_genes(self.space, self.sources).sources]
+        start |= {"sources": sources} if sources else {}
         return {
             PYTHON: True,
             "seed": int(self.seed),

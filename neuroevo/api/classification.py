@@ -4,15 +4,14 @@ import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from neuroevo import config, devices
+from neuroevo.api.genes import Genes, make_algorithm
 from neuroevo.api.learners import Learner, about, learner
-from neuroevo.config import Part
 from neuroevo.data import cache, components, tensors
 from neuroevo.data.augment import BATCH
 from neuroevo.data.samples import Features
@@ -26,7 +25,7 @@ from neuroevo.engine.problem import Problem
 from neuroevo.errors import InputError, ignore, the
 from neuroevo.experiments.memory import amount
 from neuroevo.learning.sensitivity import PROBE
-from neuroevo.networks import deep, heads, network
+from neuroevo.networks import deep, heads, network, quantised
 from neuroevo.networks.affine import Affine, Standardise
 from neuroevo.networks.modules import Given, of_module
 from neuroevo.networks.network import Network
@@ -35,10 +34,8 @@ from neuroevo.problems.metric import Additive, Metric, OfGenome, OfModule, own_m
 from neuroevo.problems.metrics import METRICS
 from neuroevo.problems.precision import check, settle
 from neuroevo.problems.supervised import Fitness, Supervised, Tested, supervised
-from neuroevo.search.algorithms.ga import ga
-from neuroevo.search.operators.mutation import gaussian
-from neuroevo.search.operators.selection import truncation
 
+WEIGHTS = Genes()  # genes are the weights themselves
 SCALED_BY = 8192  # train samples at most by which what precedes an evolved head is standardised
 
 
@@ -106,19 +103,22 @@ def classification(
     samples: int | Literal["all"] = 512,
     precision: Precision = "auto",
     standardise: bool | None = None,
-    sigma: float = 0.01,
+    sigma: float | None = None,
+    genes: Genes = WEIGHTS,
     seed: int = 0,
     device: torch.device,
     executor: Executor = LOCAL,
     progress: Callable[[int, int], object] = lambda done, total: None,
 ) -> Classification:
     """Return the search of a classifier's weights on data; InputError names the option that can't be."""
+    sigma = genes.sigma if sigma is None else sigma
     check_sigma(sigma)
     check(precision, device)
     goal = make_goal(fitness, validate, refine)
     parts = tensors.parts(data)
     given = of_module(model, next(iter(parts.values())).some, trainable=trainable)
-    search = make_algorithm(algorithm, many=len(goal.fitness) > 1, cut=given.backbone.cut is not None)
+    many, cut = len(goal.fitness) > 1, given.backbone.cut is not None
+    search = make_algorithm(algorithm, many=many, cut=cut, genes=genes, learns=goal.learns is not None)
     goal = goal._replace(metrics={name: _of_the_module(metric, given) for name, metric in goal.metrics.items()})
     table = tensors.table(parts, given.backbone, given.classes, device, progress=progress)
     return of_table(
@@ -130,6 +130,7 @@ def classification(
         precision=precision,
         standardise=standardise,
         sigma=sigma,
+        genes=genes,
         seed=seed,
         device=device,
         executor=executor,
@@ -146,19 +147,25 @@ def of_table(
     precision: Precision,
     standardise: bool | None,
     sigma: float,
+    genes: Genes = WEIGHTS,
     seed: int,
     device: torch.device,
     executor: Executor = LOCAL,
 ) -> Classification:
     """Return the search of a module that is cut, on samples as it sees them; InputError where it is too large."""
-    evolved = _network(given, table, standardise, device)
-    genes, size = evolved.layout.genes, search.later
-    search.check(genes)
-    if 2 * 4 * genes * size > devices.total_memory():
+    if genes.of_levels:
+        _check_levels(given, goal, standardise)
+        standardise = False
+    evolved = _within(_network(given, table, standardise, device), given, genes, seed)
+    count, size = evolved.layout.genes, search.later
+    search.check(count)
+    if 2 * 4 * count * size > devices.total_memory():
         raise InputError(
-            f"{size:,} individuals of {genes:,} genes and their children take {amount(2 * 4 * genes * size)}",
+            f"{size:,} individuals of {count:,} genes and their children take {amount(2 * 4 * count * size)}",
             option="algorithm",
         )
+    if evolved.layout.tops:
+        search = quantised.whole(search, evolved.layout)
     features = table.features
     if evolved.affine is not None and evolved.backbone.cut is None:
         features = features.through(evolved.affine)
@@ -256,32 +263,6 @@ def _of_the_module(metric: Metric, given: Given) -> Metric:
     return OfModule(lambda network: metric.score(given.inside(network)))
 
 
-def make_algorithm(given: Any, *, many: bool = False, cut: bool = False) -> Algorithm[Any]:
-    """Return an algorithm as it is given, by name or as a mapping, or a genetic one that suits the search.
-
-    With `many` objectives half of each population are survivors, and where more than a head evolves, behind a `cut`,
-    mutation is relative to the size of parameters.
-    """
-    if isinstance(given, Algorithm):
-        found = given
-    elif given is None:
-        own: dict[str, Any] = {"mutation": partial(gaussian, relative=True)} if cut else {}
-        own |= {"elites": 128, "selection": partial(truncation, share=0.5)} if many else {}
-        found = ga(**own)
-    elif isinstance(given, str | Mapping):
-        with about("algorithm"):
-            part = config.part("algorithm", given, "algorithm")
-        mutation = part.options.get("mutation")
-        if isinstance(mutation, Part) and mutation.options.get("relative", False) is None:
-            mutation.options["relative"] = cut and not mutation.options.get("safe")
-        found = part.search()
-    else:
-        raise InputError(f"ga(), a name or a mapping expected, a {type(given).__name__} given", option="algorithm")
-    if many and not found.many:
-        raise InputError("many objectives go with ga", option="algorithm")
-    return found
-
-
 def _network(given: Given, table: Table, standardise: bool | None, device: torch.device) -> Network:
     """Return the network that evolves, from the module's own weights on."""
     backbone, head = given.backbone, given.head
@@ -305,6 +286,26 @@ def _network(given: Given, table: Table, standardise: bool | None, device: torch
         learns_head=given.learns,
         name=type(given.module).__name__,
     )
+
+
+def _within(evolved: Network, given: Given, genes: Genes, seed: int) -> Network:
+    """Return the network with its genes in a space, around weights from elsewhere if any are given."""
+    rows = [
+        evolved.unfold({given.prefix + name: w for name, w in weights.items()}, f"sources[{i}]")
+        for i, weights in enumerate(genes.sources)
+    ]
+    with about("space"):
+        return evolved.within(genes.build, torch.cat(rows) if rows else None, seed=seed)
+
+
+def _check_levels(given: Given, goal: Goal, standardise: bool | None) -> None:
+    """See that what is asked for goes with levels; InputError if not."""
+    if given.backbone.cut is not None:
+        raise InputError("levels are for a linear layer at the end of a module alone", option="space")
+    if goal.learns is not None:
+        raise InputError(f"gradient steps leave the levels of {the('space')}", option="refine")
+    if standardise:
+        raise InputError(f"true, but what is folded into weights leaves the levels of {the('space')}", "standardise")
 
 
 def _standardise(given: Given, features: Features, train: Tensor) -> Standardise:

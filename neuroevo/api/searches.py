@@ -1,7 +1,7 @@
 """The public door: searches of a classifier on data, or of one's own function, from Python."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
 
@@ -101,6 +101,8 @@ def evolve(
     precision: Precision | None = None,
     standardise: bool | None = None,
     sigma: float | Tensor | None = None,
+    space: Any = None,
+    sources: Sequence[nn.Module | Mapping[str, Tensor]] = (),
     budget: Budget | None = None,
     patience: int | None = None,
     every: int | None = None,
@@ -127,10 +129,13 @@ def evolve(
     mode, and returns a number, or numbers by name of which the first counts. Or `start` is, a genome [g] or several
     [s, g]: then it takes genomes [n, g] and returns [n]. NaN is invalid.
 
-    `sigma` is the deviation of the first population around the start (0.01 with data, and relative to each parameter's
-    size where more than a head evolves; else 0.1). `algorithm` is a genetic one by default; without a `budget` it takes
-    400 generations. Candidates are looked at `every` so many generations (10 with data, else 1), and after `patience`
-    looks without a better one it ends. Observers are told, and functions among them called with each generation's step.
+    Genes are the weights of what evolves, or coordinates in a `space` around them (`random`, `low_rank`, `scales`,
+    `singular`; `levels` are whole numbers), or around those of `sources`, one module or its weights by name; `merge` is
+    among several. `sigma` is the deviation of the first population around the start: with data 0.01, and relative to
+    each parameter's size where more than a head evolves; of coordinates, and without data, 0.1. `algorithm` is a
+    genetic one by default, of coordinates `nes`; without a `budget` it takes 400 generations. Candidates are looked at
+    `every` so many generations (10 with data, else 1), and after `patience` looks without a better one it ends.
+    Observers are told, and functions among them called with each generation's step.
     With data, `precision` is that of scoring: float32, bfloat16, float16 (on GPUs) or auto, which is half where that is
     clearly quicker on this machine; the best are scored again in float32.
     `executor` does the work of slices of individuals, one after another in this process by default.
@@ -152,6 +157,8 @@ def evolve(
         precision=precision,
         standardise=standardise,
         sigma=sigma,
+        space=space,
+        sources=sources,
         budget=budget,
         patience=patience,
         every=every,
@@ -184,6 +191,8 @@ def steps(
     precision: Precision | None = None,
     standardise: bool | None = None,
     sigma: float | Tensor | None = None,
+    space: Any = None,
+    sources: Sequence[nn.Module | Mapping[str, Tensor]] = (),
     budget: Budget | None = None,
     patience: int | None = None,
     every: int | None = None,
@@ -209,6 +218,8 @@ def steps(
         precision=precision,
         standardise=standardise,
         sigma=sigma,
+        space=space,
+        sources=sources,
         budget=budget,
         patience=patience,
         every=every,
@@ -235,13 +246,16 @@ def resume(
     algorithm: Any = None,
     refine: Any = None,
     validate: Any = None,
+    space: Any = None,
+    sources: Sequence[nn.Module | Mapping[str, Tensor]] = (),
     budget: Budget | None = None,
     executor: Executor = LOCAL,
     observers: Sequence[Observer | Callable[[Step], object]] = (),
 ) -> Result:
     """Go on with a run that `evolve` began with `out`, to the same bytes as if it had never stopped.
 
-    What was given as an object (module, data, start, functions, algorithms built by a call) is given again, the same:
+    What was given as an object (module, data, start, sources, functions, algorithms built by a call) is given again,
+    the same:
     InputError names what is missing or differs. A `budget` takes the old one's place. One that has come to its end, and
     isn't given more, is returned as it is.
     """
@@ -262,6 +276,8 @@ def resume(
             precision=record["fitness"].get("precision"),
             standardise=record["features"]["standardise"],
             sigma=folders.number(record["genome"]["init_sigma"]),
+            space=folders.part(record["genome"].get("space"), space, "space"),
+            sources=sources,
             budget=budget or Budget(**record["budget"]),
             patience=record["validate"]["patience"],
             every=record["validate"]["every"],

@@ -200,7 +200,8 @@ def assemble(
     with config.at(**KEYS):
         evolved = evolve(c, learnt_from, kept, log)
     sources = sources_of(c, evolved, kept)
-    evolved = evolved.within(c.genome.space.bound(), sources, seed=c.seed)
+    with config.at("genome.space"):
+        evolved = evolved.within(c.genome.space.bound(), sources, seed=c.seed)
     algorithm.check(evolved.layout.genes)
     cut = evolved.backbone.cut
     if evolved.recalibrates and not (cut and deep.norms(cut.rest)):

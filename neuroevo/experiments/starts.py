@@ -108,9 +108,9 @@ def head_weights(
     or what a checkpoint `kept` of it. Where genomes start from elsewhere, one that evolves is its module's own.
     """
     own = {key.removeprefix(HEAD + "/"): value.to(device) for key, value in kept.items() if key.startswith(HEAD + "/")}
-    if own:
-        return own
     weights = {f"{backbone.head}.{name}": p.detach()[None] for name, p in head.named_parameters()}
+    if own:
+        return {name: own[name] for name in weights}  # in the head's own order
     if START in kept or (c.genome.start and c.head.trainable):
         return weights
     given: Given | None = None

@@ -211,7 +211,7 @@ class Network:
         if folds:
             assert self.affine is not None
             weights = self.affine.fold({name: w.to(self.affine.mean.device) for name, w in weights.items()}, self.first)
-        return torch.cat([weights[name].flatten(1) for name in evolving], dim=1)
+        return torch.cat([weights[name].reshape(len(genomes), -1) for name in evolving], dim=1)
 
 
 def build(

@@ -125,16 +125,22 @@ def scales(origin: Origin, *, layers: Layers = ("*",), offsets: bool = True) -> 
     sizes = _sizes(around)
 
     @cache
-    def check() -> None:
-        _refuse_zeros(around, [name for name in names if not _is_bias(name)], "scales", "factor")
+    def steps() -> Weights:
+        """Return what a coordinate of one adds to each parameter."""
+        _refuse_zeros(around, [name for name in names if around[name].ndim > 2], "scales", "factor")
+        own = {name: around[name] for name in names}
+        for name, base in own.items():
+            if _is_bias(name):
+                own[name] = sizes()[name].expand(base.shape)
+            elif base.ndim < 3:  # a norm may have channels that are zero
+                own[name] = base.where(base.abs() > mutation.SMALL, mutation.SMALL)
+        return own
 
     def decode(parts: Mapping[str, Tensor]) -> Weights:
-        check()
         found = _as_it_is(around, len(parts[names[0]]))
-        for name in names:
-            base, own = around[name], parts[name]
-            own = own.view(*own.shape, *[1] * (base.ndim - own.ndim))
-            found[name] = base + sizes()[name] * own if _is_bias(name) else base * (1 + own)
+        for name, step in steps().items():
+            own = parts[name]
+            found[name] = around[name] + step * own.view(*own.shape, *[1] * (step.ndim - own.ndim))
         return found
 
     return _around(layout, decode, around)
@@ -166,7 +172,7 @@ def low_rank(
     @cache
     def fixed(name: str) -> Tensor:
         drawn = torch.randn(shapes[name + FACTORS[0]], generator=generator(origin.seed, f"space/{name}", 0))
-        return (drawn / math.sqrt(drawn.shape[1])).to(around[name].device)
+        return torch.nn.functional.normalize(drawn).to(around[name].device)
 
     def decode(parts: Mapping[str, Tensor]) -> Weights:
         found = _as_it_is(around, len(next(iter(parts.values()))))
@@ -257,15 +263,15 @@ def merge(
     @cache
     def learnt(name: str) -> Tensor:
         """Return the networks' weights [k, numbers], or what they have learnt."""
-        rows = torch.cat([source[name] for source in origin.sources]).flatten(1)
-        return rows - origin.weights[name].flatten(1) if how == "arithmetic" else rows
+        rows = torch.cat([source[name].reshape(1, -1) for source in origin.sources])
+        return rows - origin.weights[name].reshape(1, -1) if how == "arithmetic" else rows
 
     def decode(parts: Mapping[str, Tensor]) -> Weights:
         found = {}
         for group, names in groups.items():
             own = parts[group].softmax(1) if how == "convex" else parts[group] + first
             for name in names:
-                joint = (own @ learnt(name)).view(-1, *origin.weights[name].shape[1:])
+                joint = (own @ learnt(name)).view(len(own), *origin.weights[name].shape[1:])
                 found[name] = origin.weights[name] + joint if how == "arithmetic" else joint
         return {name: found[name] for name in origin.weights}
 

@@ -17,6 +17,7 @@ from neuroevo.engine.problem import Problem, by_metric
 from neuroevo.engine.scores import Scores
 from neuroevo.errors import InputError
 from neuroevo.networks.cut import match
+from neuroevo.networks.spaces import Origin, Space, full
 from neuroevo.problems.metric import FITNESS, numbers
 
 OfGenomes = Callable[[Tensor], Tensor]  # genomes [n, g] -> fitness [n], the higher the better
@@ -49,7 +50,16 @@ class Evolvable:
     A copy is in eval mode with the genes of one individual, all else as it was made.
     """
 
-    def __init__(self, module: nn.Module, trainable: Sequence[str], device: torch.device) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        trainable: Sequence[str],
+        device: torch.device,
+        *,
+        space: Callable[[Origin], Space] = full,
+        sources: Sequence[Mapping[str, Tensor]] = (),
+        seed: int = 0,
+    ) -> None:
         if not isinstance(module, nn.Module):
             raise InputError(f"a torch module expected, a {type(module).__name__} given", option="model")
         self.made = deepcopy(module).to(device).eval().requires_grad_(False)
@@ -61,17 +71,33 @@ class Evolvable:
         odd = [name for name in names if not parameters[name].is_floating_point()]
         if odd:
             raise InputError(f"{odd[0]} is no tensor of real numbers", option="trainable")
-        self.layout = Layout.of({name: parameters[name] for name in names})
-        self.start = self.layout.flatten({name: parameters[name].float()[None] for name in names})
+        own = {name: parameters[name].float()[None] for name in names}
+        given = tuple(_of_source(weights, own, f"sources[{i}]") for i, weights in enumerate(sources))
+        self.space = space(Origin(own, given, seed))
+        self.layout, self.start = self.space.layout, self.space.start()
+        self.decode(self.start[0])  # which refuses what a space can't be around
+
+    def decode(self, genome: Tensor) -> dict[str, Tensor]:
+        """Return the weights {name: [1, *shape]} of a genome [g]."""
+        return self.space.decode(self.layout.unflatten(genome[None]))
 
     def of(self, genome: Tensor) -> nn.Module:
         """Return a copy of the module with a genome's [g] weights."""
         module = deepcopy(self.made)
         parameters = dict(module.named_parameters())
         with torch.no_grad():
-            for name, weight in self.layout.unflatten(genome[None]).items():
+            for name, weight in self.decode(genome).items():
                 parameters[name].copy_(weight[0])
         return module
+
+
+def _of_source(weights: Mapping[str, Tensor], own: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
+    """Return weights as `own` {name: [1, *shape]} has them; InputError where one lacks or has another shape."""
+    for name, here in own.items():
+        found = tuple(weights[name].shape) if name in weights else "nothing"
+        if found != tuple(here.shape[1:]):
+            raise InputError(f"{source} has {found} for {name}, of shape {tuple(here.shape[1:])}", option="sources")
+    return {name: weights[name].detach().to(here)[None] for name, here in own.items()}
 
 
 def of_module(

@@ -90,7 +90,7 @@ def test_any_genome_has_weights_that_are_levels_within_range(top: int, device: t
     assert torch.equal(levels, levels.round())
     assert levels.abs().max() == top
     assert torch.equal(levels[:, 1:], layout.unflatten(genomes)["0.weight"][:, 1:])
-    a, b = quantised.scale_levels(layout.unflatten(moved), layout), quantised.scale_levels(layout.unflatten(whole), layout)
+    a, b = (quantised.scale_levels(layout.unflatten(each), layout) for each in (moved, whole))
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 

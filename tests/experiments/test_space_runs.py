@@ -1,0 +1,163 @@
+"""Runs whose genes are coordinates: every space is run, interrupted, resumed, exported and learnt in."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import Quiet, weights_of_a_network
+from safetensors.torch import load_file
+from test_resume import contents
+
+from neuroevo.config import load
+from neuroevo.errors import InputError
+from neuroevo.experiments import evaluation, experiment, export, reopen
+from neuroevo.networks.spaces import SPACES
+from neuroevo.storage import rundir
+
+DEEP = [
+    "backbone.name=timm/test_resnet", "backbone.weights=none", "data.image_size=32", "data.limit=240",
+    "algorithm.population=6", "budget.generations=4", "validate.every=2", "fitness.samples=40", "memory.limit=2e9",
+    "backbone.trainable=[layer4]", "checkpoint.every=2", "head.init=default", "validate.metric=cross_entropy",
+]  # fmt: skip
+OPTIONS = {
+    "random": "{name: random, directions: 20}",
+    "low_rank": "{name: low_rank, rank: 2}",
+    "singular": "{name: singular, count: 3}",
+    "merge": "{name: merge, how: convex}",
+}
+COORDINATES = [name for name in SPACES if name not in ("full", "levels")]
+
+
+def start(out: Path, *sets: str, quiet: Quiet | None = None) -> dict[str, Any]:
+    experiment.run(load(None, [*DEEP, *sets]), str(out), "test", quiet or Quiet())
+    return rundir.read_result(out)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
+    """A network's weights, and two runs that have learnt from them by gradient steps, each another stage and head."""
+    folder = tmp_path_factory.mktemp("trained")
+    weights = weights_of_a_network(folder)
+    for seed in (1, 2):
+        start(folder / str(seed), weights, f"seed={seed}", "refine.steps=10", "refine.lr=0.02", "algorithm.elites=2",
+              "budget.generations=2")  # fmt: skip
+    return weights, str(folder / "1"), str(folder / "2")
+
+
+def sets_of(space: str, trained: tuple[str, ...]) -> list[str]:
+    weights, *runs = trained
+    sources = runs if space == "merge" else runs[:1]
+    return [weights, f"genome.space={OPTIONS.get(space, space)}", f"genome.from=[{', '.join(sources)}]"]
+
+
+@pytest.mark.parametrize("space", COORDINATES)
+def test_a_run_in_a_space_goes_on_to_the_same_bytes_and_exports_a_plain_network(
+    space: str, tmp_path: Path, trained: tuple[str, ...]
+) -> None:
+    sets = sets_of(space, trained)
+    result = start(tmp_path / "whole", *sets)
+    start(tmp_path / "part", *sets, "budget.generations=2")
+    experiment.resume(str(tmp_path / "part"), ["budget.generations=4"], Quiet())
+    assert contents(tmp_path / "part") == contents(tmp_path / "whole")
+    champion = load_file(tmp_path / "whole" / "champion.safetensors")
+    network, _ = export.network(str(tmp_path / "whole"))
+    named = {name for name, _ in network.named_parameters() if name.startswith(("layer4.", "fc."))}
+    assert set(champion) == named
+    assert all(torch.equal(network.state_dict()[name], weight) for name, weight in champion.items())
+    again = evaluation.evaluate(str(tmp_path / "whole"), None, Quiet())
+    assert again["accuracy"] == result["champion"]["test"]["accuracy"]
+    assert again["cross_entropy"] == pytest.approx(result["champion"]["test"]["cross_entropy"], rel=1e-5)
+
+
+@pytest.mark.parametrize("space", COORDINATES)
+def test_folding_changes_no_logit(space: str, tmp_path: Path, trained: tuple[str, ...]) -> None:
+    start(tmp_path / "r", *sets_of(space, trained))
+    run, _ = reopen.open_run(str(tmp_path / "r"), Quiet())
+    network, rows = run.network, run.supervised.splits["test"]
+    genome = network.start()[0] + 0.1 * torch.randn(network.layout.genes, generator=torch.Generator().manual_seed(0))
+    features, _ = run.supervised.samples.batch(rows)
+    with torch.inference_mode():
+        logits = network.forward(network.decode(genome[None]), features)[0]
+        head = network.backbone.network(network.build_head(network.width))
+        head.load_state_dict(network.fold(genome), strict=False)
+        cut = network.backbone.cut
+        assert cut is not None
+        rest = torch.func.functional_call(cut.rest, {k: w for k, w in network.fold(genome).items() if "fc" not in k},
+                                          cut.tensors(features))  # fmt: skip
+        plain = head.fc(rest)
+    assert float((plain - logits).abs().max()) < 1e-4 * float(logits.abs().max())
+
+
+@pytest.mark.parametrize("space", COORDINATES)
+def test_coordinates_learn_by_gradient_steps(space: str, tmp_path: Path, trained: tuple[str, ...]) -> None:
+    still = ["algorithm.name=ga", "algorithm.elites=2", "algorithm.mutation.sigma=0", "genome.init_sigma=0",
+             "budget.generations=1"]  # fmt: skip
+    sets = sets_of(space, trained)
+    start(tmp_path / "learnt", *sets, *still, "refine.steps=20", "refine.lr=0.05")
+    start(tmp_path / "still", *sets, *still)
+    learnt, before = (json.loads((tmp_path / name / "history.jsonl").read_text()) for name in ("learnt", "still"))
+    assert learnt["fitness_best"] > before["fitness_best"]
+
+
+def test_what_goes_with_no_space_is_said_in_a_line(tmp_path: Path, trained: tuple[str, ...]) -> None:
+    weights, first, second = trained
+    for sets, line in (
+        (["genome.space=merge"], "genome.from: merge is among two networks or more, and none named"),
+        (
+            ["genome.space=scales", f"genome.from=[{first}, {second}]"],
+            "genome.from: 2 networks named, and space scales",
+        ),
+        (["genome.space=scale"], "genome.space.name: no space is called 'scale'"),
+        (["genome.space={name: random, directions: 0}"], "genome.space.directions: 0 given"),
+        (["genome.space=scales", "genome.levels=int8"], "genome.levels: 'int8' is a space of its own"),
+        (["genome.space={name: scales, layers: [layer9]}"], "genome.space.layers: layer9 matches nothing that evolves"),
+        (["genome.space=scales", "head.init=zero"], "genome.space.layers: fc.weight is zero, and scales would put a factor on it"),
+        (
+            ["genome.space={name: merge, scale: 1.0}", f"genome.from=[{first}, {second}]"],
+            "genome.space.scale: 1.0 given",
+        ),
+        (["genome.space=scales", "genome.from=[nowhere]"], "genome.from: nowhere is neither a finished run nor"),
+        (["genome.space=scales", f"genome.from=[{first}]", "backbone.trainable=[layer3]"], "genome.from: "),
+    ):
+        with pytest.raises(InputError) as refused:
+            start(tmp_path / "r", weights, *sets)
+        assert str(refused.value).startswith(line), str(refused.value)
+        assert not (tmp_path / "r").exists()
+
+
+def test_a_run_in_a_space_refuses_to_go_on_around_another_network(tmp_path: Path, trained: tuple[str, ...]) -> None:
+    weights, *_ = trained
+    start(tmp_path / "r", weights, "genome.space=random", "budget.generations=2")
+    path = Path(weights.partition("=")[2])
+    own = load_file(path)
+    from safetensors.torch import save_file
+
+    changed = {name: w + 0.01 if name.startswith("layer4") and w.is_floating_point() else w for name, w in own.items()}
+    try:
+        save_file(changed, path)
+        with pytest.raises(InputError, match="the frozen weights of timm/test_resnet aren't those"):
+            experiment.resume(str(tmp_path / "r"), ["budget.generations=4"], Quiet())
+    finally:
+        save_file(own, path)
+
+
+def test_levels_are_the_space_of_that_name(tmp_path: Path) -> None:
+    head = ["backbone.name=none", "backbone.weights=none"]
+    short, long = (
+        load(None, [*head, given]) for given in ("genome.levels=int4", "genome.space={name: levels, levels: int4}")
+    )
+    assert short.record() == long.record()
+    assert short.genome.levels == "int4"
+    assert load(None, head).record()["genome"] == {"space": "full", "init_sigma": 0.01, "levels": None, "from": []}
+
+
+def test_a_config_names_another_algorithm_in_a_space_if_it_likes() -> None:
+    assert load(None, ["genome.space=random"]).algorithm.name == "nes"
+    assert load(None, ["genome.space=random"]).genome.init_sigma == 0.1
+    assert load(None, ["genome.space=random", "algorithm=ga"]).algorithm.name == "ga"
+    assert load(None, ["genome.space=random", "refine.steps=5"]).algorithm.name == "ga"
+    assert load(None, ["genome.space=random", "genome.init_sigma=0.02"]).genome.init_sigma == 0.02
+    again = load(None, ["genome.space=random"])
+    assert load(None, []).algorithm.name == "ga" != again.algorithm.name
