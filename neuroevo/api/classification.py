@@ -290,10 +290,14 @@ def _network(given: Given, table: Table, standardise: bool | None, device: torch
 
 def _within(evolved: Network, given: Given, genes: Genes, seed: int) -> Network:
     """Return the network with its genes in a space, around weights from elsewhere if any are given."""
-    rows = [
-        evolved.unfold({given.prefix + name: w for name, w in weights.items()}, f"sources[{i}]")
-        for i, weights in enumerate(genes.sources)
-    ]
+    rows, own = [], given.module.state_dict()
+    for i, weights in enumerate(genes.sources):
+        for name, there in weights.items():
+            fixed = given.prefix + name not in evolved.evolving and not name.endswith("num_batches_tracked")
+            if fixed and name in own and not torch.equal(own[name].cpu(), there.cpu()):
+                line = f"sources[{i}] has another {name}, which doesn't evolve here; name it in {the('trainable')}"
+                raise InputError(line, option="sources")
+        rows.append(evolved.unfold({given.prefix + name: w for name, w in weights.items()}, f"sources[{i}]"))
     with about("space"):
         return evolved.within(genes.build, torch.cat(rows) if rows else None, seed=seed)
 

@@ -113,7 +113,7 @@ def test_what_goes_with_no_space_is_said_in_a_line(tmp_path: Path, trained: tupl
         (["genome.space={name: random, directions: 0}"], "genome.space.directions: 0 given"),
         (["genome.space=scales", "genome.levels=int8"], "genome.levels: 'int8' is a space of its own"),
         (["genome.space={name: scales, layers: [layer9]}"], "genome.space.layers: layer9 matches nothing that evolves"),
-        (["genome.space=scales", "head.init=zero"], "genome.space.layers: fc.weight is zero, and scales would put a factor on it"),
+        (["genome.space=scales", "head.init=zero"], "genome.space.layers: fc.weight is zero, and scales would put"),
         (
             ["genome.space={name: merge, scale: 1.0}", f"genome.from=[{first}, {second}]"],
             "genome.space.scale: 1.0 given",
