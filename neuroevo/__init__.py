@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from neuroevo.search.algorithms.de import de as de
     from neuroevo.search.algorithms.evolution_strategies import cem as cem
     from neuroevo.search.algorithms.evolution_strategies import es as es
+    from neuroevo.search.algorithms.evolution_strategies import nes as nes
     from neuroevo.search.algorithms.evolution_strategies import pgpe as pgpe
     from neuroevo.search.algorithms.evolution_strategies import sep_cma as sep_cma
     from neuroevo.search.algorithms.evolution_strategies import snes as snes
@@ -43,6 +44,7 @@ _HOMES = {  # of the public names, by module
         "fixed",
         "ga",
         "hill_climbing",
+        "nes",
         "pgpe",
         "pso",
         "random",

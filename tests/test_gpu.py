@@ -117,6 +117,15 @@ CASES: dict[str, list[str]] = {
     "a stage at once": [*DEEP, *LEARN, "memory.plan=vmap", "memory.graphs=true"],
     "a stage, safe": [*DEEP, "algorithm.mutation.safe=true", "algorithm.mutation.relative=false"],
     "a stage alone": [*DEEP, "head.trainable=false", "backbone.channels=1"],
+    # Coordinates.
+    "random directions": [*DEEP, "genome.space={name: random, directions: 6}"],
+    "low rank": [*DEEP, "genome.space={name: low_rank, rank: 1}", *LEARN, "algorithm.elites=1"],
+    "low rank, matrices alone": [*DEEP, "genome.space={name: low_rank, vectors: false}"],
+    "scales": [*DEEP, "genome.space=scales", "algorithm={name: nes, sigma_rate: 0.1}"],
+    "singular values, all": [*DEEP, "genome.space={name: singular, layers: [fc]}"],
+    "scales without offsets": [*DEEP, "genome.space={name: scales, offsets: false, layers: [layer4]}"],
+    "singular values": [*DEEP, "genome.space={name: singular, count: 2}"],
+    "singular values alone": [*DEEP, "genome.space={name: singular, count: 2, vectors: false}"],
 }  # fmt: skip
 
 
@@ -126,6 +135,8 @@ CASES: dict[str, list[str]] = {
 WAITS = {
     "int8": 3,  # of many objectives: whether there are more fronts
     "xnes": 5, "xnes, its rate": 4,  # two exponentials of matrices; in float16 who went beyond its range
+    **dict.fromkeys(("random directions", "scales", "scales without offsets", "singular values", "singular values alone",
+                     "singular values, all"), 4),  # nes is xnes there
 }  # fmt: skip
 VALIDATION = {"int8": 4}  # beside those where candidates are validated: which are valid, and what they are worth
 
@@ -226,7 +237,7 @@ def options(c: Config) -> Iterator[tuple[str, str, set[str], str]]:
     sections: list[BaseModel | None] = [c.backbone, c.head, c.features, c.genome, c.refine, c.fitness, c.memory]
     for section in filter(None, sections):
         yield from of_section(type(section).__name__.lower(), section)
-    parts = [c.head.layers, c.algorithm, *c.fitness.metrics, c.fitness.ties, c.validate.metric]
+    parts = [c.head.layers, c.genome.space, c.algorithm, *c.fitness.metrics, c.fitness.ties, c.validate.metric]
     for part in [*parts, None if c.refine is None else c.refine.optimizer]:
         if part is not None:
             yield from of_part(part)
@@ -245,6 +256,7 @@ def test_each_row_of_the_tables_and_each_value_of_their_options_is_among_the_cas
         for where, key, values, value in options(load(None, [*BASE[1:], *sets])):
             wanted.setdefault((where, key), set()).update(values)
             found.setdefault((where, key), set()).add(value)
+    assert found["space", "name"] == {*TABLES["space"]} - {"merge"}  # test_gpu_files.py
     for table in ("head", "algorithm", "selection", "crossover", "mutation", "refine", "metric"):
         assert found[table, "name"] == {*TABLES[table]}
     lacking = {key: values - found[key] for key, values in wanted.items() if key not in ELSEWHERE}

@@ -63,6 +63,14 @@ def test_a_run_begins_at_the_champion_of_another(gpu: Gpu, tmp_path: Path, case:
     assert len(quiet.steps) == 4
 
 
+@pytest.mark.parametrize("how", ["mean", "arithmetic", "convex"])
+@pytest.mark.parametrize("per", ["tensor", "layer", "network"])
+def test_networks_are_merged(gpu: Gpu, tmp_path: Path, how: str, per: str) -> None:
+    go(tmp_path / "old", *MLP)
+    merge = f"genome.space={{name: merge, how: {how}, per: {per}}}"
+    go(tmp_path / "new", *MLP, merge, f"genome.from=[{tmp_path / 'old'}, {tmp_path / 'old'}]", "algorithm=nes")
+
+
 def test_a_run_takes_weights_and_the_networks_own_head_from_another(gpu: Gpu, tmp_path: Path) -> None:
     small = [*RAW, "memory.plan=loop", "data.limit=100", "fitness.samples=10", "algorithm.population=3"]
     once = [*small, "budget.generations=1"]

@@ -294,6 +294,7 @@ LEVELS: dict[str, tuple[dict[str, Any], float, float]] = {  # options, and the l
     "ga": ({"population": 20, "mutation": partial(gaussian, sigma=0.03)}, 0.3, 0.54),
     "snes": ({"population": 20}, 0.001, 0.32),
     "xnes": ({"population": 20}, 0.01, 0.33),
+    "nes": ({"population": 20}, 0.01, 0.33),
     "pgpe": ({"population": 20}, 0.02, 0.35),
     "cem": ({"population": 50}, 0.15, 0.42),
     "sep_cma": ({"population": 20}, 0.001, 0.33),
