@@ -1,0 +1,157 @@
+"""Networks fine-tuned on different domains, merged: closed forms against coefficients that are searched.
+
+    python bench/merging.py [--seeds 5] [--size 48] [--images 20000] [--forward 400000] [--arms a,b] [--json FILE]
+
+Table (b) of docs/when.md. From EfficientNet-Lite0 with the best head on plain CIFAR-10, which stays, four last stages
+learn by SGD, each on one domain: plain, inverted, rotated by a quarter, noisy images. They are merged into one network,
+which is scored on all four. Closed forms: their mean, task arithmetic and RegMean, whose scale and shrinkage are chosen
+on validation, and the greedy soup. Searched by cross-entropy on the tune split of all domains: coefficients for each
+layer. Champions are chosen on validation; test is scored once, at the end.
+"""
+
+import json
+import statistics
+from collections.abc import Callable
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import torch
+from about import about, begin, parser
+from coordinates import TRAINABLE, make_stage, note
+from stages import DOMAINS, Split, Stage, accuracy, fine_tune, load, rounded, split, table
+from torch import Tensor, nn
+
+import neuroevo as ne
+from neuroevo.networks.merging import add_tasks, covariances, merge_by_regression, mix, mix_greedily
+
+State = dict[str, Tensor]
+SCALES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
+ALPHAS = (0.5, 0.7, 0.9, 0.95, 1.0)
+SEARCHES: dict[str, dict[str, Any]] = {
+    "evolved, from the mean": {"space": {"name": "merge", "how": "mean", "per": "layer"}, "sigma": 0.1},
+    "evolved, from task arithmetic": {"space": {"name": "merge", "how": "arithmetic", "per": "layer"}, "sigma": 0.1},
+    "evolved, one a network": {"space": {"name": "merge", "how": "mean", "per": "network"}, "sigma": 0.1},
+    "spsa": {"space": {"name": "merge", "how": "mean", "per": "layer"}, "sigma": 0.1, "algorithm": "spsa"},
+    "coordinate": {"space": {"name": "merge", "how": "mean", "per": "layer"}, "sigma": 0.1, "algorithm": "coordinate"},
+}
+CLOSED = ("the best alone", "mean", "task arithmetic", "RegMean", "greedy soup")
+
+
+def main() -> None:
+    made = parser(__doc__, rounds=1)
+    made.add_argument("--seeds", type=int, default=5)
+    made.add_argument("--size", type=int, default=48)
+    made.add_argument("--images", type=int, default=20_000)
+    made.add_argument("--test", type=int, default=10_000)
+    made.add_argument(
+        "--tune", type=int, default=1_000, help="images, in each domain, on which coefficients are searched"
+    )
+    made.add_argument("--epochs", type=int, default=3)
+    made.add_argument("--lr", type=float, default=0.01)
+    made.add_argument("--forward", type=int, default=400_000, help="samples that go forward in an arm's search")
+    made.add_argument("--samples", type=int, default=512)
+    made.add_argument("--arms", default=";".join(SEARCHES), help="searches, with semicolons between")
+    made.add_argument("--root", type=Path)
+    options = made.parse_args()
+    begin(made, options)
+    if options.small:
+        options.seeds, options.images, options.test, options.tune, options.forward = 1, 300, 100, 50, 4_000
+    record = about(1, torch.device("cpu"))
+    backbone, data = load(options.root, options.size, options.images, DOMAINS)
+    found: dict[str, dict[str, list[float]]] = {}
+    for seed in range(options.seeds):
+        parts = split(data, options.test, seed, options.tune, options.tune)
+        stage = make_stage(backbone, data, parts, seed)
+        experts = [
+            fine_tune(stage, data.rows[d][parts.train], data.labels[parts.train], seed, options.epochs, options.lr)
+            for d in DOMAINS
+        ]
+        for name, expert in [("the head", stage), *zip(DOMAINS, experts, strict=True)]:
+            note(found, seed, name, judge(expert, data, parts.test, "test"))
+        for name, build in closed_forms(stage, experts, data, parts).items():
+            network = build()
+            note(
+                found,
+                seed,
+                name,
+                judge(network, data, parts.test, "test") | judge(network, data, parts.validation, "validation"),
+            )
+        for name in options.arms.split(";"):
+            result = search(stage, experts, data, parts, SEARCHES[name], options, seed)
+            assert isinstance(result.model, Stage)
+            figures = judge(result.model, data, parts.test, "test")
+            figures |= judge(result.model, data, parts.validation, "validation")
+            note(found, seed, name, figures | {"genes": len(result.genome), "seconds": result.seconds})
+    print(table({k: v for k, v in found.items() if k not in DOMAINS}, "mean", ["test mean", "test worst"]))
+    print({name: {d: round(statistics.mean(of[f"test {d}"]), 4) for d in DOMAINS} for name, of in found.items()})
+    if options.json:
+        options.json.write_text(json.dumps({**record, "found": rounded(found)}, indent=1))
+
+
+def judge(network: nn.Module, data: Any, index: Tensor, name: str) -> dict[str, float]:
+    """Return a network's accuracy in each domain, their mean and the worst."""
+    each = {d: accuracy(network, data.rows[d][index], data.labels[index]) for d in DOMAINS}
+    return {f"{name} mean": statistics.mean(each.values()), f"{name} worst": min(each.values()),
+            **{f"{name} {d}": value for d, value in each.items()}}  # fmt: skip
+
+
+def with_state(stage: Stage, state: State) -> Stage:
+    """Return a copy of a stage with other weights."""
+    copy = deepcopy(stage)
+    copy.load_state_dict(state)
+    return copy
+
+
+def closed_forms(stage: Stage, experts: list[Stage], data: Any, parts: Split) -> dict[str, Callable[[], Stage]]:
+    """Return what needs no search, by name; settings are chosen on validation."""
+    states, base = [dict(e.state_dict()) for e in experts], dict(stage.state_dict())
+
+    def score(network: nn.Module) -> float:
+        return judge(network, data, parts.validation, "of")["of mean"]
+
+    def best(networks: list[Stage]) -> Stage:
+        return max(networks, key=score)
+
+    def by_regression() -> Stage:
+        inputs = [
+            covariances(expert, data.rows[d][parts.tune].split(500)) for expert, d in zip(experts, DOMAINS, strict=True)
+        ]
+        return best([with_state(stage, merge_by_regression(states, inputs, alpha=alpha)) for alpha in ALPHAS])
+
+    return {
+        "the best alone": lambda: best(experts),
+        "mean": lambda: with_state(stage, mix(states)),
+        "task arithmetic": lambda: best([with_state(stage, add_tasks(base, states, scale)) for scale in SCALES]),
+        "RegMean": by_regression,
+        "greedy soup": lambda: with_state(stage, mix_greedily(states, lambda state: score(with_state(stage, state)))),
+    }
+
+
+def search(
+    stage: Stage, experts: list[Stage], data: Any, parts: Split, arm: dict[str, Any], options: Any, seed: int
+) -> ne.Result:
+    """Search the coefficients of a merge."""
+    given = {
+        name: (torch.cat([data.rows[d][index] for d in DOMAINS]), data.labels[index].repeat(len(DOMAINS)))
+        for name, index in {"train": parts.tune, "validation": parts.validation}.items()
+    }
+    return ne.evolve(
+        stage,
+        given,
+        trainable=TRAINABLE,
+        space=arm["space"],
+        sources=experts,
+        sigma=arm["sigma"],
+        algorithm=arm.get("algorithm"),
+        validate="cross_entropy",
+        samples=options.samples,
+        budget=ne.Budget(forward_samples=options.forward),
+        precision="float32",
+        seed=seed,
+        device="cpu",
+    )
+
+
+if __name__ == "__main__":
+    main()

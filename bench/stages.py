@@ -1,0 +1,219 @@
+"""What the tables of docs/when.md on a last stage have in common: CIFAR-10 at a network's cut, a head, fine-tuning.
+
+EfficientNet-Lite0 is cut before its last stage (`blocks.6`, `conv_head`, `bn2`); what comes before is computed once for
+each image and kept in the cache folder. What is left is a module of its own, `Stage`, on rows at the cut.
+"""
+
+import hashlib
+import math
+from collections.abc import Mapping
+from copy import deepcopy
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from scipy import stats
+from torch import Tensor, nn
+
+from neuroevo.data.cache import cache_folder
+from neuroevo.data.datasets import find_root
+from neuroevo.networks.backbones import Backbone, build
+from neuroevo.networks.cut import Cut
+
+NAME, PARTS = "timm/tf_efficientnet_lite0", ("blocks.6", "conv_head", "bn2")
+CLASSES, AT_ONCE = 10, 500
+DOMAINS = ("plain", "inverted", "rotated", "noisy")
+NOISE = 0.15  # deviation of a pixel in [0, 1]
+
+
+class Stage(nn.Module):
+    """What evolves, and the head behind it: rows at the cut [B, D] to logits [B, C]."""
+
+    def __init__(self, cut: Cut, head: nn.Linear) -> None:
+        super().__init__()
+        self.rest, self.head = deepcopy(cut.rest), head
+        self.cut = cut._replace(prefix=nn.Identity(), rest=nn.Identity())
+
+    def features(self, rows: Tensor) -> Tensor:
+        """Return what the head is given, [B, d]."""
+        found: Tensor = self.rest(*self.cut.tensors(rows))
+        return found
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Return logits [B, C]."""
+        found: Tensor = self.head(self.features(rows))
+        return found
+
+
+class Data(NamedTuple):
+    """Images at the cut, and their classes."""
+
+    rows: dict[str, Tensor]  # by domain, each [N, D]
+    labels: Tensor  # [N]
+
+
+class Split(NamedTuple):
+    """Rows of a split, by what they are for: a seed draws all but test, which has always been test."""
+
+    train: Tensor
+    tune: Tensor  # on which coefficients, factors and the like are searched
+    validation: Tensor  # on which settings and champions are chosen
+    test: Tensor
+
+
+def load_backbone(size: int) -> Backbone:
+    """Return the network, cut before its last stage."""
+    return build(NAME, "pypi", size, (32, 32, 3), trainable=PARTS)
+
+
+def load(
+    root: Path | None, size: int, images: int | None, domains: tuple[str, ...] = ("plain",)
+) -> tuple[Backbone, Data]:
+    """Return the network and CIFAR-10 at its cut; `images` of train, and as many of test at most, None for all."""
+    folder = Path(find_root(str(root) if root else None)) / "cifar10-images"
+    backbone = load_backbone(size)
+    files = [
+        sorted(
+            (folder / split).glob("*/*"),
+            key=lambda path: hashlib.sha256(f"{path.parent.name}/{path.name}".encode()).hexdigest(),
+        )[:images]
+        for split in ("train", "test")
+    ]
+    paths = [path for part in files for path in part]
+    if not paths:
+        raise SystemExit(f"{folder}: no images; give --root, or set NEUROEVO_DATA")
+    names = sorted({path.parent.name for path in paths})
+    labels = torch.tensor([names.index(path.parent.name) for path in paths])
+    key = hashlib.sha256(f"{backbone.digest}/{size}/{images}/{len(paths)}/{NOISE}".encode()).hexdigest()[:16]
+    rows = {}
+    for domain in domains:
+        kept = cache_folder() / "bench" / f"stage-{key}-{domain}.pt"
+        if not kept.is_file():
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            torch.save(_rows(backbone, paths, size, domain), kept)
+        rows[domain] = torch.load(kept)
+    return backbone, Data(rows, labels)
+
+
+def _rows(backbone: Backbone, paths: list[Path], size: int, domain: str) -> Tensor:
+    """Return images at the cut [N, D], changed as the domain is."""
+    source = torch.Generator().manual_seed(0)
+    mean, std = (torch.tensor(each).view(3, 1, 1) for each in (backbone.transform.mean, backbone.transform.std))
+    found = []
+    with torch.inference_mode():
+        for left in range(0, len(paths), AT_ONCE):
+            pictures = [np.asarray(Image.open(path).convert("RGB").resize((size, size), Image.Resampling.BICUBIC))
+                        for path in paths[left : left + AT_ONCE]]  # fmt: skip
+            x = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 255
+            found.append(backbone.features((change(x, domain, source) - mean) / std).clone())
+    return torch.cat(found)
+
+
+def change(images: Tensor, domain: str, source: torch.Generator) -> Tensor:
+    """Return images [B, 3, H, W] in [0, 1] as they are in a domain."""
+    if domain == "inverted":
+        return 1 - images
+    if domain == "rotated":
+        return images.rot90(1, (2, 3))
+    if domain == "noisy":
+        return (images + NOISE * torch.randn(images.shape, generator=source)).clamp(0, 1)
+    return images
+
+
+def split(data: Data, test: int, seed: int, tune: int, validation: int) -> Split:
+    """Draw a split: the last `test` images are test, always."""
+    count = len(data.labels) - test
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    parts = order.split([count - tune - validation, tune, validation])
+    return Split(*parts, torch.arange(count, count + test))
+
+
+def probe(stage: Stage, rows: Tensor, labels: Tensor, seed: int, epochs: int = 20) -> None:
+    """Train the head alone, by SGD on standardised features that are folded back: the best head there is."""
+    with torch.inference_mode():
+        features = torch.cat([stage.features(part) for part in rows.split(AT_ONCE)])
+    mean, std = features.mean(0), features.std(0).clamp(min=1e-6)
+    x, source = ((features - mean) / std).clone(), torch.Generator().manual_seed(seed)
+    weight = torch.zeros(CLASSES, x.shape[1], requires_grad=True)
+    bias = torch.zeros(CLASSES, requires_grad=True)
+    descent = torch.optim.SGD([weight, bias], lr=0.02, momentum=0.9, weight_decay=1e-4)
+    steps = math.ceil(len(x) / 128)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(descent, epochs * steps)
+    for _ in range(epochs):
+        for batch in torch.randperm(len(x), generator=source).split(128):
+            loss = nn.functional.cross_entropy(x[batch] @ weight.T + bias, labels[batch])
+            descent.zero_grad()
+            loss.backward()
+            descent.step()
+            schedule.step()
+    with torch.no_grad():
+        stage.head.weight.copy_(weight / std)
+        stage.head.bias.copy_(bias - (weight / std) @ mean)
+
+
+def fine_tune(stage: Stage, rows: Tensor, labels: Tensor, seed: int, epochs: int, lr: float) -> Stage:
+    """Return a copy whose last stage has learnt by SGD, in eval mode: norms keep their statistics, the head stays."""
+    learnt = deepcopy(stage).eval()
+    for parameter in learnt.parameters():
+        parameter.requires_grad_(False)
+    chosen = [p.requires_grad_(True) for name, p in learnt.rest.named_parameters() if name.startswith(PARTS)]
+    descent = torch.optim.SGD(chosen, lr=lr, momentum=0.9)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(descent, epochs * math.ceil(len(rows) / 128))
+    source = torch.Generator().manual_seed(seed)
+    for _ in range(epochs):
+        for batch in torch.randperm(len(rows), generator=source).split(128):
+            loss = nn.functional.cross_entropy(learnt(rows[batch]), labels[batch])
+            descent.zero_grad()
+            loss.backward()
+            descent.step()
+            schedule.step()
+    for parameter in learnt.parameters():
+        parameter.requires_grad_(False)
+    return learnt
+
+
+def accuracy(module: nn.Module, rows: Tensor, labels: Tensor) -> float:
+    """Return the share of rows [N, D] that a module puts in their class."""
+    with torch.inference_mode():
+        hits = [module(x).argmax(1) == y for x, y in zip(rows.split(AT_ONCE), labels.split(AT_ONCE), strict=True)]
+    return float(torch.cat(hits).double().mean())
+
+
+def cross_entropy(module: nn.Module, rows: Tensor, labels: Tensor) -> float:
+    """Return the mean cross-entropy of a module on rows [N, D]."""
+    with torch.inference_mode():
+        logits = torch.cat([module(part) for part in rows.split(AT_ONCE)])
+    return float(nn.functional.cross_entropy(logits, labels))
+
+
+def paired(a: list[float], b: list[float]) -> tuple[float, float]:
+    """Return the mean of a - b over seeds, and half the width of its 95 % interval (Student's t)."""
+    apart = np.subtract(a, b)
+    if len(apart) < 2:
+        return float(apart.mean()), math.nan
+    half = float(stats.t.ppf(0.975, len(apart) - 1)) * apart.std(ddof=1) / math.sqrt(len(apart))
+    return float(apart.mean()), float(half)
+
+
+def table(found: Mapping[str, Mapping[str, list[float]]], reference: str, columns: list[str]) -> str:
+    """Return a Markdown table: means over seeds, and differences from a reference with their intervals."""
+    lines = ["| | " + " | ".join(f"{c} | less {reference}" for c in columns) + " |",
+             "|---" * (1 + 2 * len(columns)) + "|"]  # fmt: skip
+    for name, values in found.items():
+        cells = []
+        for column in columns:
+            apart, half = paired(values[column], found[reference][column])
+            cells += [f"{np.mean(values[column]):.4f}", "" if name == reference else f"{apart:+.4f} ± {half:.4f}"]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def rounded(value: Any) -> Any:
+    """Return figures with as many digits as are of use."""
+    if isinstance(value, float):
+        return round(value, 5)
+    if isinstance(value, Mapping):
+        return {key: rounded(each) for key, each in value.items()}
+    return [rounded(each) for each in value] if isinstance(value, list | tuple) else value
