@@ -20,7 +20,7 @@ PACKAGES = {  # in order: each may import those before it, and its own modules t
                  "libraries", "backbones", "rows", "network",
                  "modules"],
     "learning": ["optimizers", "task", "losses", "draws", "refine", "sensitivity"],
-    "problems": ["metric", "metrics", "kernels", "sums", "scoring", "intervals", "supervised", "precision", "slicing",
+    "problems": ["metric", "metrics", "constraints", "kernels", "sums", "scoring", "intervals", "supervised", "precision", "slicing",
                  "function"],
     "data": ["cache", "pictures", "pixels", "images", "foldernames", "walk", "classfolders", "splitfolders", "folders",
              "arrays", "datasets", "splits", "repetitions", "inventory", "identity", "augment", "staging", "samples",

@@ -1,0 +1,148 @@
+"""Constraints: what a solution has to keep to beside being good, and who is better where some don't.
+
+Deb's rules (Deb 2000, https://doi.org/10.1016/S0045-7825(99)00389-8) need no weights: a solution that is feasible comes
+before one that isn't, the less violated before the more, and the objective decides among the feasible ones, and among
+those that are violated by the same. `order` is that as one number; a violation is 0 exactly where all bounds are met.
+"""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from numbers import Real
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple, get_args
+
+import torch
+from torch import Tensor
+
+from neuroevo.engine.scores import ranks
+from neuroevo.errors import InputError
+from neuroevo.problems.metrics import METRICS
+
+Per = Literal["class", "group"]
+KEYS = ("metric", "per", "at_least", "at_most")
+NO_OPTIONS: Mapping[str, Any] = MappingProxyType({})
+
+
+class Constraint(NamedTuple):
+    """Bounds on a metric as reported, on each of its values where it is taken per class or group."""
+
+    metric: str  # its name
+    per: Per | None = None
+    at_least: float | None = None
+    at_most: float | None = None
+    options: Mapping[str, Any] = NO_OPTIONS  # of the metric
+
+    @property
+    def of(self) -> str:
+        """What is bounded, in words: precision of each class."""
+        own = ", ".join(f"{name} {value}" for name, value in self.options.items() if value is not None)
+        each = f" of each {self.per}" if self.per else ""
+        return f"{self.metric}{each}{f' ({own})' if own else ''}"
+
+    @property
+    def bounds(self) -> str:
+        """The bounds in words: at least 0.8."""
+        both = {"at least": self.at_least, "at most": self.at_most}
+        return ", ".join(f"{word} {bound:g}" for word, bound in both.items() if bound is not None)
+
+
+def excess(values: Tensor, constraint: Constraint) -> Tensor:
+    """Return how far each of values is beyond its bound, of their shape, float64: 0 where met, inf where NaN.
+
+    What isn't a number can't be shown to keep to a bound, and metrics have no worst value in common: so it is inf, and
+    comes behind all that are numbers.
+    """
+    values = values.to(torch.float64)
+    found = torch.zeros_like(values)
+    if constraint.at_least is not None:
+        found = torch.maximum(found, constraint.at_least - values)
+    if constraint.at_most is not None:
+        found = torch.maximum(found, values - constraint.at_most)
+    return found.masked_fill(values.isnan(), torch.inf)
+
+
+def violation(values: Tensor, constraint: Constraint, judged: Tensor | None = None) -> Tensor:
+    """Return by how much values [n, k] as reported violate a constraint in sum, [n] float64: 0 exactly where feasible.
+
+    Only those that are `judged` [n, k] or [k] bool count, all by default: a class or group without a sample says
+    nothing of anybody.
+    """
+    found = excess(values, constraint)
+    return (found if judged is None else found.masked_fill(~judged, 0)).sum(1)
+
+
+def order(violations: Tensor, objective: Tensor) -> Tensor:
+    """Return Deb's order [n] as dense ranks, highest best, of violations [n] and an objective [n] or, for ties, [n, m].
+
+    The objective is the higher the better.
+    """
+    objective = objective if objective.ndim == 2 else objective[:, None]
+    return ranks(torch.cat([-violations[:, None].to(objective.dtype), objective], dim=1))
+
+
+def read(given: Any, option: str = "subject_to") -> tuple[Constraint, ...]:
+    """Return constraints as they are given: a list of them, or of mappings `{metric, per, at_least, at_most}`.
+
+    `metric` is a name, or a mapping with one and its options. InputError names the first that can't be, and why.
+    """
+    if isinstance(given, Mapping | str | Constraint) or not isinstance(given, Sequence):
+        raise InputError(f"{_show(given)} given; a list of {{metric: ..., at_least: ...}} expected", option=option)
+    found = tuple(_read_one(each, f"{option}.{i}") for i, each in enumerate(given))
+    check(found, option)
+    return found
+
+
+def _read_one(given: Any, option: str) -> Constraint:
+    if isinstance(given, Constraint):
+        return given
+    if not isinstance(given, Mapping):
+        raise InputError(f"{_show(given)} given; a mapping with metric and at_least or at_most expected", option=option)
+    for key in given:
+        if key not in KEYS:
+            raise InputError(f"{key}: unknown key{near(str(key), KEYS)}; there are: {', '.join(KEYS)}", option=option)
+    metric = given.get("metric")
+    name, own = metric, NO_OPTIONS
+    if isinstance(metric, Mapping):
+        name, own = metric.get("name"), {key: value for key, value in metric.items() if key != "name"}
+    if not isinstance(name, str):
+        raise InputError(f"no metric is named; there are: {', '.join(METRICS)}", option=option)
+    return Constraint(name, given.get("per"), given.get("at_least"), given.get("at_most"), own)
+
+
+def check(constraints: Sequence[Constraint], option: str = "subject_to") -> None:
+    """See that constraints can be met, each and all of them together; InputError names one that can't."""
+    for i, each in enumerate(constraints):
+        _check_one(each, f"{option}.{i}")
+        for j, other in enumerate(constraints[:i]):
+            if (each.metric, each.per, dict(each.options)) != (other.metric, other.per, dict(other.options)):
+                continue
+            for low, high in ((each, other), (other, each)):
+                if low.at_least is not None and high.at_most is not None and low.at_least > high.at_most:
+                    line = f"{each.of} {each.bounds} contradicts {option}.{j}: {other.bounds}"
+                    raise InputError(line, option=f"{option}.{i}")
+
+
+def _check_one(each: Constraint, option: str) -> None:
+    if ":" not in each.metric and each.metric not in METRICS:
+        line = f"no metric is called {each.metric!r}{near(each.metric, METRICS)}; there are: {', '.join(METRICS)}"
+        raise InputError(line, option=option)
+    if each.per not in (None, *get_args(Per)):
+        raise InputError(f"per: {_show(each.per)} given; class or group expected", option=option)
+    for key, bound in (("at_least", each.at_least), ("at_most", each.at_most)):
+        if bound is not None and (not isinstance(bound, Real) or isinstance(bound, bool) or not abs(bound) < 1e308):
+            raise InputError(f"{key}: {_show(bound)} given; a finite number expected", option=option)
+    if each.at_least is None and each.at_most is None:
+        raise InputError(f"{each.of} has no bound; give at_least, at_most or both", option=option)
+    if each.at_least is not None and each.at_most is not None and each.at_least > each.at_most:
+        line = f"{each.of}: at_least {each.at_least:g} is above at_most {each.at_most:g}; nothing meets both"
+        raise InputError(line, option=option)
+
+
+def near(key: str, names: Sequence[str] | Mapping[str, Any]) -> str:
+    """Return the nearest of the names to one that is unknown, as an error says it; nothing where none is near."""
+    found = difflib.get_close_matches(key[:100], list(names), n=1)
+    return f" (did you mean {found[0]}?)" if found else ""
+
+
+def _show(value: object) -> str:
+    return repr(value)[:80]
