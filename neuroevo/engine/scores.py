@@ -12,7 +12,7 @@ class Scores(NamedTuple):
     values: Tensor  # [n, m] float64, a column a metric, higher is better; -inf throughout for an invalid individual
     invalid: Tensor  # [n] bool: some logit was NaN or Inf
     objectives: int = 1  # the first so many columns; the others break their ties
-    violation: Tensor | None = None  # [n] float64 of constraints: 0 where all are met, inf where invalid; None: there are none
+    violation: Tensor | None = None  # [n] float64 of constraints: 0 where all are met, inf where invalid
 
     @property
     def keys(self) -> Tensor:

@@ -3,10 +3,14 @@
 Deb's rules (Deb 2000, https://doi.org/10.1016/S0045-7825(99)00389-8) need no weights: a solution that is feasible comes
 before one that isn't, the less violated before the more, and the objective decides among the feasible ones, and among
 those that are violated by the same. `order` is that as one number; a violation is 0 exactly where all bounds are met.
+
+`pose` makes metrics of a constraint, by which a population is scored as by any other: their statistics are taken in the
+pass over logits that the fitness takes, and are the same where they are of the same tallies.
 """
 
 import difflib
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from numbers import Real
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, get_args
@@ -16,6 +20,21 @@ from torch import Tensor
 
 from neuroevo.engine.scores import ranks
 from neuroevo.errors import InputError
+from neuroevo.problems.class_metrics import CLASS_METRICS
+from neuroevo.problems.class_metrics import each as values_of
+from neuroevo.problems.metric import (
+    Metric,
+    Names,
+    OfGenome,
+    OfGroups,
+    OfModule,
+    Unbound,
+    as_reported,
+    bind,
+    change,
+    of_network,
+    score,
+)
 from neuroevo.problems.metrics import METRICS
 
 Per = Literal["class", "group"]
@@ -31,6 +50,7 @@ class Constraint(NamedTuple):
     at_least: float | None = None
     at_most: float | None = None
     options: Mapping[str, Any] = NO_OPTIONS  # of the metric
+    function: Metric | None = None  # the metric, where it is none of the table's
 
     @property
     def of(self) -> str:
@@ -69,6 +89,80 @@ def violation(values: Tensor, constraint: Constraint, judged: Tensor | None = No
     """
     found = excess(values, constraint)
     return (found if judged is None else found.masked_fill(~judged, 0)).sum(1)
+
+
+class Posed(NamedTuple):
+    """A constraint on the classes and groups of a problem."""
+
+    constraint: Constraint
+    names: tuple[str, ...]  # [k] of its values: classes or groups; () where it has one
+    values: Metric  # which returns [n, k], as reported, NaN for a class or group without samples
+    score: Metric  # minus the violation [n]
+
+    def of_network(self, weights: Callable[[Tensor], Tensor]) -> "Posed":
+        """Return the constraint on what `weights` makes of genomes, where it is on a metric of genomes."""
+        return self._replace(values=of_network(self.values, weights), score=of_network(self.score, weights))
+
+
+def pose(constraint: Constraint, names: Names) -> Posed:
+    """Return a constraint on the classes and groups of a problem; InputError where it speaks of others."""
+    c = constraint
+    if c.function is not None and c.per is not None:
+        raise InputError(f"per: {c.per} goes with metrics of the table, and {c.metric} is your own", option="per")
+    if c.per is not None or (c.metric in CLASS_METRICS and c.options.get("of") is not None):
+        found = values_of(c.metric, c.per, names, c.options)
+        return Posed(c, found.names, found.metric, change(found.metric, lambda v: -violation(v, c, ~v.isnan())))
+    whole = bind(METRICS[c.metric](**c.options) if c.function is None else c.function, names)
+
+    def values(scores: Tensor) -> Tensor:
+        return scores[:, None] if c.function is not None else as_reported(c.metric, scores[:, None])
+
+    return Posed(c, (), change(whole, values), change(whole, lambda scores: -violation(values(scores), c)))
+
+
+def kept_to(
+    constraints: Sequence[Posed],
+    values: Sequence[Metric],
+    logits: Tensor,
+    targets: Tensor,
+    apart: Callable[[OfGenome | OfModule], Tensor],
+) -> list[dict[str, Any]]:
+    """Return how logits [1, B, C] keep to each constraint, whose values are by metrics of these targets [B].
+
+    `apart` says what a metric finds that no logits are for.
+    """
+    found = []
+    for posed, metric in zip(constraints, values, strict=True):
+        assert not isinstance(metric, OfGroups | Unbound)
+        own = apart(metric) if isinstance(metric, OfGenome | OfModule) else score(metric, logits, targets)
+        found.append(describe(posed, own[0]))
+    return found
+
+
+def describe(posed: Posed, values: Tensor) -> dict[str, Any]:
+    """Return how a constraint is kept to by one individual's values [k], for a record.
+
+    `slack` is how far the worst value is within its bound, below 0 where it is beyond; None where no value is known.
+    """
+    c = posed.constraint
+    numbers = [float(value) if bool(value.isfinite()) else None for value in values]
+    slacks = [
+        min(sign * (value - bound) for sign, bound in ((1, c.at_least), (-1, c.at_most)) if bound is not None)
+        if value is not None
+        else math.inf
+        for value in numbers
+    ]
+    worst = min(range(len(slacks)), key=slacks.__getitem__)
+    judged = ~values.isnan() if posed.names else torch.ones(len(values), dtype=torch.bool, device=values.device)
+    beyond = float(violation(values[None], c, judged))
+    return {
+        "constraint": f"{c.of} {c.bounds}",
+        "feasible": beyond == 0,
+        "violation": beyond if math.isfinite(beyond) else None,
+        "slack": slacks[worst] if math.isfinite(slacks[worst]) else None,
+        **({"worst": posed.names[worst]} if posed.names else {}),
+        **({"values": dict(zip(posed.names, numbers, strict=True))} if posed.names else {"value": numbers[0]}),
+    }
 
 
 def order(violations: Tensor, objective: Tensor) -> Tensor:
