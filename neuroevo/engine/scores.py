@@ -23,6 +23,11 @@ class Scores(NamedTuple):
         """
         return self.values if self.violation is None else torch.cat([-self.violation[:, None], self.values], dim=1)
 
+    def rows(self, index: Tensor | slice) -> "Scores":
+        """Return the scores of some individuals, in the order of `index` [k], or of a slice of them."""
+        violation = None if self.violation is None else self.violation[index]
+        return Scores(self.values[index], self.invalid[index], self.objectives, violation)
+
 
 def sort_rows(values: Tensor) -> tuple[Tensor, Tensor]:
     """Return the order [n] of the rows of values [n, m], and of each in it whether it differs from the one before it.

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from neuroevo.engine.scores import ranks
-from neuroevo.errors import InputError
+from neuroevo.errors import InputError, the
 from neuroevo.problems.class_metrics import CLASS_METRICS
 from neuroevo.problems.class_metrics import each as values_of
 from neuroevo.problems.metric import (
@@ -38,6 +38,7 @@ from neuroevo.problems.metric import (
 from neuroevo.problems.metrics import METRICS
 
 Per = Literal["class", "group"]
+SUBJECT_TO = "subject_to"  # the option that errors name, with a constraint's place behind it
 KEYS = ("metric", "per", "at_least", "at_most")
 NO_OPTIONS: Mapping[str, Any] = MappingProxyType({})
 
@@ -174,7 +175,7 @@ def order(violations: Tensor, objective: Tensor) -> Tensor:
     return ranks(torch.cat([-violations[:, None].to(objective.dtype), objective], dim=1))
 
 
-def read(given: Any, option: str = "subject_to") -> tuple[Constraint, ...]:
+def read(given: Any, option: str = SUBJECT_TO) -> tuple[Constraint, ...]:
     """Return constraints as they are given: a list of them, or of mappings `{metric, per, at_least, at_most}`.
 
     `metric` is a name, or a mapping with one and its options. InputError names the first that can't be, and why.
@@ -203,7 +204,7 @@ def _read_one(given: Any, option: str) -> Constraint:
     return Constraint(name, given.get("per"), given.get("at_least"), given.get("at_most"), own)
 
 
-def check(constraints: Sequence[Constraint], option: str = "subject_to") -> None:
+def check(constraints: Sequence[Constraint], option: str = SUBJECT_TO) -> None:
     """See that constraints can be met, each and all of them together; InputError names one that can't."""
     for i, each in enumerate(constraints):
         _check_one(each, f"{option}.{i}")
@@ -212,7 +213,7 @@ def check(constraints: Sequence[Constraint], option: str = "subject_to") -> None
                 continue
             for low, high in ((each, other), (other, each)):
                 if low.at_least is not None and high.at_most is not None and low.at_least > high.at_most:
-                    line = f"{each.of} {each.bounds} contradicts {option}.{j}: {other.bounds}"
+                    line = f"{each.of} {each.bounds} contradicts {the(f'{option}.{j}')}: {other.bounds}"
                     raise InputError(line, option=f"{option}.{i}")
 
 

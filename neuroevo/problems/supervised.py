@@ -24,7 +24,7 @@ from neuroevo.engine.problem import VIOLATION, Merit, Problem, by_metric
 from neuroevo.engine.rng import Context
 from neuroevo.engine.samples import Samples
 from neuroevo.engine.scores import Scores
-from neuroevo.errors import InputError, ignore
+from neuroevo.errors import InputError, ignore, the
 from neuroevo.learning.optimizers import Optimizer
 from neuroevo.learning.refine import refiner
 from neuroevo.learning.sensitivity import PROBE, Sensitivity
