@@ -127,16 +127,16 @@ def kept_to(
     logits: Tensor,
     targets: Tensor,
     apart: Callable[[OfGenome | OfModule], Tensor],
-) -> list[dict[str, Any]]:
-    """Return how logits [1, B, C] keep to each constraint, whose values are by metrics of these targets [B].
+) -> dict[str, dict[str, Any]]:
+    """Return how logits [1, B, C] keep to each constraint, in words, whose values are by metrics of targets [B].
 
     `apart` says what a metric finds that no logits are for.
     """
-    found = []
+    found = {}
     for posed, metric in zip(constraints, values, strict=True):
         assert not isinstance(metric, OfGroups | Unbound)
         own = apart(metric) if isinstance(metric, OfGenome | OfModule) else score(metric, logits, targets)
-        found.append(describe(posed, own[0]))
+        found[f"{posed.constraint.of} {posed.constraint.bounds}"] = describe(posed, own[0])
     return found
 
 
@@ -157,7 +157,6 @@ def describe(posed: Posed, values: Tensor) -> dict[str, Any]:
     judged = ~values.isnan() if posed.names else torch.ones(len(values), dtype=torch.bool, device=values.device)
     beyond = float(violation(values[None], c, judged))
     return {
-        "constraint": f"{c.of} {c.bounds}",
         "feasible": beyond == 0,
         "violation": beyond if math.isfinite(beyond) else None,
         "slack": slacks[worst] if math.isfinite(slacks[worst]) else None,

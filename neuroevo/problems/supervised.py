@@ -299,7 +299,7 @@ class Supervised:
         """Return a genome's logits [1, B, C] on rows of what is judged, and their labels [B]."""
         return self.executions.fit(lambda execution: intervals.logits(judgement, genome, rows, exact(execution)))
 
-    def constraints_on(self, genome: Tensor, rows: Tensor) -> list[dict[str, Any]]:
+    def constraints_on(self, genome: Tensor, rows: Tensor) -> dict[str, dict[str, Any]]:
         """Return how a genome [g] keeps to each constraint on rows of the samples."""
         judgement = self.judgement([posed.values for posed in self.constraints])
         logits, targets = self.logits_of(judgement, genome, rows)
