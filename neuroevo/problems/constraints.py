@@ -18,6 +18,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
+from neuroevo.engine.problem import VIOLATION
 from neuroevo.engine.scores import ranks
 from neuroevo.errors import InputError, the
 from neuroevo.problems.class_metrics import CLASS_METRICS
@@ -51,7 +52,14 @@ class Constraint(NamedTuple):
     at_least: float | None = None
     at_most: float | None = None
     options: Mapping[str, Any] = NO_OPTIONS  # of the metric
-    function: Metric | None = None  # the metric, where it is none of the table's
+    function: Metric | None = None  # the metric, where it is none of the table's and not a number by this name
+
+    def record(self) -> dict[str, Any]:
+        """Return the constraint as a mapping that `read` takes."""
+        own = {key: value for key, value in self.options.items() if value is not None}
+        bounds = {"per": self.per, "at_least": self.at_least, "at_most": self.at_most}
+        metric = {"name": self.metric, **own} if own else self.metric
+        return {"metric": metric, **{key: value for key, value in bounds.items() if value is not None}}
 
     @property
     def of(self) -> str:
@@ -165,6 +173,20 @@ def describe(posed: Posed, values: Tensor) -> dict[str, Any]:
     }
 
 
+def of_numbers(found: Mapping[str, float], constraints: Sequence[Constraint]) -> float:
+    """Return by how much numbers by name violate constraints in sum; InputError for a name that isn't among them."""
+    there = f"the function returned {', '.join(found)}"
+    if VIOLATION in found:
+        raise InputError(f"{there}; {VIOLATION} is what constraints are violated by: rename it", option=SUBJECT_TO)
+    beyond = 0.0
+    for i, each in enumerate(constraints):
+        if each.metric not in found:
+            line = f"no number is called {each.metric}{near(each.metric, list(found))}; {there}"
+            raise InputError(line, option=f"{SUBJECT_TO}.{i}")
+        beyond += float(violation(torch.tensor([[found[each.metric]]], dtype=torch.float64), each))
+    return beyond
+
+
 def order(violations: Tensor, objective: Tensor) -> Tensor:
     """Return Deb's order [n] as dense ranks, highest best, of violations [n] and an objective [n] or, for ties, [n, m].
 
@@ -174,19 +196,40 @@ def order(violations: Tensor, objective: Tensor) -> Tensor:
     return ranks(torch.cat([-violations[:, None].to(objective.dtype), objective], dim=1))
 
 
-def read(given: Any, option: str = SUBJECT_TO) -> tuple[Constraint, ...]:
+class On(NamedTuple):
+    """What a constraint is on."""
+
+    metric: str
+    options: Mapping[str, Any] = NO_OPTIONS
+    function: Metric | None = None
+
+
+def by_name(metric: Any, option: str) -> On:
+    """Return a metric given by its name, or by a mapping with one and its options; InputError where none is named."""
+    name, own = metric, NO_OPTIONS
+    if isinstance(metric, Mapping):
+        name, own = metric.get("name"), {key: value for key, value in metric.items() if key != "name"}
+    if not isinstance(name, str):
+        raise InputError(f"no metric is named; there are: {', '.join(METRICS)}", option=option)
+    return On(name, own)
+
+
+def read(
+    given: Any, option: str = SUBJECT_TO, *, table: bool = True, resolve: Callable[[Any, str], On] = by_name
+) -> tuple[Constraint, ...]:
     """Return constraints as they are given: a list of them, or of mappings `{metric, per, at_least, at_most}`.
 
-    `metric` is a name, or a mapping with one and its options. InputError names the first that can't be, and why.
+    `resolve` makes of a metric what it is on: one of the `table`, or a number that a function returns by that name.
+    InputError names the first that can't be, and why.
     """
     if isinstance(given, Mapping | str | Constraint) or not isinstance(given, Sequence):
         raise InputError(f"{_show(given)} given; a list of {{metric: ..., at_least: ...}} expected", option=option)
-    found = tuple(_read_one(each, f"{option}.{i}") for i, each in enumerate(given))
-    check(found, option)
+    found = tuple(_read_one(each, f"{option}.{i}", resolve) for i, each in enumerate(given))
+    check(found, option, table=table)
     return found
 
 
-def _read_one(given: Any, option: str) -> Constraint:
+def _read_one(given: Any, option: str, resolve: Callable[[Any, str], On]) -> Constraint:
     if isinstance(given, Constraint):
         return given
     if not isinstance(given, Mapping):
@@ -194,19 +237,15 @@ def _read_one(given: Any, option: str) -> Constraint:
     for key in given:
         if key not in KEYS:
             raise InputError(f"{key}: unknown key{near(str(key), KEYS)}; there are: {', '.join(KEYS)}", option=option)
-    metric = given.get("metric")
-    name, own = metric, NO_OPTIONS
-    if isinstance(metric, Mapping):
-        name, own = metric.get("name"), {key: value for key, value in metric.items() if key != "name"}
-    if not isinstance(name, str):
-        raise InputError(f"no metric is named; there are: {', '.join(METRICS)}", option=option)
-    return Constraint(name, given.get("per"), given.get("at_least"), given.get("at_most"), own)
+    on = by_name(None, option) if given.get("metric") is None else resolve(given["metric"], option)
+    bounds = given.get("per"), given.get("at_least"), given.get("at_most")
+    return Constraint(on.metric, *bounds, on.options, on.function)
 
 
-def check(constraints: Sequence[Constraint], option: str = SUBJECT_TO) -> None:
+def check(constraints: Sequence[Constraint], option: str = SUBJECT_TO, *, table: bool = True) -> None:
     """See that constraints can be met, each and all of them together; InputError names one that can't."""
     for i, each in enumerate(constraints):
-        _check_one(each, f"{option}.{i}")
+        _check_one(each, f"{option}.{i}", table)
         for j, other in enumerate(constraints[:i]):
             if (each.metric, each.per, dict(each.options)) != (other.metric, other.per, dict(other.options)):
                 continue
@@ -216,8 +255,8 @@ def check(constraints: Sequence[Constraint], option: str = SUBJECT_TO) -> None:
                     raise InputError(line, option=f"{option}.{i}")
 
 
-def _check_one(each: Constraint, option: str) -> None:
-    if ":" not in each.metric and each.metric not in METRICS:
+def _check_one(each: Constraint, option: str, table: bool) -> None:
+    if table and each.function is None and each.metric not in METRICS:
         line = f"no metric is called {each.metric!r}{near(each.metric, METRICS)}; there are: {', '.join(METRICS)}"
         raise InputError(line, option=option)
     if each.per not in (None, *get_args(Per)):
@@ -225,6 +264,8 @@ def _check_one(each: Constraint, option: str) -> None:
     for key, bound in (("at_least", each.at_least), ("at_most", each.at_most)):
         if bound is not None and (not isinstance(bound, Real) or isinstance(bound, bool) or not abs(bound) < 1e308):
             raise InputError(f"{key}: {_show(bound)} given; a finite number expected", option=option)
+    if not table and (each.per is not None or each.options):
+        raise InputError(f"{each.of}: the function's own numbers have no options, and are per nothing", option=option)
     if each.at_least is None and each.at_most is None:
         raise InputError(f"{each.of} has no bound; give at_least, at_most or both", option=option)
     if each.at_least is not None and each.at_most is not None and each.at_least > each.at_most:
