@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from neuroevo.engine.problem import VIOLATION
+from neuroevo.engine.problem import VIOLATION as VIOLATION
 from neuroevo.engine.scores import ranks
 from neuroevo.errors import InputError, the
 from neuroevo.problems.class_metrics import CLASS_METRICS
@@ -129,7 +129,7 @@ def pose(constraint: Constraint, names: Names) -> Posed:
     return Posed(c, (), change(whole, values), change(whole, lambda scores: -violation(values(scores), c)))
 
 
-def kept_to(
+def compliance(
     constraints: Sequence[Posed],
     values: Sequence[Metric],
     logits: Tensor,
@@ -153,7 +153,7 @@ def describe(posed: Posed, values: Tensor) -> dict[str, Any]:
 
     `slack` is how far the worst value is within its bound, below 0 where it is beyond; None where no value is known.
     """
-    c = posed.constraint
+    c, values = posed.constraint, values.cpu()
     numbers = [float(value) if bool(value.isfinite()) else None for value in values]
     slacks = [
         min(sign * (value - bound) for sign, bound in ((1, c.at_least), (-1, c.at_most)) if bound is not None)
@@ -162,7 +162,7 @@ def describe(posed: Posed, values: Tensor) -> dict[str, Any]:
         for value in numbers
     ]
     worst = min(range(len(slacks)), key=slacks.__getitem__)
-    judged = ~values.isnan() if posed.names else torch.ones(len(values), dtype=torch.bool, device=values.device)
+    judged = ~values.isnan() if posed.names else torch.ones(len(values), dtype=torch.bool)
     beyond = float(violation(values[None], c, judged))
     return {
         "feasible": beyond == 0,
