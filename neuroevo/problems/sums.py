@@ -70,8 +70,8 @@ def sums(metrics: Sequence[Metric], logits: Tensor, targets: Tensor, execution: 
         return [found[:, -1], *(torch.stack([column, many], 1) for column in of)]
     added = logits.sum((1, 2), dtype=torch.float32)
     several = dict.fromkeys(metric.statistics for metric in additive)  # metrics may have theirs in common
-    found = {statistics: statistics(logits, targets) for statistics in several}
-    return [added, *(found[metric.statistics] for metric in additive)]
+    made = {statistics: statistics(logits, targets) for statistics in several}
+    return [added, *(made[metric.statistics] for metric in additive)]
 
 
 def replay(
