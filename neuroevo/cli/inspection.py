@@ -26,6 +26,7 @@ from neuroevo.forecast.length import run_length
 from neuroevo.forecast.search import estimate_search
 from neuroevo.forecast.seconds import breakdown, duration
 from neuroevo.networks import heads
+from neuroevo.problems.constraints import VIOLATION
 from neuroevo.problems.metric import as_reported
 from neuroevo.storage import checkpoint, files, generations, hdf5, records, rundir
 from neuroevo.tuning import trials
@@ -76,6 +77,12 @@ def _checkpoint(saved: checkpoint.Checkpoint) -> Rows:
     if len(fitness):
         rows += [("fitness", f"best {fitness.max():.4f}, mean {fitness.mean():.4f}")]
     rows += [("invalid", str(int(step.scores.invalid.sum())))]
+    if step.scores.violation is not None:
+        met = int((step.scores.violation == 0).sum())
+        least = f"least violation {step.scores.violation.min():.4f}"
+        beyond = champion.validation.get(VIOLATION)
+        own = "champion feasible on validation" if beyond == 0 else f"champion beyond by {beyond:.4f} on validation"
+        rows += [("feasible", f"{met} of {n} individuals ({least}); {own}")]
     rows += front(saved)
     validation = ", ".join(f"{name} {value:.4f}" for name, value in champion.validation.items())
     about = caveats.of_kind(champion.kind, champion.generation, _record(saved), *_place(saved))

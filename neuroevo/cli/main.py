@@ -163,13 +163,15 @@ def evaluate(
     ] = None,
 ) -> None:
     """Score a champion on its test split, or on other labelled samples."""
+    from neuroevo import caveats
     from neuroevo.experiments import evaluation, terminal
     from neuroevo.experiments.signals import Signals
 
     with terminal.show() as observer:
         found = evaluation.evaluate(run_dir, data, observer, member, sets or [], signals=Signals())
     noun = found.pop("noun", "images")
-    table(f"{run_dir} on {data or 'its test split'} ({found['images']} {noun})", scores(found))
+    rows = scores(found) + caveats.of_constraints("", found.get("constraints", {}))
+    table(f"{run_dir} on {data or 'its test split'} ({found['images']} {noun})", rows)
 
 
 @app.command("export")
@@ -328,6 +330,8 @@ def summary(folder: str) -> None:
     rows += [("champion", about)]
     rows += [(f"validation {name}", number(value)) for name, value in champion["validation"].items()]
     rows += [(f"test {name}", value) for name, value in scores(champion.get("test", {"interval": {}}))]
+    for split, found in (("validation", champion), ("test", champion.get("test", {}))):
+        rows += caveats.of_constraints(split, found.get("constraints", {}))
     rows += [("forward samples", f"{cost['forward_samples']:,}"), ("seconds", f"{cost['seconds']:.1f}")]
     rows += [("warning", line) for line in result.get("warnings", [])]
     table(folder, rows)
