@@ -17,7 +17,7 @@ from neuroevo.engine.scores import Scores
 from neuroevo.search.algorithms.base import fitness_of
 
 FIRST = 2  # the row of the first trial, behind the best so far and the sum of what led up
-GROWTH, SHRINKAGE = 2.0, 0.5  # of a step that led up, and of one that didn't
+GROWTH, SHRINKAGE = 1.25, 0.4  # of a step that led up, and of one that did not
 
 
 class Exploration(NamedTuple):
@@ -30,13 +30,16 @@ class Exploration(NamedTuple):
     sum: Tensor  # [g]: all steps of the last generation that led up
 
 
-def coordinate(*, population: Annotated[int, Ge(3)] = 32, sigma: Annotated[float, Gt(0)] | None = None) -> Algorithm[Exploration]:
+def coordinate(
+    *, population: Annotated[int, Ge(3)] = 32, sigma: Annotated[float, Gt(0)] | None = None
+) -> Algorithm[Exploration]:
     """Try a step up and one down along so many genes a generation, and go on with the best: coordinate ascent.
 
     Of the `population` one is the best so far, and one that with all steps of the generation before that led up, which
     one generation finds to be better or not; the others are pairs, each along a gene of its own, and one up alone where
     they are odd. Each gene has its turn before any has its second. A step begins with `sigma` (None: the starting
-    deviation) and doubles where it leads up; where neither side does it is halved, and the other side is tried first.
+    deviation) and grows by a quarter where it leads up; where neither side does it becomes 0.4 of itself, and the other
+    side is tried first.
     For few genes: each takes two individuals a turn.
     """
     trials = population - FIRST

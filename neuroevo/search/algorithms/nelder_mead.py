@@ -13,7 +13,6 @@ import torch
 from annotated_types import Ge
 from torch import Tensor
 
-from neuroevo.devices import send
 from neuroevo.engine.algorithm import Algorithm
 from neuroevo.engine.genome import NEW, Population
 from neuroevo.engine.rng import Context
@@ -41,8 +40,8 @@ def nelder_mead(*, population: Annotated[int, Ge(1)] = 1) -> Algorithm[Simplex]:
     """Turn a simplex over its best vertices: Nelder and Mead (1965), for up to 200 genes.
 
     It starts with the mean of the starts and a step of the starting deviation along each gene, up or down. With a
-    `population` of 1 it asks for one point after another, as scipy does. A larger one asks as well for those that it may
-    need next, and scores vertices again, the best first, in rows that are left.
+    `population` of 1 it asks for one point after another, as scipy does. A larger one asks as well for those that it
+    may need next, and scores vertices again, the best first, in rows that are left.
     """
 
     def check(genes: int) -> None:
@@ -62,11 +61,11 @@ def nelder_mead(*, population: Annotated[int, Ge(1)] = 1) -> Algorithm[Simplex]:
         return Simplex(points, values, unknown, unknown, center, unknown.any())
 
     def ask(state: Simplex, context: Context) -> Population:
-        return Population.new(state.points.index_select(0, _wanted(state, population)))
+        return Population.new(state.points.index_select(0, _next_rows(state, population)))
 
     def tell(state: Simplex, scored: Population, scores: Scores) -> Simplex:
         n, columns = len(state.known), scores.values.shape[1]
-        rows = _wanted(state, population)[:n]  # beyond, points are repeated
+        rows = _next_rows(state, population)[:n]  # beyond, points are repeated
         k, before = len(rows), state.known[: n - TRIALS].all()
         values = state.values if state.values.shape[1] else scores.values.new_zeros(n, columns)
         state = state._replace(
@@ -83,7 +82,9 @@ def nelder_mead(*, population: Annotated[int, Ge(1)] = 1) -> Algorithm[Simplex]:
     def candidates(state: Simplex) -> dict[str, Tensor]:
         return {"best": state.best} if state.found else {}
 
-    return Algorithm(init, ask, tell, candidates, population, remembered=population, roles=(NEW,), continuous=True, check=check)
+    return Algorithm(
+        init, ask, tell, candidates, population, remembered=population, roles=(NEW,), continuous=True, check=check
+    )
 
 
 def _fitness(state: Simplex) -> Tensor:
@@ -105,7 +106,7 @@ def _look(fitness: Tensor) -> _Sight:
     return _Sight(reflected > fitness[0], (reflected <= second) & (reflected > worst), reflected <= worst)
 
 
-def _wanted(state: Simplex, n: int) -> Tensor:
+def _next_rows(state: Simplex, n: int) -> Tensor:
     """Return the rows [n] of the points to ask for: unknown vertices first, or what is needed next."""
     known, v = state.known, len(state.known) - TRIALS
     order = torch.arange(len(known), device=known.device)
@@ -134,9 +135,7 @@ def _turn(state: Simplex, fitness: Tensor, before: Tensor) -> Simplex:
     looked = torch.where(sight.beyond, trials[EXPANDED], trials[REFLECTED])
     looked = torch.where(sight.outside, trials[OUTSIDE], torch.where(sight.inside, trials[INSIDE], looked))
     decided = before & trials[REFLECTED] & looked
-    fails = torch.where(
-        sight.outside, after[OUTSIDE] < after[REFLECTED], sight.inside & (after[INSIDE] <= fitness[g])
-    )
+    fails = torch.where(sight.outside, after[OUTSIDE] < after[REFLECTED], sight.inside & (after[INSIDE] <= fitness[g]))
     moves, shrinks = decided & ~fails, decided & fails
     further = sight.beyond & (after[EXPANDED] > after[REFLECTED])
     to = torch.where(sight.outside, OUTSIDE, torch.where(sight.inside, INSIDE, REFLECTED))
@@ -149,8 +148,9 @@ def _turn(state: Simplex, fitness: Tensor, before: Tensor) -> Simplex:
     nearer = vertices[0] + (1 - 1 / g) * (vertices - vertices[0])
     vertices = nearer.where(shrinks & (order[:v] > 0)[:, None], vertices)
     center, worst = vertices[:g].mean(0), vertices[g]
-    ways = send(torch.tensor([1, 1 + 2 / g, 0.75 - 0.5 / g, 0.5 / g - 0.75], dtype=torch.float64), order.device)
-    points = torch.cat([vertices, center + ways[:, None] * (center - worst)]).to(state.points.dtype)
+    ways = (1, 1 + 2 / g, 0.75 - 0.5 / g, 0.5 / g - 0.75)
+    trial_points = torch.stack([center + way * (center - worst) for way in ways])
+    points = torch.cat([vertices, trial_points]).to(state.points.dtype)
     fresh, kept = begins | decided, torch.cat([rows, order[v:]])
     return state._replace(
         points=points.where(fresh, state.points),

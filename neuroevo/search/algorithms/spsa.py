@@ -35,7 +35,7 @@ class Climb(NamedTuple):
 def spsa(
     *,
     population: Annotated[int, Ge(2)] = 2,
-    lr: Rate = 1.0,
+    lr: Rate = 3.0,
     sigma: Rate | None = None,
     momentum: Annotated[float, Ge(0), Lt(1)] = 0.9,
 ) -> Algorithm[Climb]:
@@ -56,7 +56,8 @@ def spsa(
 
     def ask(state: Climb, context: Context) -> Population:
         g, device = len(state.center), state.center.device
-        signs = torch.randint(2, (m, g), generator=context.generator("sample"), device=device, dtype=state.center.dtype)
+        source, dtype = context.generator("sample"), state.center.dtype
+        signs = torch.randint(2, (m, g), generator=source, device=device, dtype=dtype)
         steps = signs.mul_(2).sub_(1).mul_(state.sigma)
         genomes = state.center.repeat(population, 1)
         pairs = genomes[: 2 * m].view(m, 2, g)
