@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from neuroevo.errors import InputError as InputError
     from neuroevo.errors import RunError as RunError
     from neuroevo.estimator import NeuroevoClassifier as NeuroevoClassifier
+    from neuroevo.networks.quantisation import correct_biases as correct_biases
+    from neuroevo.networks.quantisation import quantise as quantise
     from neuroevo.search.algorithms.baselines import hill_climbing as hill_climbing
     from neuroevo.search.algorithms.baselines import random as random
     from neuroevo.search.algorithms.coordinate import coordinate as coordinate
@@ -62,6 +64,7 @@ _HOMES = {  # of the public names, by module
     "errors": ("InputError", "RunError"),
     "estimator": ("NeuroevoClassifier",),
     "api.loading": ("load",),
+    "networks.quantisation": ("correct_biases", "quantise"),
     "api.learners": ("adam", "adamw", "sgd"),
 }
 _HOME = {name: f"{__name__}.{home}" for home, names in _HOMES.items() for name in names}

@@ -107,7 +107,7 @@ def test_it_climbs_a_sphere_whose_top_is_lr_deviations_away_as_fast_as_theory_sa
 
     left = []
     for seed in range(20):
-        algorithm = spsa(population=population, momentum=0.0)
+        algorithm = spsa(population=population, lr=1.0, momentum=0.0)
         state = algorithm.init(torch.zeros(1, g), 0.3, context(0)._replace(seed=seed))
         for generation in range(1, 11):
             asked: Population = algorithm.ask(state, context(generation)._replace(seed=seed))

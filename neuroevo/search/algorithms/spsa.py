@@ -5,6 +5,7 @@ https://arxiv.org/abs/2305.17333): the gradient is estimated by the difference o
 between them. Both of a pair are scored on one batch. It moves by values of fitness, where the others go by its order.
 """
 
+import math
 from typing import Annotated, NamedTuple
 
 import torch
@@ -39,7 +40,7 @@ def spsa(
     sigma: Rate | None = None,
     momentum: Annotated[float, Ge(0), Lt(1)] = 0.9,
 ) -> Algorithm[Climb]:
-    """Step along random directions by the slope that a pair finds: SPSA (Spall 1992), of `population` // 2 pairs a step.
+    """Step along random directions by the slope that a pair finds: SPSA (Spall 1992), `population` // 2 pairs a step.
 
     Directions have +1 or -1 for each gene, times `sigma` (None: the starting deviation). Differences within a pair are
     divided by their root mean square over all pairs so far, so that `lr` needs to know nothing of the metric's scale,
@@ -103,4 +104,4 @@ def stride(genes: int, pairs: int, lr: float) -> float:
     With unit directions u of a gene each, the mean of (grad u) u over m pairs has the gradient for its mean, and
     1 + (g - 1) / m times its square: along it a distance d sqrt(g) is best gone by m / (m + g - 1) of the way.
     """
-    return lr * genes**0.5 / (pairs + genes - 1)
+    return lr * math.sqrt(genes) / (pairs + genes - 1)
