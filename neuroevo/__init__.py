@@ -20,8 +20,11 @@ if TYPE_CHECKING:
     from neuroevo.errors import InputError as InputError
     from neuroevo.errors import RunError as RunError
     from neuroevo.estimator import NeuroevoClassifier as NeuroevoClassifier
+    from neuroevo.networks.quantisation import correct_biases as correct_biases
+    from neuroevo.networks.quantisation import quantise as quantise
     from neuroevo.search.algorithms.baselines import hill_climbing as hill_climbing
     from neuroevo.search.algorithms.baselines import random as random
+    from neuroevo.search.algorithms.coordinate import coordinate as coordinate
     from neuroevo.search.algorithms.de import de as de
     from neuroevo.search.algorithms.evolution_strategies import cem as cem
     from neuroevo.search.algorithms.evolution_strategies import es as es
@@ -32,24 +35,29 @@ if TYPE_CHECKING:
     from neuroevo.search.algorithms.evolution_strategies import xnes as xnes
     from neuroevo.search.algorithms.fixed import fixed as fixed
     from neuroevo.search.algorithms.ga import ga as ga
+    from neuroevo.search.algorithms.nelder_mead import nelder_mead as nelder_mead
     from neuroevo.search.algorithms.pso import pso as pso
+    from neuroevo.search.algorithms.spsa import spsa as spsa
 
 __version__ = "0.1.0"
 
 _HOMES = {  # of the public names, by module
     "api.algorithms": (
         "cem",
+        "coordinate",
         "de",
         "es",
         "fixed",
         "ga",
         "hill_climbing",
+        "nelder_mead",
         "nes",
         "pgpe",
         "pso",
         "random",
         "sep_cma",
         "snes",
+        "spsa",
         "xnes",
     ),
     "api.searches": ("Result", "evolve", "resume", "steps"),
@@ -58,6 +66,7 @@ _HOMES = {  # of the public names, by module
     "errors": ("InputError", "RunError"),
     "estimator": ("NeuroevoClassifier",),
     "api.loading": ("load",),
+    "networks.quantisation": ("correct_biases", "quantise"),
     "api.learners": ("adam", "adamw", "sgd"),
 }
 _HOME = {name: f"{__name__}.{home}" for home, names in _HOMES.items() for name in names}

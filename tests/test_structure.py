@@ -17,7 +17,7 @@ PACKAGES = {  # in order: each may import those before it, and its own modules t
                "algorithms", "space", "samplers"],
     "caveats": [""],
     "networks": ["classes", "heads", "cut", "deep", "affine", "quantised", "spaces", "weightfiles", "downloads",
-                 "weights", "libraries", "backbones", "rows", "network", "modules"],
+                 "weights", "libraries", "quantisation", "merging", "backbones", "rows", "network", "modules"],
     "learning": ["optimizers", "task", "losses", "draws", "refine", "sensitivity"],
     "problems": ["metric", "tallies", "class_metrics", "metrics", "constraints", "kernels", "sums", "scoring",
                  "intervals", "supervised", "precision", "slicing", "function"],

@@ -52,6 +52,18 @@ class Transfer(Section):
     parts: Annotated[list[str], MinLen(1)] = Field(default=["*"])
 
 
+class Quantise(Section):
+    """Whole levels for the weights of the backbone: rounded to the nearest, evaluated as they would be deployed.
+
+    `parts` are patterns as in `trainable`, of weights of two or more dimensions; the others stay floats.
+    """
+
+    bits: Literal[8, 6, 4, 3] = 8
+    per: Literal["channel", "tensor"] = "channel"  # what has a scale of its own
+    scale: Literal["mse", "max"] = "mse"  # what leaves the least squared error, or the largest weight is a level
+    parts: Annotated[list[str], MinLen(1)] = Field(default=["*"])
+
+
 class Backbone(Section):
     """Which network, its weights (`default`, `none`, `pypi`, or a file), and what evolves beside the head."""
 
@@ -62,6 +74,7 @@ class Backbone(Section):
     trainable: list[str] = Field(default=[])
     batchnorm: Literal["frozen", "recalibrate"] = "frozen"  # statistics after the cut: kept, or each individual's own
     transfer: list[Transfer] = Field(default=[])
+    quantise: Quantise | None = None
 
 
 class Head(PartSection):

@@ -21,6 +21,7 @@ from neuroevo.experiments import starts
 from neuroevo.experiments.memory import fits
 from neuroevo.networks import backbones
 from neuroevo.networks.backbones import Backbone, Native
+from neuroevo.networks.quantisation import Rounding
 from neuroevo.networks.weightfiles import digest
 from neuroevo.networks.weights import check_finite
 
@@ -144,9 +145,18 @@ def backbone_for(c: Config, native: Native, frozen: str | None) -> Backbone:
             if frozen is None:
                 raise
             missing.append(str(error))
-    with config.at("backbone", image_size="data.image_size"):
+    rounding = None if b.quantise is None else Rounding(**b.quantise.model_dump())
+    places = {key: f"backbone.quantise.{key}" for key in ("bits", "parts")}
+    with config.at("backbone", image_size="data.image_size", **places):
         found = backbones.build(
-            b.name, b.weights, c.data.image_size, native, channels=b.channels, trainable=b.trainable, transfer=transfer
+            b.name,
+            b.weights,
+            c.data.image_size,
+            native,
+            channels=b.channels,
+            trainable=b.trainable,
+            transfer=transfer,
+            rounding=rounding,
         )
     found = found._replace(notes=config.under("backbone", found.notes, ("weights", "transfer")))
     if c.genome.coordinates:  # around which they are, for ever

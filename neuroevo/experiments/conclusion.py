@@ -67,6 +67,7 @@ def conclude(run: Run, step: Step, folder: Path, *, stop_reason: str, log: Calla
             "cost": {**step.cost.record(), "seconds": step.seconds},
             "views": c.features.views if c.data.augment else None,
             "precision": run.supervised.executions.now.precision,
+            **({"quantised": dict(network.backbone.moved)} if network.backbone.moved else {}),
             "plan_changes": run.supervised.executions.changes,
             "test_scored": before.get("test_scored", 0) + finished,
             "versions": versions(),

@@ -5,7 +5,7 @@ puts a head back, so that what comes out is the library's plain network under th
 more than the head is trainable, the network is cut before that (`cut`), and what passes the cut are the features.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from neuroevo.errors import InputError
 from neuroevo.networks.cut import IMAGES, Cut, cut, match
 from neuroevo.networks.libraries import LIBRARIES, Transform, make_own
+from neuroevo.networks.quantisation import Rounding, describe, round_weights
 from neuroevo.networks.weightfiles import digest
 from neuroevo.networks.weights import Head, check_network, load, take, weights_file
 
@@ -38,6 +39,7 @@ class Backbone(NamedTuple):
     frozen: str = ""  # SHA-256 of all weights and buffers that never evolve, without the head
     classes: tuple[str, ...] | None = None  # of the rows of `own_head`, where its file names them
     inputs: int | None = None  # numbers of a sample [B, d], where it is no image
+    moved: Mapping[str, float] = {}  # by name, how far quantised weights moved, as a share of their length
 
     def network(self, head: nn.Module) -> nn.Module:
         """Return a whole network of its own, with `head` in its place: images to logits."""
@@ -69,6 +71,7 @@ def build(
     channels: int | None = None,
     trainable: Sequence[str] = (),
     transfer: Sequence[tuple[Path, Sequence[str]]] = (),
+    rounding: Rounding | None = None,
 ) -> Backbone:
     """Build the backbone `timm/NAME`, `torchvision/NAME`, a user's `module:function`, or `none`, with its weights.
 
@@ -76,8 +79,11 @@ def build(
     images' own height, width and channels, which `none` and a user's own network keep, or how many numbers a sample is,
     which `none` alone takes. `channels` adapts the first
     layer to images of as many, as timm does (None: 3). `trainable` are patterns of the parameters that evolve beside
-    the head; `transfer` files from which to take those that patterns match.
+    the head; `transfer` files from which to take those that patterns match. `rounding` is how weights are quantised
+    once they are all there, the head's aside.
     """
+    if rounding is not None and name == "none":
+        raise InputError("there is no backbone", option="quantise")
     if len(native) == 1:
         return _rows(name, native[0], trainable, transfer)
     if name == "none":
@@ -113,10 +119,15 @@ def build(
         notes += lines
     network.requires_grad_(False).eval()
     _probe(name, network, own, transform)
+    moved: dict[str, float] = {}
+    if rounding is not None:
+        moved = round_weights(network, rounding)
+        notes.append(describe(moved, rounding))
     frozen = {key: value for key, value in network.state_dict().items() if not key.startswith(head + ".")}
     sha = digest(frozen)
     classes = own.classes if own.classes is not None and len(own.classes) == own.linear.out_features else None
-    whole = Backbone(name, network, head, own.linear, transform, sha, notes=tuple(notes), frozen=sha, classes=classes)
+    whole = Backbone(name, network, head, own.linear, transform, sha, frozen=sha, classes=classes, moved=moved)
+    whole = whole._replace(notes=tuple(notes))
     return _cut_before(whole, trainable) if trainable else whole
 
 

@@ -574,6 +574,9 @@ OTHERS: dict[str, list[str]] = {
     "cem": [],
     "sep_cma": [],
     "es": [],
+    "spsa": ["algorithm.momentum=0.5"],
+    "coordinate": ["algorithm.sigma=0.02"],
+    "nelder_mead": ["features.components=9"],
 }
 
 
