@@ -172,6 +172,45 @@ def evaluate(
     table(f"{run_dir} on {data or 'its test split'} ({found['images']} {noun})", scores(found))
 
 
+@app.command()
+def decide(
+    place: Annotated[str, typer.Argument(help="a run's folder, or an .npz file of logits and y", metavar="RUN_OR_NPZ")],
+    *,
+    metric: Annotated[str, typer.Option(help="a name, or {name: ..., option: ...}", metavar="METRIC")],
+    subject_to: Annotated[
+        list[str] | None,
+        typer.Option(help="'METRIC [per class|per group|of CLASS] >= NUMBER', or <=", metavar="BOUND"),
+    ] = None,
+    folds: Annotated[int, typer.Option(help="parts of the samples, each left out once")] = 5,
+    seed: Annotated[int, typer.Option(help="of folds and search")] = 0,
+    out: Annotated[str | None, typer.Option(help="the file to write, .json", metavar="FILE.json")] = None,
+    sets: Annotated[
+        list[str] | None, typer.Option("--set", help="data.root or data.file of the run", metavar="A.B=VALUE")
+    ] = None,
+) -> None:
+    """Tune how classes are decided by logits for a metric, under bounds; do nothing where that is as good."""
+    from neuroevo.cli import decisions
+    from neuroevo.experiments import decide as decide_
+    from neuroevo.experiments import terminal
+    from neuroevo.experiments.signals import Signals
+
+    bounds = subject_to or []
+    with terminal.show() as observer:
+        found = decide_.decide(
+            place,
+            metric,
+            bounds,
+            observer,
+            folds=folds,
+            seed=seed,
+            out=out,
+            sets=sets or [],
+            signals=Signals(),
+        )
+    for line in decisions.lines(place, found):
+        print(printable(line))
+
+
 @app.command("export")
 def export_(
     run_dir: Run,

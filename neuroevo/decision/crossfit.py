@@ -1,0 +1,106 @@
+"""Rows of ways to decide, each fitted on all folds but one and judged on the one left out, and which of them to trust.
+
+All is judged on the predictions for samples left out, of all folds together: a metric of a fold alone would say less of
+rare classes. Standard errors, of values and of differences, are the jackknife's that leaves out one fold after another
+(Efron & Tibshirani 1993, chapter 11); for a mean over samples in folds of one size that is the folds' own standard error.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from neuroevo.decision.fits import FITS, Fit, Fitting
+from neuroevo.decision.judge import Judge, Samples
+from neuroevo.engine.rng import generator
+
+
+class Row(NamedTuple):
+    """A way to decide, as samples judge it that it wasn't fitted to."""
+
+    name: str
+    value: float  # the metric, the higher the better
+    se: float  # its standard error over folds
+    gap: float  # by how much it was better on the samples that it was fitted to
+    violation: float  # by how much constraints are missed, in sum; 0: feasible
+    without: tuple[tuple[float, float], ...]  # value and violation without each fold
+    fit: Fit  # of all samples
+
+    @property
+    def feasible(self) -> bool:
+        """Whether all constraints are kept."""
+        return self.violation == 0
+
+
+def split(targets: Tensor, folds: int, seed: int) -> Tensor:
+    """Return the fold [N] of each sample, drawn so that those of each target [N] are spread evenly over them."""
+    order = torch.randperm(len(targets), generator=generator(seed, "folds", 0))
+    order = order[targets[order].argsort(stable=True)]
+    found = torch.empty_like(targets)
+    found[order] = torch.arange(len(order)) % folds
+    return found
+
+
+def rows(
+    judge: Judge,
+    samples: Samples,
+    prior: Tensor,
+    fold: Tensor,
+    seed: int,
+    progress: Callable[[int, int], object] = lambda done, total: None,
+) -> list[Row]:
+    """Return a row for each way to decide, the simplest first; `prior` [C] are the classes' shares in training."""
+    folds, found = range(int(fold.max()) + 1), []
+    done, total = 0, len(FITS) * (len(folds) + 1)
+    for name, fit in FITS.items():
+        out, inside = torch.empty_like(samples.logits), 0.0
+        for k in folds:
+            rest, left = (fold != k).nonzero()[:, 0], (fold == k).nonzero()[:, 0]
+            within = samples.take(rest)
+            rule = fit(Fitting(judge, within, prior, seed)).rule
+            inside += float(judge.worth(rule, within).values) / len(folds)
+            out[left] = rule.apply(samples.logits[left])
+            progress(done := done + 1, total)
+        whole = fit(Fitting(judge, samples, prior, seed))
+        progress(done := done + 1, total)
+        value, violation = judged(judge, out, samples, slice(None))
+        without = tuple(judged(judge, out, samples, fold != k) for k in folds)
+        se = error([value for value, _ in without])
+        found.append(Row(name, value, se, inside - value, violation, without, whole))
+    return found
+
+
+def judged(judge: Judge, logits: Tensor, samples: Samples, where: Tensor | slice) -> tuple[float, float]:
+    """Return value and violation of some of the logits [N, C] that rules of folds made."""
+    worth = judge.of_applied(logits[where], samples.take(where))
+    return float(worth.values), float(worth.violations)
+
+
+def error(without: Sequence[float]) -> float:
+    """Return the jackknife's standard error of an estimate, given it without each of the folds."""
+    k, mean = len(without), math.fsum(without) / len(without)
+    return math.sqrt((k - 1) / k * math.fsum((value - mean) ** 2 for value in without))
+
+
+def choose(found: Sequence[Row]) -> tuple[Row, str]:
+    """Return the simplest row within one standard error of the best, and why in words.
+
+    The best is the one of highest value among the feasible, else the least violated. A simpler one that isn't feasible
+    is never taken in place of one that is; the error is of the difference, over folds.
+    """
+    best = min(found, key=lambda row: (row.violation, -row.value))
+    for row in found[: found.index(best)]:
+        if best.feasible and not row.feasible:
+            continue
+        ours, theirs = (value_or_violation(each, best.feasible) for each in (best, row))
+        apart = error([a - b for a, b in zip(ours[1:], theirs[1:], strict=True)])
+        if abs(ours[0] - theirs[0]) <= apart:
+            return row, f"{best.name} is not ahead of it by more than a standard error, {apart:.4f}"
+    return best, "nothing is ahead of it" if best is found[0] else "ahead of what is simpler by a standard error"
+
+
+def value_or_violation(row: Row, value: bool) -> list[float]:
+    """Return a row's value, or else its violation, and the same without each fold."""
+    return [row.value if value else row.violation, *(each[0 if value else 1] for each in row.without)]
