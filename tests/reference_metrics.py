@@ -6,7 +6,7 @@ is of no predicted class, C.
 
 import numpy as np
 
-from neuroevo.problems.metric import OfGenome
+from neuroevo.problems.metric import OfGenome, Unbound
 from neuroevo.problems.metrics import METRICS
 
 
@@ -116,6 +116,39 @@ def auroc(logits, targets):
     return float(np.mean(areas)) if areas else float("nan")
 
 
+def precisions(logits, targets):
+    table = confusion(logits, targets)[:, :-1]
+    return [table[c, c] / max(1, table[:, c].sum()) for c in sorted(set(targets.tolist()))]
+
+
+def precision(logits, targets):
+    return float(np.mean(precisions(logits, targets)))
+
+
+def false_positive_rates(logits, targets):
+    table = confusion(logits, targets)
+    rest = [np.delete(table, c, 0) for c in range(logits.shape[1])]
+    return [others[:, c].sum() / others.sum() for c, others in enumerate(rest) if others.sum()]
+
+
+def false_positive_rate(logits, targets):
+    return -float(np.mean(false_positive_rates(logits, targets)))
+
+
+def recall_at_precision(logits, targets, precision=0.9):
+    p = probabilities(logits)
+    found = []
+    for c in sorted(set(targets.tolist())):
+        own = targets == c
+        best = 0.0
+        for threshold in p[:, c]:
+            taken = p[:, c] >= threshold
+            if (own & taken).sum() / taken.sum() >= precision:
+                best = max(best, (own & taken).sum() / own.sum())
+        found.append(best)
+    return float(np.mean(found))
+
+
 def calibration_error(logits, targets, bins=15):
     gaps = [0.0] * bins
     for row, predicted, t in zip(probabilities(logits), predictions(logits), targets, strict=True):
@@ -145,6 +178,10 @@ REFERENCES = {
     "auroc": auroc,
     "calibration_error": calibration_error,
     "brier": brier,
+    "recall": balanced_accuracy,
+    "precision": precision,
+    "false_positive_rate": false_positive_rate,
+    "recall_at_precision": recall_at_precision,
 }
 
 
@@ -156,4 +193,5 @@ def required(name, classes):
 
 
 OF_GENOMES = [name for name in METRICS if isinstance(METRICS[name](**required(name, 2)), OfGenome)]
-OF_LOGITS = sorted(METRICS.keys() - set(OF_GENOMES))
+OF_GROUPS = [name for name in METRICS if isinstance(METRICS[name](**required(name, 2)), Unbound)]
+OF_LOGITS = sorted(METRICS.keys() - {*OF_GENOMES, *OF_GROUPS})

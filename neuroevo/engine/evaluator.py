@@ -85,14 +85,18 @@ def back_off(scoring: Scoring, learning: Learning) -> Evaluator:
         n = len(population.genomes)
         if before.objectives > 1:  # dominated by what it was
             worse = (before.values >= after.values).all(1) & (before.values > after.values).any(1)
+            if before.violation is not None and after.violation is not None:
+                worse = (worse & (before.violation == after.violation)) | (before.violation < after.violation)
         else:
-            order = ranks(torch.cat([before.values, after.values]))
+            order = ranks(torch.cat([before.keys, after.keys]))
             worse = order[n:] < order[:n]
         kept = mix(worse, population._replace(traits=refined.traits | population.traits), refined)
         scores = before._replace(
             values=torch.where(worse[:, None], before.values, after.values),
             invalid=torch.where(worse, before.invalid, after.invalid),
         )
+        if before.violation is not None and after.violation is not None:
+            scores = scores._replace(violation=torch.where(worse, before.violation, after.violation))
         return Evaluated(kept, kept, scores, first + spent + second)
 
     def cost(population: Population, samples: int, steps: int) -> Cost:

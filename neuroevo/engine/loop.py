@@ -4,6 +4,7 @@ It knows nothing but the problem. Each generation it yields a `Step`, whose part
 is a written step, and `evolve` goes on from one as if it had never stopped.
 """
 
+import math
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
@@ -16,9 +17,9 @@ from torch import Tensor
 from neuroevo.engine.algorithm import Algorithm
 from neuroevo.engine.cost import Budget, Cost
 from neuroevo.engine.genome import Population
-from neuroevo.engine.problem import Problem
+from neuroevo.engine.problem import VIOLATION, Problem
 from neuroevo.engine.rng import Context
-from neuroevo.engine.scores import Scores
+from neuroevo.engine.scores import Scores, ranks
 from neuroevo.errors import InputError
 
 DIVERSITY_GENES = 512  # diversity is taken over this many genes at most, evenly spaced
@@ -60,6 +61,7 @@ class Rules:
     budget: Budget
     metric: str  # of validation
     lower_is_better: bool  # of that metric as reported
+    constrained: bool = False  # whether constraints are put on candidates, so that a target counts where they are met
 
 
 class Proposal(NamedTuple):
@@ -222,7 +224,8 @@ def best(candidates: dict[str, Tensor], problem: Problem, generation: int) -> tu
 def stop_by_validation(rules: Rules, champion: Champion, stale: int) -> str | None:
     """Return why validation ends the run, `target` or `patience`, or None."""
     target, value = rules.budget.target, champion.validation[rules.metric]
-    if target is not None and (value <= target if rules.lower_is_better else value >= target):
+    feasible = not rules.constrained or champion.validation[VIOLATION] == 0
+    if target is not None and feasible and (value <= target if rules.lower_is_better else value >= target):
         return "target"
     return "patience" if rules.patience is not None and stale >= rules.patience else None
 
@@ -236,13 +239,14 @@ class Statistics(NamedTuple):
     diversity: float | None
     invalid: int
     traits: dict[str, float]  # medians of those that are a number for each individual
+    constraints: dict[str, float | None] = {}  # with constraints, the share that is feasible and the least violation
 
 
 def statistics(population: Population, scores: Scores) -> Statistics:
     """Return statistics over a population's valid individuals, and medians of its traits.
 
     They leave the device together, by the one transfer that a generation waits for. Invalid individuals are masked,
-    since to take the others' rows would wait for how many they are.
+    since to take the others' rows would wait for how many they are. With constraints the best is that by Deb's rules.
     """
     valid, genomes = ~scores.invalid, population.genomes
     sample = genomes[:, :: max(1, genomes.shape[1] // DIVERSITY_GENES)]
@@ -252,11 +256,22 @@ def statistics(population: Population, scores: Scores) -> Statistics:
     apart = deviations(sample, valid.to(genomes.device)).mean()
     traits = {name: trait.median() for name, trait in sorted(population.traits.items()) if trait.ndim == 1}
     numbers = [scores.invalid.sum(), highest, average, spread, apart, *traits.values()]
+    if scores.violation is not None:
+        first = ranks(scores.keys).masked_fill(scores.invalid, -1).argmax(keepdim=True)
+        numbers[1] = scores.values[:, 0].index_select(0, first).squeeze(0)
+        numbers += [((scores.violation == 0) & valid).sum() / valid.sum(), scores.violation.min()]
     invalid, *found = torch.stack([number.to(highest) for number in numbers]).tolist()
+    constraints: dict[str, float | None] = {}
+    if scores.violation is not None:
+        *found, feasible, least = found
+        constraints = {"feasible": None, VIOLATION: None}
+        if invalid < len(valid):
+            constraints = {"feasible": feasible, VIOLATION: least if math.isfinite(least) else None}
     if invalid == len(valid):
         found[:4] = [None] * 4
     best, mean, deviation, diversity, *medians = found
-    return Statistics(best, mean, deviation, diversity, int(invalid), dict(zip(traits, medians, strict=True)))
+    medians_by_name = dict(zip(traits, medians, strict=True))
+    return Statistics(best, mean, deviation, diversity, int(invalid), medians_by_name, constraints)
 
 
 def record(
@@ -271,6 +286,7 @@ def record(
         "diversity": found.diversity,
         "validation": validation,
         "invalid": found.invalid,
+        **found.constraints,
         **found.traits,
         "forward_samples": cost.forward,
         "backward_samples": cost.backward,

@@ -17,7 +17,7 @@ population.
 import torch
 from torch import Tensor
 
-from neuroevo.engine.scores import ranks, sort_rows
+from neuroevo.engine.scores import Scores, ranks, sort_rows
 
 FRONTS = 16  # that a GPU takes off at first before anybody looks whether some are left, then twice as many
 
@@ -31,6 +31,29 @@ def domination(values: Tensor) -> Tensor:
         worse |= column[:, None] < column
         better |= column[:, None] > column
     return worse & ~better
+
+
+def objectives(scores: Scores) -> Tensor:
+    """Return objectives [n, m] in which domination is that of scores with their constraints, -inf where invalid."""
+    values = scores.values[:, : scores.objectives].masked_fill(scores.invalid[:, None], -torch.inf)
+    return values if scores.violation is None else constrain(values, scores.violation)
+
+
+def constrain(values: Tensor, violation: Tensor) -> Tensor:
+    """Return values [n, m] moved so that domination among them is constrained domination (Deb et al. 2002, section VI).
+
+    The less violated dominates, `violation` [n]; among those violated by the same, domination decides as ever. Feasible
+    individuals stay where they are, and others go below all of them, the more violated the deeper, each by more than
+    the range of all values.
+    """
+    level = ranks(-violation[:, None]).neg()
+    level -= level.min()  # of the least violated 0, and of each that is more one more
+    level += (violation.min() > 0).to(level.dtype)
+    there = values.isfinite()
+    high = values.masked_fill(~there, -torch.inf).amax(0)
+    low = values.masked_fill(~there, torch.inf).amin(0)
+    apart = (high - low + 1).nan_to_num(nan=1.0, posinf=1.0, neginf=1.0)
+    return torch.where(there, values - level[:, None] * apart, values)
 
 
 def fronts(values: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from neuroevo.engine.evaluator import Evaluator
 from neuroevo.engine.genome import Layout
 
 Validate = Callable[[Tensor], tuple[list[dict[str, float]], Cost]]  # genomes [k, g] -> each one's metrics as reported
+VIOLATION = "violation"  # of constraints in sum, among a candidate's metrics: 0 where all are met; not there without any
 Merit = Callable[[Mapping[str, float]], tuple[float, ...]]  # metrics as reported -> what candidates are compared by
 
 
@@ -43,12 +44,18 @@ class Problem(NamedTuple):
     sensitivity: Sensitivities | None = None
 
 
-def by_metric(metric: str, *, lower_is_better: bool = False, loss: str | None = None) -> Merit:
-    """Return a merit that compares candidates by a metric, and where it ties by a `loss`, the lower the better."""
+def by_metric(
+    metric: str, *, lower_is_better: bool = False, loss: str | None = None, constrained: bool = False
+) -> Merit:
+    """Return a merit that compares candidates by a metric, and where it ties by a `loss`, the lower the better.
+
+    Those that are `constrained` are compared by how far they violate constraints before that: Deb's rules.
+    """
     sign = -1 if lower_is_better else 1
 
     def merit(metrics: Mapping[str, float]) -> tuple[float, ...]:
         value = sign * metrics[metric]
-        return (value,) if loss is None else (value, -metrics[loss])
+        found = (value,) if loss is None else (value, -metrics[loss])
+        return (-metrics[VIOLATION], *found) if constrained else found
 
     return merit

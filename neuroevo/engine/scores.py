@@ -12,6 +12,16 @@ class Scores(NamedTuple):
     values: Tensor  # [n, m] float64, a column a metric, higher is better; -inf throughout for an invalid individual
     invalid: Tensor  # [n] bool: some logit was NaN or Inf
     objectives: int = 1  # the first so many columns; the others break their ties
+    violation: Tensor | None = None  # [n] float64 of constraints: 0 where all are met, inf where invalid; None: there are none
+
+    @property
+    def keys(self) -> Tensor:
+        """What individuals are compared by, [n, k] float64, earlier columns first, the higher the better.
+
+        With constraints these are Deb's rules (2000, https://doi.org/10.1016/S0045-7825(99)00389-8): the less violated
+        first, the feasible before all, and the values among those that are violated by the same.
+        """
+        return self.values if self.violation is None else torch.cat([-self.violation[:, None], self.values], dim=1)
 
 
 def sort_rows(values: Tensor) -> tuple[Tensor, Tensor]:

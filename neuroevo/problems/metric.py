@@ -1,6 +1,7 @@
 """The types that metrics are: of logits, whole or added over samples, of genomes, and of modules."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -33,7 +34,28 @@ class OfModule(NamedTuple):
 
 Whole = Callable[[Tensor, Tensor], Tensor]  # (logits [n, B, C], targets [B]) -> scores [n], higher is better
 OfLogits = Additive | Whole
-Metric = OfLogits | OfGenome | OfModule
+
+
+class Names(NamedTuple):
+    """The classes of a problem, and the groups of its samples: none where it has none."""
+
+    classes: tuple[str, ...]
+    groups: tuple[str, ...] = ()
+
+
+class OfGroups(NamedTuple):
+    """A metric of logits of samples in groups: its targets say both, class + C * group, of C logits."""
+
+    metric: Additive
+
+
+class Unbound(NamedTuple):
+    """A metric that speaks of classes or groups by name: it is one of logits once they are known."""
+
+    bind: Callable[[Names], "Additive | Whole | OfGroups"]
+
+
+Metric = OfLogits | OfGenome | OfModule | OfGroups | Unbound
 FITNESS = "fitness"  # the name of what a function returns that gives a number without one
 
 
@@ -74,6 +96,51 @@ def score(metric: OfLogits, logits: Tensor, targets: Tensor) -> Tensor:
     return metric(logits, targets).to(torch.float64)
 
 
+def bind(metric: Metric, names: Names) -> Metric:
+    """Return a metric for the classes and groups of a problem; InputError where it speaks of others."""
+    return metric.bind(names) if isinstance(metric, Unbound) else metric
+
+
+def without_groups(metrics: Sequence[Metric], classes: int) -> list[Metric]:
+    """Return metrics of targets `class + C * group`, of which those that ask for no groups are given the class alone.
+
+    Metrics that have statistics in common go on having them in common.
+    """
+
+    @cache
+    def plain(whole: Whole) -> Whole:
+        return lambda logits, codes: whole(logits, codes % classes)
+
+    def of_codes(metric: Metric) -> Metric:
+        if isinstance(metric, OfGroups):
+            return metric.metric
+        if isinstance(metric, Additive):
+            return Additive(plain(metric.statistics), metric.finish)
+        return metric if isinstance(metric, OfGenome | OfModule | Unbound) else plain(metric)
+
+    return [of_codes(metric) for metric in metrics]
+
+
+def change(metric: Metric, function: Callable[[Tensor], Tensor]) -> Metric:
+    """Return a metric whose scores [n] are a function of another's, which may have several values [n, k]."""
+    if isinstance(metric, Unbound):
+        raise TypeError("a metric is bound before it is changed")
+    if isinstance(metric, OfGroups):
+        return OfGroups(_change_sums(metric.metric, function))
+    if isinstance(metric, Additive):
+        return _change_sums(metric, function)
+    if isinstance(metric, OfGenome):
+        return OfGenome(lambda genomes, start: function(metric.score(genomes, start)))
+    if isinstance(metric, OfModule):
+        first = metric.score
+        return OfModule(lambda network: float(function(torch.tensor([next(iter(numbers(first(network)).values()))]))))
+    return lambda logits, targets: function(metric(logits, targets))
+
+
+def _change_sums(metric: Additive, function: Callable[[Tensor], Tensor]) -> Additive:
+    return Additive(metric.statistics, lambda totals: function(metric.finish(totals)))
+
+
 def as_reported(name: str, score: float) -> float:
     """Return the usual, positive quantity behind a score of the metric called `name`."""
     return -score if name in LOWER_IS_BETTER else score
@@ -87,15 +154,21 @@ def of_network(metric: Metric, weights: Callable[[Tensor], Tensor]) -> Metric:
 
 
 LOWER_IS_BETTER = frozenset(  # their scores are negated
-    {"cross_entropy", "cost_matrix", "calibration_error", "brier", "weight_norm", "distance"}
+    {"cross_entropy", "cost_matrix", "calibration_error", "brier", "false_positive_rate", "weight_norm", "distance"}
 )
 
 
 def adjust(metric: Metric, offset: Tensor) -> Metric:
     """Return a metric of logits with `offset` [C] added, such as the log of the classes' shares (Menon et al. 2021)."""
-    if isinstance(metric, OfGenome | OfModule):
+    if isinstance(metric, OfGenome | OfModule | Unbound):
         return metric
+    if isinstance(metric, OfGroups):
+        return OfGroups(_adjust_sums(metric.metric, offset))
     if isinstance(metric, Additive):
-        whole = metric.statistics
-        return Additive(lambda logits, targets: whole(logits + offset, targets), metric.finish)
+        return _adjust_sums(metric, offset)
     return lambda logits, targets: metric(logits + offset, targets)
+
+
+def _adjust_sums(metric: Additive, offset: Tensor) -> Additive:
+    whole = metric.statistics
+    return Additive(lambda logits, targets: whole(logits + offset, targets), metric.finish)

@@ -21,14 +21,16 @@ from annotated_types import Ge
 from torch import Tensor
 
 from neuroevo.errors import InputError
+from neuroevo.problems.class_metrics import (
+    false_positive_rate,
+    group_accuracy,
+    precision,
+    recall,
+    recall_at_precision,
+    worst_group_accuracy,
+)
 from neuroevo.problems.metric import Additive, Metric, OfGenome
-
-CACHED = 2**17  # numbers that stay in a core's cache
-
-
-def _by_class(logits: Tensor) -> Tensor:
-    """Return logits `[n, B, C]` as `[n, C, B]`; free in the layout the GEMM leaves, else one copy."""
-    return logits.mT.to(torch.promote_types(logits.dtype, torch.float32)).contiguous()
+from neuroevo.problems.tallies import by_class, log_sum, of_hits, per_class, prediction, tallies
 
 
 def _of_target(x: Tensor, targets: Tensor) -> Tensor:
@@ -42,58 +44,6 @@ def _one_hot(targets: Tensor, like: Tensor) -> Tensor:
     return (torch.arange(like.shape[1], device=like.device)[:, None] == targets).to(like.dtype)
 
 
-def _prediction(x: Tensor) -> Tensor:
-    """Return the first class of the highest logit, `[n, B]`; C, which is no class, where a logit is NaN.
-
-    Forty times as fast as `argmax` over an inner dimension, which isn't vectorised: classes at the maximum get the
-    weights C, C - 1, ..., 1, so that the highest names the first. Nor is a comparison into bools. On a CPU a few
-    individuals at a time stay in cache.
-    """
-    classes, samples = x.shape[1:]
-    rows = max(1, CACHED // max(1, classes * samples)) if x.device.type == "cpu" else max(1, len(x))
-    weights = torch.arange(classes, 0, -1, dtype=x.dtype, device=x.device)[:, None]
-    highest, equal = x.new_empty(len(x), samples), x.new_empty(min(rows, len(x)), classes, samples)
-    for part, out in zip(x.split(rows), highest.split(rows), strict=True):
-        here = torch.eq(part, part.amax(1, keepdim=True), out=equal[: len(part)])
-        torch.amax(here.mul_(weights), 1, out=out)
-    return classes - highest.to(torch.uint8 if classes < 256 else torch.int32)
-
-
-def _per_class(values: Tensor, x: Tensor, targets: Tensor) -> Tensor:
-    """Return the sum of `values [n, B]`, such as hits, and the samples of each class, `[n, 2, C]` float64."""
-    shape = len(x), x.shape[1]
-    sums = torch.zeros(shape, dtype=torch.float64, device=x.device).index_add_(1, targets, values.double())
-    return torch.stack([sums, _counts(targets, shape[1]).expand(shape)], 1)
-
-
-def _counts(targets: Tensor, classes: int) -> Tensor:
-    """Return the samples of each class, `[C]` float64; `bincount` would look for the highest, and wait for it."""
-    ones = torch.ones(len(targets), dtype=torch.float64, device=targets.device)
-    return ones.new_zeros(classes).index_add_(0, targets, ones)
-
-
-def _tallies(values: Callable[[Tensor, Tensor, int], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
-    """Make statistics `[n, 3 C]`: of each class the sum of `values`, its samples, and how often it is predicted.
-
-    `(targets [B], predicted [n, B], C) -> values [n, B]`; the class predicted is C where there is none. What a metric
-    needs of the confusion matrix is in these 3 C numbers, where the matrix would take C * C of every individual.
-    """
-
-    def statistics(logits: Tensor, targets: Tensor) -> Tensor:
-        x = _by_class(logits)
-        chosen, classes = _prediction(x), x.shape[1]
-        counts = x.new_zeros(len(x), classes + 1, dtype=torch.float64)  # one more, for no class
-        counts.scatter_add_(1, chosen.long(), counts.new_ones(()).expand(chosen.shape))
-        found = _per_class(values(targets, chosen, classes), x, targets)
-        return torch.cat([found.flatten(1), counts[:, :-1]], 1)
-
-    return statistics
-
-
-def _hits(targets: Tensor, chosen: Tensor, classes: int) -> Tensor:
-    return chosen == targets
-
-
 def _with_none(samples: Tensor, predicted: Tensor) -> Tensor:
     """Return how often each class and none is predicted, `[n, C + 1]`, of samples and predictions `[n, C]`."""
     return torch.cat([predicted, (samples - predicted).sum(1, keepdim=True)], 1)
@@ -103,7 +53,7 @@ def _mean(per_sample: Callable[[Tensor, Tensor], Tensor]) -> Additive:
     """Make a metric of the mean over samples of `(x [n, C, B], targets [B]) -> values [n, B]`."""
 
     def statistics(logits: Tensor, targets: Tensor) -> Tensor:
-        sums = per_sample(_by_class(logits), targets).sum(-1, dtype=torch.float64)
+        sums = per_sample(by_class(logits), targets).sum(-1, dtype=torch.float64)
         return torch.stack([sums, torch.full_like(sums, len(targets))], 1)
 
     return Additive(statistics, lambda totals: totals[:, 0] / totals[:, 1])
@@ -113,8 +63,8 @@ def _recalls(reduce: Callable[[Tensor, Tensor], Tensor]) -> Additive:
     """Make a metric of `(recalls [n, C], present [n, C] bool) -> scores [n]`; a class not in targets has recall 0."""
 
     def statistics(logits: Tensor, targets: Tensor) -> Tensor:
-        x = _by_class(logits)
-        return _per_class(_prediction(x) == targets, x, targets).flatten(1)
+        x = by_class(logits)
+        return per_class(prediction(x) == targets, x, targets).flatten(1)
 
     def finish(totals: Tensor) -> Tensor:
         hits, samples = totals.chunk(2, 1)
@@ -130,7 +80,7 @@ def cross_entropy() -> Metric:
 
 def accuracy() -> Metric:
     """Share of samples whose predicted class is the right one."""
-    return _mean(lambda x, targets: _prediction(x) == targets)._replace(of_sample="hits")
+    return _mean(lambda x, targets: prediction(x) == targets)._replace(of_sample="hits")
 
 
 def top_k(*, k: Annotated[int, Ge(1)] = 5) -> Metric:
@@ -163,7 +113,7 @@ def macro_f1() -> Metric:
         either = samples + predicted
         return (2 * hits / either.clamp(min=1)).sum(1) / (either > 0).sum(1)
 
-    return Additive(_tallies(_hits), finish)
+    return Additive(of_hits, finish)
 
 
 def kappa(*, weights: Literal["linear", "quadratic"] | None = None) -> Metric:
@@ -187,7 +137,7 @@ def kappa(*, weights: Literal["linear", "quadratic"] | None = None) -> Metric:
         by_chance = (samples @ weight * _with_none(samples, predicted)).sum(1)  # as sums: integers, exact below 2**53
         return (1 - sums.sum(1) * samples.sum(1) / by_chance).masked_fill(by_chance == 0, 0.0)
 
-    return Additive(_tallies(apart), finish)
+    return Additive(tallies(apart), finish)
 
 
 def mcc() -> Metric:
@@ -205,7 +155,7 @@ def mcc() -> Metric:
         spread = spread * (n**2 - _with_none(samples, predicted).square().sum(1))
         return (together / spread.sqrt()).masked_fill(spread == 0, 0.0)
 
-    return Additive(_tallies(_hits), finish)
+    return Additive(of_hits, finish)
 
 
 def cost_matrix(*, costs: list[list[float]]) -> Metric:
@@ -231,7 +181,7 @@ def cost_matrix(*, costs: list[list[float]]) -> Metric:
     def scores(x: Tensor, targets: Tensor) -> Tensor:
         if x.shape[1] != len(table):
             raise InputError(f"{where}: {len(table)} x {len(table)} given; there are {x.shape[1]} classes")
-        return -table_on(x.device).take(targets * table.shape[1] + _prediction(x))
+        return -table_on(x.device).take(targets * table.shape[1] + prediction(x))
 
     return _mean(scores)
 
@@ -245,13 +195,8 @@ def auroc() -> Metric:
     """
 
     def scores(logits: Tensor, targets: Tensor) -> Tensor:
-        x = _by_class(logits.detach())
-        samples = len(targets)
-        highest = x.amax(1).to(torch.float64)
-        total = torch.zeros_like(highest)
-        for c in range(x.shape[1]):
-            total += (x[:, c] - highest).exp_()
-        normaliser = highest + total.log()
+        x = by_class(logits.detach())
+        samples, normaliser = len(targets), log_sum(x)
         if x.device.type != "cpu":
             return _areas((x - normaliser[:, None]).to(torch.float32), targets)
         areas = []
@@ -266,7 +211,7 @@ def auroc() -> Metric:
                 not_above = torch.searchsorted(values, own, right=True).sum(1)
                 # Twice the wins, ties half, over all samples; against each other the positives win p * p / 2.
                 areas.append((below + not_above - p * p).to(torch.float64) / (2 * p * (samples - p)))
-        return torch.stack(areas, 1).mean(1) if areas else torch.full_like(highest[:, 0], torch.nan)
+        return torch.stack(areas, 1).mean(1) if areas else torch.full_like(normaliser[:, 0], torch.nan)
 
     return scores
 
@@ -296,9 +241,9 @@ def calibration_error(*, bins: Annotated[int, Ge(1)] = 15) -> Metric:
     """
 
     def statistics(logits: Tensor, targets: Tensor) -> Tensor:
-        x = _by_class(logits)
+        x = by_class(logits)
         confidence = (x - x.amax(1, keepdim=True)).exp_().sum(1).reciprocal()
-        gap = (_prediction(x) == targets).to(x.dtype) - confidence
+        gap = (prediction(x) == targets).to(x.dtype) - confidence
         place = (confidence * bins).ceil_().sub_(1).clamp_(0, bins - 1).nan_to_num_().long()
         # In float64 these sums of float32 gaps are exact, and so the same in whatever order a GPU adds them.
         sums = gap.new_zeros(len(x), bins, dtype=torch.float64).scatter_add_(1, place, gap.double())
@@ -349,6 +294,12 @@ METRICS: dict[str, Callable[..., Metric]] = {
     "mcc": mcc,
     "cost_matrix": cost_matrix,
     "auroc": auroc,
+    "recall": recall,
+    "precision": precision,
+    "false_positive_rate": false_positive_rate,
+    "recall_at_precision": recall_at_precision,
+    "group_accuracy": group_accuracy,
+    "worst_group_accuracy": worst_group_accuracy,
     "calibration_error": calibration_error,
     "brier": brier,
     "sparsity": sparsity,
@@ -361,7 +312,7 @@ def weighted_cross_entropy(weights: Tensor) -> Metric:
     """Minus the cross-entropy's mean, weighted by the sample's class, `weights` [C]; as torch's with `weight`."""
 
     def statistics(logits: Tensor, targets: Tensor) -> Tensor:
-        own = _of_target(_by_class(logits).log_softmax(1), targets)
+        own = _of_target(by_class(logits).log_softmax(1), targets)
         weight = weights[targets].to(own.dtype)
         sums = torch.stack([(own * weight).sum(1, dtype=torch.float64), weight.sum().double().expand(len(own))], dim=1)
         return sums

@@ -15,7 +15,7 @@ from neuroevo.engine.cost import Cost
 from neuroevo.engine.execution import LOCAL, Execution, Executor
 from neuroevo.engine.genome import Population
 from neuroevo.engine.samples import Samples, walk
-from neuroevo.engine.scores import Scores
+from neuroevo.engine.scores import Scores, ranks
 from neuroevo.errors import InputError
 from neuroevo.problems.metric import Additive, Metric, OfGenome, OfModule, numbers, score
 from neuroevo.problems.sums import Evolved, Replay, logits_of, replay, sums, weights_of
@@ -30,6 +30,12 @@ class Judgement(NamedTuple):
     start: Tensor | None = None  # [g], for metrics of genomes
     executor: Executor = LOCAL
     replay: Replay | None = None  # of slices' work, where the execution asks for graphs
+    constraints: Sequence[Metric] = ()  # each of minus how far it is violated
+
+    @property
+    def columns(self) -> list[Metric]:
+        """All that is found in one pass over logits: metrics, and then constraints."""
+        return [*self.metrics, *self.constraints]
 
 
 def needs_all_logits(metrics: Sequence[Metric]) -> bool:
@@ -44,7 +50,7 @@ def evaluate(judgement: Judgement, genomes: Tensor, index: Tensor, execution: Ex
     kept, for as many individuals at a time as the memory limit lets. Functions of modules need no logits.
     """
     size = execution.individuals
-    if needs_all_logits(judgement.metrics):
+    if needs_all_logits(judgement.columns):
         # Such a metric sorts and ranks all logits: some eight copies.
         size = max(1, min(size, execution.limit // (8 * 4 * execution.classes * len(index))))
 
@@ -54,12 +60,16 @@ def evaluate(judgement: Judgement, genomes: Tensor, index: Tensor, execution: Ex
     found, bad = zip(*judgement.executor.map(work, genomes.split(size)), strict=True)
     values, invalid = torch.cat(found).to(genomes.device), torch.cat(bad).to(genomes.device)
     invalid |= values.isnan().any(1)
-    return Scores(values.masked_fill(invalid[:, None], -torch.inf), invalid)
+    values = values.masked_fill(invalid[:, None], -torch.inf)
+    if not judgement.constraints:
+        return Scores(values, invalid)
+    m = len(judgement.metrics)
+    return Scores(values[:, :m], invalid, violation=values[:, m:].sum(1).neg().abs())  # 0, and not -0
 
 
 def _slice(judgement: Judgement, rows: Tensor, index: Tensor, execution: Execution) -> tuple[Tensor, Tensor]:
     """Return the values [r, m] float64 of genomes [r, g] by each metric, and which are invalid [r] bool."""
-    metrics, evolved = judgement.metrics, judgement.evolved
+    metrics, evolved = judgement.columns, judgement.evolved
     whole = needs_all_logits(metrics)
     totals: list[Tensor | float] = [0.0] * len(metrics)
     total: Tensor | None = None
@@ -99,7 +109,7 @@ def _parts(
     judgement: Judgement, rows: Tensor, index: Tensor, execution: Execution, keep: Callable[[Tensor, Tensor], None]
 ) -> Iterator[list[Tensor]]:
     """Yield the `sums` of genomes [r, g] on each slice of samples; `keep` is given logits, unless a graph has them."""
-    evolved, samples, metrics = judgement.evolved, judgement.samples, judgement.metrics
+    evolved, samples, metrics = judgement.evolved, judgement.samples, judgement.columns
     if judgement.replay is not None and execution.graphs and not needs_all_logits(metrics):
         yield from replay(judgement.replay, evolved, samples, metrics, (rows, index, execution))
         return
@@ -131,7 +141,7 @@ def fitness(
 
     In half precision the best `rescored` individuals are scored again in float32, and that counts too; so are, and do,
     those that float16 made infinite, which no cost foresees. The first `objectives` metrics are objectives, the others
-    break ties.
+    break ties. With constraints the best are so by Deb's rules.
     """
     scores = evaluate(judgement, population.genomes, index, execution)._replace(objectives=objectives)
     n = scored = len(population.genomes)
@@ -140,14 +150,20 @@ def fitness(
     def again(rows: Tensor) -> Scores:
         found = evaluate(judgement, population.genomes[rows], index, exact)
         values, invalid = (before.index_copy(0, rows, now) for before, now in zip(scores[:2], found[:2], strict=True))
-        return scores._replace(values=values, invalid=invalid)
+        violation = scores.violation
+        if violation is not None and found.violation is not None:
+            violation = violation.index_copy(0, rows, found.violation)
+        return scores._replace(values=values, invalid=invalid, violation=violation)
 
     if execution.precision == "float16":  # nothing else asks the device how many
         beyond = scores.invalid.nonzero().squeeze(1)
         if len(beyond):
             scores, scored = again(beyond), scored + len(beyond)
     if execution.precision != "float32" and rescored:
-        order = scores.values[:, 0] if objectives == 1 else pareto.rank(scores.values[:, :objectives])
+        if scores.violation is not None:
+            order = ranks(scores.keys) if objectives == 1 else pareto.rank(pareto.objectives(scores))
+        else:
+            order = scores.values[:, 0] if objectives == 1 else pareto.rank(scores.values[:, :objectives])
         best = order.topk(min(rescored, n)).indices
         scores, scored = again(best), scored + len(best)
     return scores, Cost(forward=scored * len(index))

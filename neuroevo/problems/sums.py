@@ -69,7 +69,8 @@ def sums(metrics: Sequence[Metric], logits: Tensor, targets: Tensor, execution: 
         of = [found[:, kernels.COLUMNS.index(metric.of_sample)] for metric in additive]
         return [found[:, -1], *(torch.stack([column, many], 1) for column in of)]
     added = logits.sum((1, 2), dtype=torch.float32)
-    return [added, *(metric.statistics(logits, targets) for metric in additive)]
+    statistics = {metric.statistics: metric.statistics(logits, targets) for metric in additive}
+    return [added, *(statistics[metric.statistics] for metric in additive)]
 
 
 def replay(

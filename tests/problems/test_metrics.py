@@ -16,7 +16,17 @@ from torch import Tensor
 
 from neuroevo.errors import InputError
 from neuroevo.problems import metrics
-from neuroevo.problems.metric import LOWER_IS_BETTER, Additive, OfGenome, adjust, as_reported, own_metric, score
+from neuroevo.problems.metric import (
+    LOWER_IS_BETTER,
+    Additive,
+    Names,
+    OfGenome,
+    adjust,
+    as_reported,
+    bind,
+    own_metric,
+    score,
+)
 from neuroevo.problems.metrics import METRICS
 
 
@@ -31,7 +41,7 @@ SHAPES = [(1, 1, 2), (3, 17, 2), (4, 33, 7), (2, 9, 300)]  # n, B, C; over 255 c
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 PERFECT = dict.fromkeys(ALL, 1.0) | dict.fromkeys(LOWER_IS_BETTER, 0.0)
 WORST = dict.fromkeys(ALL, 0.0) | {"cross_entropy": -50.0, "calibration_error": -1.0, "brier": -2.0}
-WORST |= {"kappa": -1.0, "mcc": -1.0, "cost_matrix": -3.0}
+WORST |= {"false_positive_rate": -1.0, "kappa": -1.0, "mcc": -1.0, "cost_matrix": -3.0}
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -78,7 +88,11 @@ def test_the_reference_knows_every_metric():
 def test_agrees_with_the_reference(name, dtype, step):
     for shape, layout, seed in product(SHAPES, ["view", "contiguous"], range(2)):
         logits, targets = make(*shape, dtype, layout, seed, step)
-        if step and name == "auroc":  # equal samples: permuted logits tie, but round apart in the reference
+        if step and name in (
+            "auroc",
+            "recall_at_precision",
+        ):
+            # Equal samples: permuted logits tie, but round apart in the reference.
             logits, targets = make(*shape, dtype, layout, seed)
             logits[:, ::2] = logits[:, :1].clone()
         found = score(build(name, shape[2]), logits, targets)
@@ -93,7 +107,8 @@ def test_agrees_with_the_reference(name, dtype, step):
     ("name", "options"),
     [("top_k", {"k": k}) for k in (1, 2, 6, 7, 99)]
     + [("calibration_error", {"bins": b}) for b in (1, 2, 10, 100)]
-    + [("kappa", {"weights": w}) for w in ("linear", "quadratic")],
+    + [("kappa", {"weights": w}) for w in ("linear", "quadratic")]
+    + [("recall_at_precision", {"precision": p}) for p in (0.2, 0.5, 1.0)],
 )
 @pytest.mark.parametrize("step", [None, 2.0], ids=["", "tied"])
 def test_options_agree_with_the_reference(name, options, step):
@@ -119,6 +134,12 @@ SKLEARN = {  # of (logits [B, C], targets [B]) as NumPy arrays
     ).min(),
     "macro_f1": lambda x, t: sklearn_metrics.f1_score(t, x.argmax(1), average="macro", zero_division=0),
     "kappa": lambda x, t: sklearn_metrics.cohen_kappa_score(t, x.argmax(1)),
+    "recall": lambda x, t: sklearn_metrics.recall_score(
+        t, x.argmax(1), labels=sorted(set(t.tolist())), average="macro"
+    ),
+    "precision": lambda x, t: sklearn_metrics.precision_score(
+        t, x.argmax(1), labels=sorted(set(t.tolist())), average="macro", zero_division=0
+    ),
     "mcc": lambda x, t: sklearn_metrics.matthews_corrcoef(t, x.argmax(1)),
     "cost_matrix": lambda x, t: (
         -(sklearn_metrics.confusion_matrix(t, x.argmax(1), labels=range(8)) * COSTS).sum() / len(t)
@@ -235,7 +256,12 @@ def test_perfect_and_worst_predictions(name, present):
     metric = build(name, 7, **{"top_k": {"k": 1}, "cost_matrix": {"costs": costs}}.get(name, {}))
     perfect, worst = score(metric, spike(targets, 7), targets), score(metric, spike(after, 7), targets)
     torch.testing.assert_close(perfect, torch.tensor([PERFECT[name]]).double(), **close())
-    if name in ("auroc", "kappa", "mcc"):  # the lowest of all only where there is one class against one
+    if name in (
+        "auroc",
+        "kappa",
+        "mcc",
+        "false_positive_rate",
+    ):  # the lowest of all only where there is one class against one
         two = torch.tensor([0, 1, 1, 0])
         perfect, worst = score(metric, spike(two, 2), two), score(metric, spike(1 - two, 2), two)
     torch.testing.assert_close(worst, torch.tensor([WORST[name]]).double(), **close())
@@ -301,7 +327,7 @@ def test_a_bad_individual_raises_nothing_and_leaves_the_others_alone(name, bad, 
 def test_an_individual_of_nothing_but_nan_is_never_good(name):
     found = score(build(name, 6), torch.full((1, 20, 6), torch.nan), torch.arange(20) % 6)
     assert found.isnan().all() or name in ("auroc", "cost_matrix") or found.item() == 0.0
-    assert name not in LOWER_IS_BETTER - {"cost_matrix"} or found.isnan().all()
+    assert name not in LOWER_IS_BETTER - {"cost_matrix", "false_positive_rate"} or found.isnan().all()
 
 
 @pytest.mark.parametrize(
@@ -465,6 +491,14 @@ def test_a_users_metric_has_copies_of_its_own_and_its_scores_are_checked() -> No
 
 @pytest.mark.parametrize("name", sorted(METRICS))
 def test_a_metric_on_a_gpu_waits_for_nothing_and_is_that_on_the_cpu(name):
+    if name in reference.OF_GROUPS:
+        logits, targets = make(3, 40, 5)
+        metric = bind(METRICS[name](), Names((), ("a", "b"))).metric
+        with paper_gpu() as gpu, gpu.count() as waits:
+            there = score(metric, logits.to("cuda"), targets.to("cuda") + 5)
+        assert not waits.reads
+        torch.testing.assert_close(there.elem, score(metric, logits, targets + 5))
+        return
     if name not in ALL:  # of genomes
         genomes = torch.randn(3, 7)
         with paper_gpu() as gpu, gpu.count() as waits:

@@ -20,14 +20,14 @@ class GAState(NamedTuple):
 def fitness_of(scores: Scores) -> Tensor:
     """Return fitness [n]: the metric itself, or ranks where a second one breaks its ties; -inf where invalid.
 
-    With many objectives, ranks in NSGA-II's order.
+    With constraints, ranks by Deb's rules; with many objectives, ranks in NSGA-II's order.
     """
-    values = scores.values
     if scores.objectives > 1:
         return pareto.rank(objectives_of(scores))
-    return values[:, 0] if values.shape[1] == 1 else ranks(values).masked_fill(scores.invalid, -torch.inf)
+    keys = scores.keys
+    return keys[:, 0] if keys.shape[1] == 1 else ranks(keys).masked_fill(scores.invalid, -torch.inf)
 
 
 def objectives_of(scores: Scores) -> Tensor:
-    """Return objectives [n, m], -inf throughout where invalid."""
-    return scores.values[:, : scores.objectives].masked_fill(scores.invalid[:, None], -torch.inf)
+    """Return objectives [n, m], -inf throughout where invalid; with constraints moved so that they dominate by them."""
+    return pareto.objectives(scores)

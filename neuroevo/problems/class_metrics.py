@@ -1,0 +1,207 @@
+"""Metrics of a class, of each class and of groups of samples: what constraints are put on.
+
+A class is given by its name or its place; without one a metric is the mean over the classes that occur in targets. A
+class or a group of which there are no samples can't be judged: among several values its own is NaN, and alone it is 0
+for everybody. `each` gives all of them at once, from the same tallies of predictions that other metrics take.
+"""
+
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, NamedTuple
+
+import torch
+from annotated_types import Ge, Le
+from torch import Tensor
+
+from neuroevo.errors import InputError
+from neuroevo.problems.metric import Additive, Metric, Names, OfGroups, Unbound, Whole
+from neuroevo.problems.tallies import by_class, in_groups, log_sum, of_hits
+
+Class = int | str | None
+
+
+class Tally(NamedTuple):
+    """Of each class [..., C] float64: predictions of it that are right, its samples, and all predictions of it."""
+
+    hits: Tensor
+    samples: Tensor
+    predicted: Tensor
+
+
+Values = Callable[[Tally], Tensor]  # -> [..., C], NaN where a class can't be judged
+
+
+class Each(NamedTuple):
+    """Values [n, k] of each class or group, as reported, NaN where there are no samples to judge by."""
+
+    metric: Additive | Whole | OfGroups  # which return [n, k]
+    names: tuple[str, ...]  # [k]
+
+
+def _recalls(t: Tally) -> Tensor:
+    return t.hits / t.samples
+
+
+def _precisions(t: Tally) -> Tensor:
+    return (t.hits / t.predicted.clamp(min=1)).masked_fill(t.samples == 0, torch.nan)
+
+
+def _false_positives(t: Tally) -> Tensor:
+    return (t.predicted - t.hits) / (t.samples.sum(-1, keepdim=True) - t.samples)
+
+
+def _accuracies(t: Tally) -> Tensor:
+    return t.hits.sum(-1, keepdim=True) / t.samples.sum(-1, keepdim=True)
+
+
+OF_TALLIES: dict[str, Values] = {
+    "accuracy": _accuracies,
+    "recall": _recalls,
+    "precision": _precisions,
+    "false_positive_rate": _false_positives,
+}
+
+
+def place(of: Class, classes: Sequence[str] | int) -> int | None:
+    """Return the place of a class given by its name or its place; InputError where there is none such.
+
+    `classes` are their names, or how many there are.
+    """
+    if of is None:
+        return None
+    if not isinstance(classes, int) and str(of) in classes:
+        return list(classes).index(str(of))
+    count = classes if isinstance(classes, int) else len(classes)
+    if isinstance(of, int):
+        if 0 <= of < count:
+            return of
+        raise InputError(f"{of} given; the classes are 0 to {count - 1}", option="of")
+    names = [] if isinstance(classes, int) else list(classes)
+    near = difflib.get_close_matches(of[:100], names, n=1)
+    hint = f" (did you mean {near[0]}?)" if near else ""
+    there = ", ".join(names[:20]) + (f" and {count - 20:,} more" if count > 20 else "")
+    raise InputError(f"no class is called {of!r}{hint}; there are: {there}", option="of")
+
+
+def _pick(values: Tensor, of: int | None) -> Tensor:
+    """Return the value of a class [...], or the mean over those that can be judged, of values [..., C]."""
+    if of is not None and not 0 <= of < values.shape[-1]:
+        place(of, values.shape[-1])
+    return values.nanmean(-1) if of is None else values[..., of]
+
+
+def _of_class(values: Values, of: Class, sign: int = 1) -> Metric:
+    """Make a metric of a class's value, or of the mean over classes."""
+
+    def finish(totals: Tensor, where: int | None) -> Tensor:
+        return sign * _pick(values(Tally(*totals.chunk(3, 1))), where).nan_to_num(0.0)
+
+    if isinstance(of, str):
+        return Unbound(lambda names: Additive(of_hits, lambda totals: finish(totals, place(of, names.classes))))
+    return Additive(of_hits, lambda totals: finish(totals, of))
+
+
+def recall(*, of: Class = None) -> Metric:
+    """Share of a class's samples that are predicted as it (`of`, by name or place), or the mean over classes."""
+    return _of_class(_recalls, of)
+
+
+def precision(*, of: Class = None) -> Metric:
+    """Share of the predictions of a class that are right (`of`, by name or place), or the mean over classes.
+
+    0 where it is never predicted; the mean is over the classes that occur in targets.
+    """
+    return _of_class(_precisions, of)
+
+
+def false_positive_rate(*, of: Class = None) -> Metric:
+    """Minus the share of the other classes' samples that are predicted as a class (`of`), or the mean over classes."""
+    return _of_class(_false_positives, of, -1)
+
+
+def recall_at_precision(*, precision: Annotated[float, Ge(0), Le(1)] = 0.9, of: Class = None) -> Metric:
+    """Highest recall of a class (`of`) that a threshold on its probability gives at a precision, or the mean over all.
+
+    Samples of equal probability, in float32, are on one side of any threshold; 0 where none gives that precision.
+    """
+
+    def scores(logits: Tensor, targets: Tensor, where: int | None) -> Tensor:
+        found = _recalls_at(logits, targets, precision, where)
+        return _pick(found, None).nan_to_num(0.0)
+
+    if isinstance(of, str):
+        return Unbound(lambda names: lambda logits, targets: scores(logits, targets, place(of, names.classes)))
+    return lambda logits, targets: scores(logits, targets, of)
+
+
+def _recalls_at(logits: Tensor, targets: Tensor, precision: float, of: int | None) -> Tensor:
+    """Return the highest recalls [n, C] at a precision, [n, 1] of one class; NaN where it has no samples."""
+    x = by_class(logits.detach())
+    place(of, x.shape[1])
+    normaliser, found = log_sum(x), []
+    for c in range(x.shape[1]) if of is None else (of,):
+        values, rows = (x[:, c] - normaliser).to(torch.float32).sort(dim=1, descending=True, stable=True)
+        right = (targets == c).double()
+        hits = right[rows].cumsum(1)
+        whole = torch.ones_like(values, dtype=torch.bool)
+        whole[:, :-1] = values[:, 1:] != values[:, :-1]  # a threshold takes all of equals
+        taken = torch.arange(1, len(targets) + 1, dtype=torch.float64, device=x.device)
+        fits = whole & (hits / taken >= precision) & ~values.isnan()
+        found.append(hits.masked_fill(~fits, 0).amax(1) / right.sum())
+    return torch.stack(found, 1)
+
+
+def group_accuracy() -> Metric:
+    """Mean over groups of samples of the accuracy in each; of data that have groups."""
+    return Unbound(lambda names: _of_groups(names, lambda values: values.nanmean(1)))
+
+
+def worst_group_accuracy() -> Metric:
+    """Lowest accuracy of any group of samples (Sagawa et al. 2020, https://arxiv.org/abs/1911.08731)."""
+    return Unbound(lambda names: _of_groups(names, lambda values: values.nan_to_num(nan=torch.inf).amin(1)))
+
+
+def _of_groups(names: Names, reduce: Callable[[Tensor], Tensor]) -> Metric:
+    every = _each_group(_accuracies, names, None).metric
+    return OfGroups(Additive(every.statistics, lambda totals: reduce(every.finish(totals))))
+
+
+class _Groups(NamedTuple):
+    """Values of groups before they are known to be of coded targets."""
+
+    metric: Additive
+    names: tuple[str, ...]
+
+
+def _each_group(values: Values, names: Names, of: int | None) -> _Groups:
+    groups = len(names.groups)
+    if not groups:
+        raise InputError(
+            "the data have no groups; an .npz file has them as an array groups [N], and class folders as folders in "
+            "them, read with groups: true"
+        )
+
+    def finish(totals: Tensor) -> Tensor:
+        return _pick(values(Tally(*totals.view(len(totals), 3, groups, -1).unbind(1))), of)
+
+    return _Groups(Additive(in_groups(groups), finish), names.groups)
+
+
+def each(metric: str, per: str, names: Names, options: Mapping[str, Any]) -> Each:
+    """Return a metric's values for each class or group (`per`); InputError where it has none, or names no class."""
+    of = options.get("of")
+    if per == "group":
+        if metric not in OF_TALLIES:
+            raise InputError(f"per: group goes with {', '.join(OF_TALLIES)}, and {metric} is given")
+        found = _each_group(OF_TALLIES[metric], names, place(of, names.classes))
+        return Each(OfGroups(found.metric), found.names)
+    known = [name for name in OF_TALLIES if name != "accuracy"] + ["recall_at_precision"]
+    if metric not in known:
+        raise InputError(f"per: class goes with {', '.join(known)}, and {metric} is given")
+    if of is not None:
+        raise InputError(f"per: class has a value for each class, and of: {of} names one; leave one of them out")
+    if metric == "recall_at_precision":
+        at = options.get("precision", 0.9)
+        return Each(lambda logits, targets: _recalls_at(logits, targets, at, None), names.classes)
+    values = OF_TALLIES[metric]
+    return Each(Additive(of_hits, lambda totals: values(Tally(*totals.chunk(3, 1)))), names.classes)
