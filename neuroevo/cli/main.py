@@ -179,7 +179,7 @@ def decide(
     metric: Annotated[str, typer.Option(help="a name, or {name: ..., option: ...}", metavar="METRIC")],
     subject_to: Annotated[
         list[str] | None,
-        typer.Option(help="'METRIC [per class|per group|of CLASS] >= NUMBER', or <=", metavar="BOUND"),
+        typer.Option(help="such as 'precision per class >= 0.8', 'recall of cat >= 0.9'", metavar="BOUND"),
     ] = None,
     folds: Annotated[int, typer.Option(help="parts of the samples, each left out once")] = 5,
     seed: Annotated[int, typer.Option(help="of folds and search")] = 0,
@@ -194,19 +194,9 @@ def decide(
     from neuroevo.experiments import terminal
     from neuroevo.experiments.signals import Signals
 
-    bounds = subject_to or []
+    how: dict[str, Any] = {"folds": folds, "seed": seed, "out": out, "sets": sets or [], "signals": Signals()}
     with terminal.show() as observer:
-        found = decide_.decide(
-            place,
-            metric,
-            bounds,
-            observer,
-            folds=folds,
-            seed=seed,
-            out=out,
-            sets=sets or [],
-            signals=Signals(),
-        )
+        found = decide_.decide(place, metric, subject_to or [], observer, **how)
     for line in decisions.lines(place, found):
         print(printable(line))
 
@@ -373,26 +363,10 @@ def summary(folder: str) -> None:
 
 
 def standings(folder: str) -> None:
-    """Print what the arms of a benchmark came to, best on validation first."""
-    from pathlib import Path
+    """Print what the arms of a benchmark came to."""
+    from neuroevo.cli import standings as standings_
 
-    from neuroevo.storage import rundir
-
-    result = rundir.read_result(Path(folder))
-    sign = 1 if result["lower_is_better"] else -1
-    rows = [(f"{result['metric']} at {result['samples']:,} samples", "validation, test with 95 % interval, seconds")]
-    for name, arm in sorted(result["arms"].items(), key=lambda item: place(item[1]["validation_mean"], sign)):
-        low, high = arm["test_mean_low"], arm["test_mean_high"]
-        interval = "[one run]" if low is None else f"[{number(low)}, {number(high)}]"
-        means = f"{number(arm['validation_mean'])}  {number(arm['test_mean'])}"
-        rows.append((name, f"{means} {interval}  {arm['seconds_mean']:.1f}"))
-    rows += [("warning", line) for line in result.get("warnings", [])]
-    table(f"{folder}: {result['runs']} of {result['runs_asked']} runs", rows)
-
-
-def place(mean: float | None, sign: int) -> float:
-    """Return the key that sorts arms, the best first; last where there is no mean."""
-    return float("inf") if mean is None else sign * mean
+    table(*standings_.describe(folder))
 
 
 def fail(line: str, status: int) -> NoReturn:

@@ -64,6 +64,7 @@ def rows(
             out[left] = rule.apply(samples.logits[left])
             progress(done := done + 1, total)
         whole = fit(Fitting(judge, samples, prior, seed))
+        whole = whole._replace(rule=whole.rule.plain(scale_counts=judge.tables is None))
         progress(done := done + 1, total)
         value, violation = judged(judge, out, samples, slice(None))
         without = tuple(judged(judge, out, samples, fold != k) for k in folds)

@@ -1,6 +1,7 @@
 """What a decision is for: a metric by name or of one's own, and constraints, of classes and groups by name."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -26,7 +27,7 @@ from neuroevo.problems.metric import (
     bind,
     change,
     own_metric,
-    ungrouped,
+    without_groups,
 )
 from neuroevo.problems.metrics import METRICS
 
@@ -59,31 +60,36 @@ def goal_of(metric: Any, constraints: Sequence[Any], names: Names) -> Goal:
     name, first = metric_of(metric, "metric", names)
     found = bounds.read(constraints, "constraints")
     metrics = [first, *(bounded(each, f"constraints.{i}", names) for i, each in enumerate(found))]
-    plain = ungrouped(metrics, len(names.classes))
+    plain = without_groups(metrics, len(names.classes))
     measures = [Measure(of, bound) for of, bound in zip(plain, (None, *found), strict=True)]  # type: ignore[arg-type]
     return Goal(name, found, tuple(measures), names, any(isinstance(each, OfGroups) for each in metrics))
+
+
+@contextmanager
+def about(option: str) -> Iterator[None]:
+    """Have an InputError say first which argument it is about."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(str(error).removeprefix(f"{option}.name: ").removeprefix(f"{option}: "), option) from None
 
 
 def bounded(each: Constraint, option: str, names: Names) -> Metric:
     """Return what a constraint bounds: scores as reported, [n], or [n, m] where it is per class or group."""
     if each.per is not None:
-        try:
+        with about(option):
             return values_of_each(each.metric, each.per, names, each.options).metric
-        except InputError as error:
-            error.option = option
-            raise error.within(option) from None
-    name, metric = metric_of({"name": each.metric, **each.options}, f"{option}.metric", names)
-    return change(metric, lambda scores: -scores) if name in LOWER_IS_BETTER else metric
+    name, metric = metric_of({"name": each.metric, **each.options}, option, names)
+    return change(metric, torch.neg) if name in LOWER_IS_BETTER else metric
 
 
 def metric_of(given: Any, option: str, names: Names) -> tuple[str, OfLogits | OfGroups]:
     """Return a metric of logits and its name, as it is given; InputError where it is none."""
     found: Metric
     if isinstance(given, str | Mapping):
-        part = config.part("metric", given, option)
-        name = part.name
-        with config.at(option):
-            found = part.metric()
+        with about(option):
+            part = config.part("metric", given, option)
+            name, found = part.name, part.metric()
     elif isinstance(given, Additive | OfGroups | Unbound | OfGenome | OfModule):
         name, found = option, given
     elif callable(given):
@@ -95,7 +101,7 @@ def metric_of(given: Any, option: str, names: Names) -> tuple[str, OfLogits | Of
         raise InputError(f"a metric expected, a {type(given).__name__} given; by name: {', '.join(METRICS)}", option)
     if isinstance(found, OfGenome | OfModule):
         raise InputError(f"{name} is of a network and its weights; a metric of logits is expected", option=option)
-    with config.at(option):
+    with about(option):
         bound = bind(found, names)
     assert not isinstance(bound, OfGenome | OfModule | Unbound)
     return name, bound

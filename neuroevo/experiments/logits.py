@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from neuroevo import config
 from neuroevo.data.arrays import Source
 from neuroevo.data.foldernames import SPLITS
 from neuroevo.engine.observer import Observer
@@ -46,7 +47,8 @@ def read(place: str, observer: Observer, sets: Sequence[str] = (), *, signals: I
     if not Path(place).is_dir() and place.lower().endswith(".npz"):
         if sets:
             raise InputError(f"--set {sets[0]}: for a run's data; {place} is a file of logits")
-        return of_file(place, observer)
+        with config.at(file="logits"):
+            return of_file(place, observer)
     return of_run(place, observer, sets, signals=signals)
 
 
