@@ -1,13 +1,12 @@
 """What `neuroevo decide` says: the rows, the choice and why, and test apart."""
 
-from neuroevo.decision import table
 from neuroevo.experiments.decide import Decided
 
 
 def lines(place: str, found: Decided) -> list[str]:
     """Return the lines about a decision, of 80 columns."""
     decision = found.decision
-    said = [f"{place}: fitted to {found.given.split}", *table.lines(decision)]
+    said = [f"{place}: fitted to {found.given.split}", *decision.lines()]
     for name, score in found.test.items():
         kept = "" if not decision.goal.constraints else "  kept" if score.feasible else f"  {score.violation:.4f} missed"
         said.append(f"test  {name:<10}  {score.value:.4f}{kept}")

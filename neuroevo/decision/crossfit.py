@@ -48,6 +48,7 @@ def rows(
     samples: Samples,
     prior: Tensor,
     fold: Tensor,
+    *,
     seed: int,
     progress: Callable[[int, int], object] = lambda done, total: None,
 ) -> list[Row]:
@@ -66,14 +67,14 @@ def rows(
         whole = fit(Fitting(judge, samples, prior, seed))
         whole = whole._replace(rule=whole.rule.plain(scale_counts=judge.tables is None))
         progress(done := done + 1, total)
-        value, violation = judged(judge, out, samples, slice(None))
-        without = tuple(judged(judge, out, samples, fold != k) for k in folds)
+        value, violation = worth_of(judge, out, samples, slice(None))
+        without = tuple(worth_of(judge, out, samples, fold != k) for k in folds)
         se = error([value for value, _ in without])
         found.append(Row(name, value, se, inside - value, violation, without, whole))
     return found
 
 
-def judged(judge: Judge, logits: Tensor, samples: Samples, where: Tensor | slice) -> tuple[float, float]:
+def worth_of(judge: Judge, logits: Tensor, samples: Samples, where: Tensor | slice) -> tuple[float, float]:
     """Return value and violation of some of the logits [N, C] that rules of folds made."""
     worth = judge.of_applied(logits[where], samples.take(where))
     return float(worth.values), float(worth.violations)

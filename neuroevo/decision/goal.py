@@ -13,6 +13,7 @@ from neuroevo.decision.judge import Measure, Samples
 from neuroevo.errors import InputError
 from neuroevo.problems import constraints as bounds
 from neuroevo.problems.class_metrics import each as values_of_each
+from neuroevo.problems.class_metrics import place
 from neuroevo.problems.constraints import Constraint
 from neuroevo.problems.metric import (
     LOWER_IS_BETTER,
@@ -51,15 +52,15 @@ class Goal(NamedTuple):
         strange = [name for name in names if name not in self.names.groups]
         if strange:
             raise InputError(f"{strange[0]} is none of {', '.join(self.names.groups[:8])}", option="groups")
-        place = torch.tensor([self.names.groups.index(name) for name in names])
-        return Samples(logits, labels + len(self.names.classes) * place[index])
+        ours = torch.tensor([self.names.groups.index(name) for name in names])
+        return Samples(logits, labels + len(self.names.classes) * ours[index])
 
 
 def goal_of(metric: Any, constraints: Sequence[Any], names: Names) -> Goal:
     """Return what a decision is for, as it is given; InputError where it can't be."""
     name, first = metric_of(metric, "metric", names)
     found = bounds.read(constraints, "constraints")
-    metrics = [first, *(bounded(each, f"constraints.{i}", names) for i, each in enumerate(found))]
+    metrics = [first, *(values_of(each, f"constraints.{i}", names) for i, each in enumerate(found))]
     plain = without_groups(metrics, len(names.classes))
     measures = [Measure(of, bound) for of, bound in zip(plain, (None, *found), strict=True)]  # type: ignore[arg-type]
     return Goal(name, found, tuple(measures), names, any(isinstance(each, OfGroups) for each in metrics))
@@ -74,7 +75,7 @@ def about(option: str) -> Iterator[None]:
         raise InputError(str(error).removeprefix(f"{option}.name: ").removeprefix(f"{option}: "), option) from None
 
 
-def bounded(each: Constraint, option: str, names: Names) -> Metric:
+def values_of(each: Constraint, option: str, names: Names) -> Metric:
     """Return what a constraint bounds: scores as reported, [n], or [n, m] where it is per class or group."""
     if each.per is not None:
         with about(option):
@@ -90,6 +91,7 @@ def metric_of(given: Any, option: str, names: Names) -> tuple[str, OfLogits | Of
         with about(option):
             part = config.part("metric", given, option)
             name, found = part.name, part.metric()
+            place(part.options.get("of"), names.classes)
     elif isinstance(given, Additive | OfGroups | Unbound | OfGenome | OfModule):
         name, found = option, given
     elif callable(given):

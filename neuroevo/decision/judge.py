@@ -94,7 +94,7 @@ class Judge:
 
     def of_logits(self, rules: Rule, samples: Samples) -> Worth:
         """Return what rules [n, C] are worth by the logits that they make."""
-        rows = max(1, 8 * CELLS // max(1, samples.logits.numel()))
+        rows = max(1, 128 * CELLS // max(1, samples.logits.numel()))
         parts = []
         for scales, offsets in zip(rules.scales.split(rows), rules.offsets.split(rows), strict=True):
             parts.append(self._scores(Rule(scales, offsets).apply(samples.logits), samples))

@@ -5,7 +5,7 @@ from typing import NamedTuple, Self
 import torch
 from torch import Tensor
 
-CELLS = 2**20  # numbers at a time, that scoring many rules stays in cache
+CELLS = 2**15  # numbers at a time, so that scoring many rules stays in a core's cache
 
 
 class Rule(NamedTuple):
@@ -54,10 +54,10 @@ def predict(rules: Rule, logits: Tensor) -> Tensor:
     parts = []
     for scales, offsets in zip(rules.scales.split(rows), rules.offsets.split(rows), strict=True):
         highest = torch.addcmul(offsets[:, :1], scales[:, :1], columns[0])
-        chosen = torch.zeros_like(highest, dtype=torch.int64)
+        chosen = torch.zeros_like(highest, dtype=torch.int16 if len(columns) < 2**15 else torch.int64)
         for c in range(1, len(columns)):
             here = torch.addcmul(offsets[:, c, None], scales[:, c, None], columns[c])
             chosen.masked_fill_(here > highest, c)
             highest = torch.maximum(highest, here)
         parts.append(chosen)
-    return torch.cat(parts)
+    return torch.cat(parts).long()

@@ -104,11 +104,27 @@ class Decision:
             raise InputError(f"of {found.shape[1]} classes; {len(self.offsets)} expected", option="logits")
         return found
 
-    def __str__(self) -> str:
-        """Return the rows as a table of 80 columns."""
-        from neuroevo.decision.table import lines
+    def lines(self) -> list[str]:
+        """Return the rows as a table of 80 columns, the one that is chosen marked, what was asked, and why it was."""
+        bounds = [f"subject to {each.of} {each.bounds}" for each in self.goal.constraints]
+        body = [["", "row", "out of fold", "fit - held out", *(["violation"] if bounds else []), ""]]
+        for row in self.rows:
+            value = f"{self.reported(row.value):.4f} +- {row.se:.4f}"
+            kept = ["kept" if row.feasible else f"{row.violation:.4f}"] if bounds else []
+            mark = ">" if row.name == self.chosen else ""
+            body.append([mark, row.name, value, f"{self.reported(row.gap):+.4f}", *kept, row.fit.about])
+        widths = [max(map(len, column)) for column in zip(*body, strict=True)]
+        return [
+            f"{self.metric} of {self.samples:,} samples, {self.folds} folds",
+            *bounds,
+            *("  ".join(map(str.ljust, line, widths)).rstrip() for line in body),
+            f"chosen: {'do nothing, argmax' if self.nothing else self.chosen} ({self.why})",
+            *(f"note: {line}" for line in self.notes),
+        ]
 
-        return "\n".join(lines(self))
+    def __str__(self) -> str:
+        """Return the rows as a table."""
+        return "\n".join(self.lines())
 
 
 def tune_decision(
@@ -149,7 +165,7 @@ def tune_decision(
         raise InputError("all samples are of one class; there is nothing to decide", option="y")
     judge = Judge(goal.measures, samples)
     fold = crossfit.split(samples.targets, folds, seed)
-    rows = crossfit.rows(judge, samples, shares, fold, seed, progress)
+    rows = crossfit.rows(judge, samples, shares, fold, seed=seed, progress=progress)
     best, why = crossfit.choose(rows)
     return Decision(
         metric=goal.name,
@@ -167,10 +183,8 @@ def tune_decision(
 def notes(counts: Sequence[int], folds: int) -> list[str]:
     """Return lines on classes with few samples or none, of how many there are of each."""
     found = []
-    none, few = (
-        [c for c, count in enumerate(counts) if count == 0],
-        [c for c, count in enumerate(counts) if 0 < count < folds],
-    )
+    none = [c for c, count in enumerate(counts) if count == 0]
+    few = [c for c, count in enumerate(counts) if 0 < count < folds]
     if none:
         found.append(f"no sample of {_classes(none)}: nothing is known of the offsets there")
     if few:
