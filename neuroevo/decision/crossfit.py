@@ -99,8 +99,8 @@ def choose(found: Sequence[Row]) -> tuple[Row, str]:
         ours, theirs = (value_or_violation(each, best.feasible) for each in (best, row))
         apart = error([a - b for a, b in zip(ours[1:], theirs[1:], strict=True)])
         if abs(ours[0] - theirs[0]) <= apart:
-            return row, f"{best.name} is not ahead of it by more than a standard error, {apart:.4f}"
-    return best, "nothing is ahead of it" if best is found[0] else "ahead of what is simpler by a standard error"
+            return row, f"within one standard error of {best.name}, {apart:.4f}"
+    return best, "nothing is ahead of it" if best is found[0] else "ahead of simpler rows by a standard error"
 
 
 def value_or_violation(row: Row, value: bool) -> list[float]:
