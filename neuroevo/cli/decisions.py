@@ -8,6 +8,8 @@ def lines(place: str, found: Decided) -> list[str]:
     decision = found.decision
     said = [f"{place}: fitted to {found.given.split}", *decision.lines()]
     for name, score in found.test.items():
-        kept = "" if not decision.goal.constraints else "  kept" if score.feasible else f"  {score.violation:.4f} missed"
+        kept = (
+            "" if not decision.goal.constraints else "  kept" if score.feasible else f"  {score.violation:.4f} missed"
+        )
         said.append(f"test  {name:<10}  {score.value:.4f}{kept}")
     return [*said, *(f"wrote {line}" for line in found.written)]

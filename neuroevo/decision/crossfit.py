@@ -16,6 +16,8 @@ from neuroevo.decision.fits import FITS, Fit, Fitting
 from neuroevo.decision.judge import Judge, Samples
 from neuroevo.engine.rng import generator
 
+MARGINS = (0.0, 0.03, 0.1)  # by which bounds are further in for a fit: one that is just met on it is missed elsewhere
+
 
 class Row(NamedTuple):
     """A way to decide, as samples judge it that it wasn't fitted to."""
@@ -53,25 +55,32 @@ def rows(
     progress: Callable[[int, int], object] = lambda done, total: None,
 ) -> list[Row]:
     """Return a row for each way to decide, the simplest first; `prior` [C] are the classes' shares in training."""
-    folds, found = range(int(fold.max()) + 1), []
-    done, total = 0, len(FITS) * (len(folds) + 1)
-    for name, fit in FITS.items():
-        out, inside = torch.empty_like(samples.logits), 0.0
-        for k in folds:
-            rest, left = (fold != k).nonzero()[:, 0], (fold == k).nonzero()[:, 0]
-            within = samples.take(rest)
-            rule = fit(Fitting(judge, within, prior, seed)).rule
-            inside += float(judge.worth(rule, within).values) / len(folds)
-            out[left] = rule.apply(samples.logits[left])
-            progress(done := done + 1, total)
-        whole = fit(Fitting(judge, samples, prior, seed))
-        whole = whole._replace(rule=whole.rule.plain(scale_counts=judge.tables is None))
-        progress(done := done + 1, total)
-        value, violation = worth_of(judge, out, samples, slice(None))
-        without = tuple(worth_of(judge, out, samples, fold != k) for k in folds)
-        se = error([value for value, _ in without])
-        found.append(Row(name, value, se, inside - value, violation, without, whole))
-    return found
+    names = [(name, margin) for name in FITS for margin in (MARGINS if judge.bound and name != "argmax" else (0.0,))]
+    tried: list[Row] = []
+    for name, margin in names:
+        tried.append(row(judge, samples, prior, fold, how=(name, margin), seed=seed))
+        progress(len(tried), len(names))
+    # Of margins the least by which bounds are kept on what was left out; where none is, that which misses them least.
+    return [min((each for each in tried if each.name == name), key=lambda each: each.violation) for name in FITS]
+
+
+def row(judge: Judge, samples: Samples, prior: Tensor, fold: Tensor, *, how: tuple[str, float], seed: int) -> Row:
+    """Return the row of a way to decide by its name, that is fitted to bounds further in by a margin."""
+    (name, margin), folds = how, range(int(fold.max()) + 1)
+    fit, tight = FITS[name], judge.tighten(margin)
+    out, inside = torch.empty_like(samples.logits), 0.0
+    for k in folds:
+        within, left = samples.take((fold != k).nonzero()[:, 0]), (fold == k).nonzero()[:, 0]
+        rule = fit(Fitting(tight, within, prior, seed)).rule
+        inside += float(judge.worth(rule, within).values) / len(folds)
+        out[left] = rule.apply(samples.logits[left])
+    whole = fit(Fitting(tight, samples, prior, seed))
+    about = f"{whole.about} margin {margin:g}".strip() if margin else whole.about
+    value, violation = worth_of(judge, out, samples, slice(None))
+    without = tuple(worth_of(judge, out, samples, fold != k) for k in folds)
+    se = error([value for value, _ in without])
+    rule = whole.rule.plain(scale_counts=judge.tables is None)
+    return Row(name, value, se, inside - value, violation, without, Fit(rule, about))
 
 
 def worth_of(judge: Judge, logits: Tensor, samples: Samples, where: Tensor | slice) -> tuple[float, float]:

@@ -21,10 +21,10 @@ from neuroevo.problems.function import of_genomes
 from neuroevo.problems.metric import FITNESS
 from neuroevo.search.algorithms.evolution_strategies import LARGEST, snes, xnes
 
-STRENGTHS = torch.linspace(0, 2, 41, dtype=torch.float64)  # tau of the prior's correction
+STRENGTHS = torch.tensor(sorted((k / 20 for k in range(-20, 41)), key=abs), dtype=torch.float64)  # tau; 0 is nothing
 SWEEPS = 20  # over all classes, at most
 PLACES = 64  # values of an offset that are looked at at a time, where not all are
-POPULATION, GENERATIONS = 64, 150
+POPULATION, GENERATIONS, LOOKS = 64, 80, 4
 SIGMA = 0.3  # deviation of the first offsets, in units of the logits' own, and a third of it of the scales' logarithms
 
 
@@ -50,7 +50,10 @@ def argmax(given: Fitting) -> Fit:
 
 
 def prior(given: Fitting) -> Fit:
-    """Take `tau` times the logarithm of the prior off; tau is the lowest of the best."""
+    """Take `tau` times the logarithm of the prior off; tau is the one of the best that does least.
+
+    Below 0 it undoes some of what a network was trained with that was told to treat classes alike.
+    """
     rules = Rule.of_offsets(-STRENGTHS[:, None] * given.prior.log())
     first = int(given.judge.worth(rules, given.samples).equals().to(torch.int8).argmax())
     return Fit(Rule(rules.scales[first], rules.offsets[first]), f"tau {STRENGTHS[first]:.2f}")
@@ -141,7 +144,8 @@ def _some_places(given: Fitting, offsets: Tensor, c: int) -> float | None:
 def evolved(given: Fitting) -> Fit:
     """Search offsets and scales by a natural evolution strategy, from the better of nothing and the prior's correction.
 
-    With a full covariance up to 1,000 genes, else with a deviation for each.
+    With a full covariance up to 1,000 genes, else with a deviation for each. What counts is the distribution's centre,
+    which is better on other samples than the best individual: that one is the luckiest too.
     """
     judge, samples = given.judge, given.samples
     classes = samples.logits.shape[1]
@@ -156,8 +160,9 @@ def evolved(given: Fitting) -> Fit:
         lambda genomes: judge.worth(rules(genomes), samples).fitness(), torch.zeros(2 * classes), sigma=SIGMA
     )
     algorithm = (xnes if 2 * classes <= LARGEST else snes)(population=POPULATION)
+    algorithm = algorithm._replace(candidates=lambda state: {"center": state.center})
     budget, home = Budget(generations=GENERATIONS), torch.device("cpu")
-    how = Rules(given.seed, 1, 10, None, budget, FITNESS, False)
+    how = Rules(given.seed, 1, GENERATIONS // LOOKS, None, budget, FITNESS, False)
     step = loop.begin(problem, algorithm, given.seed, home)
     for step in loop.evolve(problem, algorithm, how, step, device=home):
         pass

@@ -6,6 +6,7 @@ another moves its statistics. Any other metric is of the logits as the rule make
 """
 
 from collections.abc import Sequence
+from copy import copy
 from typing import NamedTuple
 
 import torch
@@ -37,6 +38,14 @@ class Measure(NamedTuple):
     metric: OfLogits  # its scores are [n]; those of a bound are as reported, [n] or [n, m], NaN where nothing is judged
     bound: Constraint | None = None  # what they have to keep to; None of the one that is to be high
 
+    def tighten(self, margin: float) -> "Measure":
+        """Return the measure with its bound further in by a margin."""
+        if self.bound is None:
+            return self
+        low, high = self.bound.at_least, self.bound.at_most
+        low, high = (None if end is None else end + by for end, by in ((low, margin), (high, -margin)))
+        return self._replace(bound=self.bound._replace(at_least=low, at_most=high))
+
 
 class Worth(NamedTuple):
     """What rules are worth, n of them: less violated before more, then by value."""
@@ -63,6 +72,17 @@ class Judge:
     def __init__(self, measures: Sequence[Measure], samples: Samples) -> None:
         self.measures = list(measures)
         self.tables = _tables(self.measures, samples)
+
+    @property
+    def bound(self) -> bool:
+        """Whether there are bounds."""
+        return any(measure.bound is not None for measure in self.measures)
+
+    def tighten(self, margin: float) -> "Judge":
+        """Return a judge whose bounds are all further in by a margin."""
+        found = copy(self)
+        found.measures = [measure.tighten(margin) for measure in self.measures]
+        return found
 
     def worth(self, rules: Rule, samples: Samples) -> Worth:
         """Return what rules, [n, C] or one, are worth on samples."""

@@ -10,7 +10,7 @@ from torch import Tensor
 from neuroevo.decision import arrays, crossfit
 from neuroevo.decision.crossfit import Row
 from neuroevo.decision.goal import Goal, goal_of
-from neuroevo.decision.judge import Judge, Samples
+from neuroevo.decision.judge import Judge
 from neuroevo.decision.rules import Rule, predict
 from neuroevo.errors import InputError
 from neuroevo.problems.metric import Names, as_reported

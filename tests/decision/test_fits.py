@@ -77,7 +77,7 @@ def test_the_best_offsets_are_found_where_they_are_known(name: str) -> None:
     assert nothing + 0.1 < ours
 
 
-def test_the_priors_strength_is_the_lowest_of_the_best() -> None:
+def test_the_priors_strength_is_the_one_of_the_best_that_does_least() -> None:
     source = torch.Generator().manual_seed(0)
     prior = torch.tensor([0.9, 0.06, 0.04], dtype=torch.float64)
     samples = overlapping(1200)

@@ -56,7 +56,7 @@ def test_validation_is_fitted_and_test_is_scored_apart_by_the_row_chosen_beside_
     found = decide.decide(str(file), "balanced_accuracy", ["recall of eel >= 0.5"], Quiet())
     assert found.decision.samples == 600
     assert [*found.test] == ["argmax", found.decision.chosen]
-    assert found.test[found.decision.chosen].value > found.test["argmax"].value + 0.05
+    assert found.test[found.decision.chosen].value > found.test["argmax"].value + 0.02
     shares = torch.bincount(torch.from_numpy(np.load(file)["y"][:300]), minlength=3) / 300
     torch.testing.assert_close(found.given.prior, shares.double())
     lines = decisions.lines("l.npz", found)
