@@ -4,12 +4,9 @@ from neuroevo.experiments.decide import Decided
 
 
 def lines(place: str, found: Decided) -> list[str]:
-    """Return the lines about a decision, of 80 columns."""
-    decision = found.decision
-    said = [f"{place}: fitted to {found.given.split}", *decision.lines()]
+    """Return the lines about a decision, the table of 80 columns."""
+    said = [f"{place}: fitted to {found.given.split}", *found.decision.lines()]
     for name, score in found.test.items():
-        kept = (
-            "" if not decision.goal.constraints else "  kept" if score.feasible else f"  {score.violation:.4f} missed"
-        )
-        said.append(f"test  {name:<10}  {score.value:.4f}{kept}")
+        kept = "kept" if score.feasible else f"{score.violation:.4f} missed"
+        said.append(f"test  {name:<10}  {score.value:.4f}  {kept if found.decision.goal.constraints else ''}".rstrip())
     return [*said, *(f"wrote {line}" for line in found.written)]

@@ -66,7 +66,7 @@ def read_classes(given: Any, count: int) -> tuple[str, ...]:
 
 
 def read_prior(given: Any, targets: Tensor, classes: int) -> Tensor:
-    """Return the classes' shares [C]: as given, or those of labels; a class that isn't among these counts as half one."""
+    """Return the classes' shares [C]: as given, or those of labels, where a class that is none of them counts half."""
     if given is None:
         return as_shares(torch.bincount(targets, minlength=classes).double().clamp(min=0.5))
     found = tensor(given, "prior").double()

@@ -2,7 +2,7 @@
 
 All is judged on the predictions for samples left out, of all folds together: a metric of a fold alone would say less of
 rare classes. Standard errors, of values and of differences, are the jackknife's that leaves out one fold after another
-(Efron & Tibshirani 1993, chapter 11); for a mean over samples in folds of one size that is the folds' own standard error.
+(Efron & Tibshirani 1993, chapter 11); for a mean over samples in folds of one size that is the folds' own.
 """
 
 import math

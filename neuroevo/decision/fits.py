@@ -60,7 +60,7 @@ def prior(given: Fitting) -> Fit:
 
 
 def coordinate(given: Fitting) -> Fit:
-    """Climb by one class's offset after another, from nothing and from the prior's correction; the better one counts."""
+    """Climb by one class's offset after another, from nothing and from the prior's correction; the better counts."""
     found = [climb(given, start.offsets) for start in (argmax(given).rule, prior(given).rule)]
     rules = Rule.of_offsets(torch.stack(found))
     first = int(given.judge.worth(rules, given.samples).equals().to(torch.int8).argmax())
@@ -163,10 +163,9 @@ def evolved(given: Fitting) -> Fit:
     algorithm = algorithm._replace(candidates=lambda state: {"center": state.center})
     budget, home = Budget(generations=GENERATIONS), torch.device("cpu")
     how = Rules(given.seed, 1, GENERATIONS // LOOKS, None, budget, FITNESS, False)
-    step = loop.begin(problem, algorithm, given.seed, home)
-    for step in loop.evolve(problem, algorithm, how, step, device=home):
-        pass
-    found = rules(step.champion.genome[None])
+    begun = loop.begin(problem, algorithm, given.seed, home)
+    *_, last = loop.evolve(problem, algorithm, how, begun, device=home)
+    found = rules(last.champion.genome[None])
     return Fit(Rule(found.scales[0], found.offsets[0]))
 
 

@@ -144,8 +144,8 @@ def tune_decision(
 
     Arrays are of any library. A metric is a name, `{name: ..., option: ...}`, or a function of (logits [n, B, C],
     targets [B]) -> scores [n], the higher the better. `constraints` are `{metric: ..., per: class or group, at_least or
-    at_most: ...}`; what keeps to them is before what doesn't. `groups` [N] are numbers or names, `classes` [C] names. `prior` [C] are the
-    classes' shares where the network was trained, those of y by default.
+    at_most: ...}`; what keeps to them is before what doesn't. `groups` [N] are numbers or names, `classes` [C] names,
+    `prior` [C] the classes' shares where the network was trained, those of y by default.
 
     Ways to decide, the simplest first: argmax (do nothing), the prior's correction, coordinate ascent over offsets, and
     evolved offsets and scales. Each is fitted on all of `folds` but one, and judged on those left out; the simplest
