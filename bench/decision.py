@@ -3,8 +3,8 @@
     python bench/decision.py [CONFIG.yaml] [--seeds 5] [--tail 0.02] [--threads N] [--json FILE] [--small]
 
 Each seed draws train, validation and test anew from all samples of the config's data, each with the same long tail: the
-last class's share is `--tail` of the first's. A linear head on the frozen features is trained with SGD by cross-entropy,
-and by that with logits adjusted by the prior (Menon et al. 2021); its rate is chosen on validation. Decisions
+last class's share is `--tail` of the first's. A linear head on the frozen features is trained by SGD with cross-entropy
+and with logits adjusted by the prior (Menon et al. 2021); its rate is chosen on validation. Decisions
 are fitted on validation by `tune_decision`. Every row is scored on test, as fitted to all of validation, beside the row
 that the stage chose, and for costs beside the classic plug-in: the class of the lowest expected cost by the head's own
 probabilities. Differences from argmax are paired over seeds, with Student's 95 % interval. `--small` is on synthetic
@@ -165,7 +165,7 @@ def decide(
     if goal.costs is not None:
         chosen = ((logits["test"] + adjustment).softmax(1) @ goal.costs).argmin(1)
         found["lowest expected cost"] = {"value": float(goal.costs[y["test"], chosen].mean()), "violation": 0.0}
-    held = {row.name: decision.reported(row.value) for row in decision.rows}
+    held = {row.name: decision.as_reported(row.value) for row in decision.rows}
     return {"chosen": decision.chosen, "test": found, "held out": held}
 
 

@@ -232,6 +232,31 @@ def start(record: Record) -> str:
     return "the untrained start"
 
 
+def of_constraints(split: str, found: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """Return rows on how a champion keeps to constraints on a split: whether to all, and by how much to each."""
+    if not found:
+        return []
+    met = sum(bool(each["feasible"]) for each in found.values())
+    split = f"{split} " if split else ""
+    rows = [(f"{split}feasible", "yes" if met == len(found) else f"no: {met} of {len(found)} constraints met")]
+    return rows + [(f"{split}{name}", _kept_to(each)) for name, each in found.items()]
+
+
+def _kept_to(found: Mapping[str, Any]) -> str:
+    """Return how a constraint is kept to, in words."""
+    values, worst = found.get("values"), found.get("worst")
+    value = found.get("value") if values is None else values[worst]
+    said = "not known" if value is None else f"{value:.4f}"
+    said = said if worst is None else f"{worst} {said}"
+    if found["slack"] is None:
+        return f"{'met' if found['feasible'] else 'violated'}: nothing to judge it by"
+    if found["feasible"]:
+        return f"met by {found['slack']:.4f} ({'worst ' if worst else ''}{said})"
+    several = values is not None and found["violation"] is not None and found["violation"] > -found["slack"]
+    in_sum = f", {found['violation']:.4f} in sum" if several else ""
+    return f"violated by {-found['slack']:.4f}{in_sum} ({'worst ' if worst else ''}{said})"
+
+
 def together(*lines: Iterable[str]) -> list[str]:
     """Return lines in their order, each once."""
     return list(dict.fromkeys(line for some in lines for line in some))

@@ -71,6 +71,8 @@ class NeuroevoClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
         object such as `neuroevo.sgd(steps=20)`.
     fitness, validate : metrics of the train batches and of the validation part: names, mappings, or functions of logits
         [n, B, C] and targets [B] to scores [n], the higher the better. Several of fitness are as many objectives.
+    subject_to : constraints, a list such as `[{"metric": "precision", "per": "class", "at_least": 0.8}]`: those that keep
+        to all come before others, and the less violated before the more.
     max_iter : generations at most.
     budget : `neuroevo.Budget` of other limits beside it: seconds, samples, a target.
     validation_fraction : share of the samples that are held out to choose the champion, of each class as of all. Where
@@ -93,6 +95,7 @@ class NeuroevoClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
     n_iter_ : generations that it took; `stop_reason_` says which limit ended it.
     history_ : a dict a generation.
     validation_ : the champion's metrics on the validation part.
+    constraints_ : how it keeps to each constraint there; None without any.
 
     """
 
@@ -103,6 +106,7 @@ class NeuroevoClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
         hidden: Sequence[int] = (),
         refine: Any = None,
         fitness: Any = "cross_entropy",
+        subject_to: Any = None,
         validate: Any = "accuracy",
         max_iter: int = 400,
         budget: Budget | None = None,
@@ -120,6 +124,7 @@ class NeuroevoClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
         self.hidden = hidden
         self.refine = refine
         self.fitness = fitness
+        self.subject_to = subject_to
         self.validate = validate
         self.max_iter = max_iter
         self.budget = budget
@@ -167,6 +172,7 @@ class NeuroevoClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
         self.classes_ = classes
         self.n_iter_, self.stop_reason_ = len(result.history), result.stop_reason
         self.history_, self.validation_ = result.history, result.validation
+        self.constraints_ = result.constraints
         return self
 
     def decision_function(self, X: Any) -> Array:  # noqa: N803
@@ -207,7 +213,7 @@ class NeuroevoClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
         check_sigma(self.sigma)
         most = _whole("max_iter", self.max_iter)
         sizes = self.hidden if isinstance(self.hidden, list | tuple | np.ndarray) else [self.hidden]
-        goal = make_goal(self.fitness, self.validate, self.refine)
+        goal = make_goal(self.fitness, self.validate, self.refine, self.subject_to)
         if any(isinstance(metric, OfModule) for metric in goal.metrics.values()):
             raise InputError(
                 "a function of a network goes with neuroevo.evolve; here it is of logits", option="fitness"

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from neuroevo import devices
 from neuroevo.api.classification import Classification, classification, make_algorithm
-from neuroevo.api.folders import EVERY, KEEP, Record, Search, spell
+from neuroevo.api.folders import EVERY, KEEP, Record, Search, spell, spell_constraints
 from neuroevo.engine import loop
 from neuroevo.engine.cost import Budget
 from neuroevo.engine.execution import AUTO, LOCAL, Executor, Precision
@@ -19,6 +19,7 @@ from neuroevo.errors import InputError
 from neuroevo.experiments.reopen import PYTHON
 from neuroevo.networks.weightfiles import digest
 from neuroevo.problems import function
+from neuroevo.problems.constraints import SUBJECT_TO, read
 from neuroevo.problems.metric import FITNESS, LOWER_IS_BETTER
 from neuroevo.problems.supervised import Tested
 
@@ -32,6 +33,7 @@ class Arguments:
     model: nn.Module | None = None
     data: Any = None
     fitness: Any = None
+    subject_to: Any = None
     start: Tensor | None = None
     trainable: str | Sequence[str] = ()
     algorithm: Any = None
@@ -88,6 +90,7 @@ class Arguments:
             algorithm=self.algorithm,
             refine=self.refine,
             fitness="cross_entropy" if self.fitness is None else self.fitness,
+            subject_to=self.subject_to,
             validate="accuracy" if self.validate is None else self.validate,
             samples=512 if self.samples is None else self.samples,
             precision=AUTO if self.precision is None else self.precision,
@@ -118,10 +121,13 @@ class Arguments:
             raise InputError("a function expected; a metric by name goes with data", option="fitness")
         place, sigma = devices.resolve(self.device), 0.1 if self.sigma is None else self.sigma
         algorithm = make_algorithm(self.algorithm)
+        constraints = () if self.subject_to is None else read(self.subject_to, table=False)
         evolvable: function.Evolvable | None = None
         if self.model is not None:
             evolvable = function.Evolvable(self.model, self.patterns, place)
-            problem = function.of_module(self.fitness, evolvable, sigma=sigma, executor=self.executor)
+            problem = function.of_module(
+                self.fitness, evolvable, sigma=sigma, executor=self.executor, subject_to=constraints
+            )
         else:
             if self.patterns:
                 line = f"{', '.join(self.patterns)}: genomes have no parameters by name"
@@ -131,7 +137,7 @@ class Arguments:
             genomes = torch.as_tensor(self.start, dtype=torch.float32, device=place)
             if not genomes.numel() or genomes.ndim > 2 or not bool(genomes.isfinite().all()):
                 raise InputError("a genome [g], or several [s, g], of finite numbers expected", option="start")
-            problem = function.of_genomes(self.fitness, genomes, sigma=sigma)
+            problem = function.of_genomes(self.fitness, genomes, sigma=sigma, subject_to=constraints)
         algorithm.check(problem.layout.genes)
         layout = problem.layout
         search = Search(
@@ -145,6 +151,7 @@ class Arguments:
                 budget=self.limits,
                 metric=FITNESS,
                 lower_is_better=False,
+                constrained=bool(constraints),
             ),
             device=place,
             home=place,
@@ -168,6 +175,7 @@ class Arguments:
         algorithm = spell(self.algorithm)
         samples = int(self.samples) if isinstance(self.samples, Integral) else self.samples
         precision = {} if self.precision in (None, AUTO) else {"precision": self.precision}
+        bounds = {} if not self.subject_to else {SUBJECT_TO: spell_constraints(self.subject_to)}
         start = {} if self.start is None else {"start": digest({"start": torch.as_tensor(self.start)})}
         return {
             PYTHON: True,
@@ -185,7 +193,7 @@ class Arguments:
             if isinstance(algorithm, str)
             else algorithm or {"name": "ga", "default": True},
             "refine": spell(self.refine),
-            "fitness": {"metrics" if many else "metric": fitness, "samples": samples, **precision},
+            "fitness": {"metrics" if many else "metric": fitness, "samples": samples, **precision, **bounds},
             "validate": {
                 "metric": FITNESS if data is None else spell(validate),
                 "every": self.every,
@@ -219,12 +227,14 @@ def of_classification(
             budget=budget,
             metric=metric,
             lower_is_better=metric in LOWER_IS_BETTER,
+            constrained=bool(of.supervised.subject_to),
         ),
         device=of.supervised.network.device,
         home=of.home,
         record=record or {},
         fold=of.supervised.network.fold,
         test=once(of.test),
+        constraints_on=of.constraints_on,
         score=lambda champion: _score(champion, judged),
         module=of.module,
         classes=table.classes,

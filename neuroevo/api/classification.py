@@ -31,6 +31,7 @@ from neuroevo.networks.affine import Affine, Standardise
 from neuroevo.networks.modules import Given, of_module
 from neuroevo.networks.network import Network
 from neuroevo.problems import slicing
+from neuroevo.problems.constraints import Constraint, On, read
 from neuroevo.problems.metric import Additive, Metric, OfGenome, OfModule, own_metric
 from neuroevo.problems.metrics import METRICS
 from neuroevo.problems.precision import check, settle
@@ -57,6 +58,7 @@ class Goal(NamedTuple):
     fitness: tuple[str, ...]  # those of fitness, by name
     validation: str  # the one that names the champion
     learns: Learner | None
+    constraints: tuple[Constraint, ...] = ()
 
 
 class Classification(NamedTuple):
@@ -88,6 +90,11 @@ class Classification(NamedTuple):
         """Return a copy of the module given with a genome's [g] weights, in eval mode."""
         return self.given.with_weights(self.supervised.network.fold(genome))
 
+    def constraints_on(self, genome: Tensor) -> dict[str, dict[str, Any]]:
+        """Return how a genome [g] keeps to each constraint on the validation split."""
+        of = self.supervised
+        return of.constraints_on(genome, self.table.splits["validation"]) if of.subject_to else {}
+
     def test(self, genome: Tensor) -> Tested | None:
         """Score a genome [g] on the test split, None where there is none."""
         rows = self.table.splits["test"]
@@ -102,6 +109,7 @@ def classification(
     algorithm: Any = None,
     refine: Any = None,
     fitness: Any = "cross_entropy",
+    subject_to: Any = None,
     validate: Any = "accuracy",
     samples: int | Literal["all"] = 512,
     precision: Precision = "auto",
@@ -115,7 +123,7 @@ def classification(
     """Return the search of a classifier's weights on data; InputError names the option that can't be."""
     check_sigma(sigma)
     check(precision, device)
-    goal = make_goal(fitness, validate, refine)
+    goal = make_goal(fitness, validate, refine, subject_to)
     parts = tensors.parts(data)
     given = of_module(model, next(iter(parts.values())).some, trainable=trainable)
     search = make_algorithm(algorithm, many=len(goal.fitness) > 1, cut=given.backbone.cut is not None)
@@ -178,6 +186,7 @@ def of_table(
         rescored=search.exact,
         sensitive=bool(search.overhead),
         executor=executor,
+        subject_to=goal.constraints,
     )
     batch = len(train) if samples == "all" else min(samples, len(train))
     settle(of, precision, search.later, batch, remember=cache.remember, log=ignore)
@@ -190,10 +199,10 @@ def check_sigma(sigma: Any) -> None:
         raise InputError(f"{sigma} given; a number from 0 expected", option="sigma")
 
 
-def make_goal(fitness: Any, validate: Any, refine: Any) -> Goal:
+def make_goal(fitness: Any, validate: Any, refine: Any, subject_to: Any = None) -> Goal:
     """Return what networks are judged by and how they learn, as they are given; InputError where they can't be."""
     learns = learner(refine, "refine")
-    goal = Goal(*_metrics(fitness, validate), learns)
+    goal = Goal(*_metrics(fitness, validate), learns, make_constraints(subject_to))
     if len(goal.fitness) > 1 and learns is not None and learns.options.inheritance == "baldwinian":
         raise InputError("baldwinian goes with one metric: a front's members are as they score", option="refine")
     return goal
@@ -219,6 +228,20 @@ def _metrics(fitness: Any, validate: Any) -> tuple[dict[str, Metric], tuple[str,
     for name in ("accuracy", "cross_entropy"):
         found.setdefault(name, _metric(name, name))
     return {name: each.metric for name, each in found.items()}, tuple(names), judge.name
+
+
+def make_constraints(given: Any) -> tuple[Constraint, ...]:
+    """Return constraints as they are given, on metrics by name or of one's own; InputError where they can't be."""
+
+    def resolve(metric: Any, option: str) -> On:
+        if isinstance(metric, str) and metric not in METRICS and ":" not in metric:
+            return On(metric)  # which is refused with the nearest
+        found = _metric(metric, option)
+        if found.name not in METRICS:
+            return On(found.name, function=found.metric)
+        return On(found.name, config.part("metric", metric, option).options)
+
+    return () if given is None else read(given, resolve=resolve)
 
 
 def _metric(given: Any, option: str) -> Named:

@@ -27,6 +27,7 @@ from neuroevo.errors import InputError
 from neuroevo.experiments.log import Log, open_log, versions
 from neuroevo.experiments.recorders import Recorder, Shrinking, make_folder, plan_attributes
 from neuroevo.experiments.reopen import PYTHON, of_genome, precision_here
+from neuroevo.problems.constraints import SUBJECT_TO, Constraint
 from neuroevo.problems.supervised import Tested
 from neuroevo.storage import checkpoint, claims, files, generations, rundir
 from neuroevo.storage.writer import Writer
@@ -57,6 +58,7 @@ class Search:
     counts: Mapping[str, int] | None = None  # samples of each split
     executions: Executions | None = None
     features: str = ""  # a hash of the features
+    constraints_on: Callable[[Tensor], dict[str, Record]] = lambda genome: {}  # how a genome keeps to them
 
     @property
     def slices(self) -> Executions:
@@ -74,6 +76,19 @@ def spell(given: Any) -> Any:
     if isinstance(given, list | tuple) and not hasattr(given, "_fields"):
         return [spell(each) for each in given]
     return {"name": GIVEN}
+
+
+def spell_constraints(given: Any) -> Any:
+    """Return constraints as a config spells them."""
+    if not isinstance(given, list | tuple):
+        return spell(given)
+    plain = [
+        each.record() | ({} if each.function is None else {"metric": {"name": GIVEN}})
+        if isinstance(each, Constraint)
+        else each
+        for each in given
+    ]
+    return [{**each, "metric": spell(each.get("metric"))} if isinstance(each, Mapping) else each for each in plain]
 
 
 @contextmanager
@@ -154,6 +169,8 @@ def conclude(search: Search, step: Step, folder: Path, reason: str, log: Log) ->
         "about": caveats.of_kind(step.champion.kind, step.champion.generation, record),
         "validation": step.champion.validation,
     }
+    constraints = search.constraints_on(genome)
+    champion |= {"constraints": constraints} if constraints else {}
     tested = search.test(genome) if finished else None
     if tested is not None:
         champion["test"] = tested.scores
@@ -196,10 +213,12 @@ def part(record: Any, given: Any, option: str) -> Any:
     """Return a part to go on with: as the record spells it, or as it is given again where it was an object."""
     if isinstance(record, Mapping) and record.get("default"):
         record = None
-    spelt = record == (spell(given) if option != "algorithm" or not isinstance(given, str) else {"name": given})
+    as_record = spell_constraints if option == SUBJECT_TO else spell
+    spelt = record == (as_record(given) if option != "algorithm" or not isinstance(given, str) else {"name": given})
     if given is not None and not spelt:
         raise InputError("the run was begun with another; leave it out, or give the same", option=option)
     several = record if isinstance(record, list) else [record]
+    several = [each["metric"] if isinstance(each, Mapping) and "metric" in each else each for each in several]
     if given is None and any(isinstance(each, Mapping) and each.get("name") == GIVEN for each in several):
         raise InputError("was given as an object when the run began; give it again", option=option)
     return record if given is None else given

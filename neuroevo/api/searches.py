@@ -37,6 +37,7 @@ class Result(NamedTuple):
     seconds: float
     stop_reason: str  # which limit ended it; left, where none did
     folder: Path | None = None  # of a run that was written down
+    constraints: dict[str, dict[str, Any]] | None = None  # how it keeps to each on validation; None: there are none
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -84,6 +85,7 @@ class Steps(Iterator[Step]):
             seconds=step.seconds,
             stop_reason=step.stop or "left",
             folder=folder,
+            constraints=search.constraints_on(champion.genome) or None,
         )
 
 
@@ -92,6 +94,7 @@ def evolve(
     data: Any = None,
     *,
     fitness: Any = None,
+    subject_to: Any = None,
     start: Tensor | None = None,
     trainable: str | Sequence[str] = (),
     algorithm: Any = None,
@@ -118,14 +121,17 @@ def evolve(
     `trainable` match; all before it sees each input once. `fitness` is a metric (cross_entropy) on batches of `samples`
     (512, or all) of train, and `validate` one (accuracy) that names the champion: by name, as `{name: ..., option:
     ...}`, a function of (logits [n, B, C], targets [B]) -> scores [n], the higher the better, or one of a module as
-    below. Several metrics of fitness are as many objectives. `refine`, such as `sgd(steps=20)`, has individuals learn
+    below. Several metrics of fitness are as many objectives. Networks are `subject_to` constraints, a list such as
+    `[{"metric": "precision", "per": "class", "at_least": 0.8}]`: those that keep to all come before others, and the
+    less violated before the more (Deb 2000). `refine`, such as `sgd(steps=20)`, has individuals learn
     before they are scored. Features of a head are standardised, unless `standardise` is False; that is folded into the
     weights at the end.
 
     Without data, `fitness` is a function of one's own, the higher the better. Either `model` is given, whose parameters
     (those that `trainable` matches, all by default) are the genes: then it takes a module, which is a copy in eval
     mode, and returns a number, or numbers by name of which the first counts. Or `start` is, a genome [g] or several
-    [s, g]: then it takes genomes [n, g] and returns [n]. NaN is invalid.
+    [s, g]: then it takes genomes [n, g] and returns [n]. NaN is invalid. Constraints are on numbers by name that the
+    function returns.
 
     `sigma` is the deviation of the first population around the start (0.01 with data, and relative to each parameter's
     size where more than a head evolves; else 0.1). `algorithm` is a genetic one by default; without a `budget` it takes
@@ -143,6 +149,7 @@ def evolve(
         model=model,
         data=data,
         fitness=fitness,
+        subject_to=subject_to,
         start=start,
         trainable=trainable,
         algorithm=algorithm,
@@ -175,6 +182,7 @@ def steps(
     data: Any = None,
     *,
     fitness: Any = None,
+    subject_to: Any = None,
     start: Tensor | None = None,
     trainable: str | Sequence[str] = (),
     algorithm: Any = None,
@@ -200,6 +208,7 @@ def steps(
         model=model,
         data=data,
         fitness=fitness,
+        subject_to=subject_to,
         start=start,
         trainable=trainable,
         algorithm=algorithm,
@@ -231,6 +240,7 @@ def resume(
     data: Any = None,
     *,
     fitness: Any = None,
+    subject_to: Any = None,
     start: Tensor | None = None,
     algorithm: Any = None,
     refine: Any = None,
@@ -254,6 +264,7 @@ def resume(
             data=data,
             start=start,
             fitness=folders.part(many or record["fitness"]["metric"], fitness, "fitness"),
+            subject_to=folders.part(record["fitness"].get("subject_to"), subject_to, "subject_to"),
             trainable=record["backbone"]["trainable"],
             algorithm=folders.part(record["algorithm"], algorithm, "algorithm"),
             refine=folders.part(record["refine"], refine, "refine"),

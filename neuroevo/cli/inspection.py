@@ -18,6 +18,7 @@ from neuroevo.bench.arms import ARMS
 from neuroevo.config import Config
 from neuroevo.data import cache, feature_cache, inventory
 from neuroevo.data.arrays import Vectors
+from neuroevo.engine.problem import VIOLATION
 from neuroevo.errors import InputError
 from neuroevo.experiments import conclusion, costs, experiment, log, reopen, sizes
 from neuroevo.forecast.bench import Comparison, estimate_bench
@@ -76,6 +77,12 @@ def _checkpoint(saved: checkpoint.Checkpoint) -> Rows:
     if len(fitness):
         rows += [("fitness", f"best {fitness.max():.4f}, mean {fitness.mean():.4f}")]
     rows += [("invalid", str(int(step.scores.invalid.sum())))]
+    if step.scores.violation is not None:
+        met = int((step.scores.violation == 0).sum())
+        least = f"least violation {step.scores.violation.min():.4f}"
+        beyond = champion.validation.get(VIOLATION)
+        own = "champion feasible on validation" if beyond == 0 else f"champion beyond by {beyond:.4f} on validation"
+        rows += [("feasible", f"{met} of {n} individuals ({least}); {own}")]
     rows += front(saved)
     validation = ", ".join(f"{name} {value:.4f}" for name, value in champion.validation.items())
     about = caveats.of_kind(champion.kind, champion.generation, _record(saved), *_place(saved))

@@ -163,13 +163,15 @@ def evaluate(
     ] = None,
 ) -> None:
     """Score a champion on its test split, or on other labelled samples."""
+    from neuroevo import caveats
     from neuroevo.experiments import evaluation, terminal
     from neuroevo.experiments.signals import Signals
 
     with terminal.show() as observer:
         found = evaluation.evaluate(run_dir, data, observer, member, sets or [], signals=Signals())
     noun = found.pop("noun", "images")
-    table(f"{run_dir} on {data or 'its test split'} ({found['images']} {noun})", scores(found))
+    rows = scores(found) + caveats.of_constraints("", found.get("constraints", {}))
+    table(f"{run_dir} on {data or 'its test split'} ({found['images']} {noun})", rows)
 
 
 @app.command()
@@ -177,16 +179,11 @@ def decide(
     place: Annotated[str, typer.Argument(help="a run's folder, or an .npz file of logits and y", metavar="RUN_OR_NPZ")],
     *,
     metric: Annotated[str, typer.Option(help="a name, or {name: ..., option: ...}", metavar="METRIC")],
-    subject_to: Annotated[
-        list[str] | None,
-        typer.Option(help="such as 'precision per class >= 0.8', 'recall of cat >= 0.9'", metavar="BOUND"),
-    ] = None,
+    subject_to: Annotated[list[str] | None, typer.Option(help="such as 'recall per class >= 0.8'; any number")] = None,
     folds: Annotated[int, typer.Option(help="parts of the samples, each left out once")] = 5,
     seed: Annotated[int, typer.Option(help="of folds and search")] = 0,
     out: Annotated[str | None, typer.Option(help="the file to write, .json", metavar="FILE.json")] = None,
-    sets: Annotated[
-        list[str] | None, typer.Option("--set", help="data.root or data.file of the run", metavar="A.B=VALUE")
-    ] = None,
+    sets: Sets = None,
 ) -> None:
     """Tune how classes are decided by logits for a metric, under bounds; do nothing where that is as good."""
     from neuroevo.cli import decisions
@@ -194,9 +191,9 @@ def decide(
     from neuroevo.experiments import terminal
     from neuroevo.experiments.signals import Signals
 
-    how: dict[str, Any] = {"folds": folds, "seed": seed, "out": out, "sets": sets or [], "signals": Signals()}
+    how: dict[str, Any] = {"folds": folds, "seed": seed, "out": out, "sets": sets or []}
     with terminal.show() as observer:
-        found = decide_.decide(place, metric, subject_to or [], observer, **how)
+        found = decide_.decide(place, metric, subject_to or [], observer, **how, signals=Signals())
     for line in decisions.lines(place, found):
         print(printable(line))
 
@@ -357,6 +354,8 @@ def summary(folder: str) -> None:
     rows += [("champion", about)]
     rows += [(f"validation {name}", number(value)) for name, value in champion["validation"].items()]
     rows += [(f"test {name}", value) for name, value in scores(champion.get("test", {"interval": {}}))]
+    for split, found in (("validation", champion), ("test", champion.get("test", {}))):
+        rows += caveats.of_constraints(split, found.get("constraints", {}))
     rows += [("forward samples", f"{cost['forward_samples']:,}"), ("seconds", f"{cost['seconds']:.1f}")]
     rows += [("warning", line) for line in result.get("warnings", [])]
     table(folder, rows)

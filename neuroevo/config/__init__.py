@@ -5,6 +5,7 @@ keyword-only parameters of the function found there are its schema (`parts`); a 
 """
 
 from neuroevo.config.check import check as check
+from neuroevo.config.check import constraint as constraint
 from neuroevo.config.demand import check_sense as check_sense
 from neuroevo.config.demand import demand as demand
 from neuroevo.config.demand import load as load

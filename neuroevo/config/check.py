@@ -3,11 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
+from neuroevo.config.keys import at
 from neuroevo.config.model import Config
-from neuroevo.config.parts import DEFAULT_NAMES, Part, build_algorithm, part, part_section
+from neuroevo.config.parts import DEFAULT_NAMES, TABLES, Part, build_algorithm, part, part_section
 from neuroevo.config.schema import (
     BARE,
     Backbone,
+    Bound,
     Budget,
     Checkpoint,
     Data,
@@ -25,6 +27,8 @@ from neuroevo.config.tuning import with_search
 from neuroevo.config.yamlfile import show
 from neuroevo.data.datasets import find_root, place_option
 from neuroevo.errors import InputError
+from neuroevo.problems import constraints
+from neuroevo.problems.constraints import SUBJECT_TO, Constraint
 from neuroevo.problems.metric import OfGenome
 from neuroevo.search.algorithms import ALGORITHMS
 from neuroevo.search.algorithms.ga import usual_selection
@@ -122,6 +126,7 @@ def _find_place(source: Part) -> None:
 def _with_metrics(fitness: dict[str, Any]) -> dict[str, Any]:
     """Return the section of fitness with its metrics as parts: one or many objectives, and that for ties of one."""
     ties, many = fitness.pop("ties", None), fitness.pop("metrics", None)
+    fitness["subject_to"] = bounds(fitness.pop("subject_to", None), "fitness.subject_to")
     if "name" in fitness:  # a metric in the section itself
         if many is not None or "metric" in fitness:
             raise InputError("fitness.name: give either a name, or metric or metrics")
@@ -143,6 +148,36 @@ def _with_metrics(fitness: dict[str, Any]) -> dict[str, Any]:
         if names.count(name) > 1:
             raise InputError(f"fitness.metrics: {name} is given twice")
     return {**fitness, "metrics": parts, "ties": None}
+
+
+def bounds(given: Any, path: str) -> tuple[Bound, ...]:
+    """Return constraints as sections, checked one by one and together; InputError names the first that can't be."""
+    if given is None:
+        return ()
+    if not isinstance(given, list) or not given:
+        raise InputError(f"{path}: {show(given)} given; a list of {{metric: ..., at_least: ...}} expected")
+    found = []
+    for i, each in enumerate(given):
+        where = f"{path}.{i}"
+        if not isinstance(each, Mapping):
+            raise InputError(f"{where}: {show(each)} given; a mapping with metric and at_least or at_most expected")
+        check_keys(each, set(Bound.model_fields), where)
+        if each.get("metric") is None:
+            raise InputError(f"{where}.metric: no metric is named; there are: {', '.join(TABLES['metric'])}")
+        metric = part("metric", each["metric"], f"{where}.metric")
+        found.append(section(Bound, {**each, "metric": metric}, where))
+        if ":" not in metric.name:
+            metric.metric()  # which refuses options that can't be
+    with at(**{f"{SUBJECT_TO}.{i}": f"{path}.{i}" for i in range(len(found))}):
+        constraints.check([constraint(bound) for bound in found])
+    return tuple(found)
+
+
+def constraint(bound: Bound) -> Constraint:
+    """Return a constraint of the config as a plain one."""
+    metric = bound.metric
+    own = metric.metric() if ":" in metric.name else None
+    return Constraint(metric.name, bound.per, bound.at_least, bound.at_most, metric.options, own)
 
 
 def _genetic(given: dict[str, Any], many: bool, levels: bool) -> dict[str, Any]:

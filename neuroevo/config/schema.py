@@ -167,11 +167,25 @@ class Refine(PartSection):
     logit_adjustment: Annotated[float, Ge(0)] = 0.0  # tau of Menon et al. 2021
 
 
+class Bound(Section):
+    """A constraint: bounds on a metric as reported, or on each of its values by class or by group."""
+
+    metric: InstanceOf[Part] = Field(exclude=True)
+    per: Literal["class", "group"] | None = None
+    at_least: float | None = None
+    at_most: float | None = None
+
+    def record(self) -> dict[str, Any]:
+        """Return the constraint as the config would spell it."""
+        return {"metric": short(self.metric), **{k: v for k, v in super().record().items() if v is not None}}
+
+
 class Fitness(Section):
     """What individuals are scored by, and on how many samples a generation."""
 
     metrics: tuple[InstanceOf[Part], ...] = Field(exclude=True)  # one, or many objectives
     ties: InstanceOf[Part] | None = Field(exclude=True)  # a second metric, which breaks ties of the only one
+    subject_to: tuple[InstanceOf[Bound], ...] = Field(default=(), exclude=True)  # constraints: on values as reported
     samples: Count | Literal["all"] = 512
     split: Literal["train", "validation"] = "train"  # where the batches come from
     precision: Precision = "auto"  # in half of it elites are scored again in float32
@@ -183,7 +197,8 @@ class Fitness(Section):
         """Return the section as the config would spell it: `metric` and `ties`, or `metrics`."""
         first, *others = map(short, self.metrics)
         own = {"metrics": [first, *others]} if others else {"metric": first, "ties": self.ties and short(self.ties)}
-        return {**own, **super().record()}
+        bounds = {"subject_to": [bound.record() for bound in self.subject_to]} if self.subject_to else {}
+        return {**own, **bounds, **super().record()}
 
 
 class Validate(Section):

@@ -1,4 +1,4 @@
-"""Samples of any modality in one .npz file: `x` [N, ...], `y` [N], and perhaps `split` [N] and `classes` [C].
+"""Samples of any modality in one .npz file: `x` [N, ...], `y` [N], and perhaps `split`, `groups` [N], `classes` [C].
 
 Numbers go to the head as they are, a row a sample; uint8 [N, H, W] and [N, H, W, channels] are images. Nothing is ever
 unpickled. What is converted is said in a note, what is doubtful is refused.
@@ -20,7 +20,7 @@ from neuroevo.data.images import Arrays
 from neuroevo.data.pictures import reason_of
 from neuroevo.errors import InputError
 
-KEYS = ("x", "y", "split", "classes")
+KEYS = ("x", "y", "split", "classes", "groups")
 WRITE = "numpy.savez(file, x=..., y=...) writes one"
 CHUNK = 1 << 22  # numbers that are looked at at once
 EXACT = 2**24  # whole numbers beyond it are rounded in float32
@@ -59,6 +59,23 @@ class Vectors:
         return found.hexdigest()
 
 
+class Groups(NamedTuple):
+    """The groups of samples."""
+
+    names: tuple[str, ...]
+    of: npt.NDArray[np.int64]  # [N]: the place of each sample's among the names
+
+    def take(self, rows: npt.NDArray[np.int64]) -> "Groups":
+        """Return the groups of some of the samples, under the same names."""
+        return self._replace(of=self.of[rows])
+
+    @classmethod
+    def among(cls, names: Sequence[str]) -> "Groups":
+        """Return the groups of samples by the names of each one's."""
+        every, places = np.unique(np.array(names, dtype=str), return_inverse=True)
+        return cls(tuple(every.tolist()), places.astype(np.int64))
+
+
 class Table(NamedTuple):
     """The contents of a file."""
 
@@ -68,6 +85,7 @@ class Table(NamedTuple):
     part: npt.NDArray[np.int64]  # [N]: the index in SPLITS of each, or -1 where that is to be chosen
     folders: dict[str, str]  # {split: where it comes from}
     notes: tuple[str, ...]
+    groups: Groups | None = None
 
 
 def read(file: str) -> Table:
@@ -80,11 +98,12 @@ def read(file: str) -> Table:
         source.refuse(": x is the same in every row: there is nothing to learn from")
     split = source.array("split") if "split" in source.names else None
     part, where = source.splits(len(x), split)
+    groups = source.groups(len(x))
     counts = np.bincount(labels, minlength=len(names))
     single = [name for name, count in zip(names, counts.tolist(), strict=True) if count == 1]
     if single:
         source.refuse(f"y has one sample of {_few(single)}; two are the least, for train and test")
-    return Table(names, images, labels, part, where, tuple(source.notes))
+    return Table(names, images, labels, part, where, tuple(source.notes), groups)
 
 
 def read_labelled(file: str, classes: Sequence[str]) -> Table:
@@ -95,7 +114,8 @@ def read_labelled(file: str, classes: Sequence[str]) -> Table:
     labels = source.labels(len(x), y, classes)
     if "split" in source.names:
         source.notes.append("split left out: all samples are scored")
-    return Table(tuple(classes), images, labels, np.full(len(x), 2), {"test": file}, tuple(source.notes))
+    groups = source.groups(len(x))
+    return Table(tuple(classes), images, labels, np.full(len(x), 2), {"test": file}, tuple(source.notes), groups)
 
 
 class Source:
@@ -297,6 +317,23 @@ class Source:
         if not by_name:
             self.notes.append(f"y is taken as places among the run's classes: {_few(classes)}")
         return self._place(values, classes, by_name)[places]
+
+    def groups(self, n: int) -> Groups | None:
+        """Return the group of each sample, None where the file has none."""
+        if "groups" not in self.names:
+            return None
+        given = self.array("groups")
+        if given.shape != (n,) or given.dtype.kind not in "iubUS":
+            self.refuse(
+                f": groups is {given.dtype} {list(given.shape)}; a whole number or a name for each of the {n:,} "
+                "samples expected"
+            )
+        values, places = np.unique(
+            self._text(given, "groups") if given.dtype.kind in "US" else given, return_inverse=True
+        )
+        found = Groups(tuple(map(str, values.tolist())), places.astype(np.int64))
+        self.notes.append(f"groups: {_few(found.names)}")
+        return found
 
     def splits(self, n: int, split: Array | None) -> tuple[npt.NDArray[np.int64], dict[str, str]]:
         """Return the split of each sample, -1 where that is to be chosen, and where each comes from.

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from annotated_types import Ge
 
 from neuroevo.data import cache
-from neuroevo.data.arrays import Table, Vectors, read, read_labelled
+from neuroevo.data.arrays import Groups, Table, Vectors, read, read_labelled
 from neuroevo.data.arrays import noun as noun_
 from neuroevo.data.folders import Found, scan, scan_labelled
 from neuroevo.data.images import Arrays, Files
@@ -35,6 +35,7 @@ class Dataset:
     part: npt.NDArray[np.int64]  # [N]
     folders: tuple[tuple[str, str], ...] = ()  # (split, the folder that serves it, or what it is cut from)
     notes: tuple[str, ...] = ()  # lines about what was taken and left out
+    groups: Groups | None = None  # of samples, beside their classes
 
     @property
     def noun(self) -> str:
@@ -53,7 +54,10 @@ class Dataset:
 
     def take(self, rows: npt.NDArray[np.int64]) -> "Dataset":
         """Return the data set of some of the images, in the order given."""
-        return replace(self, images=self.images.take(rows), labels=self.labels[rows], part=self.part[rows])
+        groups = None if self.groups is None else self.groups.take(rows)
+        return replace(
+            self, images=self.images.take(rows), labels=self.labels[rows], part=self.part[rows], groups=groups
+        )
 
 
 def digits() -> Dataset:
@@ -71,10 +75,17 @@ def digits() -> Dataset:
 
 
 def image_folder(
-    *, root: str, broken: Literal["refuse", "skip"] = "refuse", max_pixels: Annotated[int, Ge(1)] | None = None
+    *,
+    root: str,
+    broken: Literal["refuse", "skip"] = "refuse",
+    max_pixels: Annotated[int, Ge(1)] | None = None,
+    groups: bool = False,
 ) -> Dataset:
-    """Class folders under train, test and perhaps validation (or right under the root: then all splits are cut)."""
-    data = _dataset(scan(root, own=[cache.cache_folder()]), max_pixels)
+    """Class folders under train, test and perhaps validation (or right under the root: then all splits are cut).
+
+    With `groups` the folder right in its class's that an image is in is its group: class/group/image.
+    """
+    data = _dataset(scan(root, own=[cache.cache_folder()], groups=groups), max_pixels)
     return drop_broken(data) if broken == "skip" else data
 
 
@@ -84,21 +95,24 @@ def read_others(
     *,
     broken: Literal["refuse", "skip"] = "refuse",
     max_pixels: int | None = None,
+    groups: bool = False,
 ) -> Dataset:
     """Return the images of class folders right under a root, or under its test folder; InputError for other classes."""
-    found = _dataset(scan_labelled(root, classes, own=[cache.cache_folder()]), max_pixels)
+    found = _dataset(scan_labelled(root, classes, own=[cache.cache_folder()], groups=groups), max_pixels)
     return drop_broken(found) if broken == "skip" else found
 
 
 def _dataset(found: Found, max_pixels: int | None) -> Dataset:
     labels, part = np.array(found.labels, dtype=np.int64), np.array(found.part, dtype=np.int64)
-    return Dataset(
-        found.classes, Files(found.paths, max_pixels), labels, part, tuple(found.folders.items()), found.notes
-    )
+    images, groups = Files(found.paths, max_pixels), None if found.groups is None else Groups.among(found.groups)
+    return Dataset(found.classes, images, labels, part, tuple(found.folders.items()), found.notes, groups)
 
 
 def arrays(*, file: str) -> Dataset:
-    """Your own samples, any modality: an .npz file of x [N, ...], y [N], perhaps split [N] of names and classes [C]."""
+    """Your own samples, any modality: an .npz file of x [N, ...], y [N], perhaps split [N] of names and classes [C].
+
+    `groups` [N] in it are groups of samples beside their classes, for metrics that ask for them.
+    """
     return _of_table(read(file))
 
 
@@ -108,7 +122,8 @@ def arrays_of_classes(file: str, classes: tuple[str, ...]) -> Dataset:
 
 
 def _of_table(found: Table) -> Dataset:
-    return Dataset(found.classes, found.images, found.labels, found.part, tuple(found.folders.items()), found.notes)
+    folders = tuple(found.folders.items())
+    return Dataset(found.classes, found.images, found.labels, found.part, folders, found.notes, found.groups)
 
 
 def drop_broken(data: Dataset) -> Dataset:

@@ -27,7 +27,7 @@ class Identity(NamedTuple):
     classes: tuple[str, ...]
     counts: dict[str, tuple[int, ...]]  # images of each class, by split
     contents: str  # SHA-256 of the images that are in some split, in order
-    splits: str  # SHA-256 of their labels, and of the places of each split among them
+    splits: str  # SHA-256 of their labels, their groups if any, and of the places of each split among them
     names: str  # SHA-256 of their names, in order; empty where images have none
     noun: str = "images"  # what they are called; not in a checkpoint
 
@@ -38,6 +38,8 @@ class Identity(NamedTuple):
         used = np.unique(np.concatenate(list(rows.values())))
         images = data.images if len(used) == len(data.labels) else data.images.take(used)
         of_splits = hashlib.sha256(data.labels[used].astype("<i8").tobytes())
+        if data.groups is not None:
+            of_splits.update("\0".join(data.groups.names).encode() + data.groups.of[used].astype("<i8").tobytes())
         for name, index in sorted(rows.items()):
             of_splits.update(name.encode() + np.searchsorted(used, index).astype("<i8").tobytes())
         counts = {name: _counts(data.labels[index], len(data.classes)) for name, index in rows.items()}

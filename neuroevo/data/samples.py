@@ -27,6 +27,7 @@ class Features(NamedTuple):
     affine: Affine | None  # that rows go through on their way to the head
     device: torch.device
     live: "Live | None" = None  # makes views as they are asked for, instead
+    groups: Tensor | None = None  # [N + views * T] int64, as labels are
 
     @property
     def dim(self) -> int:
@@ -37,6 +38,11 @@ class Features(NamedTuple):
     def alone(self) -> bool:
         """Whether a batch takes operations on a GPU alone, of rows that are on it."""
         return self.live is None and len(self.pieces) == 1 and self.pieces[0].device.type == "cuda"
+
+    def in_groups(self, classes: int) -> Self:
+        """Return the same samples with `class + classes * group` in place of the class as their label."""
+        assert self.groups is not None
+        return self._replace(labels=self.labels + classes * self.groups)
 
     def digest(self) -> str:
         """Return a hash of some 1,024 rows, evenly spaced: features computed anew may round otherwise."""

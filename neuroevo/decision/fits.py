@@ -141,7 +141,7 @@ def _some_places(given: Fitting, offsets: Tensor, c: int) -> float | None:
         low, high = max(0, near - step), min(len(ordered), near + step)
 
 
-def evolved(given: Fitting) -> Fit:
+def evolve(given: Fitting) -> Fit:
     """Search offsets and scales by a natural evolution strategy, from the better of nothing and the prior's correction.
 
     With a full covariance up to 1,000 genes, else with a deviation for each. What counts is the distribution's centre,
@@ -173,5 +173,5 @@ FITS: dict[str, Callable[[Fitting], Fit]] = {  # the simplest first
     "argmax": argmax,
     "prior": prior,
     "coordinate": coordinate,
-    "evolved": evolved,
+    "evolved": evolve,
 }

@@ -59,17 +59,17 @@ class Decision:
         """Whether it is plain argmax."""
         return self.chosen == self.rows[0].name
 
-    def reported(self, value: float) -> float:
+    def as_reported(self, value: float) -> float:
         """Return a row's value as the metric is reported."""
         return as_reported(self.metric, value)
 
     def apply(self, logits: Any) -> Any:
         """Return logits [N, C] as the rule sees them, float64, of the library of those given."""
-        return arrays.like(self.rule.apply(self._checked(logits)), logits)
+        return arrays.like(self.rule.apply(self._check(logits)), logits)
 
     def predict(self, logits: Any) -> Any:
         """Return the class [N] int64 decided of logits [N, C], of the library of those given."""
-        return arrays.like(predict(self.rule, self._checked(logits))[0], logits)
+        return arrays.like(predict(self.rule, self._check(logits))[0], logits)
 
     def fold(self, weight: Any, bias: Any = None) -> tuple[Any, Any]:
         """Return weights [C, d] and biases [C] of a linear layer that decides as the rule does of the layer given.
@@ -93,12 +93,12 @@ class Decision:
 
     def score_of(self, rule: Rule, logits: Any, y: Any, groups: Any = None) -> Score:
         """Return what any rule is worth on samples."""
-        checked = self._checked(logits)
+        checked = self._check(logits)
         samples = self.goal.samples(checked, arrays.read_labels(y, len(checked), len(self.offsets)), groups)
         worth = Judge(self.goal.measures, samples).worth(rule, samples)
-        return Score(self.reported(float(worth.values)), float(worth.violations))
+        return Score(self.as_reported(float(worth.values)), float(worth.violations))
 
-    def _checked(self, logits: Any) -> Tensor:
+    def _check(self, logits: Any) -> Tensor:
         found = arrays.read_logits(logits)
         if found.shape[1] != len(self.offsets):
             raise InputError(f"of {found.shape[1]} classes; {len(self.offsets)} expected", option="logits")
@@ -109,10 +109,10 @@ class Decision:
         bounds = [f"subject to {each.of} {each.bounds}" for each in self.goal.constraints]
         body = [["", "row", "out of fold", "fit - held out", *(["violation"] if bounds else []), ""]]
         for row in self.rows:
-            value = f"{self.reported(row.value):.4f} +- {row.se:.4f}"
+            value = f"{self.as_reported(row.value):.4f} +- {row.se:.4f}"
             kept = ["kept" if row.feasible else f"{row.violation:.4f}"] if bounds else []
             mark = ">" if row.name == self.chosen else ""
-            body.append([mark, row.name, value, f"{self.reported(row.gap):+.4f}", *kept, row.fit.about])
+            body.append([mark, row.name, value, f"{self.as_reported(row.gap):+.4f}", *kept, row.fit.about])
         widths = [max(map(len, column)) for column in zip(*body, strict=True)]
         return [
             f"{self.metric} of {self.samples:,} samples, {self.folds} folds",

@@ -7,8 +7,9 @@ is a written step, and `evolve` goes on from one as if it had never stopped.
 import math
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -22,6 +23,7 @@ from neuroevo.engine.rng import Context
 from neuroevo.engine.scores import Scores, ranks
 from neuroevo.errors import InputError
 
+NOTHING: Mapping[str, float | None] = MappingProxyType({})
 DIVERSITY_GENES = 512  # diversity is taken over this many genes at most, evenly spaced
 
 
@@ -239,7 +241,9 @@ class Statistics(NamedTuple):
     diversity: float | None
     invalid: int
     traits: dict[str, float]  # medians of those that are a number for each individual
-    constraints: dict[str, float | None] = {}  # with constraints, the share that is feasible and the least violation
+    constraints: Mapping[str, float | None] = (
+        NOTHING  # with constraints, the share that is feasible and the least violation
+    )
 
 
 def statistics(population: Population, scores: Scores) -> Statistics:

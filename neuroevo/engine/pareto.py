@@ -42,13 +42,12 @@ def objectives(scores: Scores) -> Tensor:
 def constrain(values: Tensor, violation: Tensor) -> Tensor:
     """Return values [n, m] moved so that domination among them is constrained domination (Deb et al. 2002, section VI).
 
-    The less violated dominates, `violation` [n]; among those violated by the same, domination decides as ever. Feasible
-    individuals stay where they are, and others go below all of them, the more violated the deeper, each by more than
-    the range of all values.
+    The less violated dominates, `violation` [n]; among those violated by the same, domination decides as ever. The
+    least violated stay where they are, and others go below them, the more violated the deeper, each by more than the
+    range of all values.
     """
     level = ranks(-violation[:, None]).neg()
-    level -= level.min()  # of the least violated 0, and of each that is more one more
-    level += (violation.min() > 0).to(level.dtype)
+    level -= level.min()  # 0 of the least violated, one more of each that is more
     there = values.isfinite()
     high = values.masked_fill(~there, -torch.inf).amax(0)
     low = values.masked_fill(~there, torch.inf).amin(0)

@@ -15,7 +15,9 @@ from neuroevo.engine.evaluator import Evaluator
 from neuroevo.engine.genome import Layout
 
 Validate = Callable[[Tensor], tuple[list[dict[str, float]], Cost]]  # genomes [k, g] -> each one's metrics as reported
-VIOLATION = "violation"  # of constraints in sum, among a candidate's metrics: 0 where all are met; not there without any
+VIOLATION = (
+    "violation"  # of constraints in sum, among a candidate's metrics: 0 where all are met; not there without any
+)
 Merit = Callable[[Mapping[str, float]], tuple[float, ...]]  # metrics as reported -> what candidates are compared by
 
 

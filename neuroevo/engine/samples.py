@@ -20,6 +20,20 @@ class Samples(Protocol):
 
 
 @runtime_checkable
+class Grouped(Protocol):
+    """Samples that may belong to groups."""
+
+    @property
+    def groups(self) -> Tensor | None:
+        """The group of each row, [N] int64, None where there are none."""
+        ...
+
+    def in_groups(self, classes: int) -> Samples:
+        """Return the same samples with `class + classes * group` in place of the class as their label."""
+        ...
+
+
+@runtime_checkable
 class Walks(Protocol):
     """Samples that have one batch ready while another is used, where the order is known."""
 

@@ -12,7 +12,7 @@ class Scores(NamedTuple):
     values: Tensor  # [n, m] float64, a column a metric, higher is better; -inf throughout for an invalid individual
     invalid: Tensor  # [n] bool: some logit was NaN or Inf
     objectives: int = 1  # the first so many columns; the others break their ties
-    violation: Tensor | None = None  # [n] float64 of constraints: 0 where all are met, inf where invalid; None: there are none
+    violation: Tensor | None = None  # [n] float64 of constraints: 0 where all are met, inf where invalid
 
     @property
     def keys(self) -> Tensor:
@@ -22,6 +22,11 @@ class Scores(NamedTuple):
         first, the feasible before all, and the values among those that are violated by the same.
         """
         return self.values if self.violation is None else torch.cat([-self.violation[:, None], self.values], dim=1)
+
+    def rows(self, index: Tensor | slice) -> "Scores":
+        """Return the scores of some individuals, in the order of `index` [k], or of a slice of them."""
+        violation = None if self.violation is None else self.violation[index]
+        return Scores(self.values[index], self.invalid[index], self.objectives, violation)
 
 
 def sort_rows(values: Tensor) -> tuple[Tensor, Tensor]:

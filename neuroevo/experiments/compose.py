@@ -30,6 +30,7 @@ from neuroevo.engine.problem import Merit, Problem, by_metric
 from neuroevo.engine.rng import generator
 from neuroevo.errors import InputError, ignore
 from neuroevo.experiments import starts
+from neuroevo.experiments.bounds import constraints_at, groups_of, metric_at
 from neuroevo.experiments.build import identify, make_head, slots
 from neuroevo.experiments.costs import CALIBRATED_BY, CALIBRATION_BATCH, batch_size, steps
 from neuroevo.experiments.sizes import check_size
@@ -42,7 +43,7 @@ from neuroevo.networks.affine import Affine
 from neuroevo.networks.backbones import Backbone
 from neuroevo.networks.network import Calibration, Network
 from neuroevo.problems import precision, slicing
-from neuroevo.problems.metric import LOWER_IS_BETTER
+from neuroevo.problems.metric import LOWER_IS_BETTER, Names
 from neuroevo.problems.scoring import evaluate
 from neuroevo.problems.supervised import Fitness, Refinement, Supervised, exact, supervised
 
@@ -109,6 +110,7 @@ class Run:
             budget=Budget(**c.budget.model_dump()),
             metric=metric,
             lower_is_better=metric in LOWER_IS_BETTER,
+            constrained=bool(c.fitness.subject_to),
         )
 
     def keeps(self) -> Weights:
@@ -140,10 +142,10 @@ class Run:
                 f"head: {self.config.head.layers.name} starts with outputs that are NaN or infinite; see head.init"
             )
 
-    def view_others(self, rows: Tensor, labels: Tensor) -> Features:
+    def view_others(self, rows: Tensor, labels: Tensor, groups: Tensor | None = None) -> Features:
         """Return features of other samples [N, d], as the network gives them to what evolves, in place of the run's."""
         scale = self.network.affine if self.network.backbone.cut is None else None
-        return Features((rows,), labels, scale, self.device)
+        return Features((rows,), labels, scale, self.device, groups=groups)
 
 
 def compose(
@@ -210,11 +212,12 @@ def assemble(
         else learnt_from.through_affine
     )
     home = torch.device(plan.home)
+    names = Names(whole.classes, groups_of(whole))
     of = supervised(
         evolved,
         samples,
         splits,
-        metrics={name: part.metric() for name, part in parts_of(c).items()},
+        metrics={name: metric_at(part, names) for name, part in parts_of(c).items()},
         execution=Executions(plan, () if saved is None else saved.changes),
         metric=c.validate.metric.name,
         fitness=fitness_of(c),
@@ -227,6 +230,8 @@ def assemble(
         view=view_of(c, learnt_from),
         counter=lambda: count_views(samples),
         note=log,
+        subject_to=constraints_at(c, names),
+        groups=names.groups,
     )
     if saved is None:
         batch = batch_size(c, len(splits[c.fitness.split]))
@@ -286,9 +291,10 @@ def parts_of(c: Config) -> dict[str, config.Part]:
 
 
 def merit(c: Config) -> Merit:
-    """Return what candidates of a run are compared by: the validation metric, and cross-entropy where it ties."""
+    """Return what candidates of a run are compared by: constraints, the validation metric, then cross-entropy."""
     metric = c.validate.metric.name
-    return by_metric(metric, lower_is_better=metric in LOWER_IS_BETTER, loss="cross_entropy")
+    lower, constrained = metric in LOWER_IS_BETTER, bool(c.fitness.subject_to)
+    return by_metric(metric, lower_is_better=lower, loss="cross_entropy", constrained=constrained)
 
 
 def fitness_of(c: Config) -> Fitness:

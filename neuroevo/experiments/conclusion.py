@@ -36,6 +36,10 @@ def conclude(run: Run, step: Step, folder: Path, *, stop_reason: str, log: Calla
         about |= {"width": network.width}
         rundir.write_network(folder, {name: w.contiguous() for name, w in whole.state_dict().items()}, about)
     champion = describe(run, step, record)
+    if c.fitness.subject_to:
+        champion["constraints"] = run.supervised.constraints_on(
+            step.champion.genome, run.supervised.splits["validation"]
+        )
     if finished:
         tested = run.supervised.test(step.champion.genome, run.supervised.splits["test"])
         champion["test"] = tested.scores

@@ -178,7 +178,7 @@ def record(found: Decided) -> dict[str, Any]:
         "rows": [
             {
                 "name": row.name,
-                decision.metric: decision.reported(row.value),
+                decision.metric: decision.as_reported(row.value),
                 "standard_error": row.se,
                 "gap": row.gap,
                 "violation": row.violation,

@@ -50,7 +50,9 @@ def evaluate(
             run.network.backbone, other, run.device, show, dtype=c.features.dtype, log=observer.note
         )
     labels = torch.from_numpy(other.labels).to(run.device)
-    tested = run.supervised.test(champion.genome, torch.arange(len(labels)), run.view_others(rows, labels))
+    groups = None if other.groups is None else torch.from_numpy(other.groups.of).to(run.device)
+    of = run.supervised.of_groups(() if other.groups is None else other.groups.names)
+    tested = of.test(champion.genome, torch.arange(len(labels)), run.view_others(rows, labels, groups))
     return tested.scores | noun_of(run)
 
 
@@ -63,7 +65,8 @@ def read_samples(run: Run, root: str, sets: Sequence[str]) -> Dataset:
     """Return labelled samples other than a run's own, of its kind: in class folders, or in an .npz file."""
     inputs = run.network.backbone.inputs
     if inputs is None and not root.endswith(".npz"):
-        return datasets.read_others(root, run.network.classes, **reading(sets))
+        groups = bool(run.config.data.source.options.get("groups"))
+        return datasets.read_others(root, run.network.classes, groups=groups, **reading(sets))
     if sets:
         raise InputError(f"--set {sets[0]}: for class folders; {root} is read as an .npz file")
     found = datasets.arrays_of_classes(root, run.network.classes)

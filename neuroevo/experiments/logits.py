@@ -59,11 +59,15 @@ def of_run(run_dir: str, observer: Observer, sets: Sequence[str] = (), *, signal
             raise InputError(f"--set {text}: a run is decided on as it is; here, only data.root, data.file can be set")
     run, step = open_run(run_dir, observer, None, sets, signals=signals)
     genome, given = step.champion.genome, run.supervised
+    groups = None
+    if run.whole.groups is not None and run.features.groups is not None:
+        groups = np.array(run.whole.groups.names)[run.features.groups.cpu().numpy()]
 
     def on(split: str) -> Labelled:
         judgement, rows = given.judgement(()), given.splits[split]
         found, targets = given.executions.fit(lambda how: intervals.logits(judgement, genome, rows, exact(how)))
-        return Labelled(found[0].cpu(), targets.cpu(), None)
+        own = None if groups is None else groups[rows.cpu().numpy()]
+        return Labelled(found[0].cpu(), targets.cpu() % len(run.network.classes), own)
 
     train = given.samples.labels.cpu()[given.splits["train"].cpu()]
     classes = tuple(run.network.classes)

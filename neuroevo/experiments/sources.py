@@ -42,7 +42,7 @@ def cache(
     """Return the features of a run's images and of their views, and how many images the backbone was given for them."""
     augment = augmenting(c, backbone)
     rows, computed = feature_cache.fetch(backbone, whole, device, images, dtype=c.features.dtype, log=log)
-    pieces, labels, live = [rows], [torch.from_numpy(whole.labels)], None
+    pieces, taken, live = [rows], [whole], None
     if augment is not None and c.features.views == "live":
         live = Live(backbone, whole, augment, device)
     elif augment is not None and c.features.views != "live":
@@ -52,9 +52,13 @@ def cache(
                 backbone, train, device, images, dtype=c.features.dtype, augment=augment, view=view, log=log
             )
             pieces.append(piece)
-            labels.append(torch.from_numpy(train.labels))
+            taken.append(train)
             computed += more
-    return Features(together(pieces), torch.cat(labels).to(device), None, device, live), computed
+    labels = torch.cat([torch.from_numpy(each.labels) for each in taken]).to(device)
+    groups = None
+    if whole.groups is not None:
+        groups = torch.cat([torch.from_numpy(each.groups.of) for each in taken if each.groups is not None]).to(device)
+    return Features(together(pieces), labels, None, device, live, groups), computed
 
 
 def remedy(c: Config) -> str:

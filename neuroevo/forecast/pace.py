@@ -136,8 +136,7 @@ class Partly:
             seconds *= share
         if k < n:
             back = torch.arange(n, device=home) * k // n
-            scores = evaluated.scores
-            scores = scores._replace(values=scores.values[back], invalid=scores.invalid[back])
+            scores = evaluated.scores.rows(back)
             both = rows(evaluated.inherited, back), rows(evaluated.scored, back)
             evaluated = Evaluated(*both, scores, evaluated.cost)
         return took, seconds * n / k, evaluated

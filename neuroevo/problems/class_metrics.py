@@ -62,6 +62,9 @@ OF_TALLIES: dict[str, Values] = {
 }
 
 
+CLASS_METRICS = (*(name for name in OF_TALLIES if name != "accuracy"), "recall_at_precision")  # that each class has
+
+
 def place(of: Class, classes: Sequence[str] | int) -> int | None:
     """Return the place of a class given by its name or its place; InputError where there is none such.
 
@@ -90,7 +93,7 @@ def _pick(values: Tensor, of: int | None) -> Tensor:
     return values.nanmean(-1) if of is None else values[..., of]
 
 
-def _of_class(values: Values, of: Class, sign: int = 1) -> Metric:
+def _of_class(values: Values, of: Class, sign: int = 1) -> Additive | Unbound:
     """Make a metric of a class's value, or of the mean over classes."""
 
     def finish(totals: Tensor, where: int | None) -> Tensor:
@@ -153,55 +156,56 @@ def _recalls_at(logits: Tensor, targets: Tensor, precision: float, of: int | Non
 
 def group_accuracy() -> Metric:
     """Mean over groups of samples of the accuracy in each; of data that have groups."""
-    return Unbound(lambda names: _of_groups(names, lambda values: values.nanmean(1)))
+    return Unbound(lambda names: _of_groups(names, lambda values: values.nanmean(1)), grouped=True)
 
 
 def worst_group_accuracy() -> Metric:
     """Lowest accuracy of any group of samples (Sagawa et al. 2020, https://arxiv.org/abs/1911.08731)."""
-    return Unbound(lambda names: _of_groups(names, lambda values: values.nan_to_num(nan=torch.inf).amin(1)))
+    return Unbound(lambda names: _of_groups(names, lambda v: v.nan_to_num(nan=torch.inf).amin(1)), grouped=True)
 
 
-def _of_groups(names: Names, reduce: Callable[[Tensor], Tensor]) -> Metric:
-    every = _each_group(_accuracies, names, None).metric
+def _of_groups(names: Names, reduce: Callable[[Tensor], Tensor]) -> OfGroups:
+    every = _each_group(_accuracies, names, None)
     return OfGroups(Additive(every.statistics, lambda totals: reduce(every.finish(totals))))
 
 
-class _Groups(NamedTuple):
-    """Values of groups before they are known to be of coded targets."""
-
-    metric: Additive
-    names: tuple[str, ...]
-
-
-def _each_group(values: Values, names: Names, of: int | None) -> _Groups:
-    groups = len(names.groups)
+def _each_group(values: Values, names: Names, of: int | None) -> Additive:
+    """Return a value [n, G] of each group, of targets `class + C * group`; InputError where there are no groups."""
+    groups = len(names.groups or ())
     if not groups:
         raise InputError(
-            "the data have no groups; an .npz file has them as an array groups [N], and class folders as folders in "
-            "them, read with groups: true"
+            "the data have no groups of samples; an .npz file has them as an array groups [N], class folders as "
+            "folders in them, read with groups: true"
         )
 
     def finish(totals: Tensor) -> Tensor:
         return _pick(values(Tally(*totals.view(len(totals), 3, groups, -1).unbind(1))), of)
 
-    return _Groups(Additive(in_groups(groups), finish), names.groups)
+    return Additive(in_groups(groups), finish)
 
 
-def each(metric: str, per: str, names: Names, options: Mapping[str, Any]) -> Each:
-    """Return a metric's values for each class or group (`per`); InputError where it has none, or names no class."""
-    of = options.get("of")
+def each(metric: str, per: str | None, names: Names, options: Mapping[str, Any]) -> Each:
+    """Return a metric's values for each class or group (`per`), or of the one class that its options name, [n, 1].
+
+    InputError where it has none, or names no class.
+    """
+    of = place(options.get("of"), names.classes)
     if per == "group":
         if metric not in OF_TALLIES:
-            raise InputError(f"per: group goes with {', '.join(OF_TALLIES)}, and {metric} is given")
-        found = _each_group(OF_TALLIES[metric], names, place(of, names.classes))
-        return Each(OfGroups(found.metric), found.names)
-    known = [name for name in OF_TALLIES if name != "accuracy"] + ["recall_at_precision"]
-    if metric not in known:
-        raise InputError(f"per: class goes with {', '.join(known)}, and {metric} is given")
-    if of is not None:
-        raise InputError(f"per: class has a value for each class, and of: {of} names one; leave one of them out")
+            raise InputError(f"group goes with {', '.join(OF_TALLIES)}; {metric} is given", option="per")
+        return Each(OfGroups(_each_group(OF_TALLIES[metric], names, of)), names.groups or ())
+    if metric not in CLASS_METRICS:
+        raise InputError(f"class goes with {', '.join(CLASS_METRICS)}; {metric} is given", option="per")
+    if per is not None and of is not None:
+        raise InputError(f"class has a value for each, and {options['of']} is one; leave one of them out", option="of")
+    called = names.classes if of is None else ()
     if metric == "recall_at_precision":
         at = options.get("precision", 0.9)
-        return Each(lambda logits, targets: _recalls_at(logits, targets, at, None), names.classes)
+        return Each(lambda logits, targets: _recalls_at(logits, targets, at, of), called)
     values = OF_TALLIES[metric]
-    return Each(Additive(of_hits, lambda totals: values(Tally(*totals.chunk(3, 1)))), names.classes)
+
+    def finish(totals: Tensor) -> Tensor:
+        found = values(Tally(*totals.chunk(3, 1)))
+        return found if of is None else found[:, of, None]
+
+    return Each(Additive(of_hits, finish), called)

@@ -3,10 +3,14 @@
 Deb's rules (Deb 2000, https://doi.org/10.1016/S0045-7825(99)00389-8) need no weights: a solution that is feasible comes
 before one that isn't, the less violated before the more, and the objective decides among the feasible ones, and among
 those that are violated by the same. `order` is that as one number; a violation is 0 exactly where all bounds are met.
+
+`pose` makes metrics of a constraint, by which a population is scored as by any other: their statistics are taken in the
+pass over logits that the fitness takes, and are the same where they are of the same tallies.
 """
 
 import difflib
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from numbers import Real
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, get_args
@@ -14,11 +18,28 @@ from typing import Any, Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
+from neuroevo.engine.problem import VIOLATION
 from neuroevo.engine.scores import ranks
-from neuroevo.errors import InputError
+from neuroevo.errors import InputError, the
+from neuroevo.problems.class_metrics import CLASS_METRICS
+from neuroevo.problems.class_metrics import each as values_of
+from neuroevo.problems.metric import (
+    Metric,
+    Names,
+    OfGenome,
+    OfGroups,
+    OfModule,
+    Unbound,
+    as_reported,
+    bind,
+    change,
+    of_network,
+    score,
+)
 from neuroevo.problems.metrics import METRICS
 
 Per = Literal["class", "group"]
+SUBJECT_TO = "subject_to"  # the option that errors name, with a constraint's place behind it
 KEYS = ("metric", "per", "at_least", "at_most")
 NO_OPTIONS: Mapping[str, Any] = MappingProxyType({})
 
@@ -31,6 +52,14 @@ class Constraint(NamedTuple):
     at_least: float | None = None
     at_most: float | None = None
     options: Mapping[str, Any] = NO_OPTIONS  # of the metric
+    function: Metric | None = None  # the metric, where it is none of the table's and not a number by this name
+
+    def record(self) -> dict[str, Any]:
+        """Return the constraint as a mapping that `read` takes."""
+        own = {key: value for key, value in self.options.items() if value is not None}
+        bounds = {"per": self.per, "at_least": self.at_least, "at_most": self.at_most}
+        metric = {"name": self.metric, **own} if own else self.metric
+        return {"metric": metric, **{key: value for key, value in bounds.items() if value is not None}}
 
     @property
     def of(self) -> str:
@@ -71,6 +100,93 @@ def violation(values: Tensor, constraint: Constraint, judged: Tensor | None = No
     return (found if judged is None else found.masked_fill(~judged, 0)).sum(1)
 
 
+class Posed(NamedTuple):
+    """A constraint on the classes and groups of a problem."""
+
+    constraint: Constraint
+    names: tuple[str, ...]  # [k] of its values: classes or groups; () where it has one
+    values: Metric  # which returns [n, k], as reported, NaN for a class or group without samples
+    score: Metric  # minus the violation [n]
+
+    def of_network(self, weights: Callable[[Tensor], Tensor]) -> "Posed":
+        """Return the constraint on what `weights` makes of genomes, where it is on a metric of genomes."""
+        return self._replace(values=of_network(self.values, weights), score=of_network(self.score, weights))
+
+
+def pose(constraint: Constraint, names: Names) -> Posed:
+    """Return a constraint on the classes and groups of a problem; InputError where it speaks of others."""
+    c = constraint
+    if c.function is not None and c.per is not None:
+        raise InputError(f"per: {c.per} goes with metrics of the table, and {c.metric} is your own", option="per")
+    if c.per is not None or (c.metric in CLASS_METRICS and c.options.get("of") is not None):
+        found = values_of(c.metric, c.per, names, c.options)
+        return Posed(c, found.names, found.metric, change(found.metric, lambda v: -violation(v, c, ~v.isnan())))
+    whole = bind(METRICS[c.metric](**c.options) if c.function is None else c.function, names)
+
+    def values(scores: Tensor) -> Tensor:
+        return scores[:, None] if c.function is not None else as_reported(c.metric, scores[:, None])
+
+    return Posed(c, (), change(whole, values), change(whole, lambda scores: -violation(values(scores), c)))
+
+
+def kept_to(
+    constraints: Sequence[Posed],
+    values: Sequence[Metric],
+    logits: Tensor,
+    targets: Tensor,
+    apart: Callable[[OfGenome | OfModule], Tensor],
+) -> dict[str, dict[str, Any]]:
+    """Return how logits [1, B, C] keep to each constraint, in words, whose values are by metrics of targets [B].
+
+    `apart` says what a metric finds that no logits are for.
+    """
+    found = {}
+    for posed, metric in zip(constraints, values, strict=True):
+        assert not isinstance(metric, OfGroups | Unbound)
+        own = apart(metric) if isinstance(metric, OfGenome | OfModule) else score(metric, logits, targets)
+        found[f"{posed.constraint.of} {posed.constraint.bounds}"] = describe(posed, own[0])
+    return found
+
+
+def describe(posed: Posed, values: Tensor) -> dict[str, Any]:
+    """Return how a constraint is kept to by one individual's values [k], for a record.
+
+    `slack` is how far the worst value is within its bound, below 0 where it is beyond; None where no value is known.
+    """
+    c = posed.constraint
+    numbers = [float(value) if bool(value.isfinite()) else None for value in values]
+    slacks = [
+        min(sign * (value - bound) for sign, bound in ((1, c.at_least), (-1, c.at_most)) if bound is not None)
+        if value is not None
+        else math.inf
+        for value in numbers
+    ]
+    worst = min(range(len(slacks)), key=slacks.__getitem__)
+    judged = ~values.isnan() if posed.names else torch.ones(len(values), dtype=torch.bool, device=values.device)
+    beyond = float(violation(values[None], c, judged))
+    return {
+        "feasible": beyond == 0,
+        "violation": beyond if math.isfinite(beyond) else None,
+        "slack": slacks[worst] if math.isfinite(slacks[worst]) else None,
+        **({"worst": posed.names[worst]} if posed.names else {}),
+        **({"values": dict(zip(posed.names, numbers, strict=True))} if posed.names else {"value": numbers[0]}),
+    }
+
+
+def of_numbers(found: Mapping[str, float], constraints: Sequence[Constraint]) -> float:
+    """Return by how much numbers by name violate constraints in sum; InputError for a name that isn't among them."""
+    there = f"the function returned {', '.join(found)}"
+    if VIOLATION in found:
+        raise InputError(f"{there}; {VIOLATION} is what constraints are violated by: rename it", option=SUBJECT_TO)
+    beyond = 0.0
+    for i, each in enumerate(constraints):
+        if each.metric not in found:
+            line = f"no number is called {each.metric}{near(each.metric, list(found))}; {there}"
+            raise InputError(line, option=f"{SUBJECT_TO}.{i}")
+        beyond += float(violation(torch.tensor([[found[each.metric]]], dtype=torch.float64), each))
+    return beyond
+
+
 def order(violations: Tensor, objective: Tensor) -> Tensor:
     """Return Deb's order [n] as dense ranks, highest best, of violations [n] and an objective [n] or, for ties, [n, m].
 
@@ -80,19 +196,40 @@ def order(violations: Tensor, objective: Tensor) -> Tensor:
     return ranks(torch.cat([-violations[:, None].to(objective.dtype), objective], dim=1))
 
 
-def read(given: Any, option: str = "subject_to") -> tuple[Constraint, ...]:
+class On(NamedTuple):
+    """What a constraint is on."""
+
+    metric: str
+    options: Mapping[str, Any] = NO_OPTIONS
+    function: Metric | None = None
+
+
+def by_name(metric: Any, option: str) -> On:
+    """Return a metric given by its name, or by a mapping with one and its options; InputError where none is named."""
+    name, own = metric, NO_OPTIONS
+    if isinstance(metric, Mapping):
+        name, own = metric.get("name"), {key: value for key, value in metric.items() if key != "name"}
+    if not isinstance(name, str):
+        raise InputError(f"no metric is named; there are: {', '.join(METRICS)}", option=option)
+    return On(name, own)
+
+
+def read(
+    given: Any, option: str = SUBJECT_TO, *, table: bool = True, resolve: Callable[[Any, str], On] = by_name
+) -> tuple[Constraint, ...]:
     """Return constraints as they are given: a list of them, or of mappings `{metric, per, at_least, at_most}`.
 
-    `metric` is a name, or a mapping with one and its options. InputError names the first that can't be, and why.
+    `resolve` makes of a metric what it is on: one of the `table`, or a number that a function returns by that name.
+    InputError names the first that can't be, and why.
     """
     if isinstance(given, Mapping | str | Constraint) or not isinstance(given, Sequence):
         raise InputError(f"{_show(given)} given; a list of {{metric: ..., at_least: ...}} expected", option=option)
-    found = tuple(_read_one(each, f"{option}.{i}") for i, each in enumerate(given))
-    check(found, option)
+    found = tuple(_read_one(each, f"{option}.{i}", resolve) for i, each in enumerate(given))
+    check(found, option, table=table)
     return found
 
 
-def _read_one(given: Any, option: str) -> Constraint:
+def _read_one(given: Any, option: str, resolve: Callable[[Any, str], On]) -> Constraint:
     if isinstance(given, Constraint):
         return given
     if not isinstance(given, Mapping):
@@ -100,30 +237,26 @@ def _read_one(given: Any, option: str) -> Constraint:
     for key in given:
         if key not in KEYS:
             raise InputError(f"{key}: unknown key{near(str(key), KEYS)}; there are: {', '.join(KEYS)}", option=option)
-    metric = given.get("metric")
-    name, own = metric, NO_OPTIONS
-    if isinstance(metric, Mapping):
-        name, own = metric.get("name"), {key: value for key, value in metric.items() if key != "name"}
-    if not isinstance(name, str):
-        raise InputError(f"no metric is named; there are: {', '.join(METRICS)}", option=option)
-    return Constraint(name, given.get("per"), given.get("at_least"), given.get("at_most"), own)
+    on = by_name(None, option) if given.get("metric") is None else resolve(given["metric"], option)
+    bounds = given.get("per"), given.get("at_least"), given.get("at_most")
+    return Constraint(on.metric, *bounds, on.options, on.function)
 
 
-def check(constraints: Sequence[Constraint], option: str = "subject_to") -> None:
+def check(constraints: Sequence[Constraint], option: str = SUBJECT_TO, *, table: bool = True) -> None:
     """See that constraints can be met, each and all of them together; InputError names one that can't."""
     for i, each in enumerate(constraints):
-        _check_one(each, f"{option}.{i}")
+        _check_one(each, f"{option}.{i}", table)
         for j, other in enumerate(constraints[:i]):
             if (each.metric, each.per, dict(each.options)) != (other.metric, other.per, dict(other.options)):
                 continue
             for low, high in ((each, other), (other, each)):
                 if low.at_least is not None and high.at_most is not None and low.at_least > high.at_most:
-                    line = f"{each.of} {each.bounds} contradicts {option}.{j}: {other.bounds}"
+                    line = f"{each.of} {each.bounds} contradicts {the(f'{option}.{j}')}: {other.bounds}"
                     raise InputError(line, option=f"{option}.{i}")
 
 
-def _check_one(each: Constraint, option: str) -> None:
-    if ":" not in each.metric and each.metric not in METRICS:
+def _check_one(each: Constraint, option: str, table: bool) -> None:
+    if table and each.function is None and each.metric not in METRICS:
         line = f"no metric is called {each.metric!r}{near(each.metric, METRICS)}; there are: {', '.join(METRICS)}"
         raise InputError(line, option=option)
     if each.per not in (None, *get_args(Per)):
@@ -131,6 +264,8 @@ def _check_one(each: Constraint, option: str) -> None:
     for key, bound in (("at_least", each.at_least), ("at_most", each.at_most)):
         if bound is not None and (not isinstance(bound, Real) or isinstance(bound, bool) or not abs(bound) < 1e308):
             raise InputError(f"{key}: {_show(bound)} given; a finite number expected", option=option)
+    if not table and (each.per is not None or each.options):
+        raise InputError(f"{each.of}: the function's own numbers have no options, and are per nothing", option=option)
     if each.at_least is None and each.at_most is None:
         raise InputError(f"{each.of} has no bound; give at_least, at_most or both", option=option)
     if each.at_least is not None and each.at_most is not None and each.at_least > each.at_most:

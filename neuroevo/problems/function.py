@@ -13,10 +13,11 @@ from neuroevo.engine.cost import Cost
 from neuroevo.engine.evaluator import Scoring, plain
 from neuroevo.engine.execution import LOCAL, Executor
 from neuroevo.engine.genome import Layout, Population
-from neuroevo.engine.problem import Problem, by_metric
+from neuroevo.engine.problem import VIOLATION, Problem, by_metric
 from neuroevo.engine.scores import Scores
 from neuroevo.errors import InputError
 from neuroevo.networks.cut import match
+from neuroevo.problems.constraints import Constraint, of_numbers
 from neuroevo.problems.metric import FITNESS, numbers
 
 OfGenomes = Callable[[Tensor], Tensor]  # genomes [n, g] -> fitness [n], the higher the better
@@ -25,7 +26,12 @@ Judge = Callable[[Tensor], list[dict[str, float]]]  # genomes [n, g] -> what eac
 
 
 def of_genomes(
-    fitness: OfGenomes, start: Tensor, *, sigma: float | Tensor = 0.1, layout: Layout | None = None
+    fitness: OfGenomes,
+    start: Tensor,
+    *,
+    sigma: float | Tensor = 0.1,
+    layout: Layout | None = None,
+    subject_to: Sequence[Constraint] = (),
 ) -> Problem:
     """Return the problem of a function of genomes [n, g] -> fitness [n], the higher the better, around `start` [g].
 
@@ -40,7 +46,8 @@ def of_genomes(
             raise InputError(said, option="fitness")
         return [{FITNESS: value} for value in found.tolist()]
 
-    return problem_of(judge, start, layout or Layout(("genome",), ((start.shape[1],),)), sigma=sigma)
+    layout = layout or Layout(("genome",), ((start.shape[1],),))
+    return problem_of(judge, start, layout, sigma=sigma, subject_to=subject_to)
 
 
 class Evolvable:
@@ -75,7 +82,12 @@ class Evolvable:
 
 
 def of_module(
-    fitness: OfModule, evolvable: Evolvable, *, sigma: float | Tensor = 0.1, executor: Executor = LOCAL
+    fitness: OfModule,
+    evolvable: Evolvable,
+    *,
+    sigma: float | Tensor = 0.1,
+    executor: Executor = LOCAL,
+    subject_to: Sequence[Constraint] = (),
 ) -> Problem:
     """Return the problem of a function of a module -> a number, or numbers by name of which the first is fitness.
 
@@ -88,22 +100,33 @@ def of_module(
     def judge(genomes: Tensor) -> list[dict[str, float]]:
         return list(executor.map(work, genomes))
 
-    return problem_of(judge, evolvable.start, evolvable.layout, sigma=sigma)
+    return problem_of(judge, evolvable.start, evolvable.layout, sigma=sigma, subject_to=subject_to)
 
 
-def problem_of(judge: Judge, start: Tensor, layout: Layout, *, sigma: float | Tensor) -> Problem:
-    """Return the problem of what a judge says of genomes; what isn't finite is invalid."""
+def problem_of(
+    judge: Judge, start: Tensor, layout: Layout, *, sigma: float | Tensor, subject_to: Sequence[Constraint] = ()
+) -> Problem:
+    """Return the problem of what a judge says of genomes; what isn't finite is invalid.
+
+    Constraints are on numbers that the judge returns by name.
+    """
 
     def score(population: Population, rows: Tensor) -> tuple[Scores, Cost]:
-        first = [next(iter(metrics.values())) for metrics in judge(population.genomes)]
-        values = torch.tensor(first, dtype=torch.float64, device=population.genomes.device)
+        found, device = judge(population.genomes), population.genomes.device
+        values = torch.tensor([next(iter(m.values())) for m in found], dtype=torch.float64, device=device)
         invalid = ~values.isfinite()
-        return Scores(values.masked_fill(invalid, -torch.inf)[:, None], invalid), Cost(forward=len(values))
+        scores = Scores(values.masked_fill(invalid, -torch.inf)[:, None], invalid)
+        if subject_to:
+            beyond = torch.tensor([of_numbers(m, subject_to) for m in found], dtype=torch.float64, device=device)
+            scores = scores._replace(violation=beyond.masked_fill(invalid, torch.inf))
+        return scores, Cost(forward=len(values))
 
     def validate(genomes: Tensor) -> tuple[list[dict[str, float]], Cost]:
         found = judge(genomes)
+        beyond = [{VIOLATION: of_numbers(m, subject_to)} if subject_to else {} for m in found]
         # Under one name whatever the function calls it, so that candidates can be compared.
-        return [{FITNESS: next(iter(m.values())), **m} for m in found], Cost(validation=len(genomes))
+        named = [{FITNESS: next(iter(m.values())), **m, **own} for m, own in zip(found, beyond, strict=True)]
+        return named, Cost(validation=len(genomes))
 
     return Problem(
         layout=layout,
@@ -112,5 +135,5 @@ def problem_of(judge: Judge, start: Tensor, layout: Layout, *, sigma: float | Te
         evaluator=plain(Scoring(score, lambda n, samples: Cost(forward=n))),
         batch=lambda generation, size: torch.empty(0, dtype=torch.int64),
         validate=validate,
-        merit=by_metric(FITNESS),
+        merit=by_metric(FITNESS, constrained=bool(subject_to)),
     )

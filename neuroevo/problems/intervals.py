@@ -12,7 +12,17 @@ from neuroevo import devices
 from neuroevo.engine.execution import Execution
 from neuroevo.engine.rng import generator
 from neuroevo.engine.samples import walk
-from neuroevo.problems.metric import Additive, OfLogits, as_reported, score
+from neuroevo.problems.metric import (
+    Additive,
+    Metric,
+    OfGenome,
+    OfGroups,
+    OfLogits,
+    OfModule,
+    Unbound,
+    as_reported,
+    score,
+)
 from neuroevo.problems.scoring import Judgement
 
 RESAMPLES = 1000
@@ -35,11 +45,15 @@ def confusion(logits: Tensor, targets: Tensor) -> Tensor:
     return torch.bincount(targets * c + logits[0].argmax(1), minlength=c * c).view(c, c)
 
 
-def with_intervals(found: Tensor, targets: Tensor, metrics: Mapping[str, OfLogits]) -> dict[str, Any]:
+def with_intervals(found: Tensor, targets: Tensor, given: Mapping[str, Metric]) -> dict[str, Any]:
     """Return each metric of logits [1, B, C] as as_reported, and under `interval` its 95 % interval.
 
     Accuracy's is Wilson's; the others' are percentiles of a bootstrap over samples (Efron 1979).
     """
+    metrics: dict[str, OfLogits] = {}
+    for name, of in given.items():
+        assert not isinstance(of, OfGenome | OfModule | OfGroups | Unbound)
+        metrics[name] = of
     values = {name: as_reported(name, float(score(metric, found, targets))) for name, metric in metrics.items()}
     intervals, n = {}, len(targets)
     for name, metric in metrics.items():

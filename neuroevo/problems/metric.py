@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -40,7 +40,7 @@ class Names(NamedTuple):
     """The classes of a problem, and the groups of its samples: none where it has none."""
 
     classes: tuple[str, ...]
-    groups: tuple[str, ...] = ()
+    groups: tuple[str, ...] | None = ()  # None: not known yet
 
 
 class OfGroups(NamedTuple):
@@ -53,6 +53,7 @@ class Unbound(NamedTuple):
     """A metric that speaks of classes or groups by name: it is one of logits once they are known."""
 
     bind: Callable[[Names], "Additive | Whole | OfGroups"]
+    grouped: bool = False  # whether it asks for groups
 
 
 Metric = OfLogits | OfGenome | OfModule | OfGroups | Unbound
@@ -97,8 +98,13 @@ def score(metric: OfLogits, logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def bind(metric: Metric, names: Names) -> Metric:
-    """Return a metric for the classes and groups of a problem; InputError where it speaks of others."""
-    return metric.bind(names) if isinstance(metric, Unbound) else metric
+    """Return a metric for the classes and groups of a problem; InputError where it speaks of others.
+
+    One that asks for groups stays as it is where they aren't known yet.
+    """
+    if not isinstance(metric, Unbound) or (metric.grouped and names.groups is None):
+        return metric
+    return metric.bind(names)
 
 
 def without_groups(metrics: Sequence[Metric], classes: int) -> list[Metric]:
@@ -141,7 +147,10 @@ def _change_sums(metric: Additive, function: Callable[[Tensor], Tensor]) -> Addi
     return Additive(metric.statistics, lambda totals: function(metric.finish(totals)))
 
 
-def as_reported(name: str, score: float) -> float:
+Number = TypeVar("Number", float, Tensor)
+
+
+def as_reported(name: str, score: Number) -> Number:
     """Return the usual, positive quantity behind a score of the metric called `name`."""
     return -score if name in LOWER_IS_BETTER else score
 

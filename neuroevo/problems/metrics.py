@@ -12,7 +12,7 @@ means nothing (NaN or, where only predictions count, a NaN sample is of no predi
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Annotated, Literal
 
@@ -29,7 +29,7 @@ from neuroevo.problems.class_metrics import (
     recall_at_precision,
     worst_group_accuracy,
 )
-from neuroevo.problems.metric import Additive, Metric, OfGenome
+from neuroevo.problems.metric import Additive, Metric, OfGenome, adjust
 from neuroevo.problems.tallies import by_class, log_sum, of_hits, per_class, prediction, tallies
 
 
@@ -318,3 +318,20 @@ def weighted_cross_entropy(weights: Tensor) -> Metric:
         return sums
 
     return Additive(statistics, lambda totals: totals[:, 0] / totals[:, 1])
+
+
+def against_imbalance(
+    chosen: Sequence[tuple[str, Metric]], counts: Tensor, *, weights: bool, tau: float
+) -> list[Metric]:
+    """Return metrics by name with what they do against imbalance, of classes with `counts` [C] train samples.
+
+    Cross-entropy, the first of that name, is weighted by the inverse of a class's share with `weights`; `tau` is that
+    of Menon et al. 2021.
+    """
+    names, found = [name for name, _ in chosen], [metric for _, metric in chosen]
+    if weights:
+        found[names.index("cross_entropy")] = weighted_cross_entropy(counts.sum() / (len(counts) * counts))
+    if tau:
+        offset = tau * (counts / counts.sum()).log()
+        found = [adjust(metric, offset) for metric in found]
+    return found

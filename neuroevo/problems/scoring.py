@@ -14,10 +14,20 @@ from neuroevo.engine import pareto
 from neuroevo.engine.cost import Cost
 from neuroevo.engine.execution import LOCAL, Execution, Executor
 from neuroevo.engine.genome import Population
-from neuroevo.engine.samples import Samples, walk
+from neuroevo.engine.samples import Grouped, Samples, walk
 from neuroevo.engine.scores import Scores, ranks
 from neuroevo.errors import InputError
-from neuroevo.problems.metric import Additive, Metric, OfGenome, OfModule, numbers, score
+from neuroevo.problems.metric import (
+    Additive,
+    Metric,
+    OfGenome,
+    OfGroups,
+    OfModule,
+    Unbound,
+    numbers,
+    score,
+    without_groups,
+)
 from neuroevo.problems.sums import Evolved, Replay, logits_of, replay, sums, weights_of
 
 
@@ -38,9 +48,20 @@ class Judgement(NamedTuple):
         return [*self.metrics, *self.constraints]
 
 
+def by_groups(judgement: Judgement, classes: int) -> Judgement:
+    """Return a judgement whose labels say the group as well, where a metric asks for it, and as it is elsewhere."""
+    columns = judgement.columns
+    if not any(isinstance(metric, OfGroups) for metric in columns):
+        return judgement
+    assert isinstance(judgement.samples, Grouped)
+    found, m = without_groups(columns, classes), len(judgement.metrics)
+    samples = judgement.samples.in_groups(classes)
+    return judgement._replace(samples=samples, metrics=found[:m], constraints=found[m:])
+
+
 def needs_all_logits(metrics: Sequence[Metric]) -> bool:
     """Tell whether a metric is of all logits of an individual, and not of sums over samples."""
-    return any(not isinstance(metric, Additive | OfGenome | OfModule) for metric in metrics)
+    return any(not isinstance(metric, Additive | OfGroups | OfGenome | OfModule) for metric in metrics)
 
 
 def evaluate(judgement: Judgement, genomes: Tensor, index: Tensor, execution: Execution) -> Scores:
@@ -96,6 +117,7 @@ def _slice(judgement: Judgement, rows: Tensor, index: Tensor, execution: Executi
             column = metric.finish(of)
         else:
             logits = torch.cat([part for part, _ in kept], dim=2).transpose(1, 2)
+            assert not isinstance(metric, OfGroups | Unbound)
             column = score(metric, logits, torch.cat([targets for _, targets in kept]))
         if column.shape != (len(rows),):
             name = getattr(getattr(metric, "func", metric), "__qualname__", "metric")

@@ -4,10 +4,10 @@
 candidates and the champion.
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, replace
-from functools import cache
+from dataclasses import dataclass, field, replace
+from functools import cache, cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -20,7 +20,7 @@ from neuroevo.engine.evaluator import Evaluator, Learning, Scoring
 from neuroevo.engine.execution import LOCAL, Execution, Executions, Executor
 from neuroevo.engine.genome import Population
 from neuroevo.engine.graphs import Graphs
-from neuroevo.engine.problem import Merit, Problem, by_metric
+from neuroevo.engine.problem import VIOLATION, Merit, Problem, by_metric
 from neuroevo.engine.rng import Context
 from neuroevo.engine.samples import Samples
 from neuroevo.engine.scores import Scores
@@ -32,18 +32,21 @@ from neuroevo.learning.task import Settings, Task
 from neuroevo.networks import heads
 from neuroevo.networks.network import Network
 from neuroevo.problems import intervals
+from neuroevo.problems.constraints import Constraint, Posed, kept_to, pose
 from neuroevo.problems.metric import (
     LOWER_IS_BETTER,
     Metric,
+    Names,
     OfGenome,
     OfModule,
-    adjust,
+    Unbound,
     as_reported,
+    bind,
     numbers,
     of_network,
 )
-from neuroevo.problems.metrics import weighted_cross_entropy
-from neuroevo.problems.scoring import Judgement, evaluate, fitness, needs_all_logits
+from neuroevo.problems.metrics import against_imbalance
+from neuroevo.problems.scoring import Judgement, by_groups, evaluate, fitness, needs_all_logits
 from neuroevo.problems.sums import Replay
 
 Counter = Callable[[], AbstractContextManager[Callable[[], Cost]]]
@@ -102,10 +105,13 @@ class Supervised:
     seed: int
     rescored: Callable[[int], int]  # how many of so many individuals must be told apart exactly
     sensitive: bool  # whether mutations ask for sensitivities
+    names: Names  # of classes and groups
     view: View = as_it_is  # which augmented views of train samples batches have
     counter: Counter = nothing_counted  # counts the samples that views put through the backbone
     executor: Executor = LOCAL
     note: Callable[[str], None] = ignore  # is told what a GPU goes without
+    subject_to: tuple[Constraint, ...] = ()
+    given: Mapping[str, Metric] = field(default_factory=dict)  # the metrics before they were bound to names
 
     def problem(self, brought: Collection[str] = ()) -> Problem:
         """Return what is searched; individuals bring the hyperparameters `brought` along as traits."""
@@ -128,31 +134,48 @@ class Supervised:
 
     @property
     def merit(self) -> Merit:
-        """What candidates are compared by: the validation metric, and cross-entropy where it ties."""
-        return by_metric(self.metric, lower_is_better=self.metric in LOWER_IS_BETTER, loss="cross_entropy")
+        """What candidates are compared by: constraints, the validation metric, and cross-entropy where it ties."""
+        lower = self.metric in LOWER_IS_BETTER
+        return by_metric(self.metric, lower_is_better=lower, loss="cross_entropy", constrained=bool(self.subject_to))
 
-    def judgement(self, metrics: Collection[Metric], samples: Samples | None = None) -> Judgement:
-        """Return how genomes are judged by metrics."""
-        return Judgement(self.network, samples or self.samples, list(metrics), self.start[0], self.executor)
+    @cached_property
+    def constraints(self) -> tuple[Posed, ...]:
+        """The constraints on these classes and groups, less those on groups that aren't known."""
+        known = [given for given in self.subject_to if given.per != "group" or self.names.groups is not None]
+        return tuple(pose(given, self.names).of_network(self.network.numbers) for given in known)
+
+    def of_groups(self, groups: tuple[str, ...]) -> "Supervised":
+        """Return the same for samples in other groups; without any, what asks for groups is left out."""
+        names = self.names._replace(groups=groups or None)
+        metrics = {name: of_network(bind(metric, names), self.network.numbers) for name, metric in self.given.items()}
+        return replace(
+            self, names=names, metrics={name: of for name, of in metrics.items() if not isinstance(of, Unbound)}
+        )
+
+    def judgement(
+        self, metrics: Collection[Metric], samples: Samples | None = None, *, constrained: bool = False
+    ) -> Judgement:
+        """Return how genomes are judged by metrics, and by constraints where they are `constrained`."""
+        scores = [posed.score for posed in self.constraints] if constrained else []
+        found = Judgement(
+            self.network, samples or self.samples, list(metrics), self.start[0], self.executor, constraints=scores
+        )
+        return by_groups(found, len(self.names.classes))
 
     def fitness_metrics(self) -> list[Metric]:
         """Return the metrics of fitness, and the one that breaks ties, with what they do against imbalance."""
         given, labels = self.fitness, self.samples.labels
         counts = torch.bincount(labels[self.splits["train"].to(labels.device)])
         names = [name for name in (*given.metrics, given.ties) if name is not None]
-        chosen = [self.metrics[name] for name in names]
-        if given.class_weights:
-            if "cross_entropy" not in given.metrics:
-                raise InputError(f"only cross_entropy can be weighted; see also {the('balanced')}", "class_weights")
-            chosen[names.index("cross_entropy")] = weighted_cross_entropy(counts.sum() / (len(counts) * counts))
-        if given.logit_adjustment:
-            offset = given.logit_adjustment * (counts / counts.sum()).log()
-            chosen = [adjust(metric, offset) for metric in chosen]
-        return chosen
+        if given.class_weights and "cross_entropy" not in given.metrics:
+            raise InputError(f"only cross_entropy can be weighted; see also {the('balanced')}", "class_weights")
+        chosen = [(name, self.metrics[name]) for name in names]
+        return against_imbalance(chosen, counts, weights=given.class_weights, tau=given.logit_adjustment)
 
     def scoring(self) -> Scoring:
         """Return how a population is scored: by the fitness metrics, and by the one that breaks ties."""
-        judgement, objectives = self.judgement(self.fitness_metrics()), len(self.fitness.metrics)
+        objectives = len(self.fitness.metrics)
+        judgement = self.judgement(self.fitness_metrics(), constrained=True)
         if self.executions.now.graphs:
             within = Replay(Graphs(self.note), self.calibrates == 0, getattr(self.samples, "alone", False))
             judgement = judgement._replace(replay=within)
@@ -241,32 +264,52 @@ class Supervised:
     def validate(self, genomes: Tensor) -> tuple[list[dict[str, float]], Cost]:
         """Score candidates [k, g] on the validation split by every metric, as reported."""
         of_samples = {name: metric for name, metric in self.metrics.items() if not isinstance(metric, OfModule)}
-        rows, judgement = self.splits["validation"], self.judgement(of_samples.values())
+        rows, judgement = self.splits["validation"], self.judgement(of_samples.values(), constrained=True)
         scores = self.executions.fit(lambda execution: evaluate(judgement, genomes, rows, exact(execution)))
         found = [self.of_modules(genome) for genome in genomes]
         for own, line in zip(found, scores.values.tolist(), strict=True):
             own |= {name: as_reported(name, value) for name, value in zip(of_samples, line, strict=True)}
+        if scores.violation is not None:
+            for own, beyond in zip(found, scores.violation.tolist(), strict=True):
+                own[VIOLATION] = beyond
         return found, Cost(validation=len(genomes) * (len(rows) + self.calibrates))
 
     def test(self, genome: Tensor, rows: Tensor, samples: Samples | None = None) -> Tested:
         """Score a genome [g] on rows of the samples, or of others, by every metric, with intervals.
 
-        What is a metric of the genome is exact: its interval has no width.
+        What is a metric of the genome is exact: its interval has no width. With constraints the scores say as well
+        whether each is met, and by how much.
         """
-        judgement = self.judgement((), samples)
-        logits, targets = self.executions.fit(
-            lambda execution: intervals.logits(judgement, genome, rows, exact(execution))
-        )
-        of_logits = {n: metric for n, metric in self.metrics.items() if not isinstance(metric, OfGenome | OfModule)}
-        found = intervals.with_intervals(logits, targets, of_logits)
-        start = self.start[0].to(genome.device)
+        of_logits = {name: of for name, of in self.metrics.items() if not isinstance(of, OfGenome | OfModule)}
+        judgement = self.judgement([*of_logits.values(), *(posed.values for posed in self.constraints)], samples)
+        logits, targets = self.logits_of(judgement, genome, rows)
+        found = intervals.with_intervals(logits, targets, dict(zip(of_logits, judgement.metrics, strict=False)))
         exact_ones = self.of_modules(genome)
         for name, metric in self.metrics.items():
             if isinstance(metric, OfGenome):
-                exact_ones[name] = as_reported(name, float(metric.score(genome[None], start)))
+                exact_ones[name] = as_reported(name, float(self.apart(metric, genome)))
         for name, value in exact_ones.items():
             found = {name: value, **found, "interval": {**found["interval"], name: [value, value]}}
-        return Tested(found, intervals.confusion(logits, targets))
+        if self.subject_to:
+            values = judgement.metrics[len(of_logits) :]
+            found["constraints"] = kept_to(self.constraints, values, logits, targets, lambda of: self.apart(of, genome))
+        return Tested(found, intervals.confusion(logits, targets % len(self.names.classes)))
+
+    def logits_of(self, judgement: Judgement, genome: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Return a genome's logits [1, B, C] on rows of what is judged, and their labels [B]."""
+        return self.executions.fit(lambda execution: intervals.logits(judgement, genome, rows, exact(execution)))
+
+    def constraints_on(self, genome: Tensor, rows: Tensor) -> dict[str, dict[str, Any]]:
+        """Return how a genome [g] keeps to each constraint on rows of the samples."""
+        judgement = self.judgement([posed.values for posed in self.constraints])
+        logits, targets = self.logits_of(judgement, genome, rows)
+        return kept_to(self.constraints, judgement.metrics, logits, targets, lambda of: self.apart(of, genome))
+
+    def apart(self, metric: OfGenome | OfModule, genome: Tensor) -> Tensor:
+        """Return what a metric that no logits are for finds of a genome [g], [1] or [1, k]."""
+        if isinstance(metric, OfGenome):
+            return metric.score(genome[None], self.start[0].to(genome.device))
+        return torch.tensor([[metric.score(self.network.module(genome).requires_grad_(False))]])
 
     def of_modules(self, genome: Tensor) -> dict[str, float]:
         """Return what functions of a whole network find of a genome [g]: the first number under the metric's name."""
@@ -297,6 +340,8 @@ def supervised(
     counter: Counter = nothing_counted,
     executor: Executor = LOCAL,
     note: Callable[[str], None] = ignore,
+    subject_to: Sequence[Constraint] = (),
+    groups: tuple[str, ...] | None = (),
 ) -> Supervised:
     """Return the problem of a network's genes on labelled samples.
 
@@ -304,19 +349,18 @@ def supervised(
     of validation (`metric`), accuracy and cross_entropy. `start` [s, g] are genomes to start from, the network's own by
     default, and `sigma` the deviation of the first population around them. Of an algorithm's n individuals
     `rescored(n)` are scored again in full precision where the execution's is half; `sensitive` says that it asks for
-    sensitivities. The population is kept on the execution's home. `note` is told what a GPU goes without.
+    sensitivities. The population is kept on the execution's home. `note` is told what a GPU goes without. Solutions are
+    `subject_to` constraints; `groups` are the names of the samples' groups, None where they aren't known yet.
     """
     executions = execution if isinstance(execution, Executions) else Executions(execution)
     home = torch.device(executions.now.home)
     genomes = (network.start() if start is None else start).to(home)
-    scored_by = [metrics[name] for name in (*fitness.metrics, fitness.ties) if name is not None]
-    if executions.now.graphs and needs_all_logits(scored_by):
-        note("CUDA graphs: a metric of fitness needs all logits at once; runs without")
-    return Supervised(
+    names = Names(network.classes, groups)
+    found = Supervised(
         network=network,
         samples=samples,
         splits=splits,
-        metrics={name: of_network(of, network.numbers) for name, of in metrics.items()},
+        metrics={name: of_network(bind(of, names), network.numbers) for name, of in metrics.items()},
         metric=metric,
         fitness=fitness,
         refinement=refinement,
@@ -330,7 +374,15 @@ def supervised(
         counter=counter,
         executor=executor,
         note=note,
+        names=names,
+        subject_to=tuple(subject_to),
+        given=dict(metrics),
     )
+    scored_by = [found.metrics[name] for name in (*fitness.metrics, fitness.ties) if name is not None]
+    scored_by += [posed.score for posed in found.constraints]  # which sees that they are of these classes
+    if executions.now.graphs and needs_all_logits(scored_by):
+        note("CUDA graphs: a metric of fitness needs all logits at once; runs without")
+    return found
 
 
 def exact(execution: Execution) -> Execution:

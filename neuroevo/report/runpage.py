@@ -189,10 +189,12 @@ def short(run: Run) -> list[tuple[str, str]]:
         about = champion.get("about") or caveats.of_kind(champion["kind"], champion["generation"], run.config)
         rows += [("champion", words(about))]
         rows += [(f"validation {words(metric)}", page.number(champion["validation"].get(metric)))]
+        rows += caveats.of_constraints("validation", champion.get("constraints", {}))
     if "test" in champion:
         test = champion["test"]
         interval = test["interval"].get(metric)
         rows += [(f"test {words(metric)}", f"{page.number(test.get(metric))} (95 %: {page.number(interval)})")]
+        rows += caveats.of_constraints("test", test.get("constraints", {}))
         rows += [(f"test {run.result.get('data', {}).get('noun', 'images')}", page.number(test["images"]))]
     samples = int(cost["forward_samples"] + 2 * cost["backward_samples"])
     rows += [("samples", f"{samples:,} (forward + 2 x backward)"), ("seconds", f"{cost['seconds']:,.2f}")]
@@ -244,6 +246,8 @@ def over_generations(run: Run) -> list[Plot]:
     about = {
         "diversity": "The deviation of a gene over the population, the mean over genes.",
         "invalid": "Individuals with a NaN or infinite logit.",
+        "feasible": "The share of individuals that keep to all constraints.",
+        "violation": "By how much the least violated individual is beyond the bounds of constraints, in sum.",
     }
     median = "Each individual has its own: the median of the population."
     there = [key for key in others if any(line.get(key) for line in run.history)]

@@ -102,6 +102,7 @@ def write(path: Path, attributes: dict[str, Any], beside: dict[str, Tensor], ste
         "population/genomes": step.population.genomes,
         "population/fitness": values[:, 0] if values.shape[1] == 1 else values,
         "population/invalid": step.scores.invalid,
+        **({} if step.scores.violation is None else {"population/violation": step.scores.violation}),
         "population/parents": step.population.parents,
         "population/roles": step.population.roles,
         **{f"population/traits/{key}": trait for key, trait in step.population.traits.items()},
@@ -112,7 +113,7 @@ def write(path: Path, attributes: dict[str, Any], beside: dict[str, Tensor], ste
     }
     if step.scores.objectives > 1:
         objectives = values[:, : step.scores.objectives]
-        rows = pareto.front(objectives)
+        rows = pareto.front(pareto.objectives(step.scores))
         tensors |= {"front/genomes": step.population.genomes[rows], "front/fitness": objectives[rows]}
     for key, tensor in tensors.items():
         if id(tensor) in seen:
@@ -191,6 +192,7 @@ def read(path: Path) -> Checkpoint:
                 values if values.ndim == 2 else values[:, None],
                 torch.from_numpy(group["invalid"][()]),
                 1 if front is None else front.fitness.shape[1],
+                torch.from_numpy(group["violation"][()]) if "violation" in group else None,
             ),
             history[-1] if history else {},
             Cost.from_record(json.loads(attributes["cost"])),
@@ -256,6 +258,8 @@ def _check_fit(found: Checkpoint) -> None:
             for key, trait in population.traits.items()
         },
     }
+    if scores.violation is not None:
+        shapes["population/violation"] = scores.violation, double, (n,)
     if found.front is not None:
         shapes["front/genomes"] = found.front.genomes, single, (None, genes)
         shapes["front/fitness"] = found.front.fitness, double, (len(found.front.genomes), None)

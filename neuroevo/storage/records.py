@@ -53,7 +53,19 @@ def of_result(result: dict[str, Any]) -> bool:
             and all(number(values.get(key)) for key in keys)
         )
 
+    def of_constraints(found: Any) -> bool:
+        return isinstance(found, dict) and all(
+            isinstance(each, dict)
+            and isinstance(each.get("feasible"), bool)
+            and all(each.get(key) is None or number(each[key]) for key in ("slack", "violation", "value"))
+            and {"slack", "violation"} <= each.keys()
+            and ("values" not in each or (figures(each["values"]) and each.get("worst") in each["values"]))
+            for each in found.values()
+        )
+
     def of_test(test: Any) -> bool:
+        if isinstance(test, dict) and not of_constraints(test.get("constraints", {})):
+            return False
         if not isinstance(test, dict) or not isinstance(test.get("interval"), dict) or not count(test.get("images")):
             return False
         pairs = [
@@ -86,6 +98,7 @@ def of_result(result: dict[str, Any]) -> bool:
         and count(result.get("generations"))
         and isinstance(champion.get("about", ""), str)
         and ("test" not in champion or of_test(champion["test"]))
+        and of_constraints(champion.get("constraints", {}))
         and (
             "tuning" not in result
             or (isinstance(result["tuning"], dict) and "trials" in result["tuning"] and of_result(result["tuning"]))

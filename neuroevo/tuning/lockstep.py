@@ -64,9 +64,7 @@ def join(algorithms: Sequence[Algorithm[Any]], spreads: Sequence[Any], traits: M
         told = {}
         for i, (a, (key, own)) in enumerate(zip(algorithms, state.runs.items(), strict=True)):
             rows = slice(i * n, (i + 1) * n)
-            told[key] = a.tell(
-                own, scored.rows(rows), scores._replace(values=scores.values[rows], invalid=scores.invalid[rows])
-            )
+            told[key] = a.tell(own, scored.rows(rows), scores.rows(rows))
         return Joined(told)
 
     return Algorithm(

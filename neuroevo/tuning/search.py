@@ -21,6 +21,7 @@ from neuroevo.engine.algorithm import Algorithm
 from neuroevo.engine.cost import Budget, Cost
 from neuroevo.engine.genome import Layout, Population
 from neuroevo.engine.loop import Rules, Step
+from neuroevo.engine.problem import VIOLATION
 from neuroevo.engine.rng import Context
 from neuroevo.engine.scores import Scores
 from neuroevo.errors import InputError
@@ -61,7 +62,9 @@ class Search:
         self.start = torch.full((1, self.layout.genes), 0.5)
         self.metric = c.validate.metric.name
         self.merit = compose.merit(c)
-        self.metrics = list(dict.fromkeys((self.metric, "accuracy", "cross_entropy")))
+        self.constrained = bool(c.fitness.subject_to)
+        constraints = (VIOLATION,) if self.constrained else ()
+        self.metrics = list(dict.fromkeys((self.metric, "accuracy", "cross_entropy", *constraints)))
         self.sampler: Algorithm[Any] = c.tune.sampler.bound()(self.space)
         self.latest = self.no_trials()  # the trials that a candidate was last taken from
 
@@ -156,6 +159,7 @@ class Search:
             budget=Budget(**self.tune.budget.model_dump()),
             metric=self.metric,
             lower_is_better=self.metric in LOWER_IS_BETTER,
+            constrained=self.constrained,
         )
 
     def restore(self, saved: checkpoint.Checkpoint) -> Step:

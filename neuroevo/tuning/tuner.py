@@ -14,7 +14,7 @@ from neuroevo.engine.cost import Cost
 from neuroevo.engine.evaluator import Evaluated, Evaluator
 from neuroevo.engine.genome import Population
 from neuroevo.engine.loop import Champion, Step
-from neuroevo.engine.problem import Problem
+from neuroevo.engine.problem import VIOLATION, Problem
 from neuroevo.engine.rng import Context
 from neuroevo.engine.scores import Scores
 from neuroevo.experiments.experiment import Ready
@@ -56,7 +56,8 @@ class Tuner(Search):
 
     def initial(self) -> Step:
         """Return the search before its first iteration: nothing was tried yet."""
-        worst = {name: math.inf if name in LOWER_IS_BETTER else -math.inf for name in self.metrics}
+        lower = LOWER_IS_BETTER | {VIOLATION}
+        worst = {name: math.inf if name in lower else -math.inf for name in self.metrics}
         champion = Champion(self.start[0], "none", 0, worst)
         return loop.begin(self.problem(), self.algorithm(), self.config.seed, HOME, champion=champion)
 
@@ -75,7 +76,11 @@ class Tuner(Search):
             value = -value if self.metric in LOWER_IS_BETTER else value
             invalid = ~value.isfinite()
             scored = population._replace(traits=population.traits | {TRIAL: rows})
-            return Evaluated(scored, scored, Scores(value.masked_fill(invalid, -torch.inf)[:, None], invalid), cost)
+            scores = Scores(value.masked_fill(invalid, -torch.inf)[:, None], invalid)
+            if self.constrained:
+                beyond = rows[:, len(COUNTS) + self.metrics.index(VIOLATION)]
+                scores = scores._replace(violation=beyond.masked_fill(invalid, torch.inf))
+            return Evaluated(scored, scored, scores, cost)
 
         return Evaluator(evaluate, lambda population, samples, steps: self.cost(population))
 

@@ -106,7 +106,7 @@ def test_few_samples_of_a_class_and_none_are_noted() -> None:
 def test_a_loss_is_reported_as_it_is_and_scales_count_for_it() -> None:
     logits, y = tailed()
     found = ne.tune_decision(4 * logits, y, "cross_entropy")
-    values = {row.name: found.reported(row.value) for row in found.rows}
+    values = {row.name: found.as_reported(row.value) for row in found.rows}
     assert values["evolved"] < values["argmax"]
     assert found.chosen == "evolved"
     assert (found.scales < 0.6).all()

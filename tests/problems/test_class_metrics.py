@@ -129,8 +129,8 @@ def test_others_beside_metrics_of_groups_are_given_the_class_alone():
             {},
             "per: class goes with recall, precision, false_positive_rate, recall_at_precision, and auroc",
         ),
-        ("auroc", "group", {}, "per: group goes with accuracy, recall, precision, false_positive_rate, and auroc is"),
-        ("recall", "class", {"of": "cat"}, "per: class has a value for each class, and of: cat names one"),
+        ("auroc", "group", {}, "per: group goes with accuracy, recall, precision, false_positive_rate; auroc is"),
+        ("recall", "class", {"of": "cat"}, "of: class has a value for each, and cat is one"),
         ("recall", "group", {"of": "bat"}, "of: no class is called 'bat' (did you mean cat?)"),
     ],
 )
@@ -141,5 +141,5 @@ def test_what_has_no_value_for_each_is_refused(metric, per, options, line):
 
 
 def test_data_without_groups_have_no_metric_of_groups():
-    with pytest.raises(InputError, match="the data have no groups"):
+    with pytest.raises(InputError, match="the data have no groups of samples"):
         bind(METRICS["worst_group_accuracy"](), Names(("a", "b")))
