@@ -174,6 +174,30 @@ def evaluate(
     table(f"{run_dir} on {data or 'its test split'} ({found['images']} {noun})", rows)
 
 
+@app.command()
+def decide(
+    place: Annotated[str, typer.Argument(help="a run's folder, or an .npz file of logits and y", metavar="RUN_OR_NPZ")],
+    *,
+    metric: Annotated[str, typer.Option(help="a name, or {name: ..., option: ...}", metavar="METRIC")],
+    subject_to: Annotated[list[str] | None, typer.Option(help="such as 'recall per class >= 0.8'; any number")] = None,
+    folds: Annotated[int, typer.Option(help="parts of the samples, each left out once")] = 5,
+    seed: Annotated[int, typer.Option(help="of folds and search")] = 0,
+    out: Annotated[str | None, typer.Option(help="the file to write, .json", metavar="FILE.json")] = None,
+    sets: Sets = None,
+) -> None:
+    """Tune how classes are decided by logits for a metric, under bounds; do nothing where that is as good."""
+    from neuroevo.cli import decisions
+    from neuroevo.experiments import decide as decide_
+    from neuroevo.experiments import terminal
+    from neuroevo.experiments.signals import Signals
+
+    how: dict[str, Any] = {"folds": folds, "seed": seed, "out": out, "sets": sets or []}
+    with terminal.show() as observer:
+        found = decide_.decide(place, metric, subject_to or [], observer, **how, signals=Signals())
+    for line in decisions.lines(place, found):
+        print(printable(line))
+
+
 @app.command("export")
 def export_(
     run_dir: Run,
@@ -338,26 +362,10 @@ def summary(folder: str) -> None:
 
 
 def standings(folder: str) -> None:
-    """Print what the arms of a benchmark came to, best on validation first."""
-    from pathlib import Path
+    """Print what the arms of a benchmark came to."""
+    from neuroevo.cli import standings as standings_
 
-    from neuroevo.storage import rundir
-
-    result = rundir.read_result(Path(folder))
-    sign = 1 if result["lower_is_better"] else -1
-    rows = [(f"{result['metric']} at {result['samples']:,} samples", "validation, test with 95 % interval, seconds")]
-    for name, arm in sorted(result["arms"].items(), key=lambda item: place(item[1]["validation_mean"], sign)):
-        low, high = arm["test_mean_low"], arm["test_mean_high"]
-        interval = "[one run]" if low is None else f"[{number(low)}, {number(high)}]"
-        means = f"{number(arm['validation_mean'])}  {number(arm['test_mean'])}"
-        rows.append((name, f"{means} {interval}  {arm['seconds_mean']:.1f}"))
-    rows += [("warning", line) for line in result.get("warnings", [])]
-    table(f"{folder}: {result['runs']} of {result['runs_asked']} runs", rows)
-
-
-def place(mean: float | None, sign: int) -> float:
-    """Return the key that sorts arms, the best first; last where there is no mean."""
-    return float("inf") if mean is None else sign * mean
+    table(*standings_.describe(folder))
 
 
 def fail(line: str, status: int) -> NoReturn:

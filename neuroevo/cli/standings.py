@@ -1,0 +1,29 @@
+"""What the arms of a benchmark came to, as rows of a table."""
+
+from pathlib import Path
+
+from neuroevo.storage import rundir
+
+
+def describe(folder: str) -> tuple[str, list[tuple[str, str]]]:
+    """Return a title and a row for each arm, best on validation first."""
+    result = rundir.read_result(Path(folder))
+    sign = 1 if result["lower_is_better"] else -1
+    rows = [(f"{result['metric']} at {result['samples']:,} samples", "validation, test with 95 % interval, seconds")]
+    for name, arm in sorted(result["arms"].items(), key=lambda item: place(item[1]["validation_mean"], sign)):
+        low, high = arm["test_mean_low"], arm["test_mean_high"]
+        interval = "[one run]" if low is None else f"[{number(low)}, {number(high)}]"
+        means = f"{number(arm['validation_mean'])}  {number(arm['test_mean'])}"
+        rows.append((name, f"{means} {interval}  {arm['seconds_mean']:.1f}"))
+    rows += [("warning", line) for line in result.get("warnings", [])]
+    return f"{folder}: {result['runs']} of {result['runs_asked']} runs", rows
+
+
+def number(value: float | None) -> str:
+    """Return a score as text; null is one that isn't finite."""
+    return "-" if value is None else f"{value:.4f}"
+
+
+def place(mean: float | None, sign: int) -> float:
+    """Return the key that sorts arms, the best first; last where there is no mean."""
+    return float("inf") if mean is None else sign * mean
