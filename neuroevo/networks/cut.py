@@ -7,10 +7,12 @@ tensor between two stages, several where a skip connection passes the cut.
 
 import fnmatch
 from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, fx, nn
+
+from neuroevo.errors import InputError
 
 IMAGES = "images"
 
@@ -84,6 +86,26 @@ class _Tracer(fx.Tracer):
         return not any(own) or all(own) or super().is_leaf_module(m, module_qualified_name)
 
 
+@runtime_checkable
+class Divides(Protocol):
+    """A module that another runtime computes, which torch can't trace and which knows itself where to be cut."""
+
+    def divide(self, trainable: Collection[str], inputs: Tensor) -> tuple[nn.Module, nn.Module, tuple[str, ...]]:
+        """Return what comes before the parameters `trainable`, what follows, and the names of the tensors between."""
+        ...
+
+
+class _Chain(nn.Sequential):
+    """Modules one after another, of which the first takes several tensors."""
+
+    def forward(self, *tensors: Tensor) -> Tensor:
+        first, *others = self
+        found: Tensor = first(*tensors)
+        for module in others:
+            found = module(found)
+        return found
+
+
 def cut(network: nn.Module, trainable: Collection[str], images: Tensor, *, whole: bool = False) -> Cut:
     """Cut a network (in eval mode, images to features) after its longest prefix without a `trainable` parameter.
 
@@ -98,6 +120,8 @@ def cut(network: nn.Module, trainable: Collection[str], images: Tensor, *, whole
                     setattr(module, "inplace", False)  # noqa: B010  the type of a module's attribute is unknown
         try:
             return _check(network, trainable, images, whole)
+        except InputError:
+            raise
         except Exception as error:  # a library's network may resist tracing in any way
             reason = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
             if not isinstance(error, _Changes):
@@ -138,6 +162,14 @@ class _Images(nn.Module):
 def _split(
     network: nn.Module, trainable: Collection[str], images: Tensor
 ) -> tuple[nn.Module, nn.Module, tuple[str, ...]]:
+    name, first = next(network.named_children(), ("", network))
+    if isinstance(network, nn.Sequential) and isinstance(first, Divides):
+        own = {key.removeprefix(f"{name}.") for key in trainable if key.startswith(f"{name}.")}
+        prefix, rest, ends = first.divide(own, images)
+        chain = _Chain()
+        for key, module in network.named_children():
+            chain.add_module(key, rest if key == name else module)
+        return prefix.eval(), chain.eval(), ends
     graph = _Tracer(trainable).trace(network)
     tensors: set[fx.Node] = set()
 
