@@ -2,7 +2,8 @@
 
 It has no backward pass. Alone, its parameters are constants of the session that computes it, as they will be where it
 is deployed. Cut before those that evolve (`divide`), they are inputs of one session for all individuals, in the graph
-as onnxruntime optimises it or as it is; where some kernel takes constants alone, each individual has a session.
+as onnxruntime optimises it or as it is. Where what evolves shapes a convolution's weights, which are several times as
+fast as constants, or where logits would be others, each individual has a session.
 """
 
 import tempfile
@@ -17,11 +18,13 @@ from torch import Tensor, nn
 from neuroevo.errors import InputError, RunError
 from neuroevo.networks import onnxgraphs
 from neuroevo.networks.cut import IMAGES
+from neuroevo.networks.deep import CPU_INDIVIDUALS
 from neuroevo.networks.onnxgraphs import Array, library
 
 FILE = "file"  # the buffer with the file's bytes, so that a state dict is the whole network
 NUDGES = (0.0, 0.01, 0.2)  # relative changes of initialisers by which a cut is tried
 CLOSE = 1e-4  # of the largest logit: what rounding in other kernels may change
+SESSIONS = CPU_INDIVIDUALS  # with values as constants that are kept
 QUIET = 3  # onnxruntime's severity of errors
 NO_GRADIENTS = "an ONNX file has no backward pass: gradient steps and safe mutation don't go with it"
 TYPES = {  # of onnxruntime's inputs
@@ -213,26 +216,31 @@ Computes = Callable[[Mapping[str, Tensor], Mapping[str, Array]], Tensor]  # tens
 def _fed_optimised(rest: Session, evolved: Collection[str]) -> Computes | None:
     """Return how the rest is computed where what evolves are inputs of its optimised graph; None without any left."""
     content, left = onnxgraphs.with_inputs(rest.optimise(), evolved)
+    if onnxgraphs.shape_kernels(content, evolved):
+        return None
     session = Session(content, rest.source, one_by_one=rest.one_by_one)
     return (lambda tensors, own: session.run(tensors, {name: own[name] for name in left})[0]) if left else None
 
 
-def _fed(rest: Session, evolved: Collection[str]) -> Computes:
-    """Return how the rest is computed where what evolves are inputs of its graph."""
+def _fed(rest: Session, evolved: Collection[str]) -> Computes | None:
+    """Return how the rest is computed where what evolves are inputs of its graph; None where that is slow."""
+    if onnxgraphs.shape_kernels(rest.content, evolved):
+        return None
     session = Session(onnxgraphs.with_inputs(rest.content, evolved)[0], rest.source, one_by_one=rest.one_by_one)
     return lambda tensors, own: session.run(tensors, own)[0]
 
 
 def _anew(rest: Session, evolved: Collection[str]) -> Computes:
     """Return how the rest is computed where what evolves are constants, by a session for each."""
-    made: list[tuple[Mapping[str, Array], Session]] = []  # the last one: samples come in slices
+    made: list[tuple[Mapping[str, Array], Session]] = []  # the newest last: individuals come again for more samples
 
     def compute(tensors: Mapping[str, Tensor], own: Mapping[str, Array]) -> Tensor:
-        if not made or not _same(made[0][0], own):
-            content = onnxgraphs.with_values(rest.content, own)
-            copies = {name: value.copy() for name, value in own.items()}
-            made[:] = [(copies, Session(content, rest.source, one_by_one=rest.one_by_one))]
-        return made[0][1].run(tensors, {})[0]
+        found = next((session for values, session in made if _same(values, own)), None)
+        if found is None:
+            found = Session(onnxgraphs.with_values(rest.content, own), rest.source, one_by_one=rest.one_by_one)
+            made.append(({name: value.copy() for name, value in own.items()}, found))
+            del made[:-SESSIONS]
+        return found.run(tensors, {})[0]
 
     return compute
 

@@ -21,6 +21,7 @@ Run = Callable[[bytes, Sequence[str]], Sequence[Array]]  # a graph's outputs of 
 MISSING = "needs the extra 'onnx': pip install 'neuroevo[onnx]'"
 FLOAT32 = 1  # as ONNX numbers its types
 BATCH = "batch"
+CONVOLUTIONS = ("Conv", "FusedConv", "ConvTranspose")
 # Nodes that are computed again behind the cut: a dequantised tensor is fused with what uses it.
 AGAIN = ("DequantizeLinear", "DynamicQuantizeLinear")
 
@@ -158,6 +159,19 @@ def divide(graph: Graph, evolved: Collection[str], run: Run, batch: int, *, whol
     before, _ = _sources(ends, maker, {graph.input})
     through = [own[name] for name in ends]
     return Parts(_part(proto, before, proto.graph.input, through), rest, tuple(ends))
+
+
+def shape_kernels(content: bytes, names: Collection[str]) -> bool:
+    """Tell whether initialisers make weights of a convolution: as constants they are laid out for it, once."""
+    nodes = library("onnx").ModelProto.FromString(content).graph.node
+    made, computed = set(names), {name for node in nodes for name in node.output}
+    for node in nodes:
+        if node.op_type in CONVOLUTIONS and made.intersection(node.input[1:]):
+            return True
+        given = _reads(node)
+        if made & given and not given & (computed - made):
+            made.update(node.output)
+    return False
 
 
 def _reads(node: Any) -> set[str]:
