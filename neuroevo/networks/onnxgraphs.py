@@ -5,6 +5,7 @@ at whole numbers only, so that both parts are fused as the whole graph is.
 """
 
 import importlib
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,8 @@ Run = Callable[[bytes, Sequence[str]], Sequence[Array]]  # a graph's outputs of 
 MISSING = "needs the extra 'onnx': pip install 'neuroevo[onnx]'"
 FLOAT32 = 1  # as ONNX numbers its types
 BATCH = "batch"
+INT32 = 6
+WITH_BIAS = ("Conv", "ConvTranspose", "Gemm")
 CONVOLUTIONS = ("Conv", "FusedConv", "ConvTranspose")
 # Nodes that are computed again behind the cut: a dequantised tensor is fused with what uses it.
 AGAIN = ("DequantizeLinear", "DynamicQuantizeLinear")
@@ -93,13 +96,49 @@ def parse(content: bytes, source: str) -> Graph:
 
 
 def with_values(content: bytes, values: Mapping[str, Array]) -> bytes:
-    """Return a file with other values for some of its initialisers, float32 of the same shapes."""
+    """Return a file with other values for some of its initialisers, float32 of the same shapes.
+
+    Where scales beside a bias of whole numbers change, the bias is quantised anew, as it is used, by their product.
+    """
     onnx = library("onnx")
     proto = onnx.ModelProto.FromString(content)
     for item in proto.graph.initializer:
         if item.name in values:
             item.CopyFrom(onnx.numpy_helper.from_array(np.asarray(values[item.name], dtype=np.float32), item.name))
+    _quantise_biases(proto.graph, values)
     return bytes(proto.SerializeToString(deterministic=True))
+
+
+def _quantise_biases(graph: Any, changed: Collection[str]) -> None:
+    """Give each int32 bias whose layer has a scale among those `changed` the product of its layer's scales.
+
+    That is its scale in integer arithmetic; with another one onnxruntime leaves the layer in floats. The bias itself
+    stays as large as it is by its own scale.
+    """
+    numpy_helper = library("onnx").numpy_helper
+    held = {item.name: item for item in graph.initializer}
+    maker = {name: node for node in graph.node for name in node.output}
+    users = Counter(name for node in graph.node for name in node.input)
+    for node in graph.node:
+        made = [maker.get(name) for name in node.input]
+        if node.op_type not in WITH_BIAS or len(made) != 3 or not all(made):
+            continue
+        if any(each.op_type != "DequantizeLinear" or each.input[1] not in held for each in made):
+            continue
+        levels, own = made[2].input[:2]
+        scales = [each.input[1] for each in made[:2]]
+        if levels not in held or held[levels].data_type != INT32 or not {own, *scales} & {*changed}:
+            continue
+        if users[levels] != 1 or users[own] != 1:  # of another layer as well
+            continue
+        given, taken, before = (numpy_helper.to_array(held[name]).astype(np.float64) for name in (*scales, own))
+        after = np.broadcast_to(given * taken, before.shape) if before.ndim else given.reshape(()) * taken.reshape(())
+        with np.errstate(all="ignore"):  # scales of zero spoil an individual, and nobody else
+            whole = np.rint(numpy_helper.to_array(held[levels]) * before / after)
+        limit = np.iinfo(np.int32).max
+        whole = np.nan_to_num(whole).clip(-limit, limit).astype(np.int32)
+        held[levels].CopyFrom(numpy_helper.from_array(whole, levels))
+        held[own].CopyFrom(numpy_helper.from_array(np.asarray(after, dtype=np.float32), own))
 
 
 def with_inputs(content: bytes, names: Collection[str]) -> tuple[bytes, list[str]]:
