@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from neuroevo.errors import InputError as InputError
     from neuroevo.errors import RunError as RunError
     from neuroevo.estimator import NeuroevoClassifier as NeuroevoClassifier
+    from neuroevo.networks.onnxfiles import onnx as onnx
     from neuroevo.search.algorithms.baselines import hill_climbing as hill_climbing
     from neuroevo.search.algorithms.baselines import random as random
     from neuroevo.search.algorithms.de import de as de
@@ -56,6 +57,7 @@ _HOMES = {  # of the public names, by module
     "errors": ("InputError", "RunError"),
     "estimator": ("NeuroevoClassifier",),
     "api.loading": ("load",),
+    "networks.onnxfiles": ("onnx",),
     "api.learners": ("adam", "adamw", "sgd"),
 }
 _HOME = {name: f"{__name__}.{home}" for home, names in _HOMES.items() for name in names}

@@ -24,6 +24,7 @@ from neuroevo.engine.observer import Observer, Observers, watch
 from neuroevo.engine.problem import Problem
 from neuroevo.engine.rng import Context
 from neuroevo.errors import InputError
+from neuroevo.experiments.conclusion import write_onnx
 from neuroevo.experiments.log import Log, open_log, versions
 from neuroevo.experiments.recorders import Recorder, Shrinking, make_folder, plan_attributes
 from neuroevo.experiments.reopen import PYTHON, of_genome, precision_here
@@ -57,6 +58,9 @@ class Search:
     counts: Mapping[str, int] | None = None  # samples of each split
     executions: Executions | None = None
     features: str = ""  # a hash of the features
+    # Of a network that is an ONNX file: a genome [g] -> the file, and by how much its logits differ from what was
+    # scored.
+    onnx: Callable[[Tensor], tuple[bytes, float] | None] = lambda genome: None
 
     @property
     def slices(self) -> Executions:
@@ -148,6 +152,7 @@ def conclude(search: Search, step: Step, folder: Path, reason: str, log: Log) ->
     before = rundir.read_result(folder)
     about = {"backbone": record["backbone"]["name"], "classes": search.classes, "genome": of_genome(step.champion)}
     rundir.write_champion(folder, search.fold(genome), about)
+    warnings = write_onnx(folder, search.onnx(genome))
     champion: Record = {
         "kind": step.champion.kind,
         "generation": step.champion.generation,
@@ -170,7 +175,7 @@ def conclude(search: Search, step: Step, folder: Path, reason: str, log: Log) ->
             "device": str(search.device),
             "data": {"images": dict(search.counts or {}), "folders": {}, "notes": []},
             "champion": champion,
-            "warnings": [],
+            "warnings": warnings,
             "cost": {**step.cost.record(), "seconds": step.seconds},
             "views": None,
             "precision": search.slices.now.precision,

@@ -75,6 +75,9 @@ def load(folder: str | Path, model: nn.Module | None = None) -> Loaded:
     transform = Transform(**about["transform"])
     transform = transform._replace(size=(transform.size[0], transform.size[1]))
     c, native, classes = config.check(config.read(str(place / rundir.CONFIG))), about["native"], tuple(about["classes"])
+    if c.backbone.name == backbones.ONNX:
+        whole = backbones.of_state(weights, str(path)).eval().requires_grad_(False)
+        return Loaded(whole, None if about["inputs"] is not None else _transform(transform), classes, place)
     backbone = backbones.build(c.backbone.name, "none", c.data.image_size, tuple(native), channels=c.backbone.channels)
     whole = backbone.network(build.make_head(c, backbone, about["width"], len(classes)))
     whole.load_state_dict(weights)

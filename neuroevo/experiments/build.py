@@ -145,21 +145,28 @@ def backbone_for(c: Config, native: Native, frozen: str | None) -> Backbone:
             missing.append(str(error))
     with config.at("backbone", image_size="data.image_size"):
         found = backbones.build(
-            b.name, b.weights, c.data.image_size, native, channels=b.channels, trainable=b.trainable, transfer=transfer
+            b.name,
+            b.weights,
+            c.data.image_size,
+            native,
+            channels=b.channels,
+            trainable=b.trainable,
+            transfer=transfer,
+            file=b.file,
+            normalise=None if b.mean is None or b.std is None else (b.mean, b.std),
         )
     found = found._replace(notes=config.under("backbone", found.notes, ("weights", "transfer")))
     if missing and found.frozen != frozen:
         raise InputError(missing[0])
-    same_weights(found, frozen, b.weights)
+    same_weights(found, frozen, c)
     return found
 
 
-def same_weights(backbone: Backbone, frozen: str | None, weights: str) -> None:
+def same_weights(backbone: Backbone, frozen: str | None, c: Config) -> None:
     """See that a backbone's frozen weights are those that a checkpoint has the hash of; InputError if not."""
     if frozen is not None and backbone.frozen != frozen:
-        raise InputError(
-            f"backbone.weights: {weights}: the frozen weights of {backbone.name} aren't those that the run was of"
-        )
+        place = f"weights: {c.backbone.weights}" if c.backbone.file is None else f"file: {c.backbone.file}"
+        raise InputError(f"backbone.{place}: the frozen weights of {backbone.name} aren't those that the run was of")
 
 
 def slots(c: Config) -> int:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor, fx, nn
 
-from neuroevo.errors import InputError
+from neuroevo.errors import InputError, RunError
 
 IMAGES = "images"
 
@@ -26,6 +26,7 @@ class Cut(NamedTuple):
     shapes: tuple[tuple[int, ...], ...]  # of the tensors, without the batch
     reason: str | None = None  # why the network runs whole, where it couldn't be cut
     types: tuple[torch.dtype, ...] = ()  # of the tensors, where some are whole numbers or truth values
+    foreign: bool = False  # whether another runtime than torch computes the rest, of which it has no gradients
 
     def rows(self, images: Tensor) -> Tensor:
         """Return the tensors at the cut as rows [B, D], images channels last."""
@@ -120,7 +121,7 @@ def cut(network: nn.Module, trainable: Collection[str], images: Tensor, *, whole
                     setattr(module, "inplace", False)  # noqa: B010  the type of a module's attribute is unknown
         try:
             return _check(network, trainable, images, whole)
-        except InputError:
+        except (InputError, RunError):
             raise
         except Exception as error:  # a library's network may resist tracing in any way
             reason = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
@@ -143,7 +144,8 @@ def _check(network: nn.Module, trainable: Collection[str], images: Tensor, whole
         tensors = prefix(images)
         if any(len(x) != len(images) or not (whole or x.is_floating_point()) for x in tensors):
             raise ValueError("what passes the cut isn't a tensor of numbers for each image")
-        found = Cut(prefix, rest, places, tuple(tuple(x.shape[1:]) for x in tensors), types=_types(tensors))
+        shapes, foreign = tuple(tuple(x.shape[1:]) for x in tensors), isinstance(rest, _Chain)
+        found = Cut(prefix, rest, places, shapes, types=_types(tensors), foreign=foreign)
         rows, kept = found.rows(images), images.clone()
         before = rows.clone()
         features, expected = rest(*found.tensors(rows)), network(images)

@@ -123,6 +123,8 @@ class OnnxNetwork(nn.Module):
         super().__init__()
         self.graph, self.source = onnxgraphs.parse(content, source), source
         self.baked = dict(self.graph.values), Session(content, source, one_by_one=self.graph.one_by_one)
+        self.tried: Tensor | None = None  # inputs that it was cut by
+        self.whole = False  # whether it is cut at its input and nowhere else
         self.names: dict[str, str] = {}  # {an initialiser: the parameter's name}
         self.register_buffer(FILE, torch.frombuffer(bytearray(content), dtype=torch.uint8))
         self.names |= {name: _register(self, name, value) for name, value in self.graph.values.items()}
@@ -138,6 +140,10 @@ class OnnxNetwork(nn.Module):
     def content(self) -> bytes:
         """The file as it was given."""
         return self.file.cpu().numpy().tobytes()
+
+    def input_type(self) -> str:
+        """Return the type of the file's input, by numpy's name."""
+        return np.dtype(self.session().open()[2][self.graph.input]).name
 
     def values(self) -> dict[str, Array]:
         """Return the initialisers that are parameters, as they are now, by their names in the file."""
@@ -171,13 +177,14 @@ class OnnxNetwork(nn.Module):
         the file: some kernels take constants alone.
         """
         evolved = [name for name, own in self.names.items() if own in trainable]
+        self.tried = inputs
         some = inputs[:1] if self.graph.one_by_one else inputs
 
         def run(content: bytes, outputs: Sequence[str]) -> list[Array]:
             found = Session(content, self.source).run({self.graph.input: some}, {}, outputs) if outputs else []
             return [each.numpy() for each in found]
 
-        for whole in (False, True):
+        for whole in (True,) if self.whole else (False, True):
             parts = onnxgraphs.divide(self.graph, evolved, run, len(some), whole=whole)
             prefix = _Prefix(self, parts.prefix, parts.ends)
             computes = self._way(parts.rest, parts.ends, evolved, (prefix(inputs), inputs))
@@ -294,8 +301,11 @@ class _Rest(nn.Module):
         return found
 
 
-def of_file(path: str | Path) -> OnnxNetwork:
-    """Return an ONNX file as a module; InputError where it can't be read or run."""
+def onnx(path: str | Path) -> OnnxNetwork:
+    """Return an ONNX file as a module in eval mode, whose float32 initialisers are parameters under their names.
+
+    InputError where it can't be read, where onnxruntime can't run it, or where it hasn't one input and one output.
+    """
     return of_bytes(onnxgraphs.read(path), str(path))
 
 
@@ -304,6 +314,29 @@ def of_bytes(content: bytes, source: str) -> OnnxNetwork:
     network = OnnxNetwork(content, source)
     network.session().open()
     return network.eval().requires_grad_(False)
+
+
+def inside(network: nn.Module) -> OnnxNetwork | None:
+    """Return the ONNX file that a network is, alone or before a head that leaves its logits as they are, if any."""
+    children = [*network.children()] if isinstance(network, nn.Sequential) else [network]
+    first = children[0] if children else network
+    return first if isinstance(first, OnnxNetwork) and all(map(_passes, children[1:])) else None
+
+
+def difference(content: bytes, inputs: Tensor, logits: Tensor) -> float:
+    """Return by how much of the largest logit a file's logits of inputs differ from these, NaN where either is."""
+    graph = onnxgraphs.parse(content, "the file")
+    session = Session(content, "the file", one_by_one=graph.one_by_one)
+    found = session.run({graph.input: inputs}, {})[0].float()
+    return float((found - logits).abs().max()) / max(1e-12, float(logits.abs().max()))
+
+
+def _passes(layer: nn.Module) -> bool:
+    """Tell whether a layer gives what it is given."""
+    if not isinstance(layer, nn.Linear):
+        return isinstance(layer, nn.Identity)
+    square = layer.in_features == layer.out_features and layer.bias is not None
+    return square and not bool(layer.bias.any()) and torch.equal(layer.weight.cpu(), torch.eye(layer.in_features))
 
 
 def _register(module: nn.Module, name: str, value: Array) -> str:

@@ -34,7 +34,7 @@ def library(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError:
-        raise InputError(f"{name} isn't installed; an ONNX file {MISSING}", option="name") from None
+        raise InputError(f"onnx {MISSING} ({name} isn't installed)", option="name") from None
 
 
 @dataclass(frozen=True)
