@@ -91,9 +91,9 @@ def content(whole: nn.Module, format: str, about: dict[str, Any], sample: tuple[
         file = io.BytesIO()
         torch.save(state, file)
         return file.getvalue()
-    file = onnxfiles.inside(whole)
-    if file is not None:
-        return file.to_onnx()
+    given = onnxfiles.inside(whole)
+    if given is not None:
+        return given.to_onnx()
     name = "images" if len(sample) > 1 else "inputs"
     example = torch.zeros(EXAMPLES, *sample)
     try:

@@ -95,7 +95,7 @@ def build(
         size = (image_size, image_size) if image_size else native[:2]
         transform = Transform(size, "bilinear", channels or native[2], None, None)
         return Backbone(name, body, "head", None, transform, digest({}), frozen=digest({}))
-    file = weights_file(name, weights)
+    path = weights_file(name, weights)
     library, _, model = name.partition("/")
     if ":" in name:
         network, head = make_own(name)
@@ -112,14 +112,14 @@ def build(
         raise InputError(f"the head of {name} ({head}) is a {type(linear).__name__}, not a linear layer", option="name")
     notes: list[str] = []
     own = Head(head, linear)
-    if file is not None:
-        own = load(network, own, file, in_order=weights == "pypi", notes=notes)
-    check_network(network, own, name if file is None else str(file), "name" if file is None else "weights")
+    if path is not None:
+        own = load(network, own, path, in_order=weights == "pypi", notes=notes)
+    check_network(network, own, name if path is None else str(path), "name" if path is None else "weights")
     if channels not in (None, transform.channels):
         transform = _adapt(name, network, transform, channels)
-    for place, (path, parts) in enumerate(transfer):
-        own, lines = take(network, own, path, parts, f"transfer.{place}")
-        check_network(network, own, str(path), f"transfer.{place}")
+    for place, (source, parts) in enumerate(transfer):
+        own, lines = take(network, own, source, parts, f"transfer.{place}")
+        check_network(network, own, str(source), f"transfer.{place}")
         notes += lines
     network.requires_grad_(False).eval()
     _probe(name, network, own, transform)
@@ -174,8 +174,10 @@ def _onnx(
     except RunError as error:
         raise InputError(f"{str(error)[:300]}", option="file") from None
     if logits.ndim != 2 or len(logits) != 2 or logits.shape[1] < 2:
-        raise InputError(f"{file} gives {list(logits.shape)} of {list(inputs.shape)}; logits [samples, classes] "
-                         "expected", option="file")
+        raise InputError(
+            f"{file} gives {list(logits.shape)} of {list(inputs.shape)}; logits [samples, classes] expected",
+            option="file",
+        )
     body, sha = around(network), digest(network.state_dict())
     names = [*network.names.values()]
     for pattern in patterns:

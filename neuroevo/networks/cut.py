@@ -139,7 +139,7 @@ def _types(tensors: Sequence[Tensor]) -> tuple[torch.dtype, ...]:
 
 
 def _check(network: nn.Module, trainable: Collection[str], images: Tensor, whole: bool) -> Cut:
-    prefix, rest, places = _split(network, trainable, images)
+    prefix, rest, places = _divide(network, trainable, images) or _split(network, trainable, images)
     with torch.inference_mode():
         tensors = prefix(images)
         if any(len(x) != len(images) or not (whole or x.is_floating_point()) for x in tensors):
@@ -161,17 +161,24 @@ class _Images(nn.Module):
         return (images,)
 
 
+def _divide(
+    network: nn.Module, trainable: Collection[str], images: Tensor
+) -> tuple[nn.Module, nn.Module, tuple[str, ...]] | None:
+    """Return what `_split` does of a network that begins with a module which divides itself, None of others."""
+    name, first = next(iter(network.named_children()), ("", network))
+    if not isinstance(network, nn.Sequential) or not isinstance(first, Divides):
+        return None
+    own = {key.removeprefix(f"{name}.") for key in trainable if key.startswith(f"{name}.")}
+    prefix, rest, places = first.divide(own, images)
+    chain = _Chain()
+    for key, module in network.named_children():
+        chain.add_module(key, rest if key == name else module)
+    return prefix.eval(), chain.eval(), places
+
+
 def _split(
     network: nn.Module, trainable: Collection[str], images: Tensor
 ) -> tuple[nn.Module, nn.Module, tuple[str, ...]]:
-    name, first = next(network.named_children(), ("", network))
-    if isinstance(network, nn.Sequential) and isinstance(first, Divides):
-        own = {key.removeprefix(f"{name}.") for key in trainable if key.startswith(f"{name}.")}
-        prefix, rest, ends = first.divide(own, images)
-        chain = _Chain()
-        for key, module in network.named_children():
-            chain.add_module(key, rest if key == name else module)
-        return prefix.eval(), chain.eval(), ends
     graph = _Tracer(trainable).trace(network)
     tensors: set[fx.Node] = set()
 

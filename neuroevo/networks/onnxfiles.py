@@ -210,7 +210,7 @@ class OnnxNetwork(nn.Module):
             constant = Session(onnxgraphs.with_values(self.content, own), self.source, one_by_one=single)
             trials.append((own, constant.run({self.graph.input: inputs}, {})[0]))
         tensors = dict(zip(ends, between, strict=True))
-        for make in (_fed_optimised, _fed, _anew):
+        for make in (_as_inputs_optimised, _as_inputs, _as_constants):
             computes = make(Session(rest, self.source, one_by_one=single), evolved)
             if computes is not None and all(_agree(computes(tensors, own), logits) for own, logits in trials):
                 return computes
@@ -220,7 +220,7 @@ class OnnxNetwork(nn.Module):
 Computes = Callable[[Mapping[str, Tensor], Mapping[str, Array]], Tensor]  # tensors at the cut, what evolves -> logits
 
 
-def _fed_optimised(rest: Session, evolved: Collection[str]) -> Computes | None:
+def _as_inputs_optimised(rest: Session, evolved: Collection[str]) -> Computes | None:
     """Return how the rest is computed where what evolves are inputs of its optimised graph; None without any left."""
     content, left = onnxgraphs.with_inputs(rest.optimise(), evolved)
     if onnxgraphs.shape_kernels(content, evolved):
@@ -229,7 +229,7 @@ def _fed_optimised(rest: Session, evolved: Collection[str]) -> Computes | None:
     return (lambda tensors, own: session.run(tensors, {name: own[name] for name in left})[0]) if left else None
 
 
-def _fed(rest: Session, evolved: Collection[str]) -> Computes | None:
+def _as_inputs(rest: Session, evolved: Collection[str]) -> Computes | None:
     """Return how the rest is computed where what evolves are inputs of its graph; None where that is slow."""
     if onnxgraphs.shape_kernels(rest.content, evolved):
         return None
@@ -237,7 +237,7 @@ def _fed(rest: Session, evolved: Collection[str]) -> Computes | None:
     return lambda tensors, own: session.run(tensors, own)[0]
 
 
-def _anew(rest: Session, evolved: Collection[str]) -> Computes:
+def _as_constants(rest: Session, evolved: Collection[str]) -> Computes:
     """Return how the rest is computed where what evolves are constants, by a session for each."""
     made: list[tuple[Mapping[str, Array], Session]] = []  # the newest last: individuals come again for more samples
 

@@ -102,10 +102,13 @@ def with_values(content: bytes, values: Mapping[str, Array]) -> bytes:
     """
     onnx = library("onnx")
     proto = onnx.ModelProto.FromString(content)
+    changed = []
     for item in proto.graph.initializer:
-        if item.name in values:
-            item.CopyFrom(onnx.numpy_helper.from_array(np.asarray(values[item.name], dtype=np.float32), item.name))
-    _quantise_biases(proto.graph, values)
+        value = values.get(item.name)
+        if value is not None and not np.array_equal(onnx.numpy_helper.to_array(item), value):
+            item.CopyFrom(onnx.numpy_helper.from_array(np.asarray(value, dtype=np.float32), item.name))
+            changed.append(item.name)
+    _quantise_biases(proto.graph, changed)
     return bytes(proto.SerializeToString(deterministic=True))
 
 
