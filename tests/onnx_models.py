@@ -5,9 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
-import onnxruntime.quantization as quantization
-from onnx import helper, numpy_helper
+import pytest
+
+onnx: Any = pytest.importorskip("onnx")
+onnxruntime: Any = pytest.importorskip("onnxruntime")
+quantization: Any = pytest.importorskip("onnxruntime.quantization")
+helper, numpy_helper = onnx.helper, onnx.numpy_helper
 
 SIZE, CLASSES = 8, 3
 KINDS = ("float", "qdq", "qoperator", "dynamic")
@@ -52,7 +55,7 @@ def write_float(
     return path
 
 
-class Calibration(quantization.CalibrationDataReader):  # type: ignore[misc]
+class Calibration(quantization.CalibrationDataReader):
     """Some images."""
 
     def __init__(self) -> None:
@@ -73,4 +76,21 @@ def write(folder: Path, kind: str) -> Path:
     elif kind != "float":
         form = quantization.QuantFormat.QDQ if kind == "qdq" else quantization.QuantFormat.QOperator
         quantization.quantize_static(str(plain), str(path), Calibration(), quant_format=form, per_channel=True)
+    return path
+
+
+def write_rows(path: Path, width: int) -> Path:
+    """Write a linear classifier of rows of numbers [batch, width]."""
+    initial = [
+        numpy_helper.from_array(np.ones((width, CLASSES), np.float32), "weight"),
+        numpy_helper.from_array(np.zeros(CLASSES, np.float32), "bias"),
+    ]
+    graph = helper.make_graph(
+        [helper.make_node("Gemm", ["x", "weight", "bias"], ["logits"])],
+        "rows",
+        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["batch", width])],
+        [helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, ["batch", CLASSES])],
+        initial,
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), str(path))
     return path

@@ -123,8 +123,8 @@ def _quantise_biases(graph: Any, changed: Collection[str]) -> None:
     maker = {name: node for node in graph.node for name in node.output}
     users = Counter(name for node in graph.node for name in node.input)
     for node in graph.node:
-        made = [maker.get(name) for name in node.input]
-        if node.op_type not in WITH_BIAS or len(made) != 3 or not all(made):
+        made = [maker[name] for name in node.input if name in maker]
+        if node.op_type not in WITH_BIAS or len(made) != 3 or len(node.input) != 3:
             continue
         if any(each.op_type != "DequantizeLinear" or each.input[1] not in held for each in made):
             continue

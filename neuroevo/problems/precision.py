@@ -115,8 +115,8 @@ def lower(device: torch.device) -> str:
 def matters(of: Supervised, population: int, samples: int) -> bool:
     """Tell whether half precision could make a difference to the time of a search.
 
-    It couldn't where no metric of fitness looks at logits, where another runtime than torch gives them, where scoring is
-    too little work, and where too many must be scored again; and what another executor takes isn't known here.
+    It couldn't where no metric of fitness looks at logits, where another runtime than torch gives them, where scoring
+    is too little work, and where too many must be scored again; and what another executor takes isn't known here.
     """
     logits = any(not isinstance(metric, OfGenome | OfModule) for metric in of.fitness_metrics())
     work = 2.0 * of.start.shape[1] * population * samples  # of a layer; a convolution's is more

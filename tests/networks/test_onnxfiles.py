@@ -6,12 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import onnx_models
-import onnxruntime
 import pytest
 import torch
-from onnx import helper, numpy_helper
+from onnx_models import helper, numpy_helper, onnx, onnxruntime
 from torch import Tensor, nn
 
 import neuroevo as ne

@@ -5,11 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import onnx_models
-import onnxruntime
 import pytest
-from onnx import helper, numpy_helper
+from onnx_models import helper, numpy_helper, onnx, onnxruntime
 
 from neuroevo.errors import InputError
 from neuroevo.networks import onnxgraphs
