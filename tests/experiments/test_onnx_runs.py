@@ -35,7 +35,8 @@ def sets(folder: Path, kind: str, *more: str) -> list[str]:
     return [
         f"data={{name: image_folder, root: {folder / 'data'}}}", "memory.limit=1e9",
         f"backbone={{name: onnx, file: {folder / kind}.onnx, trainable: {PATTERNS[kind]}}}",
-        "algorithm={name: snes, population: 6}", "budget.generations=4", "validate.every=2", "fitness.samples=20", *more,
+        "algorithm={name: snes, population: 6}", "budget.generations=4", "validate.every=2", "fitness.samples=20",
+        *more,
     ]  # fmt: skip
 
 
