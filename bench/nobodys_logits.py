@@ -1,16 +1,17 @@
 """A score that is nobody's logits: what a path costs that a solver takes by a network's predictions.
 
-Predict, then optimise (Elmachtoub and Grigas 2022, https://arxiv.org/abs/1710.08005): on a grid of 5 x 5 nodes each edge
-has a cost that depends on 5 features; a linear network predicts all 40, dynamic programming takes the shortest path by
-them, and what counts is what that path truly costs, above what the best one does (regret, as a share of the best). The
-solver has no gradient. With --worst 0.1 the worst tenth of instances counts alone, which the surrogate isn't for. Data are drawn as the authors draw them: costs are a polynomial of the features, so that no
-linear network is right, times noise.
+Predict, then optimise (Elmachtoub and Grigas 2022, https://arxiv.org/abs/1710.08005): on a grid of 5 x 5 nodes each
+edge has a cost that depends on 5 features; a linear network predicts all 40, dynamic programming takes the shortest
+path by them, and what counts is what that path truly costs, above what the best one does (regret, as a share of the
+best). The solver has no gradient. With --worst 0.1 the worst tenth of instances alone counts, of which the surrogate
+knows nothing. Data are drawn as the authors draw them: costs are a polynomial of the features, so that no linear
+network is right, times noise.
 
-Every way begins at the least squares of the costs, which is what one does who trains the network first and plugs it in
-then, and has as many evaluations: one is a pass of all train instances through network and solver. `spo+` takes gradient
-steps on the authors' surrogate, a pass and its way back each (three evaluations); somebody had to derive it, and it holds
-for linear objectives alone. `wider` is least squares by a network with a hidden layer, by Adam: a larger one than asked
-for. Seeds draw other data and other searches; regret is that of instances apart.
+Every search begins at the least squares of the costs, which is what one has who trains the network first and plugs it
+in then. All have as many evaluations: one is a pass of all train instances through network and solver. `spo+` takes
+gradient steps on the authors' surrogate, a pass and its way back each (three evaluations); somebody had to derive it,
+and it holds for linear objectives alone. `wider` is least squares by a network with a hidden layer, by Adam: a larger
+one than asked for. Seeds draw other grids, data and searches; regret on test is that of instances apart.
 """
 
 import json
@@ -164,7 +165,7 @@ def ways(evaluations: int, worst: float) -> dict[str, Callable[[Instances, int],
     def search(algorithm: Any) -> Callable[[Instances, int], tuple[nn.Module, int]]:
         return lambda of, seed: evolve(algorithm(), of, evaluations, worst, seed)
 
-    names = ("random", "hill_climbing", "spsa", "ga", "snes", "xnes")
+    names = ("random", "hill_climbing", "coordinate", "spsa", "ga", "snes", "xnes")
     return found | {name: search(getattr(ne, name)) for name in names if name in ne.__all__}
 
 
@@ -182,7 +183,7 @@ def main() -> None:
     ):
         made.error("counts from 1, a noise within [0, 1], and a share expected")
     if options.small:
-        options.evaluations, options.train, options.rounds = 60, 20, 2
+        options.evaluations, options.train, options.rounds = 512, 20, 2
     torch.set_num_threads(options.threads or 1)
     facts = about(options.rounds, torch.device("cpu")) | {k: v for k, v in vars(options).items() if k != "json"}
     table: dict[str, list[dict[str, float]]] = {}
