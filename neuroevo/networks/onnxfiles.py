@@ -24,7 +24,7 @@ from neuroevo.networks.onnxgraphs import Array, library
 FILE = "file"  # the buffer with the file's bytes, so that a state dict is the whole network
 NUDGES = (0.0, 0.01, 0.2)  # relative changes of initialisers by which a cut is tried
 CLOSE = 1e-4  # of the largest logit: what rounding in other kernels may change
-SESSIONS = CPU_INDIVIDUALS  # with values as constants that are kept
+SESSIONS, SESSIONS_BYTES = CPU_INDIVIDUALS, 2**29  # with values as constants that are kept, and of their files, at most
 QUIET = 3  # onnxruntime's severity of errors
 NO_GRADIENTS = "an ONNX file has no backward pass: gradient steps and safe mutation don't go with it"
 TYPES = {  # of onnxruntime's inputs
@@ -239,6 +239,7 @@ def _as_inputs(rest: Session, evolved: Collection[str]) -> Computes | None:
 
 def _as_constants(rest: Session, evolved: Collection[str]) -> Computes:
     """Return how the rest is computed where what evolves are constants, by a session for each."""
+    kept = max(1, min(SESSIONS, SESSIONS_BYTES // len(rest.content)))
     made: list[tuple[Mapping[str, Array], Session]] = []  # the newest last: individuals come again for more samples
 
     def compute(tensors: Mapping[str, Tensor], own: Mapping[str, Array]) -> Tensor:
@@ -246,7 +247,7 @@ def _as_constants(rest: Session, evolved: Collection[str]) -> Computes:
         if found is None:
             found = Session(onnxgraphs.with_values(rest.content, own), rest.source, one_by_one=rest.one_by_one)
             made.append(({name: value.copy() for name, value in own.items()}, found))
-            del made[:-SESSIONS]
+            del made[:-kept]
         return found.run(tensors, {})[0]
 
     return compute
