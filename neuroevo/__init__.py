@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from neuroevo.errors import InputError as InputError
     from neuroevo.errors import RunError as RunError
     from neuroevo.estimator import NeuroevoClassifier as NeuroevoClassifier
+    from neuroevo.networks.onnxfiles import onnx as onnx
     from neuroevo.networks.quantisation import correct_biases as correct_biases
     from neuroevo.networks.quantisation import quantise as quantise
     from neuroevo.search.algorithms.baselines import hill_climbing as hill_climbing
@@ -70,6 +71,7 @@ _HOMES = {  # of the public names, by module
     "estimator": ("NeuroevoClassifier",),
     "api.loading": ("load",),
     "networks.quantisation": ("correct_biases", "quantise"),
+    "networks.onnxfiles": ("onnx",),
     "api.learners": ("adam", "adamw", "sgd"),
 }
 _HOME = {name: f"{__name__}.{home}" for home, names in _HOMES.items() for name in names}

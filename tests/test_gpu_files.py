@@ -101,6 +101,18 @@ def test_a_run_is_exported_in_every_format(tmp_path: Path, sets: list[str]) -> N
     assert export.content(whole, "onnx", {"backbone": "x"}, (transform.channels, *transform.size))
 
 
+@pytest.mark.parametrize("trainable", ["fc", "*"])  # on the device beside a prefix, and without one
+def test_an_onnx_file_is_run_on_the_host(gpu: Gpu, tmp_path: Path, trainable: str) -> None:
+    import onnx_models
+
+    file = onnx_models.write_float(tmp_path / "m.onnx", classes=10)
+    network = f"backbone={{name: onnx, file: {file}, trainable: ['{trainable}']}}"
+    go(tmp_path / "r", network, "algorithm={name: snes, population: 4}")
+    export.export(str(tmp_path / "r"), None, str(tmp_path / "x.onnx"))
+    assert (tmp_path / "x.onnx").read_bytes() == (tmp_path / "r" / rundir.ONNX).read_bytes()
+    assert not [line for line in rundir.read_result(tmp_path / "r")["warnings"] if rundir.ONNX in line]
+
+
 def test_every_arm_of_a_benchmark_runs(gpu: Gpu, tmp_path: Path) -> None:
     (tmp_path / "base.yaml").write_text("data: {name: digits, image_size: null, limit: 300}\n")
     sets = [each for each in BASE if not each.startswith(("algorithm", "budget", "data"))]

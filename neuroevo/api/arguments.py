@@ -19,7 +19,7 @@ from neuroevo.engine.execution import AUTO, LOCAL, Executor, Precision
 from neuroevo.engine.loop import Champion, Rules, Step
 from neuroevo.errors import InputError
 from neuroevo.experiments.reopen import PYTHON
-from neuroevo.networks import quantised
+from neuroevo.networks import onnxfiles, quantised
 from neuroevo.networks.weightfiles import digest
 from neuroevo.problems import function
 from neuroevo.problems.constraints import SUBJECT_TO, read
@@ -180,6 +180,7 @@ class Arguments:
             test=lambda genome: None,
             score=lambda champion: champion.validation[FITNESS],
             module=lambda genome: None if evolvable is None else evolvable.of(genome),
+            onnx=lambda genome: None if evolvable is None else onnx_of(evolvable.of(genome)),
         )
         return search, loop.begin(problem, algorithm, self.seed, place)
 
@@ -227,6 +228,12 @@ class Arguments:
         }
 
 
+def onnx_of(model: nn.Module) -> tuple[bytes, float] | None:
+    """Return the file of a module that is one of ONNX, as it was scored; None for others."""
+    file = onnxfiles.inside(model)
+    return None if file is None else (file.to_onnx(), 0.0)
+
+
 def summary(rows: Tensor) -> Record:
     """Return what tells rows [N, d] from others, whatever rounds otherwise on another device."""
     some = rows[:: max(1, len(rows) // 1024)].double()
@@ -260,6 +267,7 @@ def of_classification(
         constraints_on=of.constraints_on,
         score=lambda champion: _score(champion, judged),
         module=of.module,
+        onnx=of.supervised.network.onnx,
         classes=table.classes,
         counts={name: len(rows) for name, rows in table.splits.items()},
         executions=of.supervised.executions,

@@ -24,6 +24,7 @@ from neuroevo.engine.observer import Observer, Observers, watch
 from neuroevo.engine.problem import Problem
 from neuroevo.engine.rng import Context
 from neuroevo.errors import InputError
+from neuroevo.experiments.conclusion import write_onnx
 from neuroevo.experiments.log import Log, open_log, versions
 from neuroevo.experiments.recorders import Recorder, Shrinking, make_folder, plan_attributes
 from neuroevo.experiments.reopen import PYTHON, of_genome, precision_here
@@ -59,6 +60,9 @@ class Search:
     executions: Executions | None = None
     features: str = ""  # a hash of the features
     constraints_on: Callable[[Tensor], dict[str, Record]] = lambda genome: {}  # how a genome keeps to them
+    # Of a network that is an ONNX file: a genome [g] -> the file, and by how much its logits differ from what was
+    # scored.
+    onnx: Callable[[Tensor], tuple[bytes, float] | None] = lambda genome: None
 
     @property
     def slices(self) -> Executions:
@@ -163,6 +167,7 @@ def conclude(search: Search, step: Step, folder: Path, reason: str, log: Log) ->
     before = rundir.read_result(folder)
     about = {"backbone": record["backbone"]["name"], "classes": search.classes, "genome": of_genome(step.champion)}
     rundir.write_champion(folder, search.fold(genome), about)
+    warnings = write_onnx(folder, search.onnx(genome))
     champion: Record = {
         "kind": step.champion.kind,
         "generation": step.champion.generation,
@@ -187,7 +192,7 @@ def conclude(search: Search, step: Step, folder: Path, reason: str, log: Log) ->
             "device": str(search.device),
             "data": {"images": dict(search.counts or {}), "folders": {}, "notes": []},
             "champion": champion,
-            "warnings": [],
+            "warnings": warnings,
             "cost": {**step.cost.record(), "seconds": step.seconds},
             "views": None,
             "precision": search.slices.now.precision,

@@ -17,7 +17,8 @@ from neuroevo.data.pixels import pixels
 from neuroevo.engine.observer import Observer
 from neuroevo.errors import InputError
 from neuroevo.experiments import build, reopen
-from neuroevo.networks import backbones, weightfiles
+from neuroevo.networks import backbones, onnxfiles, weightfiles
+from neuroevo.networks.backbones import HEAD, WHOLE
 from neuroevo.networks.libraries import Transform
 from neuroevo.storage import rundir
 
@@ -60,7 +61,8 @@ class Loaded(NamedTuple):
 def load(folder: str | Path, model: nn.Module | None = None) -> Loaded:
     """Return the champion of a run's folder as a plain module, with what goes before it and its classes.
 
-    Of a run from Python the `model` is given again, and a copy of it returned with the champion's weights. InputError
+    Of a run from Python the `model` is given again, and a copy of it returned with the champion's weights, unless it is
+    an ONNX file, which the folder has. InputError
     where there is no champion yet, or its file is damaged.
     """
     place = rundir.find(str(folder))
@@ -75,6 +77,9 @@ def load(folder: str | Path, model: nn.Module | None = None) -> Loaded:
     transform = Transform(**about["transform"])
     transform = transform._replace(size=(transform.size[0], transform.size[1]))
     c, native, classes = config.check(config.read(str(place / rundir.CONFIG))), about["native"], tuple(about["classes"])
+    if c.backbone.name == backbones.ONNX:
+        whole = backbones.of_state(weights, str(path)).eval().requires_grad_(False)
+        return Loaded(whole, None if about["inputs"] is not None else _transform(transform), classes, place)
     backbone = backbones.build(c.backbone.name, "none", c.data.image_size, tuple(native), channels=c.backbone.channels)
     whole = backbone.network(build.make_head(c, backbone, about["width"], len(classes)))
     whole.load_state_dict(weights)
@@ -97,12 +102,21 @@ def _from_python(place: Path, model: nn.Module | None) -> Loaded:
     if not path.is_file():
         raise InputError(f"{place}: no champion yet")
     weights, about = weightfiles.read_safetensors(path)
+    if model is None and (place / rundir.ONNX).is_file():
+        return Loaded(onnxfiles.onnx(place / rundir.ONNX), None, tuple(about["classes"]), place)
     if model is None:
         raise InputError("the run was given it from Python; give it again, for its code isn't in the folder", "model")
     whole = deepcopy(model).cpu().eval().requires_grad_(False)
-    wrong = whole.load_state_dict(weights, strict=False).unexpected_keys
-    if wrong:
-        raise InputError(f"another than the run's: it has no {wrong[0]}", option="model")
+    there = {name for name, _ in whole.named_parameters()} | {*whole.state_dict()}
+    # A module that is all head, or that has none, is within what evolved (`modules`).
+    for prefix in ("", f"{WHOLE}.", f"{HEAD}."):
+        own = {name.removeprefix(prefix): w for name, w in weights.items() if name.startswith(prefix)}
+        if own and own.keys() <= there:
+            break
+    else:
+        wrong = next(name for name in weights if name not in there)
+        raise InputError(f"another than the run's: it has no {wrong}", option="model")
+    whole.load_state_dict(own, strict=False)
     return Loaded(whole, None, tuple(about["classes"]), place)
 
 

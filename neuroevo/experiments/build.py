@@ -157,22 +157,23 @@ def backbone_for(c: Config, native: Native, frozen: str | None) -> Backbone:
             trainable=b.trainable,
             transfer=transfer,
             rounding=rounding,
+            file=b.file,
+            normalise=None if b.mean is None or b.std is None else (b.mean, b.std),
         )
     found = found._replace(notes=config.under("backbone", found.notes, ("weights", "transfer")))
     if c.genome.coordinates:  # around which they are, for ever
         found = found._replace(frozen=digest(found.body.state_dict()))
     if missing and found.frozen != frozen:
         raise InputError(missing[0])
-    same_weights(found, frozen, b.weights)
+    same_weights(found, frozen, c)
     return found
 
 
-def same_weights(backbone: Backbone, frozen: str | None, weights: str) -> None:
+def same_weights(backbone: Backbone, frozen: str | None, c: Config) -> None:
     """See that a backbone's frozen weights are those that a checkpoint has the hash of; InputError if not."""
     if frozen is not None and backbone.frozen != frozen:
-        raise InputError(
-            f"backbone.weights: {weights}: the frozen weights of {backbone.name} aren't those that the run was of"
-        )
+        place = f"weights: {c.backbone.weights}" if c.backbone.file is None else f"file: {c.backbone.file}"
+        raise InputError(f"backbone.{place}: the frozen weights of {backbone.name} aren't those that the run was of")
 
 
 def slots(c: Config) -> int:

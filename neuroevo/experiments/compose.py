@@ -369,7 +369,7 @@ def choose(c: Config, evolved: Network, width: int, algorithm: Algorithm[Any], l
     """Return a run's execution, on samples of `width` numbers: how individuals and samples are sliced."""
     assert c.memory.limit is not None
     probe = PROBE if algorithm.overhead else 0
-    with config.at(limit="memory.limit"):
+    with config.at(limit="memory.limit", plan="memory.plan"):
         found = slicing.choose(
             evolved,
             width,

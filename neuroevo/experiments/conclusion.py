@@ -14,7 +14,8 @@ from neuroevo.engine.loop import Champion, Step
 from neuroevo.experiments.compose import Run
 from neuroevo.experiments.log import versions
 from neuroevo.experiments.reopen import of_genome
-from neuroevo.storage import rundir
+from neuroevo.networks import onnxfiles
+from neuroevo.storage import files, rundir
 
 
 def conclude(run: Run, step: Step, folder: Path, *, stop_reason: str, log: Callable[[str], None]) -> None:
@@ -35,6 +36,7 @@ def conclude(run: Run, step: Step, folder: Path, *, stop_reason: str, log: Calla
         about |= {"transform": backbone.transform._asdict(), "inputs": backbone.inputs, "native": run.whole.native()}
         about |= {"width": network.width}
         rundir.write_network(folder, {name: w.contiguous() for name, w in whole.state_dict().items()}, about)
+    warnings += write_onnx(folder, network.onnx(step.champion.genome))
     champion = describe(run, step, record)
     if c.fitness.subject_to:
         champion["constraints"] = run.supervised.constraints_on(
@@ -74,6 +76,18 @@ def conclude(run: Run, step: Step, folder: Path, *, stop_reason: str, log: Calla
             **({"tuning": tuning} if searched else {}),
         },
     )
+
+
+def write_onnx(folder: Path, found: tuple[bytes, float] | None) -> list[str]:
+    """Write a champion that is an ONNX file, if it is one; return a line where it differs from what was scored."""
+    if found is None:
+        return []
+    content, difference = found
+    files.replace(folder / rundir.ONNX, content)
+    if difference <= onnxfiles.CLOSE:
+        return []
+    line = f"{rundir.ONNX}: onnxruntime's logits of it differ from those that were scored by {difference:.2g} of the"
+    return [f"{line} largest"]
 
 
 def describe(run: Run, step: Step, record: Mapping[str, Any]) -> dict[str, Any]:

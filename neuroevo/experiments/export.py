@@ -8,10 +8,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from neuroevo import config
 from neuroevo.errors import InputError, RunError
 from neuroevo.experiments import reopen, terminal
 from neuroevo.experiments.compose import Run
 from neuroevo.experiments.interruption import NEVER, Interruption
+from neuroevo.networks import onnxfiles, onnxgraphs
 from neuroevo.networks.weightfiles import seal
 from neuroevo.storage import files, rundir
 
@@ -46,11 +48,9 @@ def export(
     if os.path.lexists(path) and not path.is_file():
         raise InputError(f"--out: {path} is there and is no file")
     if format == "onnx":
-        try:
-            import onnx  # noqa: F401
-            import onnxscript  # noqa: F401
-        except ImportError:
-            raise InputError("--format: onnx needs the extra 'onnx': pip install 'neuroevo[onnx]'") from None
+        with config.at(name="--format"):
+            for name in ("onnx", "onnxscript"):
+                onnxgraphs.library(name)
     rundir.refuse_inside(run_dir, out)
     whole, run = network(run_dir, member, signals=signals)
     backbone = run.network.backbone
@@ -91,6 +91,9 @@ def content(whole: nn.Module, format: str, about: dict[str, Any], sample: tuple[
         file = io.BytesIO()
         torch.save(state, file)
         return file.getvalue()
+    given = onnxfiles.inside(whole)
+    if given is not None:
+        return given.to_onnx()
     name = "images" if len(sample) > 1 else "inputs"
     example = torch.zeros(EXAMPLES, *sample)
     try:

@@ -1,6 +1,7 @@
 """A run's log, which its observer is told too."""
 
 import platform
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -15,7 +16,8 @@ from neuroevo.storage import files, rundir
 
 def versions() -> dict[str, str]:
     """Return the versions that a result depends on."""
-    names = ("neuroevo", "torch", "torchvision", "timm", "evotorch", "numpy", "h5py")
+    names = ["neuroevo", "torch", "torchvision", "timm", "evotorch", "numpy", "h5py"]
+    names += ["onnxruntime"] if "onnxruntime" in sys.modules else []  # of runs of an ONNX file
     return {"python": platform.python_version(), **{name: metadata.version(name) for name in names}}
 
 

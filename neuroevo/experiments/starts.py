@@ -57,7 +57,8 @@ def lines(c: Config, backbone: Backbone, now: Classes) -> list[str]:
         found += _lines(given.source, given.classes, now, rows, c.head.trainable)
     if c.head.init == "network" and backbone.own_head is not None and not (found or (sources and c.head.trainable)):
         rows = {backbone.own_head.out_features}
-        found += _lines("head.init: network", backbone.classes, now, rows, c.head.trainable)
+        source = "head.init: network" if c.backbone.file is None else f"backbone.file: {c.backbone.file}"
+        found += _lines(source, backbone.classes, now, rows, c.head.trainable)
     return found
 
 
@@ -85,6 +86,9 @@ def check_head(c: Config, backbone: Backbone, count: int) -> None:
         return
     own = backbone.own_head
     if c.head.layers.name != "linear" or own is None or (backbone.classes is None and own.out_features != count):
+        if c.backbone.file is not None and own is not None:
+            line = f"its logits are of {own.out_features} classes, the data have {count}"
+            raise InputError(f"backbone.file: {c.backbone.file}: {line}")
         has = "no head" if own is None else f"a linear head of {own.out_features} classes"
         raise InputError(f"head.init: network: the weights have {has}, the data {count} classes")
 

@@ -7,10 +7,12 @@ tensor between two stages, several where a skip connection passes the cut.
 
 import fnmatch
 from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, fx, nn
+
+from neuroevo.errors import InputError, RunError
 
 IMAGES = "images"
 
@@ -24,6 +26,7 @@ class Cut(NamedTuple):
     shapes: tuple[tuple[int, ...], ...]  # of the tensors, without the batch
     reason: str | None = None  # why the network runs whole, where it couldn't be cut
     types: tuple[torch.dtype, ...] = ()  # of the tensors, where some are whole numbers or truth values
+    foreign: bool = False  # whether another runtime than torch computes the rest, of which it has no gradients
 
     def rows(self, images: Tensor) -> Tensor:
         """Return the tensors at the cut as rows [B, D], images channels last."""
@@ -84,6 +87,26 @@ class _Tracer(fx.Tracer):
         return not any(own) or all(own) or super().is_leaf_module(m, module_qualified_name)
 
 
+@runtime_checkable
+class Divides(Protocol):
+    """A module that another runtime computes, which torch can't trace and which knows itself where to be cut."""
+
+    def divide(self, trainable: Collection[str], inputs: Tensor) -> tuple[nn.Module, nn.Module, tuple[str, ...]]:
+        """Return what comes before the parameters `trainable`, what follows, and the names of the tensors between."""
+        ...
+
+
+class _Chain(nn.Sequential):
+    """Modules one after another, of which the first takes several tensors."""
+
+    def forward(self, *tensors: Tensor) -> Tensor:
+        first, *others = self
+        found: Tensor = first(*tensors)
+        for module in others:
+            found = module(found)
+        return found
+
+
 def cut(network: nn.Module, trainable: Collection[str], images: Tensor, *, whole: bool = False) -> Cut:
     """Cut a network (in eval mode, images to features) after its longest prefix without a `trainable` parameter.
 
@@ -98,6 +121,8 @@ def cut(network: nn.Module, trainable: Collection[str], images: Tensor, *, whole
                     setattr(module, "inplace", False)  # noqa: B010  the type of a module's attribute is unknown
         try:
             return _check(network, trainable, images, whole)
+        except (InputError, RunError):
+            raise
         except Exception as error:  # a library's network may resist tracing in any way
             reason = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
             if not isinstance(error, _Changes):
@@ -114,12 +139,13 @@ def _types(tensors: Sequence[Tensor]) -> tuple[torch.dtype, ...]:
 
 
 def _check(network: nn.Module, trainable: Collection[str], images: Tensor, whole: bool) -> Cut:
-    prefix, rest, places = _split(network, trainable, images)
+    prefix, rest, places = _divide(network, trainable, images) or _split(network, trainable, images)
     with torch.inference_mode():
         tensors = prefix(images)
         if any(len(x) != len(images) or not (whole or x.is_floating_point()) for x in tensors):
             raise ValueError("what passes the cut isn't a tensor of numbers for each image")
-        found = Cut(prefix, rest, places, tuple(tuple(x.shape[1:]) for x in tensors), types=_types(tensors))
+        shapes, foreign = tuple(tuple(x.shape[1:]) for x in tensors), isinstance(rest, _Chain)
+        found = Cut(prefix, rest, places, shapes, types=_types(tensors), foreign=foreign)
         rows, kept = found.rows(images), images.clone()
         before = rows.clone()
         features, expected = rest(*found.tensors(rows)), network(images)
@@ -133,6 +159,21 @@ def _check(network: nn.Module, trainable: Collection[str], images: Tensor, whole
 class _Images(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor]:
         return (images,)
+
+
+def _divide(
+    network: nn.Module, trainable: Collection[str], images: Tensor
+) -> tuple[nn.Module, nn.Module, tuple[str, ...]] | None:
+    """Return what `_split` does of a network that begins with a module which divides itself, None of others."""
+    name, first = next(iter(network.named_children()), ("", network))
+    if not isinstance(network, nn.Sequential) or not isinstance(first, Divides):
+        return None
+    own = {key.removeprefix(f"{name}.") for key in trainable if key.startswith(f"{name}.")}
+    prefix, rest, places = first.divide(own, images)
+    chain = _Chain()
+    for key, module in network.named_children():
+        chain.add_module(key, rest if key == name else module)
+    return prefix.eval(), chain.eval(), places
 
 
 def _split(

@@ -203,4 +203,5 @@ def _map(weight: Tensor, bias: Tensor | None, groups: int) -> Tensor:
     rows = weight.double().flatten(1)
     if bias is not None:
         rows = torch.cat([rows, bias.double()[:, None]], dim=1)
-    return rows.unflatten(0, (groups, -1)).transpose(1, 2)
+    maps: Tensor = rows.unflatten(0, (groups, -1)).transpose(1, 2)
+    return maps

@@ -14,14 +14,13 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from neuroevo.errors import InputError
-from neuroevo.networks.backbones import Backbone, cut_at
+from neuroevo.networks.backbones import HEAD, WHOLE, Backbone, around, as_they_are, cut_at
 from neuroevo.networks.cut import match
 from neuroevo.networks.libraries import Transform
 from neuroevo.networks.weightfiles import digest
 from neuroevo.networks.weights import check_finite
 
 TRIED = 4  # inputs that a module is tried on
-HEAD, WHOLE = "head", "network"  # where a module that is all head, or that has none, is in its backbone
 
 
 class Given(NamedTuple):
@@ -69,11 +68,10 @@ def of_module(module: nn.Module, inputs: Tensor, *, trainable: Sequence[str] = (
         )
     of_head = [] if own is None else list(_within(network, own))
     chosen = chosen or of_head
+    body: nn.Module
     if own is None or not set(of_head) <= set(chosen):
-        body: nn.Module = nn.Sequential()
-        body.add_module(WHOLE, network)
-        body.add_module(HEAD, nn.Identity())
-        place, prefix, head = HEAD, f"{WHOLE}.", _as_they_are(logits.shape[1])
+        body = around(network)
+        place, prefix, head = HEAD, f"{WHOLE}.", as_they_are(logits.shape[1])
         beside = [prefix + name for name in chosen]
     else:
         layer = network.get_submodule(own)
@@ -207,12 +205,3 @@ def _is_last(network: nn.Module, name: str, layer: nn.Linear, inputs: Tensor) ->
             return False
         finally:
             network.set_submodule(name, layer)
-
-
-def _as_they_are(classes: int) -> nn.Linear:
-    """Return a linear layer that gives logits as it is given them."""
-    layer: nn.Linear = torch.nn.utils.skip_init(nn.Linear, classes, classes)  # which draws nothing
-    with torch.no_grad():
-        layer.weight.copy_(torch.eye(classes))
-        layer.bias.zero_()
-    return layer.requires_grad_(False)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from neuroevo.engine.genome import Layout
 from neuroevo.errors import InputError, the
-from neuroevo.networks import deep, heads, quantised, rows, spaces
+from neuroevo.networks import deep, heads, onnxfiles, quantised, rows, spaces
 from neuroevo.networks.affine import Affine
 from neuroevo.networks.backbones import Backbone
 from neuroevo.networks.classes import Classes
@@ -196,6 +196,21 @@ class Network:
         missing = whole.load_state_dict(self.fold(genome), strict=False).unexpected_keys
         assert not missing, missing
         return whole
+
+    def onnx(self, genome: Tensor) -> tuple[bytes, float] | None:
+        """Return the ONNX file that the network is with a genome's [g] weights, None where it is none.
+
+        And by how much of the largest logit what it gives differs from what was scored.
+        """
+        found, cut = onnxfiles.inside(self.module(genome)), self.backbone.cut
+        if found is None or cut is None:
+            return None
+        content, inputs = found.to_onnx(), found.tried
+        assert inputs is not None
+        own = {name: w[0] for name, w in self.decode(genome[None]).items()}
+        with torch.no_grad():
+            logits = torch.func.functional_call(cut.rest, own, cut.prefix(inputs.to(self.device)))
+        return content, onnxfiles.difference(content, inputs, logits.cpu())
 
     @cached_property
     def _plain(self) -> nn.Module:

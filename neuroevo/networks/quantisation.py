@@ -85,7 +85,8 @@ def round_rows(rows: Tensor, bits: int, scale: Scale) -> Tensor:
 
     def by(share: float) -> Tensor:
         unit = (most * (share / top)).where(most > 0, 1)
-        return (rows / unit).round_().clamp_(-top, top).mul_(unit)
+        rounded: Tensor = (rows / unit).round_().clamp_(-top, top).mul_(unit)
+        return rounded
 
     best = by(1.0)
     if scale == "mse":

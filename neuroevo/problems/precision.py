@@ -115,14 +115,20 @@ def lower(device: torch.device) -> str:
 def matters(of: Supervised, population: int, samples: int) -> bool:
     """Tell whether half precision could make a difference to the time of a search.
 
-    It couldn't where no metric of fitness looks at logits, where scoring is too little work, and where too many must be
-    scored again; and what another executor takes isn't known here.
+    It couldn't where no metric of fitness looks at logits, where another runtime than torch gives them, where scoring
+    is too little work, and where too many must be scored again; and what another executor takes isn't known here.
     """
     logits = any(not isinstance(metric, OfGenome | OfModule) for metric in of.fitness_metrics())
     work = 2.0 * of.start.shape[1] * population * samples  # of a layer; a convolution's is more
     processors = of.executions.now.threads if of.network.device.type == "cpu" else GPU
     some = CLEARLY * of.rescored(population) < population
-    return logits and some and work >= LEAST * processors and of.executor is LOCAL
+    return logits and some and not foreign(of) and work >= LEAST * processors and of.executor is LOCAL
+
+
+def foreign(of: Supervised) -> bool:
+    """Tell whether another runtime than torch computes what evolves, in a precision of its own."""
+    cut = of.network.backbone.cut
+    return cut is not None and cut.foreign
 
 
 def choose(of: Supervised, population: int, samples: int, *, remember: Remember, clock: Clock | None = None) -> Choice:
@@ -152,6 +158,8 @@ def settle(
 ) -> None:
     """Put the precision that is asked for, or what `auto` comes to, into the execution in force; `log` is told."""
     check(asked, of.network.device)
+    if foreign(of) and asked not in (AUTO, FULL):
+        raise InputError(f"{asked}, but an ONNX file has a precision of its own; give auto", option="precision")
     if asked == AUTO:
         asked, line = choose(of, population, samples, remember=remember, clock=clock)
         if line:

@@ -9,11 +9,12 @@ from torch import Tensor, nn
 from neuroevo import devices
 from neuroevo.engine import execution
 from neuroevo.engine.execution import Execution
-from neuroevo.errors import ignore
+from neuroevo.errors import InputError, ignore
 from neuroevo.learning.refine import slice_size
 from neuroevo.networks import deep, heads
 from neuroevo.networks.heads import Forward
 from neuroevo.networks.network import Network
+from neuroevo.networks.onnxfiles import NO_GRADIENTS
 
 FREE_SHARE = 4  # an evaluation may use up to a quarter of the memory that is free at the start
 
@@ -47,12 +48,20 @@ def choose(
     `draw(B)` gives, random ones by default. With `graphs` slices of scoring are launched as CUDA graphs where there is
     a GPU. InputError (`limit`) where one individual doesn't fit; `note` is told what a GPU goes without.
     """
-    device, genes = network.device, network.layout.genes
+    device, genes, cut = network.device, network.layout.genes, network.backbone.cut
+    if cut is not None and cut.foreign:
+        if batch:
+            raise InputError(NO_GRADIENTS)
+        if method == "vmap":
+            raise InputError("vmap, but an ONNX file is run for one individual after another", option="plan")
+        if graphs and device.type == "cuda":
+            note("CUDA graphs: an ONNX file runs on the CPU; runs without")
+        method, graphs = "loop", graphs and device.type != "cuda"
 
     def forward(method: str) -> Forward:
         return network.of_coordinates(network.behind_the_cut(method))
 
-    if network.backbone.cut is None:
+    if cut is None:
         found = _of_heads(network, width, limit=limit, batch=batch, slots=slots, own_batches=own_batches)
     else:
         found = deep.plan(

@@ -45,6 +45,7 @@ CONFIG, HISTORY, RESULT, CHAMPION, LOG, LINEAGE, CONFUSION = (
     "confusion.csv",
 )
 NETWORK = "network.safetensors"  # of the champion, whole
+ONNX = "champion.onnx"  # where the network is an ONNX file
 CHECKSUM = "checksum"  # a key of a result
 COMMAND = "command: "  # begins the log's line, after the time, of each command that worked on the run
 FEW = 2  # parents: with more, often everybody, there is nothing to draw

@@ -254,7 +254,7 @@ class Trainer:
         if rows and verdicts[rows[0]].generations:
             saved = checkpoint.read(file)
             reopen.agree(saved, self.data, self.log)
-            build.same_weights(self.ready.backbone, saved.frozen, self.config.backbone.weights)
+            build.same_weights(self.ready.backbone, saved.frozen, self.config)
             state = checkpoint.state(file, group.step.state, group.run.home)
             group.reached = Reached(replace(saved.step, state=state), [verdicts[i] for i in rows], Cost())
         return left

@@ -165,7 +165,7 @@ def go_on(folder: Path, change: Callable[[Config], Config], observer: Observer, 
                 history: checkpoint.History = []
                 if saved is not None:
                     reopen.agree(saved, tuner.trainer.data, log)
-                    build.same_weights(ready.backbone, saved.frozen, c.backbone.weights)
+                    build.same_weights(ready.backbone, saved.frozen, c)
                     step, history = replace(tuner.restore(saved), stop=None), saved.history
                     log(f"{folder}: going on after iteration {step.generation}")
                 recorders.aside(folder, saved, log)

@@ -243,7 +243,7 @@ def test_a_pickle_that_is_no_plain_weights_is_refused_and_never_executed(tmp_pat
         (
             "resnet18",
             "none",
-            r"^name: 'resnet18' is none of timm/NAME, torchvision/NAME, module:function, none",
+            r"^name: 'resnet18' is none of timm/NAME, torchvision/NAME, onnx, module:function, none",
         ),
         ("timm/resnet18x", "none", r"^name: timm has no model 'resnet18x'"),
         ("torchvision/resnet", "none", r"^name: torchvision has no classifier 'resnet'; there are: resnet101"),
