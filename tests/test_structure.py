@@ -32,7 +32,7 @@ PACKAGES = {  # in order: each may import those before it, and its own modules t
                     "sizes", "sources", "compose", "reopen", "recorders", "conclusion", "experiment", "evaluation",
                     "export"],
     "tuning": ["lockstep", "trials", "search", "tuner", "tune"],
-    "bench": ["statistics", "arms", "workers", "tasks", "tables", "benchmark"],
+    "bench": ["statistics", "arms", "workers", "tasks", "closed", "tables", "benchmark"],
     "forecast": ["pace", "seconds", "length", "stand_ins", "forecaster", "search", "bench"],
     "api": ["learners", "algorithms", "classification", "folders", "arguments", "searches", "loading"],
     "estimator": [""],
