@@ -220,6 +220,10 @@ MADE_OF = {  # kinds of candidates that are no individuals
     "elite_mean": "the mean of the best quarter of the individuals",
     "center": "the middle of the search's distribution",
     "personal_mean": "the mean of the particles' personal bests",
+    "soup": "the mean of the networks of genome.from",
+    "greedy_soup": "the mean of those networks of genome.from that make it no worse on validation",
+    "regmean": "the networks of genome.from merged layer by layer, by least squares on their inputs",
+    "bias_correction": "the start, on a backbone whose biases make up for what rounding did to its means",
 }
 
 

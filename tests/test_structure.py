@@ -34,7 +34,7 @@ PACKAGES = {  # in order: each may import those before it, and its own modules t
                     "bounds", "sizes", "sources", "compose", "reopen", "recorders", "conclusion", "experiment",
                     "evaluation", "export", "logits", "decide"],
     "tuning": ["lockstep", "trials", "search", "tuner", "tune"],
-    "bench": ["statistics", "arms", "workers", "tasks", "tables", "benchmark"],
+    "bench": ["statistics", "arms", "workers", "tasks", "closed", "tables", "benchmark"],
     "forecast": ["pace", "seconds", "length", "stand_ins", "forecaster", "search", "bench"],
     "api": ["learners", "genes", "algorithms", "classification", "folders", "arguments", "searches", "loading"],
     "estimator": [""],

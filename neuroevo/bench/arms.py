@@ -74,6 +74,22 @@ def snes(given: Given) -> Overlay:
     return _search_without_gradients(given, "snes", population=128)
 
 
+def spsa(given: Given) -> Overlay:
+    """Step along random directions by two forward passes each (Spall 1992; MeZO's form), with momentum."""
+    batch = _batch(given, 2, generations=78_000, least=64, most=512)
+    return {
+        "algorithm": {"name": "spsa", "population": 2, "lr": 3.0},
+        "refine": None,
+        "genome": {"init_sigma": 0.01},
+        "fitness": {"samples": batch},
+    }
+
+
+def coordinate(given: Given) -> Overlay:
+    """Try a step up and one down along some genes a generation, and go on with the best: for few genes."""
+    return _search_without_gradients(given, "coordinate", population=64)
+
+
 def pso(given: Given) -> Overlay:
     """Let a particle swarm search the weights: few particles in a ring, small steps, few genes, many generations."""
     n = 32
@@ -151,7 +167,59 @@ def classic(given: Given) -> Overlay:
     }
 
 
-TABLE: tuple[Callable[[Given], Overlay], ...] = (ga, hybrid, sgd, sgd_restarts, snes, pso, random, classic, config)
+def _make_once() -> Overlay:
+    """Return what an arm has that is a closed form (`closed`): one network, in one generation."""
+    return {
+        "algorithm": {"name": "fixed", "population": 1},
+        "refine": None,
+        "genome": {"init_sigma": 0},
+        "fitness": {"samples": 128},
+        "validate": {"every": 1},
+    }
+
+
+def soup(given: Given) -> Overlay:
+    """Take the mean of the networks of `genome.from` (Wortsman et al. 2022): a closed form."""
+    return _make_once()
+
+
+def greedy_soup(given: Given) -> Overlay:
+    """Take the mean of those of `genome.from` that make it no worse on validation (Wortsman et al. 2022)."""
+    return _make_once()
+
+
+def regmean(given: Given) -> Overlay:
+    """Merge the networks of `genome.from` layer by layer, by least squares on their inputs (Jin et al. 2023)."""
+    return _make_once()
+
+
+def bias_correction(given: Given) -> Overlay:
+    """Take the start, its quantised backbone's biases corrected by means over train images (Nagel et al. 2019)."""
+    return _make_once()
+
+
+# What a closed form needs, and what for.
+NEEDS = {
+    **dict.fromkeys(("soup", "greedy_soup", "regmean"), ("genome", "from", "two networks or more, to merge")),
+    "bias_correction": ("backbone", "quantise", "a backbone that is rounded, to mend"),
+}
+TABLE: tuple[Callable[[Given], Overlay], ...] = (
+    ga,
+    hybrid,
+    sgd,
+    sgd_restarts,
+    snes,
+    spsa,
+    coordinate,
+    pso,
+    random,
+    classic,
+    soup,
+    greedy_soup,
+    regmean,
+    bias_correction,
+    config,
+)
 ARMS: dict[str, Callable[[Given], Overlay]] = {arm.__name__: arm for arm in TABLE}
 
 
@@ -182,6 +250,12 @@ def configure(
     raw |= {"seed": seed, "budget": {"samples": given.samples}}
     raw["data"] = {**_mapping(raw.get("data")), "split_seed": split}
     changes = ARMS[arm](given) if overlay is None else overlay
+    if overlay is None and arm in NEEDS:
+        raw["budget"]["generations"] = 1
+        section, key, what = NEEDS[arm]
+        found = _mapping(raw.get(section)).get(key)
+        if not found or (isinstance(found, list) and len(found) < 2):
+            raise InputError(f"arm {arm}: {section}.{key}: the config has none; give it {what}")
     if changes and "tune" not in changes:
         raw["tune"] = None
     if overlay is None and changes:

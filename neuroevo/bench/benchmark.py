@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from neuroevo import config
-from neuroevo.bench import arms, workers
+from neuroevo.bench import arms, closed, workers
 from neuroevo.bench.arms import Given, Overlay
 from neuroevo.bench.tables import comparison_rows, count_warnings, level_row, levels_between, read, summary_row, table
 from neuroevo.bench.tasks import Bench, Task, differs, is_done, outcome
@@ -257,7 +257,9 @@ def complete(folder: Path, bench: Bench, tasks: list[Task], observer: Observer, 
 
 def work(task: Task, observer: Observer, signals: Interruption) -> None:
     """Begin a run, or go on with it."""
-    if (task.folder / rundir.CONFIG).exists() or claims.holds(task.folder):
+    if task.arm in closed.FORMS:
+        closed.run(task, observer, signals)
+    elif (task.folder / rundir.CONFIG).exists() or claims.holds(task.folder):
         tune.resume(str(task.folder), [], observer, signals)
     elif task.config.tune is not None:
         tune.run(task.config, str(task.folder), "", observer, signals)

@@ -219,6 +219,12 @@ def _strange(backbone: Backbone, images: Arrays | Files, rows: Tensor, offset: i
     )
 
 
+def inputs(backbone: Backbone, images: Arrays | Files, device: torch.device) -> Iterator[Tensor]:
+    """Yield images as a backbone takes them, [B, channels, H, W] each, in their order."""
+    for batch in _batches(images, backbone.transform, None, 0):
+        yield normalise(batch, backbone.transform, device)
+
+
 def _batches(
     images: Arrays | Files, transform: Transform, augment: Augment | None, view: int, begin: int = 0
 ) -> Iterator[Tensor]:

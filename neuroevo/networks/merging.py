@@ -45,14 +45,14 @@ def mix(states: Sequence[State]) -> dict[str, Tensor]:
     return {name: _mean([state[name] for state in states]) for name in states[0]}
 
 
-def mix_greedily(states: Sequence[State], score: Callable[[dict[str, Tensor]], float]) -> dict[str, Tensor]:
+def mix_greedily(states: Sequence[State], score: Callable[[dict[str, Tensor]], Any]) -> dict[str, Tensor]:
     """Return the greedy soup: the best network, and each other, the better first, that the mean is no worse with.
 
-    `score`, the higher the better, is asked of each of n networks and then of n - 1 means, on data of its own.
+    `score`, a number or a tuple, the higher the better, is asked of each of n networks and then of n - 1 means.
     """
     check_layouts(states)
     scores = [score(dict(state)) for state in states]
-    order = sorted(range(len(states)), key=lambda i: -scores[i])
+    order = sorted(range(len(states)), key=scores.__getitem__, reverse=True)
     chosen, best = [states[order[0]]], scores[order[0]]
     for i in order[1:]:
         found = score(mix([*chosen, states[i]]))
@@ -108,10 +108,10 @@ class _Inputs(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is functional.linear or func is functional.conv2d:
-            rows_of = _rows_of_linear if func is functional.linear else _rows_of_conv2d
-            name, x = rows_of(self.names, *args, **(kwargs or {}))
+            given = dict(zip(ARGUMENTS, args, strict=False)) | (kwargs or {})
+            name = self.names.get(id(given["weight"]))
             if name is not None:
-                x = x.double()
+                x = (_rows_of_linear if func is functional.linear else _rows_of_patches)(given).double()
                 own = Covariance(torch.einsum("ngj,ngk->gjk", x, x), len(x))
                 before = self.found.get(name)
                 if before is not None:
@@ -120,35 +120,26 @@ class _Inputs(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-Rows = tuple[str | None, Tensor]  # a layer's name, and what it is a linear map of [n, groups, k]
+ARGUMENTS = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")  # of conv2d, of linear the first
 
 
-def _rows_of_linear(names: Mapping[int, str], input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Rows:
-    return names.get(id(weight)), _with_ones(input.flatten(0, -2)[:, None], bias)
+def _rows_of_linear(given: Mapping[str, Any]) -> Tensor:
+    """Return what a linear layer is a map of [n, 1, k]."""
+    return _with_ones(given["input"].flatten(0, -2)[:, None], given.get("bias"))
 
 
-def _rows_of_conv2d(
-    names: Mapping[int, str],
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    groups: int = 1,
-) -> Rows:
-    name = names.get(id(weight))
-    if name is None:
-        return None, input
-    kernel = weight.shape[2:]
+def _rows_of_patches(given: Mapping[str, Any]) -> Tensor:
+    """Return what a convolution is a linear map of [n, groups, k]."""
+    x, kernel = given["input"], given["weight"].shape[2:]
+    padding, dilation = given.get("padding", 0), given.get("dilation", 1)
     if padding == "same":  # as torch pads: the odd pixel behind
         steps = (dilation, dilation) if isinstance(dilation, int) else dilation
         totals = [step * (size - 1) for step, size in zip(steps, kernel, strict=True)]
-        input = functional.pad(input, [side for t in reversed(totals) for side in (t // 2, t - t // 2)])
+        x = functional.pad(x, [side for t in reversed(totals) for side in (t // 2, t - t // 2)])
     padding = 0 if isinstance(padding, str) else padding
-    patches = functional.unfold(input, kernel, dilation=dilation, padding=padding, stride=stride)
-    rows = patches.movedim(1, 2).flatten(0, 1).unflatten(1, (groups, -1))
-    return name, _with_ones(rows, bias)
+    patches = functional.unfold(x, kernel, dilation=dilation, padding=padding, stride=given.get("stride", 1))
+    rows = patches.movedim(1, 2).flatten(0, 1).unflatten(1, (given.get("groups", 1), -1))
+    return _with_ones(rows, given.get("bias"))
 
 
 def _with_ones(rows: Tensor, bias: Tensor | None) -> Tensor:
@@ -175,7 +166,8 @@ def merge_by_regression(
         if weight not in merged or not all(layer in own for own in inputs):
             continue
         shape, biased = merged[weight].shape, bias in merged
-        products = [_shrink(own[layer].products / own[layer].rows, alpha) for own in inputs]
+        k = merged[weight][0].numel() + biased  # without a bias that is the same for all
+        products = [_shrink(own[layer].products[:, :k, :k] / own[layer].rows, alpha) for own in inputs]
         groups = len(products[0])
         maps = [_map(state[weight], state[bias] if biased else None, groups) for state in states]
         total = torch.stack(products).sum(0)

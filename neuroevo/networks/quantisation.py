@@ -95,7 +95,8 @@ def round_rows(rows: Tensor, bits: int, scale: Scale) -> Tensor:
             other = by(share)
             error = (other - rows).square().sum(1, keepdim=True)
             best, least = torch.where(error < least, other, best), torch.minimum(error, least)
-    return best
+    found: Tensor = best
+    return found
 
 
 def describe(moved: dict[str, float], how: Rounding) -> str:

@@ -2,13 +2,14 @@ import pytest
 
 from neuroevo.bench import arms
 from neuroevo.bench.arms import Given
+from neuroevo.errors import InputError
 from neuroevo.experiments import costs
 
 RAW = {"data": {"name": "digits"}, "backbone": {"name": "none", "weights": "none"}}
 
 
 @pytest.mark.parametrize("samples", [200_000, 5_000_000, 150_000_000])
-@pytest.mark.parametrize("arm", [arm for arm in arms.ARMS if arm != "config"])
+@pytest.mark.parametrize("arm", [arm for arm in arms.ARMS if arm != "config" and arm not in arms.NEEDS])
 def test_every_arm_is_a_config_that_is_looked_at_about_as_often(arm: str, samples: int) -> None:
     given = Given(samples, 40_000, 5_000)
     c = arms.configure(RAW, arm, None, given, seed=0, split=0)
@@ -102,3 +103,19 @@ def test_a_search_of_the_config_is_the_config_arms_alone() -> None:
     assert arms.configure(raw, "config", None, given, seed=0, split=0).tune is not None
     assert arms.configure(raw, "sgd", None, given, seed=0, split=0).tune is None
     assert arms.configure(raw, "own", {"refine": None}, given, seed=0, split=0).tune is None
+
+
+@pytest.mark.parametrize("arm", arms.NEEDS)
+def test_a_closed_form_takes_one_generation_and_says_what_it_needs(arm: str) -> None:
+    given = Given(10**6, 1257, 270)
+    raw = {"data": {"name": "digits"}, "genome": {"from": ["a", "b"]}, "backbone": {"quantise": {"bits": 4}}}
+    c = arms.configure(raw, arm, None, given, seed=0, split=0)
+    assert (c.budget.generations, c.budget.samples, c.algorithm.name) == (1, 10**6, "fixed")
+    assert c.genome.start == ["a", "b"]
+    with pytest.raises(InputError, match=f"^arm {arm}: (genome.from|backbone.quantise): the config has none; give it"):
+        arms.configure(RAW | {"genome": {"from": ["a"]}}, arm, None, given, seed=0, split=0)
+
+
+@pytest.mark.parametrize(("samples", "expected"), [(10**6, 64), (20_000_000, 128), (144_000_000, 512)])
+def test_simultaneous_perturbation_has_small_batches(samples: int, expected: int) -> None:
+    assert arms.configure(RAW, "spsa", None, Given(samples, 40_000, 5_000), seed=0, split=0).fitness.samples == expected
