@@ -86,11 +86,11 @@ def random(origin: Origin, *, directions: Annotated[int, Ge(1)] = 500, layers: L
     drawn by blocks, from the run's seed.
     """
     around = origin.around()
-    names = _chosen(around, layers)
+    names = _choose(around, layers)
     layout = Layout(("directions",), ((directions,),))
     sizes = _sizes(around)
 
-    def moved(name: str, block: int, step: Tensor) -> Iterator[Tensor]:
+    def move(name: str, block: int, step: Tensor) -> Iterator[Tensor]:
         """Yield the change [n, up to BLOCK] of a parameter's weights by both signs of steps [n, 2 directions]."""
         left = around[name][0].numel()
         while left > 0:
@@ -104,7 +104,7 @@ def random(origin: Origin, *, directions: Annotated[int, Ge(1)] = 500, layers: L
         step = torch.cat([coordinates, -coordinates], dim=1)
         found = _as_it_is(around, len(coordinates))
         for name in names:
-            change = torch.cat([*moved(name, 0, step)], dim=1).view(found[name].shape)
+            change = torch.cat([*move(name, 0, step)], dim=1).view(found[name].shape)
             found[name] = around[name] + sizes()[name] * change
         return found
 
@@ -118,7 +118,7 @@ def scales(origin: Origin, *, layers: Layers = ("*",), offsets: bool = True) -> 
     `backbone.quantise`, stays so.
     """
     around = origin.around()
-    names = [name for name in _chosen(around, layers) if offsets or not _is_bias(name)]
+    names = [name for name in _choose(around, layers) if offsets or not _is_bias(name)]
     if not names:
         raise InputError("nothing but biases evolves in them, and offsets is false", option="layers")
     layout = Layout(tuple(names), tuple(tuple(around[name].shape[1:2]) for name in names))
@@ -155,7 +155,7 @@ def low_rank(
     https://arxiv.org/abs/2106.09685): zero where b is, and not flat there.
     """
     around = origin.around()
-    names = [name for name in _chosen(around, layers) if vectors or around[name].ndim > 2]
+    names = [name for name in _choose(around, layers) if vectors or around[name].ndim > 2]
     if not names:
         raise InputError("no weight matrix evolves in them, and vectors is false", option="layers")
     sizes = _sizes(around)
@@ -170,7 +170,7 @@ def low_rank(
             shapes[name] = shape
 
     @cache
-    def fixed(name: str) -> Tensor:
+    def draw(name: str) -> Tensor:
         drawn = torch.randn(shapes[name + FACTORS[0]], generator=generator(origin.seed, f"space/{name}", 0))
         return torch.nn.functional.normalize(drawn).to(around[name].device)
 
@@ -180,7 +180,7 @@ def low_rank(
             change = parts.get(name)
             if change is None:
                 left, right = (parts[name + factor] for factor in FACTORS)
-                change = ((fixed(name) + left) @ right).view(found[name].shape)
+                change = ((draw(name) + left) @ right).view(found[name].shape)
             found[name] = around[name] + sizes()[name] * change
         return found
 
@@ -199,7 +199,7 @@ def singular(
     Of each matrix [o, k] the `count` largest, or all (Sun et al. 2025, https://arxiv.org/abs/2501.06252).
     """
     around = origin.around()
-    names = [name for name in _chosen(around, layers) if vectors or around[name].ndim > 2]
+    names = [name for name in _choose(around, layers) if vectors or around[name].ndim > 2]
     if not names:
         raise InputError("no weight matrix evolves in them, and vectors is false", option="layers")
     sizes = _sizes(around)
@@ -304,7 +304,7 @@ def _as_it_is(weights: Weights, n: int) -> Weights:
     return {name: w.expand(n, *w.shape[1:]) for name, w in weights.items()}
 
 
-def _chosen(weights: Weights, layers: Sequence[str]) -> list[str]:
+def _choose(weights: Weights, layers: Sequence[str]) -> list[str]:
     """Return the names that patterns match; InputError where one matches none."""
     for pattern in layers:
         if not match(weights, [pattern]):

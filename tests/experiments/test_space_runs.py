@@ -42,8 +42,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
     folder = tmp_path_factory.mktemp("trained")
     weights = weights_of_a_network(folder)
     for seed in (1, 2):
-        start(folder / str(seed), weights, f"seed={seed}", "refine.steps=10", "refine.lr=0.02", "algorithm.elites=2",
+        start(folder / str(seed), weights, f"seed={seed}", "refine.steps=20", "refine.lr=0.001", "algorithm.elites=2",
               "budget.generations=2")  # fmt: skip
+        assert rundir.read_result(folder / str(seed))["champion"]["kind"] != "start"
     return weights, str(folder / "1"), str(folder / "2")
 
 
@@ -99,7 +100,7 @@ def test_coordinates_learn_by_gradient_steps(space: str, tmp_path: Path, trained
     still = ["algorithm.name=ga", "algorithm.elites=2", "algorithm.mutation.sigma=0", "genome.init_sigma=0",
              "budget.generations=1", "fitness.samples=all"]  # fmt: skip
     sets = sets_of(space, trained)
-    start(tmp_path / "learnt", *sets, *still, "refine.steps=20", "refine.lr=0.002")
+    start(tmp_path / "learnt", *sets, *still, "refine.steps=20", "refine.lr=0.0005")
     start(tmp_path / "still", *sets, *still)
     learnt, before = (json.loads((tmp_path / name / "history.jsonl").read_text()) for name in ("learnt", "still"))
     assert learnt["fitness_best"] > before["fitness_best"]
@@ -123,7 +124,10 @@ def test_what_goes_with_no_space_is_said_in_a_line(tmp_path: Path, trained: tupl
             "genome.space.scale: 1.0 given",
         ),
         (["genome.space=scales", "genome.from=[nowhere]"], "genome.from: nowhere is neither a finished run nor"),
-        (["genome.space=scales", f"genome.from=[{first}]", "backbone.trainable=[layer3]"], "genome.from: "),
+        (
+            ["genome.space=scales", f"genome.from=[{first}]", "backbone.trainable=[layer3]"],
+            f"genome.from: {first}: its layer4",
+        ),
     ):
         with pytest.raises(InputError) as refused:
             start(tmp_path / "r", weights, *sets)
