@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from about import about, begin, parser
-from stages import PARTS, Split, Stage, accuracy, cross_entropy, load, probe, rounded, split, table
+from stages import PARTS, Split, Stage, accuracy, cross_entropy, load, note, probe, rounded, split, table
 from torch import Tensor, nn
 
 import neuroevo as ne
@@ -85,13 +85,6 @@ def measure(module: nn.Module, given: dict[str, Any], test: tuple[Tensor, Tensor
     for name, of in {"test": test, "validation": given["validation"]}.items():
         found |= {name: accuracy(module, *of), f"{name} loss": cross_entropy(module, *of)}
     return found
-
-
-def note(found: dict[str, dict[str, list[float]]], seed: int, name: str, values: dict[str, float]) -> None:
-    """Keep the figures of a seed, and print them."""
-    for key, value in values.items():
-        found.setdefault(name, {}).setdefault(key, []).append(float(value))
-    print(seed, name, rounded(values), flush=True)
 
 
 def make_stage(backbone: Any, data: Any, parts: Split, seed: int) -> Stage:

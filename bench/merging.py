@@ -18,8 +18,8 @@ from typing import Any
 
 import torch
 from about import about, begin, parser
-from coordinates import TRAINABLE, make_stage, note
-from stages import DOMAINS, Split, Stage, accuracy, fine_tune, load, rounded, split, table
+from coordinates import TRAINABLE, make_stage
+from stages import DOMAINS, Split, Stage, accuracy, fine_tune, load, note, rounded, split, table
 from torch import Tensor, nn
 
 import neuroevo as ne

@@ -68,31 +68,34 @@ def load_backbone(size: int) -> Backbone:
     return build(NAME, "pypi", size, (32, 32, 3), trainable=PARTS)
 
 
+def paths(root: Path | None, images: int | None) -> tuple[list[Path], Tensor, int]:
+    """Return CIFAR-10's files, so many of train and of test at most, their classes, and how many are of test."""
+    folder = Path(find_root(str(root) if root else None)) / "cifar10-images"
+
+    def order(path: Path) -> str:
+        return hashlib.sha256(f"{path.parent.name}/{path.name}".encode()).hexdigest()
+
+    files = [sorted((folder / part).glob("*/*"), key=order)[:images] for part in ("train", "test")]
+    if not all(files):
+        raise SystemExit(f"{folder}: no images; give --root, or set NEUROEVO_DATA")
+    names = sorted({path.parent.name for path in files[0]})
+    found = [*files[0], *files[1]]
+    return found, torch.tensor([names.index(path.parent.name) for path in found]), len(files[1])
+
+
 def load(
     root: Path | None, size: int, images: int | None, domains: tuple[str, ...] = ("plain",)
 ) -> tuple[Backbone, Data]:
     """Return the network and CIFAR-10 at its cut; `images` of train, and as many of test at most, None for all."""
-    folder = Path(find_root(str(root) if root else None)) / "cifar10-images"
     backbone = load_backbone(size)
-    files = [
-        sorted(
-            (folder / split).glob("*/*"),
-            key=lambda path: hashlib.sha256(f"{path.parent.name}/{path.name}".encode()).hexdigest(),
-        )[:images]
-        for split in ("train", "test")
-    ]
-    paths = [path for part in files for path in part]
-    if not paths:
-        raise SystemExit(f"{folder}: no images; give --root, or set NEUROEVO_DATA")
-    names = sorted({path.parent.name for path in paths})
-    labels = torch.tensor([names.index(path.parent.name) for path in paths])
-    key = hashlib.sha256(f"{backbone.digest}/{size}/{images}/{len(paths)}/{NOISE}".encode()).hexdigest()[:16]
+    files, labels, _ = paths(root, images)
+    key = hashlib.sha256(f"{backbone.digest}/{size}/{images}/{len(files)}/{NOISE}".encode()).hexdigest()[:16]
     rows = {}
     for domain in domains:
         kept = cache_folder() / "bench" / f"stage-{key}-{domain}.pt"
         if not kept.is_file():
             kept.parent.mkdir(parents=True, exist_ok=True)
-            torch.save(_rows(backbone, paths, size, domain), kept)
+            torch.save(_rows(backbone, files, size, domain), kept)
         rows[domain] = torch.load(kept)
     return backbone, Data(rows, labels)
 
@@ -130,12 +133,17 @@ def split(data: Data, test: int, seed: int, tune: int, validation: int) -> Split
     return Split(*parts, torch.arange(count, count + test))
 
 
-def probe(stage: Stage, rows: Tensor, labels: Tensor, seed: int, epochs: int = 20) -> None:
-    """Train the head alone, by SGD on standardised features that are folded back: the best head there is."""
+def probe(stage: Stage, rows: Tensor, labels: Tensor, seed: int) -> None:
+    """Train the head alone."""
     with torch.inference_mode():
         features = torch.cat([stage.features(part) for part in rows.split(AT_ONCE)])
+    train_head(stage.head, features.clone(), labels, seed)
+
+
+def train_head(head: nn.Linear, features: Tensor, labels: Tensor, seed: int, epochs: int = 20) -> None:
+    """Train a linear layer by SGD on standardised features, which are folded back: the best head there is."""
     mean, std = features.mean(0), features.std(0).clamp(min=1e-6)
-    x, source = ((features - mean) / std).clone(), torch.Generator().manual_seed(seed)
+    x, source = (features - mean) / std, torch.Generator().manual_seed(seed)
     weight = torch.zeros(CLASSES, x.shape[1], requires_grad=True)
     bias = torch.zeros(CLASSES, requires_grad=True)
     descent = torch.optim.SGD([weight, bias], lr=0.02, momentum=0.9, weight_decay=1e-4)
@@ -149,8 +157,8 @@ def probe(stage: Stage, rows: Tensor, labels: Tensor, seed: int, epochs: int = 2
             descent.step()
             schedule.step()
     with torch.no_grad():
-        stage.head.weight.copy_(weight / std)
-        stage.head.bias.copy_(bias - (weight / std) @ mean)
+        head.weight.copy_(weight / std)
+        head.bias.copy_(bias - (weight / std) @ mean)
 
 
 def fine_tune(stage: Stage, rows: Tensor, labels: Tensor, seed: int, epochs: int, lr: float) -> Stage:
@@ -208,6 +216,13 @@ def table(found: Mapping[str, Mapping[str, list[float]]], reference: str, column
             cells += [f"{np.mean(values[column]):.4f}", "" if name == reference else f"{apart:+.4f} ± {half:.4f}"]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def note(found: dict[str, dict[str, list[float]]], seed: int, name: str, values: Mapping[str, float]) -> None:
+    """Keep the figures of a seed, and print them."""
+    for key, value in values.items():
+        found.setdefault(name, {}).setdefault(key, []).append(float(value))
+    print(seed, name, rounded(values), flush=True)
 
 
 def rounded(value: Any) -> Any:
