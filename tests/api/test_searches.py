@@ -207,3 +207,23 @@ def test_a_classifier_is_bounded_by_metrics_and_goes_on_as_it_was(tmp_path: Any,
             ne.resume(tmp_path / "r", model, data, budget=ne.Budget(generations=12))
     with pytest.raises(ValueError, match=r"^subject_to.0: no metric is called 'recal' \(did you mean recall\?\)"):
         ne.evolve(model, data, subject_to=[{"metric": "recal", "at_least": 1}])
+
+
+def test_groups_come_behind_inputs_and_labels() -> None:
+    groups = np.where(X[:, 2] > 0, "high", "low")
+    bound = [{"metric": "accuracy", "per": "group", "at_least": 0.1}]
+    model = nn.Linear(6, 2)
+    found = ne.evolve(
+        model, (X, Y, groups), fitness="worst_group_accuracy", subject_to=bound, budget=ne.Budget(generations=3)
+    )
+    assert found.test is not None
+    assert found.constraints is not None
+    (values,) = (each["values"] for each in found.constraints.values())
+    assert set(values) == {"high", "low"}
+    assert "worst_group_accuracy" in found.test["interval"]
+    with pytest.raises(ValueError, match=r"^data: 200 inputs and 9 groups$"):
+        ne.evolve(model, (X, Y, groups[:9]))
+    with pytest.raises(ValueError, match=r"^data: validation has no groups, and others have"):
+        ne.evolve(model, {"train": (X, Y, groups), "validation": (X, Y)})
+    with pytest.raises(ValueError, match="the data have no groups of samples"):
+        ne.evolve(model, (X, Y), fitness="worst_group_accuracy")
