@@ -239,10 +239,10 @@ def of_constraints(split: str, found: Mapping[str, Mapping[str, Any]]) -> list[t
     met = sum(bool(each["feasible"]) for each in found.values())
     split = f"{split} " if split else ""
     rows = [(f"{split}feasible", "yes" if met == len(found) else f"no: {met} of {len(found)} constraints met")]
-    return rows + [(f"{split}{name}", _kept_to(each)) for name, each in found.items()]
+    return rows + [(f"{split}{name}", _compliance(each)) for name, each in found.items()]
 
 
-def _kept_to(found: Mapping[str, Any]) -> str:
+def _compliance(found: Mapping[str, Any]) -> str:
     """Return how a constraint is kept to, in words."""
     values, worst = found.get("values"), found.get("worst")
     value = found.get("value") if values is None else values[worst]

@@ -71,8 +71,8 @@ class NeuroevoClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
         object such as `neuroevo.sgd(steps=20)`.
     fitness, validate : metrics of the train batches and of the validation part: names, mappings, or functions of logits
         [n, B, C] and targets [B] to scores [n], the higher the better. Several of fitness are as many objectives.
-    subject_to : constraints, a list such as `[{"metric": "precision", "per": "class", "at_least": 0.8}]`: those that keep
-        to all come before others, and the less violated before the more.
+    subject_to : constraints, a list such as `[{"metric": "precision", "per": "class", "at_least": 0.8}]`: those that
+        keep to all come before others, and the less violated before the more.
     max_iter : generations at most.
     budget : `neuroevo.Budget` of other limits beside it: seconds, samples, a target.
     validation_fraction : share of the samples that are held out to choose the champion, of each class as of all. Where

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.base import clone
-from sklearn.datasets import load_breast_cancer, load_digits
+from sklearn.datasets import load_breast_cancer, load_digits, load_iris
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, train_test_split
 from sklearn.pipeline import make_pipeline
@@ -258,3 +258,14 @@ def test_data_that_cannot_be_learnt_from_are_a_value_error() -> None:
         small().fit(x * 1e300, y)
     with pytest.raises(ValueError, match="Unknown label type"):
         small().fit(x, x[:, 0])
+
+
+def test_constraints_come_before_fitness() -> None:
+    x, y = load_iris(return_X_y=True)
+    bound = [{"metric": {"name": "false_positive_rate", "of": "1"}, "at_most": 0.02}]
+    found = small(subject_to=bound, fitness="recall", max_iter=40).fit(x, y)
+    (said,) = found.constraints_.values()
+    assert said["feasible"] == (found.validation_["violation"] == 0)
+    assert small(max_iter=2).fit(x, y).constraints_ is None
+    with pytest.raises(ValueError, match=r"^subject_to.0: recall has no bound"):
+        small(subject_to=[{"metric": "recall"}]).fit(x, y)

@@ -5,13 +5,16 @@ since it draws by the same generator.
 """
 
 import json
+import tempfile
 import types
 import typing
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pytest
+import sklearn
 import torch
 from conftest import Quiet
 from paper_gpu import CUDA, Gpu, Paper, PaperGraph, Waits, paper_gpu
@@ -46,6 +49,11 @@ DEEP = [
     "backbone={name: timm/test_resnet, weights: none, trainable: [layer4]}", "data.image_size=32", "data.limit=120",
     "algorithm.population=4", "fitness.samples=20", "head.init=default", "memory.limit=1e9",
 ]  # fmt: skip
+# Digits in two groups, as an .npz file.
+FOLDER = tempfile.TemporaryDirectory()
+TABLE = np.loadtxt(Path(sklearn.__file__).parent / "datasets" / "data" / "digits.csv.gz", np.int64, delimiter=",")[:300]
+np.savez(Path(FOLDER.name, "d.npz"), x=TABLE[:, :-1].astype(np.float32), y=TABLE[:, -1], groups=np.arange(300) % 2)
+GROUPS = [f"data={{name: arrays, file: {FOLDER.name}/d.npz}}"]
 CASES: dict[str, list[str]] = {
     # Genetic algorithms: a selection, a crossover, a mutation and a metric at a time.
     "default": ["validate.metric=auroc"],
@@ -74,6 +82,19 @@ CASES: dict[str, list[str]] = {
        for schedule in ("exponential", "step", "warmup_cosine", "one_cycle")},
     "a cost matrix": ["fitness.metric=" + json.dumps(
         {"name": "cost_matrix", "costs": [[float(i != j) for i in range(10)] for j in range(10)]})],
+    # Constraints, on classes and groups; metrics of classes and groups.
+    "constraints": ["fitness.metric=recall", "fitness.ties=precision", "memory.graphs=true",
+                    "fitness.subject_to=[{metric: precision, per: class, at_least: 0.5},"
+                    "{metric: {name: false_positive_rate, of: 3}, at_most: 0.1}, {metric: weight_norm, at_most: 9}]"],
+    "constraints on objectives": ["fitness.metrics=[{name: recall, of: 2}, false_positive_rate]", "algorithm.elites=4",
+                                  "fitness.subject_to=[{metric: recall_at_precision, per: class, at_least: 0.5}]"],
+    "constraints in half precision": ["algorithm={name: snes, population: 8}", "fitness.precision=bfloat16",
+                                      "fitness.metric={name: recall_at_precision, of: 1, precision: 0.5}",
+                                      "fitness.subject_to=[{metric: {name: precision, of: 1}, at_least: 0.5}]"],
+    "recall at a precision": ["fitness.metric=recall_at_precision", "fitness.ties={name: precision, of: 1}"],
+    "a false positive rate": ["fitness.metric={name: false_positive_rate, of: 1}"],
+    "groups": [*GROUPS, "fitness.metric=worst_group_accuracy", "fitness.ties=group_accuracy", "memory.graphs=true",
+               "fitness.subject_to=[{metric: recall, per: group, at_least: 0.5}]"],
     # The other algorithms, and how samples are scored.
     "snes": ["algorithm={name: snes, population: 8}", "fitness.precision=bfloat16", "features.dtype=float16",
              "memory.limit=null", "memory.graphs=true"],
@@ -124,10 +145,13 @@ CASES: dict[str, list[str]] = {
 # the lineage where individuals have two parents at most, or who may learn where not all do. Nothing that is copied to
 # the device waits.
 WAITS = {
-    "int8": 3,  # of many objectives: whether there are more fronts
+    "int8": 3, "constraints on objectives": 3,  # of many objectives: whether there are more fronts
     "xnes": 5, "xnes, its rate": 4,  # two exponentials of matrices; in float16 who went beyond its range
 }  # fmt: skip
-VALIDATION = {"int8": 4}  # beside those where candidates are validated: which are valid, and what they are worth
+VALIDATION = {
+    "int8": 4,
+    "constraints on objectives": 4,
+}  # beside those where candidates are validated: which are valid, and what they are worth
 
 
 class Marks(Quiet):
@@ -226,7 +250,10 @@ def options(c: Config) -> Iterator[tuple[str, str, set[str], str]]:
     sections: list[BaseModel | None] = [c.backbone, c.head, c.features, c.genome, c.refine, c.fitness, c.memory]
     for section in filter(None, sections):
         yield from of_section(type(section).__name__.lower(), section)
-    parts = [c.head.layers, c.algorithm, *c.fitness.metrics, c.fitness.ties, c.validate.metric]
+    for bound in c.fitness.subject_to:
+        yield from of_section("bound", bound)
+    bounded = [bound.metric for bound in c.fitness.subject_to]
+    parts = [c.head.layers, c.algorithm, *c.fitness.metrics, c.fitness.ties, c.validate.metric, *bounded]
     for part in [*parts, None if c.refine is None else c.refine.optimizer]:
         if part is not None:
             yield from of_part(part)

@@ -102,6 +102,7 @@ class Arguments:
             progress=self.progress,
         )
         labels = {"labels": of.table.features.labels, **of.table.splits}
+        labels |= {} if of.table.features.groups is None else {"groups": of.table.features.groups}
         data = {"labels": digest(labels), **summary(of.table.features.pieces[0])}
         every, record = 10 if self.every is None else self.every, self.record(data=data, network=True)
         return of_classification(

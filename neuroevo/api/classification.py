@@ -187,6 +187,7 @@ def of_table(
         sensitive=bool(search.overhead),
         executor=executor,
         subject_to=goal.constraints,
+        groups=table.groups,
     )
     batch = len(train) if samples == "all" else min(samples, len(train))
     settle(of, precision, search.later, batch, remember=cache.remember, log=ignore)

@@ -115,9 +115,10 @@ def evolve(
 ) -> Result:
     """Evolve a classifier on data, a module, or genomes; return what came of it.
 
-    With `data` the module gives logits [B, C] of inputs [B, ...]. They are `(x, y)`, tensors or arrays, a Dataset, a
-    DataLoader, or a mapping of train, validation and test to any of those; what lacks is cut from train, 15 % each, and
-    a mapping without test has none. What evolves is the module's last linear layer, or the parameters that patterns
+    With `data` the module gives logits [B, C] of inputs [B, ...]. They are `(x, y)`, tensors or arrays, perhaps with
+    groups [N] of samples behind them, a Dataset, a DataLoader, or a mapping of train, validation and test to any of
+    those; what lacks is cut from train, 15 % each, and a mapping without test has none. What evolves is the module's
+    last linear layer, or the parameters that patterns
     `trainable` match; all before it sees each input once. `fitness` is a metric (cross_entropy) on batches of `samples`
     (512, or all) of train, and `validate` one (accuracy) that names the champion: by name, as `{name: ..., option:
     ...}`, a function of (logits [n, B, C], targets [B]) -> scores [n], the higher the better, or one of a module as

@@ -18,7 +18,6 @@ from neuroevo.bench.arms import ARMS
 from neuroevo.config import Config
 from neuroevo.data import cache, feature_cache, inventory
 from neuroevo.data.arrays import Vectors
-from neuroevo.engine.problem import VIOLATION
 from neuroevo.errors import InputError
 from neuroevo.experiments import conclusion, costs, experiment, log, reopen, sizes
 from neuroevo.forecast.bench import Comparison, estimate_bench
@@ -27,6 +26,7 @@ from neuroevo.forecast.length import run_length
 from neuroevo.forecast.search import estimate_search
 from neuroevo.forecast.seconds import breakdown, duration
 from neuroevo.networks import heads
+from neuroevo.problems.constraints import VIOLATION
 from neuroevo.problems.metric import as_reported
 from neuroevo.storage import checkpoint, files, generations, hdf5, records, rundir
 from neuroevo.tuning import trials

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from neuroevo import devices
-from neuroevo.data.arrays import Vectors
+from neuroevo.data.arrays import Groups, Vectors
 from neuroevo.data.augment import BATCH
 from neuroevo.data.datasets import Dataset
 from neuroevo.data.foldernames import SPLITS
@@ -25,7 +25,7 @@ from neuroevo.networks.backbones import Backbone
 
 SHARE = 0.15  # of the samples that validation and test are cut with, as a run's are by default
 SHOWN = 8  # names in a line
-KINDS = "(x, y), a Dataset, a DataLoader, or a mapping of train, validation, test to those"
+KINDS = "(x, y), (x, y, groups), a Dataset, a DataLoader, or a mapping of train, validation, test to those"
 
 Array = npt.NDArray[Any]
 Progress = Callable[[int, int], object]
@@ -40,6 +40,7 @@ class Part(NamedTuple):
     size: int | None  # how many there are, where it is known
     classes: tuple[str, ...] | None  # names of the labels 0, 1, ..., where there are any
     labels: Array | None = None  # all of them, where they are known before anything is read
+    groups: Array | None = None  # of all samples, where they are given
 
 
 class Table(NamedTuple):
@@ -49,6 +50,7 @@ class Table(NamedTuple):
     splits: dict[str, Tensor]  # {name: [rows] int64}
     classes: tuple[str, ...]  # of the logits
     computed: int  # samples that went through a frozen prefix
+    groups: tuple[str, ...] = ()  # the names of the samples' groups
 
 
 def parts(data: Any) -> dict[str, Part]:
@@ -98,8 +100,22 @@ def table(
     rows = features_of(backbone, inputs(), device, total, progress=progress)
     found = {name: np.concatenate(each) for name, each in labels.items()}
     classes, places, splits = _label(given, found, outputs, seed)
-    features = Features((rows,), torch.from_numpy(places).to(device), None, device)
-    return Table(features, splits, classes, len(rows) if _computes(backbone) else 0)
+    groups = _groups(given)
+    of = None if groups is None else torch.from_numpy(groups.of).to(device)
+    features = Features((rows,), torch.from_numpy(places).to(device), None, device, groups=of)
+    computed = len(rows) if _computes(backbone) else 0
+    return Table(features, splits, classes, computed, () if groups is None else groups.names)
+
+
+def _groups(given: Mapping[str, Part]) -> Groups | None:
+    """Return the groups of all samples, None where none are given; InputError where only some have any."""
+    found = [source.groups for source in given.values()]
+    if all(each is None for each in found):
+        return None
+    lacking = [name for name, source in given.items() if source.groups is None]
+    if lacking:
+        raise InputError(f"{lacking[0]} has no groups, and others have; give all of them, or none", option="data")
+    return Groups.among([str(group) for each in found if each is not None for group in each.tolist()])
 
 
 def features_of(
@@ -190,13 +206,17 @@ def _part(data: Any, where: str) -> Part:
 
 
 def _of_arrays(data: Sequence[Any], where: str) -> Part:
-    if len(data) != 2:
-        raise InputError(f"{where}(x, y) expected, a {type(data).__name__} of {len(data)} given", option="data")
-    x, y = _batch(data, where)
+    if len(data) not in (2, 3):
+        line = f"(x, y) or (x, y, groups) expected, a {type(data).__name__} of {len(data)} given"
+        raise InputError(f"{where}{line}", option="data")
+    x, y = _batch(data[:2], where)
+    groups = None if len(data) == 2 else _labels(data[2], where, "groups")
+    if groups is not None and len(groups) != len(x):
+        raise InputError(f"{where}{len(x)} inputs and {len(groups)} groups", option="data")
     if not len(x):
         raise InputError(f"{where}there are no samples", option="data")
     slices = ((x[i : i + BATCH], y[i : i + BATCH]) for i in range(0, len(x), BATCH))
-    return Part(x[:BATCH], slices, len(x), None, y)
+    return Part(x[:BATCH], slices, len(x), None, y, groups)
 
 
 def _batch(batch: Any, where: str) -> Batch:
@@ -223,17 +243,17 @@ def _inputs(x: Any, where: str) -> Tensor:
     return found
 
 
-def _labels(y: Any, where: str) -> Array:
-    """Return labels [B] as whole numbers or strings."""
+def _labels(y: Any, where: str, what: str = "labels") -> Array:
+    """Return labels, or `what` they are called, [B] as whole numbers or strings."""
     found = y.detach().cpu().numpy() if isinstance(y, Tensor) else np.asarray(y)
     if found.ndim != 1:
-        raise InputError(f"{where}labels of shape {list(found.shape)}; [samples] expected", option="data")
+        raise InputError(f"{where}{what} of shape {list(found.shape)}; [samples] expected", option="data")
     if found.dtype.kind == "O" and all(isinstance(value, str) for value in found):
         found = found.astype(str)
     if found.dtype.kind in "iub":
         return found.astype(np.int64)
     if found.dtype.kind != "U":
-        raise InputError(f"{where}labels are {found.dtype}; whole numbers or names expected", option="data")
+        raise InputError(f"{where}{what} are {found.dtype}; whole numbers or names expected", option="data")
     return found
 
 

@@ -7,8 +7,8 @@ from neuroevo import config
 from neuroevo.config import Config
 from neuroevo.data.datasets import Dataset
 from neuroevo.errors import InputError
-from neuroevo.problems.constraints import Constraint, pose
-from neuroevo.problems.metric import Metric, Names, bind
+from neuroevo.problems.constraints import pose
+from neuroevo.problems.metric import Names, bind
 
 
 def groups_of(whole: Dataset) -> tuple[str, ...] | None:
@@ -16,23 +16,17 @@ def groups_of(whole: Dataset) -> tuple[str, ...] | None:
     return whole.groups.names if whole.groups is not None else () if len(whole.labels) else None
 
 
-def metric_at(given: config.Part, names: Names) -> Metric:
-    """Return a config's metric for the classes and groups of a run; InputError names its key."""
-    with config.at(given.path), within(given.path):
-        metric: Metric = bind(given.metric(), names)
-    return metric
-
-
-def constraints_at(c: Config, names: Names) -> list[Constraint]:
-    """Return a config's constraints; InputError names the key of one that can't be on these classes and groups."""
-    found = []
+def check(c: Config, whole: Dataset) -> None:
+    """See that a config's metrics and constraints are of classes and groups that are there; InputError names one."""
+    names = Names(whole.classes, groups_of(whole))
+    for given in (c.validate.metric, *c.fitness.metrics, c.fitness.ties):
+        if given is not None:
+            with config.at(given.path), within(given.path):
+                bind(given.metric(), names)
     for i, bound in enumerate(c.fitness.subject_to):
-        each, path = config.constraint(bound), f"fitness.subject_to.{i}"
+        path = f"fitness.subject_to.{i}"
         with config.at(path, of=f"{path}.metric.of"), within(path):
-            if each.per != "group" or names.groups is not None:
-                pose(each, names)
-        found.append(each)
-    return found
+            pose(config.constraint(bound), names)
 
 
 @contextmanager

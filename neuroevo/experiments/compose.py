@@ -30,7 +30,7 @@ from neuroevo.engine.problem import Merit, Problem, by_metric
 from neuroevo.engine.rng import generator
 from neuroevo.errors import InputError, ignore
 from neuroevo.experiments import starts
-from neuroevo.experiments.bounds import constraints_at, groups_of, metric_at
+from neuroevo.experiments.bounds import groups_of
 from neuroevo.experiments.build import identify, make_head, slots
 from neuroevo.experiments.costs import CALIBRATED_BY, CALIBRATION_BATCH, batch_size, steps
 from neuroevo.experiments.sizes import check_size
@@ -43,7 +43,7 @@ from neuroevo.networks.affine import Affine
 from neuroevo.networks.backbones import Backbone
 from neuroevo.networks.network import Calibration, Network
 from neuroevo.problems import precision, slicing
-from neuroevo.problems.metric import LOWER_IS_BETTER, Names
+from neuroevo.problems.metric import LOWER_IS_BETTER
 from neuroevo.problems.scoring import evaluate
 from neuroevo.problems.supervised import Fitness, Refinement, Supervised, exact, supervised
 
@@ -212,12 +212,12 @@ def assemble(
         else learnt_from.through_affine
     )
     home = torch.device(plan.home)
-    names = Names(whole.classes, groups_of(whole))
+    groups = groups_of(whole)
     of = supervised(
         evolved,
         samples,
         splits,
-        metrics={name: metric_at(part, names) for name, part in parts_of(c).items()},
+        metrics={name: part.metric() for name, part in parts_of(c).items()},
         execution=Executions(plan, () if saved is None else saved.changes),
         metric=c.validate.metric.name,
         fitness=fitness_of(c),
@@ -230,8 +230,8 @@ def assemble(
         view=view_of(c, learnt_from),
         counter=lambda: count_views(samples),
         note=log,
-        subject_to=constraints_at(c, names),
-        groups=names.groups,
+        subject_to=[config.constraint(bound) for bound in c.fitness.subject_to],
+        groups=groups,
     )
     if saved is None:
         batch = batch_size(c, len(splits[c.fitness.split]))

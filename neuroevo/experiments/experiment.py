@@ -18,7 +18,7 @@ from neuroevo.engine.cost import Budget, Cost
 from neuroevo.engine.loop import Step
 from neuroevo.engine.observer import Observer, Observers, watch
 from neuroevo.errors import InputError, Interrupted
-from neuroevo.experiments import blame, build, compose, sizes
+from neuroevo.experiments import blame, bounds, build, compose, sizes
 from neuroevo.experiments.compose import Run
 from neuroevo.experiments.conclusion import conclude
 from neuroevo.experiments.interruption import NEVER, Interruption, punctual
@@ -69,6 +69,7 @@ def prepare(c: Config, log: Callable[[str], None] | None = None) -> Ready:
         with config.at(precision="fitness.precision"):
             precision.check(c.fitness.precision, device)
     given = build.dataset(c)
+    bounds.check(c, given[0])
     if log is None:
         build.check_splits(c, given[0])
     backbone = build.build_backbone(c, given[0])

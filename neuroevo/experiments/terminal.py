@@ -25,6 +25,8 @@ def describe(step: Step, rate: float) -> str:
 
     r = step.record
     line = f"best {figure(r['fitness_best'])}  mean {figure(r['fitness_mean'])}  validation {figure(r['validation'])}"
+    if r.get("feasible") is not None:
+        line += f"  feasible {r['feasible']:.0%}"
     invalid = f"  {r['invalid']} invalid" if r["invalid"] else ""
     return f"{line}  {rate:,.0f} samples/s{invalid}"
 

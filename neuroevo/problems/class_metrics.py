@@ -65,31 +65,25 @@ OF_TALLIES: dict[str, Values] = {
 CLASS_METRICS = (*(name for name in OF_TALLIES if name != "accuracy"), "recall_at_precision")  # that each class has
 
 
-def place(of: Class, classes: Sequence[str] | int) -> int | None:
-    """Return the place of a class given by its name or its place; InputError where there is none such.
-
-    `classes` are their names, or how many there are.
-    """
+def place(of: Class, classes: Sequence[str]) -> int | None:
+    """Return the place of a class given by its name or its place among classes; InputError where there is none such."""
     if of is None:
         return None
-    if not isinstance(classes, int) and str(of) in classes:
+    if str(of) in classes:
         return list(classes).index(str(of))
-    count = classes if isinstance(classes, int) else len(classes)
+    count = len(classes)
     if isinstance(of, int):
         if 0 <= of < count:
             return of
         raise InputError(f"{of} given; the classes are 0 to {count - 1}", option="of")
-    names = [] if isinstance(classes, int) else list(classes)
-    near = difflib.get_close_matches(of[:100], names, n=1)
+    near = difflib.get_close_matches(of[:100], classes, n=1)
     hint = f" (did you mean {near[0]}?)" if near else ""
-    there = ", ".join(names[:20]) + (f" and {count - 20:,} more" if count > 20 else "")
+    there = ", ".join(classes[:20]) + (f" and {count - 20:,} more" if count > 20 else "")
     raise InputError(f"no class is called {of!r}{hint}; there are: {there}", option="of")
 
 
 def _pick(values: Tensor, of: int | None) -> Tensor:
     """Return the value of a class [...], or the mean over those that can be judged, of values [..., C]."""
-    if of is not None and not 0 <= of < values.shape[-1]:
-        place(of, values.shape[-1])
     return values.nanmean(-1) if of is None else values[..., of]
 
 
@@ -99,9 +93,11 @@ def _of_class(values: Values, of: Class, sign: int = 1) -> Additive | Unbound:
     def finish(totals: Tensor, where: int | None) -> Tensor:
         return sign * _pick(values(Tally(*totals.chunk(3, 1))), where).nan_to_num(0.0)
 
-    if isinstance(of, str):
-        return Unbound(lambda names: Additive(of_hits, lambda totals: finish(totals, place(of, names.classes))))
-    return Additive(of_hits, lambda totals: finish(totals, of))
+    def bind(names: Names) -> Additive:
+        where = place(of, names.classes)
+        return Additive(of_hits, lambda totals: finish(totals, where))
+
+    return bind(Names(())) if of is None else Unbound(bind)
 
 
 def recall(*, of: Class = None) -> Metric:
@@ -132,15 +128,16 @@ def recall_at_precision(*, precision: Annotated[float, Ge(0), Le(1)] = 0.9, of: 
         found = _recalls_at(logits, targets, precision, where)
         return _pick(found, None).nan_to_num(0.0)
 
-    if isinstance(of, str):
-        return Unbound(lambda names: lambda logits, targets: scores(logits, targets, place(of, names.classes)))
-    return lambda logits, targets: scores(logits, targets, of)
+    def bind(names: Names) -> Whole:
+        where = place(of, names.classes)
+        return lambda logits, targets: scores(logits, targets, where)
+
+    return bind(Names(())) if of is None else Unbound(bind)
 
 
 def _recalls_at(logits: Tensor, targets: Tensor, precision: float, of: int | None) -> Tensor:
     """Return the highest recalls [n, C] at a precision, [n, 1] of one class; NaN where it has no samples."""
     x = by_class(logits.detach())
-    place(of, x.shape[1])
     normaliser, found = log_sum(x), []
     for c in range(x.shape[1]) if of is None else (of,):
         values, rows = (x[:, c] - normaliser).to(torch.float32).sort(dim=1, descending=True, stable=True)

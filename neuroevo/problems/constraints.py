@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from neuroevo.engine.problem import VIOLATION
+from neuroevo.engine.problem import VIOLATION as VIOLATION
 from neuroevo.engine.scores import ranks
 from neuroevo.errors import InputError, the
 from neuroevo.problems.class_metrics import CLASS_METRICS
@@ -107,6 +107,7 @@ class Posed(NamedTuple):
     names: tuple[str, ...]  # [k] of its values: classes or groups; () where it has one
     values: Metric  # which returns [n, k], as reported, NaN for a class or group without samples
     score: Metric  # minus the violation [n]
+    sparse: bool = False  # whether NaN is of a class or group without samples, which says nothing
 
     def of_network(self, weights: Callable[[Tensor], Tensor]) -> "Posed":
         """Return the constraint on what `weights` makes of genomes, where it is on a metric of genomes."""
@@ -120,7 +121,8 @@ def pose(constraint: Constraint, names: Names) -> Posed:
         raise InputError(f"per: {c.per} goes with metrics of the table, and {c.metric} is your own", option="per")
     if c.per is not None or (c.metric in CLASS_METRICS and c.options.get("of") is not None):
         found = values_of(c.metric, c.per, names, c.options)
-        return Posed(c, found.names, found.metric, change(found.metric, lambda v: -violation(v, c, ~v.isnan())))
+        score = change(found.metric, lambda values: -violation(values, c, ~values.isnan()))
+        return Posed(c, found.names, found.metric, score, sparse=True)
     whole = bind(METRICS[c.metric](**c.options) if c.function is None else c.function, names)
 
     def values(scores: Tensor) -> Tensor:
@@ -129,7 +131,7 @@ def pose(constraint: Constraint, names: Names) -> Posed:
     return Posed(c, (), change(whole, values), change(whole, lambda scores: -violation(values(scores), c)))
 
 
-def kept_to(
+def compliance(
     constraints: Sequence[Posed],
     values: Sequence[Metric],
     logits: Tensor,
@@ -153,7 +155,7 @@ def describe(posed: Posed, values: Tensor) -> dict[str, Any]:
 
     `slack` is how far the worst value is within its bound, below 0 where it is beyond; None where no value is known.
     """
-    c = posed.constraint
+    c, values = posed.constraint, values.cpu()
     numbers = [float(value) if bool(value.isfinite()) else None for value in values]
     slacks = [
         min(sign * (value - bound) for sign, bound in ((1, c.at_least), (-1, c.at_most)) if bound is not None)
@@ -162,8 +164,7 @@ def describe(posed: Posed, values: Tensor) -> dict[str, Any]:
         for value in numbers
     ]
     worst = min(range(len(slacks)), key=slacks.__getitem__)
-    judged = ~values.isnan() if posed.names else torch.ones(len(values), dtype=torch.bool, device=values.device)
-    beyond = float(violation(values[None], c, judged))
+    beyond = float(violation(values[None], c, ~values.isnan() if posed.sparse else None))
     return {
         "feasible": beyond == 0,
         "violation": beyond if math.isfinite(beyond) else None,

@@ -67,7 +67,8 @@ class Probe:
         n = max(1, min(self.population, execution.individuals, GENES // genes, piece))
         noise = torch.randn(n, genes, generator=torch.Generator().manual_seed(0)).to(start.device)
         genomes, index = start + of.sigma * noise, of.splits[of.fitness.split][:samples]
-        judgement, least = of.judgement(of.fitness_metrics()), {FULL: torch.inf, lower: torch.inf}
+        judgement = of.judgement(of.fitness_metrics(), constrained=True)
+        least = {FULL: torch.inf, lower: torch.inf}
         began = clock()
         for i in range(ROUNDS[1]):  # the least of several: what else goes on here only adds
             for precision in least:
@@ -91,6 +92,7 @@ class Probe:
             "sizes": [self.population, self.samples, now.classes, now.individuals, now.samples, now.home],
             "metrics": [of.fitness.metrics, of.fitness.ties],
             "precision": lower,
+            **({"constraints": [each.of for each in of.subject_to]} if of.subject_to else {}),
         }
         return "precision-" + hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
 
@@ -118,7 +120,8 @@ def matters(of: Supervised, population: int, samples: int) -> bool:
     It couldn't where no metric of fitness looks at logits, where scoring is too little work, and where too many must be
     scored again; and what another executor takes isn't known here.
     """
-    logits = any(not isinstance(metric, OfGenome | OfModule) for metric in of.fitness_metrics())
+    chosen = [*of.fitness_metrics(), *(posed.score for posed in of.constraints)]
+    logits = any(not isinstance(metric, OfGenome | OfModule) for metric in chosen)
     work = 2.0 * of.start.shape[1] * population * samples  # of a layer; a convolution's is more
     processors = of.executions.now.threads if of.network.device.type == "cpu" else GPU
     some = CLEARLY * of.rescored(population) < population

@@ -69,8 +69,9 @@ def sums(metrics: Sequence[Metric], logits: Tensor, targets: Tensor, execution: 
         of = [found[:, kernels.COLUMNS.index(metric.of_sample)] for metric in additive]
         return [found[:, -1], *(torch.stack([column, many], 1) for column in of)]
     added = logits.sum((1, 2), dtype=torch.float32)
-    statistics = {metric.statistics: metric.statistics(logits, targets) for metric in additive}
-    return [added, *(statistics[metric.statistics] for metric in additive)]
+    several = dict.fromkeys(metric.statistics for metric in additive)  # metrics may have theirs in common
+    made = {statistics: statistics(logits, targets) for statistics in several}
+    return [added, *(made[metric.statistics] for metric in additive)]
 
 
 def replay(

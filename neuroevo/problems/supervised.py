@@ -32,7 +32,7 @@ from neuroevo.learning.task import Settings, Task
 from neuroevo.networks import heads
 from neuroevo.networks.network import Network
 from neuroevo.problems import intervals
-from neuroevo.problems.constraints import Constraint, Posed, kept_to, pose
+from neuroevo.problems.constraints import Constraint, Posed, compliance, pose
 from neuroevo.problems.metric import (
     LOWER_IS_BETTER,
     Metric,
@@ -267,11 +267,11 @@ class Supervised:
         rows, judgement = self.splits["validation"], self.judgement(of_samples.values(), constrained=True)
         scores = self.executions.fit(lambda execution: evaluate(judgement, genomes, rows, exact(execution)))
         found = [self.of_modules(genome) for genome in genomes]
-        for own, line in zip(found, scores.values.tolist(), strict=True):
-            own |= {name: as_reported(name, value) for name, value in zip(of_samples, line, strict=True)}
-        if scores.violation is not None:
-            for own, beyond in zip(found, scores.violation.tolist(), strict=True):
-                own[VIOLATION] = beyond
+        values, names = scores.values, list(of_samples)
+        if scores.violation is not None:  # with the rest, by one transfer
+            values, names = torch.cat([values, scores.violation[:, None]], 1), [*names, VIOLATION]
+        for own, line in zip(found, values.tolist(), strict=True):
+            own |= {name: as_reported(name, value) for name, value in zip(names, line, strict=True)}
         return found, Cost(validation=len(genomes) * (len(rows) + self.calibrates))
 
     def test(self, genome: Tensor, rows: Tensor, samples: Samples | None = None) -> Tested:
@@ -292,7 +292,9 @@ class Supervised:
             found = {name: value, **found, "interval": {**found["interval"], name: [value, value]}}
         if self.subject_to:
             values = judgement.metrics[len(of_logits) :]
-            found["constraints"] = kept_to(self.constraints, values, logits, targets, lambda of: self.apart(of, genome))
+            found["constraints"] = compliance(
+                self.constraints, values, logits, targets, lambda of: self.apart(of, genome)
+            )
         return Tested(found, intervals.confusion(logits, targets % len(self.names.classes)))
 
     def logits_of(self, judgement: Judgement, genome: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -303,7 +305,7 @@ class Supervised:
         """Return how a genome [g] keeps to each constraint on rows of the samples."""
         judgement = self.judgement([posed.values for posed in self.constraints])
         logits, targets = self.logits_of(judgement, genome, rows)
-        return kept_to(self.constraints, judgement.metrics, logits, targets, lambda of: self.apart(of, genome))
+        return compliance(self.constraints, judgement.metrics, logits, targets, lambda of: self.apart(of, genome))
 
     def apart(self, metric: OfGenome | OfModule, genome: Tensor) -> Tensor:
         """Return what a metric that no logits are for finds of a genome [g], [1] or [1, k]."""

@@ -159,3 +159,71 @@ def test_nan_is_invalid_and_never_wins() -> None:
 def test_what_cannot_be_is_a_value_error_that_names_the_option(given: dict[str, Any], line: str) -> None:
     with pytest.raises(ValueError, match=line):
         ne.evolve(**{"fitness": sphere, **given})
+
+
+def test_a_function_of_a_module_is_bounded_by_the_numbers_that_it_returns() -> None:
+    def score(module: nn.Module) -> dict[str, float]:
+        weight = next(module.parameters())
+        return {"sum": float(weight.sum()), "size": float(weight.square().sum())}
+
+    free = ne.evolve(nn.Linear(3, 1, bias=False), fitness=score, budget=ne.Budget(generations=30), seed=1)
+    bound = [{"metric": "size", "at_most": 0.75}]
+    kept = ne.evolve(
+        nn.Linear(3, 1, bias=False), fitness=score, subject_to=bound, budget=ne.Budget(generations=30), seed=1
+    )
+    assert free.validation["size"] > 1
+    assert kept.validation["violation"] == 0
+    assert kept.validation["size"] <= 0.75
+    assert 1.1 < kept.fitness <= 1.5001  # sqrt(3 * 0.75)
+    assert "feasible" in kept.history[-1]
+    with pytest.raises(ValueError, match=r"^subject_to.0: no number is called sise \(did you mean size\?\)"):
+        ne.evolve(nn.Linear(3, 1), fitness=score, subject_to=[{"metric": "sise", "at_most": 1}])
+    with pytest.raises(ValueError, match=r"^subject_to.0: size of each class: the function's own numbers have no"):
+        ne.evolve(nn.Linear(3, 1), fitness=score, subject_to=[{"metric": "size", "per": "class", "at_most": 1}])
+
+
+@pytest.mark.parametrize("own", [False, True], ids=["by name", "a function"])
+def test_a_classifier_is_bounded_by_metrics_and_goes_on_as_it_was(tmp_path: Any, own: bool) -> None:
+    def hits(logits: Tensor, targets: Tensor) -> Tensor:
+        return (logits.argmax(2) == targets).double().mean(1)
+
+    data = {"train": (X[:150], Y[:150]), "validation": (X[150:], Y[150:])}
+    bound = [
+        {"metric": hits if own else "accuracy", "at_least": 0.3},
+        {"metric": {"name": "recall", "of": 1}, "at_most": 0.5},
+    ]
+    given = {"fitness": "recall", "subject_to": bound, "samples": "all", "every": 2}
+    model = nn.Linear(6, 2)
+    found = ne.evolve(model, data, **given, budget=ne.Budget(generations=8), out=tmp_path / "r")
+    assert found.constraints is not None
+    assert list(found.constraints) == [f"{'hits' if own else 'accuracy'} at least 0.3", "recall (of 1) at most 0.5"]
+    assert all(each["feasible"] for each in found.constraints.values()) == (found.validation["violation"] == 0)
+    again = {"subject_to": bound} if own else {}
+    more = ne.resume(tmp_path / "r", model, data, **again, budget=ne.Budget(generations=10))
+    assert len(more.history) == 10
+    assert "violation" in more.validation
+    if own:
+        with pytest.raises(ValueError, match=r"^subject_to: was given as an object"):
+            ne.resume(tmp_path / "r", model, data, budget=ne.Budget(generations=12))
+    with pytest.raises(ValueError, match=r"^subject_to.0: no metric is called 'recal' \(did you mean recall\?\)"):
+        ne.evolve(model, data, subject_to=[{"metric": "recal", "at_least": 1}])
+
+
+def test_groups_come_behind_inputs_and_labels() -> None:
+    groups = np.where(X[:, 2] > 0, "high", "low")
+    bound = [{"metric": "accuracy", "per": "group", "at_least": 0.1}]
+    model = nn.Linear(6, 2)
+    found = ne.evolve(
+        model, (X, Y, groups), fitness="worst_group_accuracy", subject_to=bound, budget=ne.Budget(generations=3)
+    )
+    assert found.test is not None
+    assert found.constraints is not None
+    (values,) = (each["values"] for each in found.constraints.values())
+    assert set(values) == {"high", "low"}
+    assert "worst_group_accuracy" in found.test["interval"]
+    with pytest.raises(ValueError, match=r"^data: 200 inputs and 9 groups$"):
+        ne.evolve(model, (X, Y, groups[:9]))
+    with pytest.raises(ValueError, match=r"^data: validation has no groups, and others have"):
+        ne.evolve(model, {"train": (X, Y, groups), "validation": (X, Y)})
+    with pytest.raises(ValueError, match="the data have no groups of samples"):
+        ne.evolve(model, (X, Y), fitness="worst_group_accuracy")

@@ -75,7 +75,7 @@ def test_each_section_spells_out_its_parts_first_and_then_its_own_keys() -> None
     assert (c.data.source.name, c.head.layers.options["hidden"]) == ("image_folder", [3])
     record = c.record()
     assert {key: list(record[key])[:count] for key, count in {"data": 5, "head": 6, "refine": 5}.items()} == {
-        "data": ["name", "root", "broken", "max_pixels", "image_size"],
+        "data": ["name", "root", "broken", "max_pixels", "groups"],
         "head": ["name", "hidden", "activation", "norm", "dropout", "init"],
         "refine": ["name", "momentum", "nesterov", "steps", "lr"],
     }
@@ -563,3 +563,46 @@ def test_a_part_within_a_part_names_its_whole_path() -> None:
     context = Context(0, 1, 0.0, torch.device("cpu"))
     with pytest.raises(InputError, match=r"^algorithm.mutation.safe: goes with neither"):
         mutation.bound()(nobody, context, Layout(("w",), ((3,),)))
+
+
+def test_constraints_are_parts_with_bounds_and_are_spelt_only_where_there_are_some() -> None:
+    given = [
+        {"metric": "precision", "per": "class", "at_least": 0.8},
+        {"metric": {"name": "recall", "of": "3"}, "at_least": 0.1, "at_most": 0.9},
+    ]
+    c = check({"fitness": {"metric": "recall", "subject_to": given}})
+    assert [bound.metric.name for bound in c.fitness.subject_to] == ["precision", "recall"]
+    assert [config.constraint(bound).of for bound in c.fitness.subject_to] == [
+        "precision of each class",
+        "recall (of 3)",
+    ]
+    again = check(config.parse(c.to_yaml(), "text"))
+    assert again.fitness == c.fitness
+    assert "subject_to" not in check({}).to_yaml()
+
+
+@pytest.mark.parametrize(
+    ("subject_to", "line"),
+    [
+        ("recall", "fitness.subject_to: recall given; a list of {metric: ..., at_least: ...} expected"),
+        ([], "fitness.subject_to: [] given; a list of"),
+        ([3], "fitness.subject_to.0: 3 given; a mapping with metric and at_least or at_most expected"),
+        ([{"metric": "recall"}], "fitness.subject_to.0: recall has no bound; give at_least, at_most or both"),
+        ([{"at_least": 0.5}], "fitness.subject_to.0.metric: no metric is named; there are: "),
+        ([{"metric": "recal", "at_least": 1}],
+         "fitness.subject_to.0.metric.name: no metric is called 'recal' (did you mean recall?)"),
+        ([{"metric": "recall", "at_lest": 1}],
+         "fitness.subject_to.0.at_lest: unknown key (did you mean at_least?); there are: at_least, at_most, metric,"),
+        ([{"metric": {"name": "recall", "on": 1}, "at_least": 1}], "fitness.subject_to.0.metric.on: unknown key"),
+        ([{"metric": "recall", "at_least": "high"}], "fitness.subject_to.0.at_least: high given; "),
+        ([{"metric": "recall", "per": "row", "at_least": 1}], "fitness.subject_to.0.per: row given; "),
+        ([{"metric": "recall", "at_least": 0.9, "at_most": 0.8}],
+         "fitness.subject_to.0: recall: at_least 0.9 is above at_most 0.8; nothing meets both"),
+        ([{"metric": "recall", "at_least": 0.9}, {"metric": "recall", "at_most": 0.8}],
+         "fitness.subject_to.1: recall at most 0.8 contradicts fitness.subject_to.0: at least 0.9"),
+    ],
+)  # fmt: skip
+def test_constraints_that_cannot_be_are_refused_in_a_line(subject_to: Any, line: str) -> None:
+    found = refused({"fitness": {"subject_to": subject_to}})
+    assert found.replace("'", "").startswith(line.replace("'", ""))
+    assert "\n" not in found

@@ -1,5 +1,6 @@
 from typing import NamedTuple
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -137,3 +138,21 @@ def test_with_many_objectives_back_off_puts_back_what_is_dominated_by_what_it_wa
     assert kept.tolist() == [True, False, False, True]
     assert found.scores.values.tolist() == [[1, 1], [2, 0], [0, 5], [1, 1]]
     assert (found.scores.objectives, found.scores.invalid.any()) == (2, False)
+
+
+@pytest.mark.parametrize("objectives", [1, 2])
+def test_back_off_goes_by_constraints_before_the_metric(objectives: int) -> None:
+    before, after = torch.ones(4, 2).double(), torch.full((4, 2), 2.0).double()
+    was, now = torch.tensor([0.0, 0.3, 0.0, 0.3]).double(), torch.tensor([0.1, 0.1, 0.0, 0.3]).double()
+
+    def scored(population: Population, index: Tensor) -> tuple[Scores, Cost]:
+        first = torch.equal(population.genomes, people().genomes)
+        values, beyond = (before, was) if first else (after, now)
+        return Scores(values, values[:, 0].isinf(), objectives, beyond), Cost()
+
+    found = developed(
+        evaluator.back_off(evaluator.Scoring(scored, lambda n, samples: Cost()), evaluator.Learning(refine, learning))
+    )
+    assert (found.scored.genomes == people().genomes).all(1).tolist() == [True, False, False, False]
+    assert found.scores.violation is not None
+    assert found.scores.violation.tolist() == pytest.approx([0.0, 0.1, 0.0, 0.3])

@@ -362,3 +362,33 @@ def test_deviations_are_those_of_valid_rows_whatever_the_others_hold(dtype: torc
     torch.testing.assert_close(loop.deviations(x, rows).double(), right, rtol=1e-5, atol=0)
     x[:] = x[7]
     assert (loop.deviations(x, rows) == 0).all()
+
+
+def test_with_constraints_the_history_tells_of_the_feasible_and_the_best_is_so_by_debs_rules() -> None:
+    values = torch.tensor([[9.0], [1.0], [2.0], [-torch.inf]], dtype=torch.float64)
+    invalid = values[:, 0].isinf()
+    scores = Scores(values, invalid, violation=torch.tensor([0.5, 0.0, 0.0, torch.inf], dtype=torch.float64))
+    population = Population.new(torch.randn(4, 7))
+    found = statistics(population, scores)
+    assert found.fitness_best == 2.0
+    assert found.fitness_mean == pytest.approx(4.0)
+    assert found.constraints == {"feasible": pytest.approx(2 / 3), "violation": 0.0}
+    nobody = statistics(population, scores._replace(invalid=torch.ones(4, dtype=torch.bool)))
+    assert nobody.constraints == {"feasible": None, "violation": None}
+    assert statistics(population, scores._replace(violation=None)).constraints == {}
+    line = loop.record(1, found, validation=None, cost=Cost(), seconds=0.0)
+    assert list(line)[6:9] == ["invalid", "feasible", "violation"]
+
+
+@pytest.mark.parametrize(("beyond", "stop"), [(0.0, "target"), (0.1, None)])
+def test_a_target_stops_a_run_by_a_feasible_champion_alone(beyond: float, stop: str | None) -> None:
+    r = rules(budget=Budget(generations=9, target=0.5), constrained=True, patience=None)
+    champion = FIRST._replace(validation={"accuracy": 0.9, "cross_entropy": 1.0, "violation": beyond})
+    assert loop.stop_by_validation(r, champion, 0) == stop
+
+
+def test_candidates_are_compared_by_constraints_before_the_metric() -> None:
+    merit = by_metric("accuracy", loss="cross_entropy", constrained=True)
+    a, b = {"accuracy": 0.9, "cross_entropy": 1.0, "violation": 0.1}, {"accuracy": 0.2, "cross_entropy": 1.0}
+    assert merit({**b, "violation": 0.0}) > merit(a) > merit({**b, "violation": 0.1})
+    assert merit(a) > merit({**b, "violation": float("inf")})

@@ -210,3 +210,30 @@ def test_ranks_on_a_gpu_are_those_on_the_cpu_and_wait_seldom_for_the_fronts(fron
     assert torch.equal(number.elem, pareto.fronts(values))
     assert torch.equal(order.elem, pareto.rank(values))
     assert torch.equal(first.elem, pareto.front(values))
+
+
+@pytest.mark.parametrize("invalid", [False, True], ids=["", "invalid"])
+@pytest.mark.parametrize("steps", [None, 1])
+@pytest.mark.parametrize("seed", range(5))
+def test_with_constraints_the_less_violated_dominates_and_among_equals_the_objectives_do(
+    seed: int, steps: int | None, invalid: bool
+) -> None:
+    values = random_values(24, 3, seed, steps, invalid)
+    bad = values[:, 0] == -INF
+    drawn = torch.randint(3, (24,), generator=torch.Generator().manual_seed(seed)).double()
+    violation = (drawn / 7).masked_fill(bad, INF)
+
+    def by_definition(i: int, j: int) -> bool:
+        if violation[i] == violation[j]:
+            return dominates(values[i].tolist(), values[j].tolist())
+        return bool(violation[i] < violation[j])
+
+    scores = Scores(values, bad, 3, violation)
+    found = pareto.domination(pareto.objectives(scores))
+    assert found.tolist() == [[by_definition(j, i) for j in range(24)] for i in range(24)]
+    if bool((violation == 0).any()):
+        feasible = violation == 0
+        assert torch.equal(pareto.objectives(scores)[feasible], values[feasible])
+    assert torch.equal(pareto.objectives(scores._replace(violation=None)), values)
+    front = pareto.front(pareto.objectives(scores))
+    assert (violation[front] == violation.min()).all()

@@ -47,7 +47,8 @@ def test_a_name_of_digits_is_a_name_before_it_is_a_place():
     logits, targets, _ = samples()
     names = Names(("3", "2", "1", "0"))
     assert torch.equal(
-        score(bind(METRICS["recall"](of="3"), names), logits, targets), score(METRICS["recall"](of=0), logits, targets)
+        score(bind(METRICS["recall"](of="3"), names), logits, targets),
+        score(bind(METRICS["recall"](of=0), NAMES), logits, targets),
     )
 
 
@@ -74,7 +75,7 @@ def test_each_class_has_its_value_and_one_without_samples_has_none():
         found = each(name, "class", NAMES, {})
         assert found.names == NAMES.classes
         values = score(found.metric, logits, targets)
-        alone = [score(METRICS[name](of=c), logits, targets).abs() for c in range(4)]
+        alone = [score(bind(METRICS[name](of=c), NAMES), logits, targets).abs() for c in range(4)]
         assert torch.equal(values.nan_to_num(0.0), torch.stack(alone, 1))
         assert values[:, 1].isnan().all() == (name != "false_positive_rate")
         assert not values[:, [0, 2, 3]].isnan().any()
@@ -82,8 +83,9 @@ def test_each_class_has_its_value_and_one_without_samples_has_none():
 
 def test_a_class_that_is_never_predicted_has_precision_0():
     logits, targets = torch.eye(4)[[0, 0, 1]][None], torch.tensor([0, 1, 1])
-    assert score(METRICS["precision"](of=1), logits, targets).tolist() == [1.0]
-    assert score(METRICS["precision"](of=1), logits[:, :2], targets[:2]).tolist() == [0.0]
+    bee = bind(METRICS["precision"](of=1), NAMES)
+    assert score(bee, logits, targets).tolist() == [1.0]
+    assert score(bee, logits[:, :2], targets[:2]).tolist() == [0.0]
     assert score(METRICS["precision"](), logits[:, :2], targets[:2]).tolist() == [0.25]
 
 
@@ -127,7 +129,7 @@ def test_others_beside_metrics_of_groups_are_given_the_class_alone():
             "auroc",
             "class",
             {},
-            "per: class goes with recall, precision, false_positive_rate, recall_at_precision, and auroc",
+            "per: class goes with recall, precision, false_positive_rate, recall_at_precision; auroc is",
         ),
         ("auroc", "group", {}, "per: group goes with accuracy, recall, precision, false_positive_rate; auroc is"),
         ("recall", "class", {"of": "cat"}, "of: class has a value for each, and cat is one"),

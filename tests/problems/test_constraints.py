@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from neuroevo.errors import InputError
-from neuroevo.problems.constraints import Constraint, order, read, violation
+from neuroevo.problems.constraints import Constraint, describe, of_numbers, order, pose, read, violation
+from neuroevo.problems.metric import Names
 
 
 def test_a_violation_is_the_sum_of_what_is_beyond_each_bound_and_0_exactly_where_all_are_met() -> None:
@@ -35,6 +36,35 @@ def test_the_feasible_come_first_then_the_less_violated_and_the_objective_decide
     assert found.argsort(descending=True).tolist() == [1, 0, 3, 2, 4, 5]
     assert len({*found.tolist()}) == 6
     assert order(torch.zeros(3), torch.tensor([2.0, 2.0, 1.0])).tolist() == [1, 1, 0]
+
+
+def test_a_record_says_what_is_worst_and_how_far_it_is_from_its_bound() -> None:
+    names = Names(("a", "b", "c"))
+    each = pose(Constraint("recall", "class", at_least=0.5, at_most=0.9), names)
+    values = torch.tensor([0.6, 0.95, torch.nan], dtype=torch.float64)
+    assert describe(each, values) == {
+        "feasible": False,
+        "violation": pytest.approx(0.05),
+        "slack": pytest.approx(-0.05),
+        "worst": "b",
+        "values": {"a": 0.6, "b": 0.95, "c": None},
+    }
+    one = pose(Constraint("recall", options={"of": "b"}, at_least=0.5), names)
+    found = describe(one, values[2:])  # no sample of it: nothing is held against anybody
+    assert found == {"feasible": True, "violation": 0, "slack": None, "value": None}
+    whole = pose(Constraint("auroc", at_least=0.5), names)
+    assert describe(whole, values[2:]) == {"feasible": False, "violation": None, "slack": None, "value": None}
+
+
+def test_numbers_by_name_are_bounded() -> None:
+    given = [Constraint("size", at_most=1.0), Constraint("speed", at_least=3.0)]
+    assert of_numbers({"sum": 9.0, "size": 1.5, "speed": 2.0}, given) == 1.5
+    assert of_numbers({"sum": 9.0, "size": 1.0, "speed": 3.0}, given) == 0
+    assert of_numbers({"sum": 9.0, "size": float("nan"), "speed": 3.0}, given) == float("inf")
+    with pytest.raises(InputError, match=r"^subject_to.1: no number is called speed \(did you mean sped\?\)"):
+        of_numbers({"size": 1.0, "sped": 3.0}, given)
+    with pytest.raises(InputError, match="^subject_to: .*rename it"):
+        of_numbers({"violation": 1.0}, given)
 
 
 def test_constraints_are_read_from_mappings() -> None:

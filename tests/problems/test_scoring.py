@@ -14,7 +14,9 @@ from neuroevo.engine.scores import Scores
 from neuroevo.errors import InputError
 from neuroevo.networks import heads
 from neuroevo.problems import scoring
-from neuroevo.problems.metric import Metric, score
+from neuroevo.problems.class_metrics import each as values_of
+from neuroevo.problems.constraints import Constraint, pose, violation
+from neuroevo.problems.metric import Additive, Metric, Names, score
 from neuroevo.problems.metrics import METRICS
 
 D, C, N, B = 6, 3, 7, 50
@@ -223,3 +225,112 @@ def test_in_half_precision_the_best_by_nsga_iis_order_are_scored_again() -> None
     torch.testing.assert_close(again.values[best], exact.values[best], rtol=1e-5, atol=1e-6)  # of another slice
     assert torch.equal(again.values[rest], half.values[rest])
     assert not torch.equal(half.values[best], exact.values[best])
+
+
+def constrained(rows: Rows, metrics: Sequence[Metric], *given: Constraint) -> scoring.Judgement:
+    names = Names(tuple("abc"), ("day", "night"))
+    return judgement(rows, metrics)._replace(constraints=[pose(each, names).score for each in given])
+
+
+@pytest.mark.parametrize("samples", [7, 1000])
+def test_violations_are_those_of_the_values_by_hand(samples: int, device: torch.device) -> None:
+    each, at_most = Constraint("precision", "class", at_least=0.6), Constraint("cross_entropy", at_most=1.2)
+    rows, index = Rows(device=device), torch.arange(0, 2 * B, 2)
+    found = scoring.evaluate(
+        constrained(rows, [METRICS["recall"]()], each, at_most), genomes().to(device), index, plan(samples=samples)
+    )
+    names = Names(tuple("abc"))
+    features, targets = rows.batch(index.to(device))
+    logits = FORWARD(LAYOUT.unflatten(genomes().to(device)), features)
+    precision = values_of("precision", "class", names, {}).metric
+    beyond = violation(score(precision, logits, targets), each)  # type: ignore[arg-type]
+    beyond += violation(-score(METRICS["cross_entropy"](), logits, targets)[:, None], at_most)
+    assert found.violation is not None
+    torch.testing.assert_close(found.violation, beyond)
+    assert found.values.shape == (N, 1)
+    alone = scoring.evaluate(judgement(rows, [METRICS["recall"]()]), genomes().to(device), index, plan())
+    torch.testing.assert_close(found.values, alone.values)
+    assert alone.violation is None
+
+
+def test_constraints_join_the_pass_over_logits_and_tallies_are_made_once() -> None:
+    passes, tallied = [], []
+
+    def forward(weights: dict[str, Tensor], features: Tensor) -> Tensor:
+        passes.append(len(features))
+        return FORWARD(weights, features)
+
+    recall = METRICS["recall"]()
+    assert isinstance(recall, Additive)
+    made = recall.statistics
+
+    def count(logits: Tensor, targets: Tensor) -> Tensor:
+        tallied.append(len(targets))
+        return made(logits, targets)
+
+    given = [Constraint("precision", "class", at_least=0.6), Constraint("false_positive_rate", at_most=0.2)]
+    judged = constrained(Rows(), [recall], *given)
+    shared = [metric._replace(statistics=count) for metric in judged.columns if isinstance(metric, Additive)]
+    assert all(metric.statistics is made for metric in judged.columns if isinstance(metric, Additive))
+    judged = judged._replace(evolved=Linear(forward=forward), metrics=shared[:1], constraints=shared[1:])
+    scoring.evaluate(judged, genomes(), torch.arange(B), plan(samples=20))
+    assert passes == tallied == [20, 20, 10]
+
+
+def test_a_class_that_a_batch_has_no_sample_of_is_not_held_against_anybody() -> None:
+    rows = Rows()
+    rows.y = rows.y.clamp(max=1)
+    names = [Constraint("recall", "class", at_least=0.0), Constraint("recall", options={"of": "c"}, at_least=0.5)]
+    found = scoring.evaluate(constrained(rows, [METRICS["recall"]()], *names), genomes(), torch.arange(B), plan())
+    assert found.violation is not None
+    assert found.violation.tolist() == [0.0] * N
+
+
+def test_an_invalid_individual_is_violated_without_end() -> None:
+    bad = genomes()
+    bad[3] = torch.nan
+    judged = constrained(Rows(), [METRICS["recall"]()], Constraint("accuracy", at_least=0.0))
+    found = scoring.evaluate(judged, bad, torch.arange(B), plan())
+    assert found.violation is not None
+    assert found.violation.tolist() == [torch.inf if i == 3 else 0.0 for i in range(N)]
+
+
+@pytest.mark.parametrize("objectives", [1, 2])
+def test_in_half_precision_the_best_by_debs_rules_are_scored_again(objectives: int) -> None:
+    population = Population.new(genomes(), parents=2)
+    metrics = [METRICS["cross_entropy"](), METRICS["brier"]()][:objectives]
+    judged = constrained(Rows(), metrics, Constraint("balanced_accuracy", at_least=0.4))
+    given = (judged, population, torch.arange(B), plan()._replace(precision="bfloat16"))
+    rough, _ = scoring.fitness(*given, rescored=0, objectives=objectives)
+    mixed, cost = scoring.fitness(*given, rescored=3, objectives=objectives)
+    exact, _ = scoring.fitness(*given[:3], plan(), objectives=objectives)
+    changed = (mixed.values != rough.values).any(1)
+    assert cost == Cost(forward=(N + 3) * B)
+    assert rough.violation is not None
+    assert mixed.violation is not None
+    assert exact.violation is not None
+    least = rough.violation.sort().values[2]
+    assert changed.sum() == 3
+    assert (rough.violation[changed] <= least).all()
+    torch.testing.assert_close(mixed.violation[changed], exact.violation[changed])
+
+
+def test_groups_are_those_of_the_samples() -> None:
+    class Grouped(Rows):
+        groups = torch.arange(200) % 2
+
+        def in_groups(self, classes: int) -> "Rows":
+            found = Rows()
+            found.y = self.y + classes * self.groups
+            return found
+
+    judged = constrained(Grouped(), [METRICS["recall"]()], Constraint("accuracy", "group", at_least=0.5))
+    found = scoring.evaluate(scoring.by_groups(judged, C), genomes(), torch.arange(B), plan())
+    beyond = torch.zeros(N, dtype=torch.float64)
+    for g in range(2):
+        alone = scoring.evaluate(judgement(Rows(), [METRICS["accuracy"]()]), genomes(), torch.arange(g, B, 2), plan())
+        beyond += (0.5 - alone.values[:, 0]).clamp(min=0)
+    assert found.violation is not None
+    torch.testing.assert_close(found.violation, beyond)
+    plain = scoring.evaluate(judgement(Rows(), [METRICS["recall"]()]), genomes(), torch.arange(B), plan())
+    assert torch.equal(found.values, plain.values)

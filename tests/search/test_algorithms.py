@@ -329,3 +329,40 @@ def test_validation_sees_everybody_who_only_learns_and_nobody_invalid() -> None:
     )
     assert list(found) == ["individual_0", "best", "individual_3"]
     assert torch.equal(torch.stack(list(found.values())), population.genomes[[0, 2, 3]])
+
+
+@everyone
+@pytest.mark.parametrize("second", [False, True], ids=["", "ties"])
+def test_constraints_are_obeyed_by_debs_order_alone(name: str, second: bool, device: torch.device) -> None:
+    """What is told with violations is what is told with ranks by Deb's rules in place of the metric."""
+
+    def told(population: Population, generation: int, plain: bool) -> Scores:
+        scores = scored(population, generation)
+        # Whole steps, so that many are violated by the same and many are feasible.
+        beyond = (10 * population.genomes.double()[:, 1]).round().clamp(min=0).masked_fill(scores.invalid, torch.inf)
+        values = torch.cat([scores.values.round(), scores.values], 1) if second else scores.values
+        if not plain:
+            return Scores(values, scores.invalid, violation=beyond)
+        rows = [tuple(row) for row in torch.cat([-beyond[:, None], values], 1).tolist()]
+        place = {row: i for i, row in enumerate(sorted({*rows}))}
+        ranked = torch.tensor([float(place[row]) for row in rows], dtype=torch.float64, device=device)
+        return Scores(ranked.masked_fill(scores.invalid, -torch.inf)[:, None], scores.invalid)
+
+    algorithm = ALGORITHMS[name](population=12)
+    start = torch.linspace(-1, 1, 2 * G, device=device).view(2, G)
+    states = [algorithm.init(start, 0.1, Context(0, 0, 0.0, device, LAYOUT)) for _ in range(2)]
+    for generation in range(1, 7):
+        context = Context(0, generation, 0.0, device, LAYOUT)
+        asked = [algorithm.ask(state, context) for state in states]
+        assert torch.equal(asked[0].genomes, asked[1].genomes)
+        given = [told(asked[0], generation, plain) for plain in (False, True)]
+        states = [algorithm.tell(s, p, scores) for s, p, scores in zip(states, asked, given, strict=True)]
+        found, wanted = (algorithm.candidates(state) for state in states)
+        assert list(found) == list(wanted)
+        assert all(torch.equal(found[kind], wanted[kind]) for kind in found)
+        if "best" in found and not given[0].invalid.all():
+            best = found["best"]
+            row = int((asked[0].genomes == best).all(1).nonzero()[0])
+            violation = given[0].violation
+            assert violation is not None
+            assert violation[row] == violation.min()
