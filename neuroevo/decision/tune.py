@@ -177,7 +177,7 @@ def tune_decision(
         goal=goal,
         samples=n,
         folds=folds,
-        notes=tuple([*notes(counts, folds), *([] if best.feasible else [INFEASIBLE])]),
+        notes=(*notes(counts, folds), *(() if best.feasible else (INFEASIBLE,))),
     )
 
 
