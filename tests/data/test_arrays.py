@@ -272,7 +272,7 @@ def test_numbers_of_any_type_and_rank_become_rows(
 
 def test_compressed_files_are_read_and_what_else_is_in_one_is_named(tmp_path: Path) -> None:
     np.savez_compressed(tmp_path / "a.npz", x=X, y=Y, ids=Y)
-    assert arrays.read(str(tmp_path / "a.npz")).notes == ("ids left out: x, y, split, classes are read",)
+    assert arrays.read(str(tmp_path / "a.npz")).notes == ("ids left out: x, y, split, classes, groups are read",)
 
 
 @pytest.mark.parametrize("shape", [(12, 8, 8), (12, 8, 8, 1), (12, 8, 8, 3), (12, 8, 8, 5)])

@@ -65,7 +65,7 @@ def save(path: Path, s: Step | None = None) -> Step:
 
 
 def same(a: Any, b: Any) -> bool:
-    if isinstance(a, int):
+    if a is None or isinstance(a, int):
         return bool(a == b)
     if isinstance(a, Tensor):
         return a.dtype == b.dtype and torch.equal(a, b)
@@ -90,8 +90,12 @@ def test_the_front_of_many_objectives_is_in_the_file_and_of_one_there_is_none(tm
 
 @pytest.mark.parametrize("n", [2, 3, 300])
 @pytest.mark.parametrize("columns", [1, 2])
-def test_a_checkpoint_reads_back_to_the_same_bits(tmp_path: Path, n: int, columns: int) -> None:
-    s = save(tmp_path / "c.h5", step(n=n, columns=columns))
+@pytest.mark.parametrize("constrained", [False, True], ids=["", "constrained"])
+def test_a_checkpoint_reads_back_to_the_same_bits(tmp_path: Path, n: int, columns: int, constrained: bool) -> None:
+    s = step(n=n, columns=columns)
+    if constrained:
+        s = replace(s, scores=s.scores._replace(violation=torch.rand(n, dtype=torch.float64)))
+    save(tmp_path / "c.h5", s)
     read = checkpoint.read(tmp_path / "c.h5")
     assert same(read.step.population, s.population)
     assert same(read.step.scores, s.scores)
