@@ -9,6 +9,7 @@ import pytest
 import neuroevo
 from neuroevo import estimator
 from neuroevo.api import algorithms, learners, loading, searches
+from neuroevo.decision import tune
 from neuroevo.engine.cost import Budget
 from neuroevo.engine.observer import Observer
 from neuroevo.errors import InputError, RunError
@@ -22,6 +23,7 @@ def test_public_names_are_the_things_of_the_tables() -> None:
     expected |= {"Budget": Budget, "InputError": InputError, "RunError": RunError}
     expected |= {name: getattr(learners, name) for name in OPTIMIZERS}
     expected |= {name: getattr(searches, name) for name in ("evolve", "resume", "steps", "Result")}
+    expected |= {"tune_decision": tune.tune_decision, "Decision": tune.Decision}
     expected |= {"load": loading.load, "Observer": Observer, "NeuroevoClassifier": estimator.NeuroevoClassifier}
     expected |= {"onnx": onnxfiles.onnx}
     assert {*expected, "__version__"} == set(neuroevo.__all__) <= set(dir(neuroevo))

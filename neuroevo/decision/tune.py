@@ -15,6 +15,7 @@ from neuroevo.decision.rules import Rule, predict
 from neuroevo.errors import InputError
 from neuroevo.problems.metric import Names, as_reported
 
+INFEASIBLE = "no row keeps to all constraints on what was left out: the least violated counts"
 Progress = Callable[[int, int], object]
 
 
@@ -176,7 +177,7 @@ def tune_decision(
         goal=goal,
         samples=n,
         folds=folds,
-        notes=tuple(notes(counts, folds)),
+        notes=(*notes(counts, folds), *(() if best.feasible else (INFEASIBLE,))),
     )
 
 

@@ -94,7 +94,6 @@ def decide(
             prior=given.prior,
             folds=folds,
             seed=seed,
-            progress=lambda done, total: None,
         )
     test = {}
     if given.test is not None:

@@ -103,6 +103,13 @@ def test_few_samples_of_a_class_and_none_are_noted() -> None:
     assert ne.tune_decision(logits, y).notes == ("no sample of class 2: nothing is known of the offsets there",)
 
 
+def test_where_no_row_keeps_to_all_constraints_it_is_noted() -> None:
+    logits, y = tailed(120)
+    found = ne.tune_decision(logits, y, "accuracy", [{"metric": "recall", "per": "class", "at_least": 0.99}])
+    assert not any(row.feasible for row in found.rows)
+    assert found.notes[-1].startswith("no row keeps to all constraints")
+
+
 def test_a_loss_is_reported_as_it_is_and_scales_count_for_it() -> None:
     logits, y = tailed()
     found = ne.tune_decision(4 * logits, y, "cross_entropy")

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from neuroevo.cli import decisions
 from neuroevo.config import load
 from neuroevo.errors import InputError
-from neuroevo.experiments import decide, experiment, logits
+from neuroevo.experiments import decide, experiment, logits, reopen
 from neuroevo.experiments.decide import read_constraint
 
 SHARES = np.array([0.7, 0.2, 0.1])
@@ -39,7 +39,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A run on rows of numbers, whose features are what logits would be."""
     folder = tmp_path_factory.mktemp("decide")
     x, y = tailed(1200, 1)
-    np.savez(folder / "d.npz", x=x.astype(np.float32), y=y)
+    np.savez(folder / "d.npz", x=x.astype(np.float32), y=y, groups=np.resize(["day", "night", "dusk"], 1200))
     sets = [
         "data.name=arrays", f"data.file={folder / 'd.npz'}", "backbone.name=none", "backbone.weights=none",
         "algorithm.population=16", "algorithm.elites=4", "budget.generations=30", "features.components=null",
@@ -94,6 +94,21 @@ def test_the_champion_is_written_with_the_decision_folded_in_and_the_run_stays_a
         folded = x @ state[weight].T + state[bias]
         assert torch.equal(folded.argmax(1), found.decision.predict(given))
     assert not torch.equal(given.argmax(1), found.decision.predict(given))
+
+
+def test_the_groups_of_a_runs_samples_are_those_of_its_logits(run: str) -> None:
+    found = logits.read(run, Quiet())
+    assert {*found.fitted.groups.tolist()} == {"day", "night", "dusk"}
+    assert found.test is not None
+    assert len(found.test.groups) == len(found.test.y)
+    given, step = reopen.open_run(run, Quiet())
+    rows = given.supervised.splits["validation"]
+    data = np.load(given.config.data.source.options["file"])
+    assert found.fitted.groups.tolist() == data["groups"][rows.numpy()].tolist()
+    assert found.fitted.y.tolist() == data["y"][rows.numpy()].tolist()
+    assert step.champion.validation["accuracy"] == pytest.approx(
+        float((found.fitted.logits.argmax(1) == found.fitted.y).double().mean())
+    )
 
 
 def test_where_nothing_is_better_only_the_record_is_written(run: str, tmp_path: Path) -> None:
