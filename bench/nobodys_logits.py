@@ -31,6 +31,7 @@ from neuroevo.bench.statistics import compare, estimate
 
 SIDE, FEATURES = 5, 5
 EDGES = 2 * SIDE * (SIDE - 1)
+LOOKS = 16  # at candidates, about, whatever the population: they count as evaluations
 STEPS = 3  # evaluations that a gradient step takes: forward, and twice that back
 START = "least squares"
 
@@ -146,7 +147,7 @@ def evolve(algorithm: Any, of: Instances, evaluations: int, worst: float, seed: 
         fitness=lambda network: -regret(network, of, worst),
         algorithm=algorithm,
         budget=ne.Budget(forward_samples=evaluations),
-        every=10,
+        every=max(1, evaluations // algorithm.later // LOOKS),
         seed=seed,
         device="cpu",
     )
@@ -172,7 +173,7 @@ def ways(evaluations: int, worst: float) -> dict[str, Callable[[Instances, int],
 def main() -> None:
     """Print regret on train and test by way, with intervals over seeds, and write it as JSON where asked."""
     made = parser(__doc__, 5)
-    made.add_argument("--evaluations", type=int, default=6144)
+    made.add_argument("--evaluations", type=int, default=4096)
     made.add_argument("--train", type=int, default=500, help="instances; there are four times as many for test")
     made.add_argument("--degree", type=int, default=6, help="of the polynomial")
     made.add_argument("--noise", type=float, default=0.5)
