@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from about import about, parser
+from about import about, named, parser
 from torch import Tensor, nn
 
 import neuroevo as ne
@@ -31,6 +31,7 @@ from neuroevo.bench.statistics import compare, estimate
 
 SIDE, FEATURES = 5, 5
 EDGES = 2 * SIDE * (SIDE - 1)
+LOOKS = 16  # at candidates, about, whatever the population: they count as evaluations
 STEPS = 3  # evaluations that a gradient step takes: forward, and twice that back
 START = "least squares"
 
@@ -146,7 +147,7 @@ def evolve(algorithm: Any, of: Instances, evaluations: int, worst: float, seed: 
         fitness=lambda network: -regret(network, of, worst),
         algorithm=algorithm,
         budget=ne.Budget(forward_samples=evaluations),
-        every=10,
+        every=max(1, evaluations // algorithm.later // LOOKS),
         seed=seed,
         device="cpu",
     )
@@ -172,11 +173,12 @@ def ways(evaluations: int, worst: float) -> dict[str, Callable[[Instances, int],
 def main() -> None:
     """Print regret on train and test by way, with intervals over seeds, and write it as JSON where asked."""
     made = parser(__doc__, 5)
-    made.add_argument("--evaluations", type=int, default=6144)
+    made.add_argument("--evaluations", type=int, default=4096)
     made.add_argument("--train", type=int, default=500, help="instances; there are four times as many for test")
     made.add_argument("--degree", type=int, default=6, help="of the polynomial")
     made.add_argument("--noise", type=float, default=0.5)
     made.add_argument("--worst", type=float, default=1.0, help="share of instances that counts, the worst ones")
+    made.add_argument("--ways", help="which, with commas between; all by default, the start among them in any case")
     options = made.parse_args()
     if min(options.rounds, options.evaluations, options.train, options.degree) < 1 or not (
         0 <= options.noise <= 1 and 0 < options.worst <= 1
@@ -184,13 +186,15 @@ def main() -> None:
         made.error("counts from 1, a noise within [0, 1], and a share expected")
     if options.small:
         options.evaluations, options.train, options.rounds = 512, 20, 2
+    known = ways(options.evaluations, options.worst)
+    chosen = {START, *(known if options.ways is None else named(made, "--ways", options.ways, known))}
     torch.set_num_threads(options.threads or 1)
     facts = about(options.rounds, torch.device("cpu")) | {k: v for k, v in vars(options).items() if k != "json"}
     table: dict[str, list[dict[str, float]]] = {}
     for seed in range(options.rounds):
         train = draw(options.train, seed, options.degree, options.noise, 0)
         test = draw(4 * options.train, seed, options.degree, options.noise, 1)
-        for name, way in ways(options.evaluations, options.worst).items():
+        for name, way in ((name, known[name]) for name in known if name in chosen):
             began = time.perf_counter()
             network, taken = way(train, seed)
             line = {"seed": seed, "train": regret(network, train, options.worst)}
