@@ -145,6 +145,11 @@ def of_config(record: Record, genes: int) -> list[str]:
     same = repeats(record)
     if same is not None:
         found.append(f"algorithm.mutation: {same}")
+    if record["algorithm"].get("name") == "nelder_mead" and record["fitness"].get("samples") != "all":
+        found.append(
+            "algorithm.name: nelder_mead compares scores of different generations, and each has another batch: "
+            "fitness.samples all would give them one"
+        )
     if record["fitness"]["split"] == "validation":
         found.append(
             "fitness.split: validation, on which the champion is chosen as well: its figures there flatter it, and "

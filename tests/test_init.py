@@ -13,6 +13,7 @@ from neuroevo.engine.cost import Budget
 from neuroevo.engine.observer import Observer
 from neuroevo.errors import InputError, RunError
 from neuroevo.learning.optimizers import OPTIMIZERS
+from neuroevo.networks import quantisation
 from neuroevo.search.algorithms import ALGORITHMS
 
 
@@ -22,6 +23,7 @@ def test_public_names_are_the_things_of_the_tables() -> None:
     expected |= {name: getattr(learners, name) for name in OPTIMIZERS}
     expected |= {name: getattr(searches, name) for name in ("evolve", "resume", "steps", "Result")}
     expected |= {"load": loading.load, "Observer": Observer, "NeuroevoClassifier": estimator.NeuroevoClassifier}
+    expected |= {name: getattr(quantisation, name) for name in ("correct_biases", "quantise")}
     assert {*expected, "__version__"} == set(neuroevo.__all__) <= set(dir(neuroevo))
     for name, thing in expected.items():
         assert getattr(neuroevo, name) is thing
