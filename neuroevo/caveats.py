@@ -145,12 +145,26 @@ def of_config(record: Record, genes: int) -> list[str]:
     same = repeats(record)
     if same is not None:
         found.append(f"algorithm.mutation: {same}")
+    if batches_differ(record):
+        found.append(
+            "algorithm.name: nelder_mead compares scores of different generations, and each has another batch: "
+            "fitness.samples all would give them one"
+        )
     if record["fitness"]["split"] == "validation":
         found.append(
             "fitness.split: validation, on which the champion is chosen as well: its figures there flatter it, and "
             "only those on test don't"
         )
     return found
+
+
+def batches_differ(record: Record) -> bool:
+    """Tell whether an algorithm that compares scores of different generations has them of different samples."""
+    fitness = record["fitness"]
+    metric = fitness.get("metric")
+    of_network = isinstance(metric, Mapping) and metric.get("of") == "network"  # which is asked for no batch
+    compares = record.get("algorithm", {}).get("name") == "nelder_mead"
+    return compares and fitness.get("samples") != "all" and not of_network
 
 
 def of_splits(classes: Sequence[str], counts: Mapping[str, Sequence[int]], noun: str = "images") -> list[str]:

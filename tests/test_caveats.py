@@ -281,3 +281,18 @@ def test_a_champion_is_told_in_words(kind: str, generation: int, words: str) -> 
     record["genome"]["from"] = ["run"]
     if kind == "start":
         assert caveats.of_kind(kind, generation, record) == "the start, as genome.from gives it"
+
+
+def test_a_simplex_on_a_batch_that_changes_is_told_so() -> None:
+    simplex = ["backbone.name=none", "algorithm.name=nelder_mead", "features.components=2"]
+    line = "algorithm.name: nelder_mead compares scores of different generations, and each has another batch"
+
+    def lines(*sets: str) -> list[str]:
+        return [found.partition(": fit")[0] for found in caveats.of_config(load(None, [*simplex, *sets]).record(), 30)]
+
+    assert line in lines()
+    assert line not in lines("fitness.samples=all")
+    assert line not in lines("algorithm.name=spsa")
+    record = load(None, simplex).record()
+    of_network = record | {"fitness": record["fitness"] | {"metric": {"name": "mine:score", "of": "network"}}}
+    assert line not in [found.partition(": fit")[0] for found in caveats.of_config(of_network, 30)]

@@ -14,7 +14,7 @@ from neuroevo.engine.cost import Budget
 from neuroevo.engine.observer import Observer
 from neuroevo.errors import InputError, RunError
 from neuroevo.learning.optimizers import OPTIMIZERS
-from neuroevo.networks import onnxfiles
+from neuroevo.networks import onnxfiles, quantisation
 from neuroevo.search.algorithms import ALGORITHMS
 
 
@@ -26,6 +26,7 @@ def test_public_names_are_the_things_of_the_tables() -> None:
     expected |= {"tune_decision": tune.tune_decision, "Decision": tune.Decision}
     expected |= {"load": loading.load, "Observer": Observer, "NeuroevoClassifier": estimator.NeuroevoClassifier}
     expected |= {"onnx": onnxfiles.onnx}
+    expected |= {name: getattr(quantisation, name) for name in ("correct_biases", "quantise")}
     assert {*expected, "__version__"} == set(neuroevo.__all__) <= set(dir(neuroevo))
     for name, thing in expected.items():
         assert getattr(neuroevo, name) is thing

@@ -48,8 +48,8 @@ def run(task: Task, observer: Observer, signals: Interruption) -> None:
         ready = experiment.prepare(c)
         with experiment.start(ready, str(task.folder), "", observer, signals.command) as (folder, log):
             made = Cost()
-            if form is correct:
-                ready, made = correct(ready)
+            if form is keep_start:
+                ready, made = correct_backbone(ready)
             composed = compose.compose(*ready, images=watch_prefix(observer, signals), log=log)
             genome, cost = form(composed)
             start = genome[None].to(composed.supervised.start.device)
@@ -81,7 +81,7 @@ def greedy_soup(run: Run) -> Made:
 def regmean(run: Run) -> Made:
     """Return the merge of each linear map by least squares on its own inputs; validation chooses the shrinkage."""
     of, network = run.supervised, run.network
-    rows = draw_rows(run.config, of.splits["train"])
+    rows = draw(run.config, of.splits["train"])
     states, inputs = [], []
     for genome in of.start:
         weights = {name: weight[0] for name, weight in network.decode(genome[None]).items()}
@@ -133,12 +133,12 @@ class _Behind(nn.Module):
         return logits
 
 
-def correct(run: Run) -> Made:
+def keep_start(run: Run) -> Made:
     """Return the start: what is corrected is the backbone, before anything is computed by it."""
     return run.supervised.start[0], Cost()
 
 
-def correct(ready: Ready) -> tuple[Ready, Cost]:
+def correct_backbone(ready: Ready) -> tuple[Ready, Cost]:
     """Return what a run is of with the biases of its quantised backbone corrected to the float one's means."""
     c, (whole, splits) = ready.config, ready.given
     images = whole.images
@@ -146,7 +146,7 @@ def correct(ready: Ready) -> tuple[Ready, Cost]:
         raise InputError("backbone.quantise: arm bias_correction needs it: nothing is rounded")
     plain = replace(c, backbone=c.backbone.model_copy(update={"quantise": None}))
     exact = build.backbone_for(plain, whole.native(), None)
-    rows = draw_rows(c, splits["train"])
+    rows = draw(c, splits["train"])
     taken = whole.take(rows.numpy()).images
     assert isinstance(taken, Arrays | Files)
     inputs = torch.cat(list(feature_cache.inputs(exact, taken, ready.device)))
@@ -161,7 +161,7 @@ def correct(ready: Ready) -> tuple[Ready, Cost]:
     return ready._replace(backbone=backbone), Cost(backbone=2 * len(rows))
 
 
-def draw_rows(c: Config, train: Tensor) -> Tensor:
+def draw(c: Config, train: Tensor) -> Tensor:
     """Return rows of the train split, the same for all arms of a seed."""
     order = torch.randperm(len(train), generator=generator(c.seed, "closed form", 0))
     return train[order[:SAMPLES]]
@@ -171,5 +171,5 @@ FORMS: dict[str, Callable[[Run], Made]] = {
     "soup": soup,
     "greedy_soup": greedy_soup,
     "regmean": regmean,
-    "bias_correction": correct,
+    "bias_correction": keep_start,
 }

@@ -85,8 +85,8 @@ def round_rows(rows: Tensor, bits: int, scale: Scale) -> Tensor:
 
     def by(share: float) -> Tensor:
         unit = (most * (share / top)).where(most > 0, 1)
-        rounded: Tensor = (rows / unit).round_().clamp_(-top, top).mul_(unit)
-        return rounded
+        levels: Tensor = (rows / unit).round_().clamp_(-top, top)
+        return levels.mul_(unit)
 
     best = by(1.0)
     if scale == "mse":
@@ -95,8 +95,7 @@ def round_rows(rows: Tensor, bits: int, scale: Scale) -> Tensor:
             other = by(share)
             error = (other - rows).square().sum(1, keepdim=True)
             best, least = torch.where(error < least, other, best), torch.minimum(error, least)
-    found: Tensor = best
-    return found
+    return best
 
 
 def describe(moved: dict[str, float], how: Rounding) -> str:
