@@ -285,6 +285,7 @@ def options(c: Config) -> Iterator[tuple[str, str, set[str], str]]:
 
 ELSEWHERE = {
     ("backbone", "weights"), ("backbone", "transfer"), ("genome", "start"), ("head", "init"),  # test_gpu_files.py
+    ("backbone", "mean"), ("backbone", "std"),  # there, of an ONNX file
     ("features", "whitening"), ("mutation gaussian", "relative"),  # None has become a value before a run begins
 }  # fmt: skip
 

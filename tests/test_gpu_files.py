@@ -106,7 +106,7 @@ def test_an_onnx_file_is_run_on_the_host(gpu: Gpu, tmp_path: Path, trainable: st
     import onnx_models
 
     file = onnx_models.write_float(tmp_path / "m.onnx", classes=10)
-    network = f"backbone={{name: onnx, file: {file}, trainable: ['{trainable}']}}"
+    network = f"backbone={{name: onnx, file: {file}, trainable: ['{trainable}'], mean: [0.5], std: [0.5]}}"
     go(tmp_path / "r", network, "algorithm={name: snes, population: 4}")
     export.export(str(tmp_path / "r"), None, str(tmp_path / "x.onnx"))
     assert (tmp_path / "x.onnx").read_bytes() == (tmp_path / "r" / rundir.ONNX).read_bytes()
