@@ -1,7 +1,7 @@
 """A decision stage on logits of any library: offsets and scales of classes, fitted across folds, or none."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -31,7 +31,7 @@ class Score(NamedTuple):
         return self.violation == 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Decision:
     """How classes are decided by logits: the first of the highest of `scales * logits + offsets`."""
 
@@ -40,7 +40,7 @@ class Decision:
     why: str
     rows: tuple[Row, ...]  # the simplest first; their values are the higher the better
     rule: Rule  # of the chosen row, fitted to all samples
-    goal: Goal = field(repr=False)
+    goal: Goal
     samples: int
     folds: int
     notes: tuple[str, ...] = ()
@@ -123,7 +123,7 @@ class Decision:
             *(f"note: {line}" for line in self.notes),
         ]
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         """Return the rows as a table."""
         return "\n".join(self.lines())
 

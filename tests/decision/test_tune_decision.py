@@ -88,7 +88,7 @@ def test_constraints_of_groups_are_kept_out_of_fold_or_it_says_by_how_much_they_
 
 
 def test_the_table_has_80_columns_and_says_what_was_chosen_and_why(tuned: Decision) -> None:
-    lines = str(tuned).splitlines()
+    lines = repr(tuned).splitlines()
     assert max(map(len, lines)) <= 80
     assert [line.split()[0] for line in lines[2:6]].count(">") == 1
     assert lines[6].startswith(f"chosen: {tuned.chosen} (")
