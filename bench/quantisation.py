@@ -5,9 +5,10 @@
 Table (a) of docs/when.md. EfficientNet-Lite0 at 48 pixels, with a head that gradients found on its features, is float;
 then its weights, the head's aside, are rounded to whole levels, a scale for each output channel. 1,000 images are there
 to calibrate by: bias correction takes their means; from there on SPSA and evolution move scales, biases and norms (the
-space `scales`) by cross-entropy on 800 of them, and choose their champion by the others. Labels are the images' own, or what the float
-network says of them. SPSA and evolution have as many forward passes. A seed draws calibration and test images, and the
-head. With `--onnx` the network is an int8 file by onnxruntime's own quantiser, whose float initialisers evolve.
+space `scales`) by cross-entropy on 800 of them, and choose their champion by the others. Labels are the images' own, or
+what the float network says of them. SPSA and evolution have as many forward passes. A seed draws calibration and test
+images, and the head. With `--onnx` the network is an int8 file by onnxruntime's own quantiser, whose float initialisers
+evolve.
 """
 
 import json
