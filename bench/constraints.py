@@ -33,9 +33,9 @@ from neuroevo.problems.metrics import METRICS
 TAIL = 0.05  # share of the last class of the first's
 PARTS = (0.6, 0.2, 0.2)  # train, validation, test
 BOUND = 0.8  # on the precision of each class
-LRS, DECAYS, TAUS = (0.003, 0.01, 0.03), (1e-4, 1e-3, 1e-2), (0.0, 0.5, 1.0, 1.5)
+LRS, DECAYS, TAUS = (0.003, 0.03), (1e-4, 1e-3, 1e-2), (0.0, 0.5, 1.0, 1.5)
 WEIGHTS = (0.5, 1.0)  # powers of a class's inverse share, in weighted losses
-SGD = {"epochs": 20, "batch": 128, "momentum": 0.9}
+SGD = {"epochs": 10, "batch": 128, "momentum": 0.9}
 EVOLVED = {"population": 128, "generations": 300, "sigma": (0.003, 0.01), "samples": 4096}
 SWEEPS, STEPS = 3, torch.linspace(-3, 3, 61)
 

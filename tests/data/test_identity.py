@@ -1,17 +1,22 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import h5py
+import numpy as np
 import pytest
+import torch
 from conftest import TINY, Quiet, make_folder
 
 from neuroevo import config
 from neuroevo.bench import benchmark
 from neuroevo.config import load
 from neuroevo.data import identity
+from neuroevo.data.arrays import Groups, Vectors
+from neuroevo.data.datasets import Dataset
 from neuroevo.data.identity import Identity
 from neuroevo.errors import InputError
 from neuroevo.experiments import build, evaluation, experiment
@@ -235,3 +240,13 @@ def test_a_damaged_record_is_none() -> None:
         assert not Identity.is_record({**record, key: 3})
     assert not Identity.is_record({**record, "counts": {"train": [1, 2]}})
     assert not Identity.is_record(None)
+
+
+def test_samples_in_other_groups_are_other_data() -> None:
+    labels, rows = np.arange(8) % 2, {"train": torch.arange(8)}
+    bare = Dataset(("a", "b"), Vectors(np.eye(8, dtype=np.float32)), labels, np.zeros(8, dtype=np.int64))
+    grouped = [replace(bare, groups=Groups.among([names[i // 4] for i in range(8)])) for names in ("xy", "yx", "xz")]
+    found = [Identity.of(data, rows) for data in (bare, *grouped, grouped[0])]
+    assert len({each.splits for each in found}) == 4
+    assert found[1] == found[4]
+    assert identity.difference(found[1], found[2]) == "the same samples are labelled or split otherwise"
