@@ -87,7 +87,7 @@ def measure(path: Path, patterns: list[str], images: Tensor, rounds: int) -> dic
     """Return what one individual costs where initialisers that patterns match evolve, beside a plain session."""
     network, source = ne.onnx(path), np.random.default_rng(0)
     names = match([*network.names.values()], patterns)
-    prefix, rest, places = network.divide(names, images[:4])
+    prefix, rest, places, _ = network.divide(names, images[:4])
     rows = [prefix(part) for part in images.split(SLICE)]
     session, seconds = network.session(), dict[str, list[float]](plain=[], individual=[])
 
