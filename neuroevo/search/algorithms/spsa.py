@@ -47,8 +47,9 @@ def spsa(
 
     Directions have +1 or -1 for each gene, times `sigma` (None: the starting deviation). Differences within a pair are
     divided by the largest that their root mean square over some steps has been, so that `lr` needs to know nothing of
-    the metric's scale, and steps shorten as the slope does. A step is as long as is best on a sphere whose centre is `lr` deviations away
-    in each gene. An invalid individual's pair counts for nothing; an odd individual is the centre itself.
+    the metric's scale, and steps shorten as the slope does. A step is as long as is best on a sphere whose centre is
+    `lr` deviations away in each gene: give about as many as a gene has to go, and fewer where batches are small. An
+    invalid individual's pair counts for nothing; an odd individual is the centre itself.
     """
     m = population // 2
 
