@@ -39,7 +39,7 @@ class Climb(NamedTuple):
 def spsa(
     *,
     population: Annotated[int, Ge(2)] = 2,
-    lr: Rate = 3.0,
+    lr: Rate = 10.0,
     sigma: Rate | None = None,
     momentum: Annotated[float, Ge(0), Lt(1)] = 0.9,
 ) -> Algorithm[Climb]:
