@@ -76,9 +76,9 @@ def snes(given: Given) -> Overlay:
 
 def spsa(given: Given) -> Overlay:
     """Step along random directions by two forward passes each (Spall 1992; MeZO's form), with momentum."""
-    batch = _batch(given, 2, generations=78_000, least=64, most=512)
+    batch = _batch(given, 2, generations=20_000, least=64, most=1024)
     return {
-        "algorithm": {"name": "spsa", "population": 2, "lr": 3.0},
+        "algorithm": {"name": "spsa", "population": 2, "lr": 30.0},
         "refine": None,
         "genome": {"init_sigma": 0.01},
         "fitness": {"samples": batch},
@@ -87,7 +87,7 @@ def spsa(given: Given) -> Overlay:
 
 def coordinate(given: Given) -> Overlay:
     """Try a step up and one down along some genes a generation, and go on with the best: for few genes."""
-    return _search_without_gradients(given, "coordinate", population=64)
+    return _search_without_gradients(given, "coordinate", population=64) | {"genome": {"init_sigma": 0.03}}
 
 
 def pso(given: Given) -> Overlay:

@@ -301,7 +301,7 @@ LEVELS: dict[str, tuple[dict[str, Any], float, float]] = {  # options, and the l
     "es": ({"population": 20}, 0.005, 0.36),
     "pso": ({"population": 10}, 0.005, 0.34),
     "de": ({"population": 20}, 0.2, 0.42),
-    "spsa": ({"lr": 1.0}, 0.001, 0.35),
+    "spsa": ({"lr": 3.0}, 0.001, 0.34),
     "coordinate": ({"population": 20}, 0.001, 0.33),
     "nelder_mead": ({}, 0.01, 0.5),
     "hill_climbing": ({"population": 20, "sigma": 0.1}, 0.01, 0.35),

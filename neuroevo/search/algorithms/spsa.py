@@ -18,6 +18,8 @@ from neuroevo.engine.rng import Context
 from neuroevo.engine.scores import Scores
 from neuroevo.search.algorithms.base import fitness_of
 
+MEMORY = 0.9  # of squared differences from step to step, as of Adam's first moment
+
 Rate = Annotated[float, Gt(0)]
 
 
@@ -27,8 +29,9 @@ class Climb(NamedTuple):
     center: Tensor  # [g]
     sigma: Tensor  # [g]: half the way from one of a pair to the other, each gene's
     velocity: Tensor  # [g] a mean of the gradients so far, in units of sigma
-    square: Tensor  # [] float64: the sum of squared differences of fitness within a pair
-    pairs: Tensor  # [] float64: of how many
+    square: Tensor  # [] float64: a mean of squared differences of fitness within a pair, of late
+    steps: Tensor  # [] float64: that it is a mean of, those in which nobody was valid aside
+    largest: Tensor  # [] float64: the largest that its root has been
     best: Tensor  # [g] the individual that scored highest in the last generation
     fitness: Tensor  # [] float64, -inf where nobody was valid
 
@@ -36,16 +39,17 @@ class Climb(NamedTuple):
 def spsa(
     *,
     population: Annotated[int, Ge(2)] = 2,
-    lr: Rate = 3.0,
+    lr: Rate = 10.0,
     sigma: Rate | None = None,
     momentum: Annotated[float, Ge(0), Lt(1)] = 0.9,
 ) -> Algorithm[Climb]:
     """Step along random directions by the slope that a pair finds: SPSA (Spall 1992), `population` // 2 pairs a step.
 
     Directions have +1 or -1 for each gene, times `sigma` (None: the starting deviation). Differences within a pair are
-    divided by their root mean square over all pairs so far, so that `lr` needs to know nothing of the metric's scale,
-    and steps shorten as the slope does. A step is as long as is best on a sphere whose centre is `lr` deviations away
-    in each gene. An invalid individual's pair counts for nothing; an odd individual is the centre itself.
+    divided by the largest that their root mean square over some steps has been, so that `lr` needs to know nothing of
+    the metric's scale, and steps shorten as the slope does. A step is as long as is best on a sphere whose centre is
+    `lr` deviations away in each gene: give about as many as a gene has to go, and fewer where batches are small. An
+    invalid individual's pair counts for nothing; an odd individual is the centre itself.
     """
     m = population // 2
 
@@ -53,7 +57,7 @@ def spsa(
         center = start.mean(0)
         zero = torch.zeros((), dtype=torch.float64, device=start.device)
         deviation = torch.zeros_like(center) + (spread if sigma is None else sigma)
-        return Climb(center, deviation, torch.zeros_like(center), zero, zero, center, zero - torch.inf)
+        return Climb(center, deviation, torch.zeros_like(center), zero, zero, zero, center, zero - torch.inf)
 
     def ask(state: Climb, context: Context) -> Population:
         g, device = len(state.center), state.center.device
@@ -73,15 +77,17 @@ def spsa(
         found = fitness[: 2 * m].view(m, 2)
         valid = found.isfinite().all(1)
         differences = (found[:, 0] - found[:, 1]).where(valid, 0)
-        square = state.square + differences.square().sum()
-        pairs = state.pairs + valid.sum()
-        slopes = (differences / (square / pairs).sqrt()).nan_to_num(0, 0, 0)  # before there is a difference: 0 / 0
+        some = valid.any()
+        square = state.square.lerp(differences.square().sum() / valid.sum().clamp(min=1), 1 - MEMORY)
+        square, count = square.where(some, state.square), state.steps + some
+        largest = state.largest.maximum((square / (1 - MEMORY**count).clamp(min=1 - MEMORY)).sqrt())
+        slopes = (differences / largest).nan_to_num(0, 0, 0)  # before there is a difference: 0 / 0
         ends = genomes[: 2 * m].view(m, 2, -1)
         steps = ((ends[:, 0] - ends[:, 1]) / 2).where(valid[:, None], 0)
         moved = (slopes.to(genomes.dtype) @ steps) * stride(len(state.center), m, lr)
         velocity = torch.lerp(moved, state.velocity, momentum)
-        velocity = velocity.where(valid.any(), 0)  # where all are invalid, it goes no further that way
-        return Climb(state.center + velocity, state.sigma, velocity, square, pairs, best, highest)
+        velocity = velocity.where(some, 0)  # where all are invalid, it goes no further that way
+        return Climb(state.center + velocity, state.sigma, velocity, square, count, largest, best, highest)
 
     def candidates(state: Climb) -> dict[str, Tensor]:
         return {"center": state.center} | ({"best": state.best} if state.fitness > -torch.inf else {})
