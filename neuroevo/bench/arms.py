@@ -76,7 +76,7 @@ def snes(given: Given) -> Overlay:
 
 def spsa(given: Given) -> Overlay:
     """Step along random directions by two forward passes each (Spall 1992; MeZO's form), with momentum."""
-    batch = _batch(given, 2, generations=20_000, least=64, most=1024)
+    batch = _batch(given, 2, generations=15_000, least=64, most=1024)
     return {
         "algorithm": {"name": "spsa", "population": 2, "lr": 30.0},
         "refine": None,

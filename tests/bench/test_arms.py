@@ -116,6 +116,6 @@ def test_a_closed_form_takes_one_generation_and_says_what_it_needs(arm: str) -> 
         arms.configure(RAW | {"genome": {"from": ["a"]}}, arm, None, given, seed=0, split=0)
 
 
-@pytest.mark.parametrize(("samples", "expected"), [(10**6, 64), (20_000_000, 256), (144_000_000, 1024)])
+@pytest.mark.parametrize(("samples", "expected"), [(10**6, 64), (20_000_000, 512), (144_000_000, 1024)])
 def test_simultaneous_perturbation_has_about_as_many_steps_at_any_budget(samples: int, expected: int) -> None:
     assert arms.configure(RAW, "spsa", None, Given(samples, 40_000, 5_000), seed=0, split=0).fitness.samples == expected
