@@ -162,7 +162,7 @@ def of_table(
 ) -> Classification:
     """Return the search of a module that is cut, on samples as it sees them; InputError where it is too large."""
     if genes.of_levels:
-        _check_levels(given, goal, standardise)
+        _check_levels(goal, standardise)
         standardise = False
     evolved = _within(_network(given, table, standardise, device), given, genes, seed)
     count, size = evolved.layout.genes, search.later
@@ -326,10 +326,8 @@ def _within(evolved: Network, given: Given, genes: Genes, seed: int) -> Network:
         return evolved.within(genes.build, torch.cat(rows) if rows else None, seed=seed)
 
 
-def _check_levels(given: Given, goal: Goal, standardise: bool | None) -> None:
+def _check_levels(goal: Goal, standardise: bool | None) -> None:
     """See that what is asked for goes with levels; InputError if not."""
-    if given.backbone.cut is not None:
-        raise InputError("levels are for a linear layer at the end of a module alone", option="space")
     if goal.learns is not None:
         raise InputError(f"gradient steps leave the levels of {the('space')}", option="refine")
     if standardise:

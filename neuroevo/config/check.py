@@ -103,9 +103,9 @@ def check(raw: Mapping[str, Any]) -> Config:
     judge = part("metric", validate.get("metric", "accuracy"), "validate.metric")
     _compatible(judge, fitness)
     if genome.levels:
-        _check_levels(genome.levels, features, backbone, refine, mutation)
+        _check_levels(genome.levels, features, refine, mutation)
     elif isinstance(mutation, Part) and mutation.name == "levels":
-        raise InputError("algorithm.mutation: levels needs genome.levels: ternary, int4 or int8")
+        raise InputError("algorithm.mutation: levels needs genome.levels, such as int8")
     c = Config(
         **top.model_dump(),
         data=data,
@@ -294,7 +294,7 @@ def _compatible(judge: Part, fitness: Fitness) -> None:
             raise InputError(f"{key}: {metric.name} is given elsewhere with other options; give it the same ones")
 
 
-def _check_levels(levels: str, features: Features, backbone: Backbone, refine: object, mutation: object) -> None:
+def _check_levels(levels: str, features: Features, refine: object, mutation: object) -> None:
     """Check the keys that go together with levels; InputError names one that doesn't."""
     for key in ("standardise", "components", "whitening"):
         if key in features.model_fields_set and getattr(features, key):
@@ -302,8 +302,6 @@ def _check_levels(levels: str, features: Features, backbone: Backbone, refine: o
                 f"features.{key}: {getattr(features, key)}, but genome.levels: {levels} takes features as they are: a "
                 "scale folded into the weights would leave the levels"
             )
-    if backbone.trainable:
-        raise InputError(f"backbone.trainable: genome.levels: {levels} is for a head alone; leave it empty")
     if refine is not None:
         raise InputError(f"refine: gradient steps leave the levels of genome.levels: {levels}; give one of the two")
     if isinstance(mutation, Part) and mutation.name == "gaussian":

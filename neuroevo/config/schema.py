@@ -111,13 +111,13 @@ class Features(Section):
 class Genome(Section):
     """What genes are, how far from its start the population begins, and earlier runs or weight files to start from.
 
-    `levels`, short for that space: matrices are whole levels, -1 to 1, -7 to 7 or -127 to 127, times a float scale for
-    each row.
+    `levels`, short for that space: matrices are whole levels, -1 to 1 (ternary), -127 to 127 (int8) and so on, times a
+    float scale for each row.
     """
 
     space: InstanceOf[Part] = Field(exclude=True)
     init_sigma: Annotated[float, Ge(0)] = 0.01  # 0.1 in a space of coordinates, which are relative
-    levels: Literal["ternary", "int4", "int8"] | None = None
+    levels: Literal["ternary", "int3", "int4", "int6", "int8"] | None = None
     start: list[str] = Field(default=[], alias="from")
 
     @property

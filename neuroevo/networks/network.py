@@ -135,8 +135,12 @@ class Network:
             return sigma
         if self.backbone.cut is None:
             return quantised.spread(start, self.layout, sigma)
-        scales = mutation.scales(start, self.layout)[0]
-        return sigma * scales.repeat_interleave(torch.tensor(self.layout.sizes, device=scales.device))
+        weights = self._weights(start.to(self.device))
+        layout = Layout.of({name: w[0] for name, w in weights.items()})
+        sizes = mutation.scales(layout.flatten(weights), layout)[0].to(start.device)
+        if self.space.identity:
+            return sigma * sizes.repeat_interleave(torch.tensor(layout.sizes, device=sizes.device))
+        return quantised.spread(start, self.layout, sigma, dict(zip(layout.names, sizes.unbind(), strict=True)))
 
     def decode(self, genomes: Tensor) -> Weights:
         """Return the weights {name: [n, *shape]} that genomes [n, g] stand for, on features as the head sees them."""

@@ -1,8 +1,8 @@
 """Quantised genes: rows of a weight matrix as whole levels times a float scale, scale[o] x level[o, ...].
 
-Ternary levels are -1, 0, 1, int4 ones -7 to 7, int8 ones -127 to 127: symmetric, with no offset, as in ternary weight
-networks (Li et al. 2016, https://arxiv.org/abs/1605.04711) and integer inference (Jacob et al. 2018,
-https://arxiv.org/abs/1712.05877). Vectors stay floats.
+Ternary levels are -1, 0, 1, int3 ones -3 to 3, int4 -7 to 7, int6 -31 to 31, int8 -127 to 127: symmetric, with no
+offset, as in ternary weight networks (Li et al. 2016, https://arxiv.org/abs/1605.04711) and integer inference (Jacob et
+al. 2018, https://arxiv.org/abs/1712.05877). Vectors stay floats.
 
 Genes are float32, levels among them whole numbers. `scale_levels` rounds and clamps, so that any genome has weights,
 exactly scale x level in float32; `whole` keeps the genomes of those algorithms whole that go on from what was scored.
@@ -18,10 +18,10 @@ from neuroevo.engine.algorithm import Algorithm
 from neuroevo.engine.genome import SCALE, Layout, Population
 from neuroevo.engine.rng import Context
 
-LEVELS = {"ternary": 1, "int4": 7, "int8": 127}  # the largest
+LEVELS = {"ternary": 1, "int3": 3, "int4": 7, "int6": 31, "int8": 127}  # the largest
 
 # The weight of the largest level in a row that starts at zero: the one level stands for usual weights, many for large.
-FULL = {1: 0.1, 7: 0.2, 127: 0.2}
+FULL = {top: 0.1 if top == 1 else 0.2 for top in LEVELS.values()}
 CLIPPED = [k / 20 for k in range(2, 20)]  # of a row's largest weight: what the largest level may stand for
 
 
@@ -82,12 +82,17 @@ def scales(rows: Tensor, top: int) -> Tensor:
     return best
 
 
-def spread(start: Tensor, layout: Layout, sigma: float) -> float | Tensor:
-    """Return the deviation [g] of genes around start [s, g] for one of weights: of a scale, a share of it."""
+def spread(start: Tensor, layout: Layout, sigma: float, sizes: Mapping[str, Tensor] | None = None) -> float | Tensor:
+    """Return the deviation [g] of genes around start [s, g] for one of weights: of a scale, a share of it.
+
+    With `sizes` [] by name the weights' is relative to those.
+    """
     if not layout.levels:
         return sigma
     own = layout.unflatten(start.abs().mean(0, keepdim=True))
     parts = {name: torch.full_like(part, sigma) for name, part in own.items()}
+    for name, size in (sizes or {}).items():
+        parts[name] *= size
     for name in layout.tops:
         scale = own[name + SCALE]
         parts[name] /= scale.view(*scale.shape, *[1] * (parts[name].ndim - 2))

@@ -66,8 +66,8 @@ def full(origin: Origin) -> Space:
     )
 
 
-def levels(origin: Origin, *, levels: Literal["ternary", "int4", "int8"] = "int8") -> Space:
-    """Take whole levels for the genes of matrices, -1 to 1, -7 to 7 or -127 to 127, and a float scale for each row."""
+def levels(origin: Origin, *, levels: Literal["ternary", "int3", "int4", "int6", "int8"] = "int8") -> Space:
+    """Take whole levels for the genes of matrices, -1 to 1 or -127 to 127 and so on, and a float scale for each row."""
     layout = quantised.add_levels(_layout(origin.weights), quantised.LEVELS[levels])
     if not layout.tops:
         raise InputError("no weight matrix evolves, which could be levels", option="levels")

@@ -103,8 +103,9 @@ def test_a_space_of_ones_own_is_a_function_of_its_origin() -> None:
     assert found.genome.shape == (14,)
 
 
-def test_levels_are_whole_numbers_from_python() -> None:
-    result = ne.evolve(Net(0), (X, Y), space={"name": "levels", "levels": "ternary"}, **SHORT)
+@pytest.mark.parametrize("trainable", ["head", "*"])
+def test_levels_are_whole_numbers_from_python(trainable: str) -> None:
+    result = ne.evolve(Net(0), (X, Y), trainable=trainable, space={"name": "levels", "levels": "ternary"}, **SHORT)
     assert result.model is not None
     rows = result.model.state_dict()["head.weight"]
     levels = rows / rows.abs().amax(1, keepdim=True)
@@ -146,7 +147,6 @@ def test_levels_are_whole_numbers_from_python() -> None:
             lambda: ne.evolve(Net(0), (X, Y), space=lambda origin: 3),
             "a function of Origin that returns a Space expected",
         ),
-        (lambda: ne.evolve(Net(0), (X, Y), space="levels", trainable="*"), "space: levels are for a linear layer"),
         (lambda: ne.evolve(Net(0), (X, Y), space="levels", refine=ne.sgd(steps=1)), "refine: gradient steps leave"),
         (lambda: ne.evolve(Net(0), (X, Y), space="levels", standardise=True), "standardise: true, but what is folded"),
     ],

@@ -169,3 +169,45 @@ def test_a_config_names_another_algorithm_in_a_space_if_it_likes() -> None:
     assert load(None, ["genome.space=random", "genome.init_sigma=0.02"]).genome.init_sigma == 0.02
     again = load(None, ["genome.space=random"])
     assert load(None, []).algorithm.name == "ga" != again.algorithm.name
+
+
+@pytest.mark.parametrize("bits", [3, 4])
+def test_the_levels_of_a_quantised_stage_evolve_as_whole_numbers(
+    bits: int, tmp_path: Path, trained: tuple[str, ...]
+) -> None:
+    weights, *_ = trained
+    sets = [weights, f"backbone.quantise={{bits: {bits}, parts: [layer4]}}", f"genome.levels=int{bits}", "seed=3"]
+    start(tmp_path / "whole", *sets)
+    run, step = reopen.open_run(str(tmp_path / "whole"), Quiet())
+    network, champion = run.network, step.champion
+    body = network.backbone.body.state_dict()
+    for name, weight in network.decode(network.start()).items():  # nothing moves before anything evolves
+        if name in body:
+            torch.testing.assert_close(weight[0], body[name], rtol=1e-5, atol=1e-7)
+    top = 2 ** (bits - 1) - 1
+    for name, parts in network.layout.unflatten(champion.genome[None]).items():
+        if name in network.layout.tops:
+            assert torch.equal(parts, parts.round())
+            assert parts.abs().max() <= top
+    start(tmp_path / "part", *sets, "budget.generations=2")
+    experiment.resume(str(tmp_path / "part"), ["budget.generations=4"], Quiet())
+    part, whole = contents(tmp_path / "part"), contents(tmp_path / "whole")
+    assert part["result"].pop("test_scored") == 2
+    assert whole["result"].pop("test_scored") == 1
+    assert part == whole
+
+
+@pytest.mark.parametrize("bits", [3, 4])
+def test_factors_of_a_quantised_stage_leave_its_levels(bits: int, tmp_path: Path, trained: tuple[str, ...]) -> None:
+    weights, *_ = trained
+    sets = [weights, f"backbone.quantise={{bits: {bits}, parts: [layer4]}}", "genome.space=scales"]
+    start(tmp_path / "r", *sets)
+    run, step = reopen.open_run(str(tmp_path / "r"), Quiet())
+    genome = step.champion.genome + 0.05
+    for name, weight in run.network.fold(genome).items():
+        if name.startswith("layer4") and weight.ndim > 1:
+            rows, before = weight.flatten(1), run.network.base[name][0].flatten(1)
+            assert len(before[0].unique()) <= 2**bits - 1
+            factors = (rows / before).where(before != 0, torch.nan)
+            assert (factors - factors.nanmean(1, keepdim=True)).nan_to_num().abs().max() < 1e-5
+            assert ((rows == 0) == (before == 0)).all()

@@ -400,10 +400,12 @@ def test_a_config_with_levels_reads_back_to_itself(tmp_path: Path) -> None:
         (["features.standardise=true"], "features.standardise: True, but genome.levels: ternary takes features as"),
         (["features.components=64"], "features.components: 64, but genome.levels: ternary"),
         (["features.whitening=0.5"], "features.whitening: 0.5, but genome.levels: ternary"),
-        (["backbone.trainable=[blocks.6]"], "backbone.trainable: genome.levels: ternary is for a head alone"),
         (["algorithm.mutation=gaussian"], "algorithm.mutation: gaussian, but genome.levels: ternary moves in whole"),
         (["algorithm.mutation={name: gaussian, sigma: 1}"], "algorithm.mutation: gaussian"),
-        (["genome.levels=int3"], "genome.levels: 'int3' given; input should be 'ternary', 'int4' or 'int8'"),
+        (
+            ["genome.levels=int3"],
+            "genome.levels: 'int3' given; input should be 'ternary', 'int3', 'int4', 'int6' or 'int8'",
+        ),
         (["genome.levels=null", "algorithm.mutation=levels"], "algorithm.mutation: levels needs genome.levels"),
     ],
 )
