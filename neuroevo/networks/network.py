@@ -92,11 +92,19 @@ class Network:
         return quantised.encode(self.base, self.layout)
 
     def spread(self, start: Tensor, sigma: float) -> float | Tensor:
-        """Return the deviation of the noise around start [s, g]: relative to each parameter's size behind a cut."""
+        """Return the deviation of the noise around start [s, g]: relative to each parameter's size behind a cut.
+
+        Of an ONNX file's tensors of positive numbers, such as scales, which differ by many orders from one channel to
+        the next, it is relative to each number.
+        """
         if self.backbone.cut is None:
             return quantised.spread(start, self.layout, sigma)
-        scales = mutation.scales(start, self.layout)[0]
-        return sigma * scales.repeat_interleave(torch.tensor(self.layout.sizes, device=scales.device))
+        scales, sizes = mutation.scales(start, self.layout)[0], self.layout.sizes
+        found = scales.repeat_interleave(torch.tensor(sizes, device=scales.device))
+        if self.backbone.cut.foreign:
+            positive = torch.cat([(part > 0).all().expand(part.shape[1]) for part in start.split(sizes, dim=1)])
+            found = torch.where(positive, start[0], found)
+        return sigma * found
 
     def decode(self, genomes: Tensor) -> Weights:
         """Return the weights {name: [n, *shape]} that genomes [n, g] stand for, on features as the head sees them."""
