@@ -129,7 +129,9 @@ class Network:
     def spread(self, start: Tensor, sigma: float) -> float | Tensor:
         """Return the deviation of the noise around start [s, g].
 
-        That of weights is relative to each parameter's size behind a cut; coordinates of a space are relative already.
+        That of weights is relative to each parameter's size behind a cut; of an ONNX file's tensors of positive
+        numbers, such as scales, which differ by many orders from one channel to the next, to each number. Coordinates of
+        a space are relative already.
         """
         if self.space.encode is None:
             return sigma
@@ -137,10 +139,14 @@ class Network:
             return quantised.spread(start, self.layout, sigma)
         weights = self._weights(start.to(self.device))
         layout = Layout.of({name: w[0] for name, w in weights.items()})
-        sizes = mutation.scales(layout.flatten(weights), layout)[0].to(start.device)
-        if self.space.identity:
-            return sigma * sizes.repeat_interleave(torch.tensor(layout.sizes, device=sizes.device))
-        return quantised.spread(start, self.layout, sigma, dict(zip(layout.names, sizes.unbind(), strict=True)))
+        scales = mutation.scales(layout.flatten(weights), layout)[0].to(start.device)
+        if not self.space.identity:
+            return quantised.spread(start, self.layout, sigma, dict(zip(layout.names, scales.unbind(), strict=True)))
+        found = scales.repeat_interleave(torch.tensor(layout.sizes, device=scales.device))
+        if self.backbone.cut.foreign:
+            positive = torch.cat([(part > 0).all().expand(part.shape[1]) for part in start.split(layout.sizes, dim=1)])
+            found = torch.where(positive, start[0], found)
+        return sigma * found
 
     def decode(self, genomes: Tensor) -> Weights:
         """Return the weights {name: [n, *shape]} that genomes [n, g] stand for, on features as the head sees them."""

@@ -133,7 +133,7 @@ def scales(origin: Origin, *, layers: Layers = ("*",), offsets: bool = True) -> 
             if _is_bias(name):
                 own[name] = sizes()[name].expand(base.shape)
             elif base.ndim < 3:  # a norm may have channels that are zero
-                own[name] = base.where(base.abs() > mutation.SMALL, mutation.SMALL)
+                own[name] = base.where(base != 0, mutation.SMALL)
         return own
 
     def decode(parts: Mapping[str, Tensor]) -> Weights:

@@ -188,6 +188,13 @@ def test_a_search_is_kept_gone_on_with_and_written_as_onnx(files: dict[str, Path
             ne.resume(tmp_path / "part", other, data(), algorithm=ne.snes(population=6))
 
 
+def test_a_search_begins_around_each_scale_by_its_own_size(files: dict[str, Path]) -> None:
+    found = ne.steps(ne.onnx(files["qdq"]), data(), trainable=["stem.weight_scale"], algorithm=ne.snes(), sigma=0.1)
+    begun = found.begun.champion.genome
+    torch.testing.assert_close(found.begun.state.sigma, 0.1 * begun)
+    assert begun.min() < 0.99 * begun.max()
+
+
 def test_its_module_may_be_what_a_function_scores(files: dict[str, Path]) -> None:
     found = ne.evolve(
         ne.onnx(files["float"]),

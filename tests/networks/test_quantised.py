@@ -113,8 +113,10 @@ def test_floats_become_the_nearest_levels_no_worse_than_by_the_largest_weight(to
 
     scale = quantised.scales(rows, top)
     plain = error((rows.abs().amax(2) / top).clamp(min=1e-9))
-    assert (error(scale) <= plain).all()
-    bound = {1: 0.25, 7: 0.025, 127: 1e-4}[top]  # of a normal weight's variance; ternary ideally keeps 0.81 of it
+    assert (error(scale) <= plain * (1 + 1e-5)).all()
+    bound = {1: 0.25, 3: 0.08, 7: 0.025, 31: 2e-3, 127: 1e-4}[
+        top
+    ]  # of a normal weight's variance; ternary ideally keeps 0.81 of it
     assert (error(scale) / 200 < bound).all()
     assert scale[0, 5] == pytest.approx(quantised.FULL[top] / top)
 
