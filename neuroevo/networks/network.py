@@ -130,8 +130,8 @@ class Network:
         """Return the deviation of the noise around start [s, g].
 
         That of weights is relative to each parameter's size behind a cut; of an ONNX file's tensors of positive
-        numbers, such as scales, which differ by many orders from one channel to the next, to each number. Coordinates of
-        a space are relative already.
+        numbers, such as scales, which differ by many orders from one channel to the next, to each number. Coordinates
+        of a space are relative already.
         """
         if self.space.encode is None:
             return sigma

@@ -176,7 +176,8 @@ def test_the_levels_of_a_quantised_stage_evolve_as_whole_numbers(
     bits: int, tmp_path: Path, trained: tuple[str, ...]
 ) -> None:
     weights, *_ = trained
-    sets = [weights, f"backbone.quantise={{bits: {bits}, parts: [layer4]}}", f"genome.levels=int{bits}", "seed=3"]
+    sets = [weights, f"backbone.quantise={{bits: {bits}, parts: [layer4]}}", f"genome.levels=int{bits}",
+            "algorithm.mutation.schedule=constant"]  # fmt: skip
     start(tmp_path / "whole", *sets)
     run, step = reopen.open_run(str(tmp_path / "whole"), Quiet())
     network, champion = run.network, step.champion

@@ -405,8 +405,8 @@ def test_a_config_with_levels_reads_back_to_itself(tmp_path: Path) -> None:
         (["algorithm.mutation=gaussian"], "algorithm.mutation: gaussian, but genome.levels: ternary moves in whole"),
         (["algorithm.mutation={name: gaussian, sigma: 1}"], "algorithm.mutation: gaussian"),
         (
-            ["genome.levels=int3"],
-            "genome.levels: 'int3' given; input should be 'ternary', 'int3', 'int4', 'int6' or 'int8'",
+            ["genome.levels=int5"],
+            "genome.levels: 'int5' given; input should be 'ternary', 'int3', 'int4', 'int6' or",
         ),
         (["genome.levels=null", "algorithm.mutation=levels"], "algorithm.mutation: levels needs genome.levels"),
     ],
