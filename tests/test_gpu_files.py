@@ -116,11 +116,12 @@ def test_an_onnx_file_is_run_on_the_host(gpu: Gpu, tmp_path: Path, trainable: st
 def test_every_arm_of_a_benchmark_runs(gpu: Gpu, tmp_path: Path) -> None:
     (tmp_path / "base.yaml").write_text("data: {name: digits, image_size: null, limit: 300}\n")
     sets = [each for each in BASE if not each.startswith(("algorithm", "budget", "data"))]
+    searches = [arm for arm in arms.ARMS if arm not in arms.NEEDS]
     out = benchmark.run(
-        str(tmp_path / "base.yaml"), list(arms.ARMS), Quiet(), Signals(), seeds=1, splits=1, jobs=1,
+        str(tmp_path / "base.yaml"), searches, Quiet(), Signals(), seeds=1, splits=1, jobs=1,
         budget="samples=20000", sets=sets, out=str(tmp_path / "b"),
     )  # fmt: skip
-    for arm in arms.ARMS:
+    for arm in searches:
         [folder] = (out / rundir.RUNS / arm).iterdir()
         assert rundir.read_result(folder)["status"] == "finished"
 

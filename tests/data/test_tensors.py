@@ -173,9 +173,9 @@ class Ragged(Pairs):
 @pytest.mark.parametrize(
     ("data", "line"),
     [
-        (X, r"\(x, y\), a Dataset, a DataLoader, or a mapping .* expected, a Tensor given"),
+        (X, r"\(x, y\), \(x, y, groups\), a Dataset, a DataLoader, or a mapping .* expected, a Tensor given"),
         ("cifar10", "expected, a str given"),
-        ((X, Y, Y), r"\(x, y\) expected, a tuple of 3 given"),
+        ((X, Y, Y, Y), r"\(x, y\) or \(x, y, groups\) expected, a tuple of 4 given"),
         ({"x": X, "y": Y}, "a mapping has train, .*; this one has x, y"),
         ({"validation": (X, Y)}, "this one has validation"),
         ({"train": (X, Y), "test": (X, Y[:3])}, "test: 200 inputs and 3 labels"),

@@ -29,7 +29,7 @@ class Simplex(NamedTuple):
     """Vertices, the best first once all are known, and then where the worst of them may go."""
 
     points: Tensor  # [g + 1 + TRIALS, g]
-    values: Tensor  # [g + 1 + TRIALS, m] float64, as scored; no columns before the first scores
+    values: Tensor  # [g + 1 + TRIALS, k] float64: what is compared; no columns before the first scores
     invalid: Tensor  # [g + 1 + TRIALS] bool, as scored
     known: Tensor  # [g + 1 + TRIALS] bool: which have been scored
     best: Tensor  # [g] of all so far
@@ -64,13 +64,13 @@ def nelder_mead(*, population: Annotated[int, Ge(1)] = 1) -> Algorithm[Simplex]:
         return Population.new(state.points.index_select(0, _next_rows(state, population)))
 
     def tell(state: Simplex, scored: Population, scores: Scores) -> Simplex:
-        n, columns = len(state.known), scores.values.shape[1]
+        n, keys = len(state.known), scores.keys
         rows = _next_rows(state, population)[:n]  # beyond, points are repeated
         k, before = len(rows), state.known[: n - TRIALS].all()
-        values = state.values if state.values.shape[1] else scores.values.new_zeros(n, columns)
+        values = state.values if state.values.shape[1] else keys.new_zeros(n, keys.shape[1])
         state = state._replace(
             points=state.points.index_copy(0, rows, scored.genomes[:k]),
-            values=values.index_copy(0, rows, scores.values[:k]),
+            values=values.index_copy(0, rows, keys[:k]),
             invalid=state.invalid.index_copy(0, rows, scores.invalid[:k]),
             known=state.known.index_fill(0, rows, True),
         )
