@@ -367,7 +367,7 @@ def test_constraints_are_obeyed_by_debs_order_alone(name: str, second: bool, dev
         found, wanted = (algorithm.candidates(state) for state in states)
         assert list(found) == list(wanted)
         assert all(torch.equal(found[kind], wanted[kind]) for kind in found)
-        if "best" in found and not given[0].invalid.all():
+        if "best" in found and not given[0].invalid.all() and name != "nelder_mead":  # whose best may be of before
             best = found["best"]
             row = int((asked[0].genomes == best).all(1).nonzero()[0])
             violation = given[0].violation
