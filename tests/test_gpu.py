@@ -163,8 +163,7 @@ CASES: dict[str, list[str]] = {
 WAITS = {
     "int8": 3, "constraints on objectives": 3,  # of many objectives: whether there are more fronts
     "xnes": 5, "xnes, its rate": 4,  # two exponentials of matrices; in float16 who went beyond its range
-    **dict.fromkeys(("random directions", "scales", "scales without offsets", "singular values",
-                     "singular values alone", "singular values, all"), 4),  # nes is xnes there
+    **dict.fromkeys(("random directions", "singular values alone", "singular values, all"), 4),  # nes is xnes there
 }  # fmt: skip
 VALIDATION = {
     "int8": 4,

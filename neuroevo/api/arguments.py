@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from neuroevo import devices
 from neuroevo.api.classification import Classification, classification
 from neuroevo.api.folders import EVERY, KEEP, Record, Search, spell, spell_constraints
-from neuroevo.api.genes import make_algorithm, make_genes
+from neuroevo.api.genes import make_algorithm, make_genes, usual_algorithm
 from neuroevo.api.learners import about
 from neuroevo.engine import loop
 from neuroevo.engine.cost import Budget
@@ -56,11 +56,21 @@ class Arguments:
     executor: Executor = LOCAL
     checkpoint: Mapping[str, int] = field(default_factory=lambda: {"every": EVERY, "keep": KEEP})
     progress: Callable[[int, int], object] = lambda done, total: None
+    began_with: str | None = None  # the algorithm that was the usual one when a run began
 
     @property
     def patterns(self) -> list[str]:
         """Patterns of what evolves."""
         return [self.trainable] if isinstance(self.trainable, str) else list(self.trainable)
+
+    @property
+    def usual(self) -> str:
+        """The algorithm that searches where none is given."""
+        if self.began_with is not None:
+            return self.began_with
+        many = isinstance(self.fitness, list | tuple) and len(self.fitness) > 1
+        genes = make_genes(self.space, self.sources)
+        return usual_algorithm(genes, data=self.data is not None, many=many, learns=self.refine is not None)
 
     @property
     def limits(self) -> Budget:
@@ -128,7 +138,7 @@ class Arguments:
             raise InputError("a function expected; a metric by name goes with data", option="fitness")
         place, sigma = devices.resolve(self.device), 0.1 if self.sigma is None else self.sigma
         genes = make_genes(self.space, self.sources)
-        algorithm = make_algorithm(self.algorithm, genes=genes)
+        algorithm = make_algorithm(self.algorithm, genes=genes, usual=self.usual)
         constraints = () if self.subject_to is None else read(self.subject_to, table=False)
         evolvable: function.Evolvable | None = None
         if self.model is not None:
@@ -216,7 +226,7 @@ class Arguments:
             "genome": {"init_sigma": sigma, **start},
             "algorithm": {"name": algorithm}
             if isinstance(algorithm, str)
-            else algorithm or {"name": "ga", "default": True},
+            else algorithm or {"name": self.usual, "default": True},
             "refine": spell(self.refine),
             "fitness": {"metrics" if many else "metric": fitness, "samples": samples, **precision, **bounds},
             "validate": {

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from neuroevo import config, devices
-from neuroevo.api.genes import Genes, make_algorithm
+from neuroevo.api.genes import Genes, make_algorithm, usual_algorithm
 from neuroevo.api.learners import Learner, about, learner
 from neuroevo.data import cache, components, tensors
 from neuroevo.data.augment import BATCH
@@ -126,7 +126,8 @@ def classification(
     parts = tensors.parts(data)
     given = of_module(model, next(iter(parts.values())).some, trainable=trainable)
     many, cut = len(goal.fitness) > 1, given.backbone.cut is not None
-    search = make_algorithm(algorithm, many=many, cut=cut, genes=genes, learns=goal.learns is not None)
+    usual = usual_algorithm(genes, data=True, many=many, learns=goal.learns is not None)
+    search = make_algorithm(algorithm, many=many, cut=cut, genes=genes, usual=usual)
     goal = goal._replace(metrics={name: _of_the_module(metric, given) for name, metric in goal.metrics.items()})
     table = tensors.table(parts, given.backbone, given.classes, device, progress=progress)
     return of_table(

@@ -18,6 +18,7 @@ from neuroevo.search.operators.mutation import gaussian
 from neuroevo.search.operators.selection import truncation
 
 Weights = Mapping[str, Tensor]
+GENETIC = "ga"
 SIGMA = 0.01  # deviation of the first population's weights
 
 
@@ -79,14 +80,22 @@ def make_genes(space: Any, sources: Any) -> Genes:
     return found
 
 
+def usual_algorithm(genes: Genes, *, data: bool, many: bool = False, learns: bool = False) -> str:
+    """Return the name of the algorithm that searches where none is given.
+
+    Coordinates, and what a function of one's own is asked of, are searched by a natural evolution strategy; what
+    learns, many objectives and the weights of a classifier on data by a genetic algorithm.
+    """
+    return GENETIC if many or learns or genes.of_levels or (data and genes.of_weights) else IN_SPACES
+
+
 def make_algorithm(
-    given: Any, *, many: bool = False, cut: bool = False, genes: Genes | None = None, learns: bool = False
+    given: Any, *, many: bool = False, cut: bool = False, genes: Genes | None = None, usual: str = GENETIC
 ) -> Algorithm[Any]:
-    """Return an algorithm as it is given, by name or as a mapping, or one that suits the search.
+    """Return an algorithm as it is given, by name or as a mapping, or the `usual` one as it suits the search.
 
     With `many` objectives half of each population are survivors, and where more than a head evolves, behind a `cut`,
-    mutation is relative to the size of parameters. Coordinates are searched by a natural evolution strategy, unless
-    individuals learn.
+    mutation is relative to the size of parameters.
     """
     genes = genes or Genes()
     relative = cut and genes.of_weights
@@ -94,8 +103,8 @@ def make_algorithm(
         found = given
     elif given is None and genes.of_levels:
         found = config.part("algorithm", {"name": "ga", **LEVEL_DEFAULTS}, "algorithm").search()
-    elif given is None and not (genes.of_weights or many or learns):
-        found = config.part("algorithm", IN_SPACES, "algorithm").search()
+    elif given is None and usual != GENETIC:
+        found = config.part("algorithm", usual, "algorithm").search()
     elif given is None:
         own: dict[str, Any] = {"mutation": partial(gaussian, relative=True)} if relative else {}
         own |= {"elites": 128, "selection": partial(truncation, share=0.5)} if many else {}

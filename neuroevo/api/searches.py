@@ -140,8 +140,9 @@ def evolve(
     `singular`; `levels` are whole numbers), or around those of `sources`, one module or its weights by name; `merge` is
     among several. `sigma` is the deviation of the first population around the start: with data 0.01, and relative to
     each parameter's size where more than a head evolves; of coordinates, and without data, 0.1. `algorithm` is a
-    genetic one by default, of coordinates `nes`; without a `budget` it takes 400 generations. Candidates are looked at
-    `every` so many generations (10 with data, else 1), and after `patience` looks without a better one it ends.
+    genetic one by default, of coordinates and without data `nes`; without a `budget` it takes 400 generations.
+    Candidates are looked at `every` so many generations (10 with data, else 1), and after `patience` looks without a
+    better one it ends.
     Observers are told, and functions among them called with each generation's step.
     With data, `precision` is that of scoring: float32, bfloat16, float16 (on GPUs) or auto, which is half where that is
     clearly quicker on this machine; the best are scored again in float32.
@@ -296,6 +297,7 @@ def resume(
             seed=record["seed"],
             device=record["device"],
             checkpoint=record["checkpoint"],
+            began_with=record["algorithm"]["name"] if record["algorithm"].get("default") else None,
             executor=executor,
             progress=observer.progress,
         )

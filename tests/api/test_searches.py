@@ -1,5 +1,6 @@
 import threading
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import neuroevo as ne
+from neuroevo.api import arguments
 from neuroevo.engine.execution import Local
 from neuroevo.search.operators.mutation import gaussian
 
@@ -119,7 +121,19 @@ def test_an_algorithm_may_be_given_by_name_and_as_in_a_config() -> None:
     given: Any = {"start": torch.ones(5), "fitness": sphere, "budget": ne.Budget(generations=3)}
     made = ne.evolve(**given, algorithm=ne.snes(population=6))
     assert torch.equal(ne.evolve(**given, algorithm={"name": "snes", "population": 6}).genome, made.genome)
-    assert torch.equal(ne.evolve(**given, algorithm="ga").genome, ne.evolve(**given).genome)
+    assert torch.equal(ne.evolve(**given, algorithm="nes").genome, ne.evolve(**given).genome)
+
+
+def test_a_run_goes_on_with_the_algorithm_that_was_usual_when_it_began(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, Any] = {"start": torch.ones(5), "fitness": sphere}
+    whole = ne.evolve(**asked, algorithm="ga", budget=ne.Budget(generations=4))
+    with monkeypatch.context() as before:
+        before.setattr(arguments, "usual_algorithm", lambda *given, **options: "ga")
+        ne.evolve(**asked, budget=ne.Budget(generations=2), out=tmp_path / "r")
+    found = ne.resume(tmp_path / "r", **asked, budget=ne.Budget(generations=4))
+    assert torch.equal(found.population.genomes, whole.population.genomes)
 
 
 def test_nan_is_invalid_and_never_wins() -> None:

@@ -22,6 +22,7 @@ from neuroevo.errors import InputError
 from neuroevo.search.algorithms.base import fitness_of
 
 LARGEST = 1000  # genes of a full covariance, whose root is exponentiated each generation
+FEW = 20  # genes of which a full covariance is learnt in time; bench/README.md has how far which of them gets
 
 Size = Annotated[int, Ge(2)]
 Rate = Annotated[float, Gt(0)]
@@ -202,15 +203,16 @@ def xnes(*, population: Size = 256, center_rate: Rate = 1.0, sigma_rate: Rate | 
 
 
 def nes(*, population: Size = 32, center_rate: Rate = 1.0, sigma_rate: Rate | None = None) -> Algorithm[Search]:
-    """Follow the natural gradient, with a full covariance up to LARGEST genes: `xnes` there, `snes` beyond.
+    """Follow the natural gradient, with a full covariance for up to 20 genes: `xnes` there, `snes` beyond.
 
+    A covariance has g (g + 1) / 2 numbers to learn, which takes more evaluations than there are where genes are many.
     `sigma_rate` is theirs if None.
     """
     many = snes(population=population, center_rate=center_rate, sigma_rate=sigma_rate)
     few = xnes(population=population, center_rate=center_rate, sigma_rate=sigma_rate)
 
     def of(genes: int) -> Algorithm[Search]:
-        return few if genes <= LARGEST else many
+        return few if genes <= FEW else many
 
     def init(start: Tensor, sigma: float | Tensor, context: Context) -> Search:
         return of(start.shape[1]).init(start, sigma, context)
