@@ -212,8 +212,11 @@ class Network:
 
         And by how much of the largest logit what it gives differs from what was scored.
         """
-        found, cut = onnxfiles.inside(self.module(genome)), self.backbone.cut
-        if found is None or cut is None:
+        cut = self.backbone.cut
+        if cut is None or not cut.foreign:
+            return None
+        found = onnxfiles.inside(self.module(genome))
+        if found is None:
             return None
         content, inputs = found.to_onnx(), found.tried
         assert inputs is not None
@@ -232,7 +235,7 @@ class Network:
         folds = self.affine is not None and f"{self.first}.weight" in evolving
         if self.affine is None and self.space.identity:
             return genomes
-        weights = self._weights(genomes)
+        weights = self._weights(genomes.to(self.device))
         if folds:
             assert self.affine is not None
             weights = self.affine.fold({name: w.to(self.affine.mean.device) for name, w in weights.items()}, self.first)

@@ -56,6 +56,7 @@ class Space(NamedTuple):
     start: Callable[[], Tensor]  # the genome [1, g] of the network as it is
     encode: Callable[[Weights], Tensor] | None = None  # weights -> genomes, where any network of the layout has one
     identity: bool = False  # genes are the weights themselves
+    draws: bool = False  # decoding takes numbers that the host draws
 
 
 def full(origin: Origin) -> Space:
@@ -108,7 +109,7 @@ def random(origin: Origin, *, directions: Annotated[int, Ge(1)] = 500, layers: L
             found[name] = around[name] + sizes()[name] * change
         return found
 
-    return _around(layout, decode, around)
+    return _around(layout, decode, around)._replace(draws=True)
 
 
 def scales(origin: Origin, *, layers: Layers = ("*",), offsets: bool = True) -> Space:
