@@ -151,6 +151,20 @@ def test_a_run_in_a_space_refuses_to_go_on_around_another_network(tmp_path: Path
         save_file(own, path)
 
 
+def test_what_networks_have_learnt_is_added_to_the_head_that_the_config_names(
+    tmp_path: Path, trained: tuple[str, ...]
+) -> None:
+    _, *runs = trained
+    base = f"backbone.weights={runs[0]}/network.safetensors"
+    space = "genome.space={name: merge, how: arithmetic, scale: 0}"
+    start(tmp_path / "r", base, space, f"genome.from=[{', '.join(runs)}]", "head.init=network")
+    run, _ = reopen.open_run(str(tmp_path / "r"), Quiet())
+    own = load_file(f"{runs[0]}/champion.safetensors")
+    found = run.network.fold(run.network.start()[0])
+    for name, weight in own.items():
+        torch.testing.assert_close(found[name], weight, rtol=1e-4, atol=1e-5)
+
+
 def test_levels_are_the_space_of_that_name(tmp_path: Path) -> None:
     head = ["backbone.name=none", "backbone.weights=none"]
     short, long = (
