@@ -46,7 +46,10 @@ def read(source: str, key: str) -> Given:
 
 @config.at(**KEYS)
 def lines(c: Config, backbone: Backbone, now: Classes) -> list[str]:
-    """Return a line on each head that has learnt before and that a run takes; InputError where it can't be."""
+    """Return a line on each head that has learnt before and that a run takes; InputError where it can't be.
+
+    And one on rounded weights whose place others take.
+    """
     found: list[str] = []
     sources = c.genome.start if c.head.trainable else c.genome.start[:1]
     for source in sources:
@@ -59,6 +62,12 @@ def lines(c: Config, backbone: Backbone, now: Classes) -> list[str]:
         rows = {backbone.own_head.out_features}
         source = "head.init: network" if c.backbone.file is None else f"backbone.file: {c.backbone.file}"
         found += _lines(source, backbone.classes, now, rows, c.head.trainable)
+    rounded = [name for name in backbone.trainable if name in backbone.moved]
+    if sources and rounded:
+        found.append(
+            f"genome.from: {rounded[0]} ({len(rounded)} in all) is as it is there, and not as backbone.quantise rounds "
+            "it; backbone.transfer takes weights before they are rounded"
+        )
     return found
 
 

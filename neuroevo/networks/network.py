@@ -115,9 +115,7 @@ class Network:
         Those are genomes of this network, whose genes are the weights.
         """
         given = () if sources is None else tuple(self._weights(row[None].to(self.device)) for row in sources)
-        space = build(Origin(self.evolving, given, seed))
-        if not isinstance(space, Space):
-            raise InputError(f"a function of Origin that returns a Space expected, a {type(space).__name__} returned")
+        space = spaces.lay(build, Origin(self.evolving, given, seed))
         if space.encode is None:
             space.decode(space.layout.unflatten(space.start()))  # which refuses what it can't be around
         return replace(self, space=space)

@@ -59,6 +59,15 @@ class Space(NamedTuple):
     draws: bool = False  # decoding takes numbers that the host draws
 
 
+def lay(build: Callable[[Origin], Space], origin: Origin) -> Space:
+    """Return the space that a function, perhaps a user's own, lays around an origin; InputError where it is none."""
+    found = build(origin)
+    if not isinstance(found, Space):
+        line = f"a function of Origin that returns a Space expected, a {type(found).__name__} returned"
+        raise InputError(line, option="space")
+    return found
+
+
 def full(origin: Origin) -> Space:
     """Take the weights themselves for genes."""
     layout = _layout(origin.weights)

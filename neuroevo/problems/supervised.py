@@ -141,8 +141,7 @@ class Supervised:
     @cached_property
     def constraints(self) -> tuple[Posed, ...]:
         """The constraints on these classes and groups, less those on groups that aren't known."""
-        unknown = self.names.groups is None
-        known = [given for given in self.subject_to if not (unknown and asks_for_groups(given))]
+        known = [given for given in self.subject_to if self.names.groups is not None or not asks_for_groups(given)]
         return tuple(pose(given, self.names).of_network(self.network.numbers) for given in known)
 
     def of_groups(self, groups: tuple[str, ...]) -> "Supervised":
@@ -178,7 +177,6 @@ class Supervised:
         objectives = len(self.fitness.metrics)
         judgement = self.judgement(self.fitness_metrics(), constrained=True)
         if self.executions.now.graphs:
-            # A graph would go on reading the host's memory in which numbers were when it was captured.
             decodes = self.calibrates == 0 and not self.network.space.draws
             within = Replay(Graphs(self.note), decodes, getattr(self.samples, "alone", False))
             judgement = judgement._replace(replay=within)

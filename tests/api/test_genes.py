@@ -153,7 +153,11 @@ def test_a_ga_by_name_moves_levels_in_whole_steps_as_the_default_does() -> None:
         ),
         (
             lambda: ne.evolve(Net(0), (X, Y), space=lambda origin: 3),
-            "a function of Origin that returns a Space expected",
+            "space: a function of Origin that returns a Space expected",
+        ),
+        (
+            lambda: ne.evolve(Net(0), fitness=hits, space=lambda origin: 3),
+            "space: a function of Origin that returns a Space expected",
         ),
         (lambda: ne.evolve(Net(0), (X, Y), space="levels", refine=ne.sgd(steps=1)), "refine: gradient steps leave"),
         (
