@@ -78,8 +78,10 @@ CASES: dict[str, list[str]] = {
              "fitness.metric={name: kappa, weights: quadratic}"],
     "int8": ["genome.levels=int8", "algorithm.mutation={name: levels, schedule: linear}",
              "fitness.metrics=[cross_entropy, sparsity, weight_norm, distance]", "algorithm.elites=4"],
-    **{f"levels, {schedule}": ["genome.levels=int8", f"algorithm.mutation={{name: levels, schedule: {schedule}}}"]
-       for schedule in ("exponential", "step", "warmup_cosine", "one_cycle")},
+    **{f"levels, {schedule}": [f"genome.levels={kind}", f"algorithm.mutation={{name: levels, schedule: {schedule}}}"]
+       for kind, schedule in (("int3", "exponential"), ("int6", "step"), ("int8", "warmup_cosine"),
+                              ("int8", "one_cycle"))},
+    "levels of a stage": [*DEEP, "genome.levels=int4"],
     "a cost matrix": ["fitness.metric=" + json.dumps(
         {"name": "cost_matrix", "costs": [[float(i != j) for i in range(10)] for j in range(10)]})],
     # Constraints, on classes and groups; metrics of classes and groups.

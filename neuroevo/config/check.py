@@ -83,7 +83,7 @@ def check(raw: Mapping[str, Any]) -> Config:
     fill = _with_onnx if network.get("name") == ONNX else _as_given
     backbone = section(Backbone, network, "backbone")
     head = part_section(Head, fill(mapping("head"), "head"), "head")
-    _check_onnx(backbone, refine)
+    _check_onnx(backbone, genome.levels, refine)
     if not head.trainable and not backbone.trainable:
         raise InputError("head.trainable: false leaves nothing to evolve; name parts in backbone.trainable")
     search = part("algorithm", algorithm, "algorithm")
@@ -165,7 +165,7 @@ def _with_onnx(given: dict[str, Any], key: str) -> dict[str, Any]:
     return {**given, **OF_LOGITS[key]}
 
 
-def _check_onnx(backbone: Backbone, refine: object) -> None:
+def _check_onnx(backbone: Backbone, levels: str | None, refine: object) -> None:
     """Check the keys that go together with an ONNX file, and those that need one; InputError names one that doesn't."""
     if backbone.name != ONNX:
         for key in ("file", "mean", "std"):
@@ -181,6 +181,10 @@ def _check_onnx(backbone: Backbone, refine: object) -> None:
         raise InputError("backbone.trainable: names nothing of the ONNX file to evolve; give patterns of initialisers")
     if (backbone.mean is None) != (backbone.std is None):
         raise InputError("backbone.mean: and backbone.std go together; give both, or none")
+    if levels is not None:
+        raise InputError(
+            f"genome.levels: {show(levels)}, but an ONNX file's whole numbers stay; space scales goes with it"
+        )
     if refine is not None:
         raise InputError(f"refine: {NO_GRADIENTS}")
 

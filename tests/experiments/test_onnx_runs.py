@@ -119,7 +119,7 @@ BAD: dict[str, tuple[list[str], str]] = {
     "a hidden layer": (["head.name=mlp"], "head.name: 'mlp', but an ONNX file gives logits"),
     "components": (["features.components=2"], "features.components: 2, but an ONNX file gives logits"),
     "weights": (["backbone.weights=pypi"], "backbone.weights: 'pypi', but an ONNX file is taken as it is"),
-    "levels": (["genome.levels=int8"], "backbone.trainable: genome.levels"),
+    "levels": (["genome.levels=int8"], "genome.levels: .int8., but an ONNX file"),
     "mean alone": (["backbone.mean=[0.5]"], "backbone.mean: and backbone.std go together"),
     "two means": (["backbone.mean=[0.5, 0.5]", "backbone.std=[1]"], "backbone.mean: 2 numbers for 3 channels"),
     "no deviation": (["backbone.mean=[0.5]", "backbone.std=[0]"], "backbone.std.0: 0"),

@@ -1,0 +1,47 @@
+"""The benches of docs/when.md on networks, on a few images: every row is there, and nothing of test is chosen by."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+BENCH = Path(__file__).parents[2] / "bench"
+
+
+def run(name: str, tmp_path: Path, *options: str) -> dict[str, Any]:
+    out = tmp_path / "figures.json"
+    command = [sys.executable, str(BENCH / name), "--small", "--threads", "1", "--json", str(out), *options]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found: dict[str, Any] = json.loads(out.read_text())
+    assert found["commit"]
+    assert name in found["command"]
+    return found["found"]  # type: ignore[no-any-return]
+
+
+def test_a_quantised_network_is_mended_by_each_row(tmp_path: Path) -> None:
+    (rows,) = run("quantisation.py", tmp_path, "--data", "digits").values()
+    searches = {"spsa, labels", "evolved, labels", "evolved, no labels", "evolved from round to nearest, labels"}
+    assert rows.keys() == {"float", "round to nearest", "bias correction", *searches}
+    assert rows["float"]["test"][0] > rows["round to nearest"]["test"][0]
+    assert rows["bias correction"]["test"][0] > rows["round to nearest"]["test"][0]
+
+
+@pytest.mark.usefixtures("data_root")
+def test_the_last_stage_is_searched_in_each_space(tmp_path: Path) -> None:
+    rows = run("coordinates.py", tmp_path, "--forward", "2000")
+    assert rows.keys() == {"the head", "full by ga", "full by snes", "random", "low_rank", "scales", "singular"}
+    assert {len(of["test"]) for of in rows.values()} == {1}
+
+
+@pytest.mark.usefixtures("data_root")
+def test_networks_are_merged_in_each_way(tmp_path: Path) -> None:
+    rows = run("merging.py", tmp_path, "--forward", "1500")
+    closed = {"the best alone", "mean", "task arithmetic", "RegMean", "greedy soup"}
+    searched = {"evolved, from the mean", "evolved, from task arithmetic", "evolved, one a network", "spsa", "coordinate"}
+    assert rows.keys() == {"the head", "plain", "inverted", "rotated", "noisy", *closed, *searched}
+    for of in rows.values():
+        assert of["test worst"][0] <= of["test mean"][0]
