@@ -41,7 +41,13 @@ def test_the_last_stage_is_searched_in_each_space(tmp_path: Path) -> None:
 def test_networks_are_merged_in_each_way(tmp_path: Path) -> None:
     rows = run("merging.py", tmp_path, "--forward", "1500")
     closed = {"the best alone", "mean", "task arithmetic", "RegMean", "greedy soup"}
-    searched = {"evolved, from the mean", "evolved, from task arithmetic", "evolved, one a network", "spsa", "coordinate"}
+    searched = {
+        "evolved, from the mean",
+        "evolved, from task arithmetic",
+        "evolved, one a network",
+        "spsa",
+        "coordinate",
+    }
     assert rows.keys() == {"the head", "plain", "inverted", "rotated", "noisy", *closed, *searched}
     for of in rows.values():
         assert of["test worst"][0] <= of["test mean"][0]
