@@ -202,7 +202,7 @@ def xnes(*, population: Size = 256, center_rate: Rate = 1.0, sigma_rate: Rate | 
 
 
 def nes(*, population: Size = 32, center_rate: Rate = 1.0, sigma_rate: Rate | None = None) -> Algorithm[Search]:
-    """Follow the natural gradient, with a full covariance up to LARGEST genes: `xnes` there, `snes` beyond.
+    """Follow the natural gradient, with a full covariance up to 1,000 genes: `xnes` there, `snes` beyond.
 
     `sigma_rate` is theirs if None.
     """
