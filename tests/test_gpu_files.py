@@ -11,6 +11,7 @@ from paper_gpu import CPU, CUDA, Gpu, Paper, paper_gpu
 from safetensors.torch import load_file
 from test_gpu import BASE, DEEP, MLP, configured
 
+from neuroevo import devices
 from neuroevo.bench import arms, benchmark, workers
 from neuroevo.engine.observer import Observer
 from neuroevo.experiments import evaluation, experiment, export, reopen
@@ -69,6 +70,15 @@ def test_networks_are_merged(gpu: Gpu, tmp_path: Path, how: str, per: str) -> No
     go(tmp_path / "old", *MLP)
     merge = f"genome.space={{name: merge, how: {how}, per: {per}}}"
     go(tmp_path / "new", *MLP, merge, f"genome.from=[{tmp_path / 'old'}, {tmp_path / 'old'}]", "algorithm=nes")
+
+
+def test_metrics_of_weights_are_of_coordinates_that_are_kept_on_the_host(
+    gpu: Gpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices, "available_memory", lambda device: 2**33 if device.type == "cpu" else 0)
+    quiet, space = Quiet(), "genome.space={name: random, directions: 5}"
+    experiment.run(configured(*DEEP, space, "fitness.ties=weight_norm"), str(tmp_path / "r"), "test", quiet)
+    assert {step.population.genomes.device for step in quiet.steps} == {CPU}
 
 
 def test_a_run_takes_weights_and_the_networks_own_head_from_another(gpu: Gpu, tmp_path: Path) -> None:

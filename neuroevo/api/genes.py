@@ -11,7 +11,7 @@ from neuroevo.api.learners import about
 from neuroevo.config.check import IN_SPACES, LEVEL_DEFAULTS, SPACE_SIGMA
 from neuroevo.config.parts import Part
 from neuroevo.engine.algorithm import Algorithm
-from neuroevo.errors import InputError
+from neuroevo.errors import InputError, the
 from neuroevo.networks.spaces import SPACES, Origin, Space, full
 from neuroevo.search.algorithms.ga import ga
 from neuroevo.search.operators.mutation import gaussian
@@ -110,9 +110,16 @@ def make_algorithm(
         own |= {"elites": 128, "selection": partial(truncation, share=0.5)} if many else {}
         found = ga(**own)
     elif isinstance(given, str | Mapping):
+        named = {"name": given} if isinstance(given, str) else dict(given)
+        if genes.of_levels and named.get("name", "ga") == "ga":
+            named = {"name": "ga", **LEVEL_DEFAULTS, **named}
         with about("algorithm"):
-            part = config.part("algorithm", given, "algorithm")
+            part = config.part("algorithm", named, "algorithm")
         mutation = part.options.get("mutation")
+        if genes.of_levels and isinstance(mutation, Part) and mutation.name == "gaussian":
+            raise InputError(
+                f"mutation gaussian, but levels of {the('space')} move in whole steps; use levels", option="algorithm"
+            )
         if isinstance(mutation, Part) and mutation.options.get("relative", False) is None:
             mutation.options["relative"] = relative and not mutation.options.get("safe")
         found = part.search()

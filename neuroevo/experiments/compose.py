@@ -202,7 +202,7 @@ def assemble(
     with config.at(**KEYS):
         evolved = evolve(c, learnt_from, kept, log)
     sources = sources_of(c, evolved, kept)
-    with config.at("genome.space"):
+    with config.at("genome.space", space="genome.space"):
         evolved = evolved.within(c.genome.space.bound(), sources, seed=c.seed)
     algorithm.check(evolved.layout.genes)
     cut = evolved.backbone.cut

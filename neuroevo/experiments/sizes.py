@@ -15,7 +15,7 @@ from neuroevo.experiments.build import check_samples, make_head, slots
 from neuroevo.experiments.costs import steps
 from neuroevo.experiments.memory import amount, fits
 from neuroevo.networks.backbones import Backbone
-from neuroevo.networks.spaces import Origin, Space
+from neuroevo.networks.spaces import Origin, lay
 
 
 def check_size(c: Config, genes: int, train: int) -> None:
@@ -87,10 +87,9 @@ def dimensions(c: Config, given: tuple[Dataset, dict[str, Tensor]], backbone: Ba
 def count_genes(c: Config, evolved: dict[str, Tensor]) -> int:
     """Return the genes of what evolves, {name: shape}, in a config's space."""
     weights = {name: p[None] for name, p in evolved.items()}
-    space: Space = c.genome.space.bound()(
-        Origin(weights, (weights,) * len(c.genome.start) if c.genome.coordinates else ())
-    )
-    return space.layout.genes
+    around = Origin(weights, (weights,) * len(c.genome.start) if c.genome.coordinates else ())
+    with config.at(space="genome.space"):
+        return lay(c.genome.space.bound(), around).layout.genes
 
 
 def check_search(c: Config, given: tuple[Dataset, dict[str, Tensor]], backbone: Backbone) -> None:

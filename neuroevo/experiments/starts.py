@@ -46,7 +46,10 @@ def read(source: str, key: str) -> Given:
 
 @config.at(**KEYS)
 def lines(c: Config, backbone: Backbone, now: Classes) -> list[str]:
-    """Return a line on each head that has learnt before and that a run takes; InputError where it can't be."""
+    """Return a line on each head that has learnt before and that a run takes; InputError where it can't be.
+
+    And one on rounded weights whose place others take.
+    """
     found: list[str] = []
     sources = c.genome.start if c.head.trainable else c.genome.start[:1]
     for source in sources:
@@ -59,6 +62,12 @@ def lines(c: Config, backbone: Backbone, now: Classes) -> list[str]:
         rows = {backbone.own_head.out_features}
         source = "head.init: network" if c.backbone.file is None else f"backbone.file: {c.backbone.file}"
         found += _lines(source, backbone.classes, now, rows, c.head.trainable)
+    rounded = [name for name in backbone.trainable if name in backbone.moved]
+    if sources and rounded:
+        found.append(
+            f"genome.from: {rounded[0]} ({len(rounded)} in all) is as it is there, and not as backbone.quantise rounds "
+            "it; backbone.transfer takes weights before they are rounded"
+        )
     return found
 
 
@@ -109,16 +118,18 @@ def head_weights(
     """Return the weights {name: [1, *shape]} of a head of so many features at the start, on features as it sees them.
 
     Those of the network are on raw features. A head that doesn't evolve is that of the first of `genome.from`, if any,
-    or what a checkpoint `kept` of it. Where genomes start from elsewhere, one that evolves is its module's own.
+    or what a checkpoint `kept` of it. Where genomes start from elsewhere, one that evolves is its module's own, unless
+    it is what a merge adds to.
     """
     own = {key.removeprefix(HEAD + "/"): value.to(device) for key, value in kept.items() if key.startswith(HEAD + "/")}
     weights = {f"{backbone.head}.{name}": p.detach()[None] for name, p in head.named_parameters()}
     if own:
         return {name: own[name] for name in weights}  # in the head's own order
-    if START in kept or (c.genome.start and c.head.trainable):
+    added_to = c.genome.space.options.get("how") == "arithmetic"  # by what networks from elsewhere have learnt
+    if START in kept or (c.genome.start and c.head.trainable and not added_to):
         return weights
     given: Given | None = None
-    if c.genome.start:
+    if c.genome.start and not (c.head.trainable and added_to):
         found = read(c.genome.start[0], "genome.from")
         found = found._replace(weights=strip_prefix(found.weights, {*weights, *backbone.body.state_dict()}))
         found = found._replace(weights=rows_.in_order(head, backbone.head, width, found, now, learns=False))

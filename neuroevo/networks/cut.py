@@ -161,7 +161,9 @@ def _check(network: nn.Module, trainable: Collection[str], images: Tensor, whole
         features, expected = rest(*found.tensors(rows)), network(images)
         if not torch.equal(before, rows) or not torch.equal(kept, images):
             raise _Changes("it changes what passes the cut")
-        if not torch.allclose(features, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max())):
+        # Another runtime's kernels differ by more: of all logits alike, as `divide` has seen.
+        rtol, atol = (0.0, 1e-4) if foreign else (1e-4, 1e-5)
+        if not torch.allclose(features, expected, rtol=rtol, atol=atol * float(expected.abs().max())):
             raise _Changes("its parts don't make the whole")
     return found
 

@@ -115,9 +115,7 @@ class Network:
         Those are genomes of this network, whose genes are the weights.
         """
         given = () if sources is None else tuple(self._weights(row[None].to(self.device)) for row in sources)
-        space = build(Origin(self.evolving, given, seed))
-        if not isinstance(space, Space):
-            raise InputError(f"a function of Origin that returns a Space expected, a {type(space).__name__} returned")
+        space = spaces.lay(build, Origin(self.evolving, given, seed))
         if space.encode is None:
             space.decode(space.layout.unflatten(space.start()))  # which refuses what it can't be around
         return replace(self, space=space)
@@ -212,8 +210,11 @@ class Network:
 
         And by how much of the largest logit what it gives differs from what was scored.
         """
-        found, cut = onnxfiles.inside(self.module(genome)), self.backbone.cut
-        if found is None or cut is None:
+        cut = self.backbone.cut
+        if cut is None or not cut.foreign:
+            return None
+        found = onnxfiles.inside(self.module(genome))
+        if found is None:
             return None
         content, inputs = found.to_onnx(), found.tried
         assert inputs is not None
@@ -232,7 +233,7 @@ class Network:
         folds = self.affine is not None and f"{self.first}.weight" in evolving
         if self.affine is None and self.space.identity:
             return genomes
-        weights = self._weights(genomes)
+        weights = self._weights(genomes.to(self.device))
         if folds:
             assert self.affine is not None
             weights = self.affine.fold({name: w.to(self.affine.mean.device) for name, w in weights.items()}, self.first)

@@ -56,6 +56,16 @@ class Space(NamedTuple):
     start: Callable[[], Tensor]  # the genome [1, g] of the network as it is
     encode: Callable[[Weights], Tensor] | None = None  # weights -> genomes, where any network of the layout has one
     identity: bool = False  # genes are the weights themselves
+    draws: bool = False  # decoding takes numbers that the host draws
+
+
+def lay(build: Callable[[Origin], Space], origin: Origin) -> Space:
+    """Return the space that a function, perhaps a user's own, lays around an origin; InputError where it is none."""
+    found = build(origin)
+    if not isinstance(found, Space):
+        line = f"a function of Origin that returns a Space expected, a {type(found).__name__} returned"
+        raise InputError(line, option="space")
+    return found
 
 
 def full(origin: Origin) -> Space:
@@ -108,7 +118,7 @@ def random(origin: Origin, *, directions: Annotated[int, Ge(1)] = 500, layers: L
             found[name] = around[name] + sizes()[name] * change
         return found
 
-    return _around(layout, decode, around)
+    return _around(layout, decode, around)._replace(draws=True)
 
 
 def scales(origin: Origin, *, layers: Layers = ("*",), offsets: bool = True) -> Space:

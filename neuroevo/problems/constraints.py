@@ -100,6 +100,13 @@ def violation(values: Tensor, constraint: Constraint, judged: Tensor | None = No
     return (found if judged is None else found.masked_fill(~judged, 0)).sum(1)
 
 
+def asks_for_groups(constraint: Constraint) -> bool:
+    """Tell whether a constraint can't be posed until groups of samples are known."""
+    c = constraint
+    whole = METRICS[c.metric](**c.options) if c.function is None else c.function
+    return c.per == "group" or (isinstance(whole, Unbound) and whole.grouped)
+
+
 class Posed(NamedTuple):
     """A constraint on the classes and groups of a problem."""
 

@@ -17,7 +17,7 @@ from neuroevo.engine.problem import VIOLATION, Problem, by_metric
 from neuroevo.engine.scores import Scores
 from neuroevo.errors import InputError
 from neuroevo.networks.cut import match
-from neuroevo.networks.spaces import Origin, Space, full
+from neuroevo.networks.spaces import Origin, Space, full, lay
 from neuroevo.problems.constraints import Constraint, of_numbers
 from neuroevo.problems.metric import FITNESS, numbers
 
@@ -80,7 +80,7 @@ class Evolvable:
             raise InputError(f"{odd[0]} is no tensor of real numbers", option="trainable")
         own = {name: parameters[name].float()[None] for name in names}
         given = tuple(_of_source(weights, own, f"sources[{i}]") for i, weights in enumerate(sources))
-        self.space = space(Origin(own, given, seed))
+        self.space = lay(space, Origin(own, given, seed))
         self.layout, self.start = self.space.layout, self.space.start()
         self.decode(self.start[0])  # which refuses what a space can't be around
 

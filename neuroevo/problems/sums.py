@@ -39,7 +39,7 @@ class Replay(NamedTuple):
     """Graphs of slices' work, and what of it is within: what takes operations on the device alone."""
 
     graphs: Graphs
-    decodes: bool  # genomes into weights
+    decodes: bool  # genomes into weights; not by what the host draws: a graph would read that memory again and again
     gathers: bool  # rows into batches
 
 

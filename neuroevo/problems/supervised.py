@@ -32,7 +32,7 @@ from neuroevo.learning.task import Settings, Task
 from neuroevo.networks import heads
 from neuroevo.networks.network import Network
 from neuroevo.problems import intervals
-from neuroevo.problems.constraints import Constraint, Posed, compliance, pose
+from neuroevo.problems.constraints import Constraint, Posed, asks_for_groups, compliance, pose
 from neuroevo.problems.metric import (
     LOWER_IS_BETTER,
     Metric,
@@ -141,7 +141,7 @@ class Supervised:
     @cached_property
     def constraints(self) -> tuple[Posed, ...]:
         """The constraints on these classes and groups, less those on groups that aren't known."""
-        known = [given for given in self.subject_to if given.per != "group" or self.names.groups is not None]
+        known = [given for given in self.subject_to if self.names.groups is not None or not asks_for_groups(given)]
         return tuple(pose(given, self.names).of_network(self.network.numbers) for given in known)
 
     def of_groups(self, groups: tuple[str, ...]) -> "Supervised":
@@ -177,7 +177,8 @@ class Supervised:
         objectives = len(self.fitness.metrics)
         judgement = self.judgement(self.fitness_metrics(), constrained=True)
         if self.executions.now.graphs:
-            within = Replay(Graphs(self.note), self.calibrates == 0, getattr(self.samples, "alone", False))
+            decodes = self.calibrates == 0 and not self.network.space.draws
+            within = Replay(Graphs(self.note), decodes, getattr(self.samples, "alone", False))
             judgement = judgement._replace(replay=within)
 
         def again(n: int) -> int:

@@ -112,6 +112,14 @@ def test_levels_are_whole_numbers_from_python(trainable: str) -> None:
     assert ((levels == 0) | (levels.abs() > 0.999)).all()
 
 
+def test_a_ga_by_name_moves_levels_in_whole_steps_as_the_default_does() -> None:
+    default, named = (
+        ne.evolve(Net(0), (X, Y), space="levels", budget=ne.Budget(generations=2), algorithm=algorithm)
+        for algorithm in (None, "ga")
+    )
+    assert torch.equal(default.genome, named.genome)
+
+
 @pytest.mark.parametrize(
     ("call", "line"),
     [
@@ -145,9 +153,17 @@ def test_levels_are_whole_numbers_from_python(trainable: str) -> None:
         ),
         (
             lambda: ne.evolve(Net(0), (X, Y), space=lambda origin: 3),
-            "a function of Origin that returns a Space expected",
+            "space: a function of Origin that returns a Space expected",
+        ),
+        (
+            lambda: ne.evolve(Net(0), fitness=hits, space=lambda origin: 3),
+            "space: a function of Origin that returns a Space expected",
         ),
         (lambda: ne.evolve(Net(0), (X, Y), space="levels", refine=ne.sgd(steps=1)), "refine: gradient steps leave"),
+        (
+            lambda: ne.evolve(Net(0), (X, Y), space="levels", algorithm={"name": "ga", "mutation": "gaussian"}),
+            "algorithm: mutation gaussian, but levels of space move in whole steps; use levels",
+        ),
         (lambda: ne.evolve(Net(0), (X, Y), space="levels", standardise=True), "standardise: true, but what is folded"),
     ],
 )

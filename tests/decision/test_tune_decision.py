@@ -103,6 +103,13 @@ def test_few_samples_of_a_class_and_none_are_noted() -> None:
     assert ne.tune_decision(logits, y).notes == ("no sample of class 2: nothing is known of the offsets there",)
 
 
+def test_a_bound_on_a_class_without_samples_is_held_against_nobody_as_in_a_run() -> None:
+    logits, y = tailed(200)
+    y[y == 2] = 0
+    bounds = [{"metric": {"name": "recall", "of": 2}, "at_least": 0.5}]
+    assert all(row.feasible for row in ne.tune_decision(logits, y, "accuracy", bounds).rows)
+
+
 def test_where_no_row_keeps_to_all_constraints_it_is_noted() -> None:
     logits, y = tailed(120)
     found = ne.tune_decision(logits, y, "accuracy", [{"metric": "recall", "per": "class", "at_least": 0.99}])

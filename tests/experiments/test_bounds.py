@@ -16,7 +16,7 @@ from neuroevo.cli import inspection
 from neuroevo.cli.main import summary
 from neuroevo.config import load
 from neuroevo.errors import InputError
-from neuroevo.experiments import evaluation, experiment
+from neuroevo.experiments import evaluation, experiment, export
 from neuroevo.storage import generations, rundir
 
 SETS = [
@@ -224,6 +224,15 @@ def test_groups_that_are_not_there_are_refused_in_a_line(tmp_path: Path) -> None
         InputError, match=r"groups is int64 \[3\]; a whole number or a name for each of the 400 samples"
     ):
         start(tmp_path / "r", **arrays, groups=np.arange(3))
+
+
+def test_a_run_under_bounds_of_groups_is_exported_and_scored_where_there_are_none(tmp_path: Path) -> None:
+    bounds = "[{metric: worst_group_accuracy, at_least: 0.2}, {metric: accuracy, at_least: 0.1}]"
+    start(tmp_path / "r", f"fitness.subject_to={bounds}")
+    export.network(str(tmp_path / "r"))
+    np.savez(tmp_path / "other.npz", **{key: value for key, value in samples(1).items() if key != "groups"})
+    found = evaluation.evaluate(str(tmp_path / "r"), str(tmp_path / "other.npz"), Quiet())
+    assert list(found["constraints"]) == ["accuracy at least 0.1"]
 
 
 def test_own_metrics_may_be_bounded(tmp_path: Path) -> None:

@@ -151,6 +151,36 @@ def test_a_run_in_a_space_refuses_to_go_on_around_another_network(tmp_path: Path
         save_file(own, path)
 
 
+def test_what_networks_have_learnt_is_added_to_the_head_that_the_config_names(
+    tmp_path: Path, trained: tuple[str, ...]
+) -> None:
+    _, *runs = trained
+    base = f"backbone.weights={runs[0]}/network.safetensors"
+    space = "genome.space={name: merge, how: arithmetic, scale: 0}"
+    start(tmp_path / "r", base, space, f"genome.from=[{', '.join(runs)}]", "head.init=network")
+    run, _ = reopen.open_run(str(tmp_path / "r"), Quiet())
+    own = load_file(f"{runs[0]}/champion.safetensors")
+    found = run.network.fold(run.network.start()[0])
+    for name, weight in own.items():
+        torch.testing.assert_close(found[name], weight, rtol=1e-4, atol=1e-5)
+
+
+def not_a_space(origin: object) -> int:
+    return 3
+
+
+def test_a_space_of_ones_own_that_is_none_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="genome.space: a function of Origin that returns a Space expected, a int"):
+        start(tmp_path / "r", "genome.space=test_space_runs:not_a_space")
+
+
+def test_rounded_weights_whose_place_others_take_are_told(tmp_path: Path, trained: tuple[str, ...]) -> None:
+    quiet = Quiet()
+    sets = [*sets_of("scales", trained), "backbone.quantise={bits: 3, parts: [layer4]}", "budget.generations=1"]
+    start(tmp_path / "r", *sets, quiet=quiet)
+    assert any("not as backbone.quantise rounds it; backbone.transfer takes" in line for line in quiet.lines)
+
+
 def test_levels_are_the_space_of_that_name(tmp_path: Path) -> None:
     head = ["backbone.name=none", "backbone.weights=none"]
     short, long = (

@@ -1,3 +1,4 @@
+from collections.abc import Collection
 from typing import Any
 
 import pytest
@@ -5,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from neuroevo.networks import cut as cutting
-from neuroevo.networks.cut import Cut, cut, match
+from neuroevo.networks.cut import Cut, Divided, cut, match
 
 IMAGES = torch.linspace(-1, 1, 3 * 2 * 6 * 6).view(3, 2, 6, 6)
 
@@ -156,6 +157,34 @@ def test_an_activation_in_place_on_what_passes_the_cut_is_switched_off() -> None
     before = rows.clone()
     found.rest(*found.tensors(rows))
     assert torch.equal(rows, before)
+
+
+class Foreign(nn.Module):
+    """A module of another runtime, whose parts round otherwise than the whole."""
+
+    def __init__(self, apart: float) -> None:
+        super().__init__()
+        self.scale, self.apart = nn.Parameter(torch.ones(72)), apart
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(1) * self.scale
+
+    def divide(self, trainable: Collection[str], inputs: Tensor) -> Divided:
+        class Rest(nn.Module):
+            def forward(rest, x: Tensor) -> Tensor:  # noqa: N805
+                return self(x) + self.apart
+
+        class Prefix(nn.Module):
+            def forward(self, x: Tensor) -> tuple[Tensor]:
+                return (x,)
+
+        return Divided(Prefix(), Rest(), ("images",))
+
+
+def test_another_runtimes_rounding_is_a_share_of_the_largest_logit() -> None:
+    found = cut(nn.Sequential(Foreign(9e-5)), {"0.scale"}, IMAGES, whole=True)
+    assert found.foreign
+    assert found.reason is None
 
 
 class Masked(nn.Module):

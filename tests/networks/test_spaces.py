@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from neuroevo.engine.genome import Layout
+from neuroevo.engine.rng import generator
 from neuroevo.errors import InputError
 from neuroevo.networks import spaces
 from neuroevo.networks.spaces import SPACES, Origin, Space
@@ -173,6 +174,17 @@ def test_directions_are_drawn_by_blocks(monkeypatch: pytest.MonkeyPatch) -> None
     assert not torch.equal(whole["conv.weight"], blocks["conv.weight"])  # from other generators
     torch.testing.assert_close(blocks["conv.weight"].sub(weights()["conv.weight"]).abs().unique().diff().max(),
                                torch.tensor(0.0), rtol=0, atol=1e-5)  # fmt: skip
+
+
+@every
+def test_a_space_says_whether_it_draws_whenever_it_decodes(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CUDA graph would go on reading what the host drew when it was captured."""
+    space = lay_out(name)
+    decode(space, space.start())
+    drawn = []
+    monkeypatch.setattr(spaces, "generator", lambda *given: drawn.append(given) or generator(*given))
+    decode(space, space.start())
+    assert bool(drawn) == space.draws
 
 
 def test_singular_values_are_those_of_numpy() -> None:
