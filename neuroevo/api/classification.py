@@ -315,12 +315,14 @@ def _network(given: Given, table: Table, standardise: bool | None, device: torch
 
 def _within(evolved: Network, given: Given, genes: Genes, seed: int) -> Network:
     """Return the network with its genes in a space, around weights from elsewhere if any are given."""
-    rows, own = [], given.module.state_dict()
+    rows, own, buffers = [], given.module.state_dict(), dict(given.module.named_buffers())
     for i, weights in enumerate(genes.sources):
         for name, there in weights.items():
             fixed = given.prefix + name not in evolved.evolving and not name.endswith("num_batches_tracked")
             if fixed and name in own and not torch.equal(own[name].cpu(), there.cpu()):
                 line = f"sources[{i}] has another {name}, which doesn't evolve here; name it in {the('trainable')}"
+                if name in buffers:
+                    line = f"sources[{i}] has another {name}, which is no weight: no space has a gene for it"
                 raise InputError(line, option="sources")
         rows.append(evolved.unfold({given.prefix + name: w for name, w in weights.items()}, f"sources[{i}]"))
     with about("space"):

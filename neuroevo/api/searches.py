@@ -17,6 +17,7 @@ from neuroevo.engine.execution import LOCAL, Executor, Precision
 from neuroevo.engine.genome import Population
 from neuroevo.engine.loop import Step
 from neuroevo.engine.observer import Observer, Observers, watch
+from neuroevo.errors import InputError
 from neuroevo.storage import claims, rundir
 from neuroevo.storage.checkpoint import Checkpoint
 
@@ -275,6 +276,8 @@ def resume(
     with claims.lock(place):
         record, saved = folders.read(place, observer.note)
         many = record["fitness"].get("metrics")
+        if record["genome"].get("sources") and not sources:
+            raise InputError("were given as objects when the run began; give them again", option="sources")
         asked = Arguments(
             model=model,
             data=data,

@@ -172,7 +172,7 @@ def _make_once() -> Overlay:
     return {
         "algorithm": {"name": "fixed", "population": 1},
         "refine": None,
-        "genome": {"init_sigma": 0, "space": "full"},  # its starts are the networks themselves
+        "genome": {"init_sigma": 0, "space": "full", "levels": None},  # its starts are the networks themselves
         "fitness": {"samples": 128},
         "validate": {"every": 1},
     }

@@ -12,8 +12,8 @@ from neuroevo.decision import arrays
 from neuroevo.decision.judge import Measure, Samples
 from neuroevo.errors import InputError
 from neuroevo.problems import constraints as bounds
-from neuroevo.problems.class_metrics import CLASS_METRICS, place
 from neuroevo.problems.class_metrics import each as values_of_each
+from neuroevo.problems.class_metrics import place
 from neuroevo.problems.constraints import Constraint
 from neuroevo.problems.metric import (
     LOWER_IS_BETTER,
@@ -77,7 +77,7 @@ def about(option: str) -> Iterator[None]:
 
 def values_of(each: Constraint, option: str, names: Names) -> Metric:
     """Return what a constraint bounds: scores as reported, [n], or [n, m] where it is per class or group."""
-    if each.per is not None or (each.metric in CLASS_METRICS and each.options.get("of") is not None):
+    if each.each:
         with about(option):
             return values_of_each(each.metric, each.per, names, each.options).metric
     name, metric = metric_of({"name": each.metric, **each.options}, option, names)

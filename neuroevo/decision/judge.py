@@ -135,7 +135,7 @@ class Judge:
         for measure, found in zip(self.measures, scores, strict=True):
             if measure.bound is not None:
                 reported = found.reshape(len(values), -1)
-                violations += violation(reported, measure.bound, ~reported.isnan())
+                violations += violation(reported, measure.bound, ~reported.isnan() if measure.bound.each else None)
         return Worth(values.masked_fill(values.isnan(), -torch.inf), violations)
 
 

@@ -44,6 +44,14 @@ KEYS = ("metric", "per", "at_least", "at_most")
 NO_OPTIONS: Mapping[str, Any] = MappingProxyType({})
 
 
+# Metrics that lie between 0 and 1, and those of them that are a mean over classes.
+SHARES = frozenset(
+    {"accuracy", "top_k", "balanced_accuracy", "worst_class_accuracy", "macro_f1", "auroc", "calibration_error"}
+    | {"recall", "precision", "false_positive_rate", "recall_at_precision", "group_accuracy", "worst_group_accuracy"}
+)
+MEANS = frozenset({"recall", "precision", "false_positive_rate"})
+
+
 class Constraint(NamedTuple):
     """Bounds on a metric as reported, on each of its values where it is taken per class or group."""
 
@@ -60,6 +68,11 @@ class Constraint(NamedTuple):
         bounds = {"per": self.per, "at_least": self.at_least, "at_most": self.at_most}
         metric = {"name": self.metric, **own} if own else self.metric
         return {"metric": metric, **{key: value for key, value in bounds.items() if value is not None}}
+
+    @property
+    def each(self) -> bool:
+        """Whether it is on single classes or groups, of which one without samples says nothing."""
+        return self.per is not None or (self.metric in CLASS_METRICS and self.options.get("of") is not None)
 
     @property
     def of(self) -> str:
@@ -126,7 +139,7 @@ def pose(constraint: Constraint, names: Names) -> Posed:
     c = constraint
     if c.function is not None and c.per is not None:
         raise InputError(f"per: {c.per} goes with metrics of the table, and {c.metric} is your own", option="per")
-    if c.per is not None or (c.metric in CLASS_METRICS and c.options.get("of") is not None):
+    if c.each:
         found = values_of(c.metric, c.per, names, c.options)
         score = change(found.metric, lambda values: -violation(values, c, ~values.isnan()))
         return Posed(c, found.names, found.metric, score, sparse=True)
@@ -255,7 +268,10 @@ def check(constraints: Sequence[Constraint], option: str = SUBJECT_TO, *, table:
     for i, each in enumerate(constraints):
         _check_one(each, f"{option}.{i}", table)
         for j, other in enumerate(constraints[:i]):
-            if (each.metric, each.per, dict(each.options)) != (other.metric, other.per, dict(other.options)):
+            if (each.metric, dict(each.options)) != (other.metric, dict(other.options)):
+                continue
+            # A mean over classes lies between the lowest and the highest of them.
+            if each.per != other.per and (None not in (each.per, other.per) or each.metric not in MEANS):
                 continue
             for low, high in ((each, other), (other, each)):
                 if low.at_least is not None and high.at_most is not None and low.at_least > high.at_most:
@@ -276,6 +292,11 @@ def _check_one(each: Constraint, option: str, table: bool) -> None:
         raise InputError(f"{each.of}: the function's own numbers have no options, and are per nothing", option=option)
     if each.at_least is None and each.at_most is None:
         raise InputError(f"{each.of} has no bound; give at_least, at_most or both", option=option)
+    if table and each.metric in SHARES:
+        beyond = [bound for bound in (each.at_least,) if bound is not None and bound > 1]
+        beyond += [bound for bound in (each.at_most,) if bound is not None and bound < 0]
+        if beyond:
+            raise InputError(f"{each.of}: {beyond[0]:g} given, and it lies between 0 and 1; nothing meets that", option)
     if each.at_least is not None and each.at_most is not None and each.at_least > each.at_most:
         line = f"{each.of}: at_least {each.at_least:g} is above at_most {each.at_most:g}; nothing meets both"
         raise InputError(line, option=option)

@@ -79,6 +79,12 @@ class Evolvable:
         if odd:
             raise InputError(f"{odd[0]} is no tensor of real numbers", option="trainable")
         own = {name: parameters[name].float()[None] for name in names}
+        for i, weights in enumerate(sources):
+            for name, here in self.made.named_buffers():
+                there = weights.get(name)
+                if here.is_floating_point() and there is not None and not torch.equal(here.cpu(), there.cpu()):
+                    line = f"sources[{i}] has another {name}, which is no weight: no space has a gene for it"
+                    raise InputError(line, option="sources")
         given = tuple(_of_source(weights, own, f"sources[{i}]") for i, weights in enumerate(sources))
         self.space = lay(space, Origin(own, given, seed))
         self.layout, self.start = self.space.layout, self.space.start()

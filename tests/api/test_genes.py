@@ -53,8 +53,27 @@ def test_a_classifier_is_evolved_in_a_space(name: str, tmp_path: Path) -> None:
     again = ne.resume(tmp_path / "p", net, (X, Y), sources=sources, budget=ne.Budget(generations=6))
     assert torch.equal(again.population.genomes, result.population.genomes)
     if sources:
+        with pytest.raises(ne.InputError, match="^sources: were given as objects when the run began; give them again"):
+            ne.resume(tmp_path / "p", net, (X, Y), budget=ne.Budget(generations=8))
         with pytest.raises(ne.InputError, match="sources"):
             ne.resume(tmp_path / "p", net, (X, Y), sources=[Net(1), Net(3)], budget=ne.Budget(generations=8))
+
+
+class Normal(Net):
+    def __init__(self, seed: int) -> None:
+        super().__init__(seed)
+        self.norm = nn.BatchNorm1d(7)  # type: ignore[assignment]
+        assert self.norm.running_mean is not None
+        self.norm.running_mean += seed
+
+
+def test_statistics_of_sources_that_differ_are_no_genes() -> None:
+    line = r"^sources: sources\[1\] has another norm.running_mean, which is no weight: no space has a gene for it"
+    given: dict[str, Any] = {"space": "merge", "sources": [Normal(0), Normal(1)]}
+    with pytest.raises(ne.InputError, match=line):
+        ne.evolve(Normal(0), (X, Y), trainable="*", **given)
+    with pytest.raises(ne.InputError, match=line):
+        ne.evolve(Normal(0), fitness=hits, **given)
 
 
 def test_a_merge_of_networks_finds_the_one_that_has_learnt() -> None:

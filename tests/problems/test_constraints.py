@@ -1,5 +1,7 @@
 """Constraints as they are read, how far values are beyond them, and Deb's order."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -111,3 +113,30 @@ def test_what_can_be_no_constraint_is_refused_in_a_line(given: object, line: str
         read(given)
     assert str(error.value).startswith(line)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        ([{"metric": "recall", "at_least": 1.5}], "subject_to.0: recall: 1.5 given, and it lies between 0 and 1"),
+        ([{"metric": "auroc", "at_most": -0.1}], "subject_to.0: auroc: -0.1 given, and it lies between 0 and 1"),
+        (
+            [{"metric": "recall", "per": "class", "at_least": 0.8}, {"metric": "recall", "at_most": 0.5}],
+            "subject_to.1: recall at most 0.5 contradicts subject_to.0",
+        ),
+        (
+            [{"metric": "precision", "at_least": 0.8}, {"metric": "precision", "per": "class", "at_most": 0.7}],
+            "subject_to.1: precision of each class at most 0.7 contradicts subject_to.0",
+        ),
+    ],
+)
+def test_bounds_that_nothing_meets_are_refused(given: list[dict[str, Any]], line: str) -> None:
+    with pytest.raises(InputError) as refused:
+        read(given)
+    assert str(refused.value).startswith(line), str(refused.value)
+
+
+def test_bounds_that_something_meets_are_taken() -> None:
+    read([{"metric": "recall", "per": "class", "at_least": 0.5}, {"metric": "recall", "at_most": 0.8}])
+    read([{"metric": "accuracy", "per": "group", "at_least": 0.8}, {"metric": "accuracy", "at_most": 0.5}])
+    read([{"metric": "cross_entropy", "at_most": 1.5}])
