@@ -51,7 +51,7 @@ def main() -> None:
     options = made.parse_args()
     begin(made, options)
     if options.small:
-        options.seeds, options.images, options.test, options.tune, options.forward = 1, 300, 100, 100, 6_000
+        options.seeds, options.images, options.test, options.tune, options.forward = 1, 100, 50, 50, 1_500
     record = about(1, torch.device("cpu"))
     backbone, data = load(options.root, options.size, options.images)
     names = options.arms.split(",")

@@ -56,7 +56,7 @@ def main() -> None:
     options = made.parse_args()
     begin(made, options)
     if options.small:
-        options.seeds, options.images, options.test, options.tune, options.forward = 1, 300, 100, 50, 4_000
+        options.seeds, options.images, options.test, options.tune, options.forward = 1, 100, 50, 25, 1_500
     record = about(1, torch.device("cpu"))
     backbone, data = load(options.root, options.size, options.images, DOMAINS)
     found: dict[str, dict[str, list[float]]] = {}

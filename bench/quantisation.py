@@ -67,7 +67,7 @@ def main() -> None:
     begin(made, options)
     sets = named(made, "--data", options.data, SETS)
     if options.small:
-        options.seeds, options.images, options.forward, options.samples, options.bits = 1, 300, 2_000, 50, "4"
+        options.seeds, options.images, options.forward, options.samples, options.bits = 1, 300, 1_000, 20, "4"
     record = about(1, torch.device("cpu"))
     found: dict[str, dict[str, dict[str, list[float]]]] = {}
     for name in sets:
@@ -86,7 +86,7 @@ def digits(options: Any) -> tuple[Tensor, Tensor, int]:
     x = torch.from_numpy(found.images).float()[:, None].expand(-1, 3, -1, -1) / 16
     x = nn.functional.interpolate(x, (SIZE, SIZE), mode="bilinear")
     y = torch.from_numpy(found.target).long()
-    return x, y, 400
+    return (x[:300], y[:300], 100) if options.small else (x, y, 400)
 
 
 def cifar10(options: Any) -> tuple[Tensor, Tensor, int]:
