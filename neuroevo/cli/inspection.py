@@ -67,7 +67,11 @@ def _checkpoint(saved: checkpoint.Checkpoint) -> Rows:
     step, champion = saved.step, saved.step.champion
     n, g = step.population.genomes.shape
     rows: Rows = [("file", f"{saved.path} (checksum good)"), ("generation", str(step.generation))]
-    rows += [("population", f"{n} individuals of {g} genes")]
+    genome = config.parse(saved.config, str(saved.path)).get("genome") or {}
+    space = genome.get("space") or ("full" if not genome.get("levels") else "levels")
+    name = space["name"] if isinstance(space, dict) else space
+    of = "" if name == "full" else f", in the space {name}"
+    rows += [("population", f"{n} individuals of {g} genes{of}")]
     rows += [
         (f"  {name}", " x ".join(map(str, shape)) or "scalar")
         for name, shape in zip(saved.layout.names, saved.layout.shapes, strict=True)

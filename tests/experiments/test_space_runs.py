@@ -10,6 +10,7 @@ from conftest import Quiet, weights_of_a_network
 from safetensors.torch import load_file
 from test_resume import contents
 
+from neuroevo.cli import inspection
 from neuroevo.config import load
 from neuroevo.errors import InputError
 from neuroevo.experiments import evaluation, experiment, export, reopen
@@ -60,6 +61,7 @@ def test_a_run_in_a_space_goes_on_to_the_same_bytes_and_exports_a_plain_network(
 ) -> None:
     sets = sets_of(space, trained)
     result = start(tmp_path / "whole", *sets)
+    assert dict(inspection.describe(str(tmp_path / "whole"))[1])["population"].endswith(f"genes, in the space {space}")
     start(tmp_path / "part", *sets, "budget.generations=2")
     experiment.resume(str(tmp_path / "part"), ["budget.generations=4"], Quiet())
     part, whole = contents(tmp_path / "part"), contents(tmp_path / "whole")
