@@ -11,15 +11,15 @@ import pytest
 BENCH = Path(__file__).parents[2] / "bench"
 
 
-def run(name: str, tmp_path: Path, *options: str) -> dict[str, Any]:
+def run(name: str, tmp_path: Path, *options: str) -> Any:
     out = tmp_path / "figures.json"
     command = [sys.executable, str(BENCH / name), "--small", "--threads", "1", "--json", str(out), *options]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
-    found: dict[str, Any] = json.loads(out.read_text())
+    found = json.loads(out.read_text())
     assert found["commit"]
     assert name in found["command"]
-    return found["found"]  # type: ignore[no-any-return]
+    return found["found"]
 
 
 def test_a_quantised_network_is_mended_by_each_row(tmp_path: Path) -> None:
@@ -27,6 +27,13 @@ def test_a_quantised_network_is_mended_by_each_row(tmp_path: Path) -> None:
     assert rows.keys() == {"float", "round to nearest", "bias correction", "evolved, no labels"}
     assert rows["float"]["test"][0] > rows["round to nearest"]["test"][0]
     assert rows["bias correction"]["test"][0] > rows["round to nearest"]["test"][0]
+
+
+def test_strategies_are_compared_on_functions_of_few_genes(tmp_path: Path) -> None:
+    rows = run("functions.py", tmp_path, "--rounds", "1")
+    assert [row["function"] for row in rows] == ["ellipsoid", "rosenbrock"]
+    for row in rows:
+        assert 0 <= row["xnes"] < 1e4
 
 
 @pytest.mark.usefixtures("data_root")
