@@ -10,24 +10,22 @@ validation by `--settings`.
 
 import json
 import statistics
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from about import about, begin, parser
-from stages import PARTS, Split, Stage, accuracy, cross_entropy, load, note, probe, rounded, split, table
+from stages import Split, Stage, accuracy, cross_entropy, load, note, probe, rounded, search, split, table
 from torch import Tensor, nn
 
 import neuroevo as ne
 from neuroevo.search.operators.mutation import gaussian
 
 Arm = dict[str, Any]
-TRAINABLE = [f"rest.{part}" for part in PARTS]
 ARMS: dict[str, Arm] = {
-    "full by ga": {"algorithm": partial(ne.ga, mutation=partial(gaussian, relative=True)), "sigma": 0.01},
-    "full by snes": {"algorithm": partial(ne.snes, population=64), "sigma": 0.003},
+    "full by ga": {"algorithm": ne.ga(mutation=partial(gaussian, relative=True)), "sigma": 0.01},
+    "full by snes": {"algorithm": ne.snes(population=64), "sigma": 0.003},
     "random": {"space": {"name": "random", "directions": 500}, "sigma": 0.1},
     "low_rank": {"space": {"name": "low_rank", "rank": 1}, "sigma": 0.03},
     "scales": {"space": "scales", "sigma": 0.1},
@@ -93,25 +91,6 @@ def make_stage(backbone: Any, data: Any, parts: Split, seed: int) -> Stage:
     index = torch.cat([parts.train, parts.tune])
     probe(stage, data.rows["plain"][index], data.labels[index], seed)
     return stage
-
-
-def search(stage: Stage, given: dict[str, Any], arm: Arm, options: Any, seed: int) -> ne.Result:
-    """Evolve the stage from where it is; the head stays."""
-    build: Callable[[], Any] | None = arm.get("algorithm")
-    return ne.evolve(
-        stage,
-        given,
-        trainable=TRAINABLE,
-        space=arm.get("space"),
-        sigma=arm["sigma"],
-        algorithm=None if build is None else build(),
-        validate="cross_entropy",
-        samples=options.samples,
-        budget=ne.Budget(forward_samples=options.forward),
-        precision="float32",
-        seed=seed,
-        device="cpu",
-    )
 
 
 if __name__ == "__main__":

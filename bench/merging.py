@@ -18,11 +18,10 @@ from typing import Any
 
 import torch
 from about import about, begin, parser
-from coordinates import TRAINABLE, make_stage
-from stages import DOMAINS, Split, Stage, accuracy, fine_tune, load, note, rounded, split, table
+from coordinates import make_stage
+from stages import DOMAINS, Split, Stage, accuracy, fine_tune, load, note, rounded, search, split, table
 from torch import Tensor, nn
 
-import neuroevo as ne
 from neuroevo.networks.merging import add_tasks, covariances, merge_by_regression, mix, mix_greedily
 
 State = dict[str, Tensor]
@@ -78,7 +77,7 @@ def main() -> None:
                 judge(network, data, parts.test, "test") | judge(network, data, parts.validation, "validation"),
             )
         for name in options.arms.split(";"):
-            result = search(stage, experts, data, parts, SEARCHES[name], options, seed)
+            result = search(stage, splits_of(data, parts), SEARCHES[name] | {"sources": experts}, options, seed)
             assert isinstance(result.model, Stage)
             figures = judge(result.model, data, parts.test, "test")
             figures |= judge(result.model, data, parts.validation, "validation")
@@ -128,29 +127,12 @@ def closed_forms(stage: Stage, experts: list[Stage], data: Any, parts: Split) ->
     }
 
 
-def search(
-    stage: Stage, experts: list[Stage], data: Any, parts: Split, arm: dict[str, Any], options: Any, seed: int
-) -> ne.Result:
-    """Search the coefficients of a merge."""
-    given = {
+def splits_of(data: Any, parts: Split) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return what coefficients are searched and chosen on: tune and validation in all domains."""
+    return {
         name: (torch.cat([data.rows[d][index] for d in DOMAINS]), data.labels[index].repeat(len(DOMAINS)))
         for name, index in {"train": parts.tune, "validation": parts.validation}.items()
     }
-    return ne.evolve(
-        stage,
-        given,
-        trainable=TRAINABLE,
-        space=arm["space"],
-        sources=experts,
-        sigma=arm["sigma"],
-        algorithm=arm.get("algorithm"),
-        validate="cross_entropy",
-        samples=options.samples,
-        budget=ne.Budget(forward_samples=options.forward),
-        precision="float32",
-        seed=seed,
-        device="cpu",
-    )
 
 
 if __name__ == "__main__":

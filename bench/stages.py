@@ -17,6 +17,7 @@ from PIL import Image
 from scipy import stats
 from torch import Tensor, nn
 
+import neuroevo as ne
 from neuroevo.data.cache import cache_folder
 from neuroevo.data.datasets import find_root
 from neuroevo.networks.backbones import Backbone, build
@@ -180,6 +181,22 @@ def fine_tune(stage: Stage, rows: Tensor, labels: Tensor, seed: int, epochs: int
     for parameter in learnt.parameters():
         parameter.requires_grad_(False)
     return learnt
+
+
+def search(stage: Stage, given: Any, arm: Mapping[str, Any], options: Any, seed: int) -> ne.Result:
+    """Evolve the stage from where it is, as an arm has it; the head stays."""
+    return ne.evolve(
+        stage,
+        given,
+        trainable=[f"rest.{part}" for part in PARTS],
+        **arm,
+        validate="cross_entropy",
+        samples=options.samples,
+        budget=ne.Budget(forward_samples=options.forward),
+        precision="float32",
+        seed=seed,
+        device="cpu",
+    )
 
 
 def accuracy(module: nn.Module, rows: Tensor, labels: Tensor) -> float:
