@@ -141,12 +141,6 @@ def _genome(given: dict[str, Any]) -> Genome:
         return found.model_copy(update={"space": space})
     if not found.coordinates:
         return found
-    count, several = len(found.start), space.name == "merge"
-    if several and count < 2:
-        raise InputError(f"genome.from: merge is among two networks or more, and {count or 'none'} named")
-    if not several and ":" not in space.name and count > 1:
-        line = f"{count} networks named, and space {space.name} is around one; space merge is among several"
-        raise InputError(f"genome.from: {line}")
     return found if "init_sigma" in given else found.model_copy(update={"init_sigma": SPACE_SIGMA})
 
 

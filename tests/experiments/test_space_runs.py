@@ -111,10 +111,10 @@ def test_coordinates_learn_by_gradient_steps(space: str, tmp_path: Path, trained
 def test_what_goes_with_no_space_is_said_in_a_line(tmp_path: Path, trained: tuple[str, ...]) -> None:
     weights, first, second = trained
     for sets, line in (
-        (["genome.space=merge"], "genome.from: merge is among two networks or more, and none named"),
+        (["genome.space=merge"], "genome.space.name: merge is among two networks or more, and none given"),
         (
             ["genome.space=scales", f"genome.from=[{first}, {second}]"],
-            "genome.from: 2 networks named, and space scales",
+            "genome.space.name: is around one network, and 2 are given",
         ),
         (["genome.space=scale"], "genome.space.name: no space is called 'scale'"),
         (["genome.space={name: random, directions: 0}"], "genome.space.directions: 0 given"),
