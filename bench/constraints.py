@@ -6,9 +6,10 @@ Features are EfficientNet-Lite0's at 128 pixels (1,280 numbers), computed once b
 its own: of each class the share `TAIL ** (class / 9)` is drawn, and cut into train, validation and test. Goals are the
 worst class's recall under a bound on each class's precision, the worst group's accuracy (groups are quadrants of the
 first two principal components of train), and three cost matrices. Arms: SGD with logit adjustment; its logits with the
-offsets that do best on validation (plug-in, by coordinate ascent); SGD with weighted losses; a head that evolves under
-the goal from the best of SGD's. All choose settings and champions on validation by one order, constraints first; test
-is looked at once. Differences are paired over rounds, with 95 % intervals.
+offsets that do best on validation (plug-in, by coordinate ascent), and for costs the class of the lowest expected
+cost; SGD with weighted losses; the decision stage on SGD's logits; a head that evolves under the goal from SGD's best,
+and one that evolves on from the best of all that went before. All choose settings and champions on validation by one
+order, constraints first; test is looked at once. Differences are paired over rounds, with 95 % intervals.
 """
 
 import json
@@ -204,6 +205,29 @@ def evolve(
     return max((model for model in found if model is not None), key=lambda model: of(model, parts[1], worth))
 
 
+class Cheapest(nn.Module):
+    """A head whose highest output [B, C] is the class of the lowest cost that its probabilities let expect."""
+
+    def __init__(self, head: nn.Module, costs: Tensor) -> None:
+        super().__init__()
+        self.head, self.costs = head, costs
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return minus expected costs [B, C]."""
+        found: Tensor = -(self.head(x).double().softmax(1) @ self.costs)
+        return found
+
+
+def decide(head: nn.Linear, samples: Samples, goal: Goal, seed: int) -> nn.Linear:
+    """Return a copy of a head with the scales and offsets that the decision stage chooses on samples."""
+    groups = samples.groups if goal.metric == "worst_group_accuracy" else None
+    rule = ne.tune_decision(head(samples.x), samples.y, goal.metric, goal.subject_to, groups, seed=seed).rule
+    found, scales = deepcopy(head), rule.scales.float()
+    found.weight *= scales[:, None]
+    found.bias.copy_(head.bias * scales + rule.offsets.float())
+    return found
+
+
 def of(head: nn.Module, samples: Samples, worth: Callable[[Tensor, Samples], list[Worth]]) -> Worth:
     """Return what a head is worth on samples."""
     with torch.no_grad():
@@ -232,12 +256,17 @@ def one_round(x: Tensor, y: Tensor, seed: int, small: bool) -> dict[str, dict[st
 
         best = sorted(plain, key=on_validation, reverse=True)
         moved = [move(head, offsets(head(parts[1].x), parts[1], worth)) for head in best[:4]]
+        decided = [decide(head, parts[1], goal, seed) for head in best[:4]]
         arms: dict[str, nn.Module] = {
             "sgd": best[0],
             "plug-in": max(moved, key=on_validation),
             "weighted": max(own, key=on_validation),
+            "decision stage": max(decided, key=on_validation),
             "evolved": evolve(max(plain + own, key=on_validation), parts, goal, worth, small),
+            "evolved on": evolve(max(plain + own + moved + decided, key=on_validation), parts, goal, worth, small),
         }
+        if goal.costs is not None:
+            arms["expected cost"] = max((Cheapest(head, goal.costs) for head in plain), key=on_validation)
         found[name] = {arm: of(head, parts[2], worth) for arm, head in arms.items()}
         line = ", ".join(f"{arm} {w.value:.4f}{'' if w.feasible == 0 else '!'}" for arm, w in found[name].items())
         print(f"round {seed}, {name}: {line}", flush=True)

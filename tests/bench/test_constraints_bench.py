@@ -15,7 +15,9 @@ def test_each_arm_is_judged_on_test_by_each_goal_and_paired(tmp_path: Path) -> N
     done = subprocess.run([sys.executable, BENCH / "constraints.py", *words], capture_output=True, text=True, env=own)
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "c.json").read_text())
-    assert {row["arm"] for row in found["rows"]} == {"sgd", "plug-in", "weighted", "evolved"}
+    arms = {"sgd", "plug-in", "weighted", "decision stage", "evolved", "evolved on"}
+    assert {row["arm"] for row in found["rows"] if row["goal"] == "recall"} == arms
+    assert {row["arm"] for row in found["rows"] if row["goal"] == "costs, near"} == arms | {"expected cost"}
     assert len({row["goal"] for row in found["rows"]}) == 5
     assert all(0 <= row["feasible"] <= 2 and len(row["values"]) == 2 for row in found["rows"])
     assert all(row["evolved_ahead"][0] == 0 for row in found["rows"] if row["arm"] == "evolved")
