@@ -1,6 +1,6 @@
 """Goals that no loss is for, on a linear head over long-tailed CIFAR-10: SGD with its remedies, and evolution.
 
-    NEUROEVO_DATA=... python bench/constraints.py [--rounds 5] [--json FILE] [--small]
+    NEUROEVO_DATA=... python bench/constraints.py [--rounds 5] [--goals recall,groups] [--bound 0.8] [--json FILE]
 
 Features are EfficientNet-Lite0's at 128 pixels (1,280 numbers), computed once by the product. A round is a split of
 its own: of each class the share `TAIL ** (class / 9)` is drawn, and cut into train, validation and test. Goals are the
@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from about import about, begin, parser
+from about import about, begin, named, parser
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -33,7 +33,6 @@ from neuroevo.problems.metrics import METRICS
 
 TAIL = 0.05  # share of the last class of the first's
 PARTS = (0.6, 0.2, 0.2)  # train, validation, test
-BOUND = 0.8  # on the precision of each class
 LRS, DECAYS, TAUS = (0.003, 0.03), (1e-4, 1e-3, 1e-2), (0.0, 0.5, 1.0, 1.5)
 WEIGHTS = (0.5, 1.0)  # powers of a class's inverse share, in weighted losses
 SGD = {"epochs": 10, "batch": 128, "momentum": 0.9}
@@ -101,8 +100,8 @@ def cut(x: Tensor, y: Tensor, seed: int) -> list[Samples]:
     return found
 
 
-def goals(y: Tensor) -> dict[str, Goal]:
-    """Return the goals by name."""
+def goals(y: Tensor, bound: float) -> dict[str, Goal]:
+    """Return the goals by name; a bound is on the precision of each class."""
     classes = int(y.max()) + 1
     rng = np.random.default_rng(0)
     near, drawn, rare = (1.0 - np.eye(classes) for _ in range(3))
@@ -110,13 +109,13 @@ def goals(y: Tensor) -> dict[str, Goal]:
     near[living[:, None] != living] = 5.0
     drawn *= rng.integers(1, 11, (classes, classes))
     rare *= (TAIL ** (-np.arange(classes) / (classes - 1)))[:, None]
-    each = {"metric": "precision", "per": "class", "at_least": BOUND}
+    each = {"metric": "precision", "per": "class", "at_least": bound}
     matrices = {"near": near, "drawn": drawn, "rare": rare}
     return {
         "recall": Goal("worst_class_accuracy", [each]),
         "groups": Goal("worst_group_accuracy", []),
         **{
-            f"costs, {name}": Goal({"name": "cost_matrix", "costs": matrix.tolist()}, [], torch.from_numpy(matrix))
+            name: Goal({"name": "cost_matrix", "costs": matrix.tolist()}, [], torch.from_numpy(matrix))
             for name, matrix in matrices.items()
         },
     }
@@ -234,7 +233,7 @@ def of(head: nn.Module, samples: Samples, worth: Callable[[Tensor, Samples], lis
         return worth(head(samples.x)[None], samples)[0]
 
 
-def one_round(x: Tensor, y: Tensor, seed: int, small: bool) -> dict[str, dict[str, Worth]]:
+def one_round(x: Tensor, y: Tensor, seed: int, goals: dict[str, Goal], small: bool) -> dict[str, dict[str, Worth]]:
     """Return the worth on test of each arm by each goal."""
     parts, classes = cut(x, y, seed), int(y.max()) + 1
     counts = parts[0].y.bincount(minlength=classes).float()
@@ -244,7 +243,7 @@ def one_round(x: Tensor, y: Tensor, seed: int, small: bool) -> dict[str, dict[st
     shares = [(counts.mean() / counts) ** power for power in WEIGHTS]
     weighted = [train(parts[0], classes, *each, weights=w) for each in grid for w in shares]
     found: dict[str, dict[str, Worth]] = {}
-    for name, goal in goals(y).items():
+    for name, goal in goals.items():
         worth = judge(goal, classes)
         own = weighted
         if goal.costs is not None:  # each class by what it costs to miss it
@@ -275,11 +274,15 @@ def one_round(x: Tensor, y: Tensor, seed: int, small: bool) -> dict[str, dict[st
 
 def main() -> None:
     made = parser(__doc__, 5)
+    made.add_argument("--bound", type=float, default=0.8, help="on the precision of each class")
+    made.add_argument("--goals", default="recall,groups,near,drawn,rare", help="the last three are costs")
     options = made.parse_args()
     begin(made, options)
     told = about(options.rounds, torch.device("cpu"))
     x, y = features(options.small)
-    rounds = [one_round(x, y, seed, options.small) for seed in range(options.rounds)]
+    posed = goals(y, options.bound)
+    posed = {name: posed[name] for name in named(made, "--goals", options.goals, posed)}
+    rounds = [one_round(x, y, seed, posed, options.small) for seed in range(options.rounds)]
     rows = []
     for name in rounds[0]:
         base = np.array([[found[name]["evolved"].value] for found in rounds])
@@ -298,7 +301,7 @@ def main() -> None:
             }
             rows.append(row)
             print(
-                f"{name:12} {arm:9} feasible {row['feasible']} of {len(each)}, violation {row['violation']:.4f}, "
+                f"{name:8} {arm:15} feasible {row['feasible']} of {len(each)}, violation {row['violation']:.4f}, "
                 f"value {row['value']:.4f}, evolved ahead by {gap[0]:+.4f} [{gap[1]:+.4f}, {gap[2]:+.4f}]"
             )
     if options.json is not None:

@@ -16,17 +16,21 @@ import torch
 from PIL import Image
 from scipy import stats
 from torch import Tensor, nn
+from torch.func import functional_call
 
 import neuroevo as ne
 from neuroevo.data.cache import cache_folder
 from neuroevo.data.datasets import find_root
 from neuroevo.networks.backbones import Backbone, build
 from neuroevo.networks.cut import Cut
+from neuroevo.networks.spaces import SPACES, Origin
 
 NAME, PARTS = "timm/tf_efficientnet_lite0", ("blocks.6", "conv_head", "bn2")
+EVOLVED = tuple(f"rest.{part}" for part in PARTS)
 CLASSES, AT_ONCE = 10, 500
 DOMAINS = ("plain", "inverted", "rotated", "noisy")
 NOISE = 0.15  # deviation of a pixel in [0, 1]
+DECAYS = (1e-4, 1e-3, 1e-2, 3e-2, 1e-1)  # of heads, chosen on validation
 
 
 class Stage(nn.Module):
@@ -134,20 +138,35 @@ def split(data: Data, test: int, seed: int, tune: int, validation: int) -> Split
     return Split(*parts, torch.arange(count, count + test))
 
 
-def probe(stage: Stage, rows: Tensor, labels: Tensor, seed: int) -> None:
-    """Train the head alone."""
+def probe(stage: Stage, rows: Tensor, labels: Tensor, seed: int, validation: tuple[Tensor, Tensor]) -> None:
+    """Train the head alone; its weight decay is the one that does best on validation."""
     with torch.inference_mode():
-        features = torch.cat([stage.features(part) for part in rows.split(AT_ONCE)])
-    train_head(stage.head, features.clone(), labels, seed)
+        features = torch.cat([stage.features(part) for part in rows.split(AT_ONCE)]).clone()
+    tried = []
+    for decay in DECAYS:
+        head = deepcopy(stage.head)
+        train_head(head, features, labels, seed, decay=decay)
+        tried.append((cross_entropy(with_head(stage, head), *validation), decay, head))
+    loss, decay, stage.head = min(tried, key=lambda each: each[0])
+    print(seed, f"head: weight decay {decay}, validation loss {loss:.4f}", flush=True)
 
 
-def train_head(head: nn.Linear, features: Tensor, labels: Tensor, seed: int, epochs: int = 20) -> None:
-    """Train a linear layer by SGD on standardised features, which are folded back: the best head there is."""
+def with_head(stage: Stage, head: nn.Linear) -> Stage:
+    """Return a copy of a stage with another head."""
+    found = deepcopy(stage)
+    found.head = head
+    return found
+
+
+def train_head(
+    head: nn.Linear, features: Tensor, labels: Tensor, seed: int, *, epochs: int = 20, decay: float = 1e-4
+) -> None:
+    """Train a linear layer by SGD on standardised features, which are folded back."""
     mean, std = features.mean(0), features.std(0).clamp(min=1e-6)
     x, source = (features - mean) / std, torch.Generator().manual_seed(seed)
     weight = torch.zeros(CLASSES, x.shape[1], requires_grad=True)
     bias = torch.zeros(CLASSES, requires_grad=True)
-    descent = torch.optim.SGD([weight, bias], lr=0.02, momentum=0.9, weight_decay=1e-4)
+    descent = torch.optim.SGD([weight, bias], lr=0.02, momentum=0.9, weight_decay=decay)
     steps = math.ceil(len(x) / 128)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(descent, epochs * steps)
     for _ in range(epochs):
@@ -183,12 +202,39 @@ def fine_tune(stage: Stage, rows: Tensor, labels: Tensor, seed: int, epochs: int
     return learnt
 
 
+def descend(
+    stage: Stage, rows: Tensor, labels: Tensor, space: Any, seed: int, epochs: int, lr: float
+) -> tuple[Stage, int]:
+    """Return a copy whose last stage has learnt by SGD on the coordinates of a space, and how many there are."""
+    named = {name: w for name, w in stage.named_parameters() if name.startswith(EVOLVED)}
+    options = {"name": space} if isinstance(space, str) else dict(space)
+    laid = SPACES[options.pop("name")](Origin({name: w.detach()[None] for name, w in named.items()}), **options)
+    genome = laid.start().clone().requires_grad_(True)
+    descent = torch.optim.SGD([genome], lr=lr, momentum=0.9)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(descent, epochs * math.ceil(len(rows) / 128))
+    source = torch.Generator().manual_seed(seed)
+
+    def weights() -> dict[str, Tensor]:
+        return {name: w[0] for name, w in laid.decode(laid.layout.unflatten(genome)).items()}
+
+    for _ in range(epochs):
+        for batch in torch.randperm(len(rows), generator=source).split(128):
+            loss = nn.functional.cross_entropy(functional_call(stage, weights(), (rows[batch],)), labels[batch])
+            descent.zero_grad()
+            loss.backward()
+            descent.step()
+            schedule.step()
+    learnt = deepcopy(stage)
+    learnt.load_state_dict({name: w.detach() for name, w in weights().items()}, strict=False)
+    return learnt, genome.shape[1]
+
+
 def search(stage: Stage, given: Any, arm: Mapping[str, Any], options: Any, seed: int) -> ne.Result:
     """Evolve the stage from where it is, as an arm has it; the head stays."""
     return ne.evolve(
         stage,
         given,
-        trainable=[f"rest.{part}" for part in PARTS],
+        trainable=list(EVOLVED),
         **arm,
         validate="cross_entropy",
         samples=options.samples,

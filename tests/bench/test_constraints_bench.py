@@ -17,7 +17,7 @@ def test_each_arm_is_judged_on_test_by_each_goal_and_paired(tmp_path: Path) -> N
     found = json.loads((tmp_path / "c.json").read_text())
     arms = {"sgd", "plug-in", "weighted", "decision stage", "evolved", "evolved on"}
     assert {row["arm"] for row in found["rows"] if row["goal"] == "recall"} == arms
-    assert {row["arm"] for row in found["rows"] if row["goal"] == "costs, near"} == arms | {"expected cost"}
+    assert {row["arm"] for row in found["rows"] if row["goal"] == "near"} == arms | {"expected cost"}
     assert len({row["goal"] for row in found["rows"]}) == 5
     assert all(0 <= row["feasible"] <= 2 and len(row["values"]) == 2 for row in found["rows"])
     assert all(row["evolved_ahead"][0] == 0 for row in found["rows"] if row["arm"] == "evolved")

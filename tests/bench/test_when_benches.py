@@ -38,15 +38,16 @@ def test_strategies_are_compared_on_functions_of_few_genes(tmp_path: Path) -> No
 
 @pytest.mark.usefixtures("data_root")
 def test_the_last_stage_is_searched_in_each_space(tmp_path: Path) -> None:
-    rows = run("coordinates.py", tmp_path, "--arms", "scales")
-    assert rows.keys() == {"the head", "scales"}
+    rows = run("coordinates.py", tmp_path, "--arms", "scales by snes")
+    gradients = {"full by gradients", "scales by gradients", "low_rank by gradients"}
+    assert rows.keys() == {"the head", "scales by snes"} | gradients
     assert {len(of["test"]) for of in rows.values()} == {1}
 
 
 @pytest.mark.usefixtures("data_root")
 def test_networks_are_merged_in_each_way(tmp_path: Path) -> None:
-    rows = run("merging.py", tmp_path, "--arms", "evolved, from the mean")
+    rows = run("merging.py", tmp_path, "--arms", "evolved, from RegMean")
     closed = {"the best alone", "mean", "task arithmetic", "RegMean", "greedy soup"}
-    assert rows.keys() == {"the head", "plain", "inverted", "rotated", "noisy", *closed, "evolved, from the mean"}
+    assert rows.keys() == {"the head", "plain", "inverted", "rotated", "noisy", *closed, "evolved, from RegMean"}
     for of in rows.values():
         assert of["test worst"][0] <= of["test mean"][0]
