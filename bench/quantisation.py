@@ -1,6 +1,6 @@
 """What rounding a network's weights loses, and what is won back by forward passes alone.
 
-    python bench/quantisation.py [--data digits,cifar10] [--bits 8,4,3] [--seeds 5] [--forward 200000] [--json FILE]
+    python bench/quantisation.py [--data digits,cifar10] [--bits 8,4,3] [--seeds 5] [--forward 100000] [--rows "a;b"]
 
 Table (a) of docs/when.md. EfficientNet-Lite0 at 48 pixels, with a head that gradients found on its features, is float;
 then its weights, the head's aside, are rounded to whole levels, a scale for each output channel. 1,000 images are there
@@ -32,10 +32,9 @@ from neuroevo.networks.backbones import build
 SIZE, CALIBRATION, HELD_OUT = 48, 1000, 200
 PARTS = ("body.conv_stem", "body.blocks", "body.conv_head")  # what is rounded: all but the head
 ROWS: dict[str, dict[str, Any]] = {
-    "spsa, labels": {"algorithm": {"name": "spsa"}, "labels": True, "sigma": 0.02},
-    "evolved, labels": {"labels": True, "sigma": 0.02},
-    "evolved, no labels": {"labels": False, "sigma": 0.02},
-    "evolved from round to nearest, labels": {"labels": True, "sigma": 0.02, "nearest": True},
+    "spsa, labels": {"algorithm": {"name": "spsa", "population": 8, "lr": 1.0}, "labels": True, "sigma": 0.01},
+    "evolved, labels": {"labels": True, "sigma": 0.01},
+    "evolved, no labels": {"labels": False, "sigma": 0.01},
 }
 
 
@@ -58,9 +57,9 @@ def main() -> None:
     made.add_argument("--bits", default="8,4,3")
     made.add_argument("--seeds", type=int, default=5)
     made.add_argument("--images", type=int, default=10_000, help="of CIFAR-10's train, and of its test at most")
-    made.add_argument("--forward", type=int, default=200_000)
+    made.add_argument("--forward", type=int, default=100_000)
     made.add_argument("--samples", type=int, default=200)
-    made.add_argument("--rows", default=";".join(ROWS), help="searches, with semicolons between")
+    made.add_argument("--rows", default=";".join(ROWS), help="searches, with semicolons between; empty for none")
     made.add_argument("--onnx", action="store_true", help="an int8 file in place of rounded weights")
     made.add_argument("--root", type=Path)
     options = made.parse_args()
@@ -130,10 +129,10 @@ def study(name: str, x: Tensor, y: Tensor, test: int, seed: int, options: Any, f
         given = {key: (shown[part], labels[part]) for key, part in splits.items()}
         return ne.evolve(quantised, given, trainable=trainable, space="scales", sigma=of["sigma"],
                          algorithm=of.get("algorithm"), validate="cross_entropy", samples=options.samples,
-                         budget=ne.Budget(forward_samples=options.forward), precision="float32", seed=seed,
+                         budget=ne.Budget(forward_samples=options.forward), precision="auto", seed=seed,
                          device="cpu")  # fmt: skip
 
-    chosen = options.rows.split(";")
+    chosen = [row for row in options.rows.split(";") if row]
     if options.onnx:
         file = int8_file(network, shown)
         whole = ne.onnx(file)
@@ -153,7 +152,7 @@ def study(name: str, x: Tensor, y: Tensor, test: int, seed: int, options: Any, f
         mended = ne.correct_biases(network, nearest, shown)
         note(rows, seed, "bias correction", {"test": accuracy(mended, *tested)})
         for row in chosen:
-            result = evolve(nearest if ROWS[row].get("nearest") else mended, row, "*")
+            result = evolve(mended, row, "*")
             assert result.model is not None
             note(rows, seed, row, {"test": accuracy(result.model, *tested), "genes": len(result.genome),
                                    "seconds": result.seconds})  # fmt: skip
