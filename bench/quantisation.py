@@ -1,6 +1,6 @@
 """What rounding a network's weights loses, and what is won back by forward passes alone.
 
-    python bench/quantisation.py [--data digits,cifar10] [--bits 8,4,3] [--seeds 5] [--forward 100000] [--rows "a;b"]
+    python bench/quantisation.py [--data digits,cifar10] [--bits 8,4,3] [--seeds 5] [--forward 80000] [--rows "a;b"]
 
 Table (a) of docs/when.md. EfficientNet-Lite0 at 48 pixels, with a head that gradients found on its features, is float;
 then its weights, the head's aside, are rounded to whole levels, a scale for each output channel. 1,000 images are there
@@ -32,7 +32,7 @@ from neuroevo.networks.backbones import build
 SIZE, CALIBRATION, HELD_OUT = 48, 1000, 200
 PARTS = ("body.conv_stem", "body.blocks", "body.conv_head")  # what is rounded: all but the head
 ROWS: dict[str, dict[str, Any]] = {
-    "spsa, labels": {"algorithm": {"name": "spsa", "population": 8, "lr": 1.0}, "labels": True, "sigma": 0.01},
+    "spsa, labels": {"algorithm": {"name": "spsa", "population": 8, "lr": 3.0}, "labels": True, "sigma": 0.01},
     "evolved, labels": {"labels": True, "sigma": 0.01},
     "evolved, no labels": {"labels": False, "sigma": 0.01},
 }
@@ -57,7 +57,7 @@ def main() -> None:
     made.add_argument("--bits", default="8,4,3")
     made.add_argument("--seeds", type=int, default=5)
     made.add_argument("--images", type=int, default=10_000, help="of CIFAR-10's train, and of its test at most")
-    made.add_argument("--forward", type=int, default=100_000)
+    made.add_argument("--forward", type=int, default=80_000)
     made.add_argument("--samples", type=int, default=200)
     made.add_argument("--rows", default=";".join(ROWS), help="searches, with semicolons between; empty for none")
     made.add_argument("--onnx", action="store_true", help="an int8 file in place of rounded weights")
