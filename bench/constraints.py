@@ -255,7 +255,7 @@ def one_round(x: Tensor, y: Tensor, seed: int, goals: dict[str, Goal], small: bo
 
         best = sorted(plain, key=on_validation, reverse=True)
         moved = [move(head, offsets(head(parts[1].x), parts[1], worth)) for head in best[:4]]
-        decided = [decide(head, parts[1], goal, seed) for head in best[:4]]
+        decided = [decide(head, parts[1], goal, seed) for head in best[: 1 if small else 4]]
         arms: dict[str, nn.Module] = {
             "sgd": best[0],
             "plug-in": max(moved, key=on_validation),

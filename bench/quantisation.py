@@ -29,7 +29,7 @@ from torch import Tensor, nn
 import neuroevo as ne
 from neuroevo.networks.backbones import build
 
-SIZE, CALIBRATION, HELD_OUT = 48, 1000, 200
+CALIBRATION, HELD_OUT = 1000, 200
 PARTS = ("body.conv_stem", "body.blocks", "body.conv_head")  # what is rounded: all but the head
 ROWS: dict[str, dict[str, Any]] = {
     "spsa, labels": {"algorithm": {"name": "spsa", "population": 8, "lr": 3.0}, "labels": True, "sigma": 0.01},
@@ -56,6 +56,7 @@ def main() -> None:
     made.add_argument("--data", default="digits,cifar10")
     made.add_argument("--bits", default="8,4,3")
     made.add_argument("--seeds", type=int, default=5)
+    made.add_argument("--size", type=int, default=48)
     made.add_argument("--images", type=int, default=10_000, help="of CIFAR-10's train, and of its test at most")
     made.add_argument("--forward", type=int, default=80_000)
     made.add_argument("--samples", type=int, default=200)
@@ -67,6 +68,7 @@ def main() -> None:
     sets = named(made, "--data", options.data, SETS)
     if options.small:
         options.seeds, options.images, options.forward, options.samples, options.bits = 1, 300, 1_000, 20, "4"
+        options.size = 32
     record = about(1, torch.device("cpu"))
     found: dict[str, dict[str, dict[str, list[float]]]] = {}
     for name in sets:
@@ -83,7 +85,7 @@ def digits(options: Any) -> tuple[Tensor, Tensor, int]:
     """Return scikit-learn's digits as images, their labels, and how many are for test."""
     found = load_digits()
     x = torch.from_numpy(found.images).float()[:, None].expand(-1, 3, -1, -1) / 16
-    x = nn.functional.interpolate(x, (SIZE, SIZE), mode="bilinear")
+    x = nn.functional.interpolate(x, (options.size, options.size), mode="bilinear")
     y = torch.from_numpy(found.target).long()
     return (x[:300], y[:300], 100) if options.small else (x, y, 400)
 
@@ -91,7 +93,8 @@ def digits(options: Any) -> tuple[Tensor, Tensor, int]:
 def cifar10(options: Any) -> tuple[Tensor, Tensor, int]:
     """Return CIFAR-10's images, their labels, and how many are for test."""
     files, labels, test = cifar_paths(options.root, options.images)
-    pictures = [np.asarray(Image.open(path).convert("RGB").resize((SIZE, SIZE), Image.Resampling.BICUBIC))
+    size = options.size
+    pictures = [np.asarray(Image.open(path).convert("RGB").resize((size, size), Image.Resampling.BICUBIC))
                 for path in files]  # fmt: skip
     return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 255, labels, test
 
@@ -101,7 +104,7 @@ SETS = {"digits": digits, "cifar10": cifar10}
 
 def study(name: str, x: Tensor, y: Tensor, test: int, seed: int, options: Any, found: dict[str, Any]) -> None:
     """Note what one seed's networks reach on test."""
-    backbone = build(NAME, "pypi", SIZE, (SIZE, SIZE, 3))
+    backbone = build(NAME, "pypi", options.size, (options.size, options.size, 3))
     mean, std = (torch.tensor(each).view(3, 1, 1) for each in (backbone.transform.mean, backbone.transform.std))
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
     if name == "cifar10":  # its own test split
