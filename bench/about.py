@@ -21,9 +21,11 @@ def parser(doc: str | None, rounds: int) -> argparse.ArgumentParser:
     return made
 
 
-def named(made: argparse.ArgumentParser, option: str, given: str, known: dict[str, Any]) -> list[str]:
-    """Return the names that an option gives, with commas between them; exit status 2 for one that is not known."""
-    names = given.split(",")
+def named(
+    made: argparse.ArgumentParser, option: str, given: str, known: dict[str, Any], between: str = ","
+) -> list[str]:
+    """Return the names that an option gives, none if it is empty; exit status 2 for one that is not known."""
+    names = given.split(between) if given else []
     if unknown := [name for name in names if name not in known]:
         made.error(f"{option} {','.join(unknown)}: none of {', '.join(known)}")
     return names

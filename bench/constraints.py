@@ -233,8 +233,10 @@ def of(head: nn.Module, samples: Samples, worth: Callable[[Tensor, Samples], lis
         return worth(head(samples.x)[None], samples)[0]
 
 
-def one_round(x: Tensor, y: Tensor, seed: int, goals: dict[str, Goal], small: bool) -> dict[str, dict[str, Worth]]:
-    """Return the worth on test of each arm by each goal."""
+def one_round(
+    x: Tensor, y: Tensor, seed: int, goals: dict[str, Goal], small: bool
+) -> dict[str, dict[str, tuple[Worth, Worth]]]:
+    """Return the worth on test, and on train, of each arm by each goal."""
     parts, classes = cut(x, y, seed), int(y.max()) + 1
     counts = parts[0].y.bincount(minlength=classes).float()
     grid = [(lr, decay) for lr in LRS for decay in DECAYS][:: 4 if small else 1]
@@ -242,7 +244,7 @@ def one_round(x: Tensor, y: Tensor, seed: int, goals: dict[str, Goal], small: bo
     plain = [train(parts[0], classes, *each, tau=tau, weights=even) for each in grid for tau in TAUS]
     shares = [(counts.mean() / counts) ** power for power in WEIGHTS]
     weighted = [train(parts[0], classes, *each, weights=w) for each in grid for w in shares]
-    found: dict[str, dict[str, Worth]] = {}
+    found: dict[str, dict[str, tuple[Worth, Worth]]] = {}
     for name, goal in goals.items():
         worth = judge(goal, classes)
         own = weighted
@@ -266,8 +268,8 @@ def one_round(x: Tensor, y: Tensor, seed: int, goals: dict[str, Goal], small: bo
         }
         if goal.costs is not None:
             arms["expected cost"] = max((Cheapest(head, goal.costs) for head in plain), key=on_validation)
-        found[name] = {arm: of(head, parts[2], worth) for arm, head in arms.items()}
-        line = ", ".join(f"{arm} {w.value:.4f}{'' if w.feasible == 0 else '!'}" for arm, w in found[name].items())
+        found[name] = {arm: (of(head, parts[2], worth), of(head, parts[0], worth)) for arm, head in arms.items()}
+        line = ", ".join(f"{arm} {w.value:.4f}{'' if w.feasible == 0 else '!'}" for arm, (w, _) in found[name].items())
         print(f"round {seed}, {name}: {line}", flush=True)
     return found
 
@@ -285,9 +287,9 @@ def main() -> None:
     rounds = [one_round(x, y, seed, posed, options.small) for seed in range(options.rounds)]
     rows = []
     for name in rounds[0]:
-        base = np.array([[found[name]["evolved"].value] for found in rounds])
+        base = np.array([[found[name]["evolved"][0].value] for found in rounds])
         for arm in rounds[0][name]:
-            each = [found[name][arm] for found in rounds]
+            each, seen = zip(*(found[name][arm] for found in rounds), strict=True)
             values = np.array([[worth.value] for worth in each])
             gap = statistics.compare(base, values).difference
             row = {
@@ -296,13 +298,15 @@ def main() -> None:
                 "feasible": sum(worth.feasible == 0 for worth in each),
                 "violation": float(np.mean([abs(worth.feasible) for worth in each])),
                 "value": float(values.mean()),
+                "train": float(np.mean([worth.value for worth in seen])),
                 "evolved_ahead": list(gap),
                 "values": values[:, 0].tolist(),
             }
             rows.append(row)
             print(
                 f"{name:8} {arm:15} feasible {row['feasible']} of {len(each)}, violation {row['violation']:.4f}, "
-                f"value {row['value']:.4f}, evolved ahead by {gap[0]:+.4f} [{gap[1]:+.4f}, {gap[2]:+.4f}]"
+                f"value {row['value']:.4f}, on train {row['train']:.4f}, "
+                f"evolved ahead by {gap[0]:+.4f} [{gap[1]:+.4f}, {gap[2]:+.4f}]"
             )
     if options.json is not None:
         options.json.write_text(json.dumps({**told, "rows": rows}, indent=1) + "\n")

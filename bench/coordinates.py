@@ -1,29 +1,28 @@
 """The last stage without gradients: spaces of coordinates against all weights, at equal forward passes.
 
-    python bench/coordinates.py [--seeds 5] [--size 48] [--images 50000] [--forward 500000] [--arms a,b] [--json FILE]
+    python bench/coordinates.py [--seeds 5] [--size 48] [--images 50000] [--forward 300000] [--arms a,b] [--json FILE]
 
 Table (c) of docs/when.md. EfficientNet-Lite0 on CIFAR-10 folders. The head is the best that gradients find on frozen
 features, its weight decay chosen on validation, and stays; what evolves is the last stage (`blocks.6`, `conv_head`,
 `bn2`), by cross-entropy on batches of the images that the head was trained on. Champions are chosen on validation; test
-is scored once, at the end. Each arm's deviation was tried on validation by `--settings`. Beside them, with gradients:
-the whole stage by SGD, and coordinates by SGD through a space's `decode`, which says what there is to gain in it.
+is scored once, at the end. Beside them, with gradients: the whole stage by SGD, and coordinates by SGD through a
+space's `decode`, which says what there is to gain in it. `--settings` tries deviations, and scores validation alone.
 """
 
 import json
 import statistics
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import torch
-from about import about, begin, parser
+from about import about, begin, named, parser
 from stages import (
     Split,
     Stage,
     accuracy,
     cross_entropy,
-    descend,
     fine_tune,
     load,
     note,
@@ -49,11 +48,12 @@ ARMS: dict[str, Arm] = {
     "scales by snes": {"space": "scales", "algorithm": SNES, "sigma": 0.03},
     "singular by snes": {"space": "singular", "algorithm": SNES, "sigma": 0.03},
 }
-GRADIENTS: dict[str, tuple[Any, float]] = {
+GRADIENTS: dict[str, tuple[Any, float]] = {  # spaces and rates
+    "full by gradients": ("full", 0.01),
     "scales by gradients": ("scales", 0.3),
     "low_rank by gradients": (LOW_RANK, 0.3),
 }
-EPOCHS, LR = 2, 0.01  # with gradients, of the whole stage
+EPOCHS = 2
 SIGMAS = (0.01, 0.03, 0.1, 0.3)
 
 
@@ -64,7 +64,7 @@ def main() -> None:
     made.add_argument("--images", type=int, default=50_000)
     made.add_argument("--test", type=int, default=10_000)
     made.add_argument("--validation", type=int, default=5_000)
-    made.add_argument("--forward", type=int, default=500_000, help="samples that go forward in an arm's search")
+    made.add_argument("--forward", type=int, default=300_000, help="samples that go forward in an arm's search")
     made.add_argument("--samples", type=int, default=256)
     made.add_argument("--arms", default=",".join(ARMS))
     made.add_argument("--settings", action="store_true", help="try deviations on validation, of the first seed alone")
@@ -73,9 +73,10 @@ def main() -> None:
     begin(made, options)
     if options.small:
         options.seeds, options.images, options.test, options.validation, options.forward = 1, 100, 50, 30, 1_500
+        options.size = 32
+    names = named(made, "--arms", options.arms, ARMS)
     record = about(1, torch.device("cpu"))
     backbone, data = load(options.root, options.size, options.images)
-    names = options.arms.split(",")
     found: dict[str, dict[str, list[float]]] = {}
     for seed in range(1 if options.settings else options.seeds):
         parts = split(data, options.test, seed, 0, options.validation)
@@ -83,43 +84,41 @@ def main() -> None:
         rows = data.rows["plain"]
         given = {name: (rows[index], data.labels[index]) for name, index in
                  {"train": parts.train, "validation": parts.validation}.items()}  # fmt: skip
-        test = rows[parts.test], data.labels[parts.test]
-
-        figures = measure(stage, given, test)
-        note(found, seed, "the head", {**figures, "genes": 0.0, "seconds": 0.0})
+        judged = {"validation": given["validation"]}
         if not options.settings:
-            learnt = fine_tune(stage, *given["train"], seed, EPOCHS, LR)
-            note(found, seed, "full by gradients", {**measure(learnt, given, test), "genes": 0.0, "seconds": 0.0})
-            for name, (space, lr) in GRADIENTS.items():
-                learnt, genes = descend(stage, *given["train"], space, seed, EPOCHS, lr)
-                note(found, seed, name, {**measure(learnt, given, test), "genes": genes, "seconds": 0.0})
+            judged["test"] = rows[parts.test], data.labels[parts.test]
+
+        note(found, seed, "the head", {**measure(stage, judged), "genes": 0, "seconds": 0})
+        for name, (space, lr) in () if options.settings else GRADIENTS.items():
+            began = perf_counter()
+            learnt, genes = fine_tune(stage, *given["train"], seed, EPOCHS, lr, space)
+            seconds = perf_counter() - began
+            note(found, seed, name, {**measure(learnt, judged), "genes": genes, "seconds": seconds})
         for name in names:
             for sigma in SIGMAS if options.settings else (ARMS[name]["sigma"],):
                 result = search(stage, given, ARMS[name] | {"sigma": sigma}, options, seed)
                 assert result.model is not None
-                figures = measure(result.model, given, test)
-                label = f"{name}, {sigma}" if options.settings else name
-                note(found, seed, label, {**figures, "genes": len(result.genome), "seconds": result.seconds})
-    print(table(found, "the head", ["test", "test loss", "validation"]))
+                figures = {**measure(result.model, judged), "genes": len(result.genome), "seconds": result.seconds}
+                note(found, seed, f"{name}, {sigma}" if options.settings else name, figures)
+    print(table(found, "the head", [key for key in found["the head"] if key not in ("genes", "seconds")]))
     print({name: (statistics.mean(of["genes"]), round(statistics.mean(of["seconds"]))) for name, of in found.items()})
     if options.json:
         options.json.write_text(json.dumps({**record, "found": rounded(found)}, indent=1))
 
 
-def measure(module: nn.Module, given: dict[str, Any], test: tuple[Tensor, Tensor]) -> dict[str, float]:
-    """Return a network's figures on test and validation."""
+def measure(module: nn.Module, splits: dict[str, tuple[Tensor, Tensor]]) -> dict[str, float]:
+    """Return a network's accuracy and loss on splits."""
     found = {}
-    for name, of in {"test": test, "validation": given["validation"]}.items():
+    for name, of in splits.items():
         found |= {name: accuracy(module, *of), f"{name} loss": cross_entropy(module, *of)}
     return found
 
 
-def make_stage(backbone: Any, data: Any, parts: Split, seed: int, on: Sequence[str] = ("train",)) -> Stage:
-    """Return the stage as it was pretrained, with the best head that gradients find on splits."""
+def make_stage(backbone: Any, data: Any, parts: Split, seed: int) -> Stage:
+    """Return the stage as it was pretrained, with the best head that gradients find on train."""
     stage = Stage(backbone.cut, nn.Linear(backbone.own_head.in_features, 10)).eval().requires_grad_(False)
-    index, rows = torch.cat([getattr(parts, name) for name in on]), data.rows["plain"]
-    held = parts.validation
-    probe(stage, rows[index], data.labels[index], seed, (rows[held], data.labels[held]))
+    rows, labels, held = data.rows["plain"], data.labels, parts.validation
+    probe(stage, rows[parts.train], labels[parts.train], seed, (rows[held], labels[held]))
     return stage
 
 

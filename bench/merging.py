@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from about import about, begin, parser
+from about import about, begin, named, parser
 from coordinates import make_stage
-from stages import DOMAINS, Split, Stage, accuracy, fine_tune, load, note, rounded, search, split, table
+from stages import DOMAINS, EVOLVED, Split, Stage, accuracy, fine_tune, load, note, rounded, search, split, table
 from torch import Tensor, nn
 
 from neuroevo.networks.merging import add_tasks, covariances, merge_by_regression, mix, mix_greedily
@@ -35,7 +35,6 @@ SEARCHES: dict[str, tuple[str, dict[str, Any]]] = {  # from which network, and h
     "evolved, from RegMean": ("RegMean", {"space": TASKS | {"scale": 0.0}, "sigma": 0.03}),
     "spsa, from RegMean": ("RegMean", {"space": TASKS | {"scale": 0.0}, "sigma": 0.1, "algorithm": SPSA}),
 }
-CLOSED = ("the best alone", "mean", "task arithmetic", "RegMean", "greedy soup")
 
 
 def main() -> None:
@@ -55,8 +54,10 @@ def main() -> None:
     made.add_argument("--root", type=Path)
     options = made.parse_args()
     begin(made, options)
+    arms = named(made, "--arms", options.arms, SEARCHES, ";")
     if options.small:
         options.seeds, options.images, options.test, options.tune, options.forward = 1, 100, 50, 25, 1_500
+        options.size = 32
     record = about(1, torch.device("cpu"))
     backbone, data = load(options.root, options.size, options.images, DOMAINS)
     found: dict[str, dict[str, list[float]]] = {}
@@ -64,7 +65,7 @@ def main() -> None:
         parts = split(data, options.test, seed, options.tune, options.tune)
         stage = make_stage(backbone, data, parts, seed)
         experts = [
-            fine_tune(stage, data.rows[d][parts.train], data.labels[parts.train], seed, options.epochs, options.lr)
+            fine_tune(stage, data.rows[d][parts.train], data.labels[parts.train], seed, options.epochs, options.lr)[0]
             for d in DOMAINS
         ]
         for name, expert in [("the head", stage), *zip(DOMAINS, experts, strict=True)]:
@@ -78,7 +79,7 @@ def main() -> None:
                 name,
                 judge(network, data, parts.test, "test") | judge(network, data, parts.validation, "validation"),
             )
-        for name in options.arms.split(";"):
+        for name in arms:
             start, arm = SEARCHES[name]
             result = search(networks[start], splits_of(data, parts), arm | {"sources": experts}, options, seed)
             assert isinstance(result.model, Stage)
@@ -101,15 +102,20 @@ def judge(network: nn.Module, data: Any, index: Tensor, name: str) -> dict[str, 
 
 
 def with_state(stage: Stage, state: State) -> Stage:
-    """Return a copy of a stage with other weights."""
+    """Return a copy of a stage with other weights; those that the state hasn't stay."""
     copy = deepcopy(stage)
-    copy.load_state_dict(state)
+    copy.load_state_dict(state, strict=False)
     return copy
+
+
+def state_of(stage: Stage) -> State:
+    """Return the state of what learns: the head is everybody's."""
+    return {name: value for name, value in stage.state_dict().items() if name.startswith(EVOLVED)}
 
 
 def closed_forms(stage: Stage, experts: list[Stage], data: Any, parts: Split) -> dict[str, Callable[[], Stage]]:
     """Return what needs no search, by name; settings are chosen on validation."""
-    states, base = [dict(e.state_dict()) for e in experts], dict(stage.state_dict())
+    states, base = [state_of(expert) for expert in experts], state_of(stage)
 
     def score(network: nn.Module) -> float:
         return judge(network, data, parts.validation, "of")["of mean"]

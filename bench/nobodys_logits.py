@@ -16,7 +16,6 @@ one than asked for. Seeds draw other grids, data and searches; regret on test is
 
 import json
 import math
-import sys
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -234,4 +233,4 @@ def row(table: dict[str, list[dict[str, float]]], name: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -66,6 +66,7 @@ def main() -> None:
     options = made.parse_args()
     begin(made, options)
     sets = named(made, "--data", options.data, SETS)
+    chosen = named(made, "--rows", options.rows, ROWS, ";")
     if options.small:
         options.seeds, options.images, options.forward, options.samples, options.bits = 1, 300, 1_000, 20, "4"
         options.size = 32
@@ -74,7 +75,7 @@ def main() -> None:
     for name in sets:
         x, y, test = SETS[name](options)
         for seed in range(options.seeds):
-            study(f"{name}", x, y, test, seed, options, found)
+            study(name, (x, y, test), seed, chosen, options, found)
     for name, rows in found.items():
         print(f"\n{name}\n" + table(rows, "round to nearest" if "round to nearest" in rows else "int8", ["test"]))
     if options.json:
@@ -102,8 +103,11 @@ def cifar10(options: Any) -> tuple[Tensor, Tensor, int]:
 SETS = {"digits": digits, "cifar10": cifar10}
 
 
-def study(name: str, x: Tensor, y: Tensor, test: int, seed: int, options: Any, found: dict[str, Any]) -> None:
-    """Note what one seed's networks reach on test."""
+def study(
+    name: str, data: tuple[Tensor, Tensor, int], seed: int, chosen: list[str], options: Any, found: dict[str, Any]
+) -> None:
+    """Note what one seed's networks reach on test: images, labels, and how many of them are test's."""
+    x, y, test = data
     backbone = build(NAME, "pypi", options.size, (options.size, options.size, 3))
     mean, std = (torch.tensor(each).view(3, 1, 1) for each in (backbone.transform.mean, backbone.transform.std))
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
@@ -135,7 +139,6 @@ def study(name: str, x: Tensor, y: Tensor, test: int, seed: int, options: Any, f
                          budget=ne.Budget(forward_samples=options.forward), precision="auto", seed=seed,
                          device="cpu")  # fmt: skip
 
-    chosen = [row for row in options.rows.split(";") if row]
     if options.onnx:
         file = int8_file(network, shown)
         whole = ne.onnx(file)

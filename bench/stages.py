@@ -140,22 +140,18 @@ def split(data: Data, test: int, seed: int, tune: int, validation: int) -> Split
 
 def probe(stage: Stage, rows: Tensor, labels: Tensor, seed: int, validation: tuple[Tensor, Tensor]) -> None:
     """Train the head alone; its weight decay is the one that does best on validation."""
-    with torch.inference_mode():
-        features = torch.cat([stage.features(part) for part in rows.split(AT_ONCE)]).clone()
-    tried = []
+
+    def features(of: Tensor) -> Tensor:
+        with torch.inference_mode():
+            return torch.cat([stage.features(part) for part in of.split(AT_ONCE)]).clone()
+
+    x, held, tried = features(rows), features(validation[0]), []
     for decay in DECAYS:
         head = deepcopy(stage.head)
-        train_head(head, features, labels, seed, decay=decay)
-        tried.append((cross_entropy(with_head(stage, head), *validation), decay, head))
+        train_head(head, x, labels, seed, decay=decay)
+        tried.append((cross_entropy(head, held, validation[1]), decay, head))
     loss, decay, stage.head = min(tried, key=lambda each: each[0])
     print(seed, f"head: weight decay {decay}, validation loss {loss:.4f}", flush=True)
-
-
-def with_head(stage: Stage, head: nn.Linear) -> Stage:
-    """Return a copy of a stage with another head."""
-    found = deepcopy(stage)
-    found.head = head
-    return found
 
 
 def train_head(
@@ -181,51 +177,33 @@ def train_head(
         head.bias.copy_(bias - (weight / std) @ mean)
 
 
-def fine_tune(stage: Stage, rows: Tensor, labels: Tensor, seed: int, epochs: int, lr: float) -> Stage:
-    """Return a copy whose last stage has learnt by SGD, in eval mode: norms keep their statistics, the head stays."""
-    learnt = deepcopy(stage).eval()
-    for parameter in learnt.parameters():
-        parameter.requires_grad_(False)
-    chosen = [p.requires_grad_(True) for name, p in learnt.rest.named_parameters() if name.startswith(PARTS)]
-    descent = torch.optim.SGD(chosen, lr=lr, momentum=0.9)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(descent, epochs * math.ceil(len(rows) / 128))
-    source = torch.Generator().manual_seed(seed)
-    for _ in range(epochs):
-        for batch in torch.randperm(len(rows), generator=source).split(128):
-            loss = nn.functional.cross_entropy(learnt(rows[batch]), labels[batch])
-            descent.zero_grad()
-            loss.backward()
-            descent.step()
-            schedule.step()
-    for parameter in learnt.parameters():
-        parameter.requires_grad_(False)
-    return learnt
-
-
-def descend(
-    stage: Stage, rows: Tensor, labels: Tensor, space: Any, seed: int, epochs: int, lr: float
+def fine_tune(
+    stage: Stage, rows: Tensor, labels: Tensor, seed: int, epochs: int, lr: float, space: Any = "full"
 ) -> tuple[Stage, int]:
-    """Return a copy whose last stage has learnt by SGD on the coordinates of a space, and how many there are."""
-    named = {name: w for name, w in stage.named_parameters() if name.startswith(EVOLVED)}
+    """Return a copy whose last stage has learnt by SGD on the coordinates of a space, and how many there are.
+
+    It is in eval mode: norms keep their statistics, and the head stays.
+    """
+    learnt = deepcopy(stage).eval().requires_grad_(False)
+    weights = {name: w[None] for name, w in learnt.named_parameters() if name.startswith(EVOLVED)}
     options = {"name": space} if isinstance(space, str) else dict(space)
-    laid = SPACES[options.pop("name")](Origin({name: w.detach()[None] for name, w in named.items()}), **options)
+    laid = SPACES[options.pop("name")](Origin(weights), **options)
     genome = laid.start().clone().requires_grad_(True)
     descent = torch.optim.SGD([genome], lr=lr, momentum=0.9)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(descent, epochs * math.ceil(len(rows) / 128))
     source = torch.Generator().manual_seed(seed)
 
-    def weights() -> dict[str, Tensor]:
+    def decode() -> dict[str, Tensor]:
         return {name: w[0] for name, w in laid.decode(laid.layout.unflatten(genome)).items()}
 
     for _ in range(epochs):
         for batch in torch.randperm(len(rows), generator=source).split(128):
-            loss = nn.functional.cross_entropy(functional_call(stage, weights(), (rows[batch],)), labels[batch])
+            loss = nn.functional.cross_entropy(functional_call(learnt, decode(), (rows[batch],)), labels[batch])
             descent.zero_grad()
             loss.backward()
             descent.step()
             schedule.step()
-    learnt = deepcopy(stage)
-    learnt.load_state_dict({name: w.detach() for name, w in weights().items()}, strict=False)
+    learnt.load_state_dict({name: w.detach() for name, w in decode().items()}, strict=False)
     return learnt, genome.shape[1]
 
 
