@@ -1,10 +1,7 @@
 """What `bench/nobodys_logits.py` measures, and that its solver is right."""
 
 import itertools
-import json
-import os
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -47,12 +44,8 @@ def test_regret_of_the_true_costs_is_none_and_of_others_some(bench: Any) -> None
     assert not torch.equal(of.costs, bench.draw(30, 0, 2, 0.5, 1).costs)
 
 
-def test_every_way_is_measured(tmp_path: Path) -> None:
-    own = os.environ | {"OMP_NUM_THREADS": "1"}
-    words = [sys.executable, BENCH / "nobodys_logits.py", "--small", "--json", tmp_path / "f.json"]
-    done = subprocess.run(words, capture_output=True, text=True, env=own)
-    assert done.returncode == 0, done.stderr
-    found = json.loads((tmp_path / "f.json").read_text())
+def test_every_way_is_measured(run_bench: Callable[..., Any]) -> None:
+    found = run_bench("nobodys_logits.py")
     assert {"least squares", "wider", "spo+", "random", "hill_climbing", "ga", "snes", "xnes"} <= found[
         "summary"
     ].keys()
