@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from functools import cache
 from pathlib import Path
+from types import FrameType
 from typing import Any
 from unittest import mock
 
@@ -98,13 +99,13 @@ class _State:
 _state: _State | None = None
 
 
-def _line() -> str:
-    frame = sys._getframe(2)
+def line_of(frame: FrameType | None) -> str:
+    """Return the line of the package that a frame is in or was called from."""
     while frame is not None:
         path = frame.f_code.co_filename
         if path.startswith(HERE):
             return f"{path.removeprefix(HERE)}:{frame.f_lineno}"
-        frame = frame.f_back  # type: ignore[assignment]
+        frame = frame.f_back
     return "outside"
 
 
@@ -113,7 +114,7 @@ def _count(kind: str, which: str = "reads") -> None:
         raise RuntimeError(f"operation not permitted when stream is capturing: {kind}")
     for waits in _state.counters if _state else []:
         if waits.thread == threading.get_ident():
-            getattr(waits, which)[f"{kind}: {_line()}"] += 1
+            getattr(waits, which)[f"{kind}: {line_of(sys._getframe(1))}"] += 1
 
 
 def is_cuda(device: Any) -> bool:

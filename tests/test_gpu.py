@@ -1,7 +1,7 @@
 """All that a config can name, on a GPU on paper: run, resume, evaluate and export, with no device mistake.
 
-`paper_gpu` says what it refuses. Where a run's numbers are compared with those of a run on the CPU they are the same,
-since it draws by the same generator.
+Where this machine has a GPU, all of it is done there as well. `paper_gpu` says what it refuses. Where a run's numbers
+are compared with those of a run on the CPU they are the same, since it draws by the same generator.
 """
 
 import json
@@ -17,8 +17,9 @@ import pytest
 import sklearn
 import torch
 from conftest import Quiet
-from paper_gpu import CUDA, Gpu, Paper, PaperGraph, Waits, paper_gpu
+from paper_gpu import CUDA, Gpu, Paper, Waits, paper_gpu
 from pydantic import BaseModel
+from real_gpu import GPUS
 from torch import Tensor, nn
 
 import neuroevo
@@ -186,9 +187,9 @@ class Marks(Quiet):
         self.writes.append(self.waits.writes.total())
 
 
-@pytest.fixture
-def gpu() -> Iterator[Gpu]:
-    with paper_gpu() as device:
+@pytest.fixture(params=GPUS)
+def gpu(request: pytest.FixtureRequest) -> Iterator[Gpu]:
+    with GPUS[request.param]() as device:
         yield device
 
 
@@ -351,15 +352,16 @@ def test_auto_is_what_a_gpu_computes_in(
     assert rundir.read_result(tmp_path / "r")["precision"] == half
 
 
+@pytest.mark.parametrize("gpu", GPUS)
 @pytest.mark.parametrize("sets", [[], LEARN, [*FLIP, "features.views=2"]], ids=["scored", "learning", "views"])
 def test_features_that_do_not_fit_the_device_give_the_run_that_those_on_it_give(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sets: list[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpu: str, sets: list[str]
 ) -> None:
     sets = [*sets, "features.components=null", "memory.limit=2e5"]  # slices of 128 samples
     runs, memory = [], {"cuda": 50_000, "cpu": 2**30}  # less than features take
     for name in ("there", "here"):
         runs.append(Quiet())
-        with paper_gpu():
+        with GPUS[gpu]():
             if name == "here":
                 monkeypatch.setattr(devices, "available_memory", lambda device: memory[device.type])
             experiment.run(configured(*sets, "fitness.samples=140"), str(tmp_path / name), "test", runs[-1])
@@ -381,12 +383,17 @@ GRAPHS = {
 def test_scoring_by_graphs_gives_the_run_that_it_gives_without(
     gpu: Gpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str
 ) -> None:
-    graphs: list[PaperGraph] = []
+    graphs: list[Any] = []
 
-    class Kept(PaperGraph):
+    class Kept(torch.cuda.CUDAGraph):  # of the device on paper, where that is the one
         def __init__(self) -> None:
             super().__init__()
+            self.launches = 0
             graphs.append(self)
+
+        def replay(self) -> None:
+            super().replay()
+            self.launches += 1
 
     monkeypatch.setattr(torch.cuda, "CUDAGraph", Kept)
     # Slices of 3 and 2 individuals, of 128 and 12 samples: four shapes, each captured once.
@@ -398,7 +405,7 @@ def test_scoring_by_graphs_gives_the_run_that_it_gives_without(
             assert not graphs
     assert not [note for note in runs[1].lines if "CUDA graphs" in note]
     assert len(graphs) >= 2
-    assert all(graph.replays for graph in graphs)
+    assert all(graph.launches for graph in graphs)
     for a, b in zip(*(run.steps for run in runs), strict=True):
         assert torch.equal(a.population.genomes.cpu(), b.population.genomes.cpu())
         assert torch.allclose(

@@ -1,4 +1,4 @@
-"""What comes from files and goes into them, and benchmarks, on a GPU on paper: with no device mistake."""
+"""What comes from files and goes into them, and benchmarks, on a GPU on paper, and at hand: with no device mistake."""
 
 import os
 from collections.abc import Iterator
@@ -8,6 +8,7 @@ import pytest
 import torch
 from conftest import Quiet
 from paper_gpu import CPU, CUDA, Gpu, Paper, paper_gpu
+from real_gpu import GPUS
 from safetensors.torch import load_file
 from test_gpu import BASE, DEEP, MLP, configured
 
@@ -31,9 +32,9 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)  # weights none: the library's own initialisation
 
 
-@pytest.fixture
-def gpu() -> Iterator[Gpu]:
-    with paper_gpu() as device:
+@pytest.fixture(params=GPUS)
+def gpu(request: pytest.FixtureRequest) -> Iterator[Gpu]:
+    with GPUS[request.param]() as device:
         yield device
 
 
@@ -94,9 +95,10 @@ def test_a_run_takes_weights_and_the_networks_own_head_from_another(gpu: Gpu, tm
     assert rundir.read_result(tmp_path / "fixed")["status"] == "finished"
 
 
+@pytest.mark.parametrize("gpu", GPUS)
 @pytest.mark.parametrize("sets", [["features={components: 4}"], [*DEEP, "memory.plan=loop"]], ids=["head", "stage"])
-def test_a_run_is_exported_in_every_format(tmp_path: Path, sets: list[str]) -> None:
-    with paper_gpu():
+def test_a_run_is_exported_in_every_format(tmp_path: Path, gpu: str, sets: list[str]) -> None:
+    with GPUS[gpu]():
         experiment.run(configured(*sets, "budget.generations=1"), str(tmp_path / "r"), "test", Quiet())
         for suffix in ("safetensors", "pt"):
             export.export(str(tmp_path / "r"), None, str(tmp_path / f"n.{suffix}"))
