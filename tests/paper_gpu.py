@@ -51,8 +51,9 @@ CUDA, CPU = torch.device("cuda:0"), torch.device("cpu")
 aten = torch.ops.aten
 READS = {  # whose result, or its shape, the host needs before it goes on
     "_local_scalar_dense", "nonzero", "masked_select", "_unique", "_unique2", "unique_dim", "unique_consecutive",
-    "equal", "allclose", "is_nonzero", "_linalg_eigh", "_linalg_svd", "linalg_matrix_exp",
+    "equal", "allclose", "is_nonzero", "_linalg_eigh", "_linalg_svd",
 }  # fmt: skip
+EXPONENTIAL = 6  # reads of one matrix's, in PyTorch 2.11
 FILLS = {"masked_fill", "masked_fill_", "index_fill", "index_fill_"}  # which read a value of the device
 INDEXING = {"index", "_unsafe_index", "index_put", "index_put_", "_index_put_impl_"}
 COPIES = {"_to_copy", "copy_", "copy"}
@@ -305,7 +306,10 @@ def _refuse(name: str, args: Any, kwargs: Any) -> None:
 
 def _waits(name: str, args: Any, kwargs: Any) -> None:
     """Count what an operation on the device makes the host wait for."""
-    if name in READS:
+    if name == "linalg_matrix_exp":
+        for _ in range(EXPONENTIAL):
+            _count(name)
+    elif name in READS:
         _count(name.strip("_"))
     elif name == "multinomial" and (args[1] == 1 or not (len(args) > 2 and args[2])):
         _count("multinomial")  # looks whether what it is given are probabilities
@@ -415,8 +419,8 @@ class _Functions(TorchFunctionMode):
             return Paper(plain)
         if name in MATMUL and any(isinstance(a, Paper) and a.ndim == 1 for a in args[:2]) and len(args) == 2:
             return _product_of_vectors(*(args if name != "__rmatmul__" else args[::-1]))
-        if func is functional.batch_norm and not _is_batched(first) and any(isinstance(a, Paper) for a in args):
-            _refuse("convolution", args, kwargs)
+        if func is functional.batch_norm:
+            _refuse_norm(*args, **kwargs)
         if name == "where" and any(_is_number(a) for a in args) and any(isinstance(a, Paper) for a in args):
             _count("where", "writes")  # the number becomes one of the device
         if name == "new_tensor" and isinstance(first, Paper) and kwargs.get("device") in (None, CUDA):
@@ -445,6 +449,28 @@ class _Functions(TorchFunctionMode):
             moved = torch.Tensor.to(first, *rest, **options) if rest or options else first
             return _On.apply(moved, bool(kwargs.get("non_blocking", False)) and moved is first)
         return func(first, *args, **kwargs)
+
+
+def _refuse_norm(x: Any, mean: Any, var: Any, weight: Any = None, bias: Any = None, training: Any = False,
+                 *rest: Any, **more: Any) -> None:  # fmt: skip
+    """Refuse what batch norms do: tensors of two devices, and what cuDNN's and vmap's do on an H100 (torch 2.11)."""
+    tensors = [a for a in (x, mean, var, weight, bias) if isinstance(a, torch.Tensor)]
+    batched = [a for a in tensors if _is_batched(a)]
+    if not batched:
+        if any(isinstance(a, Paper) for a in tensors):
+            _refuse("convolution", tensors, {})
+            apart = any((a.storage_offset() * a.element_size()) % 16 for a in (weight, bias) if a is not None)
+            if training and apart and torch.backends.cudnn.enabled:
+                raise RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED_CUDART")
+    elif torch.backends.cudnn.enabled and any(isinstance(_unwrap(a), Paper) for a in batched):
+        raise RuntimeError("NYI: querying is_contiguous inside of vmap for memory_format other than torch...")
+
+
+def _unwrap(x: torch.Tensor) -> torch.Tensor:
+    """Return the tensor within what vmap wrapped."""
+    while torch._C._functorch.is_functorch_wrapped_tensor(x):
+        x = torch._C._functorch.get_unwrapped(x)
+    return x
 
 
 def _product_of_vectors(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:

@@ -33,9 +33,10 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(params=GPUS)
-def gpu(request: pytest.FixtureRequest) -> Iterator[Gpu]:
+def gpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gpu]:
     with GPUS[request.param]() as device:
         yield device
+        monkeypatch.undo()  # or it would bring back what it found on paper
 
 
 def go(folder: Path, *sets: str) -> Quiet:

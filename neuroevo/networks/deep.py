@@ -8,8 +8,7 @@ head is evaluated for all individuals at once in either case.
 
 import statistics
 import time
-import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Literal, NamedTuple
 
@@ -20,8 +19,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from neuroevo import devices
 from neuroevo.engine.execution import Execution
 from neuroevo.errors import InputError
+from neuroevo.networks import individuals
 from neuroevo.networks.cut import Cut
 from neuroevo.networks.heads import Drop, Forward
+from neuroevo.networks.individuals import Weights
 
 Method = Literal["loop", "vmap"]
 METHODS: tuple[Method, ...] = ("loop", "vmap")
@@ -29,8 +30,6 @@ CPU_SAMPLES, GPU_SAMPLES = 128, 2048  # at a time: activations near a CPU's cach
 CPU_INDIVIDUALS, GPU_INDIVIDUALS = 16, 256  # at a time, at most
 PROBED = 4  # individuals at once when the probe tries vmap
 CLEARLY = 1.25  # as much quicker vmap must be: a run that is started again should choose as before
-
-Weights = Mapping[str, Tensor]  # {name: [n, *shape]}
 
 
 def forward(
@@ -60,13 +59,10 @@ def forward(
             shared = rows.ndim == 2
             tensors = cut.tensors(rows if shared else rows.flatten(0, 1))
             tensors = tensors if shared else tuple(x.unflatten(0, rows.shape[:2]) for x in tensors)
-            with warnings.catch_warnings():  # of operations that it takes one individual after another
-                warnings.filterwarnings("ignore", message="There is a performance drop", category=UserWarning)
-                features = torch.vmap(call, in_dims=(0, None if shared else 0))(own, tensors)
+            features = individuals.vmap(call, own, tensors, shared=shared)
         else:
-            each = {name: w.unbind() for name, w in own.items()}
             given = [cut.tensors(rows)] * n if rows.ndim == 2 else [cut.tensors(x) for x in rows]
-            features = torch.stack([call({name: w[i] for name, w in each.items()}, given[i]) for i in range(n)])
+            features = torch.stack([call(w, x) for w, x in zip(individuals.each(own), given, strict=True)])
         of_head = {name: w.expand(n, *w.shape[1:]) for name, w in fixed.items()}
         of_head |= {name: w for name, w in weights.items() if name.startswith(head + ".")}
         return head_forward(of_head, features if affine is None else affine(features), drop)
@@ -91,10 +87,9 @@ def recalibrate(cut: Cut, weights: Weights, batches: Callable[[], Iterator[Tenso
     As `torch.optim.swa_utils.update_bn` does it: every batch is normalised by its own statistics.
     """
     layers = norms(cut.rest)
-    n = len(next(iter(weights.values())))
     found: dict[str, list[Tensor]] = {}
     with _batch_statistics(list(layers.values())):
-        for i in range(n):
+        for each in individuals.each(weights):
             buffers = {}
             for name, layer in layers.items():
                 assert layer.running_mean is not None and layer.running_var is not None
@@ -102,7 +97,7 @@ def recalibrate(cut: Cut, weights: Weights, batches: Callable[[], Iterator[Tenso
                 buffers[f"{name}.running_var"] = torch.ones_like(layer.running_var)
                 assert layer.num_batches_tracked is not None
                 buffers[f"{name}.num_batches_tracked"] = torch.zeros_like(layer.num_batches_tracked)
-            own = {name: w[i] for name, w in weights.items()} | buffers
+            own = each | buffers
             for count, rows in enumerate(batches(), 1):
                 for layer in layers.values():  # the plain average; with None torch would wait for the buffer's count
                     layer.momentum = 1 / count

@@ -1,8 +1,7 @@
 """Heads, and how a whole population of them is evaluated in one go."""
 
-import warnings
 from collections.abc import Callable, Mapping
-from itertools import pairwise
+from itertools import pairwise, repeat
 from typing import Annotated, Literal, Protocol, cast
 
 import torch
@@ -10,6 +9,7 @@ from annotated_types import Ge, Lt
 from torch import Tensor, nn
 
 from neuroevo.errors import InputError
+from neuroevo.networks import individuals
 
 # What a Dropout layer does in training: (activations [n, width, B], the layer's own rate) -> activations; None is off.
 Drop = Callable[[Tensor, float], Tensor] | None
@@ -134,22 +134,20 @@ def _by_vmap(head: nn.Module, prefix: str) -> Forward:
 
     def by_vmap(weights: Mapping[str, Tensor], features: Tensor, drop: Drop = None) -> Tensor:
         own = {name.removeprefix(prefix + "."): weight for name, weight in weights.items()}
-        features = features.clone()  # a layer may work in place
-        with warnings.catch_warnings():  # of operations that it takes one individual after another
-            warnings.filterwarnings("ignore", message="There is a performance drop", category=UserWarning)
-            return torch.vmap(call, in_dims=(0, None if features.ndim == 2 else 0))(own, features)
+        return individuals.vmap(call, own, features.clone(), shared=features.ndim == 2)  # a layer may work in place
 
     return by_vmap
 
 
 def _by_loop(head: nn.Module, prefix: str) -> Forward:
     def by_loop(weights: Mapping[str, Tensor], features: Tensor, drop: Drop = None) -> Tensor:
-        own = {name.removeprefix(prefix + "."): weight.unbind() for name, weight in weights.items()}
-        n = len(next(iter(own.values())))
-        given = [features] * n if features.ndim == 2 else list(features)
-        alone = ({name: each[i] for name, each in own.items()} for i in range(n))
+        own = {name.removeprefix(prefix + "."): weight for name, weight in weights.items()}
+        given = repeat(features) if features.ndim == 2 else iter(features)
         return torch.stack(
-            [torch.func.functional_call(head, w, (x.clone(),)) for w, x in zip(alone, given, strict=True)]
+            [
+                torch.func.functional_call(head, w, (x.clone(),))
+                for w, x in zip(individuals.each(own), given, strict=features.ndim != 2)
+            ]
         )
 
     return by_loop

@@ -17,9 +17,10 @@ INDEX = torch.randperm(100, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.fixture
-def gpu() -> Iterator[Gpu]:
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gpu]:
     with paper_gpu() as device:
         yield device
+        monkeypatch.undo()  # or it would bring back events on paper
 
 
 def features(*pieces: Tensor, device: torch.device = CUDA) -> Features:

@@ -28,6 +28,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gpu]:
         monkeypatch.setattr(Counted, "made", 0)
         monkeypatch.setattr(torch.cuda, "CUDAGraph", Counted)
         yield device
+        monkeypatch.undo()  # or it would bring back the graphs on paper
 
 
 def on(*shape: int) -> Tensor:

@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from conftest import DEVICES
+from paper_gpu import CUDA
+from real_gpu import GPUS
 from torch import Tensor, nn
 
 from neuroevo import devices
@@ -83,7 +84,10 @@ def alone(d: Deep, genome: Tensor) -> nn.Module:
 
 
 @pytest.mark.parametrize("method", deep.METHODS)
-def test_a_populations_logits_are_those_of_each_network_alone(method: str, device: torch.device) -> None:
+def test_a_populations_logits_are_those_of_each_network_alone(
+    method: str, device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)  # which rounds to three digits
     d = small(device)
     expected = torch.stack([alone(d, genome)(d.images) for genome in d.genomes]).detach()
     weights = d.layout.unflatten(d.genomes)
@@ -362,23 +366,15 @@ def test_the_frozen_prefix_runs_once_an_image_and_scores_are_those_of_plain_netw
             assert float(scored[method][i]) == pytest.approx(float(expected), rel=2e-3, abs=1e-4), method
 
 
-@pytest.mark.skipif(len(DEVICES) < 2, reason="needs a GPU")
-def test_a_population_kept_in_host_memory_is_evaluated_on_the_device() -> None:
-    d = small(torch.device("cuda"))
-    genomes = d.genomes.cpu()
-    plan = Execution("loop", C, 2, 4, 2**30, 2)
-    found = scoring.evaluate(
-        genomes, lambda g: d.layout.unflatten(g.cuda()), d.forwards["loop"], Rows(d.rows), torch.arange(B),
-        [metrics.cross_entropy()], plan,
-    )  # fmt: skip
-    assert found.values.device == genomes.device
-    here = scoring.evaluate(
-        d.genomes,
-        d.layout.unflatten,
-        d.forwards["loop"],
-        Rows(d.rows),
-        torch.arange(B),
-        [metrics.cross_entropy()],
-        plan,
-    )
-    torch.testing.assert_close(found.values, here.values.cpu())
+@pytest.mark.parametrize("gpu", GPUS)
+def test_a_population_kept_in_host_memory_is_evaluated_on_the_device(gpu: str) -> None:
+    with GPUS[gpu]():
+        d = small(CUDA)
+        decode = lambda genomes: d.layout.unflatten(genomes.to(CUDA))  # noqa: E731
+        evolved: Any = SimpleNamespace(decode=decode, forward=d.forwards["loop"])
+        judgement = scoring.Judgement(evolved, Rows(d.rows), [metrics.cross_entropy()])
+        plan = Execution("loop", C, 2, 4, 2**30, 2)
+        there = scoring.evaluate(judgement, d.genomes, torch.arange(B), plan).values
+        here = scoring.evaluate(judgement, d.genomes.cpu(), torch.arange(B), plan).values
+        assert (there.device, here.device) == (CUDA, CPU)
+        torch.testing.assert_close(here, there.cpu())
