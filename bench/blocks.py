@@ -28,7 +28,7 @@ from neuroevo.engine.rng import Context
 from neuroevo.learning import optimizers
 from neuroevo.learning.refine import refiner
 from neuroevo.learning.task import Settings, Task
-from neuroevo.networks import backbones, deep, heads
+from neuroevo.networks import backbones, deep, heads, individuals
 from neuroevo.networks.backbones import Backbone
 from neuroevo.networks.heads import Forward
 from neuroevo.problems import metrics, scoring
@@ -92,12 +92,12 @@ def rates(name: str, n: int, samples: int, rounds: int, device: torch.device) ->
     contiguous = tuple(x.contiguous() for x in tensors)  # as they come from a network in the default layout
 
     def plain(given: tuple[Tensor, ...]) -> object:
-        def call(w: dict[str, Tensor]) -> Tensor:
+        def call(w: dict[str, Tensor], given: tuple[Tensor, ...]) -> Tensor:
             own = {key: value for key, value in w.items() if not key.startswith(backbone.head + ".")}
             features = torch.func.functional_call(cut.rest, own, given)
             return features @ w[f"{backbone.head}.weight"].T + w[f"{backbone.head}.bias"]
 
-        return torch.vmap(call)(weights)
+        return individuals.vmap(call, weights, given, shared=True)
 
     judgement = judge(layout, ours, data)
     timed: dict[str, Callable[[], object]] = {

@@ -432,10 +432,10 @@ def test_scoring_goes_over_logits_once_and_says_so_where_it_can_not(
     pytest.importorskip("triton")
     from neuroevo.problems import kernels
 
-    calls, sums = [], kernels.sums
+    calls, sums, quiet = [], kernels.sums, Quiet()
     monkeypatch.setattr(kernels, "sums", lambda logits, targets: calls.append(logits.shape) or sums(logits, targets))
-    experiment.run(configured("fitness.metric=accuracy"), str(tmp_path / "a"), "test", Quiet())
-    assert (8, 60, 10) in calls
+    experiment.run(configured("fitness.metric=accuracy"), str(tmp_path / "a"), "test", quiet)
+    assert (8, 60, 10) in calls, quiet.lines
     monkeypatch.setattr(kernels, "wrong", lambda device: "its sums are others")
     slicing.one_pass_lacks.cache_clear()
     before, quiet = len(calls), Quiet()
