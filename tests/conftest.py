@@ -1,7 +1,10 @@
 import csv
 import json
+import logging
 import os
-from collections.abc import Iterator, Mapping
+import runpy
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +31,7 @@ from neuroevo.networks import backbones
 from neuroevo.problems import precision
 from neuroevo.storage import files, rundir
 
+BENCH = Path(__file__).parents[1] / "bench"
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
 
@@ -203,3 +207,22 @@ def make_bench(folder: Path) -> Path:
 def bench_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a bench; tests that write into it copy it first."""
     return make_bench(tmp_path_factory.mktemp("bench"))
+
+
+@pytest.fixture
+def run_bench(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Any]:
+    """Return what runs `python bench/NAME --small OPTIONS` on one thread, and returns the figures that it writes."""
+
+    def run(name: str, *options: str) -> Any:
+        out, threads = tmp_path / "figures.json", torch.get_num_threads()
+        words = [str(BENCH / name), "--small", "--threads", "1", "--json", str(out), *options]
+        monkeypatch.setattr(sys, "argv", words)
+        monkeypatch.syspath_prepend(str(BENCH))
+        try:
+            runpy.run_path(str(BENCH / name), run_name="__main__")
+        finally:
+            torch.set_num_threads(threads)
+            logging.disable(logging.NOTSET)
+        return json.loads(out.read_text())
+
+    return run

@@ -35,16 +35,16 @@ every = pytest.mark.parametrize("top", LEVELS.values(), ids=LEVELS)
 
 def drawn(layout: Layout, n: int, device: torch.device) -> Tensor:
     """Draw genomes [n, g] of whole levels, the largest in each row, and scales above 0."""
-    g = torch.Generator(device).manual_seed(0)
+    g = torch.Generator().manual_seed(0)  # of the host: the same genomes on each device
     parts = {}
     for name, shape in zip(layout.names, layout.shapes, strict=True):
         top = layout.tops.get(name)
         if top:
-            part = torch.randint(-top, top + 1, (n, *shape), generator=g, device=device).float()
+            part = torch.randint(-top, top + 1, (n, *shape), generator=g).float()
             part.flatten(2)[..., 0] = top
         else:
-            part = torch.rand((n, *shape), generator=g, device=device) + 0.1
-        parts[name] = part
+            part = torch.rand((n, *shape), generator=g) + 0.1
+        parts[name] = part.to(device)
     return layout.flatten(parts)
 
 
@@ -118,7 +118,7 @@ def test_floats_become_the_nearest_levels_no_worse_than_by_the_largest_weight(to
         top
     ]  # of a normal weight's variance; ternary ideally keeps 0.81 of it
     assert (error(scale) / 200 < bound).all()
-    assert scale[0, 5] == pytest.approx(quantised.FULL[top] / top)
+    assert float(scale[0, 5]) == pytest.approx(quantised.FULL[top] / top)
 
 
 def test_a_start_at_zero_is_zero_weights_with_scales_that_make_steps_matter() -> None:
@@ -261,11 +261,11 @@ def test_the_exported_layers_carry_exactly_the_levels(tmp_path: Path, levels: st
     top, layout = LEVELS[levels], parts.network.layout
     assert parts.network.affine is not None  # features are centred, which folds into the biases alone
     assert parts.network.affine.mean.any()
-    assert torch.equal(parts.network.affine.std, torch.ones(64))
+    assert torch.equal(parts.network.affine.std.cpu(), torch.ones(64))
     assert set(layout.levels) == {0, top}
     genomes = step.population.genomes
     assert torch.equal(genomes, quantised.round_levels(genomes, layout))
-    genes = layout.unflatten(step.champion.genome[None])
+    genes = layout.unflatten(step.champion.genome[None].cpu())
     file = load_file(tmp_path / "r" / "champion.safetensors")
     export.export(str(tmp_path / "r"), "safetensors", str(tmp_path / "s"))
     export.export(str(tmp_path / "r"), "pt", str(tmp_path / "p"))
@@ -281,7 +281,7 @@ def test_the_exported_layers_carry_exactly_the_levels(tmp_path: Path, levels: st
         assert all(len(row.unique()) <= 2 * top + 1 for row in file[name])
     rows = parts.supervised.splits["test"]
     raw = parts.features._replace(affine=None)
-    weights = {name: w[None] for name, w in file.items()}
+    weights = {name: w[None].to(parts.network.device) for name, w in file.items()}
     logits = parts.network.forward(weights, raw.batch(rows)[0])
     inside, _ = intervals.logits(
         parts.supervised.judgement(()), step.champion.genome, rows, parts.supervised.executions.now
