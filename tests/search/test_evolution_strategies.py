@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from paper_gpu import CPU, CUDA, paper_gpu
+from paper_gpu import CPU, CUDA, EXPONENTIAL, paper_gpu
 from scipy.linalg import expm
 from torch import Tensor
 
@@ -433,7 +433,7 @@ def test_a_step_on_a_gpu_is_that_on_the_cpu_and_waits_for_nothing(name: str, val
         algorithm.tell(state, *there)  # constants are copied there once
         with gpu.count() as waits:
             found = algorithm.tell(state, *there)
-    assert waits.reads.total() == (2 if name == "xnes" else 0)  # its exponentials of matrices
+    assert waits.reads.total() == (2 * EXPONENTIAL if name == "xnes" else 0)
     assert not waits.writes
     for a, b in ((found.center, here.center), (found.sigma, here.sigma), *zip(found.best, here.best, strict=True)):
         torch.testing.assert_close(a.elem, b)
