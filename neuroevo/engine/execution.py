@@ -1,8 +1,9 @@
 """How evaluations are sliced, so that none needs more memory than its limit, and who does the slices' work."""
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar
 
 import torch
 
@@ -17,10 +18,30 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-class Executor(Protocol):
-    """Who does the work of an evaluation's slices: a slice of individuals is the unit of work."""
+@dataclass(frozen=True)
+class Work(Generic[T, R]):
+    """What is done with each slice: a function of a module, of parts, of what slices have in common, and of a slice.
 
-    def map(self, work: Callable[[T], R], slices: Iterable[T]) -> Iterable[R]:
+    Parts are large and the same for a whole run, and are told apart by which object they are: an executor that sends
+    them somewhere sends them once. What slices have in common is small, or of this call alone.
+    """
+
+    function: Callable[[Any, Any, T], R]
+    parts: Any
+    common: Any = None
+
+    def __call__(self, piece: T) -> R:
+        """Return what the work makes of a slice."""
+        return self.function(self.parts, self.common, piece)
+
+
+class Executor(Protocol):
+    """Who does the work of an evaluation's slices: a slice of individuals is the unit of work.
+
+    One that has `alike` computes as this process does, to the last bit.
+    """
+
+    def map(self, work: Work[T, R], slices: Iterable[T]) -> Iterable[R]:
         """Return what work makes of each slice, in their order."""
         ...
 
@@ -28,7 +49,9 @@ class Executor(Protocol):
 class Local:
     """Does one slice after another in this process."""
 
-    def map(self, work: Callable[[T], R], slices: Iterable[T]) -> Iterable[R]:
+    alike = True
+
+    def map(self, work: Work[T, R], slices: Iterable[T]) -> Iterable[R]:
         """Yield what work makes of each slice, made when it is asked for."""
         return map(work, slices)
 

@@ -17,20 +17,20 @@ class Draws:
     """The draws of a generation's gradient steps: batches, mixup, dropout. None of it depends on slices."""
 
     def __init__(self, task: Task, s: Settings, size: int, n: int, context: Context) -> None:
-        self.task, self.s, self.size, self.context = task, s, size, context
+        self.s, self.size, self.context = s, size, context
         generator = context._replace(device=torch.device("cpu")).generator("refine/batches")
         shape = (n, s.steps) if s.batches == "own" else (1, s.steps)
-        self.rows = task.view(self._rows(shape, generator), generator)  # [n or 1, steps, size]
+        self.rows = task.view(self._rows(task, shape, generator), generator)  # [n or 1, steps, size]
         self.kept: list[Batch] | None = None  # shared batches, for the next slice of individuals
         self.shares = torch.ones(s.steps)
         if s.mixup:  # Zhang et al. 2018; Beta(a, a) as a ratio of Gammas, drawn in a fork
             with fork(generator):
                 self.shares = torch.distributions.Beta(s.mixup, s.mixup).sample((s.steps,))
 
-    def _rows(self, shape: tuple[int, int], generator: torch.Generator) -> Tensor:
-        train = self.task.train
+    def _rows(self, task: Task, shape: tuple[int, int], generator: torch.Generator) -> Tensor:
+        train = task.train
         if self.s.balanced:
-            return draw_balanced(train, self.task.labels, (*shape, self.size), generator)
+            return draw_balanced(train, task.labels, (*shape, self.size), generator)
         lines = []
         for _ in range(shape[0]):  # epochs: every sample once before any comes again
             whole = len(train) - len(train) % self.size
@@ -39,25 +39,25 @@ class Draws:
             lines.append(torch.cat(orders)[: shape[1] * self.size].view(shape[1], self.size))
         return train[torch.stack(lines)]
 
-    def batches(self, individuals: Tensor) -> Iterator[Batch]:
+    def batches(self, task: Task, individuals: Tensor) -> Iterator[Batch]:
         """Yield each step's features [B, d] or [r, B, d], targets, mixup's partners' targets, and the mixing share.
 
-        `individuals` [r] are streams, on the CPU.
+        `individuals` [r] are streams, on the CPU; the task is that which the draws are of.
         """
         if self.kept is not None:
             yield from self.kept
             return
         made: list[Batch] = []
         for step in range(self.s.steps):
-            batch = self._batch(individuals, step)
-            if self.s.batches == "shared" and batch[0].nbytes * self.s.steps <= self.task.keep:
+            batch = self._batch(task, individuals, step)
+            if self.s.batches == "shared" and batch[0].nbytes * self.s.steps <= task.keep:
                 made.append(batch)
             yield batch
         self.kept = made if len(made) == self.s.steps else None
 
-    def _batch(self, individuals: Tensor, step: int) -> Batch:
+    def _batch(self, task: Task, individuals: Tensor, step: int) -> Batch:
         index = self.rows[individuals, step] if self.s.batches == "own" else self.rows[:, step]
-        features, targets = self.task.source.batch(index.flatten())
+        features, targets = task.source.batch(index.flatten())
         features, targets = features.unflatten(0, index.shape), targets.unflatten(0, index.shape)
         if self.s.batches == "shared":
             features, targets = features[0], targets[0]

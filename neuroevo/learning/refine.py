@@ -7,7 +7,7 @@ memory limit; what is drawn doesn't depend on the slices.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor
 from neuroevo import devices
 from neuroevo.engine.cost import Cost
 from neuroevo.engine.evaluator import Learning
+from neuroevo.engine.execution import Work
 from neuroevo.engine.genome import BRED, KEPT, Population
 from neuroevo.engine.rng import Context
 from neuroevo.engine.schedules import factor
@@ -38,6 +39,84 @@ class Slice(NamedTuple):
     before: Tensor  # steps so far [r]
     values: dict[str, Tensor]  # hyperparameters, each [r]
     streams: Tensor  # whose random numbers they have [r], on the CPU
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """What a slice of individuals learns by."""
+
+    task: Task
+    optimizer: Optimizer
+    settings: Settings
+    unused: frozenset[str]  # hyperparameters that are 0 for all
+    prior: Tensor  # [C], the classes' shares
+    by_class: Tensor | None  # [C], weights of samples by their class
+
+    def train(self, draws: Draws, own: Slice) -> tuple[Tensor, list[Tensor]]:
+        """Train a slice; return its genomes [r, g] and what the optimizer keeps of it, changed in place."""
+        task, s, by_class = self.task, self.settings, self.by_class
+        genomes, slots, before, values, streams = own
+        weights = {name: w.contiguous() for name, w in task.layout.unflatten(genomes).items()}
+        memory = [{name: m.contiguous() for name, m in task.layout.unflatten(slot).items()} for slot in slots]
+        pull = task.layout.unflatten(task.start[None]) if s.decay_to_start else {}
+        for step, (features, targets, partners, share) in enumerate(draws.batches(task, streams)):
+            soft = soft_targets(targets, partners, share, values.get("label_smoothing"), task.classes)
+            of_loss = features.new_full((features.shape[-2],), 1 / features.shape[-2])  # each sample's share of it
+            if by_class is not None:
+                of_loss = by_class[targets]
+                if partners is not None:
+                    of_loss = share * of_loss + (1 - share) * by_class[partners]
+                of_loss = of_loss / of_loss.sum(-1, keepdim=True)
+            rate = 0.0 if "dropout" in self.unused else values.get("dropout")
+            drop = draws.dropout(rate, streams, step)
+            gradients = self._backward(weights, features, soft, of_loss, drop)
+            with torch.no_grad():
+                for name, w in weights.items():
+                    hyper = {key: v.view(-1, *[1] * (w.ndim - 1)) for key, v in values.items()}
+                    count = (before + step + 1).view(-1, *[1] * (w.ndim - 1))
+                    gradient = gradients[name]
+                    if s.decay_to_start:
+                        gradient = value(gradient).add(w - pull[name], alpha=s.decay_to_start)
+                    self.optimizer.step(w, gradient, [m[name] for m in memory], hyper, count)
+        for slot, m in zip(slots, memory, strict=True):
+            slot.copy_(task.layout.flatten(m))
+        return task.layout.flatten(weights), slots
+
+    def _backward(
+        self, weights: Weights, features: Tensor, soft: Tensor, of_loss: Tensor, drop: Callable[[slice], Drop]
+    ) -> Mapping[str, Gradient]:
+        task = self.task
+        if task.linear is not None:
+            with torch.no_grad():
+                logits = task.forward(weights, features, drop(slice(None)))
+                delta = self._logit_gradient(logits, soft, of_loss).mT.contiguous()
+                bias = f"{task.linear}.bias"
+                return {name: delta.sum(2) if name == bias else Product(delta, features) for name in weights}
+        for w in weights.values():
+            w.requires_grad_(True)
+        total: list[Tensor] = []
+        for left in range(0, features.shape[-2], task.micro):
+            part = slice(left, left + task.micro)
+            with torch.enable_grad():
+                logits = task.forward(weights, features[..., part, :], drop(part))
+                delta = self._logit_gradient(logits.detach(), soft[:, part], of_loss[..., part])
+                found = torch.autograd.grad(logits, list(weights.values()), delta)
+            total = [a.add_(b) for a, b in zip(total, found, strict=True)] if total else list(found)
+        for w in weights.values():
+            w.requires_grad_(False)
+        return dict(zip(weights, total, strict=True))
+
+    def _logit_gradient(self, logits: Tensor, soft: Tensor, of_loss: Tensor) -> Tensor:
+        """Return the gradient [r, B, C] of each individual's loss by its logits [r, B, C]."""
+        if self.settings.logit_adjustment:  # Menon et al. 2021
+            logits = logits + self.settings.logit_adjustment * self.prior.log()
+        delta: Tensor = logits.mT.softmax(1).mT.sub_(soft).mul_(of_loss.unsqueeze(-1))  # as classes lie in memory
+        return delta
+
+
+def train_slice(trainer: Trainer, draws: Draws, own: Slice) -> tuple[Tensor, list[Tensor]]:
+    """Train a slice of individuals, by draws that all slices have in common."""
+    return trainer.train(draws, own)
 
 
 def refiner(task: Task, optimizer: Optimizer, settings: Settings, given: Collection[str] = ()) -> Learning:
@@ -63,6 +142,7 @@ def refiner(task: Task, optimizer: Optimizer, settings: Settings, given: Collect
     counts = torch.bincount(task.source.labels[task.train.to(task.source.labels.device)], minlength=task.classes)
     prior = (counts / counts.sum()).clamp_(min=1e-12)
     by_class = counts.sum() / (task.classes * counts.clamp(min=1)) if s.class_weights else None
+    trainer = Trainer(task, optimizer, s, frozenset(unused), prior, by_class)
     asked: list[tuple[Tensor, Tensor]] = []  # the roles that were asked about last, and the rows
 
     def eligible(population: Population) -> Tensor:
@@ -123,72 +203,13 @@ def refiner(task: Task, optimizer: Optimizer, settings: Settings, given: Collect
                 before = so_far[part].to(x) if inherits else x.new_zeros(len(part))
                 yield Slice(x, slots, before, values, own)
 
-        results = task.executor.map(lambda own: train(own, draws), slices())
+        results = task.executor.map(Work(train_slice, trainer, draws), slices())
         for part, (learnt, slots) in zip(parts, results, strict=True):
             genomes[part] = learnt.to(genomes)
             if inherits:
                 for slot, own in zip(optimizer.slots, slots, strict=True):
                     traits[slot][part] = own.to(genomes)
         return population._replace(genomes=genomes, traits=traits), cost(population, steps)
-
-    def train(own: Slice, draws: Draws) -> tuple[Tensor, list[Tensor]]:
-        """Train a slice; return its genomes [r, g] and what the optimizer keeps of it, changed in place."""
-        genomes, slots, before, values, streams = own
-        weights = {name: w.contiguous() for name, w in task.layout.unflatten(genomes).items()}
-        memory = [{name: m.contiguous() for name, m in task.layout.unflatten(slot).items()} for slot in slots]
-        pull = task.layout.unflatten(task.start[None]) if s.decay_to_start else {}
-        for step, (features, targets, partners, share) in enumerate(draws.batches(streams)):
-            soft = soft_targets(targets, partners, share, values.get("label_smoothing"), task.classes)
-            of_loss = features.new_full((features.shape[-2],), 1 / features.shape[-2])  # each sample's share of it
-            if by_class is not None:
-                of_loss = by_class[targets]
-                if partners is not None:
-                    of_loss = share * of_loss + (1 - share) * by_class[partners]
-                of_loss = of_loss / of_loss.sum(-1, keepdim=True)
-            rate = 0.0 if "dropout" in unused else values.get("dropout")
-            drop = draws.dropout(rate, streams, step)
-            gradients = backward(weights, features, soft, of_loss, drop)
-            with torch.no_grad():
-                for name, w in weights.items():
-                    hyper = {key: v.view(-1, *[1] * (w.ndim - 1)) for key, v in values.items()}
-                    count = (before + step + 1).view(-1, *[1] * (w.ndim - 1))
-                    gradient = gradients[name]
-                    if s.decay_to_start:
-                        gradient = value(gradient).add(w - pull[name], alpha=s.decay_to_start)
-                    optimizer.step(w, gradient, [m[name] for m in memory], hyper, count)
-        for slot, m in zip(slots, memory, strict=True):
-            slot.copy_(task.layout.flatten(m))
-        return task.layout.flatten(weights), slots
-
-    def backward(
-        weights: Weights, features: Tensor, soft: Tensor, of_loss: Tensor, drop: Callable[[slice], Drop]
-    ) -> Mapping[str, Gradient]:
-        if task.linear is not None:
-            with torch.no_grad():
-                logits = task.forward(weights, features, drop(slice(None)))
-                delta = logit_gradient(logits, soft, of_loss).mT.contiguous()
-                bias = f"{task.linear}.bias"
-                return {name: delta.sum(2) if name == bias else Product(delta, features) for name in weights}
-        for w in weights.values():
-            w.requires_grad_(True)
-        total: list[Tensor] = []
-        for left in range(0, features.shape[-2], task.micro):
-            part = slice(left, left + task.micro)
-            with torch.enable_grad():
-                logits = task.forward(weights, features[..., part, :], drop(part))
-                delta = logit_gradient(logits.detach(), soft[:, part], of_loss[..., part])
-                found = torch.autograd.grad(logits, list(weights.values()), delta)
-            total = [a.add_(b) for a, b in zip(total, found, strict=True)] if total else list(found)
-        for w in weights.values():
-            w.requires_grad_(False)
-        return dict(zip(weights, total, strict=True))
-
-    def logit_gradient(logits: Tensor, soft: Tensor, of_loss: Tensor) -> Tensor:
-        """Return the gradient [r, B, C] of each individual's loss by its logits [r, B, C]."""
-        if s.logit_adjustment:  # Menon et al. 2021
-            logits = logits + s.logit_adjustment * prior.log()
-        delta: Tensor = logits.mT.softmax(1).mT.sub_(soft).mul_(of_loss.unsqueeze(-1))  # as classes lie in memory
-        return delta
 
     return Learning(refine, cost, s.steps)
 

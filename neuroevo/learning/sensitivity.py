@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from neuroevo.engine.cost import Cost
+from neuroevo.engine.execution import Work
 from neuroevo.engine.rng import generator
 from neuroevo.learning.task import Task
 
@@ -27,29 +28,30 @@ class Sensitivity:
 
     def of(self, genomes: Tensor) -> Tensor:
         """Return the sensitivities [n, g] of genomes [n, g]."""
-        task = self.task
-        features, _ = task.source.batch(self.rows)
-        found = torch.empty_like(genomes)
-
-        def measure(part: Tensor) -> Tensor:
-            own = part.to(task.device).detach().requires_grad_(True)
-            squares = torch.zeros_like(own)
-            for left in range(0, len(features), task.micro):
-                with torch.enable_grad():
-                    logits = task.forward(task.layout.unflatten(own), features[left : left + task.micro])
-                    for signs in self.signs[:, left : left + task.micro]:
-                        weighted = (logits * signs).sum()
-                        squares += torch.autograd.grad(weighted, own, retain_graph=True)[0].square()
-            return (squares / len(features) / SIGNS).sqrt_()
-
-        parts = genomes.split(task.individuals)
-        for out, of in zip(found.split(task.individuals), task.executor.map(measure, parts), strict=True):
+        size, found = self.task.individuals, torch.empty_like(genomes)
+        measured = self.task.executor.map(Work(measure, self), genomes.split(size))
+        for out, of in zip(found.split(size), measured, strict=True):
             out.copy_(of)
         return found
 
     def cost(self, n: int) -> Cost:
         """Return the cost of the sensitivities of n genomes."""
         return probe_cost(n, len(self.rows))
+
+
+def measure(of: Sensitivity, nothing: None, genomes: Tensor) -> Tensor:
+    """Return the sensitivities [r, g] of a slice of genomes [r, g]."""
+    task = of.task
+    features, _ = task.source.batch(of.rows)
+    own = genomes.to(task.device).detach().requires_grad_(True)
+    squares = torch.zeros_like(own)
+    for left in range(0, len(features), task.micro):
+        with torch.enable_grad():
+            logits = task.forward(task.layout.unflatten(own), features[left : left + task.micro])
+            for signs in of.signs[:, left : left + task.micro]:
+                weighted = (logits * signs).sum()
+                squares += torch.autograd.grad(weighted, own, retain_graph=True)[0].square()
+    return (squares / len(features) / SIGNS).sqrt_()
 
 
 def probe_cost(n: int, train: int) -> Cost:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from neuroevo.engine.cost import Cost
 from neuroevo.engine.evaluator import Scoring, plain
-from neuroevo.engine.execution import LOCAL, Executor
+from neuroevo.engine.execution import LOCAL, Executor, Work
 from neuroevo.engine.genome import Layout, Population
 from neuroevo.engine.problem import VIOLATION, Problem, by_metric
 from neuroevo.engine.scores import Scores
@@ -125,14 +125,18 @@ def of_module(
 
     The higher the better; one individual is asked after another. It needs no gradient, and may return NaN: invalid.
     """
-
-    def work(genome: Tensor) -> dict[str, float]:
-        return numbers(fitness(evolvable.of(genome)))
+    parts = fitness, evolvable
 
     def judge(genomes: Tensor) -> list[dict[str, float]]:
-        return list(executor.map(work, genomes))
+        return list(executor.map(Work(judge_one, parts), genomes))
 
     return problem_of(judge, evolvable.start, evolvable.layout, sigma=sigma, subject_to=subject_to)
+
+
+def judge_one(parts: tuple[OfModule, Evolvable], nothing: None, genome: Tensor) -> dict[str, float]:
+    """Return what a function says of the module with a genome's [g] weights."""
+    fitness, evolvable = parts
+    return numbers(fitness(evolvable.of(genome)))
 
 
 def problem_of(

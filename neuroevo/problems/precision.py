@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, get_args
 import torch
 
 from neuroevo import devices
-from neuroevo.engine.execution import AUTO, FULL, LOCAL, Execution, Precision
+from neuroevo.engine.execution import AUTO, FULL, Execution, Precision
 from neuroevo.errors import InputError
 from neuroevo.problems.metric import OfGenome, OfModule
 from neuroevo.problems.scoring import evaluate
@@ -125,7 +125,7 @@ def matters(of: Supervised, population: int, samples: int) -> bool:
     work = 2.0 * of.start.shape[1] * population * samples  # of a layer; a convolution's is more
     processors = of.executions.now.threads if of.network.device.type == "cpu" else GPU
     some = CLEARLY * of.rescored(population) < population
-    return logits and some and not foreign(of) and work >= LEAST * processors and of.executor is LOCAL
+    return logits and some and not foreign(of) and work >= LEAST * processors and getattr(of.executor, "alike", False)
 
 
 def foreign(of: Supervised) -> bool:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from neuroevo.engine import pareto
 from neuroevo.engine.cost import Cost
-from neuroevo.engine.execution import LOCAL, Execution, Executor
+from neuroevo.engine.execution import LOCAL, Execution, Executor, Work
 from neuroevo.engine.genome import Population
 from neuroevo.engine.samples import Grouped, Samples, walk
 from neuroevo.engine.scores import Scores, ranks
@@ -75,9 +75,7 @@ def evaluate(judgement: Judgement, genomes: Tensor, index: Tensor, execution: Ex
         # Such a metric sorts and ranks all logits: some eight copies.
         size = max(1, min(size, execution.limit // (8 * 4 * execution.classes * len(index))))
 
-    def work(rows: Tensor) -> tuple[Tensor, Tensor]:
-        return _slice(judgement, rows, index, execution)
-
+    work = Work(score_slice, judgement, (index, execution))
     found, bad = zip(*judgement.executor.map(work, genomes.split(size)), strict=True)
     values, invalid = torch.cat(found).to(genomes.device), torch.cat(bad).to(genomes.device)
     invalid |= values.isnan().any(1)
@@ -88,8 +86,12 @@ def evaluate(judgement: Judgement, genomes: Tensor, index: Tensor, execution: Ex
     return Scores(values[:, :m], invalid, violation=values[:, m:].sum(1).neg().abs())  # 0, and not -0
 
 
-def _slice(judgement: Judgement, rows: Tensor, index: Tensor, execution: Execution) -> tuple[Tensor, Tensor]:
-    """Return the values [r, m] float64 of genomes [r, g] by each metric, and which are invalid [r] bool."""
+def score_slice(judgement: Judgement, on: tuple[Tensor, Execution], rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the values [r, m] float64 of genomes [r, g] by each metric, and which are invalid [r] bool.
+
+    They are scored `on` samples [B], in slices of an execution.
+    """
+    index, execution = on
     metrics, evolved = judgement.columns, judgement.evolved
     whole = needs_all_logits(metrics)
     totals: list[Tensor | float] = [0.0] * len(metrics)
