@@ -48,6 +48,7 @@ ONLY = {  # the one module that imports a library
     "evotorch": {"search.operators.crossover", "search.algorithms"}, "optuna": {"search.samplers"},
     "scipy": {"bench.statistics"}, "yaml": {"config"}, "platformdirs": {"data.cache"},
     "onnx": {"networks.onnxgraphs"}, "onnxruntime": {"networks.onnxfiles"},
+    "cloudpickle": {"remote.parcels"}, "ray": {"remote.bridge"},
     "psutil": {"devices"}, "triton": {"problems.kernels"},
     "matplotlib": {f"report.{name}" for name in ("glyphs", "figures", "plots_of_runs", "plots_of_searches",
                                                  "plots_of_benches")},

@@ -19,6 +19,7 @@ from neuroevo.config.schema import (
     Head,
     Memory,
     Refine,
+    Remote,
     Top,
     Validate,
 )
@@ -51,7 +52,7 @@ WEIGHING = "weighted"  # the crossover of a ga by default, which weighs parents 
 def check(raw: Mapping[str, Any]) -> Config:
     """Check a raw config and fill in defaults; InputError names the first key that is wrong."""
     sections = {"seed", "device", "data", "backbone", "head", "features", "genome", "algorithm", "refine"}
-    check_keys(raw, sections | {"fitness", "validate", "budget", "checkpoint", "memory", "tune"}, "")
+    check_keys(raw, sections | {"fitness", "validate", "budget", "checkpoint", "memory", "remote", "tune"}, "")
 
     def mapping(key: str) -> dict[str, Any]:
         value = raw.get(key)
@@ -122,8 +123,11 @@ def check(raw: Mapping[str, Any]) -> Config:
         budget=section(Budget, mapping("budget"), "budget"),
         checkpoint=section(Checkpoint, mapping("checkpoint"), "checkpoint"),
         memory=section(Memory, mapping("memory"), "memory"),
+        remote=None if raw.get("remote") is None else section(Remote, mapping("remote"), "remote"),
         given=dict(raw),
     )
+    if c.remote is not None and c.features.views == "live" and c.data.augment:
+        raise InputError("remote: views that are made live go through the backbone here; give features.views a number")
     return c if raw.get("tune") is None else with_search(c, mapping("tune"))
 
 

@@ -19,6 +19,7 @@ from neuroevo.config.schema import (
     Head,
     Memory,
     Refine,
+    Remote,
     Trial,
     Tune,
     Validate,
@@ -80,6 +81,7 @@ class Config:
     budget: Budget
     checkpoint: Checkpoint
     memory: Memory
+    remote: Remote | None = None
     tune: Tuning | None = None
     # The raw config that this was checked from.
     given: dict[str, Any] = dataclasses.field(default_factory=dict, compare=False, repr=False)
@@ -89,7 +91,7 @@ class Config:
         found = {}
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if field.name not in ("tune", "given"):
+            if field.name not in ("tune", "given") and not (field.name == "remote" and value is None):
                 found[field.name] = value.record() if isinstance(value, Section | Part) else value
         return found if self.tune is None else {**found, "tune": {**self.tune.record(), "given": self.searchable()}}
 

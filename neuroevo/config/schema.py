@@ -279,12 +279,31 @@ class Memory(Section):
     """Bytes that evaluation and training may use beside population and features; None is a share of what is free.
 
     `plan` is how what comes before the head is evaluated: one individual after another, or several at once; `auto`
-    measures both. `graphs` has a GPU launch a slice of scoring as one, which pays where generations are small.
+    measures both. `graphs` has a GPU launch a slice of scoring as one, which pays where generations are small. At most
+    `individuals` are taken at a time, as many as fit if None: slices are what workers share.
     """
 
     limit: Samples | None = None
     plan: Literal["auto", "loop", "vmap"] = "auto"
     graphs: bool = False
+    individuals: Count | None = None
+
+
+class Remote(Section):
+    """Workers of a Ray cluster that slices of individuals are spread over: which cluster, and how many.
+
+    `workers` is a number, or auto: as many as the cluster has room for while the run goes on. A worker takes
+    `cpus_per_worker` of Ray's CPUs, the run's threads if None. Without an `address` a cluster is begun on this machine,
+    and ends with the run; auto is the one that this machine is of. Workers that differ from the run's process in what
+    changes rounding are refused, unless `mixed`.
+    """
+
+    engine: Literal["ray"] = "ray"
+    workers: Annotated[int, Ge(0), Le(MOST)] | Literal["auto"] = "auto"
+    cpus_per_worker: Annotated[float, Gt(0)] | None = None
+    gpus_per_worker: Annotated[float, Ge(0)] = 0
+    address: str | None = None
+    mixed: bool = False
 
 
 class Trial(Section):
@@ -319,6 +338,7 @@ SECTIONS: dict[str, type[Section]] = {  # by where they are
     "features": Features,
     "refine": Refine,
     "memory": Memory,
+    "remote": Remote,
     "fitness": Fitness,
     "tune": Tune,
     "tune.trial": Trial,
@@ -328,4 +348,4 @@ BESIDE: dict[str, list[str]] = {  # keys beside a part's own options, by the par
     "variable": ["when"],
 }
 # Sections in which no default depends on what a search can set.
-SETTLED = ("seed", "device", "data", "validate", "budget", "checkpoint", "memory", "tune")
+SETTLED = ("seed", "device", "data", "validate", "budget", "checkpoint", "memory", "remote", "tune")

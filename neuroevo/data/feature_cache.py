@@ -18,6 +18,7 @@ import PIL
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from neuroevo import devices
 from neuroevo.data import cache
@@ -159,13 +160,28 @@ def as_they_are(samples: Vectors, device: torch.device, dtype: str) -> Tensor:
     return rows.to(device) if fits else rows
 
 
+_names = WeakTensorKeyDictionary()  # of what was opened: its file's name, which says all that it depends on
+
+
+def name_of(features: Tensor) -> str | None:
+    """Return by which name any cache has these features, None where they are of none."""
+    name: str | None = _names.get(features)
+    return name
+
+
+def open_named(name: str, device: torch.device) -> Tensor | None:
+    """Return the features [N, d] that have a name in this machine's cache, None where it hasn't got them."""
+    path = cache.cache_folder() / "features" / name
+    return _open(path, device) if cache.sound(path) else None
+
+
 def _open(path: Path, device: torch.device) -> Tensor:
     # Copy-on-write: torch wants writable memory, and nobody writes.
     mapped = np.load(path, mmap_mode="c")
     fits = [d for d in (device, torch.device("cpu")) if mapped.nbytes < devices.available_memory(d) / 2]
-    if not fits:
-        return torch.from_numpy(mapped)
-    return torch.from_numpy(np.load(path)).to(fits[0])
+    found = torch.from_numpy(np.load(path)).to(fits[0]) if fits else torch.from_numpy(mapped)
+    _names[found] = path.name
+    return found
 
 
 def _compute(

@@ -14,6 +14,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from neuroevo.errors import ignore
+
 Work = Callable[..., list[Tensor]]  # (*inputs) -> outputs, by operations on one device alone
 SHAPES = 8  # that are kept: full slices of individuals and samples, the last ones, and those of elites
 WARM_UP = 2  # calls before one that may not wait for the device: libraries set themselves up in the first
@@ -54,6 +56,9 @@ class Graphs:
         self.stream: Any = None  # on which they are captured
         self.refused = False
         self.lock = Lock()  # a graph has one set of buffers
+
+    def __reduce__(self) -> Any:
+        return Graphs, (ignore,)  # they are of this process's device
 
     def call(self, work: Work, inputs: Sequence[Tensor], key: Hashable = None) -> list[Tensor]:
         """Return what `work` makes of inputs, on the GPU of the first; others may be in pinned memory.

@@ -24,7 +24,7 @@ from neuroevo.engine import loop
 from neuroevo.engine.algorithm import Algorithm
 from neuroevo.engine.batches import View, as_it_is
 from neuroevo.engine.cost import Budget, Cost
-from neuroevo.engine.execution import Execution, Executions
+from neuroevo.engine.execution import LOCAL, Execution, Executions, Executor
 from neuroevo.engine.loop import Rules, Step
 from neuroevo.engine.problem import Merit, Problem, by_metric
 from neuroevo.engine.rng import generator
@@ -160,10 +160,15 @@ def compose(
     images: Callable[[int, int], None],
     log: Log,
     saved: Saved | None = None,
+    executor: Executor = LOCAL,
 ) -> Run:
-    """Build a run's parts, computing features where they aren't cached; `saved` is what one that goes on has."""
+    """Build a run's parts, computing features where they aren't cached; `saved` is what one that goes on has.
+
+    The executor does the work of slices.
+    """
     scale = None if saved is None else saved.affine
-    return assemble(c, sources(c, device, given, backbone, images=images, log=log, scale=scale), saved=saved, log=log)
+    found = sources(c, device, given, backbone, images=images, log=log, scale=scale)
+    return assemble(c, found, saved=saved, log=log, executor=executor)
 
 
 def without_data(c: Config, device: torch.device, backbone: Backbone, classes: tuple[str, ...], saved: Saved) -> Run:
@@ -194,6 +199,7 @@ def assemble(
     saved: Saved | None = None,
     kept: Weights | None = None,
     log: Log = ignore,
+    executor: Executor = LOCAL,
 ) -> Run:
     """Build a run's parts on what it learns from; `saved` is what one that goes on has, `kept` what it keeps of it."""
     kept = saved.kept if saved is not None else kept or {}
@@ -236,6 +242,7 @@ def assemble(
         view=view_of(c, learnt_from),
         counter=lambda: count_views(samples),
         note=log,
+        executor=executor,
         subject_to=[config.constraint(bound) for bound in c.fitness.subject_to],
         groups=groups,
     )
@@ -380,6 +387,7 @@ def choose(c: Config, evolved: Network, width: int, algorithm: Algorithm[Any], l
             own_batches=c.refine is not None and c.refine.batches == "own",
             method=c.memory.plan,
             graphs=c.memory.graphs,
+            most=c.memory.individuals,
             note=log,
         )
     if evolved.recalibrates and evolved.backbone.cut is not None and found.samples < CALIBRATION_BATCH:

@@ -25,6 +25,7 @@ from neuroevo.experiments.interruption import NEVER, Interruption, punctual
 from neuroevo.experiments.log import Log, open_log, versions, watch_prefix
 from neuroevo.experiments.recorders import Recorder, Shrinking, aside, make_folder, once, plan_attributes, settle
 from neuroevo.experiments.reopen import apply_sets, check_config, check_search, reopen, restore
+from neuroevo.experiments.spread import executor_of
 from neuroevo.networks.backbones import Backbone
 from neuroevo.problems import precision
 from neuroevo.problems.slicing import memory_limit
@@ -43,9 +44,10 @@ def run(c: Config, out: str | None, stem: str, observer: Observer, *, signals: I
         claims.check(out)
     with signals, blame.on_users(c):
         ready = prepare(c)
-        with start(ready, out, stem, observer, signals.command) as (folder, log):
+        spread = executor_of(c, ready.device, observer.note)
+        with spread as executor, start(ready, out, stem, observer, signals.command) as (folder, log):
             images = watch_prefix(observer, signals)
-            composed = compose.compose(*ready, images=images, log=log)
+            composed = compose.compose(*ready, images=images, log=log, executor=executor)
             go(composed, composed.initial(), [], folder=folder, signals=signals, observer=observer, log=log)
     return folder
 
@@ -145,7 +147,7 @@ def begin_or_resume(
 
     def change(then: Config) -> Config:
         check_config(then, c, out)
-        return replace(then, budget=c.budget, checkpoint=c.checkpoint)
+        return replace(then, budget=c.budget, checkpoint=c.checkpoint, remote=c.remote)
 
     return go_on(folder, change, observer, signals=signals)
 
@@ -154,10 +156,9 @@ def resume(run_dir: str, sets: list[str], observer: Observer, *, signals: Interr
     """Go on with a run from its newest good checkpoint; a finished one is left as it is unless its budget grew."""
     folder = rundir.find(run_dir)
     for text in sets:
-        if not text.startswith(("budget.", "checkpoint.", "data.root=", "data.file=")):
-            raise InputError(
-                f"--set {text}: a run goes on as it began; only budget, checkpoint, data.root and data.file can change"
-            )
+        if not text.startswith(("budget.", "checkpoint.", "data.root=", "data.file=", "remote.", "remote=")):
+            changing = "budget, checkpoint, remote, data.root and data.file"
+            raise InputError(f"--set {text}: a run goes on as it began; only {changing} can change")
     return go_on(folder, lambda c: apply_sets(c, sets), observer, signals=signals)
 
 
@@ -185,8 +186,8 @@ def go_on(
             if not more and result.get("status") == "finished":
                 log(f"{folder}: finished ({result['stop_reason']}); nothing to do")
                 return folder
-        with blame.on_users(c, log.keep):
-            composed, step, history = restore(c, saved, signals, observer, log)
+        with blame.on_users(c, log.keep), executor_of(c, devices.nearest(c.device, log), log) as executor:
+            composed, step, history = restore(c, saved, signals, observer, log, executor)
             if saved is None:
                 check_search(folder, composed, log)
             if more:  # patience that ran out starts anew
@@ -243,7 +244,7 @@ def writer_of(run: Run, folder: Path, log: Callable[[str], None]) -> Writer:
     """Return who writes a run's checkpoints."""
     c, network = run.config, run.network
     attributes = {
-        "config": c.to_yaml(),
+        "config": replace(c, remote=None).to_yaml(),  # by whom it is done is no part of what is done
         "seed": c.seed,
         "device": str(run.device),
         "layout": network.layout.to_json(),

@@ -14,7 +14,7 @@ from neuroevo.config import Config
 from neuroevo.data import datasets, identity
 from neuroevo.data.identity import Identity
 from neuroevo.engine.cost import Cost
-from neuroevo.engine.execution import AUTO, FULL, Execution
+from neuroevo.engine.execution import AUTO, FULL, LOCAL, Execution, Executor
 from neuroevo.engine.loop import Champion, Step
 from neuroevo.engine.observer import Observer
 from neuroevo.engine.rng import Context
@@ -30,10 +30,12 @@ from neuroevo.storage import checkpoint, generations, rundir
 
 PYTHON = "python"  # the key of a config that says that a run is from Python
 # What can change from one command on a run or a search to the next, as dotted keys begin.
-CHANGING = ("budget", "checkpoint", "data.root", "data.file", "tune.budget", "tune.patience", "tune.final")
+CHANGING = ("budget", "checkpoint", "remote", "data.root", "data.file", "tune.budget", "tune.patience", "tune.final")
 
 
-def check_config(then: Config, now: Config, out: str, free: tuple[str, ...] = ("budget", "checkpoint")) -> None:
+def check_config(
+    then: Config, now: Config, out: str, free: tuple[str, ...] = ("budget", "checkpoint", "remote")
+) -> None:
     """Raise InputError where a run's config is another than now, in what can't change within a run."""
     differ = [key for key in rundir.differences(of_before(then, now), now.record()) if not key.startswith(free)]
     if differ:
@@ -75,7 +77,9 @@ def reopen(folder: Path, log: Callable[[str], None]) -> tuple[checkpoint.Checkpo
     c = config.check(config.parse(saved.config, str(saved.path)))
     if written is None:
         log(f"{wrong}; the config is taken from {saved.path.name}")
-    elif differ := rundir.differences(c.record(), written.record()):
+        return saved, c
+    c = replace(c, remote=written.remote)
+    if differ := rundir.differences(c.record(), written.record()):
         log(f"{file}: {', '.join(differ)} differ from {saved.path.name}, which counts")
     return saved, c
 
@@ -121,18 +125,21 @@ def restore(
     signals: Interruption,
     observer: Observer,
     log: Callable[[str], None],
+    executor: Executor = LOCAL,
 ) -> tuple[Run, Step, checkpoint.History]:
     """Compose a run's parts again and read its state from a checkpoint, or begin it where there is none."""
     if saved is None:
         device, given = devices.nearest(c.device, log), build.dataset(c)
         backbone = build.build_backbone(c, given[0])
-        run = compose.compose(c, device, given, backbone, images=watch_prefix(observer, signals), log=log)
+        images = watch_prefix(observer, signals)
+        run = compose.compose(c, device, given, backbone, images=images, log=log, executor=executor)
         return run, run.initial(), []
     device, given = devices.nearest(c.device, log), build.dataset(locate_data(c, log))
     agree(saved, build.identify(*given), log)
     backbone = build.backbone_for(c, given[0].native(), saved.frozen)
     own = of_checkpoint(saved, here(saved.plan, device, log))
-    run = compose.compose(c, device, given, backbone, images=watch_prefix(observer, signals), log=log, saved=own)
+    images = watch_prefix(observer, signals)
+    run = compose.compose(c, device, given, backbone, images=images, log=log, saved=own, executor=executor)
     if saved.layout != run.network.layout:
         raise InputError(f"{saved.path}: of another layout: {saved.layout.names} {saved.layout.shapes}")
     for what, then, now in (

@@ -39,6 +39,7 @@ def choose(
     method: str = "auto",
     draw: Callable[[int], Tensor] | None = None,
     graphs: bool = False,
+    most: int | None = None,
     note: Callable[[str], None] = ignore,
 ) -> Execution:
     """Choose how a population of a network is evaluated on samples of `width` numbers, within `limit` bytes.
@@ -46,7 +47,8 @@ def choose(
     It is trained on batches of `batch` samples, 0 for not at all, shared or each individual's own, by an optimizer that
     keeps `slots` numbers for each gene. What evolves behind a cut is tried by a `method` of `deep`, on rows that
     `draw(B)` gives, random ones by default. With `graphs` slices of scoring are launched as CUDA graphs where there is
-    a GPU. InputError (`limit`) where one individual doesn't fit; `note` is told what a GPU goes without.
+    a GPU. A slice has at most `most` individuals. InputError (`limit`) where one individual doesn't fit; `note` is told
+    what a GPU goes without.
     """
     device, genes, cut = network.device, network.layout.genes, network.backbone.cut
     if cut is not None and cut.foreign:
@@ -77,6 +79,8 @@ def choose(
             slots=slots,
             draw=draw,
         )
+    if most is not None:
+        found = found._replace(individuals=min(found.individuals, most), trained=min(found.trained, most))
     # A population is kept on the device if it fits there with its children and what refines them.
     fits = 4 * 4 * genes * population < devices.available_memory(device) / 2
     found = found._replace(home=str(device if fits else "cpu"), one_pass=device.type == "cuda", graphs=graphs)

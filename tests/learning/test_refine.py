@@ -315,7 +315,7 @@ def test_mixup_trains_on_mixtures_of_samples_and_of_their_targets() -> None:
     t = task(linear)
     p, s = population(t), settings(mixup=0.5, steps=1)
     draws = Draws(t, s, 16, N, context())
-    ((x, y, partners, share),) = draws.batches(torch.arange(N))
+    ((x, y, partners, share),) = draws.batches(t, torch.arange(N))
     assert 0 < share < 1
     clean, labels = t.source.batch(draws.rows[0, 0])
     torch.testing.assert_close(x, share * clean + (1 - share) * clean.flip(0))

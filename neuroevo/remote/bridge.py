@@ -1,0 +1,318 @@
+"""The process that knows Ray: it takes slices from a run through a pipe, and has workers do them.
+
+    python -m neuroevo.remote.bridge FD
+
+It imports neither torch nor what uses it. Ray ends the processes that are connected to a cluster when the cluster ends;
+then it is this one that ends, and the run says so in a line. When the run ends, in whatever way, the pipe does, and the
+cluster with it if it was begun here.
+
+A worker that dies is made anew, and what it was at is done by another. Ray's own retries aren't used: they wait for the
+same worker, which may have nowhere to come back to.
+"""
+
+import math
+import os
+import pickle
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from multiprocessing.connection import Connection
+from typing import Any
+
+DEATHS = 5  # of workers, at one slice: it is the slice that ends them
+READY = 60.0  # seconds for the first worker
+FOLLOW = 2.0  # seconds from one look at the cluster to the next
+ALONE = 30.0  # seconds without any worker, after which the cluster counts as gone
+
+
+class Refusal(Exception):
+    """What the user asked for can't be had."""
+
+
+@dataclass
+class Piece:
+    """A slice that is to be done."""
+
+    map: int
+    place: int
+    parts: int
+    common: int
+    content: bytes
+    deaths: int = 0
+    worker: Any = None
+
+
+@dataclass
+class Crew:
+    """The workers that there are, and what each is at."""
+
+    ready: dict[str, Any] = field(default_factory=dict)  # by name, with nothing to do
+    busy: dict[str, Piece] = field(default_factory=dict)
+    actors: dict[str, Any] = field(default_factory=dict)  # all, those that aren't there yet among them
+    made: int = 0
+
+
+class Bridge:
+    """Between a run and a cluster."""
+
+    def __init__(self, pipe: Connection, asked: dict[str, Any]) -> None:
+        import ray
+
+        self.ray: Any = ray
+        self.pipe, self.asked = pipe, asked
+        self.lock, self.told = threading.RLock(), threading.Lock()
+        self.crew, self.waiting = Crew(), deque[Piece]()
+        self.parts: dict[int, tuple[Any, dict[int, Any], dict[int, str]]] = {}
+        self.tensors: dict[int, Any] = {}
+        self.commons: dict[int, Any] = {}
+        self.held: list[Piece] = []  # until tensors come
+        self.last = time.monotonic()  # when there was a worker
+        self.over = threading.Event()
+        self.actor = self.actor_class()
+
+    def actor_class(self) -> Any:
+        """Return the class of Ray's actors."""
+        asked = self.asked
+
+        class Actor:
+            def __init__(self, content: bytes) -> None:
+                from neuroevo.remote.worker import Worker
+
+                self.worker = Worker(*pickle.loads(content))  # noqa: S301  from the run
+
+            def describe(self, packages: list[str]) -> tuple[int, dict[str, str]]:
+                return self.worker.describe(packages)
+
+            def do(self, order: Any, sources: dict[int, str]) -> Any:
+                import ray
+
+                from neuroevo.remote.worker import Order
+
+                found = self.worker.do(Order(*order), sources, lambda reference: ray.get(reference[0]))
+                return found if isinstance(found, bytes) else list(found.numbers)
+
+        return self.ray.remote(num_cpus=asked["cpus"], num_gpus=asked["gpus"], max_restarts=0)(Actor)
+
+    def say(self, *message: Any) -> None:
+        """Tell the run."""
+        with self.told, suppress(OSError):
+            self.pipe.send(message)
+
+    def wanted(self) -> int:
+        """Return how many workers there should be."""
+        if self.asked["workers"] != "auto":
+            return int(self.asked["workers"])
+        return max(1, self.capacity())
+
+    def capacity(self) -> int:
+        """Return how many workers the cluster has room for."""
+        has = self.ray.cluster_resources()
+        room = has.get("CPU", 0) // self.asked["cpus"]
+        return int(min(room, has.get("GPU", 0) // self.asked["gpus"]) if self.asked["gpus"] else room)
+
+    def check(self) -> None:
+        """See that the cluster has what is asked for; Refusal."""
+        has, n = self.ray.cluster_resources(), 1 if self.asked["workers"] == "auto" else self.asked["workers"]
+        for name, each in (("CPU", self.asked["cpus"]), ("GPU", self.asked["gpus"])):
+            if n * each > has.get(name, 0):
+                line = f"{n * each:g} {name}s for {n} workers, and the cluster has {has.get(name, 0):g}"
+                raise Refusal(f"workers: {line}")
+
+    def grow(self) -> None:
+        """Have as many workers as there should be."""
+        with self.lock:
+            for _ in range(self.wanted() - len(self.crew.actors)):
+                name = f"worker {self.crew.made}"
+                self.crew.made += 1
+                actor = self.actor.remote(self.asked["worker"])
+                self.crew.actors[name] = actor
+                self.when(actor.describe.remote(self.asked["packages"]), partial(self.met, name))
+
+    def when(self, reference: Any, act: Callable[[bool, Any], None]) -> None:
+        """Act on what a reference comes to, or on why it came to nothing, in a thread of Ray's."""
+
+        def done(future: Any) -> None:
+            error = future.exception()
+            try:
+                act(error is None, error or future.result())
+            except Exception as wrong:  # else nobody would hear of it
+                self.say("lost", f"{type(wrong).__name__}: {wrong}")
+
+        reference.future().add_done_callback(done)
+
+    def met(self, name: str, ok: bool, found: Any) -> None:
+        """Take a worker in that has said what it is, or make another."""
+        with self.lock:
+            if not ok:
+                self.bury(name)
+                return
+            pid, about = found
+            here = self.asked["about"]
+            differs = {key: (about.get(key), value) for key, value in here.items() if about.get(key) != value}
+            if differs and not self.asked["mixed"]:
+                key, (there, own) = next(iter(differs.items()))
+                self.say("refused", f"{name} has {key} {there}, the run {own}; remote.mixed: true admits it")
+                return
+            self.say("joined", name, pid, sorted(differs))
+            self.crew.ready[name] = self.crew.actors[name]
+            self.last = time.monotonic()
+        self.hand_out()
+
+    def bury(self, name: str) -> None:
+        """Let go of a worker that is dead, and see to what it was at."""
+        with self.lock:
+            actor = self.crew.actors.pop(name, None)
+            self.crew.ready.pop(name, None)
+            piece = self.crew.busy.pop(name, None)
+            if actor is None:
+                return
+            self.say("left", name)
+            if piece is not None:
+                piece.deaths += 1
+                if piece.deaths >= DEATHS:
+                    self.say("lost", f"a slice ended {DEATHS} workers")
+                self.waiting.appendleft(piece)
+        if not self.over.is_set():
+            self.grow()
+
+    def hand_out(self) -> None:
+        """Give what waits to who has nothing to do."""
+        with self.lock:
+            while self.waiting and self.crew.ready:
+                name, actor = self.crew.ready.popitem()
+                piece = self.waiting.popleft()
+                reference, tensors, sources = self.parts[piece.parts]
+                there = {n: self.tensors.get(n) for n in tensors}
+                order = (piece.parts, reference), (piece.common, self.commons[piece.common]), piece.content, there
+                self.crew.busy[name] = piece
+                self.when(actor.do.remote(order, sources), partial(self.done, name))
+
+    def done(self, name: str, ok: bool, found: Any) -> None:
+        """Pass on what a worker made of its slice."""
+        with self.lock:
+            if not ok:
+                self.bury(name)
+            else:
+                piece = self.crew.busy.pop(name)
+                self.crew.ready[name] = self.crew.actors[name]
+                self.last = time.monotonic()
+                if isinstance(found, list):
+                    self.held.append(piece)
+                    self.say("missing", found)
+                else:
+                    self.say("done", piece.map, piece.place, found)
+        self.hand_out()
+
+    def hear(self) -> None:
+        """Do what the run says until it says no more."""
+        while True:
+            kind, *rest = self.pipe.recv()
+            with self.lock:
+                if kind == "parts":
+                    number, content, tensors, sources = rest
+                    self.parts[number] = [self.ray.put(content)], tensors, sources
+                elif kind == "tensor":
+                    number, shape, content = rest
+                    self.tensors[number] = [self.ray.put((pickle.loads(shape), content))]  # noqa: S301  from the run
+                elif kind == "sent":
+                    self.waiting.extendleft(reversed(self.held))
+                    self.held.clear()
+                elif kind == "common":
+                    number, content = rest
+                    self.commons = {**dict(list(self.commons.items())[-3:]), number: [self.ray.put(content)]}
+                elif kind == "piece":
+                    self.waiting.append(Piece(*rest))
+                elif kind == "forget":
+                    self.waiting = deque(piece for piece in self.waiting if piece.map != rest[0])
+            self.hand_out()
+
+    def watch(self) -> None:
+        """Follow the cluster."""
+        while not self.over.wait(FOLLOW):
+            try:
+                if self.asked["workers"] == "auto":
+                    self.grow()
+                with self.lock:
+                    alone = not self.crew.ready and not self.crew.busy
+                if not alone:
+                    self.last = time.monotonic()
+                elif time.monotonic() - self.last > ALONE:
+                    self.say("lost", f"no worker for {ALONE:g} seconds")
+            except Exception as error:
+                self.say("lost", f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
+                return
+
+
+def reachable(address: str) -> None:
+    """See that somebody listens at an address; Refusal."""
+    host, _, port = address.rpartition(":")
+    try:
+        with socket.create_connection((host, int(port)), timeout=5):
+            pass
+    except (OSError, ValueError) as error:
+        raise Refusal(f"address: {address}: no Ray cluster is there ({error})") from error
+
+
+def connect(asked: dict[str, Any], folder: str) -> None:
+    """Connect to a cluster, or begin one in this folder; Refusal."""
+    import ray
+
+    quiet: dict[str, Any] = {"log_to_driver": False, "configure_logging": False, "logging_level": 50}
+    address = asked["address"]
+    if address is None:
+        count = asked["workers"] if asked["workers"] != "auto" else max(1, int(os.cpu_count() or 1) // asked["cpus"])
+        cpus = max(1, math.ceil(count * asked["cpus"]))
+        ray.init(address="local", num_cpus=cpus, include_dashboard=False, _temp_dir=folder, **quiet)
+        return
+    if address != "auto":
+        reachable(address)
+    try:
+        ray.init(address=address, **quiet)
+    except Exception as error:
+        raise Refusal(f"address: {address}: {' '.join(str(error).split())[:160]}") from error
+
+
+def main() -> None:
+    """Serve the run at the other end of the pipe."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the run's to hear
+    pipe = Connection(int(sys.argv[1]))
+    asked = pipe.recv()
+    folder = tempfile.mkdtemp(prefix="neuroevo-")
+    try:
+        try:
+            connect(asked, folder)
+            bridge = Bridge(pipe, asked)
+            bridge.check()
+        except Refusal as error:
+            pipe.send(("refused", str(error)))
+            return
+        except Exception as error:
+            pipe.send(("refused", f"Ray doesn't begin: {' '.join(str(error).split())[:200]}"))
+            return
+        threading.Thread(target=bridge.watch, daemon=True).start()
+        bridge.grow()
+        with suppress(EOFError, OSError):
+            bridge.hear()
+        bridge.over.set()
+        for actor in list(bridge.crew.actors.values()):  # of a cluster that goes on
+            with suppress(Exception):
+                bridge.ray.kill(actor)
+    finally:
+        with suppress(Exception):
+            import ray
+
+            ray.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()

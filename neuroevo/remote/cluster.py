@@ -1,0 +1,245 @@
+"""The executor whose slices are done by workers of a Ray cluster: `connect` gives it while it is entered."""
+
+import contextlib
+import importlib.util
+import os
+import pickle
+import queue
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain, count, islice
+from multiprocessing.connection import Connection
+from typing import Any, Literal, NamedTuple, TypeVar
+
+import psutil
+import torch
+
+from neuroevo.data import feature_cache
+from neuroevo.engine.execution import LOCAL, Executor, Work
+from neuroevo.errors import InputError, RunError, ignore
+from neuroevo.remote import parcels
+from neuroevo.remote.worker import Grad, Settings, describe
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+BEGIN = 60.0  # seconds for a cluster and its first worker
+END = 10.0  # seconds for a cluster to end
+AHEAD = 2  # slices for each worker that are on their way
+NAME = "NEUROEVO_CLUSTER"  # an environment variable, by which the processes of a cluster of our own are found
+
+
+class Cluster(NamedTuple):
+    """What cluster a run is spread over."""
+
+    workers: int | Literal["auto"] = "auto"  # auto: as many as there is room for, while it goes on
+    cpus_per_worker: float | None = None  # that Ray counts; the run's threads if None
+    gpus_per_worker: float = 0
+    address: str | None = None  # of a cluster, auto for the one that this machine is of; None begins one here
+    mixed: bool = False  # whether workers may differ from the run's process in what changes rounding
+
+
+class Spread:
+    """Has workers do slices; where there is but one it is done here, and comes to the same."""
+
+    def __init__(self, pipe: Connection, note: Callable[[str], None], mixed: bool) -> None:
+        self.pipe, self.note, self.alike = pipe, note, not mixed
+        self.inbox: queue.SimpleQueue[tuple[Any, ...]] = queue.SimpleQueue()
+        self.numbers = parcels.Numbers()
+        self.parts: dict[int, tuple[int, Any]] = {}  # by id: the number, and what keeps the id theirs
+        self.counter = count()
+        self.workers: dict[str, int] = {}  # by name, the process's number
+        self.differing: set[str] = set()  # in what some worker differs
+        self.gone: str | None = None
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def map(self, work: Work[T, R], slices: Iterable[T]) -> Iterator[R]:
+        """Yield what work makes of each slice, in their order; RunError where the cluster is gone."""
+        pieces = iter(slices)
+        first = list(islice(pieces, 2))
+        if len(first) < 2:
+            yield from map(work, first)
+            return
+        yield from self._spread(work, chain(first, pieces))
+
+    def _spread(self, work: Work[T, R], pieces: Iterator[T]) -> Iterator[R]:
+        parts, common, call = self._parts(work), next(self.counter), next(self.counter)
+        self._send("common", common, parcels.pack((work.common, Grad.here())).content)
+        made: dict[int, bytes] = {}
+        sent = taken = 0
+        pending = True
+        try:
+            while True:
+                while pending and sent - taken < max(2, AHEAD * len(self.workers)):
+                    piece = next(pieces, _END)
+                    pending = piece is not _END
+                    if pending:
+                        self._send("piece", call, sent, parts, common, parcels.pack(piece).content)
+                        sent += 1
+                if taken == sent:
+                    return
+                while taken not in made:
+                    place, content = self._answer(call)
+                    made[place] = content
+                good, found = parcels.unpack(made.pop(taken))
+                if not good:
+                    raise found
+                taken += 1
+                yield found
+        finally:
+            if taken < sent:
+                self._send("forget", call)
+
+    def _parts(self, work: Work[Any, Any]) -> int:
+        """Return the number of a work's function and parts, which are sent the first time."""
+        key = id(work.parts)
+        if key not in self.parts:
+            number = next(self.counter)
+            parcel = parcels.pack((work.function, work.parts), self.numbers)
+            named = {n: feature_cache.name_of(self.numbers.tensors[n]) for n in parcel.tensors}
+            sources = {n: name for n, name in named.items() if name is not None}
+            self._send_tensors([n for n in parcel.tensors if n not in sources])
+            self._send("parts", number, parcel.content, dict.fromkeys(parcel.tensors), sources)
+            self.parts[key] = number, work.parts
+        return self.parts[key][0]
+
+    def _send_tensors(self, numbers: Sequence[int]) -> None:
+        for number in numbers:
+            shape, content = parcels.take_apart(self.numbers.tensors[number])
+            self._send("tensor", number, pickle.dumps(shape), bytes(content))
+
+    def _send(self, *message: Any) -> None:
+        try:
+            self.pipe.send(message)
+        except OSError as error:
+            raise self._lost() from error
+
+    def _answer(self, call: int) -> tuple[int, bytes]:
+        """Return the next slice that is done: its place, and a pickle of what became of it."""
+        while True:
+            kind, *rest = self.inbox.get()
+            if kind == "done" and rest[0] == call:
+                return rest[1], rest[2]
+            if kind == "missing":
+                self._send_tensors(rest[0])
+                self._send("sent")
+            elif kind in ("lost", "refused"):
+                self.gone = rest[0]
+                raise self._lost()
+
+    def _lost(self) -> RunError:
+        return RunError(f"the Ray cluster is gone ({self.gone or 'its process ended'}); go on with: neuroevo resume")
+
+    def _listen(self) -> None:
+        """Take what the bridge says, in a thread of its own: workers come and go while nothing is asked."""
+        while True:
+            try:
+                message = self.pipe.recv()
+            except (EOFError, OSError):
+                self.inbox.put(("lost", self.gone or "its process ended"))
+                return
+            if message[0] == "joined":
+                _, name, process, differs = message
+                self.workers[name] = process
+                self.differing |= {*differs}
+            elif message[0] == "left":
+                self.workers.pop(message[1], None)
+            self.inbox.put(message)
+
+    def __reduce__(self) -> Any:
+        return _local, ()  # in a worker, slices are done where they are
+
+
+_END: Any = object()
+
+
+def _local() -> Executor:
+    return LOCAL
+
+
+@contextlib.contextmanager
+def connect(
+    cluster: Cluster | None, device: torch.device, packages: Sequence[str], note: Callable[[str], None] = ignore
+) -> Iterator[Executor]:
+    """Give the executor of a cluster while it is entered: of this process, where there is none or it has no workers.
+
+    InputError where the cluster isn't there, has less than is asked for, or other versions of `packages`.
+    """
+    if cluster is None or cluster.workers == 0:
+        yield LOCAL
+        return
+    if importlib.util.find_spec("ray") is None or importlib.util.find_spec("cloudpickle") is None:
+        raise InputError("ray: not installed; pip install 'neuroevo[ray]'", option="engine")
+    settings = Settings.here()
+    cpus = settings.threads if cluster.cpus_per_worker is None else cluster.cpus_per_worker
+    asked = {
+        "workers": cluster.workers, "cpus": cpus, "gpus": cluster.gpus_per_worker, "address": cluster.address,
+        "mixed": cluster.mixed, "about": describe(device, packages), "packages": list(packages),
+        "worker": pickle.dumps((settings, device.type, sys.path)),
+    }  # fmt: skip
+    if device.type == "cuda" and not cluster.gpus_per_worker:
+        raise InputError(f"0, and the run is on {device}; give 1, or a share", option="gpus_per_worker")
+    name = f"{os.getpid()}-{time.time_ns()}"
+    process, pipe = _start(name, cluster.address is None)
+    spread = None
+    try:
+        pipe.send(asked)
+        spread = Spread(pipe, note, cluster.mixed)
+        _await_first(spread, process)
+        note(f"Ray: {len(spread.workers)} {'worker' if len(spread.workers) == 1 else 'workers'}")
+        yield spread
+    finally:
+        _end(process, pipe, name)
+
+
+def _start(name: str, own: bool) -> tuple[subprocess.Popen[bytes], Connection]:
+    """Start the bridge, in a session of its own: what is typed at a terminal isn't for it."""
+    ours, theirs = socket.socketpair()
+    environment = {**os.environ, NAME: name, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    if own:  # or Ray would write a token into the home folder
+        environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    environment |= {"RAY_DEDUP_LOGS": "0", "RAY_USAGE_STATS_ENABLED": "0", "PYTHONWARNINGS": "ignore"}
+    command = [sys.executable, "-m", "neuroevo.remote.bridge", str(theirs.fileno())]
+    process = subprocess.Popen(  # noqa: S603  our own module
+        command, pass_fds=[theirs.fileno()], env=environment, start_new_session=True,
+        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    theirs.close()
+    return process, Connection(ours.detach())
+
+
+def _await_first(spread: Spread, process: subprocess.Popen[bytes]) -> None:
+    """Wait for the first worker; InputError where the cluster isn't as it is asked for."""
+    end = time.monotonic() + BEGIN
+    while not spread.workers:
+        try:
+            kind, *rest = spread.inbox.get(timeout=max(0.0, end - time.monotonic()))
+        except queue.Empty:
+            raise InputError(f"no worker within {BEGIN:g} seconds", option="workers") from None
+        if kind == "refused":
+            option, _, line = rest[0].partition(": ")
+            raise InputError(line, option=option) if option in Cluster._fields else InputError(rest[0])
+        if kind == "lost":
+            raise RunError(f"Ray: {rest[0]}")
+
+
+def _end(process: subprocess.Popen[bytes], pipe: Connection, name: str) -> None:
+    """End the bridge and, where it was begun here, its cluster; nothing of them stays."""
+    with contextlib.suppress(OSError):
+        socket.socket(fileno=os.dup(pipe.fileno())).shutdown(socket.SHUT_RDWR)  # which wakes the thread that listens
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(END)
+    if process.poll() is None:
+        process.kill()
+        process.wait()
+    for other in psutil.process_iter(["pid"]):
+        with contextlib.suppress(psutil.Error):
+            if other.environ().get(NAME) == name:
+                other.send_signal(signal.SIGKILL)
+    pipe.close()
