@@ -25,14 +25,15 @@ PACKAGES = {  # in order: each may import those before it, and its own modules t
     "data": ["cache", "pictures", "pixels", "images", "foldernames", "walk", "classfolders", "splitfolders", "folders",
              "arrays", "datasets", "splits", "repetitions", "inventory", "identity", "augment", "staging", "samples",
              "components", "feature_cache", "tensors"],
+    "remote": ["parcels", "worker", "bridge", "cluster"],
     "config": [""],
     "decision": ["arrays", "rules", "judge", "goal", "fits", "crossfit", "tune"],
     "storage": ["files", "hdf5", "generations", "checkpoint", "writer", "records", "rundir", "claims"],
     "report": ["genealogy", "glyphs", "figures", "plots_of_runs", "plots_of_searches", "plots_of_benches", "page",
                "runpage", "benchpage", "report", "watch"],
     "experiments": ["blame", "terminal", "interruption", "signals", "log", "memory", "starts", "costs", "build",
-                    "bounds", "sizes", "sources", "compose", "reopen", "recorders", "conclusion", "experiment",
-                    "evaluation", "export", "logits", "decide"],
+                    "bounds", "sizes", "sources", "compose", "reopen", "recorders", "conclusion", "spread",
+                    "experiment", "evaluation", "export", "logits", "decide"],
     "tuning": ["lockstep", "trials", "search", "tuner", "tune"],
     "bench": ["statistics", "arms", "workers", "tasks", "closed", "tables", "benchmark"],
     "forecast": ["pace", "seconds", "length", "stand_ins", "forecaster", "search", "bench"],
@@ -150,6 +151,7 @@ TESTS = {  # of modules that are tested with another of their package, by that o
     "experiments/test_decide.py": ["experiments.logits"],
     "api/test_searches.py": ["api.arguments"], "api/test_algorithms_from_python.py": ["api.algorithms"],
     "api/test_folders_of_runs.py": ["api.folders"],
+    "remote/test_cluster.py": ["remote.worker", "remote.bridge", "experiments.spread"],
 }  # fmt: skip
 
 

@@ -17,7 +17,6 @@ import shutil
 import signal
 import socket
 import sys
-import tempfile
 import threading
 import time
 from collections import deque
@@ -29,7 +28,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 DEATHS = 5  # of workers, at one slice: it is the slice that ends them
-READY = 60.0  # seconds for the first worker
+PATIENCE = 12.0  # seconds for a cluster to answer
 FOLLOW = 2.0  # seconds from one look at the cluster to the next
 ALONE = 30.0  # seconds without any worker, after which the cluster counts as gone
 
@@ -275,10 +274,22 @@ def connect(asked: dict[str, Any], folder: str) -> None:
         return
     if address != "auto":
         reachable(address)
-    try:
-        ray.init(address=address, **quiet)
-    except Exception as error:
-        raise Refusal(f"address: {address}: {' '.join(str(error).split())[:160]}") from error
+    wrong: list[Exception | None] = []
+
+    def attempt() -> None:
+        try:
+            ray.init(address=address, **quiet)
+            wrong.append(None)
+        except Exception as error:
+            wrong.append(error)
+
+    trial = threading.Thread(target=attempt, daemon=True)
+    trial.start()
+    trial.join(PATIENCE)  # Ray's own may be longer
+    if not wrong:
+        raise Refusal(f"address: {address}: no Ray cluster answers")
+    if wrong[0] is not None:
+        raise Refusal(f"address: {address}: {' '.join(str(wrong[0]).split())[:160]}")
 
 
 def main() -> None:
@@ -286,7 +297,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the run's to hear
     pipe = Connection(int(sys.argv[1]))
     asked = pipe.recv()
-    folder = tempfile.mkdtemp(prefix="neuroevo-")
+    folder = asked["folder"]  # the run removes it as well: each may outlive the other
     try:
         try:
             connect(asked, folder)
@@ -294,6 +305,9 @@ def main() -> None:
             bridge.check()
         except Refusal as error:
             pipe.send(("refused", str(error)))
+            if asked["address"] is not None:
+                shutil.rmtree(folder, ignore_errors=True)
+                os._exit(0)  # Ray may still be at it
             return
         except Exception as error:
             pipe.send(("refused", f"Ray doesn't begin: {' '.join(str(error).split())[:200]}"))

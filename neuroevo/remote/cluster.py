@@ -6,10 +6,12 @@ import os
 import pickle
 import queue
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -31,6 +33,7 @@ R = TypeVar("R")
 
 BEGIN = 60.0  # seconds for a cluster and its first worker
 END = 10.0  # seconds for a cluster to end
+SHORT, LONGEST = "/tmp", 24  # noqa: S108  where Ray's sockets go, whose paths the system bounds, if TMPDIR is longer
 AHEAD = 2  # slices for each worker that are on their way
 NAME = "NEUROEVO_CLUSTER"  # an environment variable, by which the processes of a cluster of our own are found
 
@@ -56,6 +59,7 @@ class Spread:
         self.counter = count()
         self.workers: dict[str, int] = {}  # by name, the process's number
         self.differing: set[str] = set()  # in what some worker differs
+        self.slices = 0  # that workers did
         self.gone: str | None = None
         threading.Thread(target=self._listen, daemon=True).start()
 
@@ -90,7 +94,7 @@ class Spread:
                 good, found = parcels.unpack(made.pop(taken))
                 if not good:
                     raise found
-                taken += 1
+                taken, self.slices = taken + 1, self.slices + 1
                 yield found
         finally:
             if taken < sent:
@@ -186,6 +190,9 @@ def connect(
     if device.type == "cuda" and not cluster.gpus_per_worker:
         raise InputError(f"0, and the run is on {device}; give 1, or a share", option="gpus_per_worker")
     name = f"{os.getpid()}-{time.time_ns()}"
+    asked["folder"] = folder = tempfile.mkdtemp(
+        prefix="neuroevo-", dir=SHORT if len(tempfile.gettempdir()) > LONGEST else None
+    )
     process, pipe = _start(name, cluster.address is None)
     spread = None
     try:
@@ -196,6 +203,7 @@ def connect(
         yield spread
     finally:
         _end(process, pipe, name)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _start(name: str, own: bool) -> tuple[subprocess.Popen[bytes], Connection]:
@@ -231,8 +239,8 @@ def _await_first(spread: Spread, process: subprocess.Popen[bytes]) -> None:
 
 def _end(process: subprocess.Popen[bytes], pipe: Connection, name: str) -> None:
     """End the bridge and, where it was begun here, its cluster; nothing of them stays."""
-    with contextlib.suppress(OSError):
-        socket.socket(fileno=os.dup(pipe.fileno())).shutdown(socket.SHUT_RDWR)  # which wakes the thread that listens
+    with contextlib.suppress(OSError), socket.socket(fileno=os.dup(pipe.fileno())) as same:
+        same.shutdown(socket.SHUT_RDWR)  # which wakes the thread that listens
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(END)
     if process.poll() is None:

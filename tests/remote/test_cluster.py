@@ -1,0 +1,244 @@
+"""A run comes to the same bytes by workers of a Ray cluster, whatever becomes of them; nothing of a cluster stays."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from conftest import Quiet
+from test_resume import contents
+
+import neuroevo as ne
+from neuroevo.config import load
+from neuroevo.engine.cost import Budget
+from neuroevo.errors import InputError, RunError
+from neuroevo.experiments import experiment
+from neuroevo.remote import cluster
+from neuroevo.remote.cluster import Cluster, Spread
+
+pytest.importorskip("ray", reason="the extra ray is not installed")
+CPU = torch.device("cpu")
+SHORT = [
+    "backbone.name=none", "backbone.weights=none", "data.image_size=null", "algorithm.population=32",
+    "budget.generations=6", "validate.every=3", "checkpoint.every=4", "fitness.samples=100", "memory.limit=1e8",
+    "memory.individuals=10",
+]  # fmt: skip
+LEARN = ["refine.steps=2", "refine.batch_size=30"]
+DEEP = [
+    "backbone.name=timm/test_resnet", "backbone.trainable=[layer4]", "data.image_size=32", "data.limit=120",
+    "algorithm.population=6", "fitness.samples=20", "head.init=default", "memory.limit=1e9",
+    "memory.individuals=2", "budget.generations=3", "memory.plan=loop",
+]  # fmt: skip
+MLP = ["head={name: mlp, hidden: [8], dropout: 0.1}", "head.init=default"]
+CASES: dict[str, list[str]] = {
+    "default": [],
+    "hybrid": LEARN,
+    "hybrid of a hidden layer": [*MLP, *LEARN, "refine.lr=[0.01, 0.1]", "refine.optimizer_state=inherit",
+                                 "refine.batches=own", "refine.dropout=[0.1, 0.2]"],
+    "deep": [*DEEP, *LEARN],
+    "deep, batch norms": [*DEEP, "backbone.batchnorm=recalibrate"],
+    "snes": ["algorithm.name=snes"],
+    "pso": ["algorithm.name=pso"],
+    "two objectives": ["fitness.metrics=[cross_entropy, accuracy]"],
+    "all logits": ["fitness.metric=auroc"],
+    "half precision": ["fitness.precision=bfloat16"],
+    "constraints": ["fitness.subject_to=[{metric: recall, per: class, at_least: 0.5}]"],
+    "safe": [*MLP, *LEARN, "algorithm.mutation.safe=true"],
+    "levels": ["genome.levels=int8"],
+    "coordinates": [*DEEP, "genome.space=scales"],
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def spread() -> Iterator[Spread]:
+    with cluster.connect(Cluster(workers=2), CPU, ["torch"]) as executor:
+        assert isinstance(executor, Spread)
+        yield executor
+
+
+@pytest.fixture
+def spread_runs(spread: Spread, monkeypatch: pytest.MonkeyPatch) -> Spread:
+    """Let runs be done by workers."""
+
+    @contextmanager
+    def executor_of(*_: object) -> Iterator[Spread]:
+        yield spread
+
+    monkeypatch.setattr(experiment, "executor_of", executor_of)
+    return spread
+
+
+def go(folder: Path, sets: list[str]) -> None:
+    torch.manual_seed(0)  # weights none: the library's own initialisation
+    experiment.run(load(None, [*SHORT, *sets]), str(folder), "test", Quiet())
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_run_by_workers_ends_in_the_bytes_of_one_without(
+    tmp_path: Path, spread: Spread, monkeypatch: pytest.MonkeyPatch, case: str
+) -> None:
+    go(tmp_path / "here", CASES[case])
+    before = spread.slices
+
+    @contextmanager
+    def executor_of(*_: object) -> Iterator[Spread]:
+        yield spread
+
+    monkeypatch.setattr(experiment, "executor_of", executor_of)
+    go(tmp_path / "there", CASES[case])
+    assert spread.slices > before
+    assert contents(tmp_path / "there") == contents(tmp_path / "here")
+
+
+def test_a_worker_that_is_killed_changes_nothing_and_another_comes(tmp_path: Path, spread_runs: Spread) -> None:
+    sets = [*LEARN, "budget.generations=40"]
+    before = dict(spread_runs.workers)
+    over = threading.Event()
+
+    def kill() -> None:
+        for _ in range(2):
+            if over.wait(0.5):
+                return
+            os.kill(next(iter(spread_runs.workers.values())), signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    try:
+        go(tmp_path / "there", sets)
+    finally:
+        over.set()
+        killer.join()
+    assert spread_runs.workers != before
+    go(tmp_path / "again", sets)
+    assert contents(tmp_path / "there") == contents(tmp_path / "again")
+
+
+def classify(executor: object) -> torch.Tensor:
+    torch.manual_seed(0)
+    x = torch.randn(200, 6)
+    model = torch.nn.Sequential(torch.nn.Linear(6, 4), torch.nn.Tanh(), torch.nn.Linear(4, 2))
+    found = ne.evolve(
+        model, fitness=lambda module: -module(x).square().mean(), algorithm=ne.ga(population=8),
+        budget=Budget(generations=3), executor=executor,
+    )  # fmt: skip
+    return found.population.genomes
+
+
+def test_a_function_of_a_module_is_asked_by_workers(spread: Spread) -> None:
+    before = spread.slices
+    assert torch.equal(classify(spread), classify(cluster.LOCAL))
+    assert spread.slices > before
+
+
+def fails(module: torch.nn.Module) -> float:
+    raise InputError("no such number", option="fitness")
+
+
+def test_what_a_worker_raises_is_raised_here_and_the_next_search_goes_on(spread: Spread) -> None:
+    with pytest.raises(InputError, match="no such number"):
+        ne.evolve(
+            torch.nn.Linear(2, 1), fitness=fails, algorithm=ne.ga(population=4), budget=Budget(generations=1),
+            executor=spread,
+        )  # fmt: skip
+    classify(spread)
+
+
+@pytest.mark.parametrize(
+    ("given", "option", "line"),
+    [
+        (Cluster(workers=1, address="127.0.0.1:1"), "address", "no Ray cluster is there"),
+        (Cluster(workers=1, address="nowhere"), "address", "no Ray cluster is there"),
+        (Cluster(workers=1, address="auto"), "address", "auto: "),
+        (Cluster(workers=1, gpus_per_worker=4), "workers", "4 GPUs for 1 workers, and the cluster has 0"),
+    ],
+)
+def test_a_cluster_that_can_not_be_had_is_one_line(given: Cluster, option: str, line: str) -> None:
+    began = time.monotonic()
+    with pytest.raises(InputError, match=line) as error, cluster.connect(given, CPU, ["torch"]):
+        pass
+    assert error.value.option == option
+    assert "\n" not in str(error.value)
+    assert time.monotonic() - began < 20
+
+
+def test_workers_that_differ_are_refused_or_admitted_and_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    describe = cluster.describe
+    monkeypatch.setattr(cluster, "describe", lambda *given: describe(*given) | {"torch": "0.1"})
+    with (
+        pytest.raises(InputError, match=r"has torch .*, the run 0.1; remote.mixed: true admits it"),
+        cluster.connect(Cluster(workers=1), CPU, ["torch"]),
+    ):
+        pass
+    with cluster.connect(Cluster(workers=1, mixed=True), CPU, ["torch"]) as executor:
+        assert isinstance(executor, Spread)
+        assert executor.differing == {"torch"}
+        assert not executor.alike
+
+
+def test_a_cluster_that_vanishes_is_one_line_and_leaves_the_checkpoint(tmp_path: Path) -> None:
+    def vanish() -> None:
+        while not (tmp_path / "r" / "checkpoints").exists() or not any((tmp_path / "r" / "checkpoints").iterdir()):
+            time.sleep(0.05)
+        for process in psutil.process_iter(["name"]):
+            if process.info["name"] in ("raylet", "gcs_server"):
+                process.kill()
+
+    killer = threading.Thread(target=vanish, daemon=True)
+    killer.start()
+    with pytest.raises(RunError, match="the Ray cluster is gone") as error:
+        go(tmp_path / "r", ["budget.generations=100000", "remote.workers=1", "checkpoint.every=1"])
+    assert "\n" not in str(error.value)
+    killer.join()
+    experiment.resume(str(tmp_path / "r"), ["remote.workers=0", "budget.generations=8"], Quiet())
+
+
+def test_without_workers_nothing_is_begun() -> None:
+    for given in (None, Cluster(workers=0)):
+        with cluster.connect(given, CPU, ["torch"]) as executor:
+            assert executor is cluster.LOCAL
+
+
+def of_clusters(folder: Path) -> list[psutil.Process]:
+    """Return the processes of clusters that runs with this temporary folder began."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            own = process.environ()
+            found += [process] if cluster.NAME in own and own.get("TMPDIR") == str(folder) else []
+    return found
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGKILL, -9), (signal.SIGINT, 130)], ids=["kill -9", "Ctrl-C"])
+def test_a_run_that_is_ended_leaves_nothing_behind_and_goes_on_with_other_workers(
+    tmp_path: Path, number: int, status: int
+) -> None:
+    sets, folder = [*SHORT, *LEARN, "budget.generations=40"], tmp_path / "r"
+    temporary = Path(tempfile.mkdtemp(dir="/tmp"))  # a short path, or Ray's sockets were elsewhere
+    words = [word for text in [*sets, "remote.workers=2"] for word in ("--set", text)]
+    command = [sys.executable, "-m", "neuroevo", "run", "--out", str(folder), *words]
+    run = subprocess.Popen(command, env={**os.environ, "TMPDIR": str(temporary)}, stdout=subprocess.DEVNULL)
+    while run.poll() is None and not list((folder / "checkpoints").glob("*4.h5")):
+        time.sleep(0.02)
+    assert of_clusters(temporary)
+    run.send_signal(number)
+    assert run.wait(20) == status
+    end = time.monotonic() + 20
+    while of_clusters(temporary) and time.monotonic() < end:
+        time.sleep(0.1)
+    assert not of_clusters(temporary)
+    assert not list(temporary.glob("neuroevo*"))
+    shutil.rmtree(temporary)  # with what PyTorch has there
+    experiment.resume(str(folder), ["remote.workers=0"], Quiet())
+    torch.manual_seed(0)
+    experiment.run(load(None, sets), str(tmp_path / "whole"), "test", Quiet())
+    assert contents(folder) == contents(tmp_path / "whole")
