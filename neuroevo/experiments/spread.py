@@ -25,3 +25,8 @@ def executor_of(c: Config, device: torch.device, note: Callable[[str], None] = i
         packages = [name for name in versions() if name != "python"]
         with cluster.connect(cluster.Cluster(**given), device, packages, note) as executor:
             yield executor
+
+
+def workers_of(executor: Executor) -> int:
+    """Return how many workers there are now beside this process."""
+    return len(getattr(executor, "workers", ()))

@@ -174,7 +174,8 @@ class Search:
         best = self.best(step.state.trials)
         if best is not None:
             settings = self.space.settings(step.state.trials.positions[best].tolist())
-            files.replace(self.folder / rundir.BEST, self.config.trial(settings).to_yaml().encode())
+            winner = replace(self.config.trial(settings), remote=None)  # by whom it is done is no part of it
+            files.replace(self.folder / rundir.BEST, winner.to_yaml().encode())
 
     def table(self, trials: Trials) -> str:
         """Return the trials as CSV: what each set, how long it was trained, its validation, what it took."""

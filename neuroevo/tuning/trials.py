@@ -20,7 +20,7 @@ from neuroevo import config
 from neuroevo.config import Config
 from neuroevo.data.identity import Identity
 from neuroevo.engine.cost import Cost
-from neuroevo.engine.execution import AUTO, FULL, Execution
+from neuroevo.engine.execution import AUTO, FULL, LOCAL, Execution, Executor, Work
 from neuroevo.engine.genome import KEPT, Layout
 from neuroevo.engine.problem import Merit
 from neuroevo.errors import Interrupted
@@ -31,8 +31,9 @@ from neuroevo.experiments.experiment import Ready
 from neuroevo.experiments.interruption import Interruption
 from neuroevo.experiments.log import versions
 from neuroevo.experiments.sources import Sources
+from neuroevo.experiments.spread import workers_of
 from neuroevo.storage import checkpoint, files, rundir
-from neuroevo.tuning import lockstep
+from neuroevo.tuning import legs, lockstep
 from neuroevo.tuning.lockstep import Group, Reached, Verdict
 
 KEPT_SOURCES = 3  # kinds of features that are kept in memory
@@ -67,12 +68,15 @@ class Trainer:
         images: Callable[[int, int], None],
         log: Callable[[str], None],
         signals: Interruption,
+        executor: Executor = LOCAL,
     ) -> None:
         assert ready.config.tune is not None
         self.ready, self.config, self.given = ready, ready.config, ready.config.tune.trial
         self.folder, self.merit = folder / rundir.RUNG, merit
         self.images, self.log, self.signals = images, log, signals
+        self.executor = executor
         self.sources: OrderedDict[str, Sources] = OrderedDict()
+        self.sent: dict[tuple[str, ...], tuple[Sources, ...]] = {}  # the same ones as the same object
         self.data = build.identify(*ready.given)
 
     def trial(self, settings: Settings) -> Config:
@@ -135,9 +139,7 @@ class Trainer:
         for rung, until in enumerate(rungs[first:], first):
             try:
                 with self.signals.prompt():
-                    for group, rows in parts:
-                        if rows:
-                            group.advance(until, rungs[-1])
+                    self.advance([group for group, rows in parts if rows], until, rungs[-1])
             except Interrupted:
                 if any(group.reached.cost.samples for group, _ in parts):  # else the last file has it all
                     self.save(iteration, rung - 1, settings, parts, now())
@@ -148,6 +150,23 @@ class Trainer:
                 self.save(iteration, rung, settings, parts, Outcome(verdicts, cost))
                 self.signals.check()
         return Outcome(verdicts, cost)
+
+    def advance(self, groups: list[Group], until: int, generations: int) -> None:
+        """Take groups on to the generation `until` of `generations`.
+
+        Workers, where there are any, each take whole groups; where these are few they do slices of one after another.
+        """
+        left, workers = [group for group in groups if group.step.generation < until], workers_of(self.executor)
+        if not workers or len(left) < 2 or 2 * len(left) < workers:
+            for group in left:
+                group.advance(until, generations)
+            return
+        kinds = tuple(sorted(self.sources))
+        found = self.sent.setdefault(kinds, tuple(self.sources[kind] for kind in kinds))
+        own = [legs.leg_of(group, kinds.index(self.kind(group.configs[0]))) for group in left]
+        reached = self.executor.map(Work(legs.go, found, (until, generations)), own)
+        for group, (execution, now) in zip(left, reached, strict=True):
+            group.run.supervised.executions.now, group.reached = execution, now
 
     def begin(self, settings: Sequence[Settings]) -> tuple[list[Part], Cost]:
         """Return trials at their start, those of one shape in one group, and what their features cost."""
@@ -166,7 +185,7 @@ class Trainer:
 
     def assemble(self, c: Config, source: Sources) -> Run:
         """Return a trial's parts."""
-        return compose.assemble(c, source)
+        return compose.assemble(c, source, executor=self.executor)
 
     @staticmethod
     def group(settings: Sequence[Settings], configs: Sequence[Config]) -> list[list[int]]:
@@ -188,9 +207,7 @@ class Trainer:
 
     def source(self, c: Config) -> tuple[Sources, int]:
         """Return the sources of a trial, which trials share, and the images that the backbone was just given."""
-        record = c.record()
-        key = json.dumps([record["data"], record["backbone"], record["features"], c.genome.levels], sort_keys=True)
-        computed = 0
+        record, key, computed = c.record(), self.kind(c), 0
         if key not in self.sources:
             whole = self.config.record()
             same = all(record[name] == whole[name] for name in ("data", "backbone"))
@@ -199,9 +216,15 @@ class Trainer:
             self.sources[key] = sources.sources(c, self.ready.device, given, backbone, images=self.images, log=self.log)
             computed = self.sources[key].computed
         self.sources.move_to_end(key)
-        while len(self.sources) > KEPT_SOURCES:
+        while len(self.sources) > KEPT_SOURCES and not workers_of(self.executor):  # which have them
             self.sources.popitem(last=False)
         return self.sources[key], computed
+
+    @staticmethod
+    def kind(c: Config) -> str:
+        """Return the name of what a trial learns from."""
+        record = c.record()
+        return json.dumps([record["data"], record["backbone"], record["features"], c.genome.levels], sort_keys=True)
 
     def thin(self, parts: list[Part], verdicts: list[Verdict]) -> list[Part]:
         """Return the trials that go on after a rung: the best of all."""
@@ -283,7 +306,7 @@ def attributes(ready: Ready, data: Identity, layout: Layout, plan: Execution | N
     c, classes = ready.config, ready.given[0].classes
     plan = plan or Execution("trials", len(classes), 0, 0, c.memory.limit or 0, torch.get_num_threads())
     return {
-        "config": c.to_yaml(),
+        "config": replace(c, remote=None).to_yaml(),  # by whom it is done is no part of what is done
         "seed": c.seed,
         "device": str(ready.device),
         "layout": layout.to_json(),

@@ -20,11 +20,14 @@ from neuroevo.errors import InputError, Interrupted, RunError, ignore
 from neuroevo.experiments import blame, build, experiment, recorders, reopen
 from neuroevo.experiments.interruption import Interruption
 from neuroevo.experiments.log import open_log, watch_prefix
+from neuroevo.experiments.spread import executor_of
 from neuroevo.storage import checkpoint, claims, files, generations, rundir
 from neuroevo.storage.writer import Writer
 from neuroevo.tuning import trials
 from neuroevo.tuning.search import HOME, Search
 from neuroevo.tuning.tuner import Tuner, until_exhausted
+
+CHANGING = ("tune.patience", "tune.final", "remote", "data.root", "data.file")  # keys of a search that goes on
 
 
 def run(c: Config, out: str | None, stem: str, observer: Observer, signals: Interruption) -> Path:
@@ -38,8 +41,10 @@ def run(c: Config, out: str | None, stem: str, observer: Observer, signals: Inte
         claims.check(out)
     with signals, blame.on_users(c):
         ready = experiment.prepare(c)
-        with experiment.start(ready, out, stem, observer, signals.command) as (folder, log):
-            tuner = Tuner(ready, folder, images=watch_prefix(observer, signals), log=log, signals=signals)
+        spread = executor_of(c, ready.device, observer.note)
+        with spread as executor, experiment.start(ready, out, stem, observer, signals.command) as (folder, log):
+            images = watch_prefix(observer, signals)
+            tuner = Tuner(ready, folder, images=images, log=log, signals=signals, executor=executor)
             search(tuner, tuner.initial(), [], signals=signals, observer=observer)
             signals.check()
     return final(folder, c, observer, signals)
@@ -67,10 +72,12 @@ def begin_or_resume(c: Config, out: str | None, stem: str, observer: Observer, s
             f"--resume: {out}: tune.budget: the search is over, and its final run is begun; give another --out"
         )
     if searched.over:
-        return experiment.go_on(folder, lambda own: replace(own, checkpoint=c.checkpoint), observer, signals=signals)
+        return experiment.go_on(
+            folder, lambda own: replace(own, checkpoint=c.checkpoint, remote=c.remote), observer, signals=signals
+        )
 
     def change(own: Config) -> Config:
-        return replace(own, tune=update_tuning(own, c), checkpoint=c.checkpoint)
+        return replace(own, tune=update_tuning(own, c), checkpoint=c.checkpoint, remote=c.remote)
 
     return go_on(folder, change, observer, signals)
 
@@ -107,6 +114,7 @@ def stage(folder: Path, log: Callable[[str], None]) -> Stage | None:
         now = config.check(config.read(str(folder / rundir.CONFIG)))
     except InputError:
         now = None
+    c = c if now is None else replace(c, remote=now.remote)
     begun = bool(generations.paths(folder / rundir.CHECKPOINTS)) or (now is not None and now.tune is None)
     if not begun and now is not None and now.tune is not None and c.tune is not None:
         c = replace(c, tune=replace(c.tune, rest=c.tune.rest.model_copy(update={"final": now.tune.rest.final})))
@@ -120,12 +128,11 @@ def resume(run_dir: str, sets: list[str], observer: Observer, signals: Interrupt
     if searched is None or searched.over:
         return experiment.resume(run_dir, sets, observer, signals=signals)
     for text in sets:
-        if not text.startswith(
-            ("tune.budget.", "tune.patience=", "tune.final=", "checkpoint.", "data.root=", "data.file=")
-        ):
+        key = text.partition("=")[0]
+        if key not in CHANGING and not key.startswith(("tune.budget.", "checkpoint.", "remote.")):
             raise InputError(
                 f"--set {text}: a search goes on as it began; only tune.budget, tune.patience, tune.final, checkpoint, "
-                "data.root and data.file can change"
+                "remote, data.root and data.file can change"
             )
     return go_on(folder, lambda c: reopen.apply_sets(c, sets), observer, signals)
 
@@ -160,18 +167,20 @@ def go_on(folder: Path, change: Callable[[Config], Config], observer: Observer, 
         else:
             with blame.on_users(c, log.keep):
                 ready = experiment.prepare(c if saved is None else reopen.locate_data(c, log), log)
-                tuner = Tuner(ready, folder, images=watch_prefix(observer, signals), log=log, signals=signals)
-                step: Step = tuner.initial()
-                history: checkpoint.History = []
-                if saved is not None:
-                    reopen.agree(saved, tuner.trainer.data, log)
-                    build.same_weights(ready.backbone, saved.frozen, c)
-                    step, history = replace(tuner.restore(saved), stop=None), saved.history
-                    log(f"{folder}: going on after iteration {step.generation}")
-                recorders.aside(folder, saved, log)
-                same = c.record() == before.record()
-                changed = saved is not None and not same
-                search(tuner, step, history, signals=signals, observer=observer, changed=changed)
+                with executor_of(c, ready.device, log) as executor:
+                    images = watch_prefix(observer, signals)
+                    tuner = Tuner(ready, folder, images=images, log=log, signals=signals, executor=executor)
+                    step: Step = tuner.initial()
+                    history: checkpoint.History = []
+                    if saved is not None:
+                        reopen.agree(saved, tuner.trainer.data, log)
+                        build.same_weights(ready.backbone, saved.frozen, c)
+                        step, history = replace(tuner.restore(saved), stop=None), saved.history
+                        log(f"{folder}: going on after iteration {step.generation}")
+                    recorders.aside(folder, saved, log)
+                    same = c.record() == before.record()
+                    changed = saved is not None and not same
+                    search(tuner, step, history, signals=signals, observer=observer, changed=changed)
         signals.check()
     return final(folder, c, observer, signals)
 
@@ -260,7 +269,7 @@ def final(folder: Path, c: Config, observer: Observer, signals: Interruption) ->
             if (folder / name).exists() and (name == rundir.RESULT or not (moved / name).exists()):
                 (folder / name).rename(moved / name)
         best = config.check(config.read(str(folder / rundir.BEST)))
-        best = replace(best, data=best.data.model_copy(update={"source": c.data.source}))
+        best = replace(best, data=best.data.model_copy(update={"source": c.data.source}), remote=c.remote)
         if c.tune.rest.included and best.budget.samples is not None:
             spent = rundir.read_result(moved, observer.note)["cost"]
             left = best.budget.samples - spent["forward_samples"] - 2 * spent["backward_samples"]

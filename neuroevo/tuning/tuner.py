@@ -12,6 +12,7 @@ from torch import Tensor
 from neuroevo.engine import loop
 from neuroevo.engine.cost import Cost
 from neuroevo.engine.evaluator import Evaluated, Evaluator
+from neuroevo.engine.execution import LOCAL, Executor
 from neuroevo.engine.genome import Population
 from neuroevo.engine.loop import Champion, Step
 from neuroevo.engine.problem import VIOLATION, Problem
@@ -37,10 +38,11 @@ class Tuner(Search):
         images: Callable[[int, int], None],
         log: Callable[[str], None],
         signals: Interruption = NEVER,
+        executor: Executor = LOCAL,
     ) -> None:
         super().__init__(ready.config, folder)
         self.ready, self.log = ready, log
-        self.trainer = Trainer(ready, folder, self.merit, images=images, log=log, signals=signals)
+        self.trainer = Trainer(ready, folder, self.merit, images=images, log=log, signals=signals, executor=executor)
 
     def problem(self) -> Problem:
         """Return the problem that the search is of."""
