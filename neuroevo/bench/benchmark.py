@@ -5,6 +5,7 @@ seeds may be added by another.
 """
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -13,8 +14,9 @@ from typing import Any
 
 import torch
 
-from neuroevo import config
+from neuroevo import config, devices
 from neuroevo.bench import arms, closed, workers
+from neuroevo.bench import jobs as jobs_
 from neuroevo.bench.arms import Given, Overlay
 from neuroevo.bench.tables import comparison_rows, count_warnings, level_row, levels_between, read, summary_row, table
 from neuroevo.bench.tasks import Bench, Task, differs, is_done, outcome
@@ -28,6 +30,7 @@ from neuroevo.errors import InputError, RunError
 from neuroevo.experiments import build, costs, experiment, log
 from neuroevo.experiments.interruption import Interruption
 from neuroevo.problems.metric import LOWER_IS_BETTER
+from neuroevo.remote.cluster import Spread
 from neuroevo.storage import claims, files, records, rundir
 from neuroevo.tuning import tune
 
@@ -42,7 +45,7 @@ def run(
     *,
     seeds: int,
     splits: int,
-    jobs: int,
+    jobs: int | str,
     budget: str | None = None,
     levels: Sequence[float] = (),
     sets: Sequence[str] = (),
@@ -52,7 +55,8 @@ def run(
     base = config.override(config.read(file), sets, observer.note)
     c = config.check(base)
     overlays = arms.read_arms(names)
-    check_counts(seeds=seeds, splits=splits, jobs=jobs)
+    check_counts(seeds=seeds, splits=splits)
+    asked = jobs_.read(jobs)
     out = str(rundir.OUT / f"{Path(file).stem}-bench") if out is None else out
     claims.check(out, bench=True)
     ready = experiment.prepare(c)
@@ -61,22 +65,21 @@ def run(
     samples = given.samples
     # What is free differs from run to run; slices, and with them rounding, must not.
     assert ready.config.memory.limit is not None
-    limit = c.memory.limit or ready.config.memory.limit // jobs
+    limit = c.memory.limit or ready.config.memory.limit // asked.share
     base = base | {"memory": {**(base.get("memory") or {}), "limit": limit}}
     bench = Bench(base, overlays, samples, seeds, splits, sorted(levels), jobs, signals.command, {})
     with claims.claim(out, "", 0, bench=True) as claim:
-        there = (claim.folder / rundir.BENCH).exists()
         try:
-            if there:
+            if (claim.folder / rundir.BENCH).exists():
                 bench = merge(read_bench(claim.folder), bench, claim.folder)
             tasks = bench.tasks(claim.folder, given)
             demand(bench.base, bench.overlays, {task.arm: task.config for task in tasks})
             bench = same_data(bench, claim.folder, observer)
-        except InputError:  # a wrong arm leaves nothing behind
-            if not there:
+            return complete(claim.folder, bench, tasks, observer, signals)
+        except InputError:  # a wrong arm, or a cluster that can't be had, leaves nothing behind
+            if not (claim.folder / rundir.BENCH).exists():
                 claim.clear()
             raise
-        return complete(claim.folder, bench, tasks, observer, signals)
 
 
 def demand(base: Mapping[str, Any], overlays: Mapping[str, Overlay | None], configs: Mapping[str, Config]) -> None:
@@ -142,7 +145,8 @@ def read_bench(folder: Path) -> Bench:
     right = {
         "config": isinstance(memory, dict) and memory.get("limit") is not None,
         "arms": all(overlay is None or isinstance(overlay, dict) for overlay in overlays.values()),
-        **{key: records.count(raw[key]) and raw[key] > 0 for key in ("samples", "seeds", "splits", "jobs")},
+        **{key: records.count(raw[key]) and raw[key] > 0 for key in ("samples", "seeds", "splits")},
+        "jobs": are_jobs(raw["jobs"]),
         "levels": isinstance(raw["levels"], list) and all(map(records.number, raw["levels"])),
         "command": isinstance(raw["command"], str),
         "data": isinstance(data, dict) and all(map(Identity.is_record, data.values())),
@@ -152,6 +156,15 @@ def read_bench(folder: Path) -> Bench:
             raise InputError(f"{file}: {key} is damaged; {wrote}")
     values = {"base" if key == "config" else "overlays" if key == "arms" else key: raw[key] for key in keys}
     return Bench(**values, data=data)
+
+
+def are_jobs(given: Any) -> bool:
+    """Tell whether something is what `--jobs` takes."""
+    try:
+        jobs_.read(given)
+    except InputError:
+        return False
+    return not isinstance(given, bool)
 
 
 def same_data(bench: Bench, folder: Path, observer: Observer) -> Bench:
@@ -225,18 +238,43 @@ def own_budget(c: Config, given: Given) -> int:
 
 def complete(folder: Path, bench: Bench, tasks: list[Task], observer: Observer, signals: Interruption) -> Path:
     """Do what is left of a benchmark, keeping its tables up to date, and write its page; raise what runs failed by."""
-    files.replace(folder / rundir.BENCH, config.dump(bench.record()).encode())
-    left = [task for task in tasks if not is_done(task)]
+    left, jobs = [task for task in tasks if not is_done(task)], jobs_.read(bench.jobs)
+    if jobs.remote:
+        for task in left:
+            if task.config.remote is not None:
+                raise InputError(f"arm {task.arm}: remote: with --jobs {bench.jobs} runs have no workers of their own")
+    device = devices.resolve(config.check(bench.base).device)
+    with jobs_.crew(jobs, len(left), device, observer.note) as spread:
+        return work_off(folder, bench, tasks, left, spread=spread, observer=observer, signals=signals)
+
+
+def work_off(
+    folder: Path,
+    bench: Bench,
+    tasks: list[Task],
+    left: list[Task],
+    *,
+    spread: Spread | None,
+    observer: Observer,
+    signals: Interruption,
+) -> Path:
+    """Do what is left of a benchmark's tasks, by workers where there is a cluster."""
+    content = config.dump(bench.record()).encode()
+    files.replace(folder / rundir.BENCH, content)
     if len(left) < len(tasks):
         observer.note(f"{folder}: {len(tasks) - len(left)} of {len(tasks)} runs are finished")
     for task in tasks:
         if differs(task):
             observer.note(f"{task}: was begun with other settings than now; to have it again, delete {task.folder}")
     failed: list[tuple[Task, Failure]] = []
-    if bench.jobs == 1:
+    count = jobs_.read(bench.jobs).n
+    if spread is not None:
+        site = jobs_.Site(work, os.getcwd(), folder / rundir.BENCH, content, signals.command)
+        todo = jobs_.run_on_cluster(spread, site, left, observer, signals)
+    elif count is None or count == 1:
         todo = workers.run_in_turn(work, left, observer, signals)
     else:
-        todo = workers.run_in_parallel(work, left, bench.jobs, observer, signals)
+        todo = workers.run_in_parallel(work, left, count, observer, signals)
     try:
         with closing(todo):
             for task, failure in todo:

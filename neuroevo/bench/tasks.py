@@ -46,7 +46,7 @@ class Bench:
     seeds: int
     splits: int
     levels: list[float]  # of validation; empty: shares of the way to the best arm
-    jobs: int
+    jobs: int | str  # as --jobs gives it
     command: str
     data: dict[str, Any]  # what the data of each split are, by its number
 

@@ -76,16 +76,35 @@ class Bridge:
         self.held: list[Piece] = []  # until tensors come
         self.last = time.monotonic()  # when there was a worker
         self.over = threading.Event()
+        self.flag = self.flag_class().remote() if asked["stoppable"] else None
         self.actor = self.actor_class()
+
+    def flag_class(self) -> Any:
+        """Return the class of the actor that workers ask whether to end what they are at."""
+
+        class Flag:
+            up = False
+
+            def set(self) -> None:
+                self.up = True
+
+            def get(self) -> bool:
+                return self.up
+
+        return self.ray.remote(num_cpus=0)(Flag)
 
     def actor_class(self) -> Any:
         """Return the class of Ray's actors."""
         asked = self.asked
 
         class Actor:
-            def __init__(self, content: bytes) -> None:
-                from neuroevo.remote.worker import Worker
+            def __init__(self, content: bytes, flag: Any) -> None:
+                import ray
 
+                from neuroevo.remote.worker import Worker, end_when
+
+                if flag is not None:
+                    end_when(lambda: bool(ray.get(flag.get.remote())))
                 self.worker = Worker(*pickle.loads(content))  # noqa: S301  from the run
 
             def describe(self, packages: list[str]) -> tuple[int, dict[str, str]]:
@@ -132,7 +151,7 @@ class Bridge:
             for _ in range(self.wanted() - len(self.crew.actors)):
                 name = f"worker {self.crew.made}"
                 self.crew.made += 1
-                actor = self.actor.remote(self.asked["worker"])
+                actor = self.actor.remote(self.asked["worker"], self.flag)
                 self.crew.actors[name] = actor
                 self.when(actor.describe.remote(self.asked["packages"]), partial(self.met, name))
 
@@ -175,13 +194,27 @@ class Bridge:
             if actor is None:
                 return
             self.say("left", name)
-            if piece is not None:
+            if piece is not None and not self.over.is_set():
                 piece.deaths += 1
                 if piece.deaths >= DEATHS:
                     self.say("lost", f"a slice ended {DEATHS} workers")
                 self.waiting.appendleft(piece)
         if not self.over.is_set():
             self.grow()
+        self.rest()
+
+    def stop(self) -> None:
+        """Have workers end what they are at, as a signal would; what waits isn't begun."""
+        self.over.set()
+        self.waiting.clear()
+        if self.flag is not None:
+            self.flag.set.remote()
+        self.rest()
+
+    def rest(self) -> None:
+        """Say so where nothing is being done any more."""
+        if self.over.is_set() and not self.crew.busy:
+            self.say("stopped")
 
     def hand_out(self) -> None:
         """Give what waits to who has nothing to do."""
@@ -193,6 +226,7 @@ class Bridge:
                 there = {n: self.tensors.get(n) for n in tensors}
                 order = (piece.parts, reference), (piece.common, self.commons[piece.common]), piece.content, there
                 self.crew.busy[name] = piece
+                self.say("begun", piece.map, piece.place)
                 self.when(actor.do.remote(order, sources), partial(self.done, name))
 
     def done(self, name: str, ok: bool, found: Any) -> None:
@@ -209,6 +243,7 @@ class Bridge:
                     self.say("missing", found)
                 else:
                     self.say("done", piece.map, piece.place, found)
+                self.rest()
         self.hand_out()
 
     def hear(self) -> None:
@@ -230,6 +265,8 @@ class Bridge:
                     self.commons = {**dict(list(self.commons.items())[-3:]), number: [self.ray.put(content)]}
                 elif kind == "piece":
                     self.waiting.append(Piece(*rest))
+                elif kind == "stop":
+                    self.stop()
                 elif kind == "forget":
                     self.waiting = deque(piece for piece in self.waiting if piece.map != rest[0])
             self.hand_out()

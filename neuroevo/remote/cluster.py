@@ -34,6 +34,8 @@ R = TypeVar("R")
 BEGIN = 60.0  # seconds for a cluster and its first worker
 END = 10.0  # seconds for a cluster to end
 SHORT, LONGEST = "/tmp", 24  # noqa: S108  where Ray's sockets go, whose paths the system bounds, if TMPDIR is longer
+TICK = 0.5  # seconds from one look at what else there is to the next
+LEAVE = 60.0  # seconds for workers to end what they are at, when told to
 AHEAD = 2  # slices for each worker that are on their way
 NAME = "NEUROEVO_CLUSTER"  # an environment variable, by which the processes of a cluster of our own are found
 
@@ -71,6 +73,40 @@ class Spread:
             yield from map(work, first)
             return
         yield from self._spread(work, chain(first, pieces))
+
+    def as_done(
+        self, work: Work[T, R], slices: Sequence[T], begun: Callable[[int], None], check: Callable[[], None]
+    ) -> Iterator[tuple[int, R]]:
+        """Yield the place of each slice and what work makes of it, when it is done; RunError where the cluster is gone.
+
+        `begun` is told the place of a slice that a worker takes up, again where one died at it; `check` is called
+        now and then, and ends it all by what it raises.
+        """
+        parts, common, call = self._parts(work), next(self.counter), next(self.counter)
+        self._send("common", common, parcels.pack((work.common, Grad.here())).content)
+        for place, piece in enumerate(slices):
+            self._send("piece", call, place, parts, common, parcels.pack(piece).content)
+        left = len(slices)
+        while left:
+            check()
+            with contextlib.suppress(queue.Empty):
+                kind, place, content = self._hear(call, TICK)
+                if kind == "begun":
+                    begun(place)
+                    continue
+                good, found = parcels.unpack(content)
+                if not good:
+                    raise found
+                left, self.slices = left - 1, self.slices + 1
+                yield place, found
+
+    def stop(self) -> None:
+        """Have workers end what they are at as a signal would, and wait for them."""
+        end = time.monotonic() + LEAVE
+        with contextlib.suppress(RunError, queue.Empty):
+            self._send("stop")
+            while self.inbox.get(timeout=max(0.0, end - time.monotonic()))[0] not in ("stopped", "lost", "refused"):
+                pass
 
     def _spread(self, work: Work[T, R], pieces: Iterator[T]) -> Iterator[R]:
         parts, common, call = self._parts(work), next(self.counter), next(self.counter)
@@ -127,9 +163,19 @@ class Spread:
     def _answer(self, call: int) -> tuple[int, bytes]:
         """Return the next slice that is done: its place, and a pickle of what became of it."""
         while True:
-            kind, *rest = self.inbox.get()
-            if kind == "done" and rest[0] == call:
-                return rest[1], rest[2]
+            kind, place, content = self._hear(call)
+            if kind == "done":
+                return place, content
+
+    def _hear(self, call: int, patience: float | None = None) -> tuple[str, int, bytes]:
+        """Return the next that is heard of a call's slices: that one is begun or done, its place, what became of it.
+
+        queue.Empty where nothing is heard within `patience` seconds.
+        """
+        while True:
+            kind, *rest = self.inbox.get(timeout=patience)
+            if kind in ("begun", "done") and rest[0] == call:
+                return kind, rest[1], rest[2] if kind == "done" else b""
             if kind == "missing":
                 self._send_tensors(rest[0])
                 self._send("sent")
@@ -169,10 +215,16 @@ def _local() -> Executor:
 
 @contextlib.contextmanager
 def connect(
-    cluster: Cluster | None, device: torch.device, packages: Sequence[str], note: Callable[[str], None] = ignore
+    cluster: Cluster | None,
+    device: torch.device,
+    packages: Sequence[str],
+    note: Callable[[str], None] = ignore,
+    *,
+    stoppable: bool = False,
 ) -> Iterator[Executor]:
     """Give the executor of a cluster while it is entered: of this process, where there is none or it has no workers.
 
+    With `stoppable` workers can be told to end what they are at (`stop`).
     InputError where the cluster isn't there, has less than is asked for, or other versions of `packages`.
     """
     if cluster is None or cluster.workers == 0:
@@ -184,7 +236,7 @@ def connect(
     cpus = settings.threads if cluster.cpus_per_worker is None else cluster.cpus_per_worker
     asked = {
         "workers": cluster.workers, "cpus": cpus, "gpus": cluster.gpus_per_worker, "address": cluster.address,
-        "mixed": cluster.mixed, "about": describe(device, packages), "packages": list(packages),
+        "mixed": cluster.mixed, "stoppable": stoppable, "about": describe(device, packages), "packages": list(packages),
         "worker": pickle.dumps((settings, device.type, sys.path)),
     }  # fmt: skip
     if device.type == "cuda" and not cluster.gpus_per_worker:

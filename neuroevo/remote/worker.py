@@ -3,9 +3,13 @@
 import os
 import pickle
 import platform
+import signal
 import sys
+import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from importlib import metadata
 from typing import Any, NamedTuple
 
@@ -17,6 +21,7 @@ from neuroevo.data import feature_cache
 from neuroevo.remote import parcels
 
 PARTS = 8  # that are kept
+ASK = 0.5  # seconds from one question whether to end to the next
 
 Fetch = Callable[[Any], Any]  # what a reference is of
 
@@ -136,6 +141,18 @@ class Worker:
                 return False
             self.tensors[number] = found
         return True
+
+
+def end_when(told: Callable[[], bool]) -> None:
+    """Send this process a SIGTERM when it is told to end, which it is asked from now on."""
+
+    def watch() -> None:
+        with suppress(Exception):  # nobody is there to ask any more
+            while not told():
+                time.sleep(ASK)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def dump(error: Exception) -> bytes:
