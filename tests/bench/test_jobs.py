@@ -96,12 +96,15 @@ def test_other_jobs_are_refused_in_a_line(base: str, tmp_path: Path, given: int 
 
 
 def test_a_cluster_that_is_not_there_ends_the_program_with_2_and_leaves_no_folder(
-    base: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    base: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("ray", reason="the extra ray is not installed")
     out = tmp_path / "b"
     words = ["bench", base, "--arms", "ga", "--budget", "samples=60000", "--out", str(out), "--jobs"]
-    assert main.main([*words, "ray:1@127.0.0.1:1"]) == 2
+    monkeypatch.setattr(sys, "argv", ["neuroevo", *words, "ray:1@127.0.0.1:1"])
+    with pytest.raises(SystemExit) as ended:
+        main.main()
+    assert ended.value.code == 2
     assert capsys.readouterr().err.splitlines()[-1].startswith("neuroevo: --jobs: 127.0.0.1:1: no Ray cluster is there")
     assert not out.exists()
 
@@ -127,7 +130,7 @@ def test_a_worker_that_does_not_see_the_folder_says_so_and_writes_nothing(tmp_pa
             os.chdir(before)
         assert failure is not None
         assert "doesn't see" in failure.line
-        assert "a folder that all machines share" in failure.line
+        assert "one that all machines share" in failure.line
     assert [path.name for path in tmp_path.iterdir()] == ["bench.yaml"]
 
 
