@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from neuroevo.api.searches import evolve as evolve
     from neuroevo.api.searches import resume as resume
     from neuroevo.api.searches import steps as steps
+    from neuroevo.api.workers import workers as workers
     from neuroevo.decision.tune import Decision as Decision
     from neuroevo.decision.tune import tune_decision as tune_decision
     from neuroevo.engine.cost import Budget as Budget
@@ -64,6 +65,7 @@ _HOMES = {  # of the public names, by module
         "xnes",
     ),
     "api.searches": ("Result", "evolve", "resume", "steps"),
+    "api.workers": ("workers",),
     "decision.tune": ("Decision", "tune_decision"),
     "engine.observer": ("Observer",),
     "engine.cost": ("Budget",),

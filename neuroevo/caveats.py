@@ -185,6 +185,13 @@ def few(names: Sequence[str]) -> str:
     return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
 
 
+def of_workers(differing: Collection[str]) -> list[str]:
+    """Return that workers differed from the run's own process, in what; nothing where none did."""
+    if not differing:
+        return []
+    return [f"workers differed from the run's process in {', '.join(sorted(differing))}: its numbers are nobody else's"]
+
+
 def of_champion(record: Record, generation: int, finite: bool, looks: int) -> list[str]:
     """Return what must be known of a champion of some generation; `looks` are the validations that there were.
 

@@ -37,7 +37,8 @@ PACKAGES = {  # in order: each may import those before it, and its own modules t
     "tuning": ["lockstep", "legs", "trials", "search", "tuner", "tune"],
     "bench": ["statistics", "arms", "workers", "jobs", "tasks", "closed", "tables", "benchmark"],
     "forecast": ["pace", "seconds", "length", "stand_ins", "forecaster", "search", "bench"],
-    "api": ["learners", "genes", "algorithms", "classification", "folders", "arguments", "searches", "loading"],
+    "api": ["learners", "genes", "algorithms", "classification", "folders", "arguments", "searches", "loading",
+            "workers"],
     "estimator": [""],
     "cli": ["inspection", "standings", "decisions", "main"],
     "__main__": [""],
@@ -151,7 +152,7 @@ TESTS = {  # of modules that are tested with another of their package, by that o
     "experiments/test_decide.py": ["experiments.logits"],
     "api/test_searches.py": ["api.arguments"], "api/test_algorithms_from_python.py": ["api.algorithms"],
     "api/test_folders_of_runs.py": ["api.folders"],
-    "remote/test_cluster.py": ["remote.worker", "remote.bridge", "experiments.spread"],
+    "remote/test_cluster.py": ["remote.worker", "remote.bridge", "experiments.spread", "api.workers"],
 }  # fmt: skip
 
 

@@ -49,6 +49,7 @@ def conclude(run: Run, step: Step, folder: Path, *, stop_reason: str, log: Calla
         rundir.write_confusion(folder, network.classes, tested.confusion)
     else:
         (folder / rundir.CONFUSION).unlink(missing_ok=True)  # of a champion before this one
+    warnings += caveats.of_workers(getattr(run.supervised.executor, "differing", ()))
     for line in warnings:
         log(f"{caveats.WARNING}{line}")
     splits = dict(run.supervised.splits)

@@ -187,7 +187,7 @@ def go_on(
                 log(f"{folder}: finished ({result['stop_reason']}); nothing to do")
                 return folder
         with blame.on_users(c, log.keep), executor_of(c, devices.nearest(c.device, log), log) as executor:
-            composed, step, history = restore(c, saved, signals, observer, log, executor)
+            composed, step, history = restore(c, saved, signals, observer, log, executor=executor)
             if saved is None:
                 check_search(folder, composed, log)
             if more:  # patience that ran out starts anew

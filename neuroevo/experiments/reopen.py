@@ -125,6 +125,7 @@ def restore(
     signals: Interruption,
     observer: Observer,
     log: Callable[[str], None],
+    *,
     executor: Executor = LOCAL,
 ) -> tuple[Run, Step, checkpoint.History]:
     """Compose a run's parts again and read its state from a checkpoint, or begin it where there is none."""

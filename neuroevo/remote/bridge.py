@@ -1,10 +1,10 @@
 """The process that knows Ray: it takes slices from a run through a pipe, and has workers do them.
 
-    python -m neuroevo.remote.bridge FD
+    python -m neuroevo.remote.bridge
 
-It imports neither torch nor what uses it. Ray ends the processes that are connected to a cluster when the cluster ends;
-then it is this one that ends, and the run says so in a line. When the run ends, in whatever way, the pipe does, and the
-cluster with it if it was begun here.
+The pipe is its standard input. It imports neither torch nor what uses it. Ray ends the processes that are connected to
+a cluster when the cluster ends; then it is this one that ends, and the run says so in a line. When the run ends, in
+whatever way, the pipe does, and the cluster with it if it was begun here.
 
 A worker that dies is made anew, and what it was at is done by another. Ray's own retries aren't used: they wait for the
 same worker, which may have nowhere to come back to.
@@ -14,9 +14,7 @@ import math
 import os
 import pickle
 import shutil
-import signal
 import socket
-import sys
 import threading
 import time
 from collections import deque
@@ -58,6 +56,7 @@ class Crew:
     busy: dict[str, Piece] = field(default_factory=dict)
     actors: dict[str, Any] = field(default_factory=dict)  # all, those that aren't there yet among them
     made: int = 0
+    unborn: int = 0  # in a row, that died before they said what they are
 
 
 class Bridge:
@@ -125,30 +124,29 @@ class Bridge:
         with self.told, suppress(OSError):
             self.pipe.send(message)
 
-    def wanted(self) -> int:
+    def target(self) -> int:
         """Return how many workers there should be."""
         if self.asked["workers"] != "auto":
             return int(self.asked["workers"])
         return max(1, self.capacity())
 
     def capacity(self) -> int:
-        """Return how many workers the cluster has room for."""
-        has = self.ray.cluster_resources()
-        room = has.get("CPU", 0) // self.asked["cpus"]
-        return int(min(room, has.get("GPU", 0) // self.asked["gpus"]) if self.asked["gpus"] else room)
+        """Return how many workers the cluster's nodes have room for."""
+        each = {"CPU": self.asked["cpus"], "GPU": self.asked["gpus"]}
+        nodes = [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
+        return sum(min(int(has.get(name, 0) // one) for name, one in each.items() if one) for has in nodes)
 
     def check(self) -> None:
         """See that the cluster has what is asked for; Refusal."""
-        has, n = self.ray.cluster_resources(), 1 if self.asked["workers"] == "auto" else self.asked["workers"]
-        for name, each in (("CPU", self.asked["cpus"]), ("GPU", self.asked["gpus"])):
-            if n * each > has.get(name, 0):
-                line = f"{n * each:g} {name}s for {n} workers, and the cluster has {has.get(name, 0):g}"
-                raise Refusal(f"workers: {line}")
+        count, room = 1 if self.asked["workers"] == "auto" else self.asked["workers"], self.capacity()
+        if count > room:
+            each = f"{self.asked['cpus']:g} CPUs" + (f" and {self.asked['gpus']:g} GPUs" if self.asked["gpus"] else "")
+            raise Refusal(f"workers: {count} of {each} each, and the cluster has room for {room}")
 
     def grow(self) -> None:
         """Have as many workers as there should be."""
         with self.lock:
-            for _ in range(self.wanted() - len(self.crew.actors)):
+            for _ in range(self.target() - len(self.crew.actors)):
                 name = f"worker {self.crew.made}"
                 self.crew.made += 1
                 actor = self.actor.remote(self.asked["worker"], self.flag)
@@ -171,8 +169,13 @@ class Bridge:
         """Take a worker in that has said what it is, or make another."""
         with self.lock:
             if not ok:
+                self.crew.unborn += 1
+                if self.crew.unborn >= DEATHS:
+                    self.say("refused", f"{DEATHS} workers didn't begin: {brief(found)}")
+                    return
                 self.bury(name)
                 return
+            self.crew.unborn = 0
             pid, about = found
             here = self.asked["about"]
             differs = {key: (about.get(key), value) for key, value in here.items() if about.get(key) != value}
@@ -284,8 +287,14 @@ class Bridge:
                 elif time.monotonic() - self.last > ALONE:
                     self.say("lost", f"no worker for {ALONE:g} seconds")
             except Exception as error:
-                self.say("lost", f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
+                self.say("lost", f"{type(error).__name__}: {brief(error)}")
                 return
+
+
+def brief(error: Exception) -> str:
+    """Return the last line of what Ray says of an error: the others are where it came from."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines[-1].split())[:200] if lines else type(error).__name__
 
 
 def reachable(address: str) -> None:
@@ -298,8 +307,8 @@ def reachable(address: str) -> None:
         raise Refusal(f"address: {address}: no Ray cluster is there ({error})") from error
 
 
-def connect(asked: dict[str, Any], folder: str) -> None:
-    """Connect to a cluster, or begin one in this folder; Refusal."""
+def connect(asked: dict[str, Any], folder: str, give_up: Callable[[], None]) -> None:
+    """Connect to a cluster, or begin one in this folder; Refusal. `give_up` is called where no cluster answers."""
     import ray
 
     quiet: dict[str, Any] = {"log_to_driver": False, "configure_logging": False, "logging_level": 50}
@@ -311,43 +320,40 @@ def connect(asked: dict[str, Any], folder: str) -> None:
         return
     if address != "auto":
         reachable(address)
-    wrong: list[Exception | None] = []
-
-    def attempt() -> None:
-        try:
-            ray.init(address=address, **quiet)
-            wrong.append(None)
-        except Exception as error:
-            wrong.append(error)
-
-    trial = threading.Thread(target=attempt, daemon=True)
-    trial.start()
-    trial.join(PATIENCE)  # Ray's own may be longer
-    if not wrong:
-        raise Refusal(f"address: {address}: no Ray cluster answers")
-    if wrong[0] is not None:
-        raise Refusal(f"address: {address}: {' '.join(str(wrong[0]).split())[:160]}")
+    slow = threading.Timer(PATIENCE, give_up)  # Ray's own patience is longer, and it must be here that it connects
+    slow.start()
+    try:
+        ray.init(address=address, **quiet)
+    except Exception as error:
+        raise Refusal(f"address: {address}: {brief(error)}") from error
+    finally:
+        slow.cancel()
 
 
 def main() -> None:
     """Serve the run at the other end of the pipe."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the run's to hear
-    pipe = Connection(int(sys.argv[1]))
+    pipe = Connection(os.dup(0))
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)  # or Ray's processes would hold the pipe, and the run wouldn't hear that this one ended
+    os.close(nothing)
     asked = pipe.recv()
     folder = asked["folder"]  # the run removes it as well: each may outlive the other
+
+    def give_up() -> None:
+        pipe.send(("refused", f"address: {asked['address']}: no Ray cluster answers"))
+        shutil.rmtree(folder, ignore_errors=True)
+        os._exit(0)
+
     try:
         try:
-            connect(asked, folder)
+            connect(asked, folder, give_up)
             bridge = Bridge(pipe, asked)
             bridge.check()
         except Refusal as error:
             pipe.send(("refused", str(error)))
-            if asked["address"] is not None:
-                shutil.rmtree(folder, ignore_errors=True)
-                os._exit(0)  # Ray may still be at it
             return
         except Exception as error:
-            pipe.send(("refused", f"Ray doesn't begin: {' '.join(str(error).split())[:200]}"))
+            pipe.send(("refused", f"Ray doesn't begin: {brief(error)}"))
             return
         threading.Thread(target=bridge.watch, daemon=True).start()
         bridge.grow()

@@ -7,7 +7,6 @@ import pickle
 import queue
 import secrets
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -19,9 +18,9 @@ from itertools import chain, count, islice
 from multiprocessing.connection import Connection
 from typing import Any, Literal, NamedTuple, TypeVar
 
-import psutil
 import torch
 
+from neuroevo import devices
 from neuroevo.data import feature_cache
 from neuroevo.engine.execution import LOCAL, Executor, Work
 from neuroevo.errors import InputError, RunError, ignore
@@ -234,11 +233,17 @@ def connect(
         raise InputError("ray: not installed; pip install 'neuroevo[ray]'", option="engine")
     settings = Settings.here()
     cpus = settings.threads if cluster.cpus_per_worker is None else cluster.cpus_per_worker
-    asked = {
-        "workers": cluster.workers, "cpus": cpus, "gpus": cluster.gpus_per_worker, "address": cluster.address,
-        "mixed": cluster.mixed, "stoppable": stoppable, "about": describe(device, packages), "packages": list(packages),
+    asked: dict[str, Any] = {
+        "workers": cluster.workers,
+        "cpus": cpus,
+        "gpus": cluster.gpus_per_worker,
+        "address": cluster.address,
+        "mixed": cluster.mixed,
+        "stoppable": stoppable,
+        "about": describe(device, packages),
+        "packages": list(packages),
         "worker": pickle.dumps((settings, device.type, sys.path)),
-    }  # fmt: skip
+    }
     if device.type == "cuda" and not cluster.gpus_per_worker:
         raise InputError(f"0, and the run is on {device}; give 1, or a share", option="gpus_per_worker")
     name = f"{os.getpid()}-{time.time_ns()}"
@@ -265,11 +270,9 @@ def _start(name: str, own: bool) -> tuple[subprocess.Popen[bytes], Connection]:
     if own:  # or Ray would write a token into the home folder
         environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     environment |= {"RAY_DEDUP_LOGS": "0", "RAY_USAGE_STATS_ENABLED": "0", "PYTHONWARNINGS": "ignore"}
-    command = [sys.executable, "-m", "neuroevo.remote.bridge", str(theirs.fileno())]
-    process = subprocess.Popen(  # noqa: S603  our own module
-        command, pass_fds=[theirs.fileno()], env=environment, start_new_session=True,
-        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+    command = [sys.executable, "-m", "neuroevo.remote.bridge"]
+    no, yes = subprocess.DEVNULL, theirs.fileno()
+    process = subprocess.Popen(command, env=environment, start_new_session=True, stdin=yes, stdout=no, stderr=no)  # noqa: S603  our own module
     theirs.close()
     return process, Connection(ours.detach())
 
@@ -298,8 +301,5 @@ def _end(process: subprocess.Popen[bytes], pipe: Connection, name: str) -> None:
     if process.poll() is None:
         process.kill()
         process.wait()
-    for other in psutil.process_iter(["pid"]):
-        with contextlib.suppress(psutil.Error):
-            if other.environ().get(NAME) == name:
-                other.send_signal(signal.SIGKILL)
+    devices.kill_all(NAME, name)
     pipe.close()

@@ -68,7 +68,7 @@ def pack(what: Any, number: Callable[[Tensor], int] | None = None) -> Parcel:
     class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         def reducer_override(self, x: Any) -> Any:
             if isinstance(x, _lru_cache_wrapper) and "<locals>" in x.__qualname__:
-                return _cached, (x.__wrapped__, x.cache_parameters())
+                return _remake, (x.__wrapped__, x.cache_parameters())
             if type(x) is not Tensor or x.is_quantized or x.layout != torch.strided or x.requires_grad:
                 return super().reducer_override(x)
             if number is None or x.nbytes < LARGE:
@@ -81,7 +81,7 @@ def pack(what: Any, number: Callable[[Tensor], int] | None = None) -> Parcel:
     return Parcel(file.getvalue(), tuple(dict.fromkeys(left_out)))
 
 
-def _cached(function: Callable[..., Any], how: dict[str, Any]) -> Any:
+def _remake(function: Callable[..., Any], how: dict[str, Any]) -> Any:
     return lru_cache(**how)(function)
 
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -21,6 +22,7 @@ from test_resume import contents
 import neuroevo as ne
 from neuroevo.config import load
 from neuroevo.engine.cost import Budget
+from neuroevo.engine.loop import Step
 from neuroevo.errors import InputError, RunError
 from neuroevo.experiments import experiment
 from neuroevo.remote import cluster
@@ -159,7 +161,11 @@ def test_what_a_worker_raises_is_raised_here_and_the_next_search_goes_on(spread:
         (Cluster(workers=1, address="127.0.0.1:1"), "address", "no Ray cluster is there"),
         (Cluster(workers=1, address="nowhere"), "address", "no Ray cluster is there"),
         (Cluster(workers=1, address="auto"), "address", "auto: "),
-        (Cluster(workers=1, gpus_per_worker=4), "workers", "4 GPUs for 1 workers, and the cluster has 0"),
+        (
+            Cluster(workers=1, gpus_per_worker=4),
+            "workers",
+            "1 of . CPUs and 4 GPUs each, and the cluster has",
+        ),
     ],
 )
 def test_a_cluster_that_can_not_be_had_is_one_line(given: Cluster, option: str, line: str) -> None:
@@ -200,6 +206,90 @@ def test_a_cluster_that_vanishes_is_one_line_and_leaves_the_checkpoint(tmp_path:
     assert "\n" not in str(error.value)
     killer.join()
     experiment.resume(str(tmp_path / "r"), ["remote.workers=0", "budget.generations=8"], Quiet())
+
+
+def test_a_search_from_python_is_done_by_workers() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(300, 8)
+    given: Any = {
+        "model": torch.nn.Linear(8, 3), "data": (x, x[:, :3].argmax(1)), "algorithm": ne.ga(population=300),
+        "budget": Budget(generations=3), "refine": ne.sgd(steps=1), "samples": 50,
+    }  # fmt: skip
+    here = ne.evolve(**given)
+    with ne.workers(1) as executor:
+        there = ne.evolve(**given, executor=executor)
+    assert torch.equal(here.population.genomes, there.population.genomes)
+
+
+NODES = """
+import sys
+from ray.cluster_utils import Cluster
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+other = cluster.add_node(num_cpus=1)
+print(cluster.address, flush=True)
+for word in map(str.strip, sys.stdin):
+    if word == "lose":
+        cluster.remove_node(other, allow_graceful=False)
+    if word == "gain":
+        other = cluster.add_node(num_cpus=1)
+    print(word, flush=True)
+cluster.shutdown()
+"""
+
+
+def test_a_run_on_two_nodes_goes_on_when_one_is_lost_and_when_another_joins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    nodes = subprocess.Popen([sys.executable, "-c", NODES], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert nodes.stdin is not None
+    assert nodes.stdout is not None
+    counts: list[int] = []
+
+    def say(word: str) -> None:
+        nodes.stdin.write(f"{word}\n")  # type: ignore[union-attr]
+        nodes.stdin.flush()  # type: ignore[union-attr]
+        assert nodes.stdout.readline().strip() == word  # type: ignore[union-attr]
+
+    def wait(executor: Spread, workers: int) -> None:
+        end = time.monotonic() + 60
+        while len(executor.workers) != workers and time.monotonic() < end:
+            time.sleep(0.1)
+        counts.append(len(executor.workers))
+
+    class Events(Quiet):
+        """Loses a node and gains another while a run goes on."""
+
+        def generation(self, step: Step) -> None:
+            if step.generation in (5, 10):
+                say({5: "lose", 10: "gain"}[step.generation])
+            if step.generation in (6, 12):
+                wait(executor, {6: 1, 12: 2}[step.generation])
+
+    sets = [*SHORT, *LEARN, "budget.generations=15"]
+    try:
+        address = nodes.stdout.readline().strip()
+        with cluster.connect(Cluster(address=address, cpus_per_worker=1), CPU, ["torch"]) as executor:
+            assert isinstance(executor, Spread)
+            wait(executor, 2)
+
+            @contextmanager
+            def executor_of(*_: object) -> Iterator[Spread]:
+                yield executor
+
+            with monkeypatch.context() as patch:
+                patch.setattr(experiment, "executor_of", executor_of)
+                torch.manual_seed(0)
+                experiment.run(load(None, sets), str(tmp_path / "there"), "test", Events())
+            assert executor.slices
+        assert counts == [2, 1, 2]
+    finally:
+        nodes.stdin.close()
+        nodes.stdout.close()
+        nodes.wait(30)
+    torch.manual_seed(0)
+    experiment.run(load(None, sets), str(tmp_path / "here"), "test", Quiet())
+    assert contents(tmp_path / "there") == contents(tmp_path / "here")
 
 
 def test_without_workers_nothing_is_begun() -> None:

@@ -70,6 +70,7 @@ def test_cached_features_are_known_by_name_wherever_they_lie(cache: object) -> N
 
     rows = np.random.default_rng(0).standard_normal((3, 4), np.float32)
     path = feature_cache.cache.cache_folder() / "features" / "abc.npy"
+    path.parent.mkdir(exist_ok=True)
     with feature_cache.cache.Growing(path, 3, "float32") as file:
         file.append(rows)
         file.finish()
