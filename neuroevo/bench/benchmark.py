@@ -239,12 +239,12 @@ def own_budget(c: Config, given: Given) -> int:
 def complete(folder: Path, bench: Bench, tasks: list[Task], observer: Observer, signals: Interruption) -> Path:
     """Do what is left of a benchmark, keeping its tables up to date, and write its page; raise what runs failed by."""
     left, jobs = [task for task in tasks if not is_done(task)], jobs_.read(bench.jobs)
-    if jobs.remote:
-        for task in left:
-            if task.config.remote is not None:
-                raise InputError(f"arm {task.arm}: remote: with --jobs {bench.jobs} runs have no workers of their own")
-    device = devices.resolve(config.check(bench.base).device)
-    with jobs_.crew(jobs, len(left), device, observer.note) as spread:
+    for task in left if jobs.remote else ():
+        if task.config.remote is not None and task.config.remote.workers != 0:
+            why = f"with --jobs {bench.jobs} runs have no workers of their own; give 0"
+            raise InputError(f"arm {task.arm}: remote.workers: {task.config.remote.workers} given; {why}")
+    c = config.check(bench.base)
+    with jobs_.crew(jobs, len(left), devices.resolve(c.device), observer.note, c.remote) as spread:
         return work_off(folder, bench, tasks, left, spread=spread, observer=observer, signals=signals)
 
 

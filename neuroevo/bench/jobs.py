@@ -56,13 +56,20 @@ def read(given: int | str) -> Jobs:
 
 
 @contextmanager
-def crew(jobs: Jobs, runs: int, device: torch.device, note: Callable[[str], None]) -> Iterator[Spread | None]:
-    """Give the workers that do so many runs while it is entered, None where a cluster has no part in it."""
+def crew(
+    jobs: Jobs, runs: int, device: torch.device, note: Callable[[str], None], given: config.Remote | None = None
+) -> Iterator[Spread | None]:
+    """Give the workers that do so many runs while it is entered, None where a cluster has no part in it.
+
+    What else they are is `given` by a config: what each takes of the cluster, and whether they may differ.
+    """
     if not jobs.remote or not runs:
         yield None
         return
     count: Any = AUTO if jobs.n is None else min(jobs.n, runs)
-    asked = Cluster(count, gpus_per_worker=int(device.type == "cuda"), address=jobs.address)
+    own = given or config.Remote()
+    gpus = own.gpus_per_worker or int(device.type == "cuda")
+    asked = Cluster(count, own.cpus_per_worker, gpus, jobs.address, own.mixed)
     packages = [name for name in versions() if name != "python"]
     keys = dict.fromkeys((*Cluster._fields, "engine"), "--jobs")
     with config.at(**keys), connect(asked, device, packages, note, stoppable=True) as executor:
@@ -113,20 +120,26 @@ def run_on_cluster(
     """
     at_work: dict[int, float] = {}
 
-    def begin(place: int) -> None:
-        observer.note(f"{items[place]}: {'its worker died; another goes on' if place in at_work else 'begun'}")
-        at_work[place] = 0.0
-        tell()
-
     def tell() -> None:
         observer.several({str(items[place]): share for place, share in at_work.items()})
 
     with signals:
         try:
-            for place, failure in spread.as_done(execution.Work(do, site), items, begin, signals.check):
-                del at_work[place]
-                tell()
-                yield items[place], failure
+            for what, place, failure in spread.as_done(execution.Work(do, site), items):
+                if what == "begun":
+                    observer.note(
+                        f"{items[place]}: {'its worker died; another goes on' if place in at_work else 'begun'}"
+                    )
+                    at_work[place] = 0.0
+                    tell()
+                elif what != "nothing":
+                    del at_work[place]
+                    tell()
+                    yield (
+                        items[place],
+                        Failure(False, "its workers died, one after another") if what == "ended" else failure,
+                    )
+                signals.check()
         except BaseException:  # a signal, or nobody wants the rest
             spread.stop()
             raise

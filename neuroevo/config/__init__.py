@@ -21,6 +21,7 @@ from neuroevo.config.parts import Part as Part
 from neuroevo.config.parts import part as part
 from neuroevo.config.schema import Budget as Budget
 from neuroevo.config.schema import Epochs as Epochs
+from neuroevo.config.schema import Remote as Remote
 from neuroevo.config.text import DEFAULT as DEFAULT
 from neuroevo.config.text import apply as apply
 from neuroevo.config.text import gives as gives

@@ -200,8 +200,9 @@ class Bridge:
             if piece is not None and not self.over.is_set():
                 piece.deaths += 1
                 if piece.deaths >= DEATHS:
-                    self.say("lost", f"a slice ended {DEATHS} workers")
-                self.waiting.appendleft(piece)
+                    self.say("ended", piece.map, piece.place)
+                else:
+                    self.waiting.appendleft(piece)
         if not self.over.is_set():
             self.grow()
         self.rest()
@@ -229,7 +230,8 @@ class Bridge:
                 there = {n: self.tensors.get(n) for n in tensors}
                 order = (piece.parts, reference), (piece.common, self.commons[piece.common]), piece.content, there
                 self.crew.busy[name] = piece
-                self.say("begun", piece.map, piece.place)
+                if self.flag is not None:
+                    self.say("begun", piece.map, piece.place)
                 self.when(actor.do.remote(order, sources), partial(self.done, name))
 
     def done(self, name: str, ok: bool, found: Any) -> None:

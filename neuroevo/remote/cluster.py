@@ -73,13 +73,11 @@ class Spread:
             return
         yield from self._spread(work, chain(first, pieces))
 
-    def as_done(
-        self, work: Work[T, R], slices: Sequence[T], begun: Callable[[int], None], check: Callable[[], None]
-    ) -> Iterator[tuple[int, R]]:
-        """Yield the place of each slice and what work makes of it, when it is done; RunError where the cluster is gone.
+    def as_done(self, work: Work[T, R], slices: Sequence[T]) -> Iterator[tuple[str, int, R | None]]:
+        """Yield what becomes of slices, when it does: a word, a slice's place, and what work made of it.
 
-        `begun` is told the place of a slice that a worker takes up, again where one died at it; `check` is called
-        now and then, and ends it all by what it raises.
+        The word is `begun`, again by another worker after one that died, `done`, or `ended` where it was the end of
+        one after another; `nothing` where nothing became of any for a while. RunError where the cluster is gone.
         """
         parts, common, call = self._parts(work), next(self.counter), next(self.counter)
         self._send("common", common, parcels.pack((work.common, Grad.here())).content)
@@ -87,17 +85,19 @@ class Spread:
             self._send("piece", call, place, parts, common, parcels.pack(piece).content)
         left = len(slices)
         while left:
-            check()
-            with contextlib.suppress(queue.Empty):
+            try:
                 kind, place, content = self._hear(call, TICK)
-                if kind == "begun":
-                    begun(place)
-                    continue
+            except queue.Empty:
+                yield "nothing", 0, None
+                continue
+            found: Any = None
+            if kind == "done":
                 good, found = parcels.unpack(content)
                 if not good:
                     raise found
+            if kind != "begun":
                 left, self.slices = left - 1, self.slices + 1
-                yield place, found
+            yield kind, place, found
 
     def stop(self) -> None:
         """Have workers end what they are at as a signal would, and wait for them."""
@@ -165,15 +165,18 @@ class Spread:
             kind, place, content = self._hear(call)
             if kind == "done":
                 return place, content
+            if kind == "ended":
+                self.gone = "a slice ended one worker after another"
+                raise self._lost()
 
     def _hear(self, call: int, patience: float | None = None) -> tuple[str, int, bytes]:
-        """Return the next that is heard of a call's slices: that one is begun or done, its place, what became of it.
+        """Return the next that is heard of a call's slices: begun, done or ended, its place, what became of it.
 
         queue.Empty where nothing is heard within `patience` seconds.
         """
         while True:
             kind, *rest = self.inbox.get(timeout=patience)
-            if kind in ("begun", "done") and rest[0] == call:
+            if kind in ("begun", "done", "ended") and rest[0] == call:
                 return kind, rest[1], rest[2] if kind == "done" else b""
             if kind == "missing":
                 self._send_tensors(rest[0])

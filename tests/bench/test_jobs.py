@@ -19,6 +19,7 @@ from test_benchmark import BASE, rows
 
 from neuroevo.bench import benchmark, jobs
 from neuroevo.bench.jobs import Jobs
+from neuroevo.bench.workers import Failure
 from neuroevo.cli import main
 from neuroevo.errors import InputError
 from neuroevo.experiments.signals import Signals
@@ -110,7 +111,7 @@ def test_a_cluster_that_is_not_there_ends_the_program_with_2_and_leaves_no_folde
 
 
 def test_runs_by_workers_have_no_workers_of_their_own(base: str, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="arm ga: remote: with --jobs ray:2 runs have no workers of their own"):
+    with pytest.raises(InputError, match="arm ga: remote.workers: 2 given; with --jobs ray:2 runs have no workers"):
         bench(base, ["ga"], tmp_path / "b", "ray:2", sets=["remote.workers=2"])
     assert not (tmp_path / "b").exists()
 
@@ -145,6 +146,8 @@ def test_the_tables_by_workers_are_those_of_one_process(base: str, tmp_path: Pat
         f"{arm}, split 0, seed {seed}" for arm in ("ga", "hybrid") for seed in (0, 1)
     }
     assert quiet.shares[-1] == {}
+    benchmark.resume(str(tmp_path / "there"), Quiet(), Signals())  # there is nothing left for workers
+    assert shared.slices == before + 4
 
 
 def begun(folder: Path, count: int) -> bool:
@@ -168,12 +171,15 @@ def when(what: Callable[[], bool], act: Callable[[], None]) -> threading.Thread:
     return watcher
 
 
-def test_a_run_whose_worker_is_killed_is_gone_on_with_by_another(base: str, tmp_path: Path, shared: Spread) -> None:
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_run_whose_worker_is_killed_is_gone_on_with_by_another(
+    base: str, tmp_path: Path, shared: Spread, number: signal.Signals
+) -> None:
     there, sets = tmp_path / "there", ["checkpoint.every=5"]
-    given: dict[str, Any] = {"budget": "samples=2000000", "sets": sets}
+    given: dict[str, Any] = {"budget": "samples=1500000", "sets": sets}
 
     def kill() -> None:
-        os.kill(next(iter(shared.workers.values())), signal.SIGKILL)
+        os.kill(next(iter(shared.workers.values())), number)
 
     killer = when(lambda: begun(there, 2), kill)
     quiet = bench(base, ["hybrid"], there, "ray:2", **given)
@@ -182,6 +188,19 @@ def test_a_run_whose_worker_is_killed_is_gone_on_with_by_another(base: str, tmp_
     assert sum("going on after generation" in path.read_text() for path in there.glob("runs/*/*/run.log")) == 1
     bench(base, ["hybrid"], tmp_path / "here", 1, **given)
     assert tables(there) == tables(tmp_path / "here")
+
+
+def ends(item: int, *_: object) -> None:
+    """End the process that does it, for odd numbers."""
+    if item % 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_what_ends_every_worker_that_begins_it_fails_and_nothing_else_does(tmp_path: Path, shared: Spread) -> None:
+    (tmp_path / "bench.yaml").write_bytes(b"one")
+    site = jobs.Site(ends, str(tmp_path), Path("bench.yaml"), b"one", "")
+    found = dict(jobs.run_on_cluster(shared, site, [0, 1, 2], Quiet(), Signals()))
+    assert found == {0: None, 1: Failure(False, "its workers died, one after another"), 2: None}
 
 
 def test_an_interrupted_benchmark_has_its_runs_checkpoints_and_goes_on_in_one_process(
