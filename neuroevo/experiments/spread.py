@@ -13,8 +13,13 @@ from neuroevo.experiments.log import versions
 
 
 @contextmanager
-def executor_of(c: Config, device: torch.device, note: Callable[[str], None] = ignore) -> Iterator[Executor]:
-    """Give the executor of a config while it is entered; InputError where its cluster can't be had."""
+def executor_of(
+    c: Config, device: torch.device, note: Callable[[str], None] = ignore, *, stoppable: bool = False
+) -> Iterator[Executor]:
+    """Give the executor of a config while it is entered, `stoppable` where its workers can be told to end.
+
+    InputError where its cluster can't be had.
+    """
     if c.remote is None or c.remote.workers == 0:
         yield LOCAL
         return
@@ -23,10 +28,5 @@ def executor_of(c: Config, device: torch.device, note: Callable[[str], None] = i
     given = c.remote.model_dump(exclude={"engine"})
     with config.at(**{key: f"remote.{key}" for key in ("engine", *given)}):
         packages = [name for name in versions() if name != "python"]
-        with cluster.connect(cluster.Cluster(**given), device, packages, note) as executor:
+        with cluster.connect(cluster.Cluster(**given), device, packages, note, stoppable=stoppable) as executor:
             yield executor
-
-
-def workers_of(executor: Executor) -> int:
-    """Return how many workers there are now beside this process."""
-    return len(getattr(executor, "workers", ()))

@@ -35,6 +35,7 @@ END = 10.0  # seconds for a cluster to end
 SHORT, LONGEST = "/tmp", 24  # noqa: S108  where Ray's sockets go, whose paths the system bounds, if TMPDIR is longer
 TICK = 0.5  # seconds from one look at what else there is to the next
 LEAVE = 60.0  # seconds for workers to end what they are at, when told to
+ENDS = ("stopped", "lost", "refused")  # after which a bridge says no more of slices
 AHEAD = 2  # slices for each worker that are on their way
 NAME = "NEUROEVO_CLUSTER"  # an environment variable, by which the processes of a cluster of our own are found
 
@@ -58,6 +59,7 @@ class Spread:
         self.numbers = parcels.Numbers()
         self.parts: dict[int, tuple[int, Any]] = {}  # by id: the number, and what keeps the id theirs
         self.counter = count()
+        self.call = -1  # the last whose slices come as they are done
         self.workers: dict[str, int] = {}  # by name, the process's number
         self.differing: set[str] = set()  # in what some worker differs
         self.slices = 0  # that workers did
@@ -83,7 +85,7 @@ class Spread:
         self._send("common", common, parcels.pack((work.common, Grad.here())).content)
         for place, piece in enumerate(slices):
             self._send("piece", call, place, parts, common, parcels.pack(piece).content)
-        left = len(slices)
+        left, self.call = len(slices), call
         while left:
             try:
                 kind, place, content = self._hear(call, TICK)
@@ -99,13 +101,20 @@ class Spread:
                 left, self.slices = left - 1, self.slices + 1
             yield kind, place, found
 
-    def stop(self) -> None:
-        """Have workers end what they are at as a signal would, and wait for them."""
+    def stop(self) -> dict[int, Any]:
+        """Have workers end what they are at as a signal would, and wait for them.
+
+        Return what work made of slices that came to an end in that, by their place.
+        """
+        made: dict[int, Any] = {}
         end = time.monotonic() + LEAVE
         with contextlib.suppress(RunError, queue.Empty):
             self._send("stop")
-            while self.inbox.get(timeout=max(0.0, end - time.monotonic()))[0] not in ("stopped", "lost", "refused"):
-                pass
+            while (message := self.inbox.get(timeout=max(0.0, end - time.monotonic())))[0] not in ENDS:
+                if message[:2] == ("done", self.call):
+                    good, found = parcels.unpack(message[3])
+                    made |= {message[2]: found} if good else {}
+        return made
 
     def _spread(self, work: Work[T, R], pieces: Iterator[T]) -> Iterator[R]:
         parts, common, call = self._parts(work), next(self.counter), next(self.counter)

@@ -1,10 +1,13 @@
 """The way of groups of trials from one rung to the next, as work that workers of a cluster can do."""
 
+from contextlib import suppress
 from typing import NamedTuple
 
 from neuroevo.config import Config
 from neuroevo.engine.execution import Execution
+from neuroevo.errors import Interrupted
 from neuroevo.experiments import compose
+from neuroevo.experiments.signals import Signals
 from neuroevo.experiments.sources import Sources
 from neuroevo.tuning.lockstep import Group, Reached
 
@@ -25,9 +28,13 @@ def leg_of(group: Group, source: int) -> Leg:
 
 
 def go(sources: tuple[Sources, ...], way: tuple[int, int], leg: Leg) -> tuple[Execution, Reached]:
-    """Take a group on to a generation, the first of `way`, of so many; return the execution then in force, and it."""
+    """Take a group on to a generation, the first of `way`, of so many; return the execution then in force, and how far.
+
+    A signal ends it after the last generation that it finished. To be called as a process's own program.
+    """
     run = compose.assemble(leg.configs[0], sources[leg.source])
     run.supervised.executions.now = leg.execution
     group = Group(run, leg.configs, leg.brought, leg.reached)
-    group.advance(*way)
+    with suppress(Interrupted), Signals() as signals, signals.prompt():
+        group.advance(*way)
     return run.supervised.executions.now, group.reached

@@ -23,7 +23,7 @@ from neuroevo.engine.cost import Cost
 from neuroevo.engine.execution import AUTO, FULL, LOCAL, Execution, Executor, Work
 from neuroevo.engine.genome import KEPT, Layout
 from neuroevo.engine.problem import Merit
-from neuroevo.errors import Interrupted
+from neuroevo.errors import Interrupted, RunError
 from neuroevo.experiments import build, compose, reopen, sources
 from neuroevo.experiments.compose import Run
 from neuroevo.experiments.costs import generation
@@ -31,7 +31,7 @@ from neuroevo.experiments.experiment import Ready
 from neuroevo.experiments.interruption import Interruption
 from neuroevo.experiments.log import versions
 from neuroevo.experiments.sources import Sources
-from neuroevo.experiments.spread import workers_of
+from neuroevo.remote.cluster import Spread
 from neuroevo.storage import checkpoint, files, rundir
 from neuroevo.tuning import legs, lockstep
 from neuroevo.tuning.lockstep import Group, Reached, Verdict
@@ -138,8 +138,7 @@ class Trainer:
 
         for rung, until in enumerate(rungs[first:], first):
             try:
-                with self.signals.prompt():
-                    self.advance([group for group, rows in parts if rows], until, rungs[-1])
+                self.advance([group for group, rows in parts if rows], until, rungs[-1])
             except Interrupted:
                 if any(group.reached.cost.samples for group, _ in parts):  # else the last file has it all
                     self.save(iteration, rung - 1, settings, parts, now())
@@ -152,21 +151,39 @@ class Trainer:
         return Outcome(verdicts, cost)
 
     def advance(self, groups: list[Group], until: int, generations: int) -> None:
-        """Take groups on to the generation `until` of `generations`.
+        """Take groups on to the generation `until` of `generations`; Interrupted by a signal.
 
         Workers, where there are any, each take whole groups; where these are few they do slices of one after another.
         """
-        left, workers = [group for group in groups if group.step.generation < until], workers_of(self.executor)
-        if not workers or len(left) < 2 or 2 * len(left) < workers:
-            for group in left:
-                group.advance(until, generations)
-            return
+        spread = self.executor
+        while left := [group for group in groups if group.step.generation < until]:
+            if isinstance(spread, Spread) and len(left) > max(1, len(spread.workers) // 2):
+                self.hand_out(spread, left, (until, generations))
+                continue
+            with self.signals.prompt():
+                for group in left:
+                    group.advance(until, generations)
+
+    def hand_out(self, spread: Spread, groups: list[Group], way: tuple[int, int]) -> None:
+        """Have workers take groups on to a generation, or as far as they come until a signal; Interrupted."""
         kinds = tuple(sorted(self.sources))
         found = self.sent.setdefault(kinds, tuple(self.sources[kind] for kind in kinds))
-        own = [legs.leg_of(group, kinds.index(self.kind(group.configs[0]))) for group in left]
-        reached = self.executor.map(Work(legs.go, found, (until, generations)), own)
-        for group, (execution, now) in zip(left, reached, strict=True):
-            group.run.supervised.executions.now, group.reached = execution, now
+        own = [legs.leg_of(group, kinds.index(self.kind(group.configs[0]))) for group in groups]
+
+        def take(place: int, made: tuple[Execution, Reached]) -> None:
+            groups[place].run.supervised.executions.now, groups[place].reached = made
+
+        try:
+            for what, place, made in spread.as_done(Work(legs.go, found, way), own):
+                if what == "ended":
+                    raise RunError("trials ended one worker after another; go on with: neuroevo resume")
+                if made is not None:
+                    take(place, made)
+                self.signals.check()
+        except BaseException:
+            for place, made in spread.stop().items():
+                take(place, made)
+            raise
 
     def begin(self, settings: Sequence[Settings]) -> tuple[list[Part], Cost]:
         """Return trials at their start, those of one shape in one group, and what their features cost."""
@@ -216,7 +233,7 @@ class Trainer:
             self.sources[key] = sources.sources(c, self.ready.device, given, backbone, images=self.images, log=self.log)
             computed = self.sources[key].computed
         self.sources.move_to_end(key)
-        while len(self.sources) > KEPT_SOURCES and not workers_of(self.executor):  # which have them
+        while len(self.sources) > KEPT_SOURCES and not isinstance(self.executor, Spread):  # whose workers have them
             self.sources.popitem(last=False)
         return self.sources[key], computed
 

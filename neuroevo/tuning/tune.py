@@ -41,7 +41,7 @@ def run(c: Config, out: str | None, stem: str, observer: Observer, signals: Inte
         claims.check(out)
     with signals, blame.on_users(c):
         ready = experiment.prepare(c)
-        spread = executor_of(c, ready.device, observer.note)
+        spread = executor_of(c, ready.device, observer.note, stoppable=True)
         with spread as executor, experiment.start(ready, out, stem, observer, signals.command) as (folder, log):
             images = watch_prefix(observer, signals)
             tuner = Tuner(ready, folder, images=images, log=log, signals=signals, executor=executor)
@@ -167,7 +167,7 @@ def go_on(folder: Path, change: Callable[[Config], Config], observer: Observer, 
         else:
             with blame.on_users(c, log.keep):
                 ready = experiment.prepare(c if saved is None else reopen.locate_data(c, log), log)
-                with executor_of(c, ready.device, log) as executor:
+                with executor_of(c, ready.device, log, stoppable=True) as executor:
                     images = watch_prefix(observer, signals)
                     tuner = Tuner(ready, folder, images=images, log=log, signals=signals, executor=executor)
                     step: Step = tuner.initial()

@@ -176,7 +176,7 @@ def test_a_run_whose_worker_is_killed_is_gone_on_with_by_another(
     base: str, tmp_path: Path, shared: Spread, number: signal.Signals
 ) -> None:
     there, sets = tmp_path / "there", ["checkpoint.every=5"]
-    given: dict[str, Any] = {"budget": "samples=1500000", "sets": sets}
+    given: dict[str, Any] = {"budget": "samples=1000000", "sets": sets}
 
     def kill() -> None:
         os.kill(next(iter(shared.workers.values())), number)
@@ -207,7 +207,7 @@ def test_an_interrupted_benchmark_has_its_runs_checkpoints_and_goes_on_in_one_pr
     base: str, tmp_path: Path
 ) -> None:
     pytest.importorskip("ray", reason="the extra ray is not installed")
-    there, given = tmp_path / "there", {"budget": "samples=4000000", "sets": ["checkpoint.every=5"]}
+    there, given = tmp_path / "there", {"budget": "samples=1500000", "sets": ["checkpoint.every=5"]}
     words = ["--arms", "hybrid", "--seeds", "2", "--budget", str(given["budget"]), "--set", "checkpoint.every=5"]
     command = [sys.executable, "-m", "neuroevo", "bench", base, *words, "--out", str(there), "--jobs", "ray:2"]
     program = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

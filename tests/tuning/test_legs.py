@@ -1,9 +1,9 @@
 """A search's trials come to the same by workers of a Ray cluster: whole groups, or slices of one."""
 
+import json
 import os
 import signal
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,7 +31,7 @@ CASES = {"groups": [*MLP, *HALVING], "slices of one group": SLICED}
 
 @pytest.fixture(scope="module")
 def spread() -> Iterator[Spread]:
-    with cluster.connect(Cluster(workers=2), torch.device("cpu"), ["torch"]) as executor:
+    with cluster.connect(Cluster(workers=2), torch.device("cpu"), ["torch"], stoppable=True) as executor:
         assert isinstance(executor, Spread)
         yield executor
 
@@ -41,8 +41,8 @@ def by_workers(spread: Spread, monkeypatch: pytest.MonkeyPatch) -> Spread:
     """Let searches that ask for workers have them of one cluster."""
 
     @contextmanager
-    def executor_of(c: config.Config, *_: object) -> Iterator[object]:
-        yield spread if c.remote else cluster.LOCAL
+    def executor_of(c: config.Config, *_: object, **__: object) -> Iterator[object]:
+        yield spread if c.remote and c.remote.workers else cluster.LOCAL
 
     for module in (tune, experiment):
         monkeypatch.setattr(module, "executor_of", executor_of)
@@ -70,25 +70,6 @@ def test_a_search_by_workers_ends_in_the_bytes_of_one_without(tmp_path: Path, by
     assert yaml.safe_load((tmp_path / "there" / "config.yaml").read_text())["remote"]["workers"] == 2
 
 
-def test_a_search_that_is_interrupted_while_workers_are_at_it_goes_on_without_them(
-    tmp_path: Path, by_workers: Spread
-) -> None:
-    sets, folder = [*MLP, *HALVING, "tune.trial.generations=20", "tune.trial.rungs=[10]"], tmp_path / "cut"
-    go(tmp_path / "whole", *sets)
-    slices = by_workers.slices
-
-    def interrupt() -> None:
-        while by_workers.slices < slices + 2:  # some are back, others are not
-            time.sleep(0.005)
-        os.kill(os.getpid(), signal.SIGINT)
-
-    threading.Thread(target=interrupt, daemon=True).start()
-    with pytest.raises(Interrupted):
-        go(folder, *sets, "remote.workers=2")
-    tune.resume(str(folder), ["remote.workers=0"], Quiet(), Signals())
-    assert left(folder) == left(tmp_path / "whole")
-
-
 def test_a_leg_comes_to_what_its_group_would_have_come_to(tmp_path: Path) -> None:
     ready = experiment.prepare(load())
     trainer = Tuner(ready, tmp_path, images=lambda done, total: None, log=lambda line: None).trainer
@@ -100,3 +81,28 @@ def test_a_leg_comes_to_what_its_group_would_have_come_to(tmp_path: Path) -> Non
     group.advance(2, 2)
     assert reached.verdicts == group.verdicts
     assert reached.cost == group.reached.cost
+
+
+def first_begun(events: Iterator[Any]) -> Iterator[Any]:
+    """Send this process a SIGINT soon after the first slice is begun."""
+    alarm = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
+    for event in events:
+        if event[0] == "begun" and not alarm.ident:
+            alarm.start()
+        yield event
+
+
+def test_a_search_that_is_interrupted_while_workers_are_at_it_goes_on_from_there_without_them(
+    tmp_path: Path, by_workers: Spread, monkeypatch: pytest.MonkeyPatch
+) -> None:  # the last: workers that were told to end do nothing more
+    sets, folder = [*MLP, "tune.trial.generations=50", "tune.budget.generations=1"], tmp_path / "cut"
+    as_done = Spread.as_done
+
+    monkeypatch.setattr(Spread, "as_done", lambda *given: first_begun(as_done(*given)))
+    with pytest.raises(Interrupted):
+        go(folder, *sets, "remote.workers=2")
+    state = json.loads((folder / "rung" / "rung.json").read_text())
+    assert 0 < max(verdict["generations"] for verdict in state["verdicts"]) < 50
+    tune.resume(str(folder), ["remote.workers=0"], Quiet(), Signals())
+    go(tmp_path / "whole", *sets)
+    assert left(folder) == left(tmp_path / "whole")
