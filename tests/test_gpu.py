@@ -99,6 +99,7 @@ CASES: dict[str, list[str]] = {
     "groups": [*GROUPS, "fitness.metric=worst_group_accuracy", "fitness.ties=group_accuracy", "memory.graphs=true",
                "fitness.subject_to=[{metric: recall, per: group, at_least: 0.5}]"],
     # The other algorithms, and how samples are scored.
+    "slices of three": ["memory.individuals=3", *LEARN],
     "snes": ["algorithm={name: snes, population: 8}", "fitness.precision=bfloat16", "features.dtype=float16",
              "memory.limit=null", "memory.graphs=true"],
     "snes, its rate": ["algorithm={name: snes, population: 8, sigma_rate: 0.1}", "fitness.split=validation"],
