@@ -43,6 +43,9 @@ def idle(record: Record) -> dict[str, str]:
             found["algorithm.mutation.per"] = "all is mutated; add a rate below 1"
     if algorithm.get("neighbourhood") == "global":
         found["algorithm.neighbours"] = "all are neighbours; add neighbourhood: ring"
+    if record.get("islands") and not record["islands"]["migrants"]:
+        for key in ("every", "topology"):
+            found[f"islands.{key}"] = "nobody goes from one island to another; add islands.migrants"
     if "metrics" in record["fitness"]:
         found["algorithm.averaging"] = "with many objectives the candidates are the front"
     metrics = record["fitness"].get("metrics", [record["fitness"].get("metric")])

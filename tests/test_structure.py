@@ -12,9 +12,9 @@ PACKAGE = Path(__file__).parents[1] / "neuroevo"
 PACKAGES = {  # in order: each may import those before it, and its own modules those before them
     "": ["errors", "devices"],
     "engine": ["threads", "genome", "rng", "cost", "schedules", "samples", "scores", "pareto", "batches", "execution",
-               "graphs", "algorithm", "evaluator", "problem", "loop", "observer"],
+               "graphs", "algorithm", "joined", "evaluator", "problem", "loop", "observer"],
     "search": ["operators.masks", "operators.selection", "operators.crossover", "operators.mutation",
-               "algorithms", "space", "samplers"],
+               "algorithms", "islands", "space", "samplers"],
     "caveats": [""],
     "networks": ["classes", "individuals", "heads", "cut", "deep", "affine", "quantised", "spaces", "weightfiles",
                  "downloads", "weights", "onnxgraphs", "onnxfiles", "libraries", "quantisation", "merging", "backbones",
@@ -67,6 +67,7 @@ SECTIONS = [
     "budget",
     "checkpoint",
     "memory",
+    "islands",
     "tune",
 ]
 YAML = {  # below config, and yet about a config: what is said of a whole record, and a row of `neuroevo validate`
@@ -120,6 +121,7 @@ def test_imports_point_up_only(path: Path) -> None:
 
 TESTS = {  # of modules that are tested with another of their package, by that one's test file
     "engine/test_problem.py": ["engine.batches"], "engine/test_loop.py": ["engine.algorithm", "engine.observer"],
+    "search/test_islands.py": ["engine.joined"],
     "search/test_operators.py": [name for name in ORDER if name.startswith("search.operators.")],
     "learning/test_refine.py": [name for name in ORDER if name.startswith("learning.")],
     "problems/test_scoring.py": ["engine.execution", "problems.sums"],

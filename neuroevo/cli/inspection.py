@@ -172,7 +172,7 @@ def estimate(c: Config, comparison: Comparison | None = None, begun: float | Non
     started = time.time() - begun
     dims, head = sizes.dimensions(c, ready.given, backbone)
     genes, seen = dims.genes, dims.seen
-    algorithm = c.algorithm.search()
+    algorithm = c.search()
     algorithm.check(genes)
     n = algorithm.later
     counts = {name: len(index) for name, index in splits.items()}
