@@ -29,7 +29,7 @@ PACKAGES = {  # in order: each may import those before it, and its own modules t
     "decision": ["arrays", "rules", "judge", "goal", "fits", "crossfit", "tune"],
     "storage": ["files", "hdf5", "generations", "checkpoint", "writer", "records", "rundir", "claims"],
     "report": ["genealogy", "glyphs", "figures", "plots_of_runs", "plots_of_searches", "plots_of_benches", "page",
-               "runpage", "benchpage", "report", "watch"],
+               "archipelago", "runpage", "benchpage", "report", "watch"],
     "experiments": ["blame", "terminal", "interruption", "signals", "log", "memory", "starts", "costs", "build",
                     "bounds", "sizes", "sources", "compose", "reopen", "recorders", "conclusion", "experiment",
                     "evaluation", "export", "logits", "decide"],

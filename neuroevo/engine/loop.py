@@ -7,7 +7,7 @@ is a written step, and `evolve` goes on from one as if it had never stopped.
 import math
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -252,6 +252,18 @@ def statistics(population: Population, scores: Scores) -> Statistics:
     They leave the device together, by the one transfer that a generation waits for. Invalid individuals are masked,
     since to take the others' rows would wait for how many they are. With constraints the best is that by Deb's rules.
     """
+    return statistics_of([(population, scores)])[0]
+
+
+def statistics_of(parts: Sequence[tuple[Population, Scores]]) -> list[Statistics]:
+    """Return the statistics of several populations, which leave the device by one transfer."""
+    measured = [_measure(population, scores) for population, scores in parts]
+    columns = torch.stack([torch.stack(numbers) for numbers in measured]).tolist()
+    return [_told(found, *part) for found, part in zip(columns, parts, strict=True)]
+
+
+def _measure(population: Population, scores: Scores) -> list[Tensor]:
+    """Return what `statistics` says of a population, each [] float64, on its device."""
     valid, genomes = ~scores.invalid, population.genomes
     sample = genomes[:, :: max(1, genomes.shape[1] // DIVERSITY_GENES)]
     highest = scores.values[:, 0].masked_fill(scores.invalid, -torch.inf).max()
@@ -264,14 +276,21 @@ def statistics(population: Population, scores: Scores) -> Statistics:
         first = ranks(scores.keys).masked_fill(scores.invalid, -1).argmax(keepdim=True)
         numbers[1] = scores.values[:, 0].index_select(0, first).squeeze(0)
         numbers += [((scores.violation == 0) & valid).sum() / valid.sum(), scores.violation.min()]
-    invalid, *found = torch.stack([number.to(highest) for number in numbers]).tolist()
+    return [number.to(highest) for number in numbers]
+
+
+def _told(numbers: list[float], population: Population, scores: Scores) -> Statistics:
+    """Return what was measured of a population as statistics."""
+    traits = [name for name, trait in sorted(population.traits.items()) if trait.ndim == 1]
+    individuals = len(scores.invalid)
+    invalid, *found = numbers
     constraints: dict[str, float | None] = {}
     if scores.violation is not None:
         *found, feasible, least = found
         constraints = {"feasible": None, VIOLATION: None}
-        if invalid < len(valid):
+        if invalid < individuals:
             constraints = {"feasible": feasible, VIOLATION: least if math.isfinite(least) else None}
-    if invalid == len(valid):
+    if invalid == individuals:
         found[:4] = [None] * 4
     best, mean, deviation, diversity, *medians = found
     medians_by_name = dict(zip(traits, medians, strict=True))

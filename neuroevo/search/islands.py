@@ -61,6 +61,12 @@ def name(kind: str, island: int) -> str:
     return f"{kind} of island {island}"
 
 
+def split(kind: str) -> tuple[str, int | None]:
+    """Return the kind of a candidate on its island, and the island; None where there is but one population."""
+    own, _, island = kind.partition(" of island ")
+    return own, int(island) if island.isdecimal() else None
+
+
 def islands(
     algorithms: Sequence[Algorithm[Any]],
     migration: Migration,

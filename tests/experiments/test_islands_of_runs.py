@@ -73,7 +73,7 @@ def steps(run: Run, problem: Problem, algorithm: Algorithm[Any]) -> list[Step]:
         [*LEARN, "refine.lr=[0.01, 0.1, 0.3, 0.5]", "refine.who=children", "algorithm.elites=2"],
         [*LEARN, "refine.inheritance=baldwinian", "refine.batches=own", "refine.balanced=true"],
         [*MLP[1:], "head={name: mlp, hidden: [8]}", "algorithm.mutation.safe=true", "fitness.ties=accuracy"],
-        [*LEARN, "memory.limit=2e5", "fitness.samples=140"],  # slices of a few individuals
+        ["algorithm.population=37", "features.components=null", "fitness.samples=131"],
         ["fitness.metrics=[cross_entropy, accuracy]"],
         ["fitness.subject_to=[{metric: precision, per: class, at_least: 0.5}]"],
         ["algorithm={name: snes, population: 6}", "fitness.precision=bfloat16"],
