@@ -124,8 +124,7 @@ def keep(
         make_folder(folder / rundir.CHECKPOINTS)
         rundir.cut_lineage(folder, start.generation, log)
         writer = Writer(folder / rundir.CHECKPOINTS, attributes(search), {}, search.record["checkpoint"]["keep"])
-        islands = search.algorithm.islands
-        recorder = Recorder(folder, writer, history, every=search.record["checkpoint"]["every"], islands=islands)
+        recorder = Recorder(folder, writer, history, every=search.record["checkpoint"]["every"])
         last = Last(start)
         observers = Observers([last, Shrinking(search.slices, writer, log), recorder, observer])
         try:

@@ -229,8 +229,7 @@ def go(
         begin()
     generations = loop.evolve(once(run.problem(), begin), run.algorithm, rules, step, device=run.home)
     shrinking = Shrinking(run.supervised.executions, writer, log)
-    recorder = Recorder(folder, writer, history, every=c.checkpoint.every, islands=run.algorithm.islands)
-    observers = Observers([shrinking, recorder, observer])
+    observers = Observers([shrinking, Recorder(folder, writer, history, every=c.checkpoint.every), observer])
     step = watch(punctual(generations, signals), step, rules, observers, stop=lambda: signals.status is not None)
     if not step.generation:
         signals.check()

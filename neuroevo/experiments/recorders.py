@@ -60,17 +60,9 @@ class Recorder(Observer):
     """Keeps a run's history, that of each island, its lineage if asked to, and its checkpoints."""
 
     def __init__(
-        self,
-        folder: Path,
-        writer: Writer,
-        history: checkpoint.History,
-        *,
-        every: int,
-        lineage: bool = True,
-        islands: int = 1,
+        self, folder: Path, writer: Writer, history: checkpoint.History, *, every: int, lineage: bool = True
     ) -> None:
         self.folder, self.writer, self.every, self.lineage = folder, writer, every, lineage
-        self.islands = islands  # that populations are of
         self.history = list(history)  # up to the step from which the run goes on
         self.lines: FileIO | None = None
 
@@ -83,10 +75,10 @@ class Recorder(Observer):
         """Keep a generation's line, and its checkpoint if it is one's turn."""
         self.history.append(step.record)
         files.append(self.lines, files.dumps(step.record) + "\n")
-        if self.islands > 1:
-            rundir.extend_islands(self.folder, step, self.islands)
+        if step.islands:
+            rundir.extend_islands(self.folder, step)
         if self.lineage:
-            rundir.extend_lineage(self.folder, step, self.islands)
+            rundir.extend_lineage(self.folder, step)
         if step.generation % self.every == 0 or step.stop:
             self.keep(step)
 

@@ -24,14 +24,14 @@ class Draws:
     Of n individuals on so many `islands` those of each draw their own; what all share is the first island's.
     """
 
-    def __init__(self, task: Task, s: Settings, size: int, n: int, context: Context, islands: int = 1) -> None:
+    def __init__(self, task: Task, s: Settings, size: int, n: int, context: Context, *, islands: int = 1) -> None:
         self.task, self.s, self.size, self.context = task, s, size, context
         self.each = n // islands
         shape = (self.each, s.steps) if s.batches == "own" else (1, s.steps)
         here = range(context.island, context.island + islands) if s.batches == "own" else [0]
         generator = on_island(context, 0)
-        first = self._drawn(shape, generator)
-        others = {i: self._drawn(shape, on_island(context, i)) for i in here if i}
+        first = self._views(shape, generator)
+        others = {i: self._views(shape, on_island(context, i)) for i in here if i}
         self.rows = torch.cat([others.get(i, first) for i in here])  # [n or 1, steps, size]
         self.kept: list[Batch] | None = None  # shared batches, for the next slice of individuals
         self.shares = torch.ones(s.steps)
@@ -39,7 +39,7 @@ class Draws:
             with fork(generator):
                 self.shares = torch.distributions.Beta(s.mixup, s.mixup).sample((s.steps,))
 
-    def _drawn(self, shape: tuple[int, int], generator: torch.Generator) -> Tensor:
+    def _views(self, shape: tuple[int, int], generator: torch.Generator) -> Tensor:
         return self.task.view(self._rows(shape, generator), generator)
 
     def _rows(self, shape: tuple[int, int], generator: torch.Generator) -> Tensor:

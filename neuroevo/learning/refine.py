@@ -121,7 +121,7 @@ def refiner(
             so_far = traits.get("steps", torch.zeros(len(genomes), device=genomes.device))
             traits["steps"] = so_far.index_add(0, rows, torch.full((len(rows),), float(steps), device=genomes.device))
         streams = traits["stream"].cpu() if "stream" in traits else torch.arange(len(genomes))
-        draws = Draws(task, replace(s, steps=steps), size, int(streams.max()) + 1, context, islands)
+        draws = Draws(task, replace(s, steps=steps), size, int(streams.max()) + 1, context, islands=islands)
         own_rows = by_island(chosen, len(genomes))
         cuts = [len(part) for of_one in own_rows for part in of_one.split(task.individuals) if len(part)]
         parts = rows.split(cuts)

@@ -36,10 +36,19 @@ def table(lines: Sequence[Line], config: Mapping[str, Any], kind: str) -> list[s
         i = line["island"]
         if line["generation"] != last or i >= given["count"]:
             continue
-        own = "; ".join(f"{key} {page.number(value)}" for key, value in settings[i].items())
+        own = "; ".join(f"{key} {part(value)}" for key, value in settings[i].items())
         who = f"{i} (the champion's)" if kind.endswith(f" of island {i}") else i
         senders = ", ".join(map(str, sources[i])) if given["migrants"] else ""
         figures = [line[key] for key in ("fitness_best", "fitness_mean", "diversity", "invalid")]
         rows.append([who, senders, own, *figures])
     some = f"{given['migrants']} of each go every {given['every']} generations." if given["migrants"] else "Nobody goes."
     return [page.grid(header, rows, f"After generation {last}. {some}")]
+
+
+def part(value: Any) -> str:
+    """Return a setting as a reader wants it: of a part its name, and its options behind it."""
+    if not isinstance(value, Mapping):
+        return page.number(value)
+    options = ", ".join(f"{key} {part(inner)}" for key, inner in value.items() if key != "name")
+    name = str(value.get("name", ""))
+    return f"{name} ({options})" if options else name

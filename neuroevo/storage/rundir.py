@@ -14,8 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from neuroevo.engine.joined import blocks
-from neuroevo.engine.loop import Step, statistics_of
+from neuroevo.engine.loop import Step
 from neuroevo.errors import InputError, ignore, printable
 from neuroevo.networks.weightfiles import seal
 from neuroevo.storage import checkpoint, generations
@@ -130,11 +129,10 @@ def read_islands(folder: Path, note: Note = ignore) -> list[dict[str, Any]]:
     return [found[key] for key in sorted(found)]
 
 
-def extend_islands(folder: Path, step: Step, islands: int) -> None:
-    """Add a generation's line for each of so many islands to their history."""
-    parts = [(step.population.rows(rows), step.scores.rows(rows)) for rows in blocks(len(step.scores.invalid), islands)]
+def extend_islands(folder: Path, step: Step) -> None:
+    """Add a generation's line for each island to their history."""
     lines = []
-    for i, found in enumerate(statistics_of(parts)):
+    for i, found in enumerate(step.islands):
         figures = found._asdict()
         rest = {**figures.pop("constraints"), **figures.pop("traits")}
         lines.append(dumps({"generation": step.generation, "island": i, **figures, **rest}) + "\n")
@@ -150,10 +148,10 @@ def _add(path: Path, text: str) -> None:
         raise write_error(path, error) from error
 
 
-def extend_lineage(folder: Path, step: Step, islands: int = 1) -> None:
+def extend_lineage(folder: Path, step: Step) -> None:
     """Add a generation's line to the lineage: its parents [n, p], and its fitness [n] or [n, m], null where invalid.
 
-    Where there are several `islands`, it says which one each is on.
+    Where there are several islands, it says which one each is on.
 
     Nothing is written where individuals have more than two parents, as where everybody is a parent of everybody, or
     after the first generation none at all.
@@ -169,10 +167,10 @@ def extend_lineage(folder: Path, step: Step, islands: int = 1) -> None:
     if step.generation > 1 and not (parents >= 0).any():
         return
     fitness = (found[:, 0] if m == 1 else found[:, :m]).tolist()
-    each = len(parents) // islands
+    each = len(parents) // max(1, len(step.islands))
     line = {
         "generation": step.generation,
-        **({} if islands == 1 else {"island": [i // each for i in range(len(parents))]}),
+        **({} if not step.islands else {"island": [i // each for i in range(len(parents))]}),
         "parents": parents.tolist(),
         "fitness": [None if bad else value for value, bad in zip(fitness, invalid.tolist(), strict=True)],
     }
