@@ -35,9 +35,7 @@ def place(i: int) -> str:
 
 def sizes(algorithms: Sequence[Algorithm[Any]]) -> Sizes:
     """Return what all algorithms ask for together."""
-    return Sizes(
-        sum(a.size for a in algorithms), sum(a.again for a in algorithms), sum(a.overhead for a in algorithms)
-    )
+    return Sizes(sum(a.size for a in algorithms), sum(a.again for a in algorithms), sum(a.overhead for a in algorithms))
 
 
 def begin(

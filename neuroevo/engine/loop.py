@@ -166,7 +166,7 @@ def evolve(
         state = algorithm.tell(step.state, grown.inherited, grown.scores)
         cost = step.cost + now.asked + grown.cost
         # The generation's one wait for the device; after it, the clock has all that the generation took.
-        found, *apart = statistics(parts_of(grown.inherited, grown.scores, algorithm.islands))
+        found, *apart = statistics_of(parts_of(grown.inherited, grown.scores, algorithm.islands))
         ahead = None
         stop = rules.budget.stop_reason(generation, cost, start.seconds + clock() - began, Cost(forward=1))
         # The next generation may take more than this one; and a GPU proposes it while this one is told of.
@@ -255,12 +255,17 @@ def parts_of(population: Population, scores: Scores, islands: int) -> list[tuple
     return [(population, scores), *((population.rows(own), scores.rows(own)) for own in rows)]
 
 
-def statistics(parts: Sequence[tuple[Population, Scores]]) -> list[Statistics]:
-    """Return statistics over the valid individuals of populations, and medians of their traits.
+def statistics(population: Population, scores: Scores) -> Statistics:
+    """Return statistics over a population's valid individuals, and medians of its traits.
 
     They leave the device together, by the one transfer that a generation waits for. Invalid individuals are masked,
     since to take the others' rows would wait for how many they are. With constraints the best is that by Deb's rules.
     """
+    return statistics_of([(population, scores)])[0]
+
+
+def statistics_of(parts: Sequence[tuple[Population, Scores]]) -> list[Statistics]:
+    """Return the statistics of several populations, which leave the device by one transfer."""
     measured = [_measure(population, scores) for population, scores in parts]
     columns = torch.stack([torch.stack(numbers) for numbers in measured]).tolist()
     return [_tell_of(found, *part) for found, part in zip(columns, parts, strict=True)]
@@ -287,7 +292,8 @@ def _tell_of(numbers: list[float], population: Population, scores: Scores) -> St
     """Return what was measured of a population as statistics."""
     traits = [name for name, trait in sorted(population.traits.items()) if trait.ndim == 1]
     individuals = len(scores.invalid)
-    invalid, *found = numbers
+    found: list[Any] = list(numbers)  # or None
+    invalid = found.pop(0)
     constraints: dict[str, float | None] = {}
     if scores.violation is not None:
         *found, feasible, least = found

@@ -65,9 +65,7 @@ def needs_all_logits(metrics: Sequence[Metric]) -> bool:
     return any(not isinstance(metric, Additive | OfGroups | OfGenome | OfModule) for metric in metrics)
 
 
-def evaluate(
-    judgement: Judgement, genomes: Tensor, index: Tensor, execution: Execution, *, islands: int = 1
-) -> Scores:
+def evaluate(judgement: Judgement, genomes: Tensor, index: Tensor, execution: Execution, *, islands: int = 1) -> Scores:
     """Score genomes [n, g] on the samples `index` [B] by each metric.
 
     On a CPU no slice has individuals of several `islands`, equal parts of the genomes, so that those of each round as

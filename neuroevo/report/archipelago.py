@@ -29,7 +29,8 @@ def table(lines: Sequence[Line], config: Mapping[str, Any], kind: str) -> list[s
         return []
     last = max(line["generation"] for line in lines)
     settings = given["settings"] or [{}] * given["count"]
-    sources = TOPOLOGIES[given["topology"]](given["count"]) if given["topology"] in TOPOLOGIES else given["topology"]
+    named = given["topology"]
+    sources = TOPOLOGIES[named](given["count"]) if isinstance(named, str) else named
     header = ["island", "receives from", "own settings", "fitness best", "mean", "diversity", "invalid"]
     rows: list[list[Any]] = []
     for line in lines:
@@ -41,7 +42,8 @@ def table(lines: Sequence[Line], config: Mapping[str, Any], kind: str) -> list[s
         senders = ", ".join(map(str, sources[i])) if given["migrants"] else ""
         figures = [line[key] for key in ("fitness_best", "fitness_mean", "diversity", "invalid")]
         rows.append([who, senders, own, *figures])
-    some = f"{given['migrants']} of each go every {given['every']} generations." if given["migrants"] else "Nobody goes."
+    migrants, every = given["migrants"], given["every"]
+    some = f"{migrants} of each go every {every} generations." if migrants else "Nobody goes."
     return [page.grid(header, rows, f"After generation {last}. {some}")]
 
 

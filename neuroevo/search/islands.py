@@ -1,9 +1,9 @@
 """Islands: several populations that search apart, and now and then send each other their best.
 
-Each draws from streams of its own, and all see the same batches, so that scores of one are comparable to another's
+Each draws from streams of its own, and all see the same batches, so that scores of one can be compared with another's
 (Tanese 1989, "Distributed Genetic Algorithms"; Whitley, Rana and Heckendorn 1999, "The Island Model Genetic
-Algorithm"). They are scored and learn as one population. At the end of fixed generations the best of each island take the places of the worst of those islands
-that receive from it; all are sent before any is replaced.
+Algorithm"). They are scored and learn as one population. At the end of fixed generations the best of each island take
+the places of the worst of those islands that receive from it; all are sent before any is replaced.
 """
 
 from collections.abc import Mapping, Sequence

@@ -171,9 +171,7 @@ def test_a_killed_run_of_islands_goes_on_to_the_same_bytes(tmp_path: Path, sets:
 def test_all_of_a_run_of_islands_is_written_down_and_can_be_used(tmp_path: Path) -> None:
     folder, quiet = tmp_path / "r", Quiet()
     settings = "settings: [{}, {algorithm.mutation.sigma: 0.3}, {algorithm.elites: 2}]"
-    c = config.load(
-        None, [*SETS, "algorithm.crossover=uniform", f"islands={{count: 3, every: 2, {settings}}}"]
-    )
+    c = config.load(None, [*SETS, "algorithm.crossover=uniform", f"islands={{count: 3, every: 2, {settings}}}"])
     experiment.run(c, str(folder), "test", quiet)
     lines = rundir.read_islands(folder)
     assert [(line["generation"], line["island"]) for line in lines] == [(g, i) for g in range(1, 5) for i in range(3)]
