@@ -36,7 +36,8 @@ PACKAGES = {  # in order: each may import those before it, and its own modules t
     "tuning": ["lockstep", "trials", "search", "tuner", "tune"],
     "bench": ["statistics", "arms", "workers", "tasks", "closed", "tables", "benchmark"],
     "forecast": ["pace", "seconds", "length", "stand_ins", "forecaster", "search", "bench"],
-    "api": ["learners", "genes", "algorithms", "classification", "folders", "arguments", "searches", "loading"],
+    "api": ["learners", "genes", "islands", "algorithms", "classification", "folders", "arguments", "searches",
+            "loading"],
     "estimator": [""],
     "cli": ["inspection", "standings", "decisions", "main"],
     "__main__": [""],
@@ -149,6 +150,7 @@ TESTS = {  # of modules that are tested with another of their package, by that o
     "cli/test_cli.py": ["cli.main", "cli.standings"],
     "decision/test_tune_decision.py": ["decision.tune", "decision.arrays", "decision.goal"],
     "experiments/test_decide.py": ["experiments.logits"],
+    "api/test_islands_from_python.py": ["api.islands"],
     "api/test_searches.py": ["api.arguments"], "api/test_algorithms_from_python.py": ["api.algorithms"],
     "api/test_folders_of_runs.py": ["api.folders"],
 }  # fmt: skip

@@ -37,7 +37,8 @@ def with_islands(c: Config, given: dict[str, Any], check: Check) -> Config:
     found = section(Islands, given, "islands")
     k = found.count
     if isinstance(found.topology, list):
-        _check_topology(found.topology, k)
+        with at("islands"):
+            check_topology(found.topology, k)
     if found.settings and len(found.settings) != k:
         raise InputError(f"islands.settings: {len(found.settings)} given for {k} islands; {{}} is one that has no own")
     settings = []
@@ -50,17 +51,17 @@ def with_islands(c: Config, given: dict[str, Any], check: Check) -> Config:
     return c
 
 
-def _check_topology(given: list[list[int]], count: int) -> None:
+def check_topology(given: list[list[int]], count: int) -> None:
     """See that a topology names other islands for each; InputError if not."""
     if len(given) != count:
-        raise InputError(f"islands.topology: {len(given)} lists given for {count} islands, one for each expected")
+        raise InputError(f"{len(given)} lists given for {count} islands, one for each expected", option="topology")
     for i, sources in enumerate(given):
         wrong = [j for j in sources if j >= count or j == i or sources.count(j) > 1]
         if wrong:
             line = f"{show(sources)} given; other islands from 0 to {count - 1}, each once, expected"
-            raise InputError(f"islands.topology.{i}: {line}")
+            raise InputError(line, option=f"topology.{i}")
     if not any(given):
-        raise InputError("islands.topology: nobody receives from anybody; with migrants 0 leave it out")
+        raise InputError("nobody receives from anybody; with migrants 0 leave it out", option="topology")
 
 
 @contextmanager
