@@ -107,7 +107,10 @@ def islands(
             parents = population.parents
             there = state.origins[parents.clamp(min=0) + i * each]
             asked[i] = population._replace(parents=there.where(parents >= 0, parents))
-        whole = joined.stack(asked)
+        try:
+            whole = joined.stack(asked)
+        except InputError as error:
+            raise InputError(f"{error}; give all of them such settings, or none", option="islands") from None
         size, genomes = len(asked[0].genomes), whole.genomes
         own = {key: spread_out(values, size, genomes) for key, values in (traits or {}).items()}
         return whole._replace(traits=whole.traits | own)

@@ -210,6 +210,18 @@ def test_all_of_a_run_of_islands_is_written_down_and_can_be_used(tmp_path: Path)
     experiment.run(after, str(tmp_path / "after"), "test", Quiet())
 
 
+def test_damaged_lines_of_islands_are_left_out_and_said(tmp_path: Path) -> None:
+    folder = tmp_path / "r"
+    experiment.run(config.load(None, [*SETS, THREE]), str(folder), "test", Quiet())
+    file = folder / rundir.ISLANDS
+    first, second, *rest = file.read_text().splitlines(keepends=True)
+    file.write_text("".join([first.replace('"island": 0', '"island": "x"'), second[:9] + "\n", *rest]))
+    told: list[str] = []
+    assert len(rundir.read_islands(folder, told.append)) == 10
+    assert told == [f"{file}: 2 of 12 lines are damaged, and left out"]
+    runpage.run_page(folder, None)
+
+
 def test_what_an_island_has_of_its_own_is_what_a_run_with_it_has() -> None:
     settings = [{"refine.lr": 0.5, "algorithm.mutation.sigma": 0.2}, {"genome.init_sigma": 0.3}, {}]
     given = json.dumps({"count": 3, "migrants": 0, "settings": settings})

@@ -187,5 +187,5 @@ def test_islands_whose_individuals_carry_different_things_are_refused() -> None:
 
     algorithm = islands([built("ga"), built("ga", mutation=adaptive)], NEVER._replace(sources=ring(2)))
     state: Archipelago = algorithm.init(START, 0.5, context(0))
-    with pytest.raises(InputError, match="individuals of some have sigma of their own"):
+    with pytest.raises(InputError, match="islands: individuals of some have sigma of their own"):
         algorithm.ask(state, context(1))
