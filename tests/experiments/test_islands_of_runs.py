@@ -12,6 +12,7 @@ from test_resume import contents
 
 from neuroevo import config
 from neuroevo.cli import inspection
+from neuroevo.config.islands import configs
 from neuroevo.engine import loop
 from neuroevo.engine.algorithm import Algorithm
 from neuroevo.engine.evaluator import Evaluated
@@ -232,6 +233,18 @@ def test_what_an_island_has_of_its_own_is_what_a_run_with_it_has() -> None:
         single = build(*sets, *(f"{key}={value}" for key, value in own.items()))
         for whole, step in zip(together, alone(single, i), strict=True):
             assert torch.equal(whole.population.genomes[6 * i : 6 * i + 6], step.population.genomes)
+
+
+def test_a_config_that_is_read_back_has_the_same_islands() -> None:
+    """What a setting makes of other defaults is written down as well."""
+    settings = "settings: [{algorithm.crossover: uniform}, {refine.lr: 0.5, algorithm.elites: 2}, {refine.lr: 0.01}]"
+    c = config.load(None, [*SETS, *LEARN, f"islands={{count: 3, {settings}}}"])
+    again = config.check(config.parse(c.to_yaml(), "config.yaml"))
+    assert c.islands is not None and again.islands is not None
+    assert c.islands.settings[0]["algorithm.selection"]["name"] == "tournament"
+    for one, other in zip(configs(c, c.islands), configs(again, again.islands), strict=True):
+        assert one.record() == other.record()
+    assert again.record() == c.record()
 
 
 @pytest.mark.parametrize(
