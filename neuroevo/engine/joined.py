@@ -55,7 +55,14 @@ def ask(algorithms: Sequence[Algorithm[Any]], states: States, contexts: Sequence
 def tell(algorithms: Sequence[Algorithm[Any]], states: States, scored: Population, scores: Scores) -> States:
     """Return the algorithms' states after each was told its own rows."""
     every = zip(algorithms, states.items(), blocks(len(scored.genomes), len(algorithms)), strict=True)
-    return {key: a.tell(state, scored.rows(rows), scores.rows(rows)) for a, (key, state), rows in every}
+    return {key: a.tell(state, _own(state, scored.rows(rows)), scores.rows(rows)) for a, (key, state), rows in every}
+
+
+def _own(state: Any, scored: Population) -> Population:
+    """Return a population with as many parents each as that of a state has: `stack` may have made room for more."""
+    before = getattr(state, "population", None)
+    width = before.parents.shape[1] if isinstance(before, Population) else scored.parents.shape[1]
+    return scored._replace(parents=scored.parents[:, :width])
 
 
 def blocks(rows: int, count: int) -> Iterator[slice]:

@@ -149,6 +149,7 @@ class Killed(Quiet):
         ["islands={count: 3, migrants: 0}", "algorithm={name: snes, population: 6}"],
         ["islands={count: 3, every: 2, topology: full}", "algorithm={name: pso, population: 6}"],
         ["islands={count: 2, every: 2}", "fitness.metrics=[cross_entropy, accuracy]", "algorithm.elites=3"],
+        ["islands={count: 3, every: 2, settings: [{}, {algorithm.crossover: uniform}, {algorithm.parents: 4}]}"],
         ["islands={count: 3, every: 2, settings: [{refine.lr: 0.1}, {}, {refine.lr: 0.5, genome.init_sigma: 0.1}]}",
          *LEARN],
     ],
