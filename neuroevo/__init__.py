@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from neuroevo.api.islands import islands as islands
     from neuroevo.api.learners import adam as adam
     from neuroevo.api.learners import adamw as adamw
     from neuroevo.api.learners import sgd as sgd
@@ -74,6 +75,7 @@ _HOMES = {  # of the public names, by module
     "api.loading": ("load",),
     "networks.quantisation": ("correct_biases", "quantise"),
     "networks.onnxfiles": ("onnx",),
+    "api.islands": ("islands",),
     "api.learners": ("adam", "adamw", "sgd"),
 }
 _HOME = {name: f"{__name__}.{home}" for home, names in _HOMES.items() for name in names}

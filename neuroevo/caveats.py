@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from neuroevo.engine.genome import KEPT
+from neuroevo.search import islands
 from neuroevo.search.algorithms.ga import elite_mean_size
 
 Record = Mapping[str, Any]
@@ -43,6 +44,9 @@ def idle(record: Record) -> dict[str, str]:
             found["algorithm.mutation.per"] = "all is mutated; add a rate below 1"
     if algorithm.get("neighbourhood") == "global":
         found["algorithm.neighbours"] = "all are neighbours; add neighbourhood: ring"
+    if record.get("islands") and not record["islands"]["migrants"]:
+        for key in ("every", "topology"):
+            found[f"islands.{key}"] = "nobody goes from one island to another; add islands.migrants"
     if "metrics" in record["fitness"]:
         found["algorithm.averaging"] = "with many objectives the candidates are the front"
     metrics = record["fitness"].get("metrics", [record["fitness"].get("metric")])
@@ -231,10 +235,20 @@ def of_kind(kind: str, generation: int, record: Record, member: int | None = Non
     if kind.startswith("front-"):
         now = f"no longer in that of generation {newest}" if member is None else f"now --member {member}"
         return f"a member of the front of generation {generation}" + ("" if newest is None else f", {now}")
-    size, what = algorithm.get("population"), MADE_OF.get(kind)
-    if kind == "elite_mean" and isinstance(size, int):
-        what = f"the mean of the best {elite_mean_size(size, algorithm.get('elites') or 0)} of {size} individuals"
+    own, island = islands.split(kind)
+    size, what, elites = algorithm.get("population"), MADE_OF.get(own), elites_of(record, island)
+    if own == "elite_mean" and isinstance(size, int):
+        what = f"the mean of the best {elite_mean_size(size, elites)} of {size} individuals"
     return f"{kind.replace('individual_', 'individual ')} of generation {generation}" + (f": {what}" if what else "")
+
+
+def elites_of(record: Record, island: int | None) -> int:
+    """Return how many elites a genetic algorithm has, or that on one of its islands."""
+    found: int = record.get("algorithm", {}).get("elites") or 0
+    settings = (record.get("islands") or {}).get("settings") or []
+    if island is not None and island < len(settings):
+        found = settings[island].get("algorithm.elites", found)
+    return found
 
 
 MADE_OF = {  # kinds of candidates that are no individuals

@@ -99,6 +99,7 @@ CASES: dict[str, list[str]] = {
     "groups": [*GROUPS, "fitness.metric=worst_group_accuracy", "fitness.ties=group_accuracy", "memory.graphs=true",
                "fitness.subject_to=[{metric: recall, per: group, at_least: 0.5}]"],
     # The other algorithms, and how samples are scored.
+    "slices of three": ["memory.individuals=3", *LEARN],
     "snes": ["algorithm={name: snes, population: 8}", "fitness.precision=bfloat16", "features.dtype=float16",
              "memory.limit=null", "memory.graphs=true"],
     "snes, its rate": ["algorithm={name: snes, population: 8, sigma_rate: 0.1}", "fitness.split=validation"],
@@ -140,6 +141,15 @@ CASES: dict[str, list[str]] = {
     "epochs": ["refine.steps={epochs: 2}", "refine.batch_size=60", "refine.schedule=one_cycle"],
     "views": [*LEARN, *FLIP, "features.views=2"],
     "live views": [*LEARN, *FLIP, "features.views=live", "memory.graphs=true"],
+    # Islands.
+    "islands": ["islands={count: 3, every: 2}", "algorithm.crossover=uniform", "algorithm.population=6"],
+    "islands, all to all, learning": [
+        *LEARN, *DROPOUT, "refine.lr=[0.01, 0.1]", "refine.share=0.5", "refine.batches=own", "refine.dropout=0.1",
+        "algorithm.population=6", "islands={count: 2, every: 1, topology: full, migrants: 2, settings: "
+        "[{refine.dropout: 0.3, genome.init_sigma: 0.1}, {algorithm.mutation.sigma: 0.3}]}"],
+    "islands, by a list, of a swarm": ["algorithm={name: pso, population: 6}", "fitness.precision=bfloat16",
+                                       "islands={count: 3, every: 1, topology: [[1, 2], [], [0]]}"],
+    "islands, of an ES": ["algorithm={name: snes, population: 6}", "islands={count: 2, migrants: 0}"],
     # More than the head.
     "a stage, one after another": [*DEEP, *LEARN, "memory.plan=loop", "backbone.batchnorm=recalibrate",
                                    "memory.graphs=true"],
@@ -169,7 +179,9 @@ WAITS = {
 VALIDATION = {
     "int8": 4,
     "constraints on objectives": 4,
-}  # beside those where candidates are validated: which are valid, and what they are worth
+    "islands": 4, "islands, by a list, of a swarm": 4, "islands, of an ES": 3,  # each island's own candidates
+}  # fmt: skip
+# Beside those where candidates are validated: which are valid, and what they are worth.
 
 
 class Marks(Quiet):
@@ -267,6 +279,7 @@ def options(c: Config) -> Iterator[tuple[str, str, set[str], str]]:
             yield name, key, enumerate_values(type(section).model_fields[key].annotation), kind(getattr(section, key))
 
     sections: list[BaseModel | None] = [c.backbone, c.head, c.features, c.genome, c.refine, c.fitness, c.memory]
+    sections.append(c.islands)
     for section in filter(None, sections):
         yield from of_section(type(section).__name__.lower(), section)
     for bound in c.fitness.subject_to:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from numbers import Integral
 from typing import Any, Literal
 
@@ -12,7 +13,9 @@ from neuroevo import devices
 from neuroevo.api.classification import Classification, classification
 from neuroevo.api.folders import EVERY, KEEP, Record, Search, spell, spell_constraints
 from neuroevo.api.genes import make_algorithm, make_genes, usual_algorithm
+from neuroevo.api.islands import join
 from neuroevo.api.learners import about
+from neuroevo.config.schema import Islands
 from neuroevo.engine import loop
 from neuroevo.engine.cost import Budget
 from neuroevo.engine.execution import AUTO, LOCAL, Executor, Precision
@@ -54,6 +57,7 @@ class Arguments:
     seed: int = 0
     device: str = "auto"
     executor: Executor = LOCAL
+    islands: Islands | None = None
     checkpoint: Mapping[str, int] = field(default_factory=lambda: {"every": EVERY, "keep": KEEP})
     progress: Callable[[int, int], object] = lambda done, total: None
     began_with: str | None = None  # the algorithm that was the usual one when a run began
@@ -115,6 +119,7 @@ class Arguments:
             seed=self.seed,
             device=devices.resolve(self.device),
             executor=self.executor,
+            islands=self.islands,
             progress=self.progress,
         )
         labels = {"labels": of.table.features.labels, **of.table.splits}
@@ -138,7 +143,8 @@ class Arguments:
             raise InputError("a function expected; a metric by name goes with data", option="fitness")
         place, sigma = devices.resolve(self.device), 0.1 if self.sigma is None else self.sigma
         genes = make_genes(self.space, self.sources)
-        algorithm = make_algorithm(self.algorithm, genes=genes, usual=self.usual)
+        make = partial(make_algorithm, genes=genes, usual=self.usual)
+        algorithm = join(self.islands, self.algorithm, make, self.usual)
         constraints = () if self.subject_to is None else read(self.subject_to, table=False)
         evolvable: function.Evolvable | None = None
         if self.model is not None:
@@ -236,6 +242,7 @@ class Arguments:
             },
             "budget": asdict(self.limits),
             "checkpoint": dict(self.checkpoint),
+            **({} if self.islands is None else {"islands": self.islands.record()}),
         }
 
 

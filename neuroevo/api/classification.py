@@ -4,6 +4,7 @@ import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -11,7 +12,9 @@ from torch import Tensor, nn
 
 from neuroevo import config, devices
 from neuroevo.api.genes import Genes, make_algorithm, usual_algorithm
+from neuroevo.api.islands import join
 from neuroevo.api.learners import Learner, about, learner
+from neuroevo.config.schema import Islands
 from neuroevo.data import cache, components, tensors
 from neuroevo.data.augment import BATCH
 from neuroevo.data.samples import Features
@@ -116,6 +119,7 @@ def classification(
     seed: int = 0,
     device: torch.device,
     executor: Executor = LOCAL,
+    islands: Islands | None = None,
     progress: Callable[[int, int], object] = lambda done, total: None,
 ) -> Classification:
     """Return the search of a classifier's weights on data; InputError names the option that can't be."""
@@ -127,7 +131,8 @@ def classification(
     given = of_module(model, next(iter(parts.values())).some, trainable=trainable)
     many, cut = len(goal.fitness) > 1, given.backbone.cut is not None
     usual = usual_algorithm(genes, data=True, many=many, learns=goal.learns is not None)
-    search = make_algorithm(algorithm, many=many, cut=cut, genes=genes, usual=usual)
+    make = partial(make_algorithm, many=many, cut=cut, genes=genes, usual=usual)
+    search = join(islands, algorithm, make, usual)
     goal = goal._replace(metrics={name: _of_the_module(metric, given) for name, metric in goal.metrics.items()})
     table = tensors.table(parts, given.backbone, given.classes, device, progress=progress)
     return of_table(
@@ -192,6 +197,7 @@ def of_table(
         sigma=sigma,
         seed=seed,
         rescored=search.exact,
+        islands=search.islands,
         sensitive=bool(search.overhead),
         executor=executor,
         subject_to=goal.constraints,

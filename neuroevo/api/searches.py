@@ -11,6 +11,8 @@ from neuroevo.api import folders
 from neuroevo.api.arguments import Arguments, of_classification
 from neuroevo.api.classification import Classification
 from neuroevo.api.folders import Search
+from neuroevo.api.islands import islands as make_islands
+from neuroevo.config.schema import Islands
 from neuroevo.engine import loop
 from neuroevo.engine.cost import Budget, Cost
 from neuroevo.engine.execution import LOCAL, Executor, Precision
@@ -113,6 +115,7 @@ def evolve(
     seed: int = 0,
     device: str = "auto",
     executor: Executor = LOCAL,
+    islands: Islands | None = None,
     out: str | Path | None = None,
     observers: Sequence[Observer | Callable[[Step], object]] = (),
 ) -> Result:
@@ -147,6 +150,7 @@ def evolve(
     Observers are told, and functions among them called with each generation's step.
     With data, `precision` is that of scoring: float32, bfloat16, float16 (on GPUs) or auto, which is half where that is
     clearly quicker on this machine; the best are scored again in float32.
+    With `islands`, such as `islands(count=4)`, there are several populations, which send each other their best.
     `executor` does the work of slices of individuals, one after another in this process by default.
     `out` names a new folder for the run, as the command line's: with checkpoints, to go on from by `resume`, and for
     `neuroevo report` and `inspect`. InputError, a ValueError, where something can't be. Nothing is printed, and the
@@ -175,6 +179,7 @@ def evolve(
         seed=seed,
         device=device,
         executor=executor,
+        islands=islands,
         progress=observer.progress,
     )
     if out is None:
@@ -210,6 +215,7 @@ def steps(
     seed: int = 0,
     device: str = "auto",
     executor: Executor = LOCAL,
+    islands: Islands | None = None,
     progress: Callable[[int, int], object] = lambda done, total: None,
 ) -> Steps:
     """Return the steps of what `evolve` does, so that one may look, or leave, in between; `result()` ends it.
@@ -238,6 +244,7 @@ def steps(
         seed=seed,
         device=device,
         executor=executor,
+        islands=islands,
         progress=progress,
     )
     return Steps(*asked.search())
@@ -302,6 +309,7 @@ def resume(
             checkpoint=record["checkpoint"],
             began_with=record["algorithm"]["name"] if record["algorithm"].get("default") else None,
             executor=executor,
+            islands=None if record.get("islands") is None else make_islands(**record["islands"]),
             progress=observer.progress,
         )
         found = Steps(*asked.search())

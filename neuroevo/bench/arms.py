@@ -21,7 +21,7 @@ SGD = {"name": "sgd", "momentum": 0.9, "weight_decay": 0.01, "schedule": "cosine
 # What arms have in common, or the comparison means nothing: whole sections, and keys.
 SHARED = {"seed", "device", "data", "backbone", "head", "budget"}
 SHARED |= {"validate.metric", "validate.patience", "memory.limit"}
-SECTIONS = ("algorithm", "refine", "genome", "features", "fitness", "validate", "memory", "tune")
+SECTIONS = ("algorithm", "refine", "genome", "features", "fitness", "validate", "memory", "islands", "tune")
 REPLACED = ("algorithm", "refine", "tune")  # sections that an arm brings whole
 
 Overlay = dict[str, Any]

@@ -48,6 +48,7 @@ def describe(path: str) -> tuple[str, Rows]:
         result = rundir.read_result(folder, bad.append)
         rundir.read_history(folder, bad.append, compare=saved)
         files.read_lines(folder / rundir.LINEAGE, bad.append, records.of_lineage)
+        rundir.read_islands(folder, bad.append)
         rundir.read_confusion(folder, bad.append)
         rows: Rows = [
             ("status", f"{result.get('status', 'unfinished')} ({result.get('stop_reason', 'no result yet')})")
@@ -71,7 +72,9 @@ def _checkpoint(saved: checkpoint.Checkpoint) -> Rows:
     space = genome.get("space") or ("full" if not genome.get("levels") else "levels")
     name = space["name"] if isinstance(space, dict) else space
     of = "" if name == "full" else f", in the space {name}"
-    rows += [("population", f"{n} individuals of {g} genes{of}")]
+    apart = _record(saved).get("islands")
+    on = f" on {apart['count']} islands" if isinstance(apart, dict) and "count" in apart else ""
+    rows += [("population", f"{n} individuals of {g} genes{of}{on}")]
     rows += [
         (f"  {name}", " x ".join(map(str, shape)) or "scalar")
         for name, shape in zip(saved.layout.names, saved.layout.shapes, strict=True)
@@ -172,7 +175,7 @@ def estimate(c: Config, comparison: Comparison | None = None, begun: float | Non
     started = time.time() - begun
     dims, head = sizes.dimensions(c, ready.given, backbone)
     genes, seen = dims.genes, dims.seen
-    algorithm = c.algorithm.search()
+    algorithm = c.search()
     algorithm.check(genes)
     n = algorithm.later
     counts = {name: len(index) for name, index in splits.items()}
@@ -199,7 +202,8 @@ def estimate(c: Config, comparison: Comparison | None = None, begun: float | Non
     forecaster = Forecaster(ready)
     if comparison is not None:
         return rows + bench_rows(forecaster, comparison, started)
-    rows += [("population", f"{n} individuals, {4 * n * genes / 2**20:,.0f} MiB each generation")]
+    on = f" on {c.islands.count} islands" if c.islands else ""
+    rows += [("population", f"{n} individuals{on}, {4 * n * genes / 2**20:,.0f} MiB each generation")]
     if c.tune is not None:
         return rows + search_rows(forecaster, counts, started)
     seconds = forecaster.run(c) | {"start": started}

@@ -10,6 +10,7 @@ from neuroevo.config.demand import check_sense as check_sense
 from neuroevo.config.demand import demand as demand
 from neuroevo.config.demand import load as load
 from neuroevo.config.demand import without_effect as without_effect
+from neuroevo.config.islands import TRAITS as TRAITS
 from neuroevo.config.keys import READING as READING
 from neuroevo.config.keys import at as at
 from neuroevo.config.keys import under as under

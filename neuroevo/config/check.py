@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from neuroevo.config.islands import with_islands
 from neuroevo.config.keys import at
 from neuroevo.config.model import Config
 from neuroevo.config.parts import DEFAULT_NAMES, TABLES, Part, build_algorithm, part, part_section
@@ -52,7 +53,8 @@ WEIGHING = "weighted"  # the crossover of a ga by default, which weighs parents 
 def check(raw: Mapping[str, Any]) -> Config:
     """Check a raw config and fill in defaults; InputError names the first key that is wrong."""
     sections = {"seed", "device", "data", "backbone", "head", "features", "genome", "algorithm", "refine"}
-    check_keys(raw, sections | {"fitness", "validate", "budget", "checkpoint", "memory", "remote", "tune"}, "")
+    sections |= {"fitness", "validate", "budget", "checkpoint", "memory", "remote", "islands", "tune"}
+    check_keys(raw, sections, "")
 
     def mapping(key: str) -> dict[str, Any]:
         value = raw.get(key)
@@ -128,6 +130,10 @@ def check(raw: Mapping[str, Any]) -> Config:
     )
     if c.remote is not None and c.features.views == "live" and c.data.augment:
         raise InputError("remote: views that are made live go through the backbone here; give features.views a number")
+    if raw.get("islands") is not None:
+        if raw.get("tune") is not None:
+            raise InputError("islands: a trial of a search is one population; leave islands out, or set tune null")
+        return with_islands(c, mapping("islands"), check)
     return c if raw.get("tune") is None else with_search(c, mapping("tune"))
 
 

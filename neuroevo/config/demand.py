@@ -5,9 +5,10 @@ from typing import Any
 
 from neuroevo import caveats
 from neuroevo.config.check import check
+from neuroevo.config.islands import configs
 from neuroevo.config.model import Config
 from neuroevo.config.parts import build_algorithm, schema
-from neuroevo.config.schema import SECTIONS
+from neuroevo.config.schema import SECTIONS, Islands
 from neuroevo.config.text import apply, choose_base, find, override
 from neuroevo.config.yamlfile import show
 from neuroevo.errors import InputError
@@ -57,9 +58,23 @@ def check_sense(c: Config) -> None:
         wrong = caveats.nobody_learns(record, build_algorithm(c.algorithm).roles)
         if wrong is not None:
             raise InputError(f"refine.who: {wrong}")
+    if c.islands is not None:
+        check_islands(c, c.islands)
     drift = caveats.drifts(record)
     if drift is not None and c.refine is None:
         raise InputError(f"algorithm.selection: {drift}")
+
+
+def check_islands(c: Config, of: Islands) -> None:
+    """See that no setting of an island spoils its search or has no effect; InputError names it."""
+    for i, (own, settings) in enumerate(zip(configs(c, of), of.settings, strict=False)):
+        try:
+            check_sense(own)
+        except InputError as error:
+            raise InputError(f"islands.settings.{i}.{error}") from None
+        for key, why in without_effect(own).items():
+            if key in settings:
+                raise InputError(f"islands.settings.{i}.{key}: {show(settings[key])} has no effect: {why}")
 
 
 def pointless(raw: Mapping[str, Any], key: str) -> bool:

@@ -1,7 +1,7 @@
 """An experiment, checked: the config's sections and parts in one record."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +17,7 @@ from neuroevo.config.schema import (
     Fitness,
     Genome,
     Head,
+    Islands,
     Memory,
     Refine,
     Remote,
@@ -27,6 +28,7 @@ from neuroevo.config.schema import (
 from neuroevo.config.section import Section
 from neuroevo.config.text import apply
 from neuroevo.config.yamlfile import dump
+from neuroevo.engine.algorithm import Algorithm
 from neuroevo.search.space import Space, Variable, space
 
 
@@ -82,6 +84,7 @@ class Config:
     checkpoint: Checkpoint
     memory: Memory
     remote: Remote | None = None
+    islands: Islands | None = None
     tune: Tuning | None = None
     # The raw config that this was checked from.
     given: dict[str, Any] = dataclasses.field(default_factory=dict, compare=False, repr=False)
@@ -91,9 +94,24 @@ class Config:
         found = {}
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if field.name not in ("tune", "given") and not (field.name == "remote" and value is None):
+            if field.name not in ("tune", "given") and (value is not None or field.name not in ("remote", "islands")):
                 found[field.name] = value.record() if isinstance(value, Section | Part) else value
         return found if self.tune is None else {**found, "tune": {**self.tune.record(), "given": self.searchable()}}
+
+    def search(self, spread: Callable[[float], Any] | None = None) -> Algorithm[Any]:
+        """Return the algorithm that searches: of islands all of them as one.
+
+        `spread` makes `genome.init_sigma` a deviation of genes, by which islands begin that have their own.
+        """
+        from neuroevo.config.islands import join  # which is of configs
+
+        return self.algorithm.search() if self.islands is None else join(self, self.islands, spread)
+
+    def brings(self) -> list[str]:
+        """Return the hyperparameters of gradient steps that individuals bring along: those that islands differ in."""
+        from neuroevo.config.islands import traits
+
+        return [] if self.islands is None else [*traits(self, self.islands)]
 
     def searchable(self) -> dict[str, Any]:
         """Return the sections that hyperparameters may be in, as they were given: defaults may depend on those."""

@@ -306,6 +306,20 @@ class Remote(Section):
     mixed: bool = False
 
 
+class Islands(Section):
+    """Several populations that search apart, and send each other their best.
+
+    `settings` are overlays, one an island: {config key: value}, of what an island can have of its own.
+    """
+
+    count: Annotated[int, Ge(2), Le(MOST)]
+    every: Count = 10  # generations from one migration to the next
+    migrants: Annotated[int, Ge(0), Le(MOST)] = 1  # that an island sends to each that receives from it; 0: none
+    # From whom each receives: the one before it, all others, or for each a list of islands, from 0.
+    topology: Literal["ring", "full"] | list[list[Annotated[int, Ge(0), Le(MOST)]]] = "ring"
+    settings: list[dict[str, Any]] = Field(default=[])
+
+
 class Trial(Section):
     """How a set of hyperparameters is tried: a run of so many generations, judged by its champion's validation.
 
@@ -339,6 +353,7 @@ SECTIONS: dict[str, type[Section]] = {  # by where they are
     "refine": Refine,
     "memory": Memory,
     "remote": Remote,
+    "islands": Islands,
     "fitness": Fitness,
     "tune": Tune,
     "tune.trial": Trial,

@@ -14,7 +14,7 @@ from neuroevo.search.space import Space
 
 TRIALS = {"generations": 10}  # the budget of a search of hyperparameters that has none, in iterations
 # What a search of hyperparameters can't touch: what it is judged by, and what doesn't change a trial.
-FIXED = (*SETTLED, "fitness.split")
+FIXED = (*SETTLED, "fitness.split", "islands")
 FREE = ("data.image_size", "data.augment")
 
 

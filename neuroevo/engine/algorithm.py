@@ -42,6 +42,10 @@ class Algorithm(NamedTuple, Generic[S]):
     roles: tuple[int, ...] = (NEW, BRED, KEPT)  # that there may be from the second generation on
     continuous: bool = False  # it moves by what it asked for, so that rounding genomes to levels would mislead it
     check: Callable[[int], None] = _any_number  # raises InputError where it can't search so many genes
+    # What it goes on from is the population that it was last told, row by row, so that others may take places in it
+    # beforehand: row i and, where there are rows beside, row `size` + i are one individual's.
+    receives: bool = False
+    islands: int = 1  # equal parts of its population, one behind the other, that draw apart
 
     @property
     def later(self) -> int:
@@ -49,5 +53,9 @@ class Algorithm(NamedTuple, Generic[S]):
         return self.size + self.again
 
     def exact(self, rows: int) -> int:
-        """Return how many of the best of so many rows must be told apart exactly: those that go on, or a quarter."""
-        return min(rows, self.remembered or max(1, rows // 4))
+        """Return how many of the best of so many rows must be told apart exactly: those that go on, or a quarter.
+
+        They are as many of each island.
+        """
+        each = rows // self.islands
+        return self.islands * min(each, self.remembered or max(1, each // 4))

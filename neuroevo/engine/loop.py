@@ -7,8 +7,8 @@ is a written step, and `evolve` goes on from one as if it had never stopped.
 import math
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ from torch import Tensor
 from neuroevo.engine.algorithm import Algorithm
 from neuroevo.engine.cost import Budget, Cost
 from neuroevo.engine.genome import Population
+from neuroevo.engine.joined import blocks
 from neuroevo.engine.problem import VIOLATION, Problem
 from neuroevo.engine.rng import Context
 from neuroevo.engine.scores import Scores, ranks
@@ -50,6 +51,7 @@ class Step:
     champion: Champion
     stale: int  # validations since the champion changed
     stop: str | None  # why the run ends here, or None
+    islands: "tuple[Statistics, ...]" = ()  # of each, where there are several
 
 
 @dataclass(frozen=True)
@@ -164,7 +166,7 @@ def evolve(
         state = algorithm.tell(step.state, grown.inherited, grown.scores)
         cost = step.cost + now.asked + grown.cost
         # The generation's one wait for the device; after it, the clock has all that the generation took.
-        found = statistics(grown.inherited, grown.scores)
+        found, *apart = statistics_of(parts_of(grown.inherited, grown.scores, algorithm.islands))
         ahead = None
         stop = rules.budget.stop_reason(generation, cost, start.seconds + clock() - began, Cost(forward=1))
         # The next generation may take more than this one; and a GPU proposes it while this one is told of.
@@ -186,6 +188,7 @@ def evolve(
         seconds = start.seconds + clock() - began
         line = record(generation, found, validation=validation, cost=cost, seconds=seconds)
         step = Step(generation, state, grown.inherited, grown.scores, line, cost, seconds, champion, stale, stop)
+        step = replace(step, islands=tuple(apart)) if apart else step
         yield step
 
 
@@ -246,12 +249,30 @@ class Statistics(NamedTuple):
     )
 
 
+def parts_of(population: Population, scores: Scores, islands: int) -> list[tuple[Population, Scores]]:
+    """Return a population with its scores, and behind it each of so many islands, where there are several."""
+    rows = blocks(len(scores.invalid), islands) if islands > 1 else ()
+    return [(population, scores), *((population.rows(own), scores.rows(own)) for own in rows)]
+
+
 def statistics(population: Population, scores: Scores) -> Statistics:
     """Return statistics over a population's valid individuals, and medians of its traits.
 
     They leave the device together, by the one transfer that a generation waits for. Invalid individuals are masked,
     since to take the others' rows would wait for how many they are. With constraints the best is that by Deb's rules.
     """
+    return statistics_of([(population, scores)])[0]
+
+
+def statistics_of(parts: Sequence[tuple[Population, Scores]]) -> list[Statistics]:
+    """Return the statistics of several populations, which leave the device by one transfer."""
+    measured = [_measure(population, scores) for population, scores in parts]
+    columns = torch.stack([torch.stack(numbers) for numbers in measured]).tolist()
+    return [_tell_of(found, *part) for found, part in zip(columns, parts, strict=True)]
+
+
+def _measure(population: Population, scores: Scores) -> list[Tensor]:
+    """Return what `statistics` say of a population, each [] float64, on its device."""
     valid, genomes = ~scores.invalid, population.genomes
     sample = genomes[:, :: max(1, genomes.shape[1] // DIVERSITY_GENES)]
     highest = scores.values[:, 0].masked_fill(scores.invalid, -torch.inf).max()
@@ -264,14 +285,22 @@ def statistics(population: Population, scores: Scores) -> Statistics:
         first = ranks(scores.keys).masked_fill(scores.invalid, -1).argmax(keepdim=True)
         numbers[1] = scores.values[:, 0].index_select(0, first).squeeze(0)
         numbers += [((scores.violation == 0) & valid).sum() / valid.sum(), scores.violation.min()]
-    invalid, *found = torch.stack([number.to(highest) for number in numbers]).tolist()
+    return [number.to(highest) for number in numbers]
+
+
+def _tell_of(numbers: list[float], population: Population, scores: Scores) -> Statistics:
+    """Return what was measured of a population as statistics."""
+    traits = [name for name, trait in sorted(population.traits.items()) if trait.ndim == 1]
+    individuals = len(scores.invalid)
+    found: list[Any] = list(numbers)  # or None
+    invalid = found.pop(0)
     constraints: dict[str, float | None] = {}
     if scores.violation is not None:
         *found, feasible, least = found
         constraints = {"feasible": None, VIOLATION: None}
-        if invalid < len(valid):
+        if invalid < individuals:
             constraints = {"feasible": feasible, VIOLATION: least if math.isfinite(least) else None}
-    if invalid == len(valid):
+    if invalid == individuals:
         found[:4] = [None] * 4
     best, mean, deviation, diversity, *medians = found
     medians_by_name = dict(zip(traits, medians, strict=True))

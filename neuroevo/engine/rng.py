@@ -31,10 +31,12 @@ class Context(NamedTuple):
     # How much outputs depend on each gene, genomes [n, g] -> [n, g]; there only where something asks for it.
     sensitivity: Callable[[torch.Tensor], torch.Tensor] | None = None
     steps: int | None = None  # gradient steps that the budget has left, where that is fewer than a generation's
+    island: int = 0  # which of several populations draws; the first draws as one that is alone
 
     def generator(self, stream: str) -> torch.Generator:
-        """Return this generation's generator of a stream, on the population's device."""
-        return generator(self.seed, stream, self.generation, self.device)
+        """Return this generation's generator of a stream of the island's own, on the population's device."""
+        own = f"island/{self.island}/{stream}" if self.island else stream
+        return generator(self.seed, own, self.generation, self.device)
 
 
 @contextmanager

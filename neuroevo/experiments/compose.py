@@ -98,7 +98,7 @@ class Run:
     def problem(self, brought: Collection[str] = ()) -> Problem:
         """Return what the run is a search of; individuals bring the hyperparameters `brought` along as traits."""
         with config.at(**KEYS):
-            return self.supervised.problem(brought)
+            return self.supervised.problem([*brought, *self.config.brings()])
 
     def rules(self) -> Rules:
         """Return what decides how long the run goes on and who wins it."""
@@ -204,7 +204,7 @@ def assemble(
     """Build a run's parts on what it learns from; `saved` is what one that goes on has, `kept` what it keeps of it."""
     kept = saved.kept if saved is not None else kept or {}
     whole, splits = learnt_from.given
-    algorithm = c.algorithm.search()
+    algorithm = c.search()
     with config.at(**KEYS):
         evolved = evolve(c, learnt_from, kept, log)
     sources = sources_of(c, evolved, kept)
@@ -216,6 +216,10 @@ def assemble(
         log("backbone.batchnorm: recalibrate, but no batch norm comes behind what evolves: nothing is re-estimated")
     plan = choose(c, evolved, learnt_from.features.dim, algorithm, log) if saved is None else saved.execution
     evolved = replace(evolved.with_method(plan.method), calibration=calibration(c, evolved, learnt_from))
+    home = torch.device(plan.home)
+    start = start_of(c, evolved, kept).to(home)
+    if c.islands is not None:  # which may begin by deviations of their own
+        algorithm = c.search(lambda sigma: evolved.spread(start, sigma))
     if evolved.layout.tops:
         algorithm = quantised.whole(algorithm, evolved.layout)
     samples = (
@@ -223,7 +227,6 @@ def assemble(
         if evolved.backbone.cut is not None or evolved.affine is None
         else learnt_from.through_affine
     )
-    home = torch.device(plan.home)
     groups = groups_of(whole)
     of = supervised(
         evolved,
@@ -234,10 +237,11 @@ def assemble(
         metric=c.validate.metric.name,
         fitness=fitness_of(c),
         refinement=refinement_of(c, len(splits["train"])),
-        start=start_of(c, evolved, kept).to(home),
+        start=start,
         sigma=c.genome.init_sigma,
         seed=c.seed,
         rescored=algorithm.exact,
+        islands=algorithm.islands,
         sensitive=bool(algorithm.overhead),
         view=view_of(c, learnt_from),
         counter=lambda: count_views(samples),

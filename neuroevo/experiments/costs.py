@@ -9,7 +9,7 @@ from neuroevo.engine.algorithm import Algorithm
 from neuroevo.engine.cost import Cost
 from neuroevo.engine.execution import AUTO, FULL
 from neuroevo.learning import refine, sensitivity
-from neuroevo.problems.supervised import scoring_cost
+from neuroevo.problems.scoring import scoring_cost
 
 CALIBRATED_BY, CALIBRATION_BATCH = 512, 128  # train images by which batch norms are re-estimated, and at a time
 
@@ -39,7 +39,8 @@ def takes(c: Config, algorithm: Algorithm[Any], counts: Mapping[str, int], first
     whole = once + sensitivity.probe_cost(asked, train)
     if r is None:
         return whole
-    learnt = refine.training_cost(rows, r.share, steps(c, train), min(r.batch_size, train))
+    each = refine.training_cost(rows // algorithm.islands, r.share, steps(c, train), min(r.batch_size, train))
+    learnt = sum([each] * algorithm.islands, Cost())
     return whole + learnt + (once if r.back_off else Cost())
 
 
@@ -59,4 +60,4 @@ def calibration_batches(train: int) -> list[int]:
 
 def generation(c: Config, counts: Mapping[str, int]) -> Cost:
     """Return the cost of a generation at most, from the second on, with so many images a split."""
-    return takes(c, c.algorithm.search(), counts)
+    return takes(c, c.search(), counts)

@@ -57,7 +57,7 @@ def once(problem: Problem, first: Callable[[], None]) -> Problem:
 
 
 class Recorder(Observer):
-    """Keeps a run's history, its lineage if asked to, and its checkpoints."""
+    """Keeps a run's history, that of each island, its lineage if asked to, and its checkpoints."""
 
     def __init__(
         self, folder: Path, writer: Writer, history: checkpoint.History, *, every: int, lineage: bool = True
@@ -75,6 +75,8 @@ class Recorder(Observer):
         """Keep a generation's line, and its checkpoint if it is one's turn."""
         self.history.append(step.record)
         files.append(self.lines, files.dumps(step.record) + "\n")
+        if step.islands:
+            rundir.extend_islands(self.folder, step)
         if self.lineage:
             rundir.extend_lineage(self.folder, step)
         if step.generation % self.every == 0 or step.stop:

@@ -20,7 +20,7 @@ from neuroevo.networks.spaces import Origin, lay
 
 def check_size(c: Config, genes: int, train: int) -> None:
     """See that the parts of a run fit into memory, before any is made; InputError names the key that is too large."""
-    options, own = c.algorithm.options, c.algorithm.search()
+    options, own = c.algorithm.options, c.search()
     fits(
         2 * 4 * own.later * genes,
         f"algorithm.population: {own.later:,} individuals of {genes:,} genes and their children take",

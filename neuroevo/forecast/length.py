@@ -19,7 +19,7 @@ class Length(NamedTuple):
 
 def run_length(c: Config, counts: Mapping[str, int]) -> Length:
     """Return the length of a run that neither finds its target nor loses patience, with so many images a split."""
-    own, b = c.algorithm.search(), c.budget
+    own, b = c.search(), c.budget
     begin, each = costs.takes(c, own, counts, first=True), costs.takes(c, own, counts)
     wholes = [float(b.generations)] if b.generations else []
     limits = (b.samples, begin.samples, each.samples), (b.forward_samples, begin.forward, each.forward)
@@ -42,7 +42,7 @@ def fresh_views(c: Config, counts: Mapping[str, int]) -> int:
     scored = costs.batch_size(c, train) if c.fitness.split == "train" else 0
     if r is None:
         return scored
-    apart = c.algorithm.search().later if r.batches == "own" else 1
+    apart = c.search().later if r.batches == "own" else 1
     return scored + apart * costs.steps(c, train) * min(r.batch_size, train)
 
 

@@ -13,19 +13,34 @@ from neuroevo.networks.heads import Drop
 Batch = tuple[Tensor, Tensor, Tensor | None, float]
 
 
-class Draws:
-    """The draws of a generation's gradient steps: batches, mixup, dropout. None of it depends on slices."""
+def on_island(context: Context, island: int) -> torch.Generator:
+    """Return an island's generator of batches, on the CPU."""
+    return context._replace(device=torch.device("cpu"), island=island).generator("refine/batches")
 
-    def __init__(self, task: Task, s: Settings, size: int, n: int, context: Context) -> None:
+
+class Draws:
+    """The draws of a generation's gradient steps: batches, mixup, dropout. None of it depends on slices.
+
+    Of n individuals on so many `islands` those of each draw their own; what all share is the first island's.
+    """
+
+    def __init__(self, task: Task, s: Settings, size: int, n: int, context: Context, *, islands: int = 1) -> None:
         self.s, self.size, self.context = s, size, context
-        generator = context._replace(device=torch.device("cpu")).generator("refine/batches")
-        shape = (n, s.steps) if s.batches == "own" else (1, s.steps)
-        self.rows = task.view(self._rows(task, shape, generator), generator)  # [n or 1, steps, size]
+        self.each = n // islands
+        shape = (self.each, s.steps) if s.batches == "own" else (1, s.steps)
+        here = range(context.island, context.island + islands) if s.batches == "own" else [0]
+        generator = on_island(context, 0)
+        first = self._views(task, shape, generator)
+        others = {i: self._views(task, shape, on_island(context, i)) for i in here if i}
+        self.rows = torch.cat([others.get(i, first) for i in here])  # [n or 1, steps, size]
         self.kept: list[Batch] | None = None  # shared batches, for the next slice of individuals
         self.shares = torch.ones(s.steps)
         if s.mixup:  # Zhang et al. 2018; Beta(a, a) as a ratio of Gammas, drawn in a fork
             with fork(generator):
                 self.shares = torch.distributions.Beta(s.mixup, s.mixup).sample((s.steps,))
+
+    def _views(self, task: Task, shape: tuple[int, int], generator: torch.Generator) -> Tensor:
+        return task.view(self._rows(task, shape, generator), generator)
 
     def _rows(self, task: Task, shape: tuple[int, int], generator: torch.Generator) -> Tensor:
         train = task.train
@@ -67,6 +82,11 @@ class Draws:
             partners = targets.flip(-1)
         return features, targets, partners, share
 
+    def _stream(self, name: str, individual: int, device: torch.device) -> torch.Generator:
+        island, i = divmod(individual, self.each)
+        context = self.context._replace(device=device, island=self.context.island + island)
+        return context.generator(f"{name}/{i}")
+
     def dropout(self, rate: Tensor | float | None, individuals: Tensor, step: int) -> Callable[[slice], Drop]:
         """Return the dropout in this step of a part of the batch, at each individual's rate [r], or the layer's own.
 
@@ -83,10 +103,9 @@ class Draws:
                     if p == 0:
                         return x
                     p = x.new_full((len(x),), p)
-                context = self.context._replace(device=x.device)
-                streams = [f"refine/dropout/{step}/{layer[0]}/{i}" for i in individuals.tolist()]
-                shape = x.shape[1], self.size
-                draws = [torch.rand(shape, device=x.device, generator=context.generator(name)) for name in streams]
+                shape, name = (x.shape[1], self.size), f"refine/dropout/{step}/{layer[0]}"
+                streams = [self._stream(name, i, x.device) for i in individuals.tolist()]
+                draws = [torch.rand(shape, device=x.device, generator=stream) for stream in streams]
                 u = torch.stack(draws)
                 keep = 1 - p.view(-1, 1, 1)
                 return x * (u[..., part] < keep) / keep

@@ -119,11 +119,14 @@ def train_slice(trainer: Trainer, draws: Draws, own: Slice) -> tuple[Tensor, lis
     return trainer.train(draws, own)
 
 
-def refiner(task: Task, optimizer: Optimizer, settings: Settings, given: Collection[str] = ()) -> Learning:
+def refiner(
+    task: Task, optimizer: Optimizer, settings: Settings, given: Collection[str] = (), islands: int = 1
+) -> Learning:
     """Return the gradient part of a generation, and what it takes.
 
     Hyperparameters that are ranges, and those named in `given`, are traits [n]; the latter are brought along and stay.
-    A trait `stream` [n] says whose random numbers an individual has, where that isn't by its row.
+    A trait `stream` [n] says whose random numbers an individual has, where that isn't by its row. A population is of
+    so many `islands`, as many rows each, that draw apart.
     """
     s = settings
     named: dict[str, float | Range | None] = {
@@ -156,23 +159,35 @@ def refiner(task: Task, optimizer: Optimizer, settings: Settings, given: Collect
 
     def choose(population: Population, context: Context) -> Tensor:
         """Return the rows that learn, on the CPU."""
-        rows = eligible(population)
-        if s.share < 1:
-            generator = context._replace(device=rows.device).generator("refine/who")
+        parts = by_island(eligible(population), len(population.genomes))
+        if s.share == 1:
+            return torch.cat(parts)
+        chosen = []
+        for i, rows in enumerate(parts):
+            generator = context._replace(device=rows.device, island=context.island + i).generator("refine/who")
             order = torch.randperm(len(rows), generator=generator)
-            rows = rows[order[: round(s.share * len(rows))]].sort().values
-        return rows
+            chosen.append(rows[order[: round(s.share * len(rows))]].sort().values)
+        return torch.cat(chosen)
+
+    def by_island(rows: Tensor, n: int) -> list[Tensor]:
+        """Return the rows [k] of n individuals, in their order, of each island."""
+        if islands == 1:
+            return [rows]
+        ends = torch.searchsorted(rows, torch.arange(1, islands) * (n // islands))
+        return list(rows.tensor_split(ends))
 
     def steps_left(context: Context) -> int:
         """Return how many steps a generation takes: fewer in the last one, where the budget hasn't as many."""
         return s.steps if context.steps is None else min(s.steps, context.steps)
 
     def cost(population: Population, steps: int) -> Cost:
-        return training_cost(len(eligible(population)), s.share, min(s.steps, steps), size)
+        parts = by_island(eligible(population), len(population.genomes))
+        costs = [training_cost(len(rows), s.share, min(s.steps, steps), size) for rows in parts]
+        return sum(costs, Cost())
 
     def refine(population: Population, context: Context) -> tuple[Population, Cost]:
         population = with_traits(
-            population, {name: value for name, value in ranges.items() if name not in given}, context
+            population, {name: value for name, value in ranges.items() if name not in given}, context, islands
         )
         chosen, steps = choose(population, context), steps_left(context)
         if steps == 0 or not len(chosen):
@@ -186,8 +201,10 @@ def refiner(task: Task, optimizer: Optimizer, settings: Settings, given: Collect
             so_far = traits.get("steps", torch.zeros(len(genomes), device=genomes.device))
             traits["steps"] = so_far.index_add(0, rows, torch.full((len(rows),), float(steps), device=genomes.device))
         streams = traits["stream"].cpu() if "stream" in traits else torch.arange(len(genomes))
-        draws = Draws(task, replace(s, steps=steps), size, int(streams.max()) + 1, context)
-        parts = rows.split(task.individuals)
+        draws = Draws(task, replace(s, steps=steps), size, int(streams.max()) + 1, context, islands=islands)
+        own_rows = by_island(chosen, len(genomes))
+        cuts = [len(part) for of_one in own_rows for part in of_one.split(task.individuals) if len(part)]
+        parts = rows.split(cuts)
 
         def values_of(name: str, of: float | Range, part: Tensor, like: Tensor) -> Tensor:
             if isinstance(of, tuple) or name in given:
@@ -195,7 +212,7 @@ def refiner(task: Task, optimizer: Optimizer, settings: Settings, given: Collect
             return like.new_full((len(part),), of)
 
         def slices() -> Iterator[Slice]:
-            for part, own in zip(parts, streams[chosen].split(task.individuals), strict=True):
+            for part, own in zip(parts, streams[chosen].split(cuts), strict=True):
                 x = population.genomes[part].to(task.device)
                 values = {name: values_of(name, of, part, x) for name, of in ranges.items() if name not in unused}
                 values["lr"] = values["lr"] * factor(s.schedule, context.progress, s.final)
@@ -220,7 +237,9 @@ def training_cost(n: int, share: float, steps: int, size: int) -> Cost:
     return Cost(forward=samples, backward=samples)
 
 
-def with_traits(population: Population, ranges: dict[str, float | Range], context: Context) -> Population:
+def with_traits(
+    population: Population, ranges: dict[str, float | Range], context: Context, islands: int = 1
+) -> Population:
     """Give every individual its own of each hyperparameter that is a range.
 
     New individuals draw theirs, log-uniformly where the range is above zero; more than two values are dealt round
@@ -232,20 +251,22 @@ def with_traits(population: Population, ranges: dict[str, float | Range], contex
     traits, n = dict(population.traits), len(population.genomes)
     bred = population.roles == BRED
     streams = traits.get("stream", torch.arange(n, device=population.genomes.device))
-    drawn = int(streams.max()) + 1 if "stream" in traits else n
+    drawn = (int(streams.max()) + 1 if "stream" in traits else n) // islands
     for name, given in ranges.items():
         if not isinstance(given, tuple):
             continue
         low, high = given[0], given[-1]
-        generator = context.generator(f"refine/{name}")
         device = population.genomes.device
+        here = range(context.island, context.island + islands)
+        generators = [context._replace(island=i).generator(f"refine/{name}") for i in here]
         if name not in traits and len(given) > 2:
-            traits[name] = torch.tensor(given, device=device)[streams % len(given)]
+            traits[name] = torch.tensor(given, device=device)[streams % drawn % len(given)]
         elif name not in traits:
-            u = torch.rand(drawn, generator=generator, device=device)[streams]
+            u = torch.cat([torch.rand(drawn, generator=g, device=device) for g in generators])[streams]
             traits[name] = low * (high / low) ** u if low > 0 else low + (high - low) * u
         else:
-            step = (TAU * torch.randn(drawn, generator=generator, device=device)[streams]).exp()
+            u = torch.cat([torch.randn(drawn, generator=g, device=device) for g in generators])[streams]
+            step = (TAU * u).exp()
             traits[name] = torch.where(bred, traits[name] * step, traits[name]).clamp(low, high)
     return population._replace(traits=traits)
 

@@ -14,6 +14,7 @@ from neuroevo.engine import pareto
 from neuroevo.engine.cost import Cost
 from neuroevo.engine.execution import LOCAL, Execution, Executor, Work
 from neuroevo.engine.genome import Population
+from neuroevo.engine.joined import blocks
 from neuroevo.engine.samples import Grouped, Samples, walk
 from neuroevo.engine.scores import Scores, ranks
 from neuroevo.errors import InputError
@@ -64,8 +65,11 @@ def needs_all_logits(metrics: Sequence[Metric]) -> bool:
     return any(not isinstance(metric, Additive | OfGroups | OfGenome | OfModule) for metric in metrics)
 
 
-def evaluate(judgement: Judgement, genomes: Tensor, index: Tensor, execution: Execution) -> Scores:
+def evaluate(judgement: Judgement, genomes: Tensor, index: Tensor, execution: Execution, *, islands: int = 1) -> Scores:
     """Score genomes [n, g] on the samples `index` [B] by each metric.
+
+    On a CPU no slice has individuals of several `islands`, equal parts of the genomes, so that those of each round as
+    they would alone.
 
     Metrics that add over samples are summed over slices of samples; one that needs all logits of an individual has them
     kept, for as many individuals at a time as the memory limit lets. Functions of modules need no logits.
@@ -76,7 +80,9 @@ def evaluate(judgement: Judgement, genomes: Tensor, index: Tensor, execution: Ex
         size = max(1, min(size, execution.limit // (8 * 4 * execution.classes * len(index))))
 
     work = Work(score_slice, judgement, (index, execution))
-    found, bad = zip(*judgement.executor.map(work, genomes.split(size)), strict=True)
+    parts = genomes.chunk(islands) if genomes.device.type == "cpu" else (genomes,)
+    slices = [rows for part in parts for rows in part.split(size)]
+    found, bad = zip(*judgement.executor.map(work, slices), strict=True)
     values, invalid = torch.cat(found).to(genomes.device), torch.cat(bad).to(genomes.device)
     invalid |= values.isnan().any(1)
     values = values.masked_fill(invalid[:, None], -torch.inf)
@@ -152,6 +158,11 @@ def _first(metric: OfModule, evolved: Evolved, genome: Tensor) -> float:
     return value if abs(value) != torch.inf else torch.nan
 
 
+def scoring_cost(individuals: int, samples: int, beside: int) -> Cost:
+    """Return what scoring takes, with so many samples an individual `beside` those of the batch."""
+    return Cost(forward=individuals * (samples + beside))
+
+
 def fitness(
     judgement: Judgement,
     population: Population,
@@ -160,19 +171,21 @@ def fitness(
     *,
     rescored: int = 0,
     objectives: int = 1,
+    islands: int = 1,
 ) -> tuple[Scores, Cost]:
     """Score a population, and say what that cost: individuals times samples, forward.
 
     In half precision the best `rescored` individuals are scored again in float32, and that counts too; so are, and do,
     those that float16 made infinite, which no cost foresees. The first `objectives` metrics are objectives, the others
-    break ties. With constraints the best are so by Deb's rules.
+    break ties. With constraints the best are so by Deb's rules; of several `islands` they are as many of each.
     """
-    scores = evaluate(judgement, population.genomes, index, execution)._replace(objectives=objectives)
+    scores = evaluate(judgement, population.genomes, index, execution, islands=islands)
+    scores = scores._replace(objectives=objectives)
     n = scored = len(population.genomes)
     exact = execution._replace(precision="float32")
 
-    def again(rows: Tensor) -> Scores:
-        found = evaluate(judgement, population.genomes[rows], index, exact)
+    def again(rows: Tensor, islands: int = 1) -> Scores:
+        found = evaluate(judgement, population.genomes[rows], index, exact, islands=islands)
         values, invalid = (before.index_copy(0, rows, now) for before, now in zip(scores[:2], found[:2], strict=True))
         violation = scores.violation
         if violation is not None and found.violation is not None:
@@ -184,10 +197,14 @@ def fitness(
         if len(beyond):
             scores, scored = again(beyond), scored + len(beyond)
     if execution.precision != "float32" and rescored:
-        if scores.violation is not None:
-            order = ranks(scores.keys) if objectives == 1 else pareto.rank(pareto.objectives(scores))
-        else:
-            order = scores.values[:, 0] if objectives == 1 else pareto.rank(scores.values[:, :objectives])
-        best = order.topk(min(rescored, n)).indices
-        scores, scored = again(best), scored + len(best)
+        found = []
+        for rows in blocks(n, islands):
+            own = scores.rows(rows)
+            if own.violation is not None:
+                order = ranks(own.keys) if objectives == 1 else pareto.rank(pareto.objectives(own))
+            else:
+                order = own.values[:, 0] if objectives == 1 else pareto.rank(own.values[:, :objectives])
+            found.append(order.topk(min(rescored, n) // islands).indices + rows.start)
+        best = torch.cat(found)
+        scores, scored = again(best, islands), scored + len(best)
     return scores, Cost(forward=scored * len(index))

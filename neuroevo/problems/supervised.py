@@ -46,7 +46,7 @@ from neuroevo.problems.metric import (
     of_network,
 )
 from neuroevo.problems.metrics import against_imbalance
-from neuroevo.problems.scoring import Judgement, by_groups, evaluate, fitness, needs_all_logits
+from neuroevo.problems.scoring import Judgement, by_groups, evaluate, fitness, needs_all_logits, scoring_cost
 from neuroevo.problems.sums import Replay
 
 Counter = Callable[[], AbstractContextManager[Callable[[], Cost]]]
@@ -104,6 +104,7 @@ class Supervised:
     sigma: float | Tensor
     seed: int
     rescored: Callable[[int], int]  # how many of so many individuals must be told apart exactly
+    islands: int  # equal parts of a population that draw apart
     sensitive: bool  # whether mutations ask for sensitivities
     names: Names  # of classes and groups
     view: View = as_it_is  # which augmented views of train samples batches have
@@ -191,8 +192,8 @@ class Supervised:
             n = len(population.genomes)
 
             def work(execution: Execution) -> tuple[Scores, Cost]:
-                rescored = again(n)
-                return fitness(judgement, population, index, execution, rescored=rescored, objectives=objectives)
+                how = {"rescored": again(n), "objectives": objectives, "islands": self.islands}
+                return fitness(judgement, population, index, execution, **how)
 
             with self.counter() as counted:
                 scores, spent = self.executions.fit(work)
@@ -244,7 +245,7 @@ class Supervised:
         @cache
         def learning(execution: Execution) -> Learning:
             sliced = replace(task, individuals=execution.trained, micro=max(1, execution.micro))
-            return refiner(sliced, optimizer, given.settings, brought)
+            return refiner(sliced, optimizer, given.settings, brought, self.islands)
 
         def refine(population: Population, context: Context) -> tuple[Population, Cost]:
             with self.counter() as counted:
@@ -340,6 +341,7 @@ def supervised(
     sigma: float = 0.01,
     seed: int = 0,
     rescored: Callable[[int], int] = lambda n: n,
+    islands: int = 1,
     sensitive: bool = False,
     view: View = as_it_is,
     counter: Counter = nothing_counted,
@@ -353,7 +355,8 @@ def supervised(
     `splits` are rows {train, validation, test: [N]} of the samples; `metrics` by name hold those of `fitness`, the one
     of validation (`metric`), accuracy and cross_entropy. `start` [s, g] are genomes to start from, the network's own by
     default, and `sigma` the deviation of the first population around them. Of an algorithm's n individuals
-    `rescored(n)` are scored again in full precision where the execution's is half; `sensitive` says that it asks for
+    `rescored(n)` are scored again in full precision where the execution's is half; they are of so many `islands`, one
+    behind the other; `sensitive` says that it asks for
     sensitivities. The population is kept on the execution's home. `note` is told what a GPU goes without. Solutions are
     `subject_to` constraints; `groups` are the names of the samples' groups, None where they aren't known yet.
     """
@@ -374,6 +377,7 @@ def supervised(
         sigma=network.spread(genomes, sigma),
         seed=seed,
         rescored=rescored,
+        islands=islands,
         sensitive=sensitive,
         view=view,
         counter=counter,
@@ -393,8 +397,3 @@ def supervised(
 def exact(execution: Execution) -> Execution:
     """Return an execution in full precision."""
     return execution._replace(precision="float32")
-
-
-def scoring_cost(individuals: int, samples: int, beside: int) -> Cost:
-    """Return what scoring takes, with so many samples an individual `beside` those of the batch."""
-    return Cost(forward=individuals * (samples + beside))

@@ -57,7 +57,7 @@ class Spread:
         self.pipe, self.note, self.alike = pipe, note, not mixed
         self.inbox: queue.SimpleQueue[tuple[Any, ...]] = queue.SimpleQueue()
         self.numbers = parcels.Numbers()
-        self.parts: dict[int, tuple[int, Any]] = {}  # by id: the number, and what keeps the id theirs
+        self.parts: dict[tuple[Any, int], tuple[int, Any]] = {}  # by function and id: the number, and what keeps the id
         self.counter = count()
         self.call = -1  # the last whose slices come as they are done
         self.workers: dict[str, int] = {}  # by name, the process's number
@@ -146,7 +146,7 @@ class Spread:
 
     def _parts(self, work: Work[Any, Any]) -> int:
         """Return the number of a work's function and parts, which are sent the first time."""
-        key = id(work.parts)
+        key = work.function, id(work.parts)
         if key not in self.parts:
             number = next(self.counter)
             parcel = parcels.pack((work.function, work.parts), self.numbers)

@@ -5,8 +5,10 @@ from typing import Any, NamedTuple
 
 import torch
 
+from neuroevo import caveats
 from neuroevo.engine import pareto
 from neuroevo.errors import ignore
+from neuroevo.search import islands
 from neuroevo.search.algorithms.ga import elite_mean_size
 from neuroevo.storage import files, records, rundir
 from neuroevo.storage.checkpoint import FRONT
@@ -28,6 +30,7 @@ class Generation(NamedTuple):
 
     parents: list[list[int]]  # [n][p], -1 for none
     fitness: list[Any]  # [n] or [n][m], higher is better, None where invalid
+    island: list[int] | None = None  # [n], where there are several
 
     def order(self) -> list[int]:
         """Return the rows of the valid, the best first; a second column breaks ties of the first."""
@@ -48,7 +51,7 @@ def read(folder: Path, note: files.Note = ignore) -> Lineage:
     """Return a run's lineage by generation; empty where there is none. Damaged generations are left out."""
     path = folder / rundir.LINEAGE
     lines = files.read_lines(path, note, records.of_lineage)
-    found = {line["generation"]: Generation(line["parents"], line["fitness"]) for line in lines}
+    found = {line["generation"]: Generation(line["parents"], line["fitness"], line.get("island")) for line in lines}
     for generation in sorted(found):
         before = found.get(generation - 1)
         if before is not None and max(map(max, filter(None, found[generation].parents)), default=-1) >= len(
@@ -59,15 +62,21 @@ def read(folder: Path, note: files.Note = ignore) -> Lineage:
     return found
 
 
-def origin(generation: Generation, kind: str, algorithm: dict[str, Any]) -> list[int]:
+def origin(generation: Generation, kind: str, config: dict[str, Any]) -> list[int]:
     """Return the rows of a generation that a candidate of some kind was made of, the best first; [] where unknown."""
-    order = generation.order()
+    kind, island = islands.split(kind)
+    order, first = generation.order(), 0
+    if island is not None:
+        if generation.island is None or island not in generation.island:
+            return []
+        first = generation.island.index(island)
+        order = [row for row in order if generation.island[row] == island]
     if kind == "best" or not order:
         return order[:1]
     if kind == "elite_mean":
-        return order[: elite_mean_size(algorithm["population"], algorithm["elites"])]
+        return order[: elite_mean_size(config["algorithm"]["population"], caveats.elites_of(config, island))]
     if kind.startswith(ALONE):
-        return [int(kind.removeprefix(ALONE))]
+        return [first + int(kind.removeprefix(ALONE))]
     if kind.startswith(FRONT):
         m = len(generation.fitness[order[0]])
         values = [[-torch.inf] * m if value is None else value for value in generation.fitness]

@@ -77,6 +77,25 @@ def column(name: str, history: Sequence[Mapping[str, Any]], key: str, caption: s
     return Plot(name, key, caption, figure, ["generation", key], lines)
 
 
+LEGEND = 12  # islands that a legend names
+
+
+def islands(name: str, lines: Sequence[Mapping[str, Any]], key: str, title: str, caption: str) -> Plot:
+    """Draw a column of the islands' histories over generations, a line an island."""
+    known = [line for line in lines if line[key] is not None]
+    with canvas("generation", words(key)) as (figure, axes):
+        count = 1 + max((line["island"] for line in lines), default=0)
+        for i in range(count):
+            shown = thin([(line["generation"], line[key]) for line in known if line["island"] == i])
+            x, y, mark = [row[0] for row in shown], [row[1] for row in shown], "." if len(shown) < 3 else ""
+            axes.plot(x, y, label=f"island {i}", marker=mark, linewidth=1.2, **style(i))
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        if count <= LEGEND:
+            figure.legend(loc="outside upper left", ncols=4, columnspacing=1)
+    rows = [[line["generation"], line["island"], line[key]] for line in known]
+    return Plot(name, title, caption, figure, ["generation", "island", key], rows)
+
+
 COSTS = {
     "forward": "forward_samples",
     "backward x 2": "backward_samples",

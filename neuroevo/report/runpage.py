@@ -14,9 +14,10 @@ import numpy.typing as npt
 from neuroevo import caveats, config
 from neuroevo.errors import InputError, ignore, printable
 from neuroevo.problems.metric import LOWER_IS_BETTER, as_reported
-from neuroevo.report import figures, genealogy, page, plots_of_runs, plots_of_searches
+from neuroevo.report import archipelago, figures, genealogy, page, plots_of_runs, plots_of_searches
 from neuroevo.report.figures import Plot, words
 from neuroevo.report.plots_of_searches import Axis, Trials
+from neuroevo.search import islands
 from neuroevo.storage import checkpoint, files, rundir
 from neuroevo.storage.files import Note
 
@@ -128,6 +129,7 @@ def run_page(folder: Path, pictures: Path | None, refresh: int | None = None, no
         raise InputError("; ".join([f"{folder}: no generation is recorded yet", *bad]))
     searched = read_trials(folder, bad.append)
     genealogy.read(folder, bad.append)
+    apart = rundir.read_islands(folder, bad.append)
     rundir.read_confusion(folder, bad.append)
     for line in dict.fromkeys(bad):
         note(line)
@@ -143,6 +145,11 @@ def run_page(folder: Path, pictures: Path | None, refresh: int | None = None, no
         )
         + page.section("Data", *data_sources(run))
         + page.section("Progress", plot_grid([*progress, *over_generations(run)], pictures))
+        + page.section(
+            "Islands",
+            plot_grid(archipelago.plots(apart), pictures),
+            *archipelago.table(apart, run.config, run.champion.get("kind", "")),
+        )
         + page.section("The champion on test", *on_test(run, pictures))
         + page.section("Genealogy", *ancestry(run, pictures))
         + page.section("Pareto front", plot_grid(front(run), pictures))
@@ -296,9 +303,9 @@ def ancestry(run: Run, pictures: Path | None, prefix: str = "") -> list[str]:
         return [page.note("No genealogy: the champion is what the run started from.")]
     if generation not in lineage:
         return [page.note("No genealogy: here individuals have no parents, or more than two.")]
-    rows = genealogy.origin(lineage[generation], kind, run.config["algorithm"])
+    rows = genealogy.origin(lineage[generation], kind, run.config)
     if not rows:
-        what = caveats.MADE_OF.get(kind)
+        what = caveats.MADE_OF.get(islands.split(kind)[0])
         made_of = f"was made of the whole population: {what}" if what else "has no parents"
         return [page.note(f"No genealogy: the champion ({words(kind)}) {made_of}.")]
     tree = genealogy.ancestors(lineage, generation, rows[:PARTS], DEPTH, WIDEST)

@@ -27,6 +27,13 @@ def of_history(line: dict[str, Any]) -> bool:
     )
 
 
+def of_island(line: dict[str, Any]) -> bool:
+    """Tell whether a line is as those of islands are."""
+    whole = all(count(line.get(key)) for key in ("generation", "island", "invalid"))
+    figures = all(key in line for key in ("fitness_best", "fitness_mean", "fitness_std", "diversity"))
+    return whole and line["generation"] > 0 and figures and all(v is None or number(v) for v in line.values())
+
+
 def of_lineage(line: dict[str, Any]) -> bool:
     """Tell whether a line is as a lineage's are."""
     parents, fitness = line.get("parents"), line.get("fitness")
@@ -35,6 +42,8 @@ def of_lineage(line: dict[str, Any]) -> bool:
     if len(parents) != len(fitness) or not parents:
         return False
     rows = all(isinstance(row, list) and all(count(p) or p == -1 for p in row) for row in parents)
+    island = line.get("island", [0] * len(parents))
+    rows = rows and isinstance(island, list) and len(island) == len(parents) and all(map(count, island))
     widths = {len(value) if isinstance(value, list) else 0 for value in fitness if value is not None}
     values = [v for value in fitness if value is not None for v in (value if isinstance(value, list) else [value])]
     return rows and len(widths) < 2 and all(map(number, values))

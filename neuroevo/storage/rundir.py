@@ -20,7 +20,7 @@ from neuroevo.networks.weightfiles import seal
 from neuroevo.storage import checkpoint, generations
 from neuroevo.storage.checkpoint import History
 from neuroevo.storage.files import Note, append, content, dumps, loads, read_lines, replace, write_error
-from neuroevo.storage.records import count, of_history, of_lineage, of_result
+from neuroevo.storage.records import count, of_history, of_island, of_lineage, of_result
 
 OUT = Path("runs/out")  # where runs are whose folder isn't named
 LOCK, CHECKPOINTS = ".lock", "checkpoints"
@@ -35,6 +35,7 @@ RESULTS, CURVES, SUMMARY, COMPARISONS, LEVELS = (
     "comparisons.csv",
     "levels.csv",
 )
+ISLANDS = "islands.jsonl"  # a line for each island of each generation, where there are several
 CONFIG, HISTORY, RESULT, CHAMPION, LOG, LINEAGE, CONFUSION = (
     "config.yaml",
     "history.jsonl",
@@ -114,15 +115,43 @@ def newest(folder: Path, note: Note = ignore) -> checkpoint.Checkpoint | None:
 
 
 def cut_lineage(folder: Path, generation: int, note: Note = ignore) -> None:
-    """Take from the lineage the lines after a generation, and those that are damaged."""
-    if (folder / LINEAGE).exists():
-        lines = read_lines(folder / LINEAGE, note, of_lineage)
-        kept = [line for line in lines if line["generation"] <= generation]
-        replace(folder / LINEAGE, "".join(dumps(line) + "\n" for line in kept).encode())
+    """Take from the lineage, and from the islands' history, the lines after a generation, and those damaged."""
+    for name, right in ((LINEAGE, of_lineage), (ISLANDS, of_island)):
+        if (folder / name).exists():
+            lines = read_lines(folder / name, note, right)
+            kept = [line for line in lines if line["generation"] <= generation]
+            replace(folder / name, "".join(dumps(line) + "\n" for line in kept).encode())
+
+
+def read_islands(folder: Path, note: Note = ignore) -> list[dict[str, Any]]:
+    """Return the history of each island, a line a generation for each; [] where there is none."""
+    found = {(line["generation"], line["island"]): line for line in read_lines(folder / ISLANDS, note, of_island)}
+    return [found[key] for key in sorted(found)]
+
+
+def extend_islands(folder: Path, step: Step) -> None:
+    """Add a generation's line for each island to their history."""
+    lines = []
+    for i, found in enumerate(step.islands):
+        figures = found._asdict()
+        rest = {**figures.pop("constraints"), **figures.pop("traits")}
+        lines.append(dumps({"generation": step.generation, "island": i, **figures, **rest}) + "\n")
+    _add(folder / ISLANDS, "".join(lines))
+
+
+def _add(path: Path, text: str) -> None:
+    """Add text to a file; RunError where that can't be."""
+    try:
+        with open(path, "ab", buffering=0) as file:
+            append(file, text)
+    except OSError as error:
+        raise write_error(path, error) from error
 
 
 def extend_lineage(folder: Path, step: Step) -> None:
     """Add a generation's line to the lineage: its parents [n, p], and its fitness [n] or [n, m], null where invalid.
+
+    Where there are several islands, it says which one each is on.
 
     Nothing is written where individuals have more than two parents, as where everybody is a parent of everybody, or
     after the first generation none at all.
@@ -138,16 +167,14 @@ def extend_lineage(folder: Path, step: Step) -> None:
     if step.generation > 1 and not (parents >= 0).any():
         return
     fitness = (found[:, 0] if m == 1 else found[:, :m]).tolist()
+    each = len(parents) // max(1, len(step.islands))
     line = {
         "generation": step.generation,
+        **({} if not step.islands else {"island": [i // each for i in range(len(parents))]}),
         "parents": parents.tolist(),
         "fitness": [None if bad else value for value, bad in zip(fitness, invalid.tolist(), strict=True)],
     }
-    try:
-        with open(folder / LINEAGE, "ab", buffering=0) as file:
-            append(file, dumps(line) + "\n")
-    except OSError as error:
-        raise write_error(folder / LINEAGE, error) from error
+    _add(folder / LINEAGE, dumps(line) + "\n")
 
 
 def write_confusion(folder: Path, classes: Sequence[str], counts: Tensor) -> None:

@@ -12,23 +12,17 @@ import torch
 from torch import Tensor
 
 from neuroevo.config import Config
-from neuroevo.engine import loop
+from neuroevo.engine import joined, loop
 from neuroevo.engine.algorithm import Algorithm
 from neuroevo.engine.cost import Budget, Cost
 from neuroevo.engine.genome import Population
+from neuroevo.engine.joined import place
 from neuroevo.engine.loop import Champion, Step
 from neuroevo.engine.rng import Context
 from neuroevo.engine.scores import Scores
 from neuroevo.experiments.compose import Run
 from neuroevo.networks import quantised
 
-TRAITS = {  # config keys that are traits of individuals when they learn
-    "refine.lr": "lr",
-    "refine.momentum": "momentum",
-    "refine.weight_decay": "weight_decay",
-    "refine.label_smoothing": "label_smoothing",
-    "refine.dropout": "dropout",
-}
 PROPOSALS = ("algorithm.mutation.sigma", "genome.init_sigma")  # config keys that only proposals depend on
 
 
@@ -46,41 +40,20 @@ def join(algorithms: Sequence[Algorithm[Any]], spreads: Sequence[Any], traits: M
     r = len(algorithms)
 
     def init(start: Tensor, sigma: float | Tensor, context: Context) -> Joined:
-        pairs = zip(algorithms, spreads, strict=True)
-        return Joined({place(i): a.init(start, spread, context) for i, (a, spread) in enumerate(pairs)})
+        return Joined(joined.begin(algorithms, start, spreads, [context] * r))
 
     def ask(state: Joined, context: Context) -> Population:
-        asked = [a.ask(own, context) for a, own in zip(algorithms, state.runs.values(), strict=True)]
-        genomes = torch.cat([population.genomes for population in asked])
-        n = len(genomes) // r
-        own = {name: torch.cat([population.traits[name] for population in asked]) for name in asked[0].traits}
-        own |= {name: value.to(genomes).repeat_interleave(n) for name, value in traits.items()}
-        own["stream"] = torch.arange(n, device=genomes.device).repeat(r)
-        parents = torch.cat([population.parents for population in asked])
-        return Population(genomes, own, parents, torch.cat([population.roles for population in asked]))
+        whole = joined.stack(joined.ask(algorithms, state.runs, [context] * r))
+        n = len(whole.genomes) // r
+        own = {name: value.to(whole.genomes).repeat_interleave(n) for name, value in traits.items()}
+        own["stream"] = torch.arange(n, device=whole.genomes.device).repeat(r)
+        return whole._replace(traits=whole.traits | own)
 
     def tell(state: Joined, scored: Population, scores: Scores) -> Joined:
-        n = len(scored.genomes) // r
-        told = {}
-        for i, (a, (key, own)) in enumerate(zip(algorithms, state.runs.items(), strict=True)):
-            rows = slice(i * n, (i + 1) * n)
-            told[key] = a.tell(own, scored.rows(rows), scores.rows(rows))
-        return Joined(told)
+        return Joined(joined.tell(algorithms, state.runs, scored, scores))
 
-    return Algorithm(
-        init,
-        ask,
-        tell,
-        lambda state: {},  # `Group.judge` asks each run for its candidates
-        size=sum(a.size for a in algorithms),
-        again=sum(a.again for a in algorithms),
-        overhead=sum(a.overhead for a in algorithms),
-    )
-
-
-def place(i: int) -> str:
-    """Return the name of a run's state, which sorts by its place."""
-    return f"{i:06d}"
+    # `Group.judge` asks each run for its candidates.
+    return Algorithm(init, ask, tell, lambda state: {}, **joined.sizes(algorithms)._asdict())
 
 
 class Verdict(NamedTuple):

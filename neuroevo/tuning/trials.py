@@ -193,7 +193,7 @@ class Trainer:
             cost += Cost(backbone=computed)
             brought = {
                 name: [float(settings[i][key]) for i in rows]
-                for key, name in lockstep.TRAITS.items()
+                for key, name in config.TRAITS.items()
                 if isinstance(settings[rows[0]].get(key), float)
             }
             assembled = self.assemble(configs[rows[0]], source)
@@ -209,7 +209,7 @@ class Trainer:
         """Return the trials of each population: those that differ in what lockstep allows."""
         groups: dict[str, list[int]] = {}
         for i, (given, c) in enumerate(zip(settings, configs, strict=True)):
-            own = {*lockstep.TRAITS, *lockstep.PROPOSALS} & {key for key, v in given.items() if isinstance(v, float)}
+            own = {*config.TRAITS, *lockstep.PROPOSALS} & {key for key, v in given.items() if isinstance(v, float)}
             alone = (c.refine is not None and c.refine.share < 1) or c.fitness.precision != FULL
             rest = c.record()
             for key in own:
@@ -306,7 +306,7 @@ class Trainer:
 
 def crowd_warning(c: Config, count: int) -> str | None:
     """Return what to know where each of so many trials an iteration is a whole population; None where it is not."""
-    search = c.algorithm.search()
+    search = c.search()
     n = search.later
     if search.roles == (KEPT,) or n == 1:
         return None

@@ -1,15 +1,13 @@
 """A run comes to the same bytes by workers of a Ray cluster, whatever becomes of them; nothing of a cluster stays."""
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ import psutil
 import pytest
 import torch
 from conftest import Quiet
+from kills import Place, of_clusters
 from test_resume import contents
 
 import neuroevo as ne
@@ -298,37 +297,18 @@ def test_without_workers_nothing_is_begun() -> None:
             assert executor is cluster.LOCAL
 
 
-def of_clusters(folder: Path) -> list[psutil.Process]:
-    """Return the processes of clusters that runs with this temporary folder began."""
-    found = []
-    for process in psutil.process_iter():
-        with suppress(psutil.Error):
-            own = process.environ()
-            found += [process] if cluster.NAME in own and own.get("TMPDIR") == str(folder) else []
-    return found
-
-
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGKILL, -9), (signal.SIGINT, 130)], ids=["kill -9", "Ctrl-C"])
 def test_a_run_that_is_ended_leaves_nothing_behind_and_goes_on_with_other_workers(
     tmp_path: Path, number: int, status: int
 ) -> None:
-    sets, folder = [*SHORT, *LEARN, "budget.generations=40"], tmp_path / "r"
-    temporary = Path(tempfile.mkdtemp(dir="/tmp"))  # a short path, or Ray's sockets were elsewhere
-    words = [word for text in [*sets, "remote.workers=2"] for word in ("--set", text)]
-    command = [sys.executable, "-m", "neuroevo", "run", "--out", str(folder), *words]
-    run = subprocess.Popen(command, env={**os.environ, "TMPDIR": str(temporary)}, stdout=subprocess.DEVNULL)
-    while run.poll() is None and not list((folder / "checkpoints").glob("*4.h5")):
-        time.sleep(0.02)
-    assert of_clusters(temporary)
+    place, alone = Place(tmp_path, "r"), Place(tmp_path, "alone")
+    run = place.start(2)
+    place.begun(run)
+    assert of_clusters(place.temporary)
     run.send_signal(number)
     assert run.wait(20) == status
-    end = time.monotonic() + 20
-    while of_clusters(temporary) and time.monotonic() < end:
-        time.sleep(0.1)
-    assert not of_clusters(temporary)
-    assert not list(temporary.glob("neuroevo*"))
-    shutil.rmtree(temporary)  # with what PyTorch has there
-    experiment.resume(str(folder), ["remote.workers=0"], Quiet())
-    torch.manual_seed(0)
-    experiment.run(load(None, sets), str(tmp_path / "whole"), "test", Quiet())
-    assert contents(folder) == contents(tmp_path / "whole")
+    assert place.start(0, resume=True).wait(60) == 0
+    assert place.clean() == []
+    assert alone.start(0).wait(60) == 0
+    assert alone.clean() == []
+    assert contents(place.folder) == contents(alone.folder)

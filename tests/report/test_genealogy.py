@@ -58,11 +58,11 @@ def test_an_individual_that_only_learns_descends_from_itself_and_a_mean_of_all_i
 
 
 def test_a_champion_is_of_the_best_row_of_the_best_rows_or_of_the_front() -> None:
-    algorithm = {"population": 8, "elites": 1}
+    algorithm = {"algorithm": {"population": 8, "elites": 1}}
     generation = Generation([[-1, -1]] * 8, [0.1, 0.5, None, 0.4, 0.3, 0.2, 0.0, 0.45])
     assert genealogy.origin(generation, "best", algorithm) == [1]
     assert genealogy.origin(generation, "elite_mean", algorithm) == [1, 7]
-    assert genealogy.origin(generation, "elite_mean", algorithm | {"elites": 3}) == [1, 7, 3]
+    assert genealogy.origin(generation, "elite_mean", {"algorithm": {"population": 8, "elites": 3}}) == [1, 7, 3]
     assert genealogy.origin(generation, "personal_mean", algorithm) == []
     tied = Generation([[-1, -1]] * 3, [[0.5, 0.1], [0.5, 0.2], [0.4, 0.9]])
     assert genealogy.origin(tied, "best", algorithm) == [1]
@@ -78,5 +78,5 @@ def test_the_rows_of_a_real_runs_champion_are_its_genome(tmp_path: Path) -> None
         folder = experiment.run(c, str(tmp_path / name), "test", kept)
         champion = kept.steps[-1].champion
         population = kept.steps[champion.generation - 1].population
-        rows = genealogy.origin(genealogy.read(folder)[champion.generation], champion.kind, c.record()["algorithm"])
+        rows = genealogy.origin(genealogy.read(folder)[champion.generation], champion.kind, c.record())
         torch.testing.assert_close(champion.genome, population.genomes[rows].mean(0))

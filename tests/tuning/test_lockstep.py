@@ -34,7 +34,7 @@ def group(c: Config, settings: Sequence[dict[str, Any]]) -> Group:
     configs = [c.trial(own) for own in settings]
     ready = experiment.prepare(configs[0])
     source = sources.sources(*ready, images=lambda done, total: None, log=lambda line: None)
-    brought = {name: [own[key] for own in settings] for key, name in lockstep.TRAITS.items() if key in settings[0]}
+    brought = {name: [own[key] for own in settings] for key, name in config.TRAITS.items() if key in settings[0]}
     return Group.begin(compose.assemble(ready.config, source), configs, brought)
 
 

@@ -53,7 +53,7 @@ def random(*, population: Size = 256) -> Algorithm[Incumbent]:
         parents[0, 0] = best
         return Population(genomes, traits, parents, roles({KEPT: 1, NEW: population - 1}, best.device))
 
-    return Algorithm(_init(population, None), ask, _tell, _candidates, population, roles=(NEW, KEPT))
+    return Algorithm(_init(population, None), ask, _tell, _candidates, population, roles=(NEW, KEPT), receives=True)
 
 
 def hill_climbing(*, population: Size = 256, sigma: Annotated[float, Ge(0)] | None = None) -> Algorithm[Incumbent]:
@@ -73,7 +73,7 @@ def hill_climbing(*, population: Size = 256, sigma: Annotated[float, Ge(0)] | No
             genomes=genomes, parents=parents, roles=roles({KEPT: 1, BRED: population - 1}, rows.device)
         )
 
-    return Algorithm(_init(population, sigma), ask, _tell, _candidates, population, roles=(BRED, KEPT))
+    return Algorithm(_init(population, sigma), ask, _tell, _candidates, population, roles=(BRED, KEPT), receives=True)
 
 
 def _init(population: int, step: float | None) -> Callable[[Tensor, float | Tensor, Context], Incumbent]:

@@ -84,7 +84,7 @@ def de(
         best = own.index_select(0, state.fitness[own].argmax(keepdim=True))
         return {"best": genomes.index_select(0, best)[0], "mean": genomes.index_select(0, own).mean(0)}
 
-    return Algorithm(init, ask, tell, candidates, size=n, again=n, roles=(BRED, KEPT))
+    return Algorithm(init, ask, tell, candidates, size=n, again=n, roles=(BRED, KEPT), receives=True)
 
 
 def survivors(fitness: Tensor, n: int) -> Tensor:

@@ -40,4 +40,4 @@ def fixed(*, population: Annotated[int, Ge(1)] = 1) -> Algorithm[GAState]:
         names = ["best" if i == best else f"individual_{i}" for i in range(population)]
         return {names[i]: state.population.genomes[i] for i in range(population) if valid[i]}
 
-    return Algorithm(init, ask, tell, candidates, population, roles=(KEPT,))
+    return Algorithm(init, ask, tell, candidates, population, roles=(KEPT,), receives=True)

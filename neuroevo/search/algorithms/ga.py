@@ -154,4 +154,5 @@ def ga(
         remembered=elites,
         many=True,
         roles=(BRED, KEPT) if elites else (BRED,),
+        receives=True,
     )

@@ -47,7 +47,7 @@ def pso(
     more than `max_velocity` starting deviations in a generation. In a ring a particle's neighbourhood are the
     `neighbours` on either side and itself. An invalid particle goes back to its personal best and starts there at rest.
     """
-    n = population
+    n, around = population, neighbours if neighbourhood == "ring" else None
 
     def init(start: Tensor, sigma: float | Tensor, context: Context) -> Swarm:
         genomes = noisy(start, n, sigma, context.generator("init"))
@@ -61,7 +61,7 @@ def pso(
         before = state.population
         if not len(state.fitness):
             return before
-        own, leaders = bests(state.fitness, n, neighbours if neighbourhood == "ring" else None)
+        own, leaders = bests(state.fitness, n, around)
         here = _positions(state.fitness, n)
         at_rest = state.fitness[here] == -torch.inf
         origin = torch.where(at_rest, own, here)
@@ -91,8 +91,13 @@ def pso(
     def tell(state: Swarm, scored: Population, scores: Scores) -> Swarm:
         velocity = state.velocity
         if len(state.fitness):
-            origin = state.population.genomes.index_select(0, scored.parents[n:, 0])
-            velocity = torch.sub(scored.genomes[n:], origin, out=origin)
+            own, _ = bests(state.fitness, n, around)
+            here = _positions(state.fitness, n)
+            origin = torch.where(state.fitness[here] == -torch.inf, own, here)
+            before = state.population.genomes.index_select(0, origin)
+            velocity = torch.sub(scored.genomes[n:], before, out=before)
+        came = scored.roles[-n:] == KEPT  # from elsewhere: at rest
+        velocity = velocity.masked_fill(came[:, None], 0)
         return Swarm(scored, fitness_of(scores), velocity, state.sigma)
 
     def candidates(state: Swarm) -> dict[str, Tensor]:
@@ -102,7 +107,7 @@ def pso(
         genomes = state.population.genomes
         return {"best": genomes.index_select(0, leaders[:1])[0], "personal_mean": genomes.index_select(0, own).mean(0)}
 
-    return Algorithm(init, ask, tell, candidates, size=n, again=n, roles=(BRED, KEPT), continuous=True)
+    return Algorithm(init, ask, tell, candidates, size=n, again=n, roles=(BRED, KEPT), continuous=True, receives=True)
 
 
 def _positions(fitness: Tensor, n: int) -> Tensor:
