@@ -79,6 +79,11 @@ def began() -> float:
     return float(psutil.Process().create_time())
 
 
+def end_process() -> None:
+    """Send this process a SIGTERM."""
+    psutil.Process().terminate()
+
+
 def synchronise(device: torch.device) -> None:
     """Wait until a device has done what it was given."""
     if device.type == "cuda":

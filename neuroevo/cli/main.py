@@ -88,10 +88,7 @@ def bench(
     budget: Annotated[
         str | None, typer.Option(help="samples=N of each run, tuning included; default: the config's own", metavar="")
     ] = None,
-    jobs: Annotated[
-        str,
-        typer.Option(help="runs at a time; ray:N, ray:auto, ray:N@ADDRESS: by workers of a Ray cluster", metavar="N"),
-    ] = "1",
+    jobs: Annotated[str, typer.Option(help="runs at a time; ray:N[@ADDRESS], ray:auto: by Ray", metavar="N")] = "1",
     levels: Annotated[
         str | None, typer.Option(help="validation levels whose first reach is tabled", metavar="X,Y,...")
     ] = None,

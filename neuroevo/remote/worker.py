@@ -3,7 +3,6 @@
 import os
 import pickle
 import platform
-import signal
 import sys
 import threading
 import time
@@ -150,7 +149,7 @@ def end_when(told: Callable[[], bool]) -> None:
         with suppress(Exception):  # nobody is there to ask any more
             while not told():
                 time.sleep(ASK)
-            os.kill(os.getpid(), signal.SIGTERM)
+            devices.end_process()
 
     threading.Thread(target=watch, daemon=True).start()
 
