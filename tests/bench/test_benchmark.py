@@ -25,6 +25,7 @@ from neuroevo.errors import InputError, Interrupted, RunError
 from neuroevo.experiments import experiment, signals
 from neuroevo.experiments.signals import Signals
 from neuroevo.learning.draws import Batch, Draws
+from neuroevo.learning.task import Task
 from neuroevo.networks import heads
 from neuroevo.problems.supervised import Supervised
 from neuroevo.report import report
@@ -92,8 +93,8 @@ class Counted:
 
             return method, counting
 
-        def trained(draws: Draws, individuals: torch.Tensor) -> Iterator[Batch]:
-            for batch in batches(draws, individuals):
+        def trained(draws: Draws, task: Task, individuals: torch.Tensor) -> Iterator[Batch]:
+            for batch in batches(draws, task, individuals):
                 self.backward += len(individuals) * batch[0].shape[-2]
                 yield batch
 
