@@ -31,7 +31,7 @@ def table(lines: Sequence[Line], config: Mapping[str, Any], kind: str) -> list[s
     settings = given["settings"] or [{}] * given["count"]
     named = given["topology"]
     sources = TOPOLOGIES[named](given["count"]) if isinstance(named, str) else named
-    header = ["island", "receives from", "own settings", "fitness best", "mean", "diversity", "invalid"]
+    header = ["island", "receives from", "fitness best", "mean", "diversity", "invalid", "own settings"]
     rows: list[list[Any]] = []
     for line in lines:
         i = line["island"]
@@ -41,7 +41,7 @@ def table(lines: Sequence[Line], config: Mapping[str, Any], kind: str) -> list[s
         who = f"{i} (the champion's)" if kind.endswith(f" of island {i}") else i
         senders = ", ".join(map(str, sources[i])) if given["migrants"] else ""
         figures = [line[key] for key in ("fitness_best", "fitness_mean", "diversity", "invalid")]
-        rows.append([who, senders, own, *figures])
+        rows.append([who, senders, *figures, own])
     migrants, every = given["migrants"], given["every"]
     some = f"{migrants} of each go every {every} generations." if migrants else "Nobody goes."
     return [page.grid(header, rows, f"After generation {last}. {some}")]

@@ -57,6 +57,7 @@ CASES: dict[str, list[str]] = {
     "safe": [*MLP, *LEARN, "algorithm.mutation.safe=true"],
     "levels": ["genome.levels=int8"],
     "coordinates": [*DEEP, "genome.space=scales"],
+    "islands": [*LEARN, "islands={count: 2, every: 2, migrants: 2}"],
 }  # fmt: skip
 
 
