@@ -218,6 +218,7 @@ COMMAND = (
 )
 
 
+@pytest.mark.long
 def test_a_benchmark_killed_in_its_middle_ends_in_the_tables_of_one_that_ran_through(base: str, tmp_path: Path) -> None:
     names = ["ga", "sgd_restarts", str(tmp_path / "tuned.yaml")]
     whole = benched(base, names, tmp_path / "whole", seeds=2)

@@ -3,6 +3,10 @@
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
+pytestmark = pytest.mark.long
+
 
 def test_each_arm_is_judged_on_test_by_each_goal_and_paired(run_bench: Callable[..., Any]) -> None:
     found = run_bench("constraints.py", "--rounds", "2", "--goals", "recall,near")

@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.long
+
 
 def test_every_row_is_scored_on_test_beside_the_one_that_the_stage_chose(
     run_bench: Callable[..., Any], capsys: pytest.CaptureFixture[str]

@@ -3,6 +3,10 @@
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
+pytestmark = pytest.mark.long
+
 
 def test_islands_are_compared_with_one_population_at_equal_samples(run_bench: Callable[..., Any]) -> None:
     record = run_bench("islands.py")

@@ -171,6 +171,7 @@ def when(what: Callable[[], bool], act: Callable[[], None]) -> threading.Thread:
     return watcher
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_run_whose_worker_is_killed_is_gone_on_with_by_another(
     base: str, tmp_path: Path, shared: Spread, number: signal.Signals
@@ -196,6 +197,7 @@ def ends(item: int, *_: object) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+@pytest.mark.long
 def test_what_ends_every_worker_that_begins_it_fails_and_nothing_else_does(tmp_path: Path, shared: Spread) -> None:
     (tmp_path / "bench.yaml").write_bytes(b"one")
     site = jobs.Site(ends, str(tmp_path), Path("bench.yaml"), b"one", "")
@@ -203,6 +205,7 @@ def test_what_ends_every_worker_that_begins_it_fails_and_nothing_else_does(tmp_p
     assert found == {0: None, 1: Failure(False, "its workers died, one after another"), 2: None}
 
 
+@pytest.mark.long
 def test_an_interrupted_benchmark_has_its_runs_checkpoints_and_goes_on_in_one_process(
     base: str, tmp_path: Path
 ) -> None:

@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.long
+
 
 def test_an_individual_is_timed_beside_a_plain_session(run_bench: Callable[..., Any]) -> None:
     pytest.importorskip("onnxruntime")

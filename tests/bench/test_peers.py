@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+pytestmark = pytest.mark.long
+
 BENCH = Path(__file__).parents[2] / "bench" / "peers.py"
 WAYS = {
     "a": {"torch.mm float32", "torch.mm bfloat16", "neuroevo float32", "neuroevo best", "evotorch", "evotorch loader",

@@ -234,6 +234,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "r"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("damage", ["flip", "list", "folder"])
 @pytest.mark.parametrize(
     "name", ["config.yaml", "history.jsonl", "lineage.jsonl", "result.json", "confusion.csv", "run.log"]

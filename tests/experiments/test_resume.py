@@ -111,6 +111,7 @@ def wait_for(condition: Callable[[], bool]) -> None:
         time.sleep(0.002)
 
 
+@pytest.mark.long
 def test_kill_9_at_20_random_moments_and_resume_ends_in_the_same_bytes_each_time(
     tmp_path: Path, uninterrupted: dict[str, Any]
 ) -> None:

@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -177,6 +177,7 @@ def test_a_cluster_that_can_not_be_had_is_one_line(given: Cluster, option: str, 
     assert time.monotonic() - began < 20
 
 
+@pytest.mark.long
 def test_workers_that_differ_are_refused_or_admitted_and_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
     describe = cluster.describe
     monkeypatch.setattr(cluster, "describe", lambda *given: describe(*given) | {"torch": "0.1"})
@@ -191,13 +192,19 @@ def test_workers_that_differ_are_refused_or_admitted_and_told_of(monkeypatch: py
         assert not executor.alike
 
 
-def test_a_cluster_that_vanishes_is_one_line_and_leaves_the_checkpoint(tmp_path: Path) -> None:
+@pytest.mark.long
+def test_a_cluster_that_vanishes_is_one_line_and_leaves_the_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))  # by which this cluster's processes are known
+
     def vanish() -> None:
         while not (tmp_path / "r" / "checkpoints").exists() or not any((tmp_path / "r" / "checkpoints").iterdir()):
             time.sleep(0.05)
-        for process in psutil.process_iter(["name"]):
-            if process.info["name"] in ("raylet", "gcs_server"):
-                process.kill()
+        for process in of_clusters(tmp_path):
+            with suppress(psutil.Error):
+                if process.name() in ("raylet", "gcs_server"):
+                    process.kill()
 
     killer = threading.Thread(target=vanish, daemon=True)
     killer.start()
@@ -208,6 +215,7 @@ def test_a_cluster_that_vanishes_is_one_line_and_leaves_the_checkpoint(tmp_path:
     experiment.resume(str(tmp_path / "r"), ["remote.workers=0", "budget.generations=8"], Quiet())
 
 
+@pytest.mark.long
 def test_a_search_from_python_is_done_by_workers() -> None:
     torch.manual_seed(0)
     x = torch.randn(300, 8)
@@ -237,6 +245,7 @@ cluster.shutdown()
 """
 
 
+@pytest.mark.long
 def test_a_run_on_two_nodes_goes_on_when_one_is_lost_and_when_another_joins(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -298,6 +307,7 @@ def test_without_workers_nothing_is_begun() -> None:
             assert executor is cluster.LOCAL
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGKILL, -9), (signal.SIGINT, 130)], ids=["kill -9", "Ctrl-C"])
 def test_a_run_that_is_ended_leaves_nothing_behind_and_goes_on_with_other_workers(
     tmp_path: Path, number: int, status: int

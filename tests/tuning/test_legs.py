@@ -92,6 +92,7 @@ def first_begun(events: Iterator[Any]) -> Iterator[Any]:
         yield event
 
 
+@pytest.mark.long
 def test_a_search_that_is_interrupted_while_workers_are_at_it_goes_on_from_there_without_them(
     tmp_path: Path, by_workers: Spread, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # the last: workers that were told to end do nothing more

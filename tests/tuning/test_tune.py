@@ -368,6 +368,7 @@ def counted_accuracy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tenso
     return (logits.argmax(-1) == targets).double().mean(-1)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "sets",
     [
@@ -413,6 +414,7 @@ def slow_child(folder: str, sets: list[str]) -> None:
         os._exit(error.status)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_a_long_iteration_in_seconds_and_loses_one_generation(
     tmp_path: Path, number: signal.Signals, status: int
