@@ -224,8 +224,10 @@ class Bridge:
         """Give what waits to who has nothing to do."""
         with self.lock:
             while self.waiting and self.crew.ready:
-                name, actor = self.crew.ready.popitem()
                 piece = self.waiting.popleft()
+                if piece.parts not in self.parts:  # of a call that nobody waits for
+                    continue
+                name, actor = self.crew.ready.popitem()
                 reference, tensors, sources = self.parts[piece.parts]
                 there = {n: self.tensors.get(n) for n in tensors}
                 order = (piece.parts, reference), (piece.common, self.commons[piece.common]), piece.content, there
@@ -259,6 +261,8 @@ class Bridge:
                 if kind == "parts":
                     number, content, tensors, sources = rest
                     self.parts[number] = [self.ray.put(content)], tensors, sources
+                elif kind == "without":
+                    self.parts.pop(rest[0], None)
                 elif kind == "tensor":
                     number, shape, content = rest
                     self.tensors[number] = [self.ray.put((pickle.loads(shape), content))]  # noqa: S301  from the run

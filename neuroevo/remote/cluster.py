@@ -25,7 +25,7 @@ from neuroevo.data import feature_cache
 from neuroevo.engine.execution import LOCAL, Executor, Work
 from neuroevo.errors import InputError, RunError, ignore
 from neuroevo.remote import parcels
-from neuroevo.remote.worker import Grad, Settings, describe
+from neuroevo.remote.worker import PARTS, Grad, Settings, describe
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -57,7 +57,9 @@ class Spread:
         self.pipe, self.note, self.alike = pipe, note, not mixed
         self.inbox: queue.SimpleQueue[tuple[Any, ...]] = queue.SimpleQueue()
         self.numbers = parcels.Numbers()
-        self.parts: dict[tuple[Any, int], tuple[int, Any]] = {}  # by function and id: the number, and what keeps the id
+        self.sent: set[int] = set()  # large tensors
+        # By function and id: the number, and what keeps the id theirs. They are the last few that were asked for.
+        self.parts: dict[tuple[Any, int], tuple[int, Any]] = {}
         self.counter = count()
         self.call = -1  # the last whose slices come as they are done
         self.workers: dict[str, int] = {}  # by name, the process's number
@@ -155,10 +157,17 @@ class Spread:
             self._send_tensors([n for n in parcel.tensors if n not in sources])
             self._send("parts", number, parcel.content, dict.fromkeys(parcel.tensors), sources)
             self.parts[key] = number, work.parts
+            while len(self.parts) > PARTS:
+                forgotten, _ = self.parts.pop(next(iter(self.parts)))
+                self._send("without", forgotten)
+        self.parts[key] = self.parts.pop(key)  # the last to be forgotten
         return self.parts[key][0]
 
     def _send_tensors(self, numbers: Sequence[int]) -> None:
         for number in numbers:
+            if number in self.sent:
+                continue
+            self.sent.add(number)
             shape, content = parcels.take_apart(self.numbers.tensors[number])
             self._send("tensor", number, pickle.dumps(shape), bytes(content))
 

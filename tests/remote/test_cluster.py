@@ -21,11 +21,13 @@ from test_resume import contents
 import neuroevo as ne
 from neuroevo.config import load
 from neuroevo.engine.cost import Budget
+from neuroevo.engine.execution import Work
 from neuroevo.engine.loop import Step
 from neuroevo.errors import InputError, RunError
 from neuroevo.experiments import experiment
 from neuroevo.remote import cluster
 from neuroevo.remote.cluster import Cluster, Spread
+from neuroevo.remote.worker import PARTS
 
 pytest.importorskip("ray", reason="the extra ray is not installed")
 CPU = torch.device("cpu")
@@ -102,6 +104,28 @@ def test_a_run_by_workers_ends_in_the_bytes_of_one_without(
     assert contents(tmp_path / "there") == contents(tmp_path / "here")
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("count", [1, 3])
+def test_one_worker_and_three_come_to_the_bytes_of_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    with cluster.connect(Cluster(workers=count), CPU, ["torch"]) as executor:
+        assert isinstance(executor, Spread)
+
+        @contextmanager
+        def executor_of(*_: object) -> Iterator[Spread]:
+            yield executor
+
+        for case in ("default", "hybrid", "deep", "snes", "pso", "two objectives"):
+            go(tmp_path / f"{case}, here", CASES[case])
+            before = executor.slices
+            with monkeypatch.context() as patch:
+                patch.setattr(experiment, "executor_of", executor_of)
+                go(tmp_path / f"{case}, there", CASES[case])
+            assert executor.slices > before
+            assert contents(tmp_path / f"{case}, there") == contents(tmp_path / f"{case}, here"), case
+
+
 def test_a_worker_that_is_killed_changes_nothing_and_another_comes(tmp_path: Path, spread_runs: Spread) -> None:
     sets = [*LEARN, "budget.generations=40"]
     before = dict(spread_runs.workers)
@@ -140,6 +164,21 @@ def test_a_function_of_a_module_is_asked_by_workers(spread: Spread) -> None:
     before = spread.slices
     assert torch.equal(classify(spread), classify(cluster.LOCAL))
     assert spread.slices > before
+
+
+def weigh(parts: tuple[torch.Tensor, float], common: None, piece: torch.Tensor) -> torch.Tensor:
+    return parts[1] * parts[0].sum() * piece
+
+
+def test_large_tensors_go_once_and_parts_that_are_no_longer_asked_for_are_forgotten(spread: Spread) -> None:
+    large, pieces = torch.randn(600, 600), [torch.ones(2), torch.ones(3)]
+    before = len(spread.sent)
+    for i in range(2 * PARTS):
+        found = list(spread.map(Work(weigh, (large, float(i))), pieces))
+        for one, piece in zip(found, pieces, strict=True):
+            assert torch.equal(one, i * large.sum() * piece)
+    assert len(spread.sent) == before + 1
+    assert len(spread.parts) <= PARTS
 
 
 def fails(module: torch.nn.Module) -> float:
