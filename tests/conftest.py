@@ -27,7 +27,7 @@ from neuroevo.engine.loop import Step
 from neuroevo.engine.observer import Observer
 from neuroevo.experiments import experiment
 from neuroevo.forecast import forecaster
-from neuroevo.networks import backbones
+from neuroevo.networks import backbones, deep
 from neuroevo.problems import precision
 from neuroevo.storage import files, rundir
 
@@ -71,9 +71,10 @@ def quick_estimates() -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="session")
 def no_clock_decides() -> Iterator[None]:
-    """In tests no generation is large enough for its precision to be measured, but where a test says so."""
+    """In tests neither precision nor the plan of a stage is measured, but where a test says so."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(precision, "LEAST", float("inf"))
+        patch.setattr(deep, "CLEARLY", float("inf"))
         yield
 
 

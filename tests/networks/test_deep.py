@@ -253,6 +253,7 @@ def test_a_limit_too_small_for_one_individual_is_refused_with_one_that_does() ->
 
 def test_the_probe_decides_and_a_named_method_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     d, clock = small(), [0.0]
+    monkeypatch.setattr(deep, "CLEARLY", 1.25)
     monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
 
     def taking(run: Forward, seconds: float) -> Forward:
