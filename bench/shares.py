@@ -26,7 +26,7 @@ PARTS = {  # what is shown -> functions, by module and name
     "proposing": [("search/algorithms/ga.py", "ask")],
     "scoring": [("problems/scoring.py", "fitness")],
     "validation": [("engine/loop.py", "best")],
-    "statistics": [("engine/loop.py", name) for name in ("statistics", "record")],
+    "statistics": [("engine/loop.py", name) for name in ("statistics_of", "record")],
     "history and checkpoints": [("experiments/recorders.py", name) for name in ("begin", "generation", "end", "close")],
     "terminal": [("experiments/terminal.py", name) for name in ("begin", "generation", "end", "close")],
 }
