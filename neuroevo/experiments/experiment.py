@@ -17,7 +17,7 @@ from neuroevo.engine import loop
 from neuroevo.engine.cost import Budget, Cost
 from neuroevo.engine.loop import Step
 from neuroevo.engine.observer import Observer, Observers, watch
-from neuroevo.errors import InputError, Interrupted
+from neuroevo.errors import InputError, Interrupted, ignore
 from neuroevo.experiments import blame, bounds, build, compose, sizes
 from neuroevo.experiments.compose import Run
 from neuroevo.experiments.conclusion import conclude
@@ -186,7 +186,7 @@ def go_on(
             if not more and result.get("status") == "finished":
                 log(f"{folder}: finished ({result['stop_reason']}); nothing to do")
                 return folder
-        with blame.on_users(c, log.keep), executor_of(c, devices.nearest(c.device, log), log) as executor:
+        with blame.on_users(c, log.keep), executor_of(c, devices.nearest(c.device, ignore), log) as executor:
             composed, step, history = restore(c, saved, signals, observer, log, executor=executor)
             if saved is None:
                 check_search(folder, composed, log)

@@ -33,9 +33,7 @@ PYTHON = "python"  # the key of a config that says that a run is from Python
 CHANGING = ("budget", "checkpoint", "remote", "data.root", "data.file", "tune.budget", "tune.patience", "tune.final")
 
 
-def check_config(
-    then: Config, now: Config, out: str, free: tuple[str, ...] = ("budget", "checkpoint", "remote")
-) -> None:
+def check_config(then: Config, now: Config, out: str, free: tuple[str, ...] = ("budget", "checkpoint")) -> None:
     """Raise InputError where a run's config is another than now, in what can't change within a run."""
     differ = [key for key in rundir.differences(of_before(then, now), now.record()) if not key.startswith(free)]
     if differ:
@@ -43,8 +41,11 @@ def check_config(
 
 
 def of_before(then: Config, now: Config) -> dict[str, Any]:
-    """Return the record of a run's config, left open where now it is: what was settled when it began it keeps."""
-    old = then.record()
+    """Return the record of a run's config, left open where now it is: what was settled when it began it keeps.
+
+    It is done by whom it is done by now.
+    """
+    old = replace(then, remote=now.remote).record()
     if now.memory.limit is None:
         old["memory"] |= {"limit": None}
     if now.fitness.precision == AUTO:

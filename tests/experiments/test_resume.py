@@ -347,6 +347,15 @@ def test_only_budget_and_checkpoint_can_change(tmp_path: Path) -> None:
         experiment.resume(str(tmp_path), [], Quiet())
 
 
+def test_by_whom_a_run_is_done_makes_no_other_config_of_it() -> None:
+    here, there = load(None, SETS), load(None, [*SETS, "remote.workers=3"])
+    for then, now in ((here, there), (there, here)):
+        assert reopen.of_before(then, now) == now.record()
+        reopen.check_config(then, now, "r")
+    with pytest.raises(InputError, match="r holds a run of another config \\(seed\\)"):
+        reopen.check_config(here, load(None, [*SETS, "seed=3"]), "r")
+
+
 def test_a_checkpoint_of_another_layout_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "r"
     experiment.run(load(None, [*SETS, "budget.generations=4"]), str(folder), "test", Quiet())
