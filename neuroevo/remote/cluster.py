@@ -53,8 +53,8 @@ class Cluster(NamedTuple):
 class Spread:
     """Has workers do slices; where there is but one it is done here, and comes to the same."""
 
-    def __init__(self, pipe: Connection, note: Callable[[str], None], mixed: bool) -> None:
-        self.pipe, self.note, self.alike = pipe, note, not mixed
+    def __init__(self, pipe: Connection, mixed: bool) -> None:
+        self.pipe, self.alike = pipe, not mixed
         self.inbox: queue.SimpleQueue[tuple[Any, ...]] = queue.SimpleQueue()
         self.numbers = parcels.Numbers()
         self.sent: set[int] = set()  # large tensors
@@ -272,11 +272,10 @@ def connect(
         prefix="neuroevo-", dir=SHORT if len(tempfile.gettempdir()) > LONGEST else None
     )
     process, pipe = _start(name, cluster.address is None)
-    spread = None
     try:
         pipe.send(asked)
-        spread = Spread(pipe, note, cluster.mixed)
-        _await_first(spread, process)
+        spread = Spread(pipe, cluster.mixed)
+        _await_first(spread)
         note(f"Ray: {len(spread.workers)} {'worker' if len(spread.workers) == 1 else 'workers'}")
         yield spread
     finally:
@@ -298,7 +297,7 @@ def _start(name: str, own: bool) -> tuple[subprocess.Popen[bytes], Connection]:
     return process, Connection(ours.detach())
 
 
-def _await_first(spread: Spread, process: subprocess.Popen[bytes]) -> None:
+def _await_first(spread: Spread) -> None:
     """Wait for the first worker; InputError where the cluster isn't as it is asked for."""
     end = time.monotonic() + BEGIN
     while not spread.workers:
