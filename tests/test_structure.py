@@ -25,7 +25,7 @@ PACKAGES = {  # in order: each may import those before it, and its own modules t
     "data": ["cache", "pictures", "pixels", "images", "foldernames", "walk", "classfolders", "splitfolders", "folders",
              "arrays", "datasets", "splits", "repetitions", "inventory", "identity", "augment", "staging", "samples",
              "components", "feature_cache", "tensors"],
-    "remote": ["parcels", "worker", "bridge", "cluster"],
+    "remote": ["parcels", "pipe", "worker", "bridge", "cluster"],
     "config": [""],
     "decision": ["arrays", "rules", "judge", "goal", "fits", "crossfit", "tune"],
     "storage": ["files", "hdf5", "generations", "checkpoint", "writer", "records", "rundir", "claims"],

@@ -18,12 +18,15 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from multiprocessing.connection import Connection
 from typing import Any
+
+import numpy as np
+
+from neuroevo.remote.pipe import Pipe
 
 DEATHS = 5  # of workers, at one slice: it is the slice that ends them
 PATIENCE = 12.0  # seconds for a cluster to answer
@@ -43,7 +46,7 @@ class Piece:
     place: int
     parts: int
     common: int
-    content: bytes
+    content: tuple[bytes, list[Any]]  # a pickle, and what lies beside it
     deaths: int = 0
     worker: Any = None
 
@@ -62,12 +65,12 @@ class Crew:
 class Bridge:
     """Between a run and a cluster."""
 
-    def __init__(self, pipe: Connection, asked: dict[str, Any]) -> None:
+    def __init__(self, pipe: Pipe, asked: dict[str, Any]) -> None:
         import ray
 
         self.ray: Any = ray
         self.pipe, self.asked = pipe, asked
-        self.lock, self.told = threading.RLock(), threading.Lock()
+        self.lock = threading.RLock()
         self.crew, self.waiting = Crew(), deque[Piece]()
         self.parts: dict[int, tuple[Any, dict[int, Any], dict[int, str]]] = {}
         self.tensors: dict[int, Any] = {}
@@ -112,17 +115,17 @@ class Bridge:
             def do(self, order: Any, sources: dict[int, str]) -> Any:
                 import ray
 
-                from neuroevo.remote.worker import Order
+                from neuroevo.remote.worker import Missing, Order
 
                 found = self.worker.do(Order(*order), sources, lambda reference: ray.get(reference[0]))
-                return found if isinstance(found, bytes) else list(found.numbers)
+                return list(found.numbers) if isinstance(found, Missing) else tuple(found)
 
         return self.ray.remote(num_cpus=asked["cpus"], num_gpus=asked["gpus"], max_restarts=0)(Actor)
 
-    def say(self, *message: Any) -> None:
+    def say(self, *message: Any, beside: Sequence[Any] = ()) -> None:
         """Tell the run."""
-        with self.told, suppress(OSError):
-            self.pipe.send(message)
+        with suppress(OSError):
+            self.pipe.send(message, beside)
 
     def target(self) -> int:
         """Return how many workers there should be."""
@@ -230,7 +233,7 @@ class Bridge:
                 name, actor = self.crew.ready.popitem()
                 reference, tensors, sources = self.parts[piece.parts]
                 there = {n: self.tensors.get(n) for n in tensors}
-                order = (piece.parts, reference), (piece.common, self.commons[piece.common]), piece.content, there
+                order = (piece.parts, reference), (piece.common, self.commons[piece.common]), *piece.content, there
                 self.crew.busy[name] = piece
                 if self.flag is not None:
                     self.say("begun", piece.map, piece.place)
@@ -249,31 +252,33 @@ class Bridge:
                     self.held.append(piece)
                     self.say("missing", found)
                 else:
-                    self.say("done", piece.map, piece.place, found)
+                    content, buffers, _ = found
+                    self.say("done", piece.map, piece.place, content, beside=buffers)
                 self.rest()
         self.hand_out()
 
     def hear(self) -> None:
         """Do what the run says until it says no more."""
         while True:
-            kind, *rest = self.pipe.recv()
+            (kind, *rest), buffers = self.pipe.receive()
             with self.lock:
                 if kind == "parts":
                     number, content, tensors, sources = rest
-                    self.parts[number] = [self.ray.put(content)], tensors, sources
+                    self.parts[number] = [self.ray.put((content, buffers))], tensors, sources
                 elif kind == "without":
                     self.parts.pop(rest[0], None)
                 elif kind == "tensor":
-                    number, shape, content = rest
-                    self.tensors[number] = [self.ray.put((pickle.loads(shape), content))]  # noqa: S301  from the run
+                    number, shape = rest
+                    self.tensors[number] = [self.ray.put((pickle.loads(shape), *buffers))]  # noqa: S301  from the run
                 elif kind == "sent":
                     self.waiting.extendleft(reversed(self.held))
                     self.held.clear()
                 elif kind == "common":
                     number, content = rest
-                    self.commons = {**dict(list(self.commons.items())[-3:]), number: [self.ray.put(content)]}
+                    self.commons = {**dict(list(self.commons.items())[-3:]), number: [self.ray.put((content, buffers))]}
                 elif kind == "piece":
-                    self.waiting.append(Piece(*rest))
+                    call, place, parts, common, content = rest
+                    self.waiting.append(Piece(call, place, parts, common, (content, buffers)))
                 elif kind == "stop":
                     self.stop()
                 elif kind == "forget":
@@ -338,11 +343,11 @@ def connect(asked: dict[str, Any], folder: str, give_up: Callable[[], None]) -> 
 
 def main() -> None:
     """Serve the run at the other end of the pipe."""
-    pipe = Connection(os.dup(0))
+    pipe = Pipe(socket.socket(fileno=os.dup(0)), partial(np.empty, dtype=np.uint8))  # Ray copies no array that it gives
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)  # or Ray's processes would hold the pipe, and the run wouldn't hear that this one ended
     os.close(nothing)
-    asked = pipe.recv()
+    asked, _ = pipe.receive()
     folder = asked["folder"]  # the run removes it as well: each may outlive the other
 
     def give_up() -> None:

@@ -15,7 +15,6 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, count, islice
-from multiprocessing.connection import Connection
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
@@ -25,6 +24,7 @@ from neuroevo.data import feature_cache
 from neuroevo.engine.execution import LOCAL, Executor, Work
 from neuroevo.errors import InputError, RunError, ignore
 from neuroevo.remote import parcels
+from neuroevo.remote.pipe import Pipe
 from neuroevo.remote.worker import PARTS, Grad, Settings, describe
 
 T = TypeVar("T")
@@ -53,7 +53,7 @@ class Cluster(NamedTuple):
 class Spread:
     """Has workers do slices; where there is but one it is done here, and comes to the same."""
 
-    def __init__(self, pipe: Connection, mixed: bool) -> None:
+    def __init__(self, pipe: Pipe, mixed: bool) -> None:
         self.pipe, self.alike = pipe, not mixed
         self.inbox: queue.SimpleQueue[tuple[Any, ...]] = queue.SimpleQueue()
         self.numbers = parcels.Numbers()
@@ -84,19 +84,19 @@ class Spread:
         one after another; `nothing` where nothing became of any for a while. RunError where the cluster is gone.
         """
         parts, common, call = self._parts(work), next(self.counter), next(self.counter)
-        self._send("common", common, parcels.pack((work.common, Grad.here())).content)
+        self._send_parcel(parcels.pack((work.common, Grad.here())), "common", common)
         for place, piece in enumerate(slices):
-            self._send("piece", call, place, parts, common, parcels.pack(piece).content)
+            self._send_parcel(parcels.pack(piece), "piece", call, place, parts, common)
         left, self.call = len(slices), call
         while left:
             try:
-                kind, place, content = self._hear(call, TICK)
+                kind, place, parcel = self._hear(call, TICK)
             except queue.Empty:
                 yield "nothing", 0, None
                 continue
             found: Any = None
             if kind == "done":
-                good, found = parcels.unpack(content)
+                good, found = parcels.unpack(*parcel)
                 if not good:
                     raise found
             if kind != "begun":
@@ -114,14 +114,14 @@ class Spread:
             self._send("stop")
             while (message := self.inbox.get(timeout=max(0.0, end - time.monotonic())))[0] not in ENDS:
                 if message[:2] == ("done", self.call):
-                    good, found = parcels.unpack(message[3])
+                    good, found = parcels.unpack(*message[3:])
                     made |= {message[2]: found} if good else {}
         return made
 
     def _spread(self, work: Work[T, R], pieces: Iterator[T]) -> Iterator[R]:
         parts, common, call = self._parts(work), next(self.counter), next(self.counter)
-        self._send("common", common, parcels.pack((work.common, Grad.here())).content)
-        made: dict[int, bytes] = {}
+        self._send_parcel(parcels.pack((work.common, Grad.here())), "common", common)
+        made: dict[int, tuple[Any, ...]] = {}
         sent = taken = 0
         pending = True
         try:
@@ -130,14 +130,14 @@ class Spread:
                     piece = next(pieces, _END)
                     pending = piece is not _END
                     if pending:
-                        self._send("piece", call, sent, parts, common, parcels.pack(piece).content)
+                        self._send_parcel(parcels.pack(piece), "piece", call, sent, parts, common)
                         sent += 1
                 if taken == sent:
                     return
                 while taken not in made:
-                    place, content = self._answer(call)
-                    made[place] = content
-                good, found = parcels.unpack(made.pop(taken))
+                    place, parcel = self._answer(call)
+                    made[place] = parcel
+                good, found = parcels.unpack(*made.pop(taken))
                 if not good:
                     raise found
                 taken, self.slices = taken + 1, self.slices + 1
@@ -155,7 +155,7 @@ class Spread:
             named = {n: feature_cache.name_of(self.numbers.tensors[n]) for n in parcel.tensors}
             sources = {n: name for n, name in named.items() if name is not None}
             self._send_tensors([n for n in parcel.tensors if n not in sources])
-            self._send("parts", number, parcel.content, dict.fromkeys(parcel.tensors), sources)
+            self._send("parts", number, parcel.content, dict.fromkeys(parcel.tensors), sources, beside=parcel.buffers)
             self.parts[key] = number, work.parts
             while len(self.parts) > PARTS:
                 forgotten, _ = self.parts.pop(next(iter(self.parts)))
@@ -169,33 +169,36 @@ class Spread:
                 continue
             self.sent.add(number)
             shape, content = parcels.take_apart(self.numbers.tensors[number])
-            self._send("tensor", number, pickle.dumps(shape), bytes(content))
+            self._send("tensor", number, pickle.dumps(shape), beside=[content])
 
-    def _send(self, *message: Any) -> None:
+    def _send_parcel(self, parcel: parcels.Parcel, *message: Any) -> None:
+        self._send(*message, parcel.content, beside=parcel.buffers)
+
+    def _send(self, *message: Any, beside: Sequence[Any] = ()) -> None:
         try:
-            self.pipe.send(message)
+            self.pipe.send(message, beside)
         except OSError as error:
             raise self._lost() from error
 
-    def _answer(self, call: int) -> tuple[int, bytes]:
-        """Return the next slice that is done: its place, and a pickle of what became of it."""
+    def _answer(self, call: int) -> tuple[int, tuple[Any, ...]]:
+        """Return the next slice that is done: its place, and the parcel of what became of it."""
         while True:
-            kind, place, content = self._hear(call)
+            kind, place, parcel = self._hear(call)
             if kind == "done":
-                return place, content
+                return place, parcel
             if kind == "ended":
                 self.gone = "a slice ended one worker after another"
                 raise self._lost()
 
-    def _hear(self, call: int, patience: float | None = None) -> tuple[str, int, bytes]:
-        """Return the next that is heard of a call's slices: begun, done or ended, its place, what became of it.
+    def _hear(self, call: int, patience: float | None = None) -> tuple[str, int, tuple[Any, ...]]:
+        """Return the next that is heard of a call's slices: begun, done or ended, its place, the parcel of what it is.
 
         queue.Empty where nothing is heard within `patience` seconds.
         """
         while True:
             kind, *rest = self.inbox.get(timeout=patience)
             if kind in ("begun", "done", "ended") and rest[0] == call:
-                return kind, rest[1], rest[2] if kind == "done" else b""
+                return kind, rest[1], tuple(rest[2:])
             if kind == "missing":
                 self._send_tensors(rest[0])
                 self._send("sent")
@@ -210,7 +213,7 @@ class Spread:
         """Take what the bridge says, in a thread of its own: workers come and go while nothing is asked."""
         while True:
             try:
-                message = self.pipe.recv()
+                message, buffers = self.pipe.receive()
             except (EOFError, OSError):
                 self.inbox.put(("lost", self.gone or "its process ended"))
                 return
@@ -220,7 +223,7 @@ class Spread:
                 self.differing |= {*differs}
             elif message[0] == "left":
                 self.workers.pop(message[1], None)
-            self.inbox.put(message)
+            self.inbox.put((*message, buffers) if message[0] == "done" else message)
 
     def __reduce__(self) -> Any:
         return _local, ()  # in a worker, slices are done where they are
@@ -283,7 +286,7 @@ def connect(
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _start(name: str, own: bool) -> tuple[subprocess.Popen[bytes], Connection]:
+def _start(name: str, own: bool) -> tuple[subprocess.Popen[bytes], Pipe]:
     """Start the bridge, in a session of its own: what is typed at a terminal isn't for it."""
     ours, theirs = socket.socketpair()
     environment = {**os.environ, NAME: name, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
@@ -294,7 +297,7 @@ def _start(name: str, own: bool) -> tuple[subprocess.Popen[bytes], Connection]:
     no, yes = subprocess.DEVNULL, theirs.fileno()
     process = subprocess.Popen(command, env=environment, start_new_session=True, stdin=yes, stdout=no, stderr=no)  # noqa: S603  our own module
     theirs.close()
-    return process, Connection(ours.detach())
+    return process, Pipe(ours, parcels.allocate)
 
 
 def _await_first(spread: Spread) -> None:
@@ -312,10 +315,10 @@ def _await_first(spread: Spread) -> None:
             raise RunError(f"Ray: {rest[0]}")
 
 
-def _end(process: subprocess.Popen[bytes], pipe: Connection, name: str) -> None:
+def _end(process: subprocess.Popen[bytes], pipe: Pipe, name: str) -> None:
     """End the bridge and, where it was begun here, its cluster; nothing of them stays."""
-    with contextlib.suppress(OSError), socket.socket(fileno=os.dup(pipe.fileno())) as same:
-        same.shutdown(socket.SHUT_RDWR)  # which wakes the thread that listens
+    with contextlib.suppress(OSError):
+        pipe.shut()  # which wakes the thread that listens
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(END)
     if process.poll() is None:

@@ -1,17 +1,22 @@
-"""What travels to workers and back: pickles, beside which the large tensors of a run's parts go by themselves, once."""
+"""What travels to workers and back: pickles, beside which what tensors hold goes as it lies in memory.
+
+The large tensors of a run's parts go once, by their numbers; all others go with the pickle that lacks them.
+"""
 
 import io
 import pickle
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import _lru_cache_wrapper, lru_cache
 from itertools import count
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
-LARGE = 2**20  # bytes of a tensor that goes by itself
+LARGE = 2**20  # bytes of a tensor that goes by its number
+MEDIUM = 2**14  # bytes of one that goes beside its pickle
 
 Find = Callable[[int], Tensor]  # a large tensor by its number
 
@@ -26,10 +31,11 @@ class Shape(NamedTuple):
 
 
 class Parcel(NamedTuple):
-    """A pickle, and the numbers of the large tensors that it lacks."""
+    """A pickle, what the tensors beside it hold, and the numbers of the large tensors that it lacks."""
 
     content: bytes
-    tensors: tuple[int, ...]
+    buffers: list[Any]
+    tensors: tuple[int, ...] = ()
 
 
 def take_apart(x: Tensor) -> tuple[Shape, memoryview]:
@@ -50,10 +56,18 @@ def put_together(shape: Shape, content: Any) -> Tensor:
     return flat.as_strided(shape.size, shape.stride).to(shape.device)
 
 
-def copy_together(shape: Shape, content: bytes) -> Tensor:
-    """Return a tensor in memory of its own, of bytes that lie so."""
-    x = put_together(shape, bytearray(content))
-    return x
+def copy_together(shape: Shape, content: Any) -> Tensor:
+    """Return a tensor of bytes that lie so, to which one may write: in their memory if one may, or in its own."""
+    if not memoryview(content).readonly:
+        return put_together(shape, content)
+    own = allocate(memoryview(content).nbytes)
+    own[:] = np.frombuffer(content, np.uint8)
+    return put_together(shape, own)
+
+
+def allocate(size: int) -> "np.ndarray[Any, np.dtype[np.uint8]]":
+    """Return so many bytes of memory that begin where PyTorch's do: products may round by where their factors begin."""
+    return torch.empty(size, dtype=torch.uint8).numpy()
 
 
 def pack(what: Any, number: Callable[[Tensor], int] | None = None) -> Parcel:
@@ -63,7 +77,7 @@ def pack(what: Any, number: Callable[[Tensor], int] | None = None) -> Parcel:
     """
     import cloudpickle
 
-    file, left_out = io.BytesIO(), []
+    file, beside, left_out = io.BytesIO(), [], []
 
     class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         def reducer_override(self, x: Any) -> Any:
@@ -71,35 +85,43 @@ def pack(what: Any, number: Callable[[Tensor], int] | None = None) -> Parcel:
                 return _remake, (x.__wrapped__, x.cache_parameters())
             if type(x) is not Tensor or x.is_quantized or x.layout != torch.strided or x.requires_grad:
                 return super().reducer_override(x)
-            if number is None or x.nbytes < LARGE:
-                shape, content = take_apart(x)
+            if number is not None and x.nbytes >= LARGE:
+                left_out.append(number(x))
+                return find, (left_out[-1],)
+            shape, content = take_apart(x)
+            if content.nbytes < MEDIUM:
                 return copy_together, (shape, bytes(content))
-            left_out.append(number(x))
-            return find, (left_out[-1],)
+            beside.append(content)
+            return take, (shape, len(beside) - 1)
 
     Pickler(file, protocol=5).dump(what)
-    return Parcel(file.getvalue(), tuple(dict.fromkeys(left_out)))
+    return Parcel(file.getvalue(), beside, tuple(dict.fromkeys(left_out)))
 
 
 def _remake(function: Callable[..., Any], how: dict[str, Any]) -> Any:
     return lru_cache(**how)(function)
 
 
-_finders: list[Find] = []
+_opened: list[tuple[Sequence[Any], Find]] = []
 
 
-def unpack(content: bytes, by: Find | None = None) -> Any:
+def unpack(content: bytes, buffers: Sequence[Any] = (), by: Find | None = None) -> Any:
     """Return what a parcel holds; `by` finds the large tensors that it lacks."""
-    _finders.append(by or _nothing)
+    _opened.append((buffers, by or _nothing))
     try:
         return pickle.loads(content)  # noqa: S301  from our own processes alone
     finally:
-        _finders.pop()
+        _opened.pop()
 
 
 def find(number: int) -> Tensor:
     """Return a large tensor of the parcel that is being unpacked."""
-    return _finders[-1](number)
+    return _opened[-1][1](number)
+
+
+def take(shape: Shape, place: int) -> Tensor:
+    """Return a tensor that lies beside the parcel that is being unpacked."""
+    return copy_together(shape, _opened[-1][0][place])
 
 
 def _nothing(number: int) -> Tensor:

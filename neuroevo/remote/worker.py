@@ -75,6 +75,7 @@ class Order(NamedTuple):
     parts: tuple[int, Any]  # (function, parts)
     common: tuple[int, Any]  # (common, Grad)
     piece: bytes
+    buffers: Sequence[Any]  # of piece
     tensors: Mapping[int, Any]  # of parts; None where one wasn't sent
 
 
@@ -105,8 +106,8 @@ class Worker:
         """Return the process's number, and what it computes with."""
         return os.getpid(), describe(self.device, packages)
 
-    def do(self, order: Order, sources: Mapping[int, str], fetch: Fetch) -> bytes | Missing:
-        """Return a pickle of what the work makes of a slice, or of what it raised.
+    def do(self, order: Order, sources: Mapping[int, str], fetch: Fetch) -> parcels.Parcel | Missing:
+        """Return what the work makes of a slice, or what it raised.
 
         `sources` are the names of tensors that are cached features, which may be in this machine's cache as well.
         """
@@ -115,20 +116,21 @@ class Worker:
             lacking = [n for n in order.tensors if not self.gain(n, order.tensors[n], sources.get(n), fetch)]
             if lacking:
                 return Missing(tuple(lacking))
-            self.parts[number] = parcels.unpack(fetch(reference), self.tensors.__getitem__)
+            content, buffers = fetch(reference)
+            self.parts[number] = parcels.unpack(content, buffers, self.tensors.__getitem__)
             while len(self.parts) > PARTS:
                 self.parts.popitem(last=False)
         self.parts.move_to_end(number)
         if self.common[0] != order.common[0]:
-            self.common = order.common[0], parcels.unpack(fetch(order.common[1]))
+            self.common = order.common[0], parcels.unpack(*fetch(order.common[1]))
         function, parts = self.parts[number]
         common, grad = self.common[1]
         try:
             with torch.inference_mode(grad.inference), torch.set_grad_enabled(grad.enabled):
-                made = function(parts, common, parcels.unpack(order.piece))
-            return parcels.pack((True, made)).content
+                made = function(parts, common, parcels.unpack(order.piece, order.buffers))
+            return parcels.pack((True, made))
         except Exception as error:  # is raised where the run is
-            return dump(error)
+            return parcels.Parcel(dump(error), [])
 
     def gain(self, number: int, reference: Any, source: str | None, fetch: Fetch) -> bool:
         """See that a tensor is here, from the cache or from where it was sent to; tell whether it is."""

@@ -31,9 +31,28 @@ def test_a_tensor_comes_as_it_lies_in_memory(name: str, large: bool, monkeypatch
     parcel = parcels.pack({"x": x}, numbers)
     assert bool(parcel.tensors) is large
     sent = {n: parcels.put_together(*parcels.take_apart(numbers.tensors[n])) for n in parcel.tensors}
-    found = parcels.unpack(parcel.content, sent.__getitem__)["x"]
+    found = parcels.unpack(parcel.content, parcel.buffers, sent.__getitem__)["x"]
     assert torch.equal(found, x)
     assert (found.stride(), found.dtype, found.device) == (x.stride(), x.dtype, x.device)
+
+
+@pytest.mark.parametrize("writable", [True, False])
+def test_a_tensor_beside_its_pickle_is_nobody_elses_and_begins_where_pytorchs_own_do(writable: bool) -> None:
+    x = torch.randn(100, 100)
+    parcel = parcels.pack({"x": x})
+    assert len(parcel.content) < 1000
+    sent = []
+    for buffer in parcel.buffers:  # what comes through a pipe may be written to, what comes from Ray may not
+        sent.append(parcels.allocate(buffer.nbytes))
+        sent[-1][:] = buffer
+        if not writable:
+            sent[-1].flags.writeable = False
+    found = parcels.unpack(parcel.content, sent)["x"]
+    assert found.data_ptr() % 64 == 0
+    assert (found.data_ptr() == sent[0].ctypes.data) is writable
+    found += 1
+    assert torch.equal(found, x + 1)
+    assert not torch.equal(found, x)
 
 
 def test_a_large_tensor_has_one_number_however_often_and_under_whatever_object_it_comes() -> None:

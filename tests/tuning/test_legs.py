@@ -1,10 +1,13 @@
 """A search's trials come to the same by workers of a Ray cluster: whole groups, or slices of one."""
 
+from __future__ import annotations  # a class within a function goes to workers
+
 import json
 import os
 import signal
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,7 +24,7 @@ from neuroevo.experiments import experiment
 from neuroevo.experiments.signals import Signals
 from neuroevo.remote import cluster
 from neuroevo.remote.cluster import Cluster, Spread
-from neuroevo.tuning import legs, tune
+from neuroevo.tuning import legs, lockstep, tune
 from neuroevo.tuning.tuner import Tuner
 
 pytest.importorskip("ray", reason="the extra ray is not installed")
@@ -83,13 +86,29 @@ def test_a_leg_comes_to_what_its_group_would_have_come_to(tmp_path: Path) -> Non
     assert reached.cost == group.reached.cost
 
 
-def first_begun(events: Iterator[Any]) -> Iterator[Any]:
-    """Send this process a SIGINT soon after the first slice is begun."""
-    alarm = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
-    for event in events:
-        if event[0] == "begun" and not alarm.ident:
-            alarm.start()
-        yield event
+def slow(mark: Path) -> Callable[..., Any]:
+    """Return what takes groups on as `legs.go` does, slowly, and makes a file once there is a generation."""
+
+    def go(sources: Any, way: Any, leg: Any) -> Any:
+        class Slow(lockstep.Group):
+            def __setattr__(self, name: str, value: Any) -> None:
+                super().__setattr__(name, value)
+                if name == "reached" and value.step.generation:
+                    mark.touch()
+                    time.sleep(0.05)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(legs, "Group", Slow)
+            return legs.go(sources, way, leg)
+
+    return go
+
+
+def interrupt_when(mark: Path) -> None:
+    """Send this process a SIGINT when there is a file."""
+    while not mark.exists():
+        time.sleep(0.02)
+    os.kill(os.getpid(), signal.SIGINT)
 
 
 @pytest.mark.long
@@ -100,9 +119,8 @@ def test_a_search_that_is_interrupted_while_workers_are_at_it_goes_on_from_there
         [*MLP, "tune.trial.generations=150", "tune.budget.generations=1", "tune.sampler.population=2"],
         tmp_path / "cut",
     )
-    as_done = Spread.as_done
-
-    monkeypatch.setattr(Spread, "as_done", lambda *given: first_begun(as_done(*given)))
+    monkeypatch.setattr(legs, "go", slow(tmp_path / "begun"))
+    threading.Thread(target=interrupt_when, args=[tmp_path / "begun"], daemon=True).start()
     with pytest.raises(Interrupted):
         go(folder, *sets, "remote.workers=2")
     state = json.loads((folder / "rung" / "rung.json").read_text())
