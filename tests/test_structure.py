@@ -40,7 +40,7 @@ PACKAGES = {  # in order: each may import those before it, and its own modules t
     "api": ["learners", "genes", "islands", "algorithms", "classification", "folders", "arguments", "searches",
             "loading", "workers"],
     "estimator": [""],
-    "cli": ["inspection", "standings", "decisions", "main"],
+    "cli": ["inspection", "results", "standings", "decisions", "main"],
     "__main__": [""],
 }  # fmt: skip
 ORDER = [".".join(filter(None, (package, name))) for package, names in PACKAGES.items() for name in names]
@@ -149,7 +149,7 @@ TESTS = {  # of modules that are tested with another of their package, by that o
     "bench/test_benchmark.py": ["bench.tasks", "bench.tables"],
     "tuning/test_tune.py": ["tuning.search", "tuning.tuner"],
     "forecast/test_forecast.py": [name for name in ORDER if name.startswith("forecast.") and name != "forecast.pace"],
-    "cli/test_cli.py": ["cli.main", "cli.standings"],
+    "cli/test_cli.py": ["cli.main", "cli.results", "cli.standings"],
     "decision/test_tune_decision.py": ["decision.tune", "decision.arrays", "decision.goal"],
     "experiments/test_decide.py": ["experiments.logits"],
     "api/test_islands_from_python.py": ["api.islands"],

@@ -164,13 +164,14 @@ def evaluate(
 ) -> None:
     """Score a champion on its test split, or on other labelled samples."""
     from neuroevo import caveats
+    from neuroevo.cli import results
     from neuroevo.experiments import evaluation, terminal
     from neuroevo.experiments.signals import Signals
 
     with terminal.show() as observer:
         found = evaluation.evaluate(run_dir, data, observer, member, sets or [], signals=Signals())
     noun = found.pop("noun", "images")
-    rows = scores(found) + caveats.of_constraints("", found.get("constraints", {}))
+    rows = results.scores(found) + caveats.of_constraints("", found.get("constraints", {}))
     table(f"{run_dir} on {data or 'its test split'} ({found['images']} {noun})", rows)
 
 
@@ -314,51 +315,12 @@ def table(title: str, rows: list[tuple[str, str]]) -> None:
         print(f"  {name:<{width}}  {value}")
 
 
-def number(value: float | None) -> str:
-    """Return a score as text; null is one that isn't finite."""
-    return "-" if value is None else f"{value:.4f}"
-
-
-def scores(found: dict[str, Any]) -> list[tuple[str, str]]:
-    """Return rows for metrics, each with its 95 % interval."""
-    return [
-        (name, f"{number(value)}  [{', '.join(map(number, found['interval'][name]))}]")
-        for name, value in found.items()
-        if name in found["interval"]
-    ]
-
-
 def summary(folder: str) -> None:
     """Print a run's result."""
-    from pathlib import Path
+    from neuroevo.cli import results
 
-    from neuroevo import caveats
-    from neuroevo.storage import rundir
-
-    result = rundir.read_result(Path(folder))
-    tuning = result.get("tuning", result)
-    if "trials" in tuning:
-        best = tuning["best"]
-        spent = tuning["cost"]["forward_samples"] + 2 * tuning["cost"]["backward_samples"]
-        rows = [("tuning", f"{tuning['status']} ({tuning['stop_reason']}) after {tuning['iterations']} iterations")]
-        rows += [("trials", f"{tuning['trials']}, {spent:,} samples, {tuning['cost']['seconds']:.1f} s")]
-        rows += [(key, str(value)) for key, value in (best or {"settings": {}})["settings"].items()]
-        rows += [(f"its validation {k}", number(v)) for k, v in (best or {"validation": {}})["validation"].items()]
-        rows += [("warning", line) for line in tuning.get("warnings", []) if "champion" not in result]
-        table(folder, rows)
-    if "champion" not in result:
-        return
-    champion, cost = result["champion"], result["cost"]
-    rows = [("status", f"{result['status']} ({result['stop_reason']}) after {result['generations']} generations")]
-    about = champion.get("about") or caveats.of_kind(champion["kind"], champion["generation"], {})
-    rows += [("champion", about)]
-    rows += [(f"validation {name}", number(value)) for name, value in champion["validation"].items()]
-    rows += [(f"test {name}", value) for name, value in scores(champion.get("test", {"interval": {}}))]
-    for split, found in (("validation", champion), ("test", champion.get("test", {}))):
-        rows += caveats.of_constraints(split, found.get("constraints", {}))
-    rows += [("forward samples", f"{cost['forward_samples']:,}"), ("seconds", f"{cost['seconds']:.1f}")]
-    rows += [("warning", line) for line in result.get("warnings", [])]
-    table(folder, rows)
+    for title, rows in results.describe(folder):
+        table(title, rows)
 
 
 def standings(folder: str) -> None:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from neuroevo.cli.results import number
 from neuroevo.storage import rundir
 
 
@@ -17,11 +18,6 @@ def describe(folder: str) -> tuple[str, list[tuple[str, str]]]:
         rows.append((name, f"{means} {interval}  {arm['seconds_mean']:.1f}"))
     rows += [("warning", line) for line in result.get("warnings", [])]
     return f"{folder}: {result['runs']} of {result['runs_asked']} runs", rows
-
-
-def number(value: float | None) -> str:
-    """Return a score as text; null is one that isn't finite."""
-    return "-" if value is None else f"{value:.4f}"
 
 
 def place(mean: float | None, sign: int) -> float:
