@@ -287,10 +287,8 @@ def connect(
         spread = Spread(pipe, cluster.mixed)
         _await_first(spread)
         there, most = len(spread.workers), cluster.workers
-        note(
-            f"Ray: {there} {'worker' if there == 1 else 'workers'}"
-            + (f" of {most}" if most not in ("auto", there) else "")
-        )
+        many = f" of {most}" if most not in ("auto", there) else ""
+        note(f"Ray: {there} {'worker' if there == 1 else 'workers'}{many}")
         yield spread
     finally:
         _end(process, pipe, name)
