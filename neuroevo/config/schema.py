@@ -242,6 +242,7 @@ class Validate(Section):
     metric: InstanceOf[Part] = Field(exclude=True)
     every: Count = 10
     patience: Count | None = None
+    logistic: bool = True  # whether a linear head's champion is compared with scikit-learn's logistic regression
 
     def record(self) -> dict[str, Any]:
         """Return the section as the config would spell it."""
@@ -355,6 +356,7 @@ SECTIONS: dict[str, type[Section]] = {  # by where they are
     "remote": Remote,
     "islands": Islands,
     "fitness": Fitness,
+    "validate": Validate,
     "tune": Tune,
     "tune.trial": Trial,
 }

@@ -11,6 +11,7 @@ from torch import Tensor
 from neuroevo import caveats
 from neuroevo.data import inventory
 from neuroevo.engine.loop import Champion, Step
+from neuroevo.experiments.baseline import NOTHING, Beside
 from neuroevo.experiments.compose import Run
 from neuroevo.experiments.log import versions
 from neuroevo.experiments.reopen import of_genome
@@ -18,8 +19,13 @@ from neuroevo.networks import onnxfiles
 from neuroevo.storage import files, rundir
 
 
-def conclude(run: Run, step: Step, folder: Path, *, stop_reason: str, log: Callable[[str], None]) -> None:
-    """Write a run's champion and result; one that has come to its end is scored on test, which is counted."""
+def conclude(
+    run: Run, step: Step, folder: Path, *, stop_reason: str, log: Callable[[str], None], beside: Beside = NOTHING
+) -> None:
+    """Write a run's champion and result; one that has come to its end is scored on test, which is counted.
+
+    `beside` is what the champion is compared with.
+    """
     c, network, finished = run.config, run.network, step.stop is not None
     before, record = rundir.read_result(folder), c.record()
     looks = sum(line["validation"] is not None for line in rundir.read_history(folder))
@@ -49,6 +55,7 @@ def conclude(run: Run, step: Step, folder: Path, *, stop_reason: str, log: Calla
         rundir.write_confusion(folder, network.classes, tested.confusion)
     else:
         (folder / rundir.CONFUSION).unlink(missing_ok=True)  # of a champion before this one
+    warnings += beside.lines
     warnings += caveats.of_workers(getattr(run.supervised.executor, "differing", ()))
     for line in warnings:
         log(f"{caveats.WARNING}{line}")
@@ -66,6 +73,7 @@ def conclude(run: Run, step: Step, folder: Path, *, stop_reason: str, log: Calla
             "device": str(run.device),
             "data": inventory.record(run.whole, splits),
             "champion": champion,
+            **({"baseline": beside.record} if beside.record else {}),
             "warnings": caveats.together(before_it, tuning.get("warnings", []), warnings),
             "cost": {**step.cost.record(), "seconds": step.seconds},
             "views": c.features.views if c.data.augment else None,

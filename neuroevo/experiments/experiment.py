@@ -18,7 +18,7 @@ from neuroevo.engine.cost import Budget, Cost
 from neuroevo.engine.loop import Step
 from neuroevo.engine.observer import Observer, Observers, watch
 from neuroevo.errors import InputError, Interrupted, ignore
-from neuroevo.experiments import blame, bounds, build, compose, sizes
+from neuroevo.experiments import baseline, blame, bounds, build, compose, sizes
 from neuroevo.experiments.compose import Run
 from neuroevo.experiments.conclusion import conclude
 from neuroevo.experiments.interruption import NEVER, Interruption, punctual
@@ -234,10 +234,21 @@ def go(
     step = watch(punctual(generations, signals), step, rules, observers, stop=lambda: signals.status is not None)
     if not step.generation:
         signals.check()
-    conclude(run, step, folder, stop_reason=step.stop or signals.name, log=log)
+    beside = compare(run, step, folder, signals, log) if step.stop is not None else baseline.NOTHING
+    conclude(run, step, folder, stop_reason=step.stop or signals.name, log=log, beside=beside)
     if step.stop is None:
         log(f"{folder}: interrupted after generation {step.generation}; go on with: neuroevo resume {folder}")
         signals.check()
+
+
+def compare(run: Run, step: Step, folder: Path, signals: Interruption, log: Callable[[str], None]) -> baseline.Beside:
+    """Compare a champion with what is asked for; a signal ends that at once, and the run can be gone on with."""
+    try:
+        with signals.prompt():
+            return baseline.compare(run, step, log)
+    except Interrupted:
+        log(f"{folder}: interrupted before its champion was scored; go on with: neuroevo resume {folder}")
+        raise
 
 
 def writer_of(run: Run, folder: Path, log: Callable[[str], None]) -> Writer:
