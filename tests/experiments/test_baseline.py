@@ -17,6 +17,7 @@ from neuroevo.experiments.interruption import Interruption
 from neuroevo.report import runpage
 
 SMALL = ["data.name=digits", "data.limit=300", "backbone.name=none", "backbone.weights=none", "budget.generations=3"]
+NONE = ["backbone.name=none", "backbone.weights=none", "algorithm.population=8"]
 SMALL += ["algorithm.population=8", "fitness.samples=64"]
 
 
@@ -84,7 +85,7 @@ def test_other_heads_are_not_compared(tmp_path: Path, sets: list[str]) -> None:
 
 
 def test_the_key_has_an_effect_or_is_refused() -> None:
-    with pytest.raises(InputError, match=r"^validate.logistic: false has no effect: only a linear head"):
+    with pytest.raises(InputError, match=r"^validate.logistic: False has no effect: only a linear head"):
         load(None, [*SMALL, "head.name=mlp", "head.init=default", "validate.logistic=false"])
 
 
@@ -97,7 +98,7 @@ def test_two_classes_and_other_metrics_have_their_own_figures(tmp_path: Path) ->
     x, y = np.random.default_rng(0).normal(size=(120, 6)), np.arange(120) % 2
     x[:, 0] += 2 * y
     np.savez(tmp_path / "two.npz", x=x, y=y)
-    sets = ["data={name: arrays, file: %s}" % (tmp_path / "two.npz"), "algorithm.population=8", "budget.generations=2"]
+    sets = ["data={name: arrays, file: %s}" % (tmp_path / "two.npz"), *NONE, "budget.generations=2"]
     experiment.run(load(None, [*sets, "validate.metric=auroc"]), str(tmp_path / "run"), "test", Quiet())
     own = json.loads((tmp_path / "run" / "result.json").read_text())["baseline"]["logistic"]
     assert own["test"]["auroc"] > 0.8 and len(own["test"]["interval"]["auroc"]) == 2
@@ -106,7 +107,7 @@ def test_two_classes_and_other_metrics_have_their_own_figures(tmp_path: Path) ->
 def test_a_class_of_one_sample_leaves_the_usual_penalty(tmp_path: Path) -> None:
     x, y = np.random.default_rng(0).normal(size=(62, 6)), np.r_[np.arange(60) % 2, 2, 2]
     np.savez(tmp_path / "few.npz", x=x, y=y)
-    sets = ["data={name: arrays, file: %s}" % (tmp_path / "few.npz"), "algorithm.population=8", "budget.generations=2"]
+    sets = ["data={name: arrays, file: %s}" % (tmp_path / "few.npz"), *NONE, "budget.generations=2"]
     experiment.run(load(None, sets), str(tmp_path / "run"), "test", Quiet())
     own = json.loads((tmp_path / "run" / "result.json").read_text())["baseline"]["logistic"]
     assert own["C"] == baseline.USUAL and "choice" not in own["samples"]
