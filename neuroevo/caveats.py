@@ -33,6 +33,13 @@ def idle(record: Record) -> dict[str, str]:
         found["memory.plan"] = "heads are evaluated at once; it is for backbone.trainable"
     if record["backbone"]["trainable"] or record["head"]["name"] != "linear":
         found["validate.logistic"] = "only a linear head that evolves alone is compared"
+    own = record["validate"]
+    if own["folds"] is not None or isinstance(own["refit"], Mapping):
+        found["data.validation"] = "train and validation are one, which validate.folds and refit cut anew"
+    if own["folds"] is not None and own["refit"] is True:
+        found["validate.refit"] = "folds end in a fit to all of them by themselves"
+    if own["fold"] is not None:
+        found["validate.logistic"] = "a fold's champion isn't compared"
     if refine is None:
         found["head.dropout"] = "it acts in gradient steps alone; add refine.steps"
     else:

@@ -164,7 +164,8 @@ def compare(run: Run, step: Step, log: Callable[[str], None]) -> Beside:
 
     Nothing where the run doesn't ask for it, or its head isn't one.
     """
-    if not run.config.validate.logistic or misfit(run) is not None:
+    asked = run.config.validate.logistic and run.config.validate.fold is None
+    if not asked or misfit(run) is not None:
         return NOTHING
     log("logistic regression on the same features, for comparison")
     began = time.monotonic()
