@@ -31,6 +31,15 @@ def idle(record: Record) -> dict[str, str]:
     if not record["backbone"]["trainable"]:
         found["backbone.batchnorm"] = "all batch norms are frozen; add backbone.trainable"
         found["memory.plan"] = "heads are evaluated at once; it is for backbone.trainable"
+    if record["backbone"]["trainable"] or record["head"]["name"] != "linear":
+        found["validate.logistic"] = "only a linear head that evolves alone is compared"
+    own = record["validate"]
+    if own["folds"] is not None or isinstance(own["refit"], Mapping):
+        found["data.validation"] = "train and validation are one, which validate.folds and refit cut anew"
+    if own["folds"] is not None and own["refit"] is True:
+        found["validate.refit"] = "folds end in a fit to all of them by themselves"
+    if own["fold"] is not None:
+        found["validate.logistic"] = "a fold's champion isn't compared"
     if refine is None:
         found["head.dropout"] = "it acts in gradient steps alone; add refine.steps"
     else:
@@ -215,6 +224,12 @@ def of_champion(record: Record, generation: int, finite: bool, looks: int) -> li
     return [f"the champion is {start(record)}: in {often} no candidate had a better {name}"]
 
 
+def of_baseline(metric: str, its: float, champions: float) -> str:
+    """Return the line that a logistic regression is as good as a champion, by their validation."""
+    than = f"{its:.4f}, the champion's {champions:.4f}"
+    return f"logistic regression is as good on validation ({metric} {than}) and takes seconds: use that here"
+
+
 def of_predictions(classes: Sequence[str], predicted: Sequence[int], noun: str = "images") -> list[str]:
     """Return a line where a champion predicts one class for all test images; `predicted` are images by class."""
     there = [name for name, count in zip(classes, predicted, strict=True) if count]
@@ -262,6 +277,7 @@ MADE_OF = {  # kinds of candidates that are no individuals
     "soup": "the mean of the networks of genome.from",
     "greedy_soup": "the mean of those networks of genome.from that make it no worse on validation",
     "regmean": "the networks of genome.from merged layer by layer, by least squares on their inputs",
+    "logistic": "scikit-learn's logistic regression, C by cross-validation within the train split",
     "bias_correction": "the start, on a backbone whose biases make up for what rounding did to its means",
 }
 

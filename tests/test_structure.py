@@ -21,7 +21,7 @@ PACKAGES = {  # in order: each may import those before it, and its own modules t
                  "rows", "network", "modules"],
     "learning": ["optimizers", "task", "losses", "draws", "refine", "sensitivity"],
     "problems": ["metric", "tallies", "class_metrics", "metrics", "constraints", "kernels", "sums", "scoring",
-                 "intervals", "supervised", "precision", "slicing", "function"],
+                 "intervals", "supervised", "precision", "slicing", "function", "logistic"],
     "data": ["cache", "pictures", "pixels", "images", "foldernames", "walk", "classfolders", "splitfolders", "folders",
              "arrays", "datasets", "splits", "repetitions", "inventory", "identity", "augment", "staging", "samples",
              "components", "feature_cache", "tensors"],
@@ -32,8 +32,8 @@ PACKAGES = {  # in order: each may import those before it, and its own modules t
     "report": ["genealogy", "glyphs", "figures", "plots_of_runs", "plots_of_searches", "plots_of_benches", "page",
                "archipelago", "runpage", "benchpage", "report", "watch"],
     "experiments": ["blame", "terminal", "interruption", "signals", "log", "memory", "starts", "costs", "build",
-                    "bounds", "sizes", "sources", "compose", "reopen", "recorders", "conclusion", "spread",
-                    "experiment", "evaluation", "export", "logits", "decide"],
+                    "bounds", "sizes", "sources", "goals", "compose", "baseline", "reopen", "recorders", "looks",
+                    "conclusion", "spread", "experiment", "folds", "evaluation", "export", "logits", "decide"],
     "tuning": ["lockstep", "legs", "trials", "search", "tuner", "tune"],
     "bench": ["statistics", "arms", "workers", "jobs", "tasks", "closed", "tables", "benchmark"],
     "forecast": ["pace", "seconds", "length", "stand_ins", "forecaster", "search", "bench"],
@@ -46,7 +46,7 @@ PACKAGES = {  # in order: each may import those before it, and its own modules t
 ORDER = [".".join(filter(None, (package, name))) for package, names in PACKAGES.items() for name in names]
 ONLY = {  # the one module that imports a library
     "h5py": {"storage.hdf5"}, "pydantic": {"config"}, "typer": {"cli.main"}, "rich": {"experiments.terminal"},
-    "safetensors": {"networks.weightfiles"}, "sklearn": {"estimator"}, "filelock": {"data.cache"},
+    "safetensors": {"networks.weightfiles"}, "sklearn": {"estimator", "problems.logistic"}, "filelock": {"data.cache"},
     "evotorch": {"search.operators.crossover", "search.algorithms"}, "optuna": {"search.samplers"},
     "scipy": {"bench.statistics"}, "yaml": {"config"}, "platformdirs": {"data.cache"},
     "onnx": {"networks.onnxgraphs"}, "onnxruntime": {"networks.onnxfiles"},

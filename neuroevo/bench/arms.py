@@ -198,6 +198,11 @@ def bias_correction(given: Given) -> Overlay:
     return _make_once()
 
 
+def logistic(given: Given) -> Overlay:
+    """Fit scikit-learn's logistic regression to a linear head's features, C by cross-validation within train."""
+    return _make_once() | {"features": {"components": None, "whitening": 0.0}}
+
+
 # What a closed form needs, and what for.
 NEEDS = {
     **dict.fromkeys(("soup", "greedy_soup", "regmean"), ("genome", "from", "two networks or more, to merge")),
@@ -218,6 +223,7 @@ TABLE: tuple[Callable[[Given], Overlay], ...] = (
     greedy_soup,
     regmean,
     bias_correction,
+    logistic,
     config,
 )
 ARMS: dict[str, Callable[[Given], Overlay]] = {arm.__name__: arm for arm in TABLE}
@@ -250,6 +256,8 @@ def configure(
     raw |= {"seed": seed, "budget": {"samples": given.samples}}
     raw["data"] = {**_mapping(raw.get("data")), "split_seed": split}
     changes = ARMS[arm](given) if overlay is None else overlay
+    if overlay is None and arm == "logistic":
+        raw["budget"] = {"generations": 1}  # it takes what it takes, which is counted
     if overlay is None and arm in NEEDS:
         raw["budget"]["generations"] = 1
         section, key, what = NEEDS[arm]
@@ -294,7 +302,7 @@ def schedule_validation(c: Config, given: Given, validate: Mapping[str, Any]) ->
     every = int(validate.get("every") or max(1, round(given.samples / max(1, takes) / LOOKS)))
     return replace(
         c,
-        validate=c.validate.model_copy(update={"every": every, "patience": None}),
+        validate=c.validate.model_copy(update={"every": every, "patience": None, "logistic": False}),
         checkpoint=c.checkpoint.model_copy(update={"every": every, "keep": 1, "network": False}),
     )
 

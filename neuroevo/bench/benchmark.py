@@ -27,7 +27,7 @@ from neuroevo.data.datasets import Dataset
 from neuroevo.data.identity import Identity
 from neuroevo.engine.observer import Observer
 from neuroevo.errors import InputError, RunError
-from neuroevo.experiments import build, costs, experiment, log
+from neuroevo.experiments import build, costs, experiment, folds, log
 from neuroevo.experiments.interruption import Interruption
 from neuroevo.problems.metric import LOWER_IS_BETTER
 from neuroevo.remote.cluster import Spread
@@ -302,7 +302,7 @@ def work(task: Task, observer: Observer, signals: Interruption) -> None:
     elif task.config.tune is not None:
         tune.run(task.config, str(task.folder), "", observer, signals)
     else:
-        experiment.run(task.config, str(task.folder), "", observer, signals=signals)
+        folds.run(task.config, str(task.folder), "", observer, signals=signals)
 
 
 def write(folder: Path, bench: Bench, tasks: Sequence[Task]) -> None:

@@ -21,7 +21,7 @@ from neuroevo.engine.cost import Cost
 from neuroevo.engine.observer import Observer
 from neuroevo.engine.rng import generator
 from neuroevo.errors import InputError
-from neuroevo.experiments import blame, build, compose, experiment
+from neuroevo.experiments import baseline, blame, build, compose, experiment
 from neuroevo.experiments.compose import Run
 from neuroevo.experiments.experiment import Ready
 from neuroevo.experiments.interruption import Interruption
@@ -133,6 +133,15 @@ class _Behind(nn.Module):
         return logits
 
 
+def logistic(run: Run) -> Made:
+    """Return scikit-learn's logistic regression, C by cross-validation within the train split."""
+    why = baseline.misfit(run)
+    if why is not None:
+        raise InputError(f"arm logistic: {why}; it is for a linear head on features")
+    found = baseline.find(run)
+    return found.genome, found.cost
+
+
 def keep_start(run: Run) -> Made:
     """Return the start: what is corrected is the backbone, before anything is computed by it."""
     return run.supervised.start[0], Cost()
@@ -172,4 +181,5 @@ FORMS: dict[str, Callable[[Run], Made]] = {
     "greedy_soup": greedy_soup,
     "regmean": regmean,
     "bias_correction": keep_start,
+    "logistic": logistic,
 }

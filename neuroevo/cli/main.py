@@ -44,13 +44,13 @@ def run(
 ) -> None:
     """Run one experiment, from data to a scored champion."""
     from neuroevo.config import load
-    from neuroevo.experiments import experiment, terminal
+    from neuroevo.experiments import folds, terminal
     from neuroevo.experiments.signals import Signals
 
     with terminal.show() as observer:
         checked = load(config, sets or [], observer.note)
         stem = "default" if config is None else os.path.splitext(os.path.basename(config))[0]
-        begin = experiment.begin_or_resume if resume else experiment.run
+        begin = folds.begin_or_resume if resume else folds.run
         folder = begin(checked, out, stem, observer, signals=Signals())
     summary(str(folder))
 

@@ -21,6 +21,15 @@ def scores(found: dict[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
+def beside(result: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return a row on what the logistic regression beside a champion reaches on test; none where there is none."""
+    found = result.get("baseline", {}).get("logistic")
+    if found is None:
+        return []
+    metric = next(name for name in found["validation"] if name in found["test"]["interval"])
+    return [(f"logistic regression {name}", value) for name, value in scores(found["test"]) if name == metric]
+
+
 def describe(folder: str) -> list[tuple[str, list[tuple[str, str]]]]:
     """Return a run's result as tables, each a title and rows: of its search for settings, and of the run itself."""
     tables, result = [], rundir.read_result(Path(folder))
@@ -44,6 +53,7 @@ def describe(folder: str) -> list[tuple[str, list[tuple[str, str]]]]:
     rows += [(f"test {name}", value) for name, value in scores(champion.get("test", {"interval": {}}))]
     for split, found in (("validation", champion), ("test", champion.get("test", {}))):
         rows += caveats.of_constraints(split, found.get("constraints", {}))
+    rows += beside(result)
     rows += [("forward samples", f"{cost['forward_samples']:,}"), ("seconds", f"{cost['seconds']:.1f}")]
     rows += [("warning", line) for line in result.get("warnings", [])]
     return [*tables, (folder, rows)]

@@ -10,6 +10,8 @@ from neuroevo.config.demand import check_sense as check_sense
 from neuroevo.config.demand import demand as demand
 from neuroevo.config.demand import load as load
 from neuroevo.config.demand import without_effect as without_effect
+from neuroevo.config.folds import chooses as chooses
+from neuroevo.config.folds import place_of as place_of
 from neuroevo.config.islands import TRAITS as TRAITS
 from neuroevo.config.keys import READING as READING
 from neuroevo.config.keys import at as at
@@ -22,6 +24,7 @@ from neuroevo.config.parts import Part as Part
 from neuroevo.config.parts import part as part
 from neuroevo.config.schema import Budget as Budget
 from neuroevo.config.schema import Epochs as Epochs
+from neuroevo.config.schema import Refit as Refit
 from neuroevo.config.schema import Remote as Remote
 from neuroevo.config.text import DEFAULT as DEFAULT
 from neuroevo.config.text import apply as apply

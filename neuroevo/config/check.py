@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from neuroevo.config.folds import check_folds
 from neuroevo.config.islands import with_islands
 from neuroevo.config.keys import at
 from neuroevo.config.model import Config
@@ -128,13 +129,18 @@ def check(raw: Mapping[str, Any]) -> Config:
         remote=None if raw.get("remote") is None else section(Remote, mapping("remote"), "remote"),
         given=dict(raw),
     )
+    check_folds(c)
     if c.remote is not None and c.features.views == "live" and c.data.augment:
         raise InputError("remote: views that are made live go through the backbone here; give features.views a number")
     if raw.get("islands") is not None:
         if raw.get("tune") is not None:
             raise InputError("islands: a trial of a search is one population; leave islands out, or set tune null")
         return with_islands(c, mapping("islands"), check)
-    return c if raw.get("tune") is None else with_search(c, mapping("tune"))
+    if raw.get("tune") is None:
+        return c
+    c = with_search(c, mapping("tune"))
+    check_folds(c)
+    return c
 
 
 def _genome(given: dict[str, Any]) -> Genome:

@@ -236,12 +236,28 @@ class Fitness(Section):
         return {**own, **bounds, **super().record()}
 
 
+class Refit(Section):
+    """A fit to train and validation together: its last generation, and the kind of candidate that is its champion."""
+
+    generation: Count
+    candidate: Annotated[str, MinLen(1)]
+
+
 class Validate(Section):
-    """By what and how often candidates are validated, and how many validations without a better one end the run."""
+    """By what and how often candidates are validated, and how many validations without a better one end the run.
+
+    With `folds` train and validation together are cut into so many: a search is validated on each, and chooses when a
+    last one, on all of them, ends, and who is its champion. `fold` is a run on one of them alone, from 1; without
+    `folds` on the data's own split. `refit` has one search choose these, on the own split, or says what they are.
+    """
 
     metric: InstanceOf[Part] = Field(exclude=True)
     every: Count = 10
     patience: Count | None = None
+    folds: Annotated[int, Ge(2), Le(MOST)] | None = None
+    fold: Count | None = None
+    refit: bool | Refit = False
+    logistic: bool = True  # whether a linear head's champion is compared with scikit-learn's logistic regression
 
     def record(self) -> dict[str, Any]:
         """Return the section as the config would spell it."""
@@ -355,6 +371,7 @@ SECTIONS: dict[str, type[Section]] = {  # by where they are
     "remote": Remote,
     "islands": Islands,
     "fitness": Fitness,
+    "validate": Validate,
     "tune": Tune,
     "tune.trial": Trial,
 }

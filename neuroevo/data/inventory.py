@@ -35,6 +35,7 @@ def absent(data: Dataset, splits: Splits) -> list[str]:
     counts = {
         split: np.bincount(data.labels[rows.numpy()], minlength=len(data.classes)).tolist()
         for split, rows in splits.items()
+        if len(rows)  # of a fit to train and validation together nothing is left to validate by
     }
     return caveats.of_splits(data.classes, counts, data.noun)
 

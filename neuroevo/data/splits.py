@@ -66,6 +66,23 @@ def cut_tail(
     return np.sort(np.concatenate(kept))
 
 
+def cut_fold(
+    rows: npt.NDArray[np.int64], labels: npt.NDArray[np.int64], fold: tuple[int, int], rng: np.random.Generator
+) -> dict[str, npt.NDArray[np.int64]]:
+    """Return rows as train and validation, which is the fold of that number, from 1, of so many.
+
+    Folds differ by one sample at most, and so do their samples of a class. InputError where a class has one alone.
+    """
+    number, count = fold
+    if int(np.bincount(labels[rows]).max()) < 2 or np.any(np.bincount(labels[rows]) == 1):
+        raise InputError("a class has one sample beside test; in folds it is in train or in validation", option="folds")
+    if count > len(rows):
+        raise InputError(f"{count} given, and beside test there are {len(rows)} samples", option="folds")
+    dealt = np.concatenate([rng.permutation(rows[labels[rows] == label]) for label in np.unique(labels[rows])])
+    held = np.arange(len(dealt)) % count == number - 1
+    return {"train": np.sort(dealt[~held]), "validation": np.sort(dealt[held])}
+
+
 def _share(wanted: float, total: int, least: int, most: int) -> str:
     """Return the shortest share beside a wanted one by which from `least` to `most` of a total are cut."""
     ways = (math.floor, math.ceil) if wanted == least / total else (math.ceil, math.floor)
@@ -78,16 +95,26 @@ def _share(wanted: float, total: int, least: int, most: int) -> str:
 
 
 def split(
-    data: Dataset, split_seed: int, validation: float, test: float | None, long_tail: float | None = None
+    data: Dataset,
+    split_seed: int,
+    validation: float,
+    test: float | None,
+    long_tail: float | None = None,
+    *,
+    fold: tuple[int, int] | None = None,
 ) -> dict[str, Tensor]:
     """Return the rows of each split, `{name: [rows] int64}`; shares are of samples that have no split yet.
 
     A class's only image stays in train. `long_tail` thins train and validation, as in life, and leaves test as it is.
-    Without a share, None, there is no test split but the data set's own.
+    Without a share, None, there is no test split but the data set's own. With a `fold`, its number from 1 and how many
+    there are, all that isn't test is cut into so many, of which that one is validation; number 0 leaves none.
     """
     part = data.part.copy()
     for stream, (name, share) in enumerate((("test", test), ("validation", validation)), start=1):
         index = SPLITS.index(name)
+        if name == "validation" and fold is not None:
+            part[part == index] = 0
+            continue
         if share is None or (part == index).any():
             continue
         # Test is cut from undecided images only; validation also from those of the data set's own train part.
@@ -117,6 +144,8 @@ def split(
         for stream, name in enumerate(("train", "validation"), start=3):
             rng = np.random.default_rng([split_seed, stream])
             rows[name] = cut_tail(rows[name], data.labels, len(data.classes), long_tail, rng)
+    if fold is not None and fold[0]:
+        rows |= cut_fold(rows["train"], data.labels, fold, np.random.default_rng([split_seed, 5]))
     missing = set(range(len(data.classes))) - set(data.labels[rows["train"]].tolist())
     if missing:
         raise InputError(

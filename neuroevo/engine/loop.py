@@ -52,6 +52,14 @@ class Step:
     stale: int  # validations since the champion changed
     stop: str | None  # why the run ends here, or None
     islands: "tuple[Statistics, ...]" = ()  # of each, where there are several
+    looks: tuple[Champion, ...] = ()  # the candidates that were validated, where the rules ask for them
+
+
+class Ending(NamedTuple):
+    """A search whose end was chosen elsewhere: nothing is validated on the way."""
+
+    generation: int  # the last
+    candidate: str  # the kind that is its champion
 
 
 @dataclass(frozen=True)
@@ -66,6 +74,8 @@ class Rules:
     metric: str  # of validation
     lower_is_better: bool  # of that metric as reported
     constrained: bool = False  # whether constraints are put on candidates, so that a target counts where they are met
+    ending: Ending | None = None
+    looks: bool = False  # whether steps have all candidates that were validated
 
 
 class Proposal(NamedTuple):
@@ -94,8 +104,7 @@ def begin(
     start, cost = problem.start.to(device), Cost()
     state = algorithm.init(start, problem.sigma, Context(seed, 0, 0.0, device, problem.layout))
     if champion is None:
-        champion, cost = best({"start": start[0]}, problem, 0)
-        assert champion is not None
+        (champion,), cost = validate({"start": start[0]}, problem, 0)
     nobody = Population.new(start, parents=2)
     nothing = torch.full((len(start), 1), -torch.inf, dtype=torch.float64)
     scores = Scores(nothing, torch.zeros(len(start), dtype=torch.bool))
@@ -169,15 +178,22 @@ def evolve(
         found, *apart = statistics_of(parts_of(grown.inherited, grown.scores, algorithm.islands))
         ahead = None
         stop = rules.budget.stop_reason(generation, cost, start.seconds + clock() - began, Cost(forward=1))
+        if stop is None and rules.ending is not None and generation == rules.ending.generation:
+            stop = "refit"
         # The next generation may take more than this one; and a GPU proposes it while this one is told of.
         if stop is None and (rules.budget.counts or device.type != "cpu"):
             ahead = propose(state, generation + 1, cost)
             stop = rules.budget.stop_reason(generation, cost, start.seconds + clock() - began, ahead.least)
-        champion, stale, validation = step.champion, step.stale, None
-        if generation % rules.every == 0 or stop is not None:
-            same = grown.scored is grown.inherited
-            shown = state if same else algorithm.tell(step.state, grown.scored, grown.scores)
-            candidate, checked = best(algorithm.candidates(shown), problem, generation)
+        champion, stale, validation, shown = step.champion, step.stale, None, state
+        looks: tuple[Champion, ...] = ()
+        if grown.scored is not grown.inherited and (generation % rules.every == 0 or stop is not None):
+            shown = algorithm.tell(step.state, grown.scored, grown.scores)
+        if rules.ending is not None and stop is not None:
+            champion = named(algorithm.candidates(shown), rules, generation)
+        elif rules.ending is None and (generation % rules.every == 0 or stop is not None):
+            found_here, checked = validate(algorithm.candidates(shown), problem, generation)
+            candidate = max(found_here, key=lambda one: problem.merit(one.validation), default=None)
+            looks = tuple(found_here) if rules.looks else ()
             cost += checked
             stale += 1
             if candidate is not None:
@@ -189,6 +205,7 @@ def evolve(
         line = record(generation, found, validation=validation, cost=cost, seconds=seconds)
         step = Step(generation, state, grown.inherited, grown.scores, line, cost, seconds, champion, stale, stop)
         step = replace(step, islands=tuple(apart)) if apart else step
+        step = replace(step, looks=looks) if looks else step
         yield step
 
 
@@ -214,16 +231,22 @@ def most(low: int, high: int, fits: Callable[[int], bool]) -> int:
     return low + bisect_left(range(low + 1, high + 1), True, key=lambda k: not fits(k))
 
 
-def best(candidates: dict[str, Tensor], problem: Problem, generation: int) -> tuple[Champion | None, Cost]:
-    """Return the candidate that does best on validation, or None where there is no candidate."""
+def validate(candidates: dict[str, Tensor], problem: Problem, generation: int) -> tuple[list[Champion], Cost]:
+    """Return candidates with what they are worth on validation."""
     if not candidates:
-        return None, Cost()
+        return [], Cost()
     found, cost = problem.validate(torch.stack(list(candidates.values())))
-    named = [
-        Champion(genome, kind, generation, metrics)
-        for (kind, genome), metrics in zip(candidates.items(), found, strict=True)
-    ]
-    return max(named, key=lambda champion: problem.merit(champion.validation)), cost
+    pairs = zip(candidates.items(), found, strict=True)
+    return [Champion(genome, kind, generation, metrics) for (kind, genome), metrics in pairs], cost
+
+
+def named(candidates: dict[str, Tensor], rules: Rules, generation: int) -> Champion:
+    """Return the candidate of the kind that was chosen elsewhere; InputError where there is none."""
+    assert rules.ending is not None
+    kind = rules.ending.candidate
+    if kind not in candidates:
+        raise InputError(f"{kind} is no candidate; there are: {', '.join(candidates)}", option="candidate")
+    return Champion(candidates[kind], kind, generation, {rules.metric: math.nan})
 
 
 def stop_by_validation(rules: Rules, champion: Champion, stale: int) -> str | None:

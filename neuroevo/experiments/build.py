@@ -69,12 +69,13 @@ def make_head(c: Config, backbone: Backbone, dim: int, classes: int) -> nn.Modul
 
 def dataset(c: Config) -> tuple[Dataset, dict[str, Tensor]]:
     """Return the data set that a config asks for, and its splits."""
-    with config.at("data", data="data"):
+    with config.at("data", data="data", folds="validate.folds"):
         whole: Dataset = c.data.source.bound()()
         check_samples(c, whole)
         if c.data.limit is not None:
             whole = limit_images(whole, c.data.limit, c.data.split_seed)
-        splits = split(whole, c.data.split_seed, c.data.validation, c.data.test, c.data.long_tail)
+        own = c.data
+        splits = split(whole, own.split_seed, own.validation, own.test, own.long_tail, fold=config.place_of(c))
     whole = replace(whole, notes=config.under("data", whole.notes, ("broken",)))
     return inventory.add_notes(whole, splits), splits
 

@@ -23,29 +23,29 @@ from neuroevo.data.samples import Features
 from neuroevo.engine import loop
 from neuroevo.engine.algorithm import Algorithm
 from neuroevo.engine.batches import View, as_it_is
-from neuroevo.engine.cost import Budget, Cost
+from neuroevo.engine.cost import Cost
 from neuroevo.engine.execution import LOCAL, Execution, Executions, Executor
-from neuroevo.engine.loop import Rules, Step
-from neuroevo.engine.problem import Merit, Problem, by_metric
+from neuroevo.engine.loop import Champion, Rules, Step
+from neuroevo.engine.problem import Problem
 from neuroevo.engine.rng import generator
 from neuroevo.errors import InputError, ignore
 from neuroevo.experiments import starts
 from neuroevo.experiments.bounds import groups_of
 from neuroevo.experiments.build import identify, make_head, slots
-from neuroevo.experiments.costs import CALIBRATED_BY, CALIBRATION_BATCH, batch_size, steps
+from neuroevo.experiments.costs import CALIBRATED_BY, CALIBRATION_BATCH, batch_size
+from neuroevo.experiments.goals import fitness_of, parts_of, refinement_of, rules
 from neuroevo.experiments.sizes import check_size
 from neuroevo.experiments.sources import Sources, centres, remedy, scaling, sources
 from neuroevo.experiments.starts import HEAD, START
 from neuroevo.learning.sensitivity import PROBE
-from neuroevo.learning.task import Settings, Weights
+from neuroevo.learning.task import Weights
 from neuroevo.networks import deep, network, quantised
 from neuroevo.networks.affine import Affine
 from neuroevo.networks.backbones import Backbone
 from neuroevo.networks.network import Calibration, Network
 from neuroevo.problems import precision, slicing
-from neuroevo.problems.metric import LOWER_IS_BETTER
 from neuroevo.problems.scoring import evaluate
-from neuroevo.problems.supervised import Fitness, Refinement, Supervised, exact, supervised
+from neuroevo.problems.supervised import Supervised, exact, supervised
 
 Log = Callable[[str], None]
 # Keys of the config for options that errors of a run's parts mention.
@@ -90,6 +90,11 @@ class Run:
         """Where the population is kept."""
         return torch.device(self.supervised.executions.now.home)
 
+    @property
+    def refits(self) -> bool:
+        """Whether it is fitted to all of train and validation, so that nothing is left to validate by."""
+        return isinstance(self.config.validate.refit, config.Refit)
+
     @cached_property
     def data(self) -> Identity:
         """What data the run is of."""
@@ -102,17 +107,7 @@ class Run:
 
     def rules(self) -> Rules:
         """Return what decides how long the run goes on and who wins it."""
-        c, metric = self.config, self.supervised.metric
-        return Rules(
-            seed=c.seed,
-            samples=batch_size(c, len(self.supervised.splits[c.fitness.split])),
-            every=c.validate.every,
-            patience=c.validate.patience,
-            budget=Budget(**c.budget.model_dump()),
-            metric=metric,
-            lower_is_better=metric in LOWER_IS_BETTER,
-            constrained=bool(c.fitness.subject_to),
-        )
+        return rules(self.config, len(self.supervised.splits[self.config.fitness.split]))
 
     def keeps(self) -> Weights:
         """Return what a checkpoint holds so that other runs' files aren't needed again."""
@@ -126,8 +121,11 @@ class Run:
     def initial(self) -> Step:
         """Return the run before its first generation: its champion so far is the start itself."""
         check_size(self.config, self.network.layout.genes, len(self.supervised.splits["train"]))
-        step = loop.begin(self.problem(), self.algorithm, self.config.seed, self.home)
-        if not math.isfinite(step.champion.validation[self.supervised.metric]):
+        home, champion = self.home, None
+        if self.refits:
+            champion = Champion(self.supervised.start[0], "start", 0, {self.supervised.metric: math.nan})
+        step = loop.begin(self.problem(), self.algorithm, self.config.seed, home, champion=champion)
+        if not self.refits and not math.isfinite(step.champion.validation[self.supervised.metric]):
             self.check_outputs(step.champion.genome)
         return replace(step, cost=step.cost + Cost(backbone=self.computed))
 
@@ -296,43 +294,6 @@ def calibration(c: Config, evolved: Network, learnt_from: Sources) -> Calibratio
         return (learnt_from.features.batch(rows)[0] for rows in batches)
 
     return Calibration(rows_at_the_cut, sum(map(len, batches))) if batches else None
-
-
-def parts_of(c: Config) -> dict[str, config.Part]:
-    """Return all metrics that a config names, and accuracy and cross-entropy, by name."""
-    parts = {part.name: part for part in (c.validate.metric, *c.fitness.metrics, c.fitness.ties) if part is not None}
-    for name in ("accuracy", "cross_entropy"):
-        parts.setdefault(name, config.part("metric", name, name))
-    return parts
-
-
-def merit(c: Config) -> Merit:
-    """Return what candidates of a run are compared by: constraints, the validation metric, then cross-entropy."""
-    metric = c.validate.metric.name
-    lower, constrained = metric in LOWER_IS_BETTER, bool(c.fitness.subject_to)
-    return by_metric(metric, lower_is_better=lower, loss="cross_entropy", constrained=constrained)
-
-
-def fitness_of(c: Config) -> Fitness:
-    """Return how a config has a generation scored."""
-    return Fitness(
-        metrics=tuple(part.name for part in c.fitness.metrics),
-        ties=None if c.fitness.ties is None else c.fitness.ties.name,
-        split=c.fitness.split,
-        balanced=c.fitness.balanced,
-        class_weights=c.fitness.class_weights,
-        logit_adjustment=c.fitness.logit_adjustment,
-    )
-
-
-def refinement_of(c: Config, train: int) -> Refinement | None:
-    """Return how a config has individuals learn, of so many train samples."""
-    if c.refine is None:
-        return None
-    optimizer, given = c.refine.optimizer, c.refine.model_dump()
-    inheritance, back_off = given.pop("inheritance"), given.pop("back_off")
-    settings = Settings(**given | {"steps": steps(c, train)})
-    return Refinement(lambda own: optimizer.bound()(**own), settings, inheritance, back_off)
 
 
 @config.at(**starts.KEYS)

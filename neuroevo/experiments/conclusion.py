@@ -11,6 +11,9 @@ from torch import Tensor
 from neuroevo import caveats
 from neuroevo.data import inventory
 from neuroevo.engine.loop import Champion, Step
+from neuroevo.errors import InputError
+from neuroevo.experiments import looks as looks_
+from neuroevo.experiments.baseline import NOTHING, Beside
 from neuroevo.experiments.compose import Run
 from neuroevo.experiments.log import versions
 from neuroevo.experiments.reopen import of_genome
@@ -18,13 +21,18 @@ from neuroevo.networks import onnxfiles
 from neuroevo.storage import files, rundir
 
 
-def conclude(run: Run, step: Step, folder: Path, *, stop_reason: str, log: Callable[[str], None]) -> None:
-    """Write a run's champion and result; one that has come to its end is scored on test, which is counted."""
+def conclude(
+    run: Run, step: Step, folder: Path, *, stop_reason: str, log: Callable[[str], None], beside: Beside = NOTHING
+) -> None:
+    """Write a run's champion and result; one that has come to its end is scored on test, which is counted.
+
+    `beside` is what the champion is compared with.
+    """
     c, network, finished = run.config, run.network, step.stop is not None
     before, record = rundir.read_result(folder), c.record()
     looks = sum(line["validation"] is not None for line in rundir.read_history(folder))
     finite = math.isfinite(step.champion.validation[run.supervised.metric])
-    warnings = caveats.of_champion(record, step.champion.generation, finite, looks)
+    warnings = [] if run.refits else caveats.of_champion(record, step.champion.generation, finite, looks)
     about: dict[str, Any] = {
         "backbone": c.backbone.name,
         "classes": network.classes,
@@ -38,17 +46,24 @@ def conclude(run: Run, step: Step, folder: Path, *, stop_reason: str, log: Calla
         rundir.write_network(folder, {name: w.contiguous() for name, w in whole.state_dict().items()}, about)
     warnings += write_onnx(folder, network.onnx(step.champion.genome))
     champion = describe(run, step, record)
-    if c.fitness.subject_to:
+    folds: dict[str, Any] = {}
+    if run.refits:
+        folds, lines = of_folds(folder, run)
+        warnings += lines
+        champion["validation"] = folds.get("validation", champion["validation"])
+    elif c.fitness.subject_to:
         champion["constraints"] = run.supervised.constraints_on(
             step.champion.genome, run.supervised.splits["validation"]
         )
-    if finished:
+    scored = finished and c.validate.fold is None  # what chooses among searches is none of test's business
+    if scored:
         tested = run.supervised.test(step.champion.genome, run.supervised.splits["test"])
         champion["test"] = tested.scores
         warnings += caveats.of_predictions(network.classes, tested.confusion.sum(0).tolist(), run.whole.noun)
         rundir.write_confusion(folder, network.classes, tested.confusion)
     else:
         (folder / rundir.CONFUSION).unlink(missing_ok=True)  # of a champion before this one
+    warnings += beside.lines
     executor = run.supervised.executor
     warnings += caveats.of_workers(getattr(executor, "differing", ()), getattr(executor, "idle", False))
     for line in warnings:
@@ -67,17 +82,32 @@ def conclude(run: Run, step: Step, folder: Path, *, stop_reason: str, log: Calla
             "device": str(run.device),
             "data": inventory.record(run.whole, splits),
             "champion": champion,
+            **({"baseline": beside.record} if beside.record else {}),
             "warnings": caveats.together(before_it, tuning.get("warnings", []), warnings),
-            "cost": {**step.cost.record(), "seconds": step.seconds},
+            **({"folds": folds} if folds else {}),
+            "cost": total({**step.cost.record(), "seconds": step.seconds}, folds),
             "views": c.features.views if c.data.augment else None,
             "precision": run.supervised.executions.now.precision,
             **({"quantised": dict(network.backbone.moved)} if network.backbone.moved else {}),
             "plan_changes": run.supervised.executions.changes,
-            "test_scored": before.get("test_scored", 0) + finished,
+            "test_scored": before.get("test_scored", 0) + scored,
             "versions": versions(),
             **({"tuning": tuning} if searched else {}),
         },
     )
+
+
+def of_folds(folder: Path, run: Run) -> tuple[dict[str, Any], list[str]]:
+    """Return what a result says of the searches that chose a run's end, and a line where that is lost."""
+    try:
+        return looks_.summarise(folder, run), []
+    except InputError as error:
+        return {}, [f"no validation figure: {error}"]
+
+
+def total(own: Mapping[str, float], folds: Mapping[str, Any]) -> dict[str, float]:
+    """Return a run's cost with that of the searches that chose its end."""
+    return {key: value + folds.get("cost", {}).get(key, 0) for key, value in own.items()}
 
 
 def write_onnx(folder: Path, found: tuple[bytes, float] | None) -> list[str]:

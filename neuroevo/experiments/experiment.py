@@ -18,7 +18,7 @@ from neuroevo.engine.cost import Budget, Cost
 from neuroevo.engine.loop import Step
 from neuroevo.engine.observer import Observer, Observers, watch
 from neuroevo.errors import InputError, Interrupted, ignore
-from neuroevo.experiments import blame, bounds, build, compose, sizes
+from neuroevo.experiments import baseline, blame, bounds, build, compose, looks, sizes
 from neuroevo.experiments.compose import Run
 from neuroevo.experiments.conclusion import conclude
 from neuroevo.experiments.interruption import NEVER, Interruption, punctual
@@ -228,16 +228,32 @@ def go(
 
     if step.stop is not None:
         begin()
-    generations = loop.evolve(once(run.problem(), begin), run.algorithm, rules, step, device=run.home)
+    with config.at(candidate="validate.refit.candidate"):
+        generations = loop.evolve(once(run.problem(), begin), run.algorithm, rules, step, device=run.home)
     shrinking = Shrinking(run.supervised.executions, writer, log)
-    observers = Observers([shrinking, Recorder(folder, writer, history, every=c.checkpoint.every), observer])
+    keeping = [looks.Keeper(run, folder)] if c.validate.fold is not None else []
+    if keeping and step.generation == 0:
+        keeping[0].write(0, [step.champion])
+    recorder = Recorder(folder, writer, history, every=c.checkpoint.every)
+    observers = Observers([shrinking, *keeping, recorder, observer])
     step = watch(punctual(generations, signals), step, rules, observers, stop=lambda: signals.status is not None)
     if not step.generation:
         signals.check()
-    conclude(run, step, folder, stop_reason=step.stop or signals.name, log=log)
+    beside = compare(run, step, folder, signals, log) if step.stop is not None else baseline.NOTHING
+    conclude(run, step, folder, stop_reason=step.stop or signals.name, log=log, beside=beside)
     if step.stop is None:
         log(f"{folder}: interrupted after generation {step.generation}; go on with: neuroevo resume {folder}")
         signals.check()
+
+
+def compare(run: Run, step: Step, folder: Path, signals: Interruption, log: Callable[[str], None]) -> baseline.Beside:
+    """Compare a champion with what is asked for; a signal ends that at once, and the run can be gone on with."""
+    try:
+        with signals.prompt():
+            return baseline.compare(run, step, log)
+    except Interrupted:
+        log(f"{folder}: interrupted before its champion was scored; go on with: neuroevo resume {folder}")
+        raise
 
 
 def writer_of(run: Run, folder: Path, log: Callable[[str], None]) -> Writer:

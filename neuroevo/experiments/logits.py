@@ -59,6 +59,8 @@ def of_run(run_dir: str, observer: Observer, sets: Sequence[str] = (), *, signal
             raise InputError(f"--set {text}: a run is decided on as it is; here, only data.root, data.file can be set")
     run, step = open_run(run_dir, observer, None, sets, signals=signals)
     genome, given = step.champion.genome, run.supervised
+    if run.refits:
+        raise InputError(f"{run_dir}: fitted to train and validation together: nothing is left to decide by")
     groups = None
     if run.whole.groups is not None and run.features.groups is not None:
         groups = np.array(run.whole.groups.names)[run.features.groups.cpu().numpy()]

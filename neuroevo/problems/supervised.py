@@ -265,10 +265,11 @@ class Supervised:
         if (settings.dropout or "dropout" in brought) and not layers:
             raise InputError(f"{name} has no dropout layer; give the head a dropout above 0", option="dropout")
 
-    def validate(self, genomes: Tensor) -> tuple[list[dict[str, float]], Cost]:
-        """Score candidates [k, g] on the validation split by every metric, as reported."""
+    def validate(self, genomes: Tensor, rows: Tensor | None = None) -> tuple[list[dict[str, float]], Cost]:
+        """Score candidates [k, g] on the validation split, or on other rows, by every metric, as reported."""
+        rows = self.splits["validation"] if rows is None else rows
         of_samples = {name: metric for name, metric in self.metrics.items() if not isinstance(metric, OfModule)}
-        rows, judgement = self.splits["validation"], self.judgement(of_samples.values(), constrained=True)
+        judgement = self.judgement(of_samples.values(), constrained=True)
         scores = self.executions.fit(lambda execution: evaluate(judgement, genomes, rows, exact(execution)))
         found = [self.of_modules(genome) for genome in genomes]
         values, names = scores.values, list(of_samples)

@@ -202,10 +202,24 @@ def short(run: Run) -> list[tuple[str, str]]:
         interval = test["interval"].get(metric)
         rows += [(f"test {words(metric)}", f"{page.number(test.get(metric))} (95 %: {page.number(interval)})")]
         rows += caveats.of_constraints("test", test.get("constraints", {}))
+        rows += beside(run)
         rows += [(f"test {run.result.get('data', {}).get('noun', 'images')}", page.number(test["images"]))]
     samples = int(cost["forward_samples"] + 2 * cost["backward_samples"])
     rows += [("samples", f"{samples:,} (forward + 2 x backward)"), ("seconds", f"{cost['seconds']:,.2f}")]
     return rows
+
+
+def beside(run: Run) -> list[tuple[str, str]]:
+    """Return rows on what the logistic regression beside a champion reaches; none where there is none."""
+    found, metric = run.result.get("baseline", {}).get("logistic"), words(run.metric)
+    if found is None:
+        return []
+    value, interval = found["test"].get(run.metric), found["test"]["interval"].get(run.metric)
+    validation = page.number(found["validation"].get(run.metric))
+    return [
+        (f"logistic regression, validation {metric}", f"{validation} (C = {found['C']:g}, {found['seconds']:.1f} s)"),
+        (f"logistic regression, test {metric}", f"{page.number(value)} (95 %: {page.number(interval)})"),
+    ]
 
 
 def warnings(run: Run) -> str:

@@ -83,6 +83,15 @@ def of_result(result: dict[str, Any]) -> bool:
         ]
         return all(v is None or number(v) for pair in pairs for v in pair)
 
+    def of_baseline(found: Any) -> bool:
+        return isinstance(found, dict) and all(
+            isinstance(each, dict)
+            and figures(each.get("validation"))
+            and of_test(each.get("test"))
+            and figures({key: each.get(key) for key in ("C", "seconds")}, "C", "seconds")
+            for each in found.values()
+        )
+
     spent = ("forward_samples", "backward_samples", "validation_samples", "backbone_samples", "seconds")
     told = result.get("warnings", [])
     if not isinstance(told, list) or not all(isinstance(line, str) for line in told):
@@ -108,6 +117,7 @@ def of_result(result: dict[str, Any]) -> bool:
         and isinstance(champion.get("about", ""), str)
         and ("test" not in champion or of_test(champion["test"]))
         and of_constraints(champion.get("constraints", {}))
+        and of_baseline(result.get("baseline", {}))
         and (
             "tuning" not in result
             or (isinstance(result["tuning"], dict) and "trials" in result["tuning"] and of_result(result["tuning"]))

@@ -26,6 +26,7 @@ OUT = Path("runs/out")  # where runs are whose folder isn't named
 LOCK, CHECKPOINTS = ".lock", "checkpoints"
 RUNG = "rung"  # where a search keeps an iteration at a rung
 PAGE, PLOTS = "report.html", "plots"
+FOLDS, LOOKS = "folds", "looks"  # searches that choose together, and what each found on validation
 TUNE, TRIALS, BEST = "tune", "trials.csv", "best.yaml"  # of a search of hyperparameters
 BENCH, RUNS = "bench.yaml", "runs"  # of a benchmark: what makes a folder one, and where its runs are
 RESULTS, CURVES, SUMMARY, COMPARISONS, LEVELS = (

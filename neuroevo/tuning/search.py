@@ -25,7 +25,7 @@ from neuroevo.engine.problem import VIOLATION
 from neuroevo.engine.rng import Context
 from neuroevo.engine.scores import Scores
 from neuroevo.errors import InputError
-from neuroevo.experiments import compose
+from neuroevo.experiments import goals
 from neuroevo.experiments.log import versions
 from neuroevo.problems.metric import LOWER_IS_BETTER
 from neuroevo.storage import checkpoint, files, rundir
@@ -61,7 +61,7 @@ class Search:
         self.layout: Layout = self.space.layout
         self.start = torch.full((1, self.layout.genes), 0.5)
         self.metric = c.validate.metric.name
-        self.merit = compose.merit(c)
+        self.merit = goals.merit(c)
         self.constrained = bool(c.fitness.subject_to)
         constraints = (VIOLATION,) if self.constrained else ()
         self.metrics = list(dict.fromkeys((self.metric, "accuracy", "cross_entropy", *constraints)))

@@ -17,7 +17,7 @@ from neuroevo.engine.loop import Step
 from neuroevo.engine.observer import Observer, Observers, watch
 from neuroevo.engine.rng import Context
 from neuroevo.errors import InputError, Interrupted, RunError, ignore
-from neuroevo.experiments import blame, build, experiment, recorders, reopen
+from neuroevo.experiments import blame, build, experiment, folds, recorders, reopen
 from neuroevo.experiments.interruption import Interruption
 from neuroevo.experiments.log import open_log, watch_prefix
 from neuroevo.experiments.spread import executor_of
@@ -126,7 +126,7 @@ def resume(run_dir: str, sets: list[str], observer: Observer, signals: Interrupt
     folder = rundir.find(run_dir)
     searched = stage(folder, ignore)  # whoever goes on says what is damaged
     if searched is None or searched.over:
-        return experiment.resume(run_dir, sets, observer, signals=signals)
+        return folds.resume(run_dir, sets, observer, signals=signals)
     for text in sets:
         key = text.partition("=")[0]
         if key not in CHANGING and not key.startswith(("tune.budget.", "checkpoint.", "remote.")):

@@ -40,6 +40,7 @@ def sources(folder: Path, base: str) -> list[str]:
 
 
 def benched(base: str, folder: Path, arms: list[str], **changes: Any) -> list[dict[str, str]]:
+    folder.mkdir(exist_ok=True)
     (folder / "bench.yaml").write_text(base)
     given: dict[str, Any] = {"seeds": 1, "splits": 1, "budget": "samples=20000", "jobs": 1, "levels": [], "sets": []}
     out = benchmark.run(
@@ -111,3 +112,18 @@ def test_what_a_closed_form_lacks_is_one_line_and_leaves_no_folder(tmp_path: Pat
     with pytest.raises(InputError, match=r"^arm regmean: genome.from: the config has none; give it two networks"):
         benched(base, tmp_path, ["regmean"])
     assert not (tmp_path / "out").exists()
+
+
+def test_logistic_is_an_arm_that_counts_its_passes_and_is_no_other_heads(tmp_path: Path) -> None:
+    base = BASE.replace("SIZE", "null").replace("features: {components: null}\n", "") + PIXELS + "\n"
+    rows = benched(base, tmp_path, ["logistic", "ga"])
+    own = next(row for row in rows if row["arm"] == "logistic")
+    assert own["champion_kind"] == "logistic"
+    assert float(own["test"]) > 0.8
+    assert int(own["backward_samples"]) > 210  # more than one pass over train
+    assert int(own["forward_samples"]) > int(own["backward_samples"])  # and looks at what folds held out
+    for arm in ("logistic", "ga"):
+        result = json.loads((tmp_path / "out" / "runs" / arm / "0-0" / "result.json").read_text())
+        assert "baseline" not in result
+    with pytest.raises(InputError, match=r"arm logistic: the head isn't a linear layer with bias"):
+        benched(base + "head: {name: mlp, init: default}\n", tmp_path / "mlp", ["logistic"])
