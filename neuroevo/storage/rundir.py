@@ -21,6 +21,7 @@ from neuroevo.storage import checkpoint, generations
 from neuroevo.storage.checkpoint import History
 from neuroevo.storage.files import Note, append, content, dumps, loads, read_lines, replace, write_error
 from neuroevo.storage.records import count, of_history, of_island, of_lineage, of_result
+from neuroevo.storage.tables import cell
 
 OUT = Path("runs/out")  # where runs are whose folder isn't named
 LOCK, CHECKPOINTS = ".lock", "checkpoints"
@@ -50,7 +51,6 @@ ONNX = "champion.onnx"  # where the network is an ONNX file
 CHECKSUM = "checksum"  # a key of a result
 COMMAND = "command: "  # begins the log's line, after the time, of each command that worked on the run
 FEW = 2  # parents: with more, often everybody, there is nothing to draw
-FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # a spreadsheet runs a cell that begins so
 
 
 def find(folder: str) -> Path:
@@ -202,11 +202,6 @@ def read_confusion(folder: Path, note: Note = ignore) -> tuple[list[str], list[l
         note(f"{path}: damaged, and left out")
         return None
     return [name.removeprefix("'") for name in header], counts
-
-
-def cell(text: str) -> str:
-    """Return a text as a cell of a table: one that a spreadsheet would run gets a ' before it, and so does a '."""
-    return f"'{text}" if text.startswith((*FORMULA, "'")) else text
 
 
 def commands(folder: Path) -> list[str]:
