@@ -39,9 +39,9 @@ PACKAGES = {  # in order: each may import those before it, and its own modules t
     "bench": ["statistics", "arms", "workers", "jobs", "tasks", "closed", "tables", "benchmark"],
     "forecast": ["pace", "seconds", "length", "stand_ins", "forecaster", "search", "bench"],
     "api": ["learners", "genes", "islands", "algorithms", "classification", "folders", "arguments", "searches",
-            "loading", "workers"],
+            "predictions", "loading", "workers"],
     "estimator": [""],
-    "cli": ["inspection", "results", "standings", "decisions", "main"],
+    "cli": ["columns", "inspection", "results", "standings", "decisions", "labels", "main"],
     "__main__": [""],
 }  # fmt: skip
 ORDER = [".".join(filter(None, (package, name))) for package, names in PACKAGES.items() for name in names]

@@ -62,17 +62,17 @@ def find(folder: str) -> Path:
     raise InputError(f"{folder}: no run is there ({CONFIG} not found)")
 
 
-def refuse_inside(run_dir: str, out: str) -> None:
+def refuse_inside(run_dir: str, out: str, option: str = "--out") -> None:
     """Raise InputError where a file to be written is one of a run's own."""
     folder, path = Path(run_dir).resolve(), Path(out).resolve()
     if path == folder:
-        raise InputError(f"--out: {out} is the run's folder; give a file")
+        raise InputError(f"{option}: {out} is the run's folder; give a file")
     if folder not in path.parents:
         return
     first = path.relative_to(folder).parts[0]
     own = {value for key, value in globals().items() if key.isupper() and isinstance(value, str)}
     if first in own or first.endswith(".partial"):
-        raise InputError(f"--out: {out} is the run's own; give another file")
+        raise InputError(f"{option}: {out} is the run's own; give another file")
 
 
 def write_history(folder: Path, history: History) -> None:
