@@ -28,7 +28,8 @@ PACKAGES = {  # in order: each may import those before it, and its own modules t
     "remote": ["parcels", "pipe", "worker", "bridge", "cluster"],
     "config": [""],
     "decision": ["arrays", "rules", "judge", "goal", "fits", "crossfit", "tune"],
-    "storage": ["files", "hdf5", "generations", "checkpoint", "writer", "records", "rundir", "claims"],
+    "storage": ["files", "hdf5", "generations", "checkpoint", "writer", "records", "tables",
+                "rundir", "claims"],
     "report": ["genealogy", "glyphs", "figures", "plots_of_runs", "plots_of_searches", "plots_of_benches", "page",
                "archipelago", "runpage", "benchpage", "report", "watch"],
     "experiments": ["blame", "terminal", "interruption", "signals", "log", "memory", "starts", "costs", "build",
@@ -38,9 +39,9 @@ PACKAGES = {  # in order: each may import those before it, and its own modules t
     "bench": ["statistics", "arms", "workers", "jobs", "tasks", "closed", "tables", "benchmark"],
     "forecast": ["pace", "seconds", "length", "stand_ins", "forecaster", "search", "bench"],
     "api": ["learners", "genes", "islands", "algorithms", "classification", "folders", "arguments", "searches",
-            "loading", "workers"],
+            "predictions", "loading", "workers"],
     "estimator": [""],
-    "cli": ["inspection", "results", "standings", "decisions", "main"],
+    "cli": ["columns", "inspection", "results", "standings", "decisions", "labels", "main"],
     "__main__": [""],
 }  # fmt: skip
 ORDER = [".".join(filter(None, (package, name))) for package, names in PACKAGES.items() for name in names]

@@ -26,8 +26,8 @@ from neuroevo.networks import onnxfiles, quantised
 from neuroevo.networks.weightfiles import digest
 from neuroevo.problems import function
 from neuroevo.problems.constraints import SUBJECT_TO, read
+from neuroevo.problems.intervals import Tested
 from neuroevo.problems.metric import FITNESS, LOWER_IS_BETTER
-from neuroevo.problems.supervised import Tested
 
 GENERATIONS = 400  # of a search without a budget, as of a run without one
 

@@ -34,10 +34,11 @@ from neuroevo.networks.modules import Given, of_module
 from neuroevo.networks.network import Network
 from neuroevo.problems import slicing
 from neuroevo.problems.constraints import Constraint, On, read
+from neuroevo.problems.intervals import Tested
 from neuroevo.problems.metric import Additive, Metric, OfGenome, OfModule, own_metric
 from neuroevo.problems.metrics import METRICS
 from neuroevo.problems.precision import check, settle
-from neuroevo.problems.supervised import Fitness, Supervised, Tested, supervised
+from neuroevo.problems.supervised import Fitness, Supervised, supervised
 
 WEIGHTS = Genes()  # genes are the weights themselves
 SCALED_BY = 8192  # train samples at most by which what precedes an evolved head is standardised

@@ -29,7 +29,7 @@ from neuroevo.experiments.log import Log, open_log, versions
 from neuroevo.experiments.recorders import Recorder, Shrinking, make_folder, plan_attributes
 from neuroevo.experiments.reopen import PYTHON, of_genome, precision_here
 from neuroevo.problems.constraints import SUBJECT_TO, Constraint
-from neuroevo.problems.supervised import Tested
+from neuroevo.problems.intervals import Tested
 from neuroevo.storage import checkpoint, claims, files, generations, rundir
 from neuroevo.storage.writer import Writer
 

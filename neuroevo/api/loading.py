@@ -1,6 +1,6 @@
 """A run's champion, taken from its folder as a plain module: without data, a download, or the device of its birth."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,59 +11,85 @@ from PIL import Image
 from torch import Tensor, nn
 
 from neuroevo import config
+from neuroevo.api import predictions
+from neuroevo.api.predictions import AT_ONCE, Prediction, Transform, check_top, find, label
 from neuroevo.data.augment import normalise
-from neuroevo.data.images import Files
+from neuroevo.data.pictures import MAX_PIXELS, Unreadable, read
 from neuroevo.data.pixels import pixels
 from neuroevo.engine.observer import Observer
-from neuroevo.errors import InputError
+from neuroevo.errors import InputError, plain
 from neuroevo.experiments import build, reopen
-from neuroevo.networks import backbones, onnxfiles, weightfiles
+from neuroevo.experiments.interruption import NEVER, Interruption
+from neuroevo.networks import backbones, libraries, onnxfiles, weightfiles
 from neuroevo.networks.backbones import HEAD, WHOLE
-from neuroevo.networks.libraries import Transform
 from neuroevo.storage import rundir
-
-AT_ONCE = 64  # images through the network
 
 
 class Loaded(NamedTuple):
     """A run's champion."""
 
     model: nn.Module  # in eval mode, on the CPU: inputs to logits [B, C]
-    transform: (
-        Callable[[Any], Tensor] | None
-    )  # an image or a file's name -> an input [C, H, W]; None for rows of numbers
+    transform: Transform | None  # an image or a file's name -> an input [C, H, W]; None for rows of numbers
     classes: tuple[str, ...]  # of the logits
     folder: Path
+    inputs: int | None = None  # numbers of a row; None for images, or where only the module given knows
 
     def probabilities(self, inputs: Any) -> Tensor:
-        """Return the probabilities [n, C] of images, of files by name, or of rows of numbers [n, d]."""
-        whole = inputs if isinstance(inputs, Tensor) else None
-        if whole is None and self.transform is None:
-            whole = torch.as_tensor(np.asarray(inputs))
-        if whole is None:
-            listed = [inputs] if isinstance(inputs, str | Path | Image.Image) else list(inputs)
-            parts: Iterable[Tensor] = (self._stack(listed[i : i + AT_ONCE]) for i in range(0, len(listed), AT_ONCE))
-        else:
-            parts = whole.float().split(AT_ONCE)
-        with torch.inference_mode():
-            found = [self.model(part).softmax(1) for part in parts]
-        return torch.cat(found) if found else torch.empty(0, len(self.classes))
+        """Return the probabilities [n, C] of images, of rows of numbers [n, d], or of what paths name.
+
+        A path is an image, a folder, of which all images are taken in order, or an .npz file, of which x is. InputError
+        where there is nothing at a path, or an image can't be read.
+        """
+        parts = [predictions.probabilities(self.model, part) for part in self._inputs(inputs)]
+        return torch.cat(parts) if parts else torch.empty(0, len(self.classes))
 
     def predict(self, inputs: Any) -> list[str]:
-        """Return the class of each of some images, files by name, or rows of numbers [n, d]."""
+        """Return the class of each of some images, rows of numbers [n, d], or samples that paths name."""
         return [self.classes[i] for i in self.probabilities(inputs).argmax(1).tolist()]
 
-    def _stack(self, images: list[Any]) -> Tensor:
-        assert self.transform is not None
-        return torch.stack([self.transform(image) for image in images])
+    def predictions(
+        self, paths: Any, *, top: int = 1, skip: Callable[[str], object] | None = None
+    ) -> Iterator[Prediction]:
+        """Return what is said of each sample that paths name, with the `top` likeliest classes, as it is computed.
+
+        `skip` is told of each image that can't be read, which is left out; without it that is an InputError.
+        """
+        check_top(top, self.classes)
+        found = find(_as_list(paths), self.transform, self.inputs)
+        return label(self.model, self.transform, self.classes, found, top=top, skip=skip)
+
+    def _inputs(self, given: Any) -> Iterator[Tensor]:
+        """Yield inputs to the network, batch by batch."""
+        if isinstance(given, Tensor):
+            yield from given.float().split(AT_ONCE)
+            return
+        listed = [] if isinstance(given, np.ndarray) and self.transform is None else _as_list(given)
+        if listed and all(isinstance(item, str | Path) for item in listed):
+            found = find(listed, self.transform, self.inputs)
+            yield from (inputs for _, inputs in predictions.batches(found, self.transform))
+        elif self.transform is None:
+            yield from torch.as_tensor(np.asarray(given)).float().split(AT_ONCE)
+        else:
+            for i in range(0, len(listed), AT_ONCE):
+                yield torch.stack([self.transform(image) for image in listed[i : i + AT_ONCE]])
 
 
-def load(folder: str | Path, model: nn.Module | None = None) -> Loaded:
+def _as_list(given: Any) -> list[Any]:
+    return [given] if isinstance(given, str | Path | Image.Image) else list(given)
+
+
+def load(
+    folder: str | Path,
+    model: nn.Module | None = None,
+    *,
+    observer: Observer | None = None,
+    signals: Interruption = NEVER,
+) -> Loaded:
     """Return the champion of a run's folder as a plain module, with what goes before it and its classes.
 
     Of a run from Python the `model` is given again, and a copy of it returned with the champion's weights, unless it is
-    an ONNX file, which the folder has. InputError
-    where there is no champion yet, or its file is damaged.
+    an ONNX file, which the folder has. `observer` is told what there is to say where the network has to be built again.
+    InputError where there is no champion yet, or its file is damaged.
     """
     place = rundir.find(str(folder))
     if reopen.from_python(place):
@@ -72,28 +98,28 @@ def load(folder: str | Path, model: nn.Module | None = None) -> Loaded:
         raise InputError(f"{folder} says itself what its network is", option="model")
     path = place / rundir.NETWORK
     if not path.is_file():
-        return _rebuild(place)
+        return _rebuild(place, observer or Observer(), signals)
     weights, about = weightfiles.read_safetensors(path)
-    transform = Transform(**about["transform"])
-    transform = transform._replace(size=(transform.size[0], transform.size[1]))
     c, native, classes = config.check(config.read(str(place / rundir.CONFIG))), about["native"], tuple(about["classes"])
+    t = libraries.Transform(**about["transform"])
+    transform = _transform(t._replace(size=(t.size[0], t.size[1])), c) if about["inputs"] is None else None
     if c.backbone.name == backbones.ONNX:
-        whole = backbones.of_state(weights, str(path)).eval().requires_grad_(False)
-        return Loaded(whole, None if about["inputs"] is not None else _transform(transform), classes, place)
-    backbone = backbones.build(c.backbone.name, "none", c.data.image_size, tuple(native), channels=c.backbone.channels)
-    whole = backbone.network(build.make_head(c, backbone, about["width"], len(classes)))
-    whole.load_state_dict(weights)
-    images = None if about["inputs"] is not None else _transform(transform)
-    return Loaded(whole.eval().requires_grad_(False), images, classes, place)
+        whole = backbones.of_state(weights, str(path))
+    else:
+        name, size, shape = c.backbone.name, c.data.image_size, tuple(native)
+        backbone = backbones.build(name, "none", size, shape, channels=c.backbone.channels)
+        whole = backbone.network(build.make_head(c, backbone, about["width"], len(classes)))
+        whole.load_state_dict(weights)
+    return Loaded(whole.eval().requires_grad_(False), transform, classes, place, about["inputs"])
 
 
-def _rebuild(place: Path) -> Loaded:
+def _rebuild(place: Path, observer: Observer, signals: Interruption) -> Loaded:
     """Return the champion of a folder that has no whole network: its backbone's weights are found again."""
-    run, champion = reopen.rebuild(str(place), Observer())
+    run, champion = reopen.rebuild(str(place), observer, signals=signals)
     backbone = run.network.backbone
     whole = run.network.module(champion.genome).cpu().to(memory_format=torch.contiguous_format)
-    images = None if backbone.inputs is not None else _transform(backbone.transform)
-    return Loaded(whole.requires_grad_(False), images, run.network.classes, place)
+    images = None if backbone.inputs is not None else _transform(backbone.transform, run.config)
+    return Loaded(whole.requires_grad_(False), images, run.network.classes, place, backbone.inputs)
 
 
 def _from_python(place: Path, model: nn.Module | None) -> Loaded:
@@ -105,7 +131,8 @@ def _from_python(place: Path, model: nn.Module | None) -> Loaded:
     if model is None and (place / rundir.ONNX).is_file():
         return Loaded(onnxfiles.onnx(place / rundir.ONNX), None, tuple(about["classes"]), place)
     if model is None:
-        raise InputError("the run was given it from Python; give it again, for its code isn't in the folder", "model")
+        again = f"give it again: neuroevo.load({str(place)!r}, module)"
+        raise InputError(f"the module of a run from Python isn't in its folder; {again}", option="model")
     whole = deepcopy(model).cpu().eval().requires_grad_(False)
     there = {name for name, _ in whole.named_parameters()} | {*whole.state_dict()}
     # A module that is all head, or that has none, is within what evolved (`modules`).
@@ -120,11 +147,15 @@ def _from_python(place: Path, model: nn.Module | None) -> Loaded:
     return Loaded(whole, None, tuple(about["classes"]), place)
 
 
-def _transform(t: Transform) -> Callable[[Any], Tensor]:
+def _transform(t: libraries.Transform, c: config.Config) -> Transform:
     """Return what makes an input [C, H, W] of an image, or of a file by its name, as the run did."""
+    most = c.data.source.options.get("max_pixels") or MAX_PIXELS
 
     def transform(image: Any) -> Tensor:
-        picture = Files([str(image)])[0] if isinstance(image, str | Path) else image
+        try:
+            picture = read(str(image), most) if isinstance(image, str | Path) else image
+        except Unreadable as error:
+            raise InputError(f"{image}: {plain(error.reason)}") from None
         resample = Image.Resampling[t.interpolation.upper()]
         array = pixels(picture, t.channels, t.size, resample)
         return normalise(torch.from_numpy(array.copy()).permute(2, 0, 1)[None], t, torch.device("cpu"))[0]

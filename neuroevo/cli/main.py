@@ -161,18 +161,57 @@ def evaluate(
         list[str] | None,
         typer.Option("--set", help="data.root, data.file, data.broken or data.max_pixels", metavar="A.B=VALUE"),
     ] = None,
+    predictions: Annotated[
+        str | None, typer.Option(help="a file to write with each sample's prediction", metavar="FILE.csv")
+    ] = None,
 ) -> None:
-    """Score a champion on its test split, or on other labelled samples."""
+    """Score a champion on its test split, or on other labelled samples, as a whole and class by class."""
     from neuroevo import caveats
-    from neuroevo.cli import results
+    from neuroevo.cli import columns, results
     from neuroevo.experiments import evaluation, terminal
     from neuroevo.experiments.signals import Signals
 
+    path = None if predictions is None else results.writable(predictions, run_dir, "--predictions")
     with terminal.show() as observer:
-        found = evaluation.evaluate(run_dir, data, observer, member, sets or [], signals=Signals())
-    noun = found.pop("noun", "images")
-    rows = results.scores(found) + caveats.of_constraints("", found.get("constraints", {}))
-    table(f"{run_dir} on {data or 'its test split'} ({found['images']} {noun})", rows)
+        found = evaluation.examine(run_dir, data, observer, member, sets or [], signals=Signals())
+    scores = found.tested.scores
+    rows = results.scores(scores) + caveats.of_constraints("", scores.get("constraints", {}))
+    table(f"{run_dir} on {data or 'its test split'} ({scores['images']} {found.noun})", rows)
+    lines = [*results.of_classes(found, columns.room())]
+    for line in lines if path is None else [*lines, results.write_predictions(found, path)]:
+        print(printable(line))
+
+
+@app.command()
+def predict(
+    run_dir: Run,
+    paths: Annotated[list[str], typer.Argument(help="images, folders of images, .npz files of x", metavar="PATH...")],
+    *,
+    top: Annotated[int, typer.Option(help="so many labels, the likeliest first", metavar="K")] = 1,
+    out: Annotated[str | None, typer.Option(help="the file to write, in place of a table", metavar="FILE.csv")] = None,
+) -> None:
+    """Label images, or rows of numbers, by a run's champion."""
+    from neuroevo.cli import columns, labels
+    from neuroevo.experiments import terminal
+    from neuroevo.experiments.signals import Signals
+
+    stdout, room = sys.stdout, columns.room()  # which a bar takes for itself
+    bar = out is not None or not stdout.isatty()
+    with terminal.show(bar=bar) as observer:
+        found = labels.predict(
+            run_dir,
+            paths,
+            top=top,
+            out=out,
+            observer=observer,
+            progress=observer.predictions if bar else None,
+            room=room,
+            say=lambda line: print(printable(line), file=stdout),
+            signals=Signals(),
+        )
+    for line in found.summary():
+        print(printable(line))
+    found.check()
 
 
 @app.command()

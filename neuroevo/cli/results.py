@@ -1,10 +1,17 @@
 """What a run came to, as rows of tables."""
 
+import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from neuroevo import caveats
-from neuroevo.storage import rundir
+from neuroevo.cli.columns import GAP, cut, pad, span
+from neuroevo.errors import printable
+from neuroevo.experiments.evaluation import Evaluation
+from neuroevo.problems import intervals
+from neuroevo.problems.intervals import OfClass, Share
+from neuroevo.storage import rundir, tables
 
 
 def number(value: float | None) -> str:
@@ -19,6 +26,50 @@ def scores(found: dict[str, Any]) -> list[tuple[str, str]]:
         for name, value in found.items()
         if name in found["interval"]
     ]
+
+
+def of_classes(found: Evaluation, room: int | None) -> Iterator[str]:
+    """Yield the lines of a table of each class's recall and precision, the worst first, in so much room."""
+
+    def badness(item: tuple[str, OfClass]) -> tuple[float, float]:
+        return tuple(math.inf if share.value is None else share.value for share in item[1])  # type: ignore[return-value]
+
+    each = zip(map(printable, found.classes), intervals.of_classes(found.tested.confusion), strict=True)
+    ordered = sorted(each, key=badness)
+    name = max(len("class"), *(span(label) for label, _ in ordered))
+    rows = [(label, [share_text(share) for share in shares]) for label, shares in ordered]
+    share = max(span(text) for _, texts in rows for text in texts)
+    yield "each class, the lowest recall first, with 95 % intervals"
+    if room is None or len(GAP) * 3 + name + 2 * share <= room:
+        yield f"  {pad('class', name)}  {pad('recall, of its samples', share)}  precision, of its predictions"
+        for label, texts in rows:
+            yield f"  {pad(label, name)}  {pad(texts[0], share)}  {texts[1]}".rstrip()
+        return
+    for label, texts in rows:
+        yield f"  {cut(label, room - len(GAP))}"
+        yield from (f"    {what:<9}  {text}" for what, text in zip(OfClass._fields, texts, strict=True))
+
+
+def share_text(share: Share) -> str:
+    """Return a share with its interval and what it is of: 0.750 [0.510, 0.900] of 16."""
+    if share.value is None:
+        return "-  of 0"
+    return f"{share.value:.3f} [{share.low:.3f}, {share.high:.3f}] of {share.total:,}"
+
+
+def writable(file: str, run_dir: str, option: str) -> Path:
+    """Return the path of a table that an option gives; InputError where it can't be written, or is the run's own."""
+    rundir.refuse_inside(run_dir, file, option)
+    return tables.writable(file, option)
+
+
+def write_predictions(found: Evaluation, path: Path) -> str:
+    """Write what is predicted of each sample as a table; return a line about it."""
+    of_files = found.places and isinstance(found.places[0], str)
+    with tables.write(path, ["file" if of_files else "row", "true", "predicted", "probability"]) as add:
+        for row in found.predictions():
+            add(row)
+    return f"{path}: predictions for {len(found.places):,} {found.noun}"
 
 
 def beside(result: dict[str, Any]) -> list[tuple[str, str]]:

@@ -1,19 +1,40 @@
 """A run's champion scored again, on its test split or on other samples."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from neuroevo import config
 from neuroevo.data import datasets, feature_cache
 from neuroevo.data.datasets import Dataset
+from neuroevo.data.images import Files
 from neuroevo.engine.observer import Observer
 from neuroevo.errors import InputError
 from neuroevo.experiments.compose import Run
 from neuroevo.experiments.interruption import NEVER, Interruption
 from neuroevo.experiments.log import watch_prefix
 from neuroevo.experiments.reopen import open_run, rebuild
+from neuroevo.problems.intervals import Tested
+
+
+class Evaluation(NamedTuple):
+    """What a champion was found to be worth, sample by sample."""
+
+    tested: Tested
+    classes: tuple[str, ...]
+    noun: str  # for the samples
+    places: Sequence[str | int]  # [N]: of each sample, its image's file, or its row in the data set
+
+    def predictions(self) -> Iterator[tuple[str | int, str, str, float]]:
+        """Yield the place of each sample, its class, the class that is predicted, and the probability of that."""
+        shares = self.tested.logits.softmax(1)
+        predicted = self.tested.logits.argmax(1)
+        found = shares.gather(1, predicted[:, None])[:, 0]
+        rows = zip(self.tested.truth.tolist(), predicted.tolist(), found.tolist(), strict=True)
+        for place, (true, said, share) in zip(self.places, rows, strict=True):
+            yield place, self.classes[true], self.classes[said], share
 
 
 def evaluate(
@@ -25,10 +46,24 @@ def evaluate(
     *,
     signals: Interruption = NEVER,
 ) -> dict[str, Any]:
+    """Return the scores of `examine` alone; where samples are rows of numbers, `noun` says so."""
+    found = examine(run_dir, root, observer, member, sets, signals=signals)
+    return found.tested.scores | ({} if found.noun == "images" else {"noun": found.noun})
+
+
+def examine(
+    run_dir: str,
+    root: str | None,
+    observer: Observer,
+    member: int | None = None,
+    sets: Sequence[str] = (),
+    *,
+    signals: Interruption = NEVER,
+) -> Evaluation:
     """Score a run's champion, or a member of its front, on its test split, or on class folders or an .npz file, `root`.
 
     `sets` are settings of how samples are read: `data.root` or `data.file` of the run's own, `data.broken` and
-    `data.max_pixels`. Scores are of so many `images`; where these are rows of numbers, `noun` says samples.
+    `data.max_pixels`.
     """
     own = ("data.root", "data.file") if root is None else ()
     keys = (*own, "data.broken", "data.max_pixels")
@@ -37,8 +72,9 @@ def evaluate(
             raise InputError(f"--set {text}: a run is scored as it is; here, only {', '.join(keys)} can be set")
     if root is None:
         run, step = open_run(run_dir, observer, member, sets, signals=signals)
-        tested = run.supervised.test(step.champion.genome, run.supervised.splits["test"])
-        return tested.scores | noun_of(run)
+        rows = run.supervised.splits["test"]
+        tested = run.supervised.test(step.champion.genome, rows)
+        return Evaluation(tested, run.network.classes, run.whole.noun, places(run.whole, rows))
     run, champion = rebuild(run_dir, observer, member, signals=signals)
     with config.at(root="--data", file="--data", **config.READING):
         other = read_samples(run, root, sets)
@@ -46,19 +82,21 @@ def evaluate(
         observer.note(line)
     with signals, config.at(**config.READING):
         c, show = run.config, watch_prefix(observer, signals)
-        rows, _ = feature_cache.fetch(
+        features, _ = feature_cache.fetch(
             run.network.backbone, other, run.device, show, dtype=c.features.dtype, log=observer.note
         )
     labels = torch.from_numpy(other.labels).to(run.device)
     groups = None if other.groups is None else torch.from_numpy(other.groups.of).to(run.device)
     of = run.supervised.of_groups(() if other.groups is None else other.groups.names)
-    tested = of.test(champion.genome, torch.arange(len(labels)), run.view_others(rows, labels, groups))
-    return tested.scores | noun_of(run)
+    rows = torch.arange(len(labels))
+    tested = of.test(champion.genome, rows, run.view_others(features, labels, groups))
+    return Evaluation(tested, run.network.classes, other.noun, places(other, rows))
 
 
-def noun_of(run: Run) -> dict[str, str]:
-    """Return what a run's samples are called beside its scores, where they are no images."""
-    return {} if run.network.backbone.inputs is None else {"noun": run.whole.noun}
+def places(data: Dataset, rows: Tensor) -> Sequence[str | int]:
+    """Return where samples are: the files of images, else the rows themselves."""
+    found: list[int] = rows.tolist()
+    return [data.images.paths[row] for row in found] if isinstance(data.images, Files) else found
 
 
 def read_samples(run: Run, root: str, sets: Sequence[str]) -> Dataset:

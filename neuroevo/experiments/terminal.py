@@ -52,6 +52,12 @@ class Terminal(Observer):
         """Show how far the backbone's pass is."""
         self._show("features", f"{done} of {total} images", done, total, whole=done == total)
 
+    def predictions(self, done: int, total: int) -> None:
+        """Show how many of samples have a label."""
+        if self.live is None and not self.last:
+            self.last = time.monotonic()  # who is done in a moment needs no line about it
+        self._show("predictions", f"{done:,} of {total:,} labelled", done, total, whole=False)
+
     def begin(self, step: Step, rules: Rules) -> None:
         """Remember the budget, of which progress is a share."""
         self.budget = rules.budget
@@ -98,10 +104,10 @@ class Terminal(Observer):
 
 
 @contextmanager
-def show() -> Iterator[Terminal]:
-    """Show a run while it is entered."""
+def show(*, bar: bool = True) -> Iterator[Terminal]:
+    """Show a run while it is entered; without a `bar` lines alone, as where there is no terminal."""
     terminal = Terminal()
-    if not terminal.console.is_terminal:
+    if not bar or not terminal.console.is_terminal:
         yield terminal
         return
     columns = (TextColumn("{task.description}", markup=False), BarColumn(bar_width=20), TimeRemainingColumn())

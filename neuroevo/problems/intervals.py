@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from statistics import NormalDist
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,6 +27,15 @@ from neuroevo.problems.scoring import Judgement
 
 RESAMPLES = 1000
 WHOLE_RESAMPLES = 200
+
+
+class Tested(NamedTuple):
+    """What one network was found to be worth."""
+
+    scores: dict[str, Any]  # by metric, as reported; their intervals under `interval`, and how many `images`
+    confusion: Tensor  # [C, C] int64: samples of a class (a row) that are predicted as another (a column)
+    logits: Tensor  # [N, C]
+    truth: Tensor  # [N] int64: the class of each sample
 
 
 def logits(judgement: Judgement, genome: Tensor, index: Tensor, execution: Execution) -> tuple[Tensor, Tensor]:
@@ -75,6 +84,33 @@ def wilson(hits: int, n: int) -> tuple[float, float]:
     middle = (hits + z * z / 2) / (n + z * z)
     half = z / (n + z * z) * math.sqrt(hits * (n - hits) / n + z * z / 4)
     return (middle - half if hits else 0.0), (middle + half if hits < n else 1.0)
+
+
+class Share(NamedTuple):
+    """A share of things that are counted, with the ends of its 95 % interval; None of none."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+    total: int  # of which it is the share
+
+    @classmethod
+    def of(cls, hits: int, total: int) -> "Share":
+        """Return the share of so many hits, with Wilson's interval."""
+        return cls(hits / total, *wilson(hits, total), total) if total else cls(None, None, None, 0)
+
+
+class OfClass(NamedTuple):
+    """How a class is told from the others."""
+
+    recall: Share  # of its samples, those that are predicted as it
+    precision: Share  # of the predictions of it, those that are right
+
+
+def of_classes(confusion: Tensor) -> list[OfClass]:
+    """Return recall and precision of each class, of a matrix as `confusion` returns it."""
+    hits, samples, predicted = confusion.diagonal().tolist(), confusion.sum(1).tolist(), confusion.sum(0).tolist()
+    return [OfClass(Share.of(h, n), Share.of(h, said)) for h, n, said in zip(hits, samples, predicted, strict=True)]
 
 
 def bootstrap(metric: OfLogits, logits: Tensor, targets: Tensor) -> Tensor:

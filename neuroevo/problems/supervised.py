@@ -33,6 +33,7 @@ from neuroevo.networks import heads
 from neuroevo.networks.network import Network
 from neuroevo.problems import intervals
 from neuroevo.problems.constraints import Constraint, Posed, asks_for_groups, compliance, pose
+from neuroevo.problems.intervals import Tested
 from neuroevo.problems.metric import (
     LOWER_IS_BETTER,
     Metric,
@@ -79,13 +80,6 @@ class Refinement(NamedTuple):
     settings: Settings
     inheritance: str = "lamarckian"  # or baldwinian
     back_off: bool = False
-
-
-class Tested(NamedTuple):
-    """What one network was found to be worth."""
-
-    scores: dict[str, Any]  # by metric, as reported; their intervals under `interval`, and how many `images`
-    confusion: Tensor  # [C, C] int64: samples of a class (a row) that are predicted as another (a column)
 
 
 @dataclass(frozen=True)
@@ -300,7 +294,8 @@ class Supervised:
             found["constraints"] = compliance(
                 self.constraints, values, logits, targets, lambda of: self.apart(of, genome)
             )
-        return Tested(found, intervals.confusion(logits, targets % len(self.names.classes)))
+        truth = targets % len(self.names.classes)
+        return Tested(found, intervals.confusion(logits, truth), logits[0], truth)
 
     def logits_of(self, judgement: Judgement, genome: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Return a genome's logits [1, B, C] on rows of what is judged, and their labels [B]."""
@@ -357,9 +352,9 @@ def supervised(
     of validation (`metric`), accuracy and cross_entropy. `start` [s, g] are genomes to start from, the network's own by
     default, and `sigma` the deviation of the first population around them. Of an algorithm's n individuals
     `rescored(n)` are scored again in full precision where the execution's is half; they are of so many `islands`, one
-    behind the other; `sensitive` says that it asks for
-    sensitivities. The population is kept on the execution's home. `note` is told what a GPU goes without. Solutions are
-    `subject_to` constraints; `groups` are the names of the samples' groups, None where they aren't known yet.
+    behind the other; `sensitive` says that it asks for sensitivities. The population is kept on the execution's home.
+    `note` is told what a GPU goes without. Solutions are `subject_to` constraints; `groups` are the names of the
+    samples' groups, None where they aren't known yet.
     """
     executions = execution if isinstance(execution, Executions) else Executions(execution)
     home = torch.device(executions.now.home)

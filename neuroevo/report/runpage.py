@@ -18,7 +18,7 @@ from neuroevo.report import archipelago, figures, genealogy, page, plots_of_runs
 from neuroevo.report.figures import Plot, words
 from neuroevo.report.plots_of_searches import Axis, Trials
 from neuroevo.search import islands
-from neuroevo.storage import checkpoint, files, rundir
+from neuroevo.storage import checkpoint, files, rundir, tables
 from neuroevo.storage.files import Note
 
 COST = ("generation", "forward_samples", "backward_samples", "seconds")
@@ -286,7 +286,7 @@ def on_test(run: Run, pictures: Path | None, prefix: str = "") -> list[str]:
         pictures.mkdir(exist_ok=True)
         with open(pictures / f"{prefix}per_class.csv", "w", newline="", encoding="utf-8") as file:
             csv.writer(file, lineterminator="\n").writerows(
-                [header, *([rundir.cell(name), *figures] for name, *figures in scores)]
+                [header, *([tables.cell(name), *figures] for name, *figures in scores)]
             )
     table = page.grid(header, scores, "A dash: of a class that is never predicted, or not there.")
     if len(classes) > figures.COUNTED:

@@ -21,6 +21,7 @@ from neuroevo.storage import checkpoint, generations
 from neuroevo.storage.checkpoint import History
 from neuroevo.storage.files import Note, append, content, dumps, loads, read_lines, replace, write_error
 from neuroevo.storage.records import count, of_history, of_island, of_lineage, of_result
+from neuroevo.storage.tables import cell
 
 OUT = Path("runs/out")  # where runs are whose folder isn't named
 LOCK, CHECKPOINTS = ".lock", "checkpoints"
@@ -51,7 +52,6 @@ ONNX = "champion.onnx"  # where the network is an ONNX file
 CHECKSUM = "checksum"  # a key of a result
 COMMAND = "command: "  # begins the log's line, after the time, of each command that worked on the run
 FEW = 2  # parents: with more, often everybody, there is nothing to draw
-FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # a spreadsheet runs a cell that begins so
 
 
 def find(folder: str) -> Path:
@@ -63,17 +63,17 @@ def find(folder: str) -> Path:
     raise InputError(f"{folder}: no run is there ({CONFIG} not found)")
 
 
-def refuse_inside(run_dir: str, out: str) -> None:
+def refuse_inside(run_dir: str, out: str, option: str = "--out") -> None:
     """Raise InputError where a file to be written is one of a run's own."""
     folder, path = Path(run_dir).resolve(), Path(out).resolve()
     if path == folder:
-        raise InputError(f"--out: {out} is the run's folder; give a file")
+        raise InputError(f"{option}: {out} is the run's folder; give a file")
     if folder not in path.parents:
         return
     first = path.relative_to(folder).parts[0]
     own = {value for key, value in globals().items() if key.isupper() and isinstance(value, str)}
     if first in own or first.endswith(".partial"):
-        raise InputError(f"--out: {out} is the run's own; give another file")
+        raise InputError(f"{option}: {out} is the run's own; give another file")
 
 
 def write_history(folder: Path, history: History) -> None:
@@ -203,11 +203,6 @@ def read_confusion(folder: Path, note: Note = ignore) -> tuple[list[str], list[l
         note(f"{path}: damaged, and left out")
         return None
     return [name.removeprefix("'") for name in header], counts
-
-
-def cell(text: str) -> str:
-    """Return a text as a cell of a table: one that a spreadsheet would run gets a ' before it, and so does a '."""
-    return f"'{text}" if text.startswith((*FORMULA, "'")) else text
 
 
 def commands(folder: Path) -> list[str]:

@@ -70,7 +70,9 @@ def test_of_a_run_from_python_the_module_is_given_again(tmp_path: Path) -> None:
     found = ne.load(tmp_path / "r", model)
     assert torch.equal(found.model(x), result.model(x))  # type: ignore[misc]
     assert found.predict(x[:2]) == [found.classes[i] for i in found.model(x[:2]).argmax(1).tolist()]
-    with pytest.raises(ne.InputError, match="model: the run was given it from Python; give it again"):
+    with pytest.raises(
+        ne.InputError, match="model: the module of a run from Python isn't in its folder; give it again: neuroevo.load"
+    ):
         ne.load(tmp_path / "r")
     with pytest.raises(ne.InputError, match="model: another than the run's"):
         ne.load(tmp_path / "r", nn.Linear(4, 2))

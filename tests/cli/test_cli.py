@@ -68,8 +68,8 @@ def test_help_is_instant_and_imports_nothing_heavy() -> None:
     )
     found = process(program=("-c", code))
     assert found.stdout.strip().endswith("[]")
-    for command in ("run", "tune", "bench", "resume", "evaluate", "export", "report", "inspect", "validate", "list",
-                    "doctor"):  # fmt: skip
+    for command in ("run", "tune", "bench", "resume", "evaluate", "predict", "export", "report", "inspect",
+                    "validate", "list", "doctor"):  # fmt: skip
         assert command in found.stdout
     times = []
     for _ in range(5):
