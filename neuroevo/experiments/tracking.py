@@ -35,6 +35,7 @@ class Follower:
     def __init__(self, tracker: Part, keep: Callable[[], None]) -> None:
         self.tracker, self.keep = tracker, keep
         self.known: dict[str, Any] = {}  # id, place and done, as far as the tracker answered
+        self.had = 0  # the last generation that it had of the run when it began
         self.failure: str | None = None
         self.said = self.over = False  # whether the user was told the place, and that it goes on no more
         self.waiting: SimpleQueue[str | None] = SimpleQueue()
@@ -91,6 +92,8 @@ class Follower:
 
     def _hear(self, said: dict[str, Any]) -> None:
         self.failure = said.pop("failed", self.failure)
+        if "id" in said:
+            self.had = said["done"]
         if said:
             self.known |= said
             self.keep()
@@ -140,7 +143,7 @@ class Tracking(Observer):
         for follower in self.begin_trackers(result.get("cost", {}).get("seconds", 0.0)):
             follower.tell(found)
 
-    def finish(self, seconds: float | None = SECONDS) -> list[str]:
+    def finish(self, seconds: float | None) -> list[str]:
         """End the trackers, within so many seconds if any are given; return what they failed by."""
         begun = self.followers or []
         deadline = None if seconds is None else time.monotonic() + seconds
@@ -160,6 +163,9 @@ class Tracking(Observer):
             if place is not None and not follower.said:
                 follower.said = True
                 self.log(f"tracking: {follower.tracker.name}: {place}")
+                if follower.had > len(self.history):
+                    again = f"generations {len(self.history) + 1} to {follower.had}"
+                    self.log(f"tracking: {follower.tracker.name}: keeps {again} as it was told of them before")
             if follower.failure is not None and not follower.over:
                 follower.over = True
                 self.log(f"tracking: {follower.tracker.name}: {follower.failure}")
@@ -218,7 +224,7 @@ def follow(
     try:
         yield tracking
     finally:
-        if tracking.finish():
+        if tracking.finish(SECONDS):
             log(f"tracking: once that is mended: neuroevo log {folder} --to {','.join(each.name for each in asked)}")
 
 
