@@ -113,3 +113,15 @@ def test_no_library_is_imported_to_check_a_config_that_names_all() -> None:
 check_installed(load(None, ['tracking=[{names}]']).tracking); print({{*{trackers.LIBRARIES}}} & {{*sys.modules}})"
     found = subprocess.run([sys.executable, "-c", code], text=True, capture_output=True, check=True)
     assert found.stdout == "set()\n"
+
+
+def test_the_tracker_of_the_guide_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    guide = (Path(__file__).parents[2] / "docs" / "tracking.md").read_text()
+    (tmp_path / "mine.py").write_text(guide.partition("```python\n")[2].partition("```")[0])
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "mine", raising=False)
+    first = {"name": "mine:diary", "options": {"file": str(tmp_path / "diary.txt")}}
+    first["run"] = Run("r", str(tmp_path), {}, 0.0, done=1)._asdict()
+    messages = [first, *({"line": line} for line in LINES), {"result": {"result/status": "finished"}, "plots": []}]
+    child.serve(map(json.dumps, messages), io.StringIO())
+    assert (tmp_path / "diary.txt").read_text() == "r 2 None\nr 3 None\nr finished\n"
