@@ -26,6 +26,7 @@ PACKAGES = {  # in order: each may import those before it, and its own modules t
              "arrays", "datasets", "splits", "repetitions", "inventory", "identity", "augment", "staging", "samples",
              "components", "feature_cache", "tensors"],
     "remote": ["parcels", "pipe", "worker", "bridge", "cluster"],
+    "tracking": ["trackers", "child"],
     "config": [""],
     "decision": ["arrays", "rules", "judge", "goal", "fits", "crossfit", "tune"],
     "storage": ["files", "hdf5", "generations", "checkpoint", "writer", "records", "tables",
@@ -33,8 +34,8 @@ PACKAGES = {  # in order: each may import those before it, and its own modules t
     "report": ["genealogy", "glyphs", "figures", "plots_of_runs", "plots_of_searches", "plots_of_benches", "page",
                "archipelago", "runpage", "benchpage", "report", "watch"],
     "experiments": ["blame", "terminal", "interruption", "signals", "log", "memory", "starts", "costs", "build",
-                    "bounds", "sizes", "sources", "goals", "compose", "baseline", "reopen", "recorders", "looks",
-                    "conclusion", "spread", "experiment", "folds", "evaluation", "export", "logits", "decide"],
+                    "tracking", "bounds", "sizes", "sources", "goals", "compose", "baseline", "reopen", "recorders",
+                    "looks", "conclusion", "spread", "experiment", "folds", "evaluation", "export", "logits", "decide"],
     "tuning": ["lockstep", "legs", "trials", "search", "tuner", "tune"],
     "bench": ["statistics", "arms", "workers", "jobs", "tasks", "closed", "tables", "benchmark"],
     "forecast": ["pace", "seconds", "length", "stand_ins", "forecaster", "search", "bench"],
@@ -52,6 +53,7 @@ ONLY = {  # the one module that imports a library
     "scipy": {"bench.statistics"}, "yaml": {"config"}, "platformdirs": {"data.cache"},
     "onnx": {"networks.onnxgraphs"}, "onnxruntime": {"networks.onnxfiles"},
     "cloudpickle": {"remote.parcels"}, "ray": {"remote.bridge"},
+    "tensorboard": {"tracking.trackers"}, "wandb": {"tracking.trackers"}, "mlflow": {"tracking.trackers"},
     "psutil": {"devices"}, "triton": {"problems.kernels"},
     "matplotlib": {f"report.{name}" for name in ("glyphs", "figures", "plots_of_runs", "plots_of_searches",
                                                  "plots_of_benches")},
@@ -72,6 +74,7 @@ SECTIONS = [
     "checkpoint",
     "memory",
     "islands",
+    "tracking",
     "tune",
 ]
 YAML = {  # below config, and yet about a config: what is said of a whole record, and a row of `neuroevo validate`
@@ -145,6 +148,7 @@ TESTS = {  # of modules that are tested with another of their package, by that o
     "experiments/test_compose.py": [f"experiments.{name}" for name in ("memory", "costs", "build", "sizes")],
     "experiments/test_unfrozen.py": [
         "experiments.sources", "networks.network", "problems.supervised", "problems.slicing"],
+    "tracking/test_trackers.py": ["tracking.child"],
     "experiments/test_resume.py": ["experiments.reopen"], "experiments/test_starts.py": ["networks.rows"],
     "experiments/test_export.py": ["experiments.evaluation"],
     "bench/test_benchmark.py": ["bench.tasks", "bench.tables"],

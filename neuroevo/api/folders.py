@@ -6,7 +6,7 @@ gives it again.
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from neuroevo import caveats, config
+from neuroevo.config import Part
 from neuroevo.engine.algorithm import Algorithm
 from neuroevo.engine.cost import Budget, Cost
 from neuroevo.engine.execution import FULL, Execution, Executions
@@ -28,6 +29,7 @@ from neuroevo.experiments.conclusion import write_onnx
 from neuroevo.experiments.log import Log, open_log, versions
 from neuroevo.experiments.recorders import Recorder, Shrinking, make_folder, plan_attributes
 from neuroevo.experiments.reopen import PYTHON, of_genome, precision_here
+from neuroevo.experiments.tracking import follow
 from neuroevo.problems.constraints import SUBJECT_TO, Constraint
 from neuroevo.problems.intervals import Tested
 from neuroevo.storage import checkpoint, claims, files, generations, rundir
@@ -111,7 +113,14 @@ def claim(out: str | Path, seed: int) -> Iterator[Path]:
 
 
 def keep(
-    search: Search, steps: Iterator[Step], start: Step, folder: Path, observer: Observer, *, history: checkpoint.History
+    search: Search,
+    steps: Iterator[Step],
+    start: Step,
+    folder: Path,
+    observer: Observer,
+    *,
+    history: checkpoint.History,
+    tracking: Sequence[Part],
 ) -> Step:
     """Take a search to its end, and keep it in its folder; return its last step.
 
@@ -126,13 +135,15 @@ def keep(
         writer = Writer(folder / rundir.CHECKPOINTS, attributes(search), {}, search.record["checkpoint"]["keep"])
         recorder = Recorder(folder, writer, history, every=search.record["checkpoint"]["every"])
         last = Last(start)
-        observers = Observers([last, Shrinking(search.slices, writer, log), recorder, observer])
-        try:
-            step = watch(steps, start, search.rules, observers)
-        except BaseException as error:
-            conclude(search, last.step, folder, type(error).__name__, log)
-            raise
-        conclude(search, step, folder, step.stop or "left", log)
+        with follow(tracking, folder, history, settings=search.record, log=log) as tracker:
+            observers = Observers([last, Shrinking(search.slices, writer, log), recorder, tracker, observer])
+            try:
+                step = watch(steps, start, search.rules, observers)
+            except BaseException as error:
+                conclude(search, last.step, folder, type(error).__name__, log)
+                raise
+            conclude(search, step, folder, step.stop or "left", log)
+            tracker.conclude(rundir.read_result(folder))
     return step
 
 

@@ -20,6 +20,7 @@ from neuroevo.engine.genome import Population
 from neuroevo.engine.loop import Step
 from neuroevo.engine.observer import Observer, Observers, watch
 from neuroevo.errors import InputError
+from neuroevo.experiments.tracking import read_trackers
 from neuroevo.storage import claims, rundir
 from neuroevo.storage.checkpoint import Checkpoint
 
@@ -118,6 +119,7 @@ def evolve(
     islands: Islands | None = None,
     out: str | Path | None = None,
     observers: Sequence[Observer | Callable[[Step], object]] = (),
+    tracking: Sequence[Any] = (),
 ) -> Result:
     """Evolve a classifier on data, a module, or genomes; return what came of it.
 
@@ -153,10 +155,13 @@ def evolve(
     With `islands`, such as `islands(count=4)`, there are several populations, which send each other their best.
     `executor` does the work of slices of individuals, one after another in this process by default.
     `out` names a new folder for the run, as the command line's: with checkpoints, to go on from by `resume`, and for
-    `neuroevo report` and `inspect`. InputError, a ValueError, where something can't be. Nothing is printed, and the
-    model given stays as it is.
+    `neuroevo report` and `inspect`. With it `tracking` names trackers that are told of the run, such as `"tensorboard"`
+    or `{"name": "mlflow", "uri": ...}`, each in a process of its own. InputError, a
+    ValueError, where something can't be. Nothing is printed, and the model given stays as it is.
     """
-    observer = Observers(observers)
+    observer, told = Observers(observers), read_trackers(tracking)
+    if told and out is None:
+        raise InputError("goes with out, the folder of the run that trackers are told of", option="tracking")
     asked = Arguments(
         model=model,
         data=data,
@@ -188,7 +193,7 @@ def evolve(
         return found.result()
     with folders.claim(out, seed) as folder:
         found = Steps(*asked.search())
-        folders.keep(found.search, found, found.begun, folder, observer, history=[])
+        folders.keep(found.search, found, found.begun, folder, observer, history=[], tracking=told)
     return found.result(folder)
 
 
@@ -271,15 +276,16 @@ def resume(
     budget: Budget | None = None,
     executor: Executor = LOCAL,
     observers: Sequence[Observer | Callable[[Step], object]] = (),
+    tracking: Sequence[Any] = (),
 ) -> Result:
     """Go on with a run that `evolve` began with `out`, to the same bytes as if it had never stopped.
 
     What was given as an object (module, data, start, sources, functions, algorithms built by a call) is given again,
     the same:
-    InputError names what is missing or differs. A `budget` takes the old one's place. One that has come to its end, and
-    isn't given more, is returned as it is.
+    InputError names what is missing or differs. So is `tracking`, which goes on in the same runs of its trackers.
+    A `budget` takes the old one's place. One that has come to its end, and isn't given more, is returned as it is.
     """
-    place, observer = rundir.find(str(folder)), Observers(observers)
+    place, observer, told = rundir.find(str(folder)), Observers(observers), read_trackers(tracking)
     with claims.lock(place):
         record, saved = folders.read(place, observer.note)
         many = record["fitness"].get("metrics")
@@ -317,7 +323,6 @@ def resume(
         if saved is not None:
             found = found.go_on(saved, observer.note, budget)
         if found.begun.stop is None:
-            folders.keep(
-                found.search, found, found.begun, place, observer, history=[] if saved is None else saved.history
-            )
+            history = [] if saved is None else saved.history
+            folders.keep(found.search, found, found.begun, place, observer, history=history, tracking=told)
     return found.result(place)

@@ -278,6 +278,18 @@ def report(
 
 
 @app.command()
+def log(
+    run_dir: Run,
+    to: Annotated[str, typer.Option(help="names (neuroevo list tracker), or {name: ..., option: ...}", metavar="A,B")],
+) -> None:
+    """Tell trackers of a run that there is: its history, result and plots."""
+    from neuroevo.experiments import terminal, tracking
+
+    with terminal.show() as observer:
+        tracking.log_run(run_dir, to, observer)
+
+
+@app.command()
 def inspect(path: Annotated[str, typer.Argument(help="a run's folder, or a checkpoint", metavar="PATH")]) -> None:
     """Show what a run or a checkpoint holds."""
     from neuroevo.cli import inspection

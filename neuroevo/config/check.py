@@ -7,7 +7,7 @@ from neuroevo.config.folds import check_folds
 from neuroevo.config.islands import with_islands
 from neuroevo.config.keys import at
 from neuroevo.config.model import Config
-from neuroevo.config.parts import DEFAULT_NAMES, TABLES, Part, build_algorithm, part, part_section
+from neuroevo.config.parts import DEFAULT_NAMES, TABLES, Part, build_algorithm, part, part_section, read_trackers
 from neuroevo.config.schema import (
     BARE,
     Backbone,
@@ -54,7 +54,7 @@ WEIGHING = "weighted"  # the crossover of a ga by default, which weighs parents 
 def check(raw: Mapping[str, Any]) -> Config:
     """Check a raw config and fill in defaults; InputError names the first key that is wrong."""
     sections = {"seed", "device", "data", "backbone", "head", "features", "genome", "algorithm", "refine"}
-    sections |= {"fitness", "validate", "budget", "checkpoint", "memory", "remote", "islands", "tune"}
+    sections |= {"fitness", "validate", "budget", "checkpoint", "memory", "remote", "tracking", "islands", "tune"}
     check_keys(raw, sections, "")
 
     def mapping(key: str) -> dict[str, Any]:
@@ -127,6 +127,7 @@ def check(raw: Mapping[str, Any]) -> Config:
         checkpoint=section(Checkpoint, mapping("checkpoint"), "checkpoint"),
         memory=section(Memory, mapping("memory"), "memory"),
         remote=None if raw.get("remote") is None else section(Remote, mapping("remote"), "remote"),
+        tracking=() if raw.get("tracking") is None else read_trackers(raw["tracking"]),
         given=dict(raw),
     )
     check_folds(c)

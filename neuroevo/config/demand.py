@@ -60,6 +60,8 @@ def check_sense(c: Config) -> None:
             raise InputError(f"refine.who: {wrong}")
     if c.islands is not None:
         check_islands(c, c.islands)
+    if c.tracking and c.tune is not None and not c.tune.rest.final:
+        raise InputError("tracking: has no effect: of a search its final run is tracked, and tune.final is false")
     drift = caveats.drifts(record)
     if drift is not None and c.refine is None:
         raise InputError(f"algorithm.selection: {drift}")

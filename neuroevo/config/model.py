@@ -6,7 +6,7 @@ from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
-from neuroevo.config.parts import Part
+from neuroevo.config.parts import Part, short
 from neuroevo.config.schema import (
     SETTLED,
     Backbone,
@@ -84,6 +84,7 @@ class Config:
     checkpoint: Checkpoint
     memory: Memory
     remote: Remote | None = None
+    tracking: tuple[Part, ...] = ()
     islands: Islands | None = None
     tune: Tuning | None = None
     # The raw config that this was checked from.
@@ -91,10 +92,14 @@ class Config:
 
     def record(self) -> dict[str, Any]:
         """Return the whole config, defaults spelled out, as a YAML file would hold it."""
-        found = {}
+        found: dict[str, Any] = {}
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if field.name not in ("tune", "given") and (value is not None or field.name not in ("remote", "islands")):
+            if field.name == "tracking" and value:
+                found[field.name] = [short(tracker) for tracker in value]
+            elif field.name not in ("tune", "given", "tracking") and (
+                value is not None or field.name not in ("remote", "islands")
+            ):
                 found[field.name] = value.record() if isinstance(value, Section | Part) else value
         return found if self.tune is None else {**found, "tune": {**self.tune.record(), "given": self.searchable()}}
 
@@ -124,6 +129,10 @@ class Config:
         record = self.record()
         raw = self.searchable() | {key: record[key] for key in SETTLED if key in record and key != "tune"}
         return check(apply(raw, [(key.split("."), value) for key, value in settings.items()], lambda line: None))
+
+    def of_result(self) -> "Config":
+        """Return the config without what has no part in what a run comes to: by whom it is done, and who is told."""
+        return dataclasses.replace(self, remote=None, tracking=())
 
     def to_yaml(self) -> str:
         """Return the whole config as YAML."""

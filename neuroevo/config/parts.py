@@ -28,6 +28,7 @@ from neuroevo.search.operators.mutation import MUTATIONS
 from neuroevo.search.operators.selection import SELECTIONS
 from neuroevo.search.samplers import SAMPLERS
 from neuroevo.search.space import VARIABLES
+from neuroevo.tracking.trackers import TRACKERS
 
 TABLES: dict[str, Mapping[str, Callable[..., Any]]] = {
     "data": DATASETS,
@@ -41,6 +42,7 @@ TABLES: dict[str, Mapping[str, Callable[..., Any]]] = {
     "metric": METRICS,
     "variable": VARIABLES,
     "sampler": SAMPLERS,
+    "tracker": TRACKERS,
 }
 LOGITS, NETWORK = "logits", "network"  # what a user's own metric may be given
 DEFAULT_NAMES = {
@@ -177,6 +179,18 @@ def part(kind: str, value: Any, path: str, beside: Collection[str] = ()) -> Part
             given = {"name": default, **given}
         checked[key] = None if given is default is None else part(inner, given, f"{path}.{key}")
     return Part(kind, name, checked, path, of)
+
+
+def read_trackers(given: Any, path: str = "tracking") -> tuple[Part, ...]:
+    """Check a list of trackers, by name or as `{name: ..., option: ...}`; InputError where one can't be."""
+    if not isinstance(given, list | tuple):
+        raise InputError(f"{path}: {show(given)} given; a list such as [tensorboard] expected")
+    paths = [path if path.startswith("-") else f"{path}.{i}" for i in range(len(given))]  # an option, or a key
+    found = tuple(part("tracker", each, where) for each, where in zip(given, paths, strict=True))
+    for i, each in enumerate(found):
+        if each in found[:i]:
+            raise InputError(f"{path}: {each.name} is given twice")
+    return found
 
 
 def schema(kind: str, name: str, path: str) -> tuple[dict[str, tuple[str, str | None]], type[Options]]:

@@ -380,4 +380,4 @@ BESIDE: dict[str, list[str]] = {  # keys beside a part's own options, by the par
     "variable": ["when"],
 }
 # Sections in which no default depends on what a search can set.
-SETTLED = ("seed", "device", "data", "validate", "budget", "checkpoint", "memory", "remote", "tune")
+SETTLED = ("seed", "device", "data", "validate", "budget", "checkpoint", "memory", "remote", "tracking", "tune")

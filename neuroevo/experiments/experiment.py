@@ -18,7 +18,7 @@ from neuroevo.engine.cost import Budget, Cost
 from neuroevo.engine.loop import Step
 from neuroevo.engine.observer import Observer, Observers, watch
 from neuroevo.errors import InputError, Interrupted, ignore
-from neuroevo.experiments import baseline, blame, bounds, build, compose, looks, sizes
+from neuroevo.experiments import baseline, blame, bounds, build, compose, looks, sizes, tracking
 from neuroevo.experiments.compose import Run
 from neuroevo.experiments.conclusion import conclude
 from neuroevo.experiments.interruption import NEVER, Interruption, punctual
@@ -31,6 +31,9 @@ from neuroevo.problems import precision
 from neuroevo.problems.slicing import memory_limit
 from neuroevo.storage import checkpoint, claims, files, generations, rundir
 from neuroevo.storage.writer import Writer
+
+# Settings that a run that goes on can have, as they begin.
+FREE = ("budget.", "checkpoint.", "data.root=", "data.file=", "remote.", "remote=", "tracking=")
 
 
 def run(c: Config, out: str | None, stem: str, observer: Observer, *, signals: Interruption = NEVER) -> Path:
@@ -66,6 +69,7 @@ def prepare(c: Config, log: Callable[[str], None] | None = None) -> Ready:
 
     With `log`, which is told, what began on a GPU goes on without one.
     """
+    tracking.check_installed(c.tracking)
     device = devices.resolve(c.device) if log is None else devices.nearest(c.device, log)
     if log is None:
         with config.at(precision="fitness.precision"):
@@ -147,7 +151,7 @@ def begin_or_resume(
 
     def change(then: Config) -> Config:
         check_config(then, c, out)
-        return replace(then, budget=c.budget, checkpoint=c.checkpoint, remote=c.remote)
+        return replace(then, budget=c.budget, checkpoint=c.checkpoint, remote=c.remote, tracking=c.tracking)
 
     return go_on(folder, change, observer, signals=signals)
 
@@ -156,8 +160,8 @@ def resume(run_dir: str, sets: list[str], observer: Observer, *, signals: Interr
     """Go on with a run from its newest good checkpoint; a finished one is left as it is unless its budget grew."""
     folder = rundir.find(run_dir)
     for text in sets:
-        if not text.startswith(("budget.", "checkpoint.", "data.root=", "data.file=", "remote.", "remote=")):
-            changing = "budget, checkpoint, remote, data.root and data.file"
+        if not text.startswith(FREE):
+            changing = "budget, checkpoint, remote, tracking, data.root and data.file"
             raise InputError(f"--set {text}: a run goes on as it began; only {changing} can change")
     return go_on(folder, lambda c: apply_sets(c, sets), observer, signals=signals)
 
@@ -175,6 +179,7 @@ def go_on(
         if saved is not None:  # a run that was given more may have been killed since that result
             known = saved.step.generation
             finished = saved.step.stop is not None or (finished and result["generations"] > known)
+        tracking.check_installed(c.tracking)
         more = False
         if finished:
             if saved is None:
@@ -235,12 +240,14 @@ def go(
     if keeping and step.generation == 0:
         keeping[0].write(0, [step.champion])
     recorder = Recorder(folder, writer, history, every=c.checkpoint.every)
-    observers = Observers([shrinking, *keeping, recorder, observer])
-    step = watch(punctual(generations, signals), step, rules, observers, stop=lambda: signals.status is not None)
-    if not step.generation:
-        signals.check()
-    beside = compare(run, step, folder, signals, log) if step.stop is not None else baseline.NOTHING
-    conclude(run, step, folder, stop_reason=step.stop or signals.name, log=log, beside=beside)
+    with tracking.follow(c.tracking, folder, history, settings=c.of_result().record(), log=log) as tracker:
+        observers = Observers([shrinking, *keeping, recorder, tracker, observer])
+        step = watch(punctual(generations, signals), step, rules, observers, stop=lambda: signals.status is not None)
+        if not step.generation:
+            signals.check()
+        beside = compare(run, step, folder, signals, log) if step.stop is not None else baseline.NOTHING
+        conclude(run, step, folder, stop_reason=step.stop or signals.name, log=log, beside=beside)
+        tracker.conclude(rundir.read_result(folder))
     if step.stop is None:
         log(f"{folder}: interrupted after generation {step.generation}; go on with: neuroevo resume {folder}")
         signals.check()
@@ -260,7 +267,7 @@ def writer_of(run: Run, folder: Path, log: Callable[[str], None]) -> Writer:
     """Return who writes a run's checkpoints."""
     c, network = run.config, run.network
     attributes = {
-        "config": replace(c, remote=None).to_yaml(),  # by whom it is done is no part of what is done
+        "config": c.of_result().to_yaml(),
         "seed": c.seed,
         "device": str(run.device),
         "layout": network.layout.to_json(),

@@ -30,7 +30,17 @@ from neuroevo.storage import checkpoint, generations, rundir
 
 PYTHON = "python"  # the key of a config that says that a run is from Python
 # What can change from one command on a run or a search to the next, as dotted keys begin.
-CHANGING = ("budget", "checkpoint", "remote", "data.root", "data.file", "tune.budget", "tune.patience", "tune.final")
+CHANGING = (
+    "budget",
+    "checkpoint",
+    "remote",
+    "tracking",
+    "data.root",
+    "data.file",
+    "tune.budget",
+    "tune.patience",
+    "tune.final",
+)
 
 
 def check_config(then: Config, now: Config, out: str, free: tuple[str, ...] = ("budget", "checkpoint")) -> None:
@@ -43,9 +53,9 @@ def check_config(then: Config, now: Config, out: str, free: tuple[str, ...] = ("
 def of_before(then: Config, now: Config) -> dict[str, Any]:
     """Return the record of a run's config, left open where now it is: what was settled when it began it keeps.
 
-    It is done by whom it is done by now.
+    It is done by whom it is done by now, and told to whom now asks for.
     """
-    old = replace(then, remote=now.remote).record()
+    old = replace(then, remote=now.remote, tracking=now.tracking).record()
     if now.memory.limit is None:
         old["memory"] |= {"limit": None}
     if now.fitness.precision == AUTO:
@@ -79,7 +89,7 @@ def reopen(folder: Path, log: Callable[[str], None]) -> tuple[checkpoint.Checkpo
     if written is None:
         log(f"{wrong}; the config is taken from {saved.path.name}")
         return saved, c
-    c = replace(c, remote=written.remote)
+    c = replace(c, remote=written.remote, tracking=written.tracking)
     if differ := rundir.differences(c.record(), written.record()):
         log(f"{file}: {', '.join(differ)} differ from {saved.path.name}, which counts")
     return saved, c

@@ -49,6 +49,8 @@ CONFIG, HISTORY, RESULT, CHAMPION, LOG, LINEAGE, CONFUSION = (
 )
 NETWORK = "network.safetensors"  # of the champion, whole
 ONNX = "champion.onnx"  # where the network is an ONNX file
+# Of a run in trackers: what it is known by there, and files that they have in its folder.
+TRACKING, TENSORBOARD, WANDB, TABLE = "tracking.json", "tensorboard", "wandb", "history.csv"
 CHECKSUM = "checksum"  # a key of a result
 COMMAND = "command: "  # begins the log's line, after the time, of each command that worked on the run
 FEW = 2  # parents: with more, often everybody, there is nothing to draw

@@ -174,7 +174,7 @@ class Search:
         best = self.best(step.state.trials)
         if best is not None:
             settings = self.space.settings(step.state.trials.positions[best].tolist())
-            winner = replace(self.config.trial(settings), remote=None)  # by whom it is done is no part of it
+            winner = self.config.trial(settings).of_result()
             files.replace(self.folder / rundir.BEST, winner.to_yaml().encode())
 
     def table(self, trials: Trials) -> str:

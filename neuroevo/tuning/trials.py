@@ -323,7 +323,7 @@ def attributes(ready: Ready, data: Identity, layout: Layout, plan: Execution | N
     c, classes = ready.config, ready.given[0].classes
     plan = plan or Execution("trials", len(classes), 0, 0, c.memory.limit or 0, torch.get_num_threads())
     return {
-        "config": replace(c, remote=None).to_yaml(),  # by whom it is done is no part of what is done
+        "config": c.of_result().to_yaml(),
         "seed": c.seed,
         "device": str(ready.device),
         "layout": layout.to_json(),

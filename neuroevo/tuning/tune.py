@@ -27,7 +27,14 @@ from neuroevo.tuning import trials
 from neuroevo.tuning.search import HOME, Search
 from neuroevo.tuning.tuner import Tuner, until_exhausted
 
-CHANGING = ("tune.patience", "tune.final", "remote", "data.root", "data.file")  # keys of a search that goes on
+CHANGING = (
+    "tune.patience",
+    "tune.final",
+    "remote",
+    "tracking",
+    "data.root",
+    "data.file",
+)  # keys of a search that goes on
 
 
 def run(c: Config, out: str | None, stem: str, observer: Observer, signals: Interruption) -> Path:
@@ -73,11 +80,14 @@ def begin_or_resume(c: Config, out: str | None, stem: str, observer: Observer, s
         )
     if searched.over:
         return experiment.go_on(
-            folder, lambda own: replace(own, checkpoint=c.checkpoint, remote=c.remote), observer, signals=signals
+            folder,
+            lambda own: replace(own, checkpoint=c.checkpoint, remote=c.remote, tracking=c.tracking),
+            observer,
+            signals=signals,
         )
 
     def change(own: Config) -> Config:
-        return replace(own, tune=update_tuning(own, c), checkpoint=c.checkpoint, remote=c.remote)
+        return replace(own, tune=update_tuning(own, c), checkpoint=c.checkpoint, remote=c.remote, tracking=c.tracking)
 
     return go_on(folder, change, observer, signals)
 
@@ -114,7 +124,7 @@ def stage(folder: Path, log: Callable[[str], None]) -> Stage | None:
         now = config.check(config.read(str(folder / rundir.CONFIG)))
     except InputError:
         now = None
-    c = c if now is None else replace(c, remote=now.remote)
+    c = c if now is None else replace(c, remote=now.remote, tracking=now.tracking)
     begun = bool(generations.paths(folder / rundir.CHECKPOINTS)) or (now is not None and now.tune is None)
     if not begun and now is not None and now.tune is not None and c.tune is not None:
         c = replace(c, tune=replace(c.tune, rest=c.tune.rest.model_copy(update={"final": now.tune.rest.final})))
@@ -132,7 +142,7 @@ def resume(run_dir: str, sets: list[str], observer: Observer, signals: Interrupt
         if key not in CHANGING and not key.startswith(("tune.budget.", "checkpoint.", "remote.")):
             raise InputError(
                 f"--set {text}: a search goes on as it began; only tune.budget, tune.patience, tune.final, checkpoint, "
-                "remote, data.root and data.file can change"
+                "remote, tracking, data.root and data.file can change"
             )
     return go_on(folder, lambda c: reopen.apply_sets(c, sets), observer, signals)
 
@@ -269,7 +279,8 @@ def final(folder: Path, c: Config, observer: Observer, signals: Interruption) ->
             if (folder / name).exists() and (name == rundir.RESULT or not (moved / name).exists()):
                 (folder / name).rename(moved / name)
         best = config.check(config.read(str(folder / rundir.BEST)))
-        best = replace(best, data=best.data.model_copy(update={"source": c.data.source}), remote=c.remote)
+        best = replace(best, data=best.data.model_copy(update={"source": c.data.source}))
+        best = replace(best, remote=c.remote, tracking=c.tracking)
         if c.tune.rest.included and best.budget.samples is not None:
             spent = rundir.read_result(moved, observer.note)["cost"]
             left = best.budget.samples - spent["forward_samples"] - 2 * spent["backward_samples"]

@@ -1,0 +1,1 @@
+"""Trackers: where a run's figures are looked at beside those of others."""
