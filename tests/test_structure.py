@@ -40,7 +40,7 @@ PACKAGES = {  # in order: each may import those before it, and its own modules t
     "api": ["learners", "genes", "islands", "algorithms", "classification", "folders", "arguments", "searches",
             "loading", "workers"],
     "estimator": [""],
-    "cli": ["inspection", "results", "standings", "decisions", "main"],
+    "cli": ["inspection", "listing", "results", "standings", "decisions", "main"],
     "__main__": [""],
 }  # fmt: skip
 ORDER = [".".join(filter(None, (package, name))) for package, names in PACKAGES.items() for name in names]
