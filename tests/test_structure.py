@@ -42,7 +42,7 @@ PACKAGES = {  # in order: each may import those before it, and its own modules t
     "api": ["learners", "genes", "islands", "algorithms", "classification", "folders", "arguments", "searches",
             "predictions", "loading", "workers"],
     "estimator": [""],
-    "cli": ["columns", "inspection", "results", "standings", "decisions", "labels", "main"],
+    "cli": ["columns", "inspection", "listing", "results", "standings", "decisions", "labels", "main"],
     "__main__": [""],
 }  # fmt: skip
 ORDER = [".".join(filter(None, (package, name))) for package, names in PACKAGES.items() for name in names]

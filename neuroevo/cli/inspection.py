@@ -134,12 +134,10 @@ def front(saved: checkpoint.Checkpoint) -> Rows:
     return rows
 
 
-def names(kind: str | None) -> list[tuple[str, Rows]]:
-    """Return, for one kind of part or all, each name in its table with its options."""
+def names() -> list[tuple[str, Rows]]:
+    """Return, for each kind of part, each name in its table with its options."""
     tables = {**config.TABLES, "arm": ARMS}
-    if kind is not None and kind not in tables:
-        raise InputError(f"list: no kind {kind!r}; there are: {', '.join(tables)}")
-    return [(k, [_part(name, tables[k][name]) for name in tables[k]]) for k in ([kind] if kind else tables)]
+    return [(kind, [_part(name, table[name]) for name in table]) for kind, table in tables.items()]
 
 
 def _part(name: str, function: Callable[..., Any]) -> tuple[str, str]:

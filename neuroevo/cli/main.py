@@ -1,7 +1,9 @@
 """The command line. Nothing heavy is imported before a command needs it, so that --help is instant."""
 
 import os
+import shutil
 import sys
+import textwrap
 from collections.abc import Callable
 from io import TextIOWrapper
 from typing import Annotated, Any, NoReturn
@@ -334,12 +336,27 @@ def validate(
 
 
 @app.command("list")
-def list_(kind: Annotated[str | None, typer.Argument(help="data, head, algorithm, selection, ...")] = None) -> None:
-    """List the names that a config can use, with their options."""
-    from neuroevo.cli import inspection
+def list_(
+    key: Annotated[
+        str | None, typer.Argument(help="a section, a key, a kind of part, or a part, such as validate or algorithm.ga")
+    ] = None,
+) -> None:
+    """List what a config can have: keys with defaults and meanings, and the names of parts with their options."""
+    from neuroevo.cli import listing
 
-    for title, rows in inspection.names(kind):
-        table(title, rows)
+    for title, rows in listing.describe(key):
+        table(title, rows, wrap=sys.stdout.isatty())
+
+
+@app.command()
+def init(
+    recipe: Annotated[str, typer.Argument(help="one of neuroevo list recipe", metavar="[RECIPE]")] = "default",
+    out: Annotated[str | None, typer.Option(help="the file to write; default: print it", metavar="FILE.yaml")] = None,
+) -> None:
+    """Write a config to begin with, in which a comment says what each key means."""
+    from neuroevo.cli import listing
+
+    print(listing.begin(recipe, out), end="")
 
 
 @app.command()
@@ -357,13 +374,15 @@ def version(show: Annotated[bool, typer.Option("--version", help="print the vers
         print(__version__)
 
 
-def table(title: str, rows: list[tuple[str, str]]) -> None:
-    """Print a title and two columns, plain enough for a pipe."""
+def table(title: str, rows: list[tuple[str, str]], wrap: bool = False) -> None:
+    """Print a title and two columns, plain enough for a pipe; with `wrap`, in lines that fit into the terminal."""
     rows = [(printable(name), printable(value)) for name, value in rows]
     width = max((len(name) for name, _ in rows), default=0)
-    print(printable(title))
+    columns = max(shutil.get_terminal_size().columns, width + 24)
+    print("\n".join(textwrap.wrap(title, columns)) if wrap else printable(title))
     for name, value in rows:
-        print(f"  {name:<{width}}  {value}")
+        lines = textwrap.wrap(value, columns - width - 4, break_long_words=False) if wrap else [value]
+        print(f"  {name:<{width}}  " + f"\n{'':{width + 4}}".join(lines))
 
 
 def summary(folder: str) -> None:

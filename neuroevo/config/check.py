@@ -4,25 +4,21 @@ from collections.abc import Mapping
 from typing import Any
 
 from neuroevo.config.folds import check_folds
+from neuroevo.config.inputs import Backbone, Data, Features, Head, Top
 from neuroevo.config.islands import with_islands
 from neuroevo.config.keys import at
 from neuroevo.config.model import Config
 from neuroevo.config.parts import DEFAULT_NAMES, TABLES, Part, build_algorithm, part, part_section, read_trackers
 from neuroevo.config.schema import (
     BARE,
-    Backbone,
     Bound,
     Budget,
     Checkpoint,
-    Data,
-    Features,
     Fitness,
     Genome,
-    Head,
     Memory,
     Refine,
     Remote,
-    Top,
     Validate,
 )
 from neuroevo.config.section import brief, check_keys, section

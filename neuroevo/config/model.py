@@ -6,17 +6,14 @@ from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
+from neuroevo.config.inputs import Backbone, Data, Features, Head
 from neuroevo.config.parts import Part, short
 from neuroevo.config.schema import (
     SETTLED,
-    Backbone,
     Budget,
     Checkpoint,
-    Data,
-    Features,
     Fitness,
     Genome,
-    Head,
     Islands,
     Memory,
     Refine,

