@@ -13,9 +13,10 @@ from neuroevo.data import inventory
 from neuroevo.engine.loop import Champion, Step
 from neuroevo.experiments.compose import Run
 from neuroevo.experiments.log import versions
+from neuroevo.experiments.predictions import of_run
 from neuroevo.experiments.reopen import of_genome
 from neuroevo.networks import onnxfiles
-from neuroevo.storage import files, rundir
+from neuroevo.storage import files, predictions, rundir
 
 
 def conclude(run: Run, step: Step, folder: Path, *, stop_reason: str, log: Callable[[str], None]) -> None:
@@ -47,8 +48,10 @@ def conclude(run: Run, step: Step, folder: Path, *, stop_reason: str, log: Calla
         champion["test"] = tested.scores
         warnings += caveats.of_predictions(network.classes, tested.confusion.sum(0).tolist(), run.whole.noun)
         rundir.write_confusion(folder, network.classes, tested.confusion)
+        predictions.write(folder, of_run(run, step.champion.genome, tested.predictions))
     else:
-        (folder / rundir.CONFUSION).unlink(missing_ok=True)  # of a champion before this one
+        for name in (rundir.CONFUSION, rundir.PREDICTIONS):  # of a champion before this one
+            (folder / name).unlink(missing_ok=True)
     warnings += caveats.of_workers(getattr(run.supervised.executor, "differing", ()))
     for line in warnings:
         log(f"{caveats.WARNING}{line}")

@@ -7,7 +7,7 @@ candidates and the champion.
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from typing import Any, NamedTuple
 
 import torch
@@ -46,6 +46,7 @@ from neuroevo.problems.metric import (
     of_network,
 )
 from neuroevo.problems.metrics import against_imbalance
+from neuroevo.problems.predictions import Predictions, predict
 from neuroevo.problems.scoring import Judgement, by_groups, evaluate, fitness, needs_all_logits, scoring_cost
 from neuroevo.problems.sums import Replay
 
@@ -86,6 +87,7 @@ class Tested(NamedTuple):
 
     scores: dict[str, Any]  # by metric, as reported; their intervals under `interval`, and how many `images`
     confusion: Tensor  # [C, C] int64: samples of a class (a row) that are predicted as another (a column)
+    predictions: Predictions
 
 
 @dataclass(frozen=True)
@@ -281,8 +283,7 @@ class Supervised:
     def test(self, genome: Tensor, rows: Tensor, samples: Samples | None = None) -> Tested:
         """Score a genome [g] on rows of the samples, or of others, by every metric, with intervals.
 
-        What is a metric of the genome is exact: its interval has no width. With constraints the scores say as well
-        whether each is met, and by how much.
+        A metric of the genome is exact: its interval has no width. With constraints, how each is met is among the scores.
         """
         of_logits = {name: of for name, of in self.metrics.items() if not isinstance(of, OfGenome | OfModule)}
         judgement = self.judgement([*of_logits.values(), *(posed.values for posed in self.constraints)], samples)
@@ -296,10 +297,10 @@ class Supervised:
             found = {name: value, **found, "interval": {**found["interval"], name: [value, value]}}
         if self.subject_to:
             values = judgement.metrics[len(of_logits) :]
-            found["constraints"] = compliance(
-                self.constraints, values, logits, targets, lambda of: self.apart(of, genome)
-            )
-        return Tested(found, intervals.confusion(logits, targets % len(self.names.classes)))
+            apart = partial(self.apart, genome=genome)
+            found["constraints"] = compliance(self.constraints, values, logits, targets, apart)
+        labels = targets % len(self.names.classes)
+        return Tested(found, intervals.confusion(logits, labels), predict(rows, logits, labels))
 
     def logits_of(self, judgement: Judgement, genome: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Return a genome's logits [1, B, C] on rows of what is judged, and their labels [B]."""
@@ -308,8 +309,8 @@ class Supervised:
     def constraints_on(self, genome: Tensor, rows: Tensor) -> dict[str, dict[str, Any]]:
         """Return how a genome [g] keeps to each constraint on rows of the samples."""
         judgement = self.judgement([posed.values for posed in self.constraints])
-        logits, targets = self.logits_of(judgement, genome, rows)
-        return compliance(self.constraints, judgement.metrics, logits, targets, lambda of: self.apart(of, genome))
+        found = self.logits_of(judgement, genome, rows)
+        return compliance(self.constraints, judgement.metrics, *found, lambda of: self.apart(of, genome))
 
     def apart(self, metric: OfGenome | OfModule, genome: Tensor) -> Tensor:
         """Return what a metric that no logits are for finds of a genome [g], [1] or [1, k]."""
@@ -356,9 +357,9 @@ def supervised(
     of validation (`metric`), accuracy and cross_entropy. `start` [s, g] are genomes to start from, the network's own by
     default, and `sigma` the deviation of the first population around them. Of an algorithm's n individuals
     `rescored(n)` are scored again in full precision where the execution's is half; they are of so many `islands`, one
-    behind the other; `sensitive` says that it asks for
-    sensitivities. The population is kept on the execution's home. `note` is told what a GPU goes without. Solutions are
-    `subject_to` constraints; `groups` are the names of the samples' groups, None where they aren't known yet.
+    behind the other; `sensitive` says that it asks for sensitivities. The population is kept on the execution's home.
+    `note` is told what a GPU goes without. Solutions are `subject_to` constraints; `groups` are the names of the
+    samples' groups, None where they aren't known yet.
     """
     executions = execution if isinstance(execution, Executions) else Executions(execution)
     home = torch.device(executions.now.home)
