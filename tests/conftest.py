@@ -144,6 +144,19 @@ def weights_of_a_network(folder: Path) -> str:
 
 TINY = ["backbone.name=none", "backbone.weights=none", "data.image_size=null", "memory.limit=1e8", "validate.every=2",
         "algorithm.population=8", "budget.generations=6", "fitness.samples=100"]  # fmt: skip
+
+
+def draw_classes(root: Path, counts: Mapping[str, int], side: int = 16) -> None:
+    """Write so many images a class and split in class folders: of a colour a class, with noise."""
+    noise = np.random.default_rng(0)
+    for split, count in counts.items():
+        for name, colour in {"red": (200, 40, 40), "green & <b>": (40, 200, 40), "blue": (40, 40, 200)}.items():
+            (root / split / name).mkdir(parents=True)
+            for i in range(count):
+                pixels = noise.normal(colour, 120, (side, side, 3)).clip(0, 255).astype(np.uint8)
+                Image.fromarray(pixels).save(root / split / name / f"{i}.png")
+
+
 ARMS: dict[str, dict[str, Any]] = {
     "hybrid": {"refine": {"name": "sgd", "steps": 1, "lr": [0.01, 0.1]},
                "algorithm": {"elites": 0, "crossover": "uniform", "mutation": {"self_adaptive": True}}},

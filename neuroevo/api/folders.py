@@ -27,12 +27,13 @@ from neuroevo.engine.rng import Context
 from neuroevo.errors import InputError
 from neuroevo.experiments.conclusion import write_onnx
 from neuroevo.experiments.log import Log, open_log, versions
+from neuroevo.experiments.predictions import table
 from neuroevo.experiments.recorders import Recorder, Shrinking, make_folder, plan_attributes
 from neuroevo.experiments.reopen import PYTHON, of_genome, precision_here
 from neuroevo.experiments.tracking import follow
 from neuroevo.problems.constraints import SUBJECT_TO, Constraint
 from neuroevo.problems.intervals import Tested
-from neuroevo.storage import checkpoint, claims, files, generations, rundir
+from neuroevo.storage import checkpoint, claims, files, generations, predictions, rundir
 from neuroevo.storage.writer import Writer
 
 GIVEN = "given"  # the name of a part that was given as an object
@@ -191,8 +192,10 @@ def conclude(search: Search, step: Step, folder: Path, reason: str, log: Log) ->
     if tested is not None:
         champion["test"] = tested.scores
         rundir.write_confusion(folder, search.classes, tested.confusion)
+        predictions.write(folder, table("test", tested.predictions, search.classes))
     else:
-        (folder / rundir.CONFUSION).unlink(missing_ok=True)
+        for name in (rundir.CONFUSION, rundir.PREDICTIONS):
+            (folder / name).unlink(missing_ok=True)
     rundir.write_result(
         folder,
         {

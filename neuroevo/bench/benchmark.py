@@ -285,7 +285,7 @@ def work_off(
         write(folder, bench, tasks)
     from neuroevo.report import report  # it brings matplotlib along, which no worker needs
 
-    report.report(str(folder))
+    report.report(str(folder), formats=report.BRIEF)
     if failed:
         first, failure = failed[0]
         kind = InputError if all(failure.of_input for _, failure in failed) else RunError

@@ -28,7 +28,7 @@ from neuroevo.forecast.seconds import breakdown, duration
 from neuroevo.networks import heads
 from neuroevo.problems.constraints import VIOLATION
 from neuroevo.problems.metric import as_reported
-from neuroevo.storage import checkpoint, files, generations, hdf5, records, rundir
+from neuroevo.storage import checkpoint, files, generations, hdf5, predictions, records, rundir
 from neuroevo.tuning import trials
 
 Rows = list[tuple[str, str]]
@@ -50,6 +50,7 @@ def describe(path: str) -> tuple[str, Rows]:
         files.read_lines(folder / rundir.LINEAGE, bad.append, records.of_lineage)
         rundir.read_islands(folder, bad.append)
         rundir.read_confusion(folder, bad.append)
+        predictions.read(folder, bad.append)
         rows: Rows = [
             ("status", f"{result.get('status', 'unfinished')} ({result.get('stop_reason', 'no result yet')})")
         ]

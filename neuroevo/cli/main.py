@@ -256,27 +256,31 @@ def export_(
 
 @app.command()
 def report(
-    folder: Annotated[str, typer.Argument(help="the folder of a run or of a bench", metavar="DIR")],
+    folders: Annotated[list[str], typer.Argument(help="a run or a bench; several runs side by side", metavar="DIR...")],
     watch: Annotated[bool, typer.Option("--watch", help="serve the page while the run goes on")] = False,
     port: Annotated[
         int | None, typer.Option(min=0, max=65535, help="of the served page; default any that is free")
     ] = None,
+    out: Annotated[str | None, typer.Option(help="the folder for the page of several runs", metavar="DIR")] = None,
+    formats: Annotated[str | None, typer.Option(help="of plots; default png,svg,pdf", metavar="A,B,...")] = None,
 ) -> None:
     """Write the page of a run or a bench, report.html, and its plots; with --watch, serve it to this machine."""
+    from neuroevo.cli import pages
+
     if watch:
+        pages.refuse_written(folders, out, formats)
         from neuroevo.experiments import signals
         from neuroevo.report import watch as watch_
 
-        with watch_.server(folder, port or 0) as serving:
+        with watch_.server(folders[0], port or 0) as serving:
             signals.restore_interrupt()
             print(f"http://{watch_.HOST}:{serving.server_port}/", flush=True)
             serving.serve_forever()
         return
     if port is not None:
         raise InputError("--port: only a page that is served has one; add --watch")
-    from neuroevo.report import report as report_
-
-    print(printable(str(report_.report(folder, lambda line: print(printable(line), file=sys.stderr)))))
+    path = pages.write(folders, out, formats, lambda line: print(printable(line), file=sys.stderr))
+    print(printable(str(path)))
 
 
 @app.command()

@@ -16,9 +16,10 @@ from neuroevo.experiments import looks as looks_
 from neuroevo.experiments.baseline import NOTHING, Beside
 from neuroevo.experiments.compose import Run
 from neuroevo.experiments.log import versions
+from neuroevo.experiments.predictions import of_run
 from neuroevo.experiments.reopen import of_genome
 from neuroevo.networks import onnxfiles
-from neuroevo.storage import files, rundir
+from neuroevo.storage import files, predictions, rundir
 
 
 def conclude(
@@ -61,8 +62,10 @@ def conclude(
         champion["test"] = tested.scores
         warnings += caveats.of_predictions(network.classes, tested.confusion.sum(0).tolist(), run.whole.noun)
         rundir.write_confusion(folder, network.classes, tested.confusion)
+        predictions.write(folder, of_run(run, step.champion.genome, tested.predictions))
     else:
-        (folder / rundir.CONFUSION).unlink(missing_ok=True)  # of a champion before this one
+        for name in (rundir.CONFUSION, rundir.PREDICTIONS):  # of a champion before this one
+            (folder / name).unlink(missing_ok=True)
     warnings += beside.lines
     executor = run.supervised.executor
     warnings += caveats.of_workers(getattr(executor, "differing", ()), getattr(executor, "idle", False))

@@ -29,10 +29,8 @@ class Evaluation(NamedTuple):
 
     def predictions(self) -> Iterator[tuple[str | int, str, str, float]]:
         """Yield the place of each sample, its class, the class that is predicted, and the probability of that."""
-        shares = self.tested.logits.softmax(1)
-        predicted = self.tested.logits.argmax(1)
-        found = shares.gather(1, predicted[:, None])[:, 0]
-        rows = zip(self.tested.truth.tolist(), predicted.tolist(), found.tolist(), strict=True)
+        _, labels, predicted, shares, _ = self.tested.predictions
+        rows = zip(labels.tolist(), predicted.tolist(), shares.tolist(), strict=True)
         for place, (true, said, share) in zip(self.places, rows, strict=True):
             yield place, self.classes[true], self.classes[said], share
 

@@ -60,12 +60,13 @@ def page_seconds(count: int) -> float:
     cpu = torch.device("cpu")
 
     def draw() -> None:
-        from neuroevo.report import figures, plots_of_runs  # they bring matplotlib along
+        from neuroevo.report import figures, plots_of_runs, report  # they bring matplotlib along
 
         with TemporaryDirectory() as folder:
             plot = plots_of_runs.fitness("fitness", history)
-            figures.save(plot, Path(folder))
-            figures.svg(plot)
+            drawn = figures.draw(plot)
+            figures.save(plot, drawn, figures.Files(Path(folder), report.BRIEF))
+            figures.svg(plot, drawn)
 
     first, _ = time_call(cpu, draw)
     again, _ = time_call(cpu, draw)

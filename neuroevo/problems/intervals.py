@@ -23,6 +23,7 @@ from neuroevo.problems.metric import (
     as_reported,
     score,
 )
+from neuroevo.problems.predictions import Predictions
 from neuroevo.problems.scoring import Judgement
 
 RESAMPLES = 1000
@@ -34,8 +35,7 @@ class Tested(NamedTuple):
 
     scores: dict[str, Any]  # by metric, as reported; their intervals under `interval`, and how many `images`
     confusion: Tensor  # [C, C] int64: samples of a class (a row) that are predicted as another (a column)
-    logits: Tensor  # [N, C]
-    truth: Tensor  # [N] int64: the class of each sample
+    predictions: Predictions
 
 
 def logits(judgement: Judgement, genome: Tensor, index: Tensor, execution: Execution) -> tuple[Tensor, Tensor]:

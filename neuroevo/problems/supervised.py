@@ -7,7 +7,7 @@ candidates and the champion.
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from typing import Any, NamedTuple
 
 import torch
@@ -47,6 +47,7 @@ from neuroevo.problems.metric import (
     of_network,
 )
 from neuroevo.problems.metrics import against_imbalance
+from neuroevo.problems.predictions import predict
 from neuroevo.problems.scoring import Judgement, by_groups, evaluate, fitness, needs_all_logits, scoring_cost
 from neuroevo.problems.sums import Replay
 
@@ -276,8 +277,7 @@ class Supervised:
     def test(self, genome: Tensor, rows: Tensor, samples: Samples | None = None) -> Tested:
         """Score a genome [g] on rows of the samples, or of others, by every metric, with intervals.
 
-        What is a metric of the genome is exact: its interval has no width. With constraints the scores say as well
-        whether each is met, and by how much.
+        A metric of the genome is exact: its interval has no width. Scores say how constraints are met, if there are any.
         """
         of_logits = {name: of for name, of in self.metrics.items() if not isinstance(of, OfGenome | OfModule)}
         judgement = self.judgement([*of_logits.values(), *(posed.values for posed in self.constraints)], samples)
@@ -291,11 +291,10 @@ class Supervised:
             found = {name: value, **found, "interval": {**found["interval"], name: [value, value]}}
         if self.subject_to:
             values = judgement.metrics[len(of_logits) :]
-            found["constraints"] = compliance(
-                self.constraints, values, logits, targets, lambda of: self.apart(of, genome)
-            )
-        truth = targets % len(self.names.classes)
-        return Tested(found, intervals.confusion(logits, truth), logits[0], truth)
+            apart = partial(self.apart, genome=genome)
+            found["constraints"] = compliance(self.constraints, values, logits, targets, apart)
+        labels = targets % len(self.names.classes)
+        return Tested(found, intervals.confusion(logits, labels), predict(rows, logits, labels))
 
     def logits_of(self, judgement: Judgement, genome: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Return a genome's logits [1, B, C] on rows of what is judged, and their labels [B]."""
@@ -304,8 +303,8 @@ class Supervised:
     def constraints_on(self, genome: Tensor, rows: Tensor) -> dict[str, dict[str, Any]]:
         """Return how a genome [g] keeps to each constraint on rows of the samples."""
         judgement = self.judgement([posed.values for posed in self.constraints])
-        logits, targets = self.logits_of(judgement, genome, rows)
-        return compliance(self.constraints, judgement.metrics, logits, targets, lambda of: self.apart(of, genome))
+        found = self.logits_of(judgement, genome, rows)
+        return compliance(self.constraints, judgement.metrics, *found, lambda of: self.apart(of, genome))
 
     def apart(self, metric: OfGenome | OfModule, genome: Tensor) -> Tensor:
         """Return what a metric that no logits are for finds of a genome [g], [1] or [1, k]."""

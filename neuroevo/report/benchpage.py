@@ -16,10 +16,12 @@ import numpy as np
 from neuroevo import caveats, config
 from neuroevo.errors import InputError, ignore
 from neuroevo.problems.metric import LOWER_IS_BETTER
-from neuroevo.report import figures, page, plots_of_benches, plots_of_runs
-from neuroevo.report.figures import Plot, words
+from neuroevo.report import figures, page, pairs, plots_of_benches, plots_of_runs
+from neuroevo.report.figures import Files, Plot, words
+from neuroevo.report.plates import plot_grid
 from neuroevo.report.plots_of_benches import Interval, Point
-from neuroevo.report.runpage import Run, ancestry, front, on_test, over_generations, plot_grid, read, short, warnings
+from neuroevo.report.runpage import Run, ancestry, front, over_generations, read, short, warnings
+from neuroevo.report.testpage import on_test
 from neuroevo.storage import files, records, rundir
 from neuroevo.storage.files import Note
 
@@ -155,8 +157,8 @@ def read_bench(folder: Path, note: Note = ignore) -> Bench:
     return found._replace(arms=sorted(about["arms"], key=place))
 
 
-def bench_page(folder: Path, pictures: Path | None, refresh: int | None = None, note: Note = ignore) -> str:
-    """Return a bench's page; its plots are written under `pictures`, if that is given.
+def bench_page(folder: Path, pictures: Files | None, refresh: int | None = None, note: Note = ignore) -> str:
+    """Return a bench's page; its plots are written as `pictures` says, if that is given.
 
     With `refresh` the page loads itself again after so many seconds. What is damaged is left out; the page says so, and
     `note` is told.
@@ -177,6 +179,7 @@ def bench_page(folder: Path, pictures: Path | None, refresh: int | None = None, 
             page.warnings(found.result.get("warnings", [])),
             page.note(done),
             summary(found),
+            pairs.table(table(found.folder / rundir.COMPARISONS), found.lower_is_better),
             plot_grid(probabilities(found), pictures),
             *told,
         )
@@ -339,7 +342,7 @@ def _text(cell: str) -> bool:
     return re.fullmatch(r"-?\d+(\.\d+(e-?\d+)?)?", cell) is None
 
 
-def best_run(found: Bench, arm: str, pictures: Path | None) -> str:
+def best_run(found: Bench, arm: str, pictures: Files | None) -> str:
     """Return the section of an arm's best run."""
     row = found.best(arm)
     if row is None:
@@ -354,7 +357,7 @@ def best_run(found: Bench, arm: str, pictures: Path | None) -> str:
         warnings(run),
         page.name_table(short(run)),
         plot_grid([plots_of_runs.fitness("fitness", run.history), *over_generations(run)], pictures, prefix),
-        *on_test(run, pictures, prefix),
+        *on_test(run.folder, pictures, prefix),
         *ancestry(run, pictures, prefix),
         plot_grid(front(run), pictures, prefix),
     )

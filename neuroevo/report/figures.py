@@ -1,4 +1,4 @@
-"""Pictures of runs and benches, drawn from plain numbers; each is kept as PNG and as CSV, and shown as SVG.
+"""Pictures of runs and benches, drawn from plain numbers; each is shown as SVG, and kept as PNG, SVG, PDF and CSV.
 
 The SVG is for a page: its text stays text, its ink is the page's (`currentColor`), its ground transparent, and its ids
 are its own among all pictures of the page. Series have colours of about the same lightness, that stand out from light
@@ -42,10 +42,12 @@ RC: Any = {
     "font.size": 9,
     "legend.fontsize": 8,
     "svg.fonttype": "none",
+    "pdf.fonttype": 42,  # TrueType, which journals and editors take
     "text.parse_math": False,  # names with dollars are no formulas
 }
 WIDTH, HEIGHT = 4.8, 3.0  # inches; as wide as a phone, so that text is as large there as it is meant to be
 WIDE = 7.5
+FORMATS = ("png", "svg", "pdf")  # a PDF takes longer than the others together
 POINTS = 1500  # of a line, beyond which a picture gains nothing
 NAMED, COUNTED = 30, 20  # classes, up to which a confusion matrix has names and counts
 
@@ -62,20 +64,43 @@ class Plot(NamedTuple):
     wide: bool = False  # it scrolls on a phone
 
 
-def save(plot: Plot, folder: Path) -> None:
-    """Write a picture as PNG, and its numbers as CSV."""
-    with matplotlib.rc_context(RC):
-        plot.figure.savefig(folder / f"{plot.name}.png", dpi=150, facecolor="white")
-    with open(folder / f"{plot.name}.csv", "w", newline="", encoding="utf-8") as file:
+class Files(NamedTuple):
+    """Where pictures are kept, and as what; the numbers are beside them as CSV."""
+
+    folder: Path
+    formats: Sequence[str]  # of FORMATS
+
+    def make(self) -> Path:
+        """Return the folder, made if it isn't there."""
+        self.folder.mkdir(exist_ok=True)
+        return self.folder
+
+
+def save(plot: Plot, drawn: str, where: Files) -> None:
+    """Write a picture, of which `drawn` is the SVG, in each format, and its numbers as CSV."""
+    path = where.make() / plot.name
+    for form in where.formats:
+        if form == "svg":
+            path.with_name(f"{plot.name}.svg").write_text(drawn, encoding="utf-8")
+            continue
+        how: Any = {"dpi": 150, "facecolor": "white"} if form == "png" else {"metadata": {"CreationDate": None}}
+        with matplotlib.rc_context(RC):
+            plot.figure.savefig(path.with_name(f"{plot.name}.{form}"), **how)
+    with open(path.with_name(f"{plot.name}.csv"), "w", newline="", encoding="utf-8") as file:
         csv.writer(file, lineterminator="\n").writerows([plot.header, *plot.rows])
 
 
-def svg(plot: Plot) -> str:
-    """Return a picture as an SVG element to put into a page, whose fonts draw all names: nothing is spelled out."""
+def draw(plot: Plot) -> str:
+    """Return a picture as an SVG file, on transparent ground."""
     file = io.StringIO()
     with matplotlib.rc_context({**RC, "svg.hashsalt": plot.name}):
         plot.figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
-    text = file.getvalue().partition("<svg")[2]
+    return file.getvalue()
+
+
+def svg(plot: Plot, drawn: str) -> str:
+    """Return an SVG file as an element to put into a page, whose fonts draw all names: nothing is spelled out."""
+    text = drawn.partition("<svg")[2]
     text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", text, flags=re.DOTALL)
     text = re.sub(r'\b(id="|href="#|url\(#)', rf"\g<1>{plot.name}-", text)
     text = re.sub(r'^.*?(viewBox="[^"]*").*?>', r"\1>", text, count=1, flags=re.DOTALL)

@@ -32,6 +32,12 @@ figure.wide svg { min-width: 36rem; max-width: 48rem; }
 figcaption b { color: var(--ink); font-size: 1rem; display: block; }
 svg { display: block; width: 100%; height: auto; } svg * { stroke-linejoin: round; stroke-linecap: butt; }
 svg image { image-rendering: pixelated; }
+.images { display: grid; grid-template-columns: repeat(auto-fill, minmax(7rem, 1fr)); gap: 1rem; list-style: none;
+          margin: .5rem 0; padding: 0; font-size: .8125rem; line-height: 1.35; }
+.images li { min-width: 0; break-inside: avoid; } .images b { display: block; }
+.images img { display: block; width: 6rem; height: 6rem; object-fit: contain; object-position: left bottom;
+              margin-bottom: .25rem; }
+.images img[src^="data:image/png"] { image-rendering: pixelated; }
 .warnings { border-left: 4px solid #c77700; padding: .25rem .75rem; margin: .5rem 0; }
 .warnings ul { margin: 0; padding-left: 1.25rem; }
 details { margin: .75rem 0; } summary { cursor: pointer; }
@@ -106,6 +112,21 @@ def figure(svg: str, title: str, caption: str, wide: bool = False) -> str:
     return f'<figure{kind}><figcaption><b>{escape(title)}</b>{said}</figcaption><div class="box">{svg}</div></figure>'
 
 
+def gallery(images: Sequence[tuple[str, int, int, str, tuple[str, str]]]) -> str:
+    """Return images beside each other: (data URI, width, height, alternative text, (name, what is below it)) each."""
+    items = "".join(
+        f'<li><img src="{escape(uri)}" width="{width}" height="{height}" alt="{escape(alt)}">'
+        f"<b>{escape(name)}</b> {escape(below)}</li>"
+        for uri, width, height, alt, (name, below) in images
+    )
+    return f'<ul class="images">{items}</ul>'
+
+
+def paragraph(content: str) -> str:
+    """Return a sentence or several."""
+    return f"<p>{escape(content)}</p>"
+
+
 def details(summary: str, inside: str) -> str:
     """Return details that are folded away until a reader asks for them."""
     return f"<details><summary>{escape(summary)}</summary>{inside}</details>"
@@ -142,5 +163,5 @@ def document(title: str, body: str, refresh: int | None = None) -> str:
         f'<meta name="viewport" content="width=device-width, initial-scale=1">{again}'
         # Without an icon of its own a browser asks the server for one.
         f'<link rel="icon" href="data:,"><title>{escape(title)}</title><style>{STYLE}</style></head>'
-        f"<body><h1>{escape(title)}</h1>{body}</body></html>\n"
+        f"<body><main><h1>{escape(title)}</h1>{body}</main></body></html>\n"
     )

@@ -30,7 +30,9 @@ def curves(name: str, arms: Mapping[str, Sequence[Point]], metric: str, series: 
         for arm, points in arms.items():
             shown, i = thin(points), series.index(arm)
             x = [point.samples for point in shown]
-            axes.plot(x, [point.mean for point in shown], drawstyle="steps-post", label=short(arm, 28), **style(i))
+            mark = "." if len(x) < 3 else ""
+            y = [point.mean for point in shown]
+            axes.plot(x, y, drawstyle="steps-post", marker=mark, label=short(arm, 28), **style(i))
             low, high = [point.low for point in shown], [point.high for point in shown]
             axes.fill_between(x, low, high, step="post", alpha=0.15, color=SERIES[i % len(SERIES)], linewidth=0)
         samples_along(axes, [point.samples for points in arms.values() for point in points])

@@ -1,21 +1,26 @@
-"""The page of a run or of a bench: one file, `report.html`, and its pictures under `plots/`.
+"""The page of a run or of a bench, or of several runs: one file, `report.html`, and its pictures under `plots/`.
 
-Each picture is there as PNG, beside the CSV of its numbers. What is still going on is shown as far as it is there.
+Each picture is there as PNG, SVG and PDF, beside the CSV of its numbers. What is still going on is shown as far as it
+is there.
 """
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from neuroevo.errors import InputError, ignore
+from neuroevo.report import comparison
 from neuroevo.report.benchpage import bench_page
+from neuroevo.report.figures import FORMATS, Files
 from neuroevo.report.runpage import run_page
-from neuroevo.storage import files, rundir
+from neuroevo.storage import claims, files, rundir
 
 PAGE, PLOTS = rundir.PAGE, rundir.PLOTS
+BRIEF = ("png", "svg")  # of a page that nobody waits for
 
 
-def report(folder: str, note: files.Note = ignore) -> Path:
-    """Write the page of a run or of a bench, and its plots; return the page's path.
+def report(folder: str, note: files.Note = ignore, formats: Sequence[str] = FORMATS) -> Path:
+    """Write the page of a run or of a bench, and its plots in some formats; return the page's path.
 
     What is damaged in the folder is left out, and `note` is told. InputError where neither is there, or nothing is
     recorded yet.
@@ -24,8 +29,38 @@ def report(folder: str, note: files.Note = ignore) -> Path:
     for name, right in ((PAGE, Path.is_file), (PLOTS, Path.is_dir)):
         if os.path.lexists(path / name) and not right(path / name):
             raise InputError(f"{path / name}: something else is there; the report writes {PAGE} and a folder {PLOTS}")
-    files.replace(path / PAGE, render(path, path / PLOTS, note=note).encode(errors="backslashreplace"))
-    return path / PAGE
+    return write(path, render(path, Files(path / PLOTS, formats), note=note))
+
+
+def compare(folders: Sequence[str], out: str, note: files.Note = ignore, formats: Sequence[str] = FORMATS) -> Path:
+    """Write the page of several runs side by side, and its plots, into a new folder `out`; return the page's path.
+
+    InputError where `out` holds something already, or one of the folders is no run with a generation.
+    """
+    claims.check(out)
+    paths = [find_folder(folder) for folder in folders]
+    for path in paths:
+        if (path / rundir.BENCH).is_file():
+            raise InputError(f"{path}: a benchmark, which has a page of its own; give runs")
+    into = Path(out)
+    compared = comparison.read(paths, note)
+    into.mkdir(parents=True, exist_ok=True)
+    return write(into, comparison.comparison_page(compared, Files(into / PLOTS, formats)))
+
+
+def write(folder: Path, content: str) -> Path:
+    """Write a page into a folder; return its path."""
+    files.replace(folder / PAGE, content.encode(errors="backslashreplace"))
+    return folder / PAGE
+
+
+def formats_of(text: str) -> tuple[str, ...]:
+    """Return the formats of pictures in a list with commas; InputError for others."""
+    asked = [name.strip().lower() for name in text.split(",")]
+    wrong = [name for name in asked if name not in FORMATS]
+    if wrong:
+        raise InputError(f"--formats: {wrong[0] or text!r} isn't known; choose of {', '.join(FORMATS)}")
+    return tuple(dict.fromkeys(asked))
 
 
 def find_folder(folder: str) -> Path:
@@ -34,8 +69,8 @@ def find_folder(folder: str) -> Path:
     return path if (path / rundir.BENCH).is_file() else rundir.find(folder)
 
 
-def render(folder: Path, pictures: Path | None, refresh: int | None = None, note: files.Note = ignore) -> str:
-    """Return a folder's page; its plots are written under `pictures`, if that is given.
+def render(folder: Path, pictures: Files | None, refresh: int | None = None, note: files.Note = ignore) -> str:
+    """Return a folder's page; its plots are written as `pictures` says, if that is given.
 
     InputError where nothing is recorded yet. With `refresh` the page loads itself again after so many seconds.
     """

@@ -4,21 +4,19 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
-
-import numpy as np
-import numpy.typing as npt
 
 from neuroevo import caveats, config
 from neuroevo.errors import InputError, ignore, printable
 from neuroevo.problems.metric import LOWER_IS_BETTER, as_reported
-from neuroevo.report import archipelago, figures, genealogy, page, plots_of_runs, plots_of_searches
-from neuroevo.report.figures import Plot, words
+from neuroevo.report import archipelago, genealogy, overview, page, plots_of_runs, plots_of_searches, testpage
+from neuroevo.report.figures import Files, Plot, words
+from neuroevo.report.plates import plot_grid
 from neuroevo.report.plots_of_searches import Axis, Trials
 from neuroevo.search import islands
-from neuroevo.storage import checkpoint, files, rundir, tables
+from neuroevo.storage import checkpoint, files, predictions, rundir
 from neuroevo.storage.files import Note
 
 COST = ("generation", "forward_samples", "backward_samples", "seconds")
@@ -117,8 +115,8 @@ def of_config(given: Any) -> bool:
     return is_metric(given["validate"].get("metric")) and isinstance(many, list) and all(map(is_metric, many))
 
 
-def run_page(folder: Path, pictures: Path | None, refresh: int | None = None, note: Note = ignore) -> str:
-    """Return a run's page; its plots are written under `pictures`, if that is given.
+def run_page(folder: Path, pictures: Files | None, refresh: int | None = None, note: Note = ignore) -> str:
+    """Return a run's page; its plots are written as `pictures` says, if that is given.
 
     InputError where no generation is recorded. With `refresh` the page loads itself again after so many seconds. What
     is damaged is left out; the page says so, and `note` is told.
@@ -131,6 +129,7 @@ def run_page(folder: Path, pictures: Path | None, refresh: int | None = None, no
     genealogy.read(folder, bad.append)
     apart = rundir.read_islands(folder, bad.append)
     rundir.read_confusion(folder, bad.append)
+    predictions.read(folder, bad.append)
     for line in dict.fromkeys(bad):
         note(line)
     progress = [
@@ -139,8 +138,10 @@ def run_page(folder: Path, pictures: Path | None, refresh: int | None = None, no
         plots_of_runs.costs("cost", {folder.name: run.cost}),
     ]
     of_search = [] if searched is None else plots_of_searches.trials(searched)
+    classes = rundir.read_confusion(folder)
     body = (
-        page.section(
+        page.name_table(overview.rows(run.config, run.result, classes[0] if classes else ()))
+        + page.section(
             "Result", warnings(run), page.name_table(short(run)), everything(run), *map(page.note, dict.fromkeys(bad))
         )
         + page.section("Data", *data_sources(run))
@@ -150,27 +151,14 @@ def run_page(folder: Path, pictures: Path | None, refresh: int | None = None, no
             plot_grid(archipelago.plots(apart), pictures),
             *archipelago.table(apart, run.config, run.champion.get("kind", "")),
         )
-        + page.section("The champion on test", *on_test(run, pictures))
+        + page.section("The champion on test", *testpage.on_test(folder, pictures))
+        + page.section("Test samples", *testpage.samples(folder, run.config))
         + page.section("Genealogy", *ancestry(run, pictures))
         + page.section("Pareto front", plot_grid(front(run), pictures))
         + page.section("Search of hyperparameters", plot_grid(of_search, pictures))
         + page.section("How it was made", *origin_of_run(run))
     )
     return page.document(f"neuroevo: {folder.resolve().name}", body, refresh)
-
-
-def plot_grid(given: Iterable[Plot], pictures: Path | None, prefix: str = "", beside: str = "") -> str:
-    """Return plots for a page, and what is `beside` them, and write the plots under `pictures` if that is given.
-
-    Their names begin with `prefix`.
-    """
-    drawn = [plot._replace(name=prefix + plot.name) for plot in given]
-    if pictures is not None and drawn:
-        pictures.mkdir(exist_ok=True)
-        for plot in drawn:
-            figures.save(plot, pictures)
-    inside = [page.figure(figures.svg(plot), plot.title, plot.caption, plot.wide) for plot in drawn]
-    return f'<div class="plots">{"".join(inside)}{beside}</div>' if drawn else ""
 
 
 def short(run: Run) -> list[tuple[str, str]]:
@@ -275,39 +263,7 @@ def over_generations(run: Run) -> list[Plot]:
     return [plots_of_runs.column(key, run.history, key, about.get(key, median)) for key in there]
 
 
-def on_test(run: Run, pictures: Path | None, prefix: str = "") -> list[str]:
-    """Return the champion's confusion matrix on test and its scores for each class; [] where test wasn't scored."""
-    found = rundir.read_confusion(run.folder)
-    if found is None:
-        return []
-    classes, counts = found[0], np.array(found[1], dtype=np.int64)
-    header, scores = ["class", "precision", "recall", "F1", "support"], by_class(classes, counts)
-    if pictures is not None:
-        pictures.mkdir(exist_ok=True)
-        with open(pictures / f"{prefix}per_class.csv", "w", newline="", encoding="utf-8") as file:
-            csv.writer(file, lineterminator="\n").writerows(
-                [header, *([tables.cell(name), *figures] for name, *figures in scores)]
-            )
-    table = page.grid(header, scores, "A dash: of a class that is never predicted, or not there.")
-    if len(classes) > figures.COUNTED:
-        table = page.details(f"scores of each of {len(classes)} classes", table)
-    return [plot_grid([plots_of_runs.confusion("confusion", classes, counts)], pictures, prefix, f"<div>{table}</div>")]
-
-
-def by_class(classes: Sequence[str], counts: npt.NDArray[np.int64]) -> list[list[Any]]:
-    """Return each class with its precision, recall, F1 and support from a confusion matrix [C, C]; None for 0 / 0."""
-    hits, predicted, support = counts.diagonal(), counts.sum(0), counts.sum(1)
-
-    def share(part: float, whole: float) -> float | None:
-        return float(part / whole) if whole else None
-
-    rows: list[list[Any]] = []
-    for name, hit, p, s in zip(classes, hits, predicted, support, strict=True):
-        rows.append([name, share(hit, p), share(hit, s), share(2 * hit, p + s), int(s)])
-    return rows
-
-
-def ancestry(run: Run, pictures: Path | None, prefix: str = "") -> list[str]:
+def ancestry(run: Run, pictures: Files | None, prefix: str = "") -> list[str]:
     """Return the champion's genealogy, or why there is none; [] while there is no champion."""
     if not run.champion:
         return []

@@ -171,7 +171,8 @@ def never_began(folder: Path, names: set[str]) -> bool:
 
 def sweep(folder: Path) -> None:
     """Take the files of a run off the disk; whoever calls it has the lock, and knows that they may go."""
-    files = (*LEFT, rundir.RESULT, rundir.CHAMPION, rundir.NETWORK, rundir.CONFUSION, rundir.TRIALS, rundir.BEST)
+    tables = (rundir.CONFUSION, rundir.PREDICTIONS, rundir.TRIALS, rundir.BEST)
+    files = (*LEFT, rundir.RESULT, rundir.CHAMPION, rundir.NETWORK, *tables)
     for name in (*files, *(f"{name}.partial" for name in files)):
         with suppress(OSError):
             (folder / name).unlink()

@@ -47,6 +47,7 @@ CONFIG, HISTORY, RESULT, CHAMPION, LOG, LINEAGE, CONFUSION = (
     "lineage.jsonl",
     "confusion.csv",
 )
+PREDICTIONS = "predictions.csv"
 NETWORK = "network.safetensors"  # of the champion, whole
 ONNX = "champion.onnx"  # where the network is an ONNX file
 # Of a run in trackers: what it is known by there, and files that they have in its folder.
@@ -215,10 +216,10 @@ def commands(folder: Path) -> list[str]:
 
 
 def write_result(folder: Path, result: dict[str, Any]) -> None:
-    """Write the result, with checksums of itself and of a confusion matrix that is there."""
-    matrix = folder / CONFUSION
-    files = {"files": {CONFUSION: sha256(matrix.read_bytes()).hexdigest()}} if matrix.is_file() else {}
-    result = {**result, **files}
+    """Write the result, with checksums of itself, and of a confusion matrix and predictions that are there."""
+    beside = [folder / name for name in (CONFUSION, PREDICTIONS) if (folder / name).is_file()]
+    files = {path.name: sha256(path.read_bytes()).hexdigest() for path in beside}
+    result = {**result, **({"files": files} if files else {})}
     replace(folder / RESULT, (dumps({**result, CHECKSUM: checksum(result)}, indent=2) + "\n").encode())
 
 

@@ -71,8 +71,9 @@ def test_classes_of_any_name_are_drawn_without_a_warning(tmp_path: Path) -> None
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         plot = plots_of_runs.confusion("p", NAMES, np.eye(len(NAMES), dtype=int))
-        figures.save(plot, tmp_path)
-        page = figures.svg(plot)
+        drawn = figures.draw(plot)
+        figures.save(plot, drawn, figures.Files(tmp_path, figures.FORMATS))
+        page = figures.svg(plot, drawn)
     assert (tmp_path / "p.png").stat().st_size > 1000
     assert "猫" in page  # a browser's fonts have it
     assert r"\u732b" not in page

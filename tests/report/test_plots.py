@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from neuroevo.report import figures, plots_of_benches, plots_of_runs, plots_of_searches
-from neuroevo.report.figures import Plot
+from neuroevo.report.figures import Files, Plot
 from neuroevo.report.genealogy import Ancestor
 from neuroevo.report.plots_of_benches import Interval, Point
 from neuroevo.report.plots_of_searches import Axis, Trials
@@ -65,7 +65,8 @@ PLOTS: dict[str, Callable[[], Plot]] = {
 @pytest.mark.parametrize("draw", PLOTS.values(), ids=PLOTS)
 def test_a_picture_follows_the_pages_colours_and_has_ids_of_its_own(draw: Callable[[], Plot], tmp_path: Path) -> None:
     plot = draw()
-    svg = figures.svg(plot)
+    drawn = figures.draw(plot)
+    svg = figures.svg(plot, drawn)
     root = ElementTree.fromstring(svg.replace("xlink:", ""))
     assert root.attrib["role"] == "img"
     assert root.attrib["aria-label"].startswith(plot.title)
@@ -74,15 +75,25 @@ def test_a_picture_follows_the_pages_colours_and_has_ids_of_its_own(draw: Callab
     assert not re.findall(r"#010203|#000000|#ffffff|<style|<metadata|<!", svg)
     assert all(i.startswith(f"{plot.name}-") for i in re.findall(r'\bid="([^"]*)"', svg))
     assert any(element.tag.endswith("text") for element in root.iter())
-    figures.save(plot, tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {f"{plot.name}.png", f"{plot.name}.csv"}
+    figures.save(plot, drawn, Files(tmp_path, ("png", "svg")))
+    assert {path.name for path in tmp_path.iterdir()} == {f"{plot.name}.{form}" for form in ("png", "svg", "csv")}
+    assert ElementTree.parse(tmp_path / f"{plot.name}.svg").getroot().tag.endswith("svg")
     header, *rows = csv.reader((tmp_path / f"{plot.name}.csv").read_text().splitlines())
     assert all(len(row) == len(header) for row in rows)
 
 
 def test_the_same_numbers_are_the_same_picture() -> None:
     first = PLOTS["genealogy"]()
-    assert figures.svg(first) == figures.svg(first) == figures.svg(PLOTS["genealogy"]())
+    assert figures.draw(first) == figures.draw(first) == figures.draw(PLOTS["genealogy"]())
+
+
+def test_a_picture_is_kept_as_pdf_where_it_is_asked_for_and_each_time_the_same(tmp_path: Path) -> None:
+    plot = PLOTS["genealogy"]()
+    for name in ("a", "b"):
+        figures.save(plot, "", Files(tmp_path / name, ("pdf",)))
+        assert {path.suffix for path in (tmp_path / name).iterdir()} == {".pdf", ".csv"}
+    first, second = ((tmp_path / name / f"{plot.name}.pdf").read_bytes() for name in ("a", "b"))
+    assert first.startswith(b"%PDF") and first == second
 
 
 def test_a_line_of_many_points_is_thinned_and_keeps_its_ends() -> None:

@@ -61,7 +61,8 @@ def plots_of(folder: Path) -> set[str]:
 def test_a_page_is_one_file_that_needs_nothing_else(kind: str, drawn: dict[str, Path]) -> None:
     text = (drawn[kind] / "report.html").read_text()
     assert text.count("<svg") == text.count("<figcaption>") == len(plots_of(drawn[kind]))
-    assert not re.findall(r"<script|<img|<iframe|@import|http-equiv", text)
+    assert not re.findall(r"<script|<iframe|@import|http-equiv", text)
+    assert all(src.startswith("data:image/") for src in re.findall(r'<img src="([^"]*)"', text))
     assert not re.findall(r"(?:src|href)=\"(?!#|data:)", text)
     ids = re.findall(r'\bid="([^"]*)"', text)
     assert len(ids) == len(set(ids))
@@ -73,7 +74,7 @@ def test_a_runs_page_has_its_result_its_plots_and_how_it_was_made(drawn: dict[st
     folder = drawn["run"]
     text = (folder / "report.html").read_text()
     assert plots_of(folder) == {
-        "anytime", "fitness", "cost", "diversity", "lr", "sigma", "confusion", "genealogy", "descent",
+        "anytime", "fitness", "cost", "diversity", "lr", "sigma", "confusion", "reliability", "genealogy", "descent",
     }  # fmt: skip
     result = json.loads((folder / "result.json").read_text())
     assert f"{result['champion']['test']['accuracy']:.4f} (95 %: " in text

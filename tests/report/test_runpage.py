@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import TINY, Quiet
-from sklearn.metrics import precision_recall_fscore_support
 
 from neuroevo.config import load
 from neuroevo.experiments import experiment
@@ -16,22 +15,6 @@ from neuroevo.storage import rundir
 @pytest.fixture
 def folder(bench_folder: Path, tmp_path: Path) -> Path:
     return shutil.copytree(bench_folder / "runs" / "hybrid" / "0-0", tmp_path / "r")
-
-
-def test_scores_of_classes_are_those_of_scikit_learn() -> None:
-    targets, predicted = np.random.default_rng(0).integers(0, 5, (2, 300))
-    counts = np.zeros((5, 5), dtype=np.int64)
-    np.add.at(counts, (targets, predicted), 1)
-    rows = runpage.by_class(list("abcde"), counts)
-    expected = precision_recall_fscore_support(targets, predicted)
-    np.testing.assert_allclose(np.array([row[1:] for row in rows], dtype=float).T, np.stack(expected))
-
-
-def test_a_class_that_is_never_predicted_or_not_there_has_no_such_score() -> None:
-    counts = np.array([[1, 0, 0], [2, 0, 0], [0, 0, 0]])
-    assert runpage.by_class(["a", "b", "c"], counts) == [
-        ["a", 1 / 3, 1.0, 0.5, 1], ["b", None, 0.0, 0.0, 2], ["c", None, None, None, 0],
-    ]  # fmt: skip
 
 
 def test_the_best_so_far_is_the_lowest_where_lower_is_better(folder: Path) -> None:
