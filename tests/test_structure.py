@@ -146,7 +146,6 @@ TESTS = {  # of modules that are tested with another of their package, by that o
     "experiments/test_unfrozen.py": [
         "experiments.sources", "networks.network", "problems.supervised", "problems.slicing"],
     "experiments/test_resume.py": ["experiments.reopen"], "experiments/test_starts.py": ["networks.rows"],
-    "experiments/test_export.py": ["experiments.evaluation"],
     "bench/test_benchmark.py": ["bench.tasks", "bench.tables"],
     "tuning/test_tune.py": ["tuning.search", "tuning.tuner"],
     "forecast/test_forecast.py": [name for name in ORDER if name.startswith("forecast.") and name != "forecast.pace"],
