@@ -125,6 +125,12 @@ def precision(logits, targets):
     return float(np.mean(precisions(logits, targets)))
 
 
+def f1(logits, targets):
+    table = confusion(logits, targets)
+    here = sorted(set(targets.tolist()))
+    return float(np.mean([2 * table[c, c] / (table[c].sum() + table[:, c].sum()) for c in here]))
+
+
 def false_positive_rates(logits, targets):
     table = confusion(logits, targets)
     rest = [np.delete(table, c, 0) for c in range(logits.shape[1])]
@@ -180,6 +186,7 @@ REFERENCES = {
     "brier": brier,
     "recall": balanced_accuracy,
     "precision": precision,
+    "f1": f1,
     "false_positive_rate": false_positive_rate,
     "recall_at_precision": recall_at_precision,
 }

@@ -94,8 +94,8 @@ CASES: dict[str, list[str]] = {
     "constraints in half precision": ["algorithm={name: snes, population: 8}", "fitness.precision=bfloat16",
                                       "fitness.metric={name: recall_at_precision, of: 1, precision: 0.5}",
                                       "fitness.subject_to=[{metric: {name: precision, of: 1}, at_least: 0.5}]"],
-    "recall at a precision": ["fitness.metric=recall_at_precision", "fitness.ties={name: precision, of: 1}"],
-    "a false positive rate": ["fitness.metric={name: false_positive_rate, of: 1}"],
+    "recall at a precision": ["fitness.metric=recall_at_precision", "fitness.ties={name: f1, of: 1}"],
+    "a false positive rate": ["fitness.metric={name: false_positive_rate, of: 1}", "fitness.ties=f1"],
     "groups": [*GROUPS, "fitness.metric=worst_group_accuracy", "fitness.ties=group_accuracy", "memory.graphs=true",
                "fitness.subject_to=[{metric: recall, per: group, at_least: 0.5}]"],
     # The other algorithms, and how samples are scored.

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from neuroevo import config
-from neuroevo.api import predictions
+from neuroevo.api import notebook, predictions
 from neuroevo.api.predictions import AT_ONCE, Prediction, Transform, check_top, find, label
 from neuroevo.data.augment import normalise
 from neuroevo.data.pictures import MAX_PIXELS, Unreadable, read
@@ -23,6 +23,8 @@ from neuroevo.experiments.interruption import NEVER, Interruption
 from neuroevo.networks import backbones, libraries, onnxfiles, weightfiles
 from neuroevo.networks.backbones import HEAD, WHOLE
 from neuroevo.storage import rundir
+
+SHOWN = 20  # classes that a notebook names
 
 
 class Loaded(NamedTuple):
@@ -57,6 +59,20 @@ class Loaded(NamedTuple):
         check_top(top, self.classes)
         found = find(_as_list(paths), self.transform, self.inputs)
         return label(self.model, self.transform, self.classes, found, top=top, skip=skip)
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows."""
+        takes = "images" if self.transform is not None else "rows of numbers"
+        if self.inputs is not None:
+            takes = f"rows of {self.inputs:,} numbers"
+        names = ", ".join(self.classes[:SHOWN]) + (", ..." if len(self.classes) > SHOWN else "")
+        rows: list[tuple[str, object]] = [
+            ("folder", self.folder),
+            ("takes", takes),
+            ("classes", f"{len(self.classes):,}: {names}"),
+            ("weights", sum(weights.numel() for weights in self.model.parameters())),
+        ]
+        return notebook.page("neuroevo: a run's champion", rows)
 
     def _inputs(self, given: Any) -> Iterator[Tensor]:
         """Yield inputs to the network, batch by batch."""

@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple, Self
 
 from torch import Tensor, nn
 
-from neuroevo.api import folders
+from neuroevo.api import folders, notebook
 from neuroevo.api.arguments import Arguments, of_classification
 from neuroevo.api.classification import Classification
 from neuroevo.api.folders import Search
@@ -47,6 +47,20 @@ class Result(NamedTuple):
     def metrics(self) -> dict[str, float]:
         """What the champion was found to be worth."""
         return self.validation
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows."""
+        rows: list[tuple[str, object]] = [
+            *notebook.scores("validation" if self.test is not None else "found", self.validation),
+            *notebook.scores("test", self.test or {}),
+            ("champion", f"of generation {self.generation:,}, {len(self.genome):,} genes"),
+            ("stopped by", f"{self.stop_reason}, after {len(self.history):,} generations"),
+            ("forward samples", self.cost.forward),
+            ("seconds", f"{self.seconds:.1f}"),
+            *([("folder", self.folder)] if self.folder is not None else []),
+        ]
+        best = [line.get("fitness_best") for line in self.history]
+        return notebook.page("neuroevo: what a search came to", rows, ("best fitness", best))
 
 
 class Steps(Iterator[Step]):

@@ -6,6 +6,7 @@ import sys
 import textwrap
 from collections.abc import Callable
 from io import TextIOWrapper
+from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -133,8 +134,6 @@ def bench(
 @app.command()
 def resume(run_dir: Run, sets: Sets = None) -> None:
     """Go on from the newest good checkpoint; --set may change budget, checkpoint, data.root and data.file."""
-    from pathlib import Path
-
     from neuroevo.bench import benchmark as bench_
     from neuroevo.experiments import terminal
     from neuroevo.experiments.signals import Signals
@@ -176,8 +175,8 @@ def evaluate(
     path = None if predictions is None else results.writable(predictions, run_dir, "--predictions")
     with terminal.show() as observer:
         found = evaluation.examine(run_dir, data, observer, member, sets or [], signals=Signals())
-    scores = found.tested.scores
-    rows = results.scores(scores) + caveats.of_constraints("", scores.get("constraints", {}))
+    scores, called = found.tested.scores, results.titles(Path(run_dir))
+    rows = results.scores(scores, called) + caveats.of_constraints("", scores.get("constraints", {}))
     table(f"{run_dir} on {data or 'its test split'} ({scores['images']} {found.noun})", rows)
     lines = [*results.of_classes(found, columns.room())]
     for line in lines if path is None else [*lines, results.write_predictions(found, path)]:

@@ -1,13 +1,14 @@
 """What a run came to, as rows of tables."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from neuroevo import caveats
+from neuroevo import caveats, config
 from neuroevo.cli.columns import GAP, cut, pad, span
-from neuroevo.errors import printable
+from neuroevo.errors import InputError, printable
+from neuroevo.experiments import compose
 from neuroevo.experiments.evaluation import Evaluation
 from neuroevo.problems import intervals
 from neuroevo.problems.intervals import OfClass, Share
@@ -19,10 +20,23 @@ def number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
 
 
-def scores(found: dict[str, Any]) -> list[tuple[str, str]]:
-    """Return rows for metrics, each with its 95 % interval."""
+def titles(folder: Path) -> dict[str, str]:
+    """Return what the metrics of a run are called that have options, by name: recall (of cat)."""
+    try:
+        parts = compose.parts_of(config.check(config.read(str(folder / rundir.CONFIG))))
+    except InputError:  # of a run from Python, or damaged
+        return {}
+    found = {}
+    for name, part in parts.items():
+        options = [f"{key} {value}" for key, value in part.options.items() if isinstance(value, str | int | float)]
+        found[name] = f"{name} ({', '.join(options)})" if options else name
+    return found
+
+
+def scores(found: dict[str, Any], called: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Return rows for metrics, each with its 95 % interval, under what they are called."""
     return [
-        (name, f"{number(value)}  [{', '.join(map(number, found['interval'][name]))}]")
+        (called.get(name, name), f"{number(value)}  [{', '.join(map(number, found['interval'][name]))}]")
         for name, value in found.items()
         if name in found["interval"]
     ]
@@ -38,10 +52,11 @@ def of_classes(found: Evaluation, room: int | None) -> Iterator[str]:
     ordered = sorted(each, key=badness)
     name = max(len("class"), *(span(label) for label, _ in ordered))
     rows = [(label, [share_text(share) for share in shares]) for label, shares in ordered]
-    share = max(span(text) for _, texts in rows for text in texts)
-    yield "each class, the lowest recall first, with 95 % intervals"
-    if room is None or len(GAP) * 3 + name + 2 * share <= room:
-        yield f"  {pad('class', name)}  {pad('recall, of its samples', share)}  precision, of its predictions"
+    heads = "recall, of its samples", "precision, of predictions"
+    share = max(len(heads[0]), *(span(text) for _, texts in rows for text in texts))
+    yield "each class, lowest recall first [95 % interval]"
+    if room is None or len(GAP) * 3 + name + share + max(share, len(heads[1])) <= room:
+        yield f"  {pad('class', name)}  {pad(heads[0], share)}  {heads[1]}"
         for label, texts in rows:
             yield f"  {pad(label, name)}  {pad(texts[0], share)}  {texts[1]}".rstrip()
         return
@@ -100,8 +115,9 @@ def describe(folder: str) -> list[tuple[str, list[tuple[str, str]]]]:
     rows = [("status", f"{result['status']} ({result['stop_reason']}) after {result['generations']} generations")]
     about = champion.get("about") or caveats.of_kind(champion["kind"], champion["generation"], {})
     rows += [("champion", about)]
-    rows += [(f"validation {name}", number(value)) for name, value in champion["validation"].items()]
-    rows += [(f"test {name}", value) for name, value in scores(champion.get("test", {"interval": {}}))]
+    called = titles(Path(folder))
+    rows += [(f"validation {called.get(name, name)}", number(v)) for name, v in champion["validation"].items()]
+    rows += [(f"test {name}", value) for name, value in scores(champion.get("test", {"interval": {}}), called)]
     for split, found in (("validation", champion), ("test", champion.get("test", {}))):
         rows += caveats.of_constraints(split, found.get("constraints", {}))
     rows += beside(result)

@@ -46,6 +46,10 @@ def _precisions(t: Tally) -> Tensor:
     return (t.hits / t.predicted.clamp(min=1)).masked_fill(t.samples == 0, torch.nan)
 
 
+def _f1s(t: Tally) -> Tensor:
+    return (2 * t.hits / (t.samples + t.predicted)).masked_fill(t.samples == 0, torch.nan)
+
+
 def _false_positives(t: Tally) -> Tensor:
     return (t.predicted - t.hits) / (t.samples.sum(-1, keepdim=True) - t.samples)
 
@@ -58,6 +62,7 @@ OF_TALLIES: dict[str, Values] = {
     "accuracy": _accuracies,
     "recall": _recalls,
     "precision": _precisions,
+    "f1": _f1s,
     "false_positive_rate": _false_positives,
 }
 
@@ -111,6 +116,14 @@ def precision(*, of: Class = None) -> Metric:
     0 where it is never predicted; the mean is over the classes that occur in targets.
     """
     return _of_class(_precisions, of)
+
+
+def f1(*, of: Class = None) -> Metric:
+    """Harmonic mean of a class's recall and precision (`of`, by name or place), or its mean over classes.
+
+    The mean is over the classes that occur in targets; macro_f1 counts those that are only predicted as well, as 0.
+    """
+    return _of_class(_f1s, of)
 
 
 def false_positive_rate(*, of: Class = None) -> Metric:

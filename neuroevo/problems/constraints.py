@@ -47,9 +47,10 @@ NO_OPTIONS: Mapping[str, Any] = MappingProxyType({})
 # Metrics that lie between 0 and 1, and those of them that are a mean over classes.
 SHARES = frozenset(
     {"accuracy", "top_k", "balanced_accuracy", "worst_class_accuracy", "macro_f1", "auroc", "calibration_error"}
-    | {"recall", "precision", "false_positive_rate", "recall_at_precision", "group_accuracy", "worst_group_accuracy"}
+    | {"recall", "precision", "f1", "false_positive_rate", "recall_at_precision", "group_accuracy"}
+    | {"worst_group_accuracy"}
 )
-MEANS = frozenset({"recall", "precision", "false_positive_rate"})
+MEANS = frozenset({"recall", "precision", "f1", "false_positive_rate"})
 
 
 class Constraint(NamedTuple):

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from neuroevo.errors import InputError
 from neuroevo.problems.class_metrics import (
+    f1,
     false_positive_rate,
     group_accuracy,
     precision,
@@ -296,6 +297,7 @@ METRICS: dict[str, Callable[..., Metric]] = {
     "auroc": auroc,
     "recall": recall,
     "precision": precision,
+    "f1": f1,
     "false_positive_rate": false_positive_rate,
     "recall_at_precision": recall_at_precision,
     "group_accuracy": group_accuracy,

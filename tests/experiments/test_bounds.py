@@ -201,7 +201,7 @@ def test_groups_may_be_folders_in_class_folders(tmp_path: Path) -> None:
          "fitness.subject_to.0.metric.of: no class is called 'bat' (did you mean cat?); there are: ant, bee, cat"),
         (["fitness.metric={name: recall, of: 7}"], "fitness.metric.of: 7 given; the classes are 0 to 2"),
         (["fitness.subject_to=[{metric: auroc, per: class, at_least: 0.1}]"],
-         "fitness.subject_to.0.per: class goes with recall, precision, false_positive_rate"),
+         "fitness.subject_to.0.per: class goes with recall, precision, f1, false_positive_rate"),
     ],
 )  # fmt: skip
 def test_a_class_that_is_not_there_is_refused_in_a_line(tmp_path: Path, sets: list[str], line: str) -> None:

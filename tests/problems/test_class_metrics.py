@@ -30,7 +30,7 @@ def coded(name, logits, targets, groups, **options):
 @pytest.mark.parametrize("of", [2, "cat"])
 def test_a_class_is_named_or_given_by_its_place(of):
     logits, targets, _ = samples()
-    for name, reference in (("recall", "recall_score"), ("precision", "precision_score")):
+    for name, reference in (("recall", "recall_score"), ("precision", "precision_score"), ("f1", "f1_score")):
         found = score(bind(METRICS[name](of=of), NAMES), logits, targets)
         wanted = [getattr(sklearn_metrics, reference)(targets == 2, one.argmax(1) == 2) for one in logits]
         assert torch.allclose(found, torch.tensor(wanted).double())
@@ -60,7 +60,7 @@ def test_a_name_of_digits_is_a_name_before_it_is_a_place():
         (-1, "of: -1 given; the classes are 0 to 3"),
     ],
 )
-@pytest.mark.parametrize("name", ["recall", "precision", "false_positive_rate", "recall_at_precision"])
+@pytest.mark.parametrize("name", ["recall", "precision", "f1", "false_positive_rate", "recall_at_precision"])
 def test_an_unknown_class_is_refused_with_the_nearest(name, of, line):
     logits, targets, _ = samples()
     with pytest.raises(InputError) as error:
@@ -71,7 +71,7 @@ def test_an_unknown_class_is_refused_with_the_nearest(name, of, line):
 def test_each_class_has_its_value_and_one_without_samples_has_none():
     logits, targets, _ = samples()
     targets = torch.where(targets == 1, 0, targets)
-    for name in ("recall", "precision", "false_positive_rate", "recall_at_precision"):
+    for name in ("recall", "precision", "f1", "false_positive_rate", "recall_at_precision"):
         found = each(name, "class", NAMES, {})
         assert found.names == NAMES.classes
         values = score(found.metric, logits, targets)
@@ -102,7 +102,7 @@ def test_groups_are_judged_apart_and_those_without_samples_not_at_all():
     assert values[:, 2].isnan().all()
 
 
-@pytest.mark.parametrize("name", ["recall", "precision", "false_positive_rate"])
+@pytest.mark.parametrize("name", ["recall", "precision", "f1", "false_positive_rate"])
 @pytest.mark.parametrize("of", [None, "ant", 1])
 def test_a_metric_of_each_group_is_what_it_is_of_the_groups_samples_alone(name, of):
     logits, targets, groups = samples()
@@ -129,9 +129,9 @@ def test_others_beside_metrics_of_groups_are_given_the_class_alone():
             "auroc",
             "class",
             {},
-            "per: class goes with recall, precision, false_positive_rate, recall_at_precision; auroc is",
+            "per: class goes with recall, precision, f1, false_positive_rate, recall_at_precision; auroc is",
         ),
-        ("auroc", "group", {}, "per: group goes with accuracy, recall, precision, false_positive_rate; auroc is"),
+        ("auroc", "group", {}, "per: group goes with accuracy, recall, precision, f1, false_positive_rate; auroc is"),
         ("recall", "class", {"of": "cat"}, "of: class has a value for each, and cat is one"),
         ("recall", "group", {"of": "bat"}, "of: no class is called 'bat' (did you mean cat?)"),
     ],
