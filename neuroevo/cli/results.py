@@ -49,7 +49,10 @@ def describe(folder: str) -> list[tuple[str, list[tuple[str, str]]]]:
     rows = [("status", f"{result['status']} ({result['stop_reason']}) after {result['generations']} generations")]
     about = champion.get("about") or caveats.of_kind(champion["kind"], champion["generation"], {})
     rows += [("champion", about)]
-    rows += [(f"validation {name}", number(value)) for name, value in champion["validation"].items()]
+    folds = result.get("folds", {})
+    rows += [("chosen by", caveats.of_folds(folds))] if folds else []
+    known = {**champion["validation"], "interval": folds.get("interval", {})}
+    rows += [(f"validation {k}", dict(scores(known)).get(k, number(v))) for k, v in champion["validation"].items()]
     rows += [(f"test {name}", value) for name, value in scores(champion.get("test", {"interval": {}}))]
     for split, found in (("validation", champion), ("test", champion.get("test", {}))):
         rows += caveats.of_constraints(split, found.get("constraints", {}))
