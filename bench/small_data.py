@@ -2,12 +2,13 @@
 
     python bench/small_data.py [--root DIR] [--splits 5] [--generations 100] [--test 2000] [--json FILE]
 
-Five sets: 10, 20 and 40 images a class of CIFAR-10's folders (DIR/cifar10-images) on EfficientNet-Lite0 at 128 pixels,
-20 a class of digits on it at 48, and 20 a class of MNIST (DIR/MNIST) by pixels. Each split draws its own images, and has
-the same of test. The default GA on a linear head, all samples a generation, in four ways: chosen on one split; the same
-and then fitted to all (refit); by five folds at the same budget in all; by five folds of as many generations each, which
-take about five times that. Logistic regression is that of the first and of the last. Test accuracy, and the gap: what
-the champion's validation is above its test. Differences are paired over splits, with Student's 95 % intervals.
+Five sets: 10, 20 and 40 images a class of CIFAR-10's folders (DIR/cifar10-images) on EfficientNet-Lite0 at 128
+pixels, 20 a class of digits on it at 48, and 20 a class of MNIST (DIR/MNIST) by pixels. Each split draws its own
+images, and has the same of test. The default GA on a linear head, all samples a generation, in four ways: chosen on
+one split; the same and then fitted to all (refit); by five folds at the same budget in all; by five folds of as
+many generations each, which take about five times that. Logistic regression is that of the first and of the last.
+Test accuracy, and the gap: what the champion's validation is above its test. Differences are paired over splits,
+with Student's 95 % intervals.
 """
 
 import json
