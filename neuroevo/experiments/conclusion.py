@@ -64,7 +64,8 @@ def conclude(
     else:
         (folder / rundir.CONFUSION).unlink(missing_ok=True)  # of a champion before this one
     warnings += beside.lines
-    warnings += caveats.of_workers(getattr(run.supervised.executor, "differing", ()))
+    executor = run.supervised.executor
+    warnings += caveats.of_workers(getattr(executor, "differing", ()), getattr(executor, "idle", False))
     for line in warnings:
         log(f"{caveats.WARNING}{line}")
     splits = dict(run.supervised.splits)
