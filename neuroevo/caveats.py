@@ -230,6 +230,13 @@ def of_baseline(metric: str, its: float, champions: float) -> str:
     return f"logistic regression is as good on validation ({metric} {than}) and takes seconds: use that here"
 
 
+def of_folds(folds: Record) -> str:
+    """Return by what a champion's generation and kind were chosen, in words."""
+    if folds["count"] == 1:
+        return f"one search on its own split, the best of {folds['looks']} looks"
+    return f"{folds['count']} folds, the best mean of {folds['looks']} looks"
+
+
 def of_predictions(classes: Sequence[str], predicted: Sequence[int], noun: str = "images") -> list[str]:
     """Return a line where a champion predicts one class for all test images; `predicted` are images by class."""
     there = [name for name, count in zip(classes, predicted, strict=True) if count]

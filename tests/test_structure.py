@@ -150,7 +150,7 @@ TESTS = {  # of modules that are tested with another of their package, by that o
     "experiments/test_experiment.py": [
         f"experiments.{name}" for name in ("interruption", "signals", "log", "recorders", "conclusion")
     ],
-    "experiments/test_compose.py": [f"experiments.{name}" for name in ("memory", "costs", "build", "sizes")],
+    "experiments/test_compose.py": [f"experiments.{name}" for name in ("memory", "costs", "build", "sizes", "goals")],
     "experiments/test_unfrozen.py": [
         "experiments.sources", "networks.network", "problems.supervised", "problems.slicing"],
     "tracking/test_trackers.py": ["tracking.child"],

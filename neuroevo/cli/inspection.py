@@ -92,9 +92,9 @@ def _checkpoint(saved: checkpoint.Checkpoint) -> Rows:
         own = "champion feasible on validation" if beyond == 0 else f"champion beyond by {beyond:.4f} on validation"
         rows += [("feasible", f"{met} of {n} individuals ({least}); {own}")]
     rows += front(saved)
-    validation = ", ".join(f"{name} {value:.4f}" for name, value in champion.validation.items())
+    validation = ", ".join(f"{name} {value:.4f}" for name, value in champion.validation.items() if value == value)
     about = caveats.of_kind(champion.kind, champion.generation, _record(saved), *_place(saved))
-    rows += [("champion", f"{about} ({validation})")]
+    rows += [("champion", f"{about} ({validation or 'nothing is left to validate by'})")]
     rows += [("cost", ", ".join(f"{name} {count:,}" for name, count in step.cost.record().items()))]
     rows += [("data", str(saved.data))] if saved.data else []
     rows += [("seconds", f"{step.seconds:.1f}"), ("seed", str(saved.seed)), ("device", saved.device)]

@@ -33,10 +33,11 @@ def titles(folder: Path) -> dict[str, str]:
     return found
 
 
-def scores(found: dict[str, Any], called: Mapping[str, str]) -> list[tuple[str, str]]:
+def scores(found: dict[str, Any], called: Mapping[str, str] | None = None) -> list[tuple[str, str]]:
     """Return rows for metrics, each with its 95 % interval, under what they are called."""
+    names = called or {}
     return [
-        (called.get(name, name), f"{number(value)}  [{', '.join(map(number, found['interval'][name]))}]")
+        (names.get(name, name), f"{number(value)}  [{', '.join(map(number, found['interval'][name]))}]")
         for name, value in found.items()
         if name in found["interval"]
     ]
@@ -115,8 +116,10 @@ def describe(folder: str) -> list[tuple[str, list[tuple[str, str]]]]:
     rows = [("status", f"{result['status']} ({result['stop_reason']}) after {result['generations']} generations")]
     about = champion.get("about") or caveats.of_kind(champion["kind"], champion["generation"], {})
     rows += [("champion", about)]
-    called = titles(Path(folder))
-    rows += [(f"validation {called.get(name, name)}", number(v)) for name, v in champion["validation"].items()]
+    called, folds = titles(Path(folder)), result.get("folds", {})
+    rows += [("chosen by", caveats.of_folds(folds))] if folds else []
+    known = dict(scores({**champion["validation"], "interval": folds.get("interval", {})}))
+    rows += [(f"validation {called.get(k, k)}", known.get(k, number(v))) for k, v in champion["validation"].items()]
     rows += [(f"test {name}", value) for name, value in scores(champion.get("test", {"interval": {}}), called)]
     for split, found in (("validation", champion), ("test", champion.get("test", {}))):
         rows += caveats.of_constraints(split, found.get("constraints", {}))

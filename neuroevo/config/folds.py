@@ -38,8 +38,6 @@ def check_folds(c: Config) -> None:
         raise InputError(f"{key}: its last fit is to validation images as well; fitness.split has to be train")
     whole = own.folds is not None or isinstance(own.refit, Refit)
     if whole and own.patience is not None:
-        raise InputError(
-            "validate.patience: a fold can't end a search whose mean over folds is looked at; leave it out"
-        )
+        raise InputError("validate.patience: no fold ends a search whose mean over folds is looked at; leave it out")
     if whole and c.budget.target is not None:
         raise InputError("budget.target: no fold ends a search whose mean over folds is looked at; leave it out")

@@ -186,14 +186,15 @@ def evolve(
             stop = rules.budget.stop_reason(generation, cost, start.seconds + clock() - began, ahead.least)
         champion, stale, validation, shown = step.champion, step.stale, None, state
         looks: tuple[Champion, ...] = ()
-        if grown.scored is not grown.inherited and (generation % rules.every == 0 or stop is not None):
+        looked = generation % rules.every == 0 or stop is not None
+        if grown.scored is not grown.inherited and (looked or rules.ending is not None):
             shown = algorithm.tell(step.state, grown.scored, grown.scores)
-        if rules.ending is not None and stop is not None:
-            champion = named(algorithm.candidates(shown), rules, generation)
-        elif rules.ending is None and (generation % rules.every == 0 or stop is not None):
-            found_here, checked = validate(algorithm.candidates(shown), problem, generation)
-            candidate = max(found_here, key=lambda one: problem.merit(one.validation), default=None)
-            looks = tuple(found_here) if rules.looks else ()
+        if rules.ending is not None:
+            champion = pick(algorithm.candidates(shown), rules, generation)
+        elif looked:
+            validated, checked = validate(algorithm.candidates(shown), problem, generation)
+            candidate = max(validated, key=lambda one: problem.merit(one.validation), default=None)
+            looks = tuple(validated) if rules.looks else ()
             cost += checked
             stale += 1
             if candidate is not None:
@@ -240,7 +241,7 @@ def validate(candidates: dict[str, Tensor], problem: Problem, generation: int) -
     return [Champion(genome, kind, generation, metrics) for (kind, genome), metrics in pairs], cost
 
 
-def named(candidates: dict[str, Tensor], rules: Rules, generation: int) -> Champion:
+def pick(candidates: dict[str, Tensor], rules: Rules, generation: int) -> Champion:
     """Return the candidate of the kind that was chosen elsewhere; InputError where there is none."""
     assert rules.ending is not None
     kind = rules.ending.candidate

@@ -18,7 +18,6 @@ from neuroevo.data.augment import BATCH
 from neuroevo.data.splits import stratify
 from neuroevo.engine.cost import Cost
 from neuroevo.engine.execution import LOCAL
-from neuroevo.engine.loop import Step
 from neuroevo.engine.problem import by_metric
 from neuroevo.engine.rng import generator
 from neuroevo.experiments.compose import Run
@@ -54,6 +53,7 @@ class Found(NamedTuple):
     genome: Tensor  # [g]
     c: float
     samples: dict[str, int]  # by which C was chosen, and which were fitted; none where nothing was chosen
+    validated: dict[str, float]  # by what folds held out, the mean at that C; {} where nothing was chosen
     converged: bool
     cost: Cost  # of all fits, and of looks at what folds held out
 
@@ -87,22 +87,24 @@ def find(run: Run) -> Found:
     own = int(torch.randint(2**31, (1,), generator=generator(c.seed, "logistic", 0)))
     chosen = draw(labels, CHOICE // size, own)
     parts = logistic.folds(labels[chosen], FOLDS, own)
-    best, cost = USUAL, Cost()
+    best, validated, cost = USUAL, dict[str, float](), Cost()
     if parts:
-        best, cost = choose(of, rows[chosen], parts, balanced)
+        best, validated, cost = choose(of, rows[chosen], parts, balanced)
     fitted = draw(labels, FIT // size, own)
     (model,) = logistic.fit(*read(of, rows[fitted]), len(of.network.classes), [best], balanced=balanced)
     seen = model.passes * len(fitted)
     samples = {**({"choice": len(chosen)} if parts else {}), "fit": len(fitted)}
     cost += Cost(forward=seen, backward=seen)
-    return Found(of, genomes(of, [model])[0], best, samples, model.converged, cost)
+    return Found(of, genomes(of, [model])[0], best, samples, validated, model.converged, cost)
 
 
-def choose(of: Supervised, rows: Tensor, parts: list[logistic.Rows], balanced: bool) -> tuple[float, Cost]:
-    """Return the C that is best in the mean over folds of rows [n], by what candidates are compared by."""
+def choose(
+    of: Supervised, rows: Tensor, parts: list[logistic.Rows], balanced: bool
+) -> tuple[float, dict[str, float], Cost]:
+    """Return the C that is best in the mean over folds of rows [n], by the run's own merit, and that mean."""
     x, y = read(of, rows)
     classes, cost, worse = len(of.network.classes), Cost(), 0
-    best: tuple[tuple[float, ...], float] | None = None
+    best: tuple[tuple[float, ...], float, dict[str, float]] | None = None
     how: dict[str, Any] = {"balanced": balanced, "tolerance": ROUGH}
     paths = [logistic.fit(x[fitted], y[fitted], classes, PENALTIES, **how) for fitted, _ in parts]
     for c, models in zip(PENALTIES, zip(*paths, strict=True), strict=True):
@@ -111,13 +113,14 @@ def choose(of: Supervised, rows: Tensor, parts: list[logistic.Rows], balanced: b
             looks += of.validate(genomes(of, [model]), rows[held])[0]
             seen = model.passes * len(fitted)
             cost += Cost(forward=seen + len(held), backward=seen)
-        merit = of.merit(mean(looks))
+        found = mean(looks)
+        merit = of.merit(found)
         worse = 0 if best is None or merit > best[0] else worse + 1
-        best = (merit, c) if not worse else best
+        best = (merit, c, found) if not worse else best
         if worse == 2:
             break
     assert best is not None
-    return best[1], cost
+    return best[1], best[2], cost
 
 
 def mean(looks: Sequence[Mapping[str, float]]) -> dict[str, float]:
@@ -159,10 +162,11 @@ def in_weights(of: Supervised) -> Supervised:
     return replace(of, network=network, metrics=metrics, start=start, executor=LOCAL)
 
 
-def compare(run: Run, step: Step, log: Callable[[str], None]) -> Beside:
+def compare(run: Run, champion: Mapping[str, float], log: Callable[[str], None]) -> Beside:
     """Return what a result says of the logistic regression beside a run's champion, and lines that a reader must know.
 
-    Nothing where the run doesn't ask for it, or its head isn't one.
+    The champion has these figures on validation. Where no sample is left for that, the regression's are those of its
+    own folds. Nothing where the run doesn't ask for it, or its head isn't one.
     """
     asked = run.config.validate.logistic and run.config.validate.fold is None
     if not asked or misfit(run) is not None:
@@ -170,7 +174,7 @@ def compare(run: Run, step: Step, log: Callable[[str], None]) -> Beside:
     log("logistic regression on the same features, for comparison")
     began = time.monotonic()
     found = find(run)
-    (validation,), _ = found.of.validate(found.genome[None])
+    (validation,) = [found.validated] if run.refits else found.of.validate(found.genome[None])[0]
     tested = found.of.test(found.genome, found.of.splits["test"])
     record = {
         "C": found.c,
@@ -183,6 +187,6 @@ def compare(run: Run, step: Step, log: Callable[[str], None]) -> Beside:
     of, metric = run.supervised, run.supervised.metric
     merit = by_metric(metric, lower_is_better=metric in LOWER_IS_BETTER, constrained=bool(of.subject_to))
     lines = []
-    if merit(validation) >= merit(step.champion.validation):
-        lines = [caveats.of_baseline(metric, validation[metric], step.champion.validation[metric])]
+    if validation and champion and merit(validation) >= merit(champion):
+        lines = [caveats.of_baseline(metric, validation[metric], champion[metric])]
     return Beside({"logistic": record}, lines)

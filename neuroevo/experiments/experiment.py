@@ -20,7 +20,7 @@ from neuroevo.engine.observer import Observer, Observers, watch
 from neuroevo.errors import InputError, Interrupted, ignore
 from neuroevo.experiments import baseline, blame, bounds, build, compose, looks, sizes, tracking
 from neuroevo.experiments.compose import Run
-from neuroevo.experiments.conclusion import conclude
+from neuroevo.experiments.conclusion import conclude, of_folds
 from neuroevo.experiments.interruption import NEVER, Interruption, punctual
 from neuroevo.experiments.log import Log, open_log, versions, watch_prefix
 from neuroevo.experiments.recorders import Recorder, Shrinking, aside, make_folder, once, plan_attributes, settle
@@ -233,8 +233,7 @@ def go(
 
     if step.stop is not None:
         begin()
-    with config.at(candidate="validate.refit.candidate"):
-        generations = loop.evolve(once(run.problem(), begin), run.algorithm, rules, step, device=run.home)
+    generations = loop.evolve(once(run.problem(), begin), run.algorithm, rules, step, device=run.home)
     shrinking = Shrinking(run.supervised.executions, writer, log)
     keeping = [looks.Keeper(run, folder)] if c.validate.fold is not None else []
     if keeping and step.generation == 0:
@@ -242,7 +241,9 @@ def go(
     recorder = Recorder(folder, writer, history, every=c.checkpoint.every)
     with tracking.follow(c.tracking, folder, history, settings=c.of_result().record(), log=log) as tracker:
         observers = Observers([shrinking, *keeping, recorder, tracker, observer])
-        step = watch(punctual(generations, signals), step, rules, observers, stop=lambda: signals.status is not None)
+        with config.at(candidate="validate.refit.candidate"):
+            steps = punctual(generations, signals)
+            step = watch(steps, step, rules, observers, stop=lambda: signals.status is not None)
         if not step.generation:
             signals.check()
         beside = compare(run, step, folder, signals, log) if step.stop is not None else baseline.NOTHING
@@ -257,7 +258,8 @@ def compare(run: Run, step: Step, folder: Path, signals: Interruption, log: Call
     """Compare a champion with what is asked for; a signal ends that at once, and the run can be gone on with."""
     try:
         with signals.prompt():
-            return baseline.compare(run, step, log)
+            champion = of_folds(folder, run)[0].get("validation", {}) if run.refits else step.champion.validation
+            return baseline.compare(run, champion, log)
     except Interrupted:
         log(f"{folder}: interrupted before its champion was scored; go on with: neuroevo resume {folder}")
         raise

@@ -94,9 +94,16 @@ def go_on(folder: Path, c: Config, observer: Observer, signals: Interruption) ->
         files.replace(folder / rundir.CONFIG, c.to_yaml().encode())
         spent = share(c)
         for number in range(1, count + 1):
-            search(folder, replace(fold_of(c, number), budget=spent.of_each), number, observer, log, signals)
+            search(
+                folder,
+                replace(fold_of(c, number), budget=spent.of_each),
+                number,
+                observer=observer,
+                log=log,
+                signals=signals,
+            )
         choice = looks.choose(places(folder, c), goals.merit(c))
-        for line in told(c, choice):
+        for line in tell(c, choice):
             log(line)
         last = c.validate.model_copy(
             update={
@@ -110,7 +117,7 @@ def go_on(folder: Path, c: Config, observer: Observer, signals: Interruption) ->
     return experiment.resume(str(folder), [], observer, signals=signals)
 
 
-def search(folder: Path, c: Config, number: int, observer: Observer, log: Log, signals: Interruption) -> None:
+def search(folder: Path, c: Config, number: int, *, observer: Observer, log: Log, signals: Interruption) -> None:
     """Do what is left of one of the searches."""
     own, count = folder / rundir.FOLDS / str(number), c.validate.folds or 1
     own.parent.mkdir(exist_ok=True)
@@ -185,7 +192,7 @@ def share(c: Config) -> Shares:
     return Shares(b.model_copy(update=of_each), b.model_copy(update=of_last))
 
 
-def told(c: Config, choice: looks.Choice) -> list[str]:
+def tell(c: Config, choice: looks.Choice) -> list[str]:
     """Return lines on what was chosen."""
     metric, several = c.validate.metric.name, c.validate.folds
     of = f"the mean of {several} folds" if several else "on its own split"

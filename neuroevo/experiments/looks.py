@@ -102,7 +102,7 @@ def mean(figures: Sequence[Mapping[str, float]]) -> Figures:
     return {name: sum(one[name] for one in figures) / len(figures) for name in figures[0]}
 
 
-def pooled(folders: Sequence[Path], choice: Choice, run: Run) -> dict[str, Any]:
+def pool(folders: Sequence[Path], choice: Choice, run: Run) -> dict[str, Any]:
     """Return the metrics of logits on all samples that searches were validated on, each predicted by another search.
 
     With their 95 % intervals, as a test's are.
@@ -130,7 +130,7 @@ def summarise(folder: Path, run: Run) -> dict[str, Any]:
     if not all(results):
         raise InputError(f"{folder / rundir.FOLDS}: a search's {rundir.RESULT} is damaged")
     costs = [result["cost"] for result in results]
-    found = pooled(own, choice, run)
+    found = pool(own, choice, run)
     return {
         "count": len(own),
         "generation": choice.generation,

@@ -183,7 +183,10 @@ def short(run: Run) -> list[tuple[str, str]]:
     if champion:
         about = champion.get("about") or caveats.of_kind(champion["kind"], champion["generation"], run.config)
         rows += [("champion", words(about))]
-        rows += [(f"validation {words(metric)}", page.number(champion["validation"].get(metric)))]
+        folds, value = run.result.get("folds", {}), page.number(champion["validation"].get(metric))
+        interval = folds.get("interval", {}).get(metric)
+        rows += [("chosen by", caveats.of_folds(folds))] if folds else []
+        rows += [(f"validation {words(metric)}", f"{value} (95 %: {page.number(interval)})" if interval else value)]
         rows += caveats.of_constraints("validation", champion.get("constraints", {}))
     if "test" in champion:
         test = champion["test"]

@@ -92,6 +92,17 @@ def of_result(result: dict[str, Any]) -> bool:
             for each in found.values()
         )
 
+    def of_folds(found: Any) -> bool:
+        return isinstance(found, dict) and (
+            not found
+            or (
+                count(found.get("count"))
+                and count(found.get("looks"))
+                and figures(found.get("validation"))
+                and of_test({key: found.get(key) for key in ("interval", "images")})
+            )
+        )
+
     spent = ("forward_samples", "backward_samples", "validation_samples", "backbone_samples", "seconds")
     told = result.get("warnings", [])
     if not isinstance(told, list) or not all(isinstance(line, str) for line in told):
@@ -118,6 +129,7 @@ def of_result(result: dict[str, Any]) -> bool:
         and ("test" not in champion or of_test(champion["test"]))
         and of_constraints(champion.get("constraints", {}))
         and of_baseline(result.get("baseline", {}))
+        and of_folds(result.get("folds", {}))
         and (
             "tuning" not in result
             or (isinstance(result["tuning"], dict) and "trials" in result["tuning"] and of_result(result["tuning"]))

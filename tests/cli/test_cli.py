@@ -86,8 +86,7 @@ def test_a_run_imports_no_library_that_it_does_not_need(tmp_path: Path) -> None:
         "finally: print([m for m in ('sklearn', 'scipy', 'pandas', 'matplotlib', 'optuna', 'onnx', 'evotorch', 'ray')"
         " if m in sys.modules])"
     )
-    bare = [*QUICK, "--set", "validate.logistic=false"]  # scikit-learn's
-    found = process(*bare, program=("-c", code), cwd=tmp_path)
+    found = process(*QUICK, "--set", "validate.logistic=false", program=("-c", code), cwd=tmp_path)
     assert found.returncode == 0, found.stderr
     assert found.stdout.strip().endswith("[]")
 

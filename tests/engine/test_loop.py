@@ -13,7 +13,7 @@ from neuroevo.engine.batches import batches
 from neuroevo.engine.cost import Budget, Cost
 from neuroevo.engine.evaluator import Evaluated, Evaluator, Scoring, plain
 from neuroevo.engine.genome import Layout, Population
-from neuroevo.engine.loop import Champion, Rules, Step, statistics
+from neuroevo.engine.loop import Champion, Ending, Rules, Step, statistics
 from neuroevo.engine.problem import Problem, Sensitivities, Validate, by_metric
 from neuroevo.engine.rng import Context
 from neuroevo.engine.scores import Scores
@@ -392,3 +392,41 @@ def test_candidates_are_compared_by_constraints_before_the_metric() -> None:
     a, b = {"accuracy": 0.9, "cross_entropy": 1.0, "violation": 0.1}, {"accuracy": 0.2, "cross_entropy": 1.0}
     assert merit({**b, "violation": 0.0}) > merit(a) > merit({**b, "violation": 0.1})
     assert merit(a) > merit({**b, "violation": float("inf")})
+
+
+def equal(population: Population, index: Tensor) -> tuple[Scores, Cost]:
+    n = len(population.genomes)
+    return Scores(torch.zeros(n, 1, dtype=torch.float64), torch.zeros(n, dtype=torch.bool)), Cost(forward=n)
+
+
+EQUAL = Scoring(equal, lambda n, samples: Cost(forward=n))
+
+
+def test_a_search_whose_end_was_chosen_validates_nothing_and_takes_that_candidate() -> None:
+    r = rules(ending=Ending(3, "other"))
+
+    def never(genomes: Tensor) -> tuple[list[dict[str, float]], Cost]:
+        raise AssertionError("nothing is left to validate by")
+
+    nobody = problem(plain(EQUAL), never, r)
+    first = loop.begin(nobody, walk(), 0, CPU, champion=FIRST)
+    steps = list(loop.evolve(nobody, walk(), r, first, device=CPU))
+    assert [step.stop for step in steps] == [None, None, "refit"]
+    last = steps[-1].champion
+    assert (last.kind, last.generation, last.genome.tolist()) == ("other", 3, [-7.0])
+    assert not [step for step in steps if step.record["validation"] is not None]
+    with pytest.raises(InputError, match="center is no candidate; there are: best, other"):
+        next(loop.evolve(nobody, walk(), rules(ending=Ending(3, "center")), first, device=CPU))
+
+
+def test_looks_have_all_candidates_where_they_are_asked_for() -> None:
+    def worth(genomes: Tensor) -> tuple[list[dict[str, float]], Cost]:
+        return [{"accuracy": float(x), "cross_entropy": 0.0} for x in genomes[:, 0]], Cost()
+
+    for asked in (False, True):
+        r = rules(looks=asked)
+        of = problem(plain(EQUAL), worth, r)
+        first = loop.begin(of, walk(), 0, CPU, champion=FIRST)
+        steps = list(loop.evolve(of, walk(), r, first, device=CPU))
+        found = [[(one.kind, one.validation["accuracy"]) for one in step.looks] for step in steps]
+        assert found[0] == [] and found[1] == ([("best", 2.0), ("other", -8.0)] if asked else [])
