@@ -21,6 +21,7 @@ from neuroevo.config.parts import TABLES as TABLES
 from neuroevo.config.parts import Part as Part
 from neuroevo.config.parts import part as part
 from neuroevo.config.parts import read_trackers as read_trackers
+from neuroevo.config.schema import APART as APART
 from neuroevo.config.schema import Budget as Budget
 from neuroevo.config.schema import Epochs as Epochs
 from neuroevo.config.schema import Remote as Remote
