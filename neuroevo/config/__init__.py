@@ -31,6 +31,7 @@ from neuroevo.config.reference import Key as Key
 from neuroevo.config.reference import keys as keys
 from neuroevo.config.reference import options as options
 from neuroevo.config.reference import sections as sections
+from neuroevo.config.schema import APART as APART
 from neuroevo.config.schema import Budget as Budget
 from neuroevo.config.schema import Refit as Refit
 from neuroevo.config.schema import Remote as Remote

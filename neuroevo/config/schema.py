@@ -347,5 +347,7 @@ BESIDE: dict[str, list[str]] = {  # keys beside a part's own options, by the par
     **{model.kind: model.own_keys() for model in (Data, Head, Refine)},
     "variable": ["when"],
 }
+# Sections that have no part in what a run comes to: by whom it is done, and who is told. No checkpoint has them.
+APART = ("remote", "tracking")
 # Sections in which no default depends on what a search can set.
 SETTLED = ("seed", "device", "data", "validate", "budget", "checkpoint", "memory", "remote", "tracking", "tune")

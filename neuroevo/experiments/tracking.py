@@ -247,7 +247,8 @@ def log_run(run_dir: str, to: str, observer: Observer) -> Path:
             found = config.read(str(folder / rundir.CONFIG))
         tracking = Tracking(asked, folder, history, settings=found, log=observer.note)
         result = rundir.read_result(folder, observer.note)
-        tracking.begin_trackers(history[-1]["seconds"] or 0.0)
+        for follower in tracking.begin_trackers(history[-1]["seconds"] or 0.0):
+            follower.over = True  # an error says it
         tracking.conclude(result, sorted((folder / rundir.PLOTS).glob("*.png")))
         failed = tracking.finish(None)
     if failed:

@@ -95,7 +95,8 @@ def read_config(folder: Path, saved: checkpoint.Checkpoint | None, note: Note) -
     there: Any = None if saved is None else config.parse(saved.config, str(saved.path))
     if saved is None or not of_config(there):
         raise InputError(wrong if str(file) in wrong else f"{file}: {wrong}")
-    if differ := rundir.differences(there, given):
+    own = {key: value for key, value in given.items() if key not in config.APART}
+    if differ := rundir.differences(there, own):
         some = f"{', '.join(differ)} differ from" if len(differ) < MANY else "damaged; the config is that of"
         note(f"{file}: {some} {saved.path.name}" + (", which counts" if len(differ) < MANY else ""))
     return dict(there)

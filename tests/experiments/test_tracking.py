@@ -23,6 +23,7 @@ from neuroevo.config import load
 from neuroevo.errors import InputError, Interrupted, RunError
 from neuroevo.experiments import experiment, tracking
 from neuroevo.experiments.interruption import Interruption
+from neuroevo.report import runpage
 from neuroevo.storage import generations, rundir
 from neuroevo.tracking.trackers import figures_of
 from neuroevo.tuning import tune
@@ -286,6 +287,9 @@ def test_trackers_are_no_part_of_a_run_and_may_change_when_it_goes_on(tmp_path: 
         experiment.resume(str(run), [f"tracking={given}", f"budget.generations={rows - 1}"], Quiet())
         assert len((run / "history.csv").read_text().splitlines()) == rows
     assert yaml.safe_load((run / "config.yaml").read_text())["tracking"] == ["csv"]
+    noted = Quiet()
+    runpage.read(run, noted.note, compare=True)
+    assert noted.lines == []  # config.yaml differs from the checkpoint in what has no part in the run
     (run / "history.csv").unlink()
     experiment.begin_or_resume(load(None, [*SETS, "budget.generations=12", "tracking=[csv]"]), str(run), "", Quiet())
     assert len((run / "history.csv").read_text().splitlines()) == 13
