@@ -37,7 +37,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("file", ["README.md", "docs/api.md"])
+@pytest.mark.parametrize("file", ["docs/tour.md", "docs/api.md"])
 def test_the_examples_in_python_run_one_after_another(
     file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -54,15 +54,15 @@ def test_the_guide_from_python_names_all_that_is_public() -> None:
     assert not [name for name in neuroevo.__all__ if name != "__version__" and f"`{name}`" not in text]
 
 
-def test_the_fitness_of_the_readme_evolves_the_features_of_the_readme(
+def test_the_fitness_of_the_tour_evolves_the_features_of_the_tour(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "mine", raising=False)
-    blocks = re.findall(r"^```(?:python|yaml)\n(.*?)^```", (ROOT / "README.md").read_text(), re.M | re.S)
+    blocks = re.findall(r"^```(?:python|yaml)\n(.*?)^```", (ROOT / "docs" / "tour.md").read_text(), re.M | re.S)
     features = next(block for block in blocks if "np.savez" in block)
-    exec(compile(features, "README.md", "exec"), {})
+    exec(compile(features, "tour.md", "exec"), {})
     for name in ("mine.py", "own.yaml"):
         Path(name).write_text(next(block for block in blocks if block.startswith(f"# {name}")))
     sets = ["budget.generations=3", "algorithm.population=16", "memory.limit=1e8"]
@@ -88,7 +88,7 @@ def test_the_configs_of_a_recipe_are_those_that_init_writes_and_can_be_loaded(pa
 
 def test_every_recipe_has_its_page() -> None:
     pages = "".join(page.read_text() for page in RECIPES)
-    without = {"default", "own_features"}  # which the README and another page are about
+    without = {"default", "own_features"}  # which the quick start and another page are about
     assert not [name for name in config.recipes() if name not in without and f"# {name}.yaml" not in pages]
     assert "neuroevo init own_features" in pages
 
@@ -150,3 +150,14 @@ def test_pages_name_recipes_and_sections_that_there_are() -> None:
     for page in PAGES:
         for name in re.findall(r"neuroevo init (\w+)", page.read_text()):
             assert name in config.recipes() or name == "RECIPE", f"{page}: {name}"
+
+
+@pytest.mark.parametrize("file", ["README.md", "bench/README.md", "CHANGELOG.md"])
+def test_the_links_of_a_file_lead_somewhere(file: str) -> None:
+    for path, anchor in re.findall(r"\]\(([^)#:\s]*)(#[^)\s]*)?\)", (ROOT / file).read_text()):
+        target = (ROOT / file).parent / path if path else ROOT / file
+        assert target.exists(), path
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", target.read_text(), re.M)
+            slugs = {re.sub(r"[-\s]+", "-", re.sub(r"[^\w\s-]", "", each).strip().lower()) for each in headings}
+            assert anchor[1:] in slugs, anchor

@@ -108,6 +108,16 @@ def test_a_run_from_the_command_line_to_its_table_and_all_that_follows(neuroevo:
     assert "(270 images)" in evaluated.stdout
 
 
+def test_a_config_that_init_writes_is_valid_and_is_never_written_over(neuroevo: Command, tmp_path: Path) -> None:
+    assert neuroevo("init", "--out", "c.yaml").stdout == "c.yaml\n"
+    text = (tmp_path / "c.yaml").read_text()
+    assert text == neuroevo("init").stdout
+    again = neuroevo("init", "own_images", "--out", "c.yaml")
+    assert (again.returncode, again.stdout, again.stderr.count("\n")) == (2, "", 1)
+    assert (tmp_path / "c.yaml").read_text() == text
+    assert neuroevo("run", "c.yaml", *QUICK, "--out", "r").returncode == 0
+
+
 def test_any_member_of_a_front_is_listed_evaluated_and_exported(neuroevo: Command, tmp_path: Path) -> None:
     many = ["--set", "fitness.metrics=[cross_entropy, weight_norm]"]
     assert neuroevo("run", *QUICK, *many, "--out", "many").returncode == 0
@@ -141,6 +151,7 @@ def test_any_member_of_a_front_is_listed_evaluated_and_exported(neuroevo: Comman
         (["evaluate", "nowhere"], "nowhere: no run is there"),
         (["inspect", "nowhere"], "nowhere: neither a run's folder nor a checkpoint"),
         (["list", "nowhere"], "list: nothing is called nowhere"),
+        (["init", "nowhere"], "init: no recipe is called nowhere"),
         (["validate", "--set", "device=cuda:99"], "device: 'cuda:99' is not on this machine"),
         (["bench", "nowhere.yaml", "--arms=ga"], "nowhere.yaml: can't be read"),
         (["bench", "nowhere.yaml"], "Missing option '--arms'"),
