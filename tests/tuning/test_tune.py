@@ -253,7 +253,7 @@ def test_an_iteration_tells_how_far_its_trials_are(tmp_path: Path, sets: list[st
     shares = [share for each in told for share in each.values()]
     assert {name for each in told for name in each} == {f"iteration 1, {len(t.new(population))} trials"}
     assert shares == sorted(shares)
-    assert len(set(shares)) > 2
+    assert len(set(shares)) >= 2
     assert shares[-1] == 1
 
 
