@@ -52,7 +52,8 @@ def conclude(run: Run, step: Step, folder: Path, *, stop_reason: str, log: Calla
     else:
         for name in (rundir.CONFUSION, rundir.PREDICTIONS):  # of a champion before this one
             (folder / name).unlink(missing_ok=True)
-    warnings += caveats.of_workers(getattr(run.supervised.executor, "differing", ()))
+    executor = run.supervised.executor
+    warnings += caveats.of_workers(getattr(executor, "differing", ()), getattr(executor, "idle", False))
     for line in warnings:
         log(f"{caveats.WARNING}{line}")
     splits = dict(run.supervised.splits)
