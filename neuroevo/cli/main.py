@@ -46,15 +46,17 @@ def run(
     resume: Resume = False,
 ) -> None:
     """Run one experiment, from data to a scored champion."""
-    from neuroevo.config import load
-    from neuroevo.experiments import folds, terminal
-    from neuroevo.experiments.signals import Signals
+    from neuroevo.experiments import terminal
 
     with terminal.show() as observer:
+        from neuroevo.config import load  # which takes seconds, while something is there to see
+        from neuroevo.experiments import folds
+        from neuroevo.experiments.signals import Signals
+
         checked = load(config, sets or [], observer.note)
         stem = "default" if config is None else os.path.splitext(os.path.basename(config))[0]
         begin = folds.begin_or_resume if resume else folds.run
-        folder = begin(checked, out, stem, observer, signals=Signals())
+        folder = begin(checked, out, stem, observer, signals=Signals(observer.note))
     summary(str(folder))
 
 
@@ -69,15 +71,16 @@ def tune(
     resume: Resume = False,
 ) -> None:
     """Search hyperparameters, then run the experiment with the best set of them."""
-    from neuroevo.config import load
     from neuroevo.experiments import terminal
-    from neuroevo.experiments.signals import Signals
-    from neuroevo.tuning import tune as tune_
 
     with terminal.show() as observer:
+        from neuroevo.config import load  # as in run
+        from neuroevo.experiments.signals import Signals
+        from neuroevo.tuning import tune as tune_
+
         checked = load(config, [*(sets or []), *([] if final else ["tune.final=false"])], observer.note)
         stem = os.path.splitext(os.path.basename(config))[0]
-        folder = (tune_.begin_or_resume if resume else tune_.run)(checked, out, stem, observer, Signals())
+        folder = (tune_.begin_or_resume if resume else tune_.run)(checked, out, stem, observer, Signals(observer.note))
     summary(str(folder))
 
 
@@ -103,9 +106,7 @@ def bench(
     """Compare arms at equal budget over seeds; the same command goes on where it stopped, or adds arms and seeds."""
     from math import isfinite
 
-    from neuroevo.bench import benchmark as bench_
     from neuroevo.experiments import terminal
-    from neuroevo.experiments.signals import Signals
 
     try:
         chosen = [float(level) for level in levels.split(",")] if levels else []
@@ -115,11 +116,14 @@ def bench(
         raise InputError(f"--levels {levels}: give numbers with commas between them")
     names = [name.strip() for name in arms.split(",")]
     with terminal.show() as observer:
+        from neuroevo.bench import benchmark as bench_  # as in run
+        from neuroevo.experiments.signals import Signals
+
         folder = bench_.run(
             config,
             names,
             observer,
-            Signals(),
+            Signals(observer.note),
             seeds=seeds,
             splits=splits,
             jobs=jobs,
@@ -134,20 +138,23 @@ def bench(
 @app.command()
 def resume(run_dir: Run, sets: Sets = None) -> None:
     """Go on from the newest good checkpoint; --set may change budget, checkpoint, data.root and data.file."""
-    from neuroevo.bench import benchmark as bench_
-    from neuroevo.experiments import terminal
-    from neuroevo.experiments.signals import Signals
-    from neuroevo.storage import rundir
-    from neuroevo.tuning import tune as tune_
+    from pathlib import Path
 
-    benchmark = (Path(run_dir) / rundir.BENCH).exists()
-    if benchmark and sets:
-        raise InputError("--set: a benchmark goes on as it began; neuroevo bench adds arms, seeds and splits")
+    from neuroevo.experiments import terminal
+
     with terminal.show() as observer:
+        from neuroevo.bench import benchmark as bench_  # as in run
+        from neuroevo.experiments.signals import Signals
+        from neuroevo.storage import rundir
+        from neuroevo.tuning import tune as tune_
+
+        benchmark = (Path(run_dir) / rundir.BENCH).exists()
+        if benchmark and sets:
+            raise InputError("--set: a benchmark goes on as it began; neuroevo bench adds arms, seeds and splits")
         if benchmark:
-            folder = bench_.resume(run_dir, observer, Signals())
+            folder = bench_.resume(run_dir, observer, Signals(observer.note))
         else:
-            folder = tune_.resume(run_dir, sets or [], observer, Signals())
+            folder = tune_.resume(run_dir, sets or [], observer, Signals(observer.note))
     (standings if benchmark else summary)(str(folder))
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from neuroevo import caveats, config
 from neuroevo.cli.columns import GAP, cut, pad, span
 from neuroevo.errors import InputError, printable
-from neuroevo.experiments import compose
+from neuroevo.experiments import goals
 from neuroevo.experiments.evaluation import Evaluation
 from neuroevo.problems import intervals
 from neuroevo.problems.intervals import OfClass, Share
@@ -23,7 +23,7 @@ def number(value: float | None) -> str:
 def titles(folder: Path) -> dict[str, str]:
     """Return what the metrics of a run are called that have options, by name: recall (of cat)."""
     try:
-        parts = compose.parts_of(config.check(config.read(str(folder / rundir.CONFIG))))
+        parts = goals.parts_of(config.check(config.read(str(folder / rundir.CONFIG))))
     except InputError:  # of a run from Python, or damaged
         return {}
     found = {}

@@ -2,8 +2,10 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
-from neuroevo.engine.loop import Rules, Step
+if TYPE_CHECKING:  # it brings torch along, which a terminal doesn't wait for
+    from neuroevo.engine.loop import Rules, Step
 
 
 class Observer:
@@ -15,13 +17,13 @@ class Observer:
     def progress(self, done: int, total: int) -> None:
         """Hear how many samples of all have gone through the frozen prefix."""
 
-    def begin(self, step: Step, rules: Rules) -> None:
+    def begin(self, step: "Step", rules: "Rules") -> None:
         """Hear that a search begins, or goes on after a step."""
 
-    def generation(self, step: Step) -> None:
+    def generation(self, step: "Step") -> None:
         """Hear of a generation."""
 
-    def end(self, step: Step) -> None:
+    def end(self, step: "Step") -> None:
         """Hear that a search ends with a step, by a limit or because it is told to stop."""
 
     def close(self) -> None:
@@ -34,10 +36,10 @@ class Observer:
 class EachGeneration(Observer):
     """Calls a function with the step of each generation."""
 
-    def __init__(self, function: Callable[[Step], object]) -> None:
+    def __init__(self, function: Callable[["Step"], object]) -> None:
         self.function = function
 
-    def generation(self, step: Step) -> None:
+    def generation(self, step: "Step") -> None:
         """Pass a step on."""
         self.function(step)
 
@@ -45,7 +47,7 @@ class EachGeneration(Observer):
 class Observers(Observer):
     """Several observers as one, told in their order; plain functions are called with each generation's step."""
 
-    def __init__(self, several: Sequence[Observer | Callable[[Step], object]]) -> None:
+    def __init__(self, several: Sequence[Observer | Callable[["Step"], object]]) -> None:
         self.each = [one if isinstance(one, Observer) else EachGeneration(one) for one in several]
 
     def note(self, line: str) -> None:
@@ -58,17 +60,17 @@ class Observers(Observer):
         for one in self.each:
             one.progress(done, total)
 
-    def begin(self, step: Step, rules: Rules) -> None:
+    def begin(self, step: "Step", rules: "Rules") -> None:
         """Tell all that a search begins."""
         for one in self.each:
             one.begin(step, rules)
 
-    def generation(self, step: Step) -> None:
+    def generation(self, step: "Step") -> None:
         """Tell all of a generation."""
         for one in self.each:
             one.generation(step)
 
-    def end(self, step: Step) -> None:
+    def end(self, step: "Step") -> None:
         """Tell all that a search ends."""
         for one in self.each:
             one.end(step)
@@ -80,13 +82,13 @@ class Observers(Observer):
 
 
 def watch(
-    generations: Iterable[Step],
-    start: Step,
-    rules: Rules,
+    generations: Iterable["Step"],
+    start: "Step",
+    rules: "Rules",
     observer: Observer,
     *,
     stop: Callable[[], bool] = lambda: False,
-) -> Step:
+) -> "Step":
     """Take a search from `start` to its end, or until told to `stop` after a generation; return its last step.
 
     A generation that fails, or is interrupted, ends it after the one before; then its error is raised.

@@ -1,10 +1,12 @@
 """The program's signals and command: SIGINT and SIGTERM leave a status behind, and runs end at the next safe place."""
 
+import contextlib
 import os
 import shlex
 import signal
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -19,11 +21,13 @@ PATIENCE = 3.0  # seconds that a generation has left when a signal comes, before
 class Signals(Interruption):
     """While it is entered, SIGINT and SIGTERM only leave a status behind; a second one ends the process at once.
 
+    `say` is told of the first one at once, by a thread: Python's own handlers wait for the operation that is at work.
+
     Within `prompt` or `patient` they raise Interrupted, at once or after a while: for what computes and writes nothing.
     """
 
-    def __init__(self) -> None:
-        self.status, self.command = None, command()
+    def __init__(self, say: Callable[[str], None] | None = None) -> None:
+        self.status, self.command, self.say = None, command(), say
         self.prompted = self.awaited = False
         self.depth = 0  # how often it is entered: who is handed one enters it again
 
@@ -33,6 +37,9 @@ class Signals(Interruption):
             return self
         self.before = {s: signal.signal(s, self._arrive) for s in (signal.SIGINT, signal.SIGTERM)}
         self.before[signal.SIGALRM] = signal.signal(signal.SIGALRM, self._overdue)
+        self.listening = contextlib.ExitStack()
+        if self.say is not None:
+            self.listening.enter_context(listen(self.say))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -40,6 +47,7 @@ class Signals(Interruption):
         if self.depth:
             return
         signal.setitimer(signal.ITIMER_REAL, 0)
+        self.listening.close()
         for number, handler in self.before.items():
             signal.signal(number, handler)
             outer = getattr(handler, "__self__", None)
@@ -84,6 +92,31 @@ class Signals(Interruption):
             yield
         finally:
             self.awaited = False
+
+
+@contextmanager
+def listen(say: Callable[[str], None]) -> Iterator[None]:
+    """Tell `say` of the first SIGINT or SIGTERM as soon as it comes, whatever the main thread is at, while entered."""
+    out, into = os.pipe()
+    os.set_blocking(into, False)
+    before = signal.set_wakeup_fd(into, warn_on_full_buffer=False)
+
+    def wait() -> None:
+        while arrived := os.read(out, 1):
+            if arrived[0] in (signal.SIGINT, signal.SIGTERM):
+                name = signal.Signals(arrived[0]).name
+                say(f"{name}: ends as soon as what is at work is on disk; a second one ends it at once")
+                return
+
+    thread = threading.Thread(target=wait, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        os.close(into)
+        thread.join()
+        os.close(out)
 
 
 @contextmanager

@@ -277,7 +277,7 @@ class Supervised:
     def test(self, genome: Tensor, rows: Tensor, samples: Samples | None = None) -> Tested:
         """Score a genome [g] on rows of the samples, or of others, by every metric, with intervals.
 
-        A metric of the genome is exact: its interval has no width. Scores say how constraints are met, if any.
+        A metric of the genome is exact: its interval has no width. With constraints the scores say how each is met.
         """
         of_logits = {name: of for name, of in self.metrics.items() if not isinstance(of, OfGenome | OfModule)}
         judgement = self.judgement([*of_logits.values(), *(posed.values for posed in self.constraints)], samples)

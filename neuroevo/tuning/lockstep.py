@@ -4,7 +4,7 @@ Runs of a group differ in what an individual can have of its own (learning rate,
 proposals depend on (sigma). They see the same batches and the same random numbers, so each goes as it would alone.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -108,8 +108,10 @@ class Group:
         """Return all runs' algorithms as one."""
         return combine(self.run, self.configs, self.brought, algorithms)
 
-    def advance(self, until: int, generations: int) -> Cost:
+    def advance(self, until: int, generations: int, told: Callable[[], None] = lambda: None) -> Cost:
         """Take all runs on to the generation `until` of `generations`; return what it took, validation included.
+
+        `told` is called after each generation.
 
         Whatever ends it early leaves the runs after the last generation that they finished, to be taken on from there.
         """
@@ -129,6 +131,7 @@ class Group:
                 Verdict(metrics, step.generation, v.cost + each) for v, metrics in zip(self.verdicts, best, strict=True)
             ]
             self.reached = Reached(step, verdicts, self.reached.cost + used + spent)  # at once: a signal may come
+            told()
             if step.generation == until:
                 break
         return self.reached.cost - before

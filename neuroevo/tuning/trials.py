@@ -9,8 +9,9 @@ import json
 import math
 import shutil
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -69,12 +70,13 @@ class Trainer:
         log: Callable[[str], None],
         signals: Interruption,
         executor: Executor = LOCAL,
+        several: Callable[[Mapping[str, float]], None] = lambda shares: None,
     ) -> None:
         assert ready.config.tune is not None
         self.ready, self.config, self.given = ready, ready.config, ready.config.tune.trial
         self.folder, self.merit = folder / rundir.RUNG, merit
         self.images, self.log, self.signals = images, log, signals
-        self.executor = executor
+        self.executor, self.several = executor, several
         self.sources: OrderedDict[str, Sources] = OrderedDict()
         self.sent: dict[tuple[str, ...], tuple[Sources, ...]] = {}  # the same ones as the same object
         self.data = build.identify(*ready.given)
@@ -138,7 +140,8 @@ class Trainer:
 
         for rung, until in enumerate(rungs[first:], first):
             try:
-                self.advance([group for group, rows in parts if rows], until, rungs[-1])
+                groups = [group for group, rows in parts if rows]
+                self.advance(groups, until, rungs[-1], partial(self.tell, iteration, len(settings), groups))
             except Interrupted:
                 if any(group.reached.cost.samples for group, _ in parts):  # else the last file has it all
                     self.save(iteration, rung - 1, settings, parts, now())
@@ -148,23 +151,43 @@ class Trainer:
                 parts = self.thin(parts, verdicts)
                 self.save(iteration, rung, settings, parts, Outcome(verdicts, cost))
                 self.signals.check()
+        self.several({})
         return Outcome(verdicts, cost)
 
-    def advance(self, groups: list[Group], until: int, generations: int) -> None:
+    def tell(self, iteration: int, count: int, groups: list[Group]) -> None:
+        """Tell how far the trials of an iteration are, of so many generations until each has ended."""
+        rungs = self.rungs()
+        before, left, total, done = 0, count, 0, 0
+        reached = min(group.step.generation for group in groups)
+        for until in rungs:
+            total += (until - before) * left
+            if until <= reached:
+                done += (until - before) * left
+            else:
+                now = sum((max(before, group.step.generation) - before) * len(group.configs) for group in groups)
+                done += now if before <= reached else 0
+            before, left = until, self.survivors(left)
+        self.several({f"iteration {iteration}, {count:,} trials": min(1.0, done / total)})
+
+    def advance(
+        self, groups: list[Group], until: int, generations: int, told: Callable[[], None] = lambda: None
+    ) -> None:
         """Take groups on to the generation `until` of `generations`; Interrupted by a signal.
+
+        `told` is called whenever some have come further.
 
         Workers, where there are any, each take whole groups; where these are few they do slices of one after another.
         """
         spread = self.executor
         while left := [group for group in groups if group.step.generation < until]:
             if isinstance(spread, Spread) and len(left) > max(1, len(spread.workers) // 2):
-                self.hand_out(spread, left, (until, generations))
+                self.hand_out(spread, left, (until, generations), told)
                 continue
             with self.signals.prompt():
                 for group in left:
-                    group.advance(until, generations)
+                    group.advance(until, generations, told)
 
-    def hand_out(self, spread: Spread, groups: list[Group], way: tuple[int, int]) -> None:
+    def hand_out(self, spread: Spread, groups: list[Group], way: tuple[int, int], told: Callable[[], None]) -> None:
         """Have workers take groups on to a generation, or as far as they come until a signal; Interrupted."""
         kinds = tuple(sorted(self.sources))
         found = self.sent.setdefault(kinds, tuple(self.sources[kind] for kind in kinds))
@@ -179,6 +202,7 @@ class Trainer:
                     raise RunError("trials ended one worker after another; go on with: neuroevo resume")
                 if made is not None:
                     take(place, made)
+                    told()
                 self.signals.check()
         except BaseException:
             for place, made in spread.stop().items():

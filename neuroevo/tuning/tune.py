@@ -51,7 +51,9 @@ def run(c: Config, out: str | None, stem: str, observer: Observer, signals: Inte
         spread = executor_of(c, ready.device, observer.note, stoppable=True)
         with spread as executor, experiment.start(ready, out, stem, observer, signals.command) as (folder, log):
             images = watch_prefix(observer, signals)
-            tuner = Tuner(ready, folder, images=images, log=log, signals=signals, executor=executor)
+            tuner = Tuner(
+                ready, folder, images=images, log=log, signals=signals, executor=executor, several=observer.several
+            )
             search(tuner, tuner.initial(), [], signals=signals, observer=observer)
             signals.check()
     return final(folder, c, observer, signals)
@@ -179,7 +181,15 @@ def go_on(folder: Path, change: Callable[[Config], Config], observer: Observer, 
                 ready = experiment.prepare(c if saved is None else reopen.locate_data(c, log), log)
                 with executor_of(c, ready.device, log, stoppable=True) as executor:
                     images = watch_prefix(observer, signals)
-                    tuner = Tuner(ready, folder, images=images, log=log, signals=signals, executor=executor)
+                    tuner = Tuner(
+                        ready,
+                        folder,
+                        images=images,
+                        log=log,
+                        signals=signals,
+                        executor=executor,
+                        several=observer.several,
+                    )
                     step: Step = tuner.initial()
                     history: checkpoint.History = []
                     if saved is not None:
@@ -289,4 +299,7 @@ def final(folder: Path, c: Config, observer: Observer, signals: Interruption) ->
             best = replace(best, budget=best.budget.model_copy(update={"samples": left}))
         files.replace(moved / rundir.CONFIG, c.to_yaml().encode())
         files.replace(folder / rundir.CONFIG, best.to_yaml().encode())
+    found = (rundir.read_result(moved).get("best") or {}).get("settings", {})
+    settings = ", ".join(f"{key} {value}" for key, value in found.items())
+    observer.note(f"{folder}: the search is over; now the final run, with its best settings: {settings}")
     return experiment.resume(str(folder), [], observer, signals=signals)

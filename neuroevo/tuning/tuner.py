@@ -1,7 +1,7 @@
 """The problem that a search of hyperparameters is: its development trains a population of trials."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -39,10 +39,12 @@ class Tuner(Search):
         log: Callable[[str], None],
         signals: Interruption = NEVER,
         executor: Executor = LOCAL,
+        several: Callable[[Mapping[str, float]], None] = lambda shares: None,
     ) -> None:
         super().__init__(ready.config, folder)
         self.ready, self.log = ready, log
-        self.trainer = Trainer(ready, folder, self.merit, images=images, log=log, signals=signals, executor=executor)
+        how: Any = {"images": images, "log": log, "signals": signals, "executor": executor, "several": several}
+        self.trainer = Trainer(ready, folder, self.merit, **how)
 
     def problem(self) -> Problem:
         """Return the problem that the search is of."""

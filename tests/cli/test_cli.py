@@ -160,6 +160,13 @@ def test_any_member_of_a_front_is_listed_evaluated_and_exported(neuroevo: Comman
         (["report", "nowhere"], "nowhere: no run is there"),
         (["report", "nowhere", "--port=80"], "--port: only a page that is served has one; add --watch"),
         (["report", "nowhere", "--watch"], "nowhere: no run is there"),
+        (["report", "a", "b"], "--out: the page of several runs belongs to none of them"),
+        (["report", "nowhere", "b", "--out=new"], "nowhere: no run is there"),
+        (["report", "nowhere", "--out=new"], "--out: the page of one run goes into its folder, nowhere"),
+        (["report", "nowhere", "--formats=gif"], "--formats: 'gif' isn't known; choose of png, svg, pdf"),
+        (["report", "nowhere", "--formats="], "--formats: '' isn't known"),
+        (["report", "a", "b", "--watch"], "--watch: serves one run or one bench"),
+        (["report", "a", "--watch", "--out=b"], "--out: a page that is served is written nowhere"),
         (["tune"], "Missing argument 'CONFIG.yaml'"),
         (["tune", "nowhere.yaml"], "nowhere.yaml: can't be read"),
         (["export", "nowhere", "--out", "x", "--format", "zip"], "--format: 'zip' is none of safetensors, pt, onnx"),
@@ -248,7 +255,8 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.long
 @pytest.mark.parametrize("damage", ["flip", "list", "folder"])
 @pytest.mark.parametrize(
-    "name", ["config.yaml", "history.jsonl", "lineage.jsonl", "result.json", "confusion.csv", "run.log"]
+    "name",
+    ["config.yaml", "history.jsonl", "lineage.jsonl", "result.json", "confusion.csv", "predictions.csv", "run.log"],
 )
 def test_whatever_text_file_of_a_run_is_damaged_no_command_ends_in_a_traceback(
     neuroevo: Command, tmp_path: Path, done: Path, name: str, damage: str

@@ -1,7 +1,10 @@
 import csv
 import json
+import os
 import signal
 import sys
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -535,3 +538,26 @@ def test_runs_beside_the_class_folders_are_no_classes(
     experiment.resume(str(folder), ["budget.generations=8"], quiet)
     assert rundir.read_result(folder)["data"] == before
     assert rundir.read_result(folder)["data"]["images"] == {"train": 28, "validation": 6, "test": 6}
+
+
+def test_a_signal_is_told_at_once_though_its_handler_has_to_wait() -> None:
+    said: list[str] = []
+    threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+    with Signals(said.append) as signals:
+        x, begun, told = torch.randn(1500, 1500), time.monotonic(), 0.0
+        while not told and time.monotonic() - begun < 20:
+            x = (x @ x).clamp(-1, 1)
+            told = time.monotonic() if said else 0.0
+        assert signals.status == 130
+    assert said == ["SIGINT: ends as soon as what is at work is on disk; a second one ends it at once"]
+    assert signal.set_wakeup_fd(-1) == -1  # as it was before
+
+
+def test_without_a_signal_nothing_is_said_and_nothing_is_left_behind() -> None:
+    before = threading.active_count(), len([*Path("/dev/fd").iterdir()])
+    said: list[str] = []
+    for _ in range(3):
+        with Signals(said.append) as signals, signals:
+            pass
+    assert said == []
+    assert (threading.active_count(), len([*Path("/dev/fd").iterdir()])) == before

@@ -65,7 +65,8 @@ def contents(folder: Path) -> dict[str, Any]:
     found["result"] = {k: result[k] for k in ("status", "stop_reason", "generations", "champion", "test_scored")}
     lineage = folder / "lineage.jsonl"
     found["lineage.jsonl"] = lineage.read_bytes() if lineage.exists() else None
-    found["confusion.csv"] = (folder / "confusion.csv").read_bytes()
+    for name in ("confusion.csv", "predictions.csv"):
+        found[name] = (folder / name).read_bytes()
     found["champion.safetensors"] = (folder / "champion.safetensors").read_bytes()
     return found
 

@@ -23,7 +23,7 @@ from neuroevo.config import Config
 from neuroevo.engine.cost import Cost
 from neuroevo.engine.loop import Step
 from neuroevo.engine.rng import Context
-from neuroevo.errors import InputError, Interrupted, RunError
+from neuroevo.errors import InputError, Interrupted, RunError, ignore
 from neuroevo.experiments import evaluation, experiment
 from neuroevo.experiments.signals import Signals
 from neuroevo.report import plots_of_searches, report, runpage
@@ -240,6 +240,21 @@ def tuner(c: Config, folder: Path) -> Tuner:
 
 def context(generation: int) -> Context:
     return Context(0, generation, 0.0, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("sets", [[], [*MLP, *HALVING]])
+def test_an_iteration_tells_how_far_its_trials_are(tmp_path: Path, sets: list[str]) -> None:
+    told: list[dict[str, float]] = []
+    ready = experiment.prepare(load(*sets))
+    t = Tuner(ready, tmp_path, images=lambda done, total: None, log=ignore, several=lambda s: told.append(dict(s)))
+    population = t.algorithm().ask(t.initial().state, context(1))
+    t.evaluator().evaluate(population, torch.zeros(1), context(1))
+    assert told[-1] == {}  # it is over
+    shares = [share for each in told for share in each.values()]
+    assert {name for each in told for name in each} == {f"iteration 1, {len(t.new(population))} trials"}
+    assert shares == sorted(shares)
+    assert len(set(shares)) >= 2
+    assert shares[-1] == 1
 
 
 @pytest.mark.parametrize("sets", [[], HALVING, MLP, [*MLP, *HALVING]])
