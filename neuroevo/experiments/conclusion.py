@@ -75,8 +75,14 @@ def conclude(run: Run, step: Step, folder: Path, *, stop_reason: str, log: Calla
             "test_scored": before.get("test_scored", 0) + finished,
             "versions": versions(),
             **({"tuning": tuning} if searched else {}),
+            **({"selections": before["selections"]} if keeps_selections(before, step) else {}),
         },
     )
+
+
+def keeps_selections(before: Mapping[str, Any], step: Step) -> bool:
+    """Tell whether a result of before has what was taken away of this same step."""
+    return "selections" in before and before.get("generations") == step.generation
 
 
 def write_onnx(folder: Path, found: tuple[bytes, float] | None) -> list[str]:

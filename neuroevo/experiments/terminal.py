@@ -52,6 +52,10 @@ class Terminal(Observer):
         """Show how far the backbone's pass is."""
         self._show("features", f"{done} of {total} images", done, total, whole=done == total)
 
+    def candidates(self, done: int, total: int) -> None:
+        """Show how far the validation of candidates is."""
+        self._show("candidates", f"{done} of {total} candidates validated", done, total, whole=done == total)
+
     def begin(self, step: Step, rules: Rules) -> None:
         """Remember the budget, of which progress is a share."""
         self.budget = rules.budget

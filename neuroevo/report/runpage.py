@@ -19,6 +19,7 @@ from neuroevo.report.figures import Plot, words
 from neuroevo.report.plots_of_searches import Axis, Trials
 from neuroevo.search import islands
 from neuroevo.storage import checkpoint, files, rundir
+from neuroevo.storage import lineage as lineages
 from neuroevo.storage.files import Note
 
 COST = ("generation", "forward_samples", "backward_samples", "seconds")
@@ -128,7 +129,7 @@ def run_page(folder: Path, pictures: Path | None, refresh: int | None = None, no
     if not run.history:
         raise InputError("; ".join([f"{folder}: no generation is recorded yet", *bad]))
     searched = read_trials(folder, bad.append)
-    genealogy.read(folder, bad.append)
+    lineages.read(folder, bad.append)
     apart = rundir.read_islands(folder, bad.append)
     rundir.read_confusion(folder, bad.append)
     for line in dict.fromkeys(bad):
@@ -298,7 +299,7 @@ def ancestry(run: Run, pictures: Path | None, prefix: str = "") -> list[str]:
     if not run.champion:
         return []
     kind, generation = run.champion["kind"], run.champion["generation"]
-    lineage = genealogy.read(run.folder)
+    lineage = lineages.read(run.folder)
     if generation == 0:
         return [page.note("No genealogy: the champion is what the run started from.")]
     if generation not in lineage:
@@ -309,7 +310,7 @@ def ancestry(run: Run, pictures: Path | None, prefix: str = "") -> list[str]:
         made_of = f"was made of the whole population: {what}" if what else "has no parents"
         return [page.note(f"No genealogy: the champion ({words(kind)}) {made_of}.")]
     tree = genealogy.ancestors(lineage, generation, rows[:PARTS], DEPTH, WIDEST)
-    line = genealogy.descent(lineage, generation, rows[0])
+    line = lineages.descent(lineage, generation, rows[0])
     drawn = [plots_of_runs.descent("descent", line, run.history)]
     if any(len(individuals) > 1 for individuals in tree):
         drawn.insert(0, plots_of_runs.genealogy("genealogy", tree, kind))

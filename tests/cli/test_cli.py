@@ -120,9 +120,9 @@ def test_any_member_of_a_front_is_listed_evaluated_and_exported(neuroevo: Comman
     assert evaluated.returncode == 0, evaluated.stderr
     norm = next(line.split()[1] for line in evaluated.stdout.splitlines() if "weight_norm" in line)
     assert float(norm) == pytest.approx(float(members[-1][4]), abs=1e-4)
-    assert neuroevo("export", "many", "--member", last, "--out", "w").returncode == 0
+    assert neuroevo("export", "many", "--select", f"member:{last}", "--out", "w").returncode == 0
     assert (tmp_path / "w").exists()
-    found = neuroevo("export", "many", "--out", "x.pt", "--member", str(len(members)))
+    found = neuroevo("export", "many", "--out", "x.pt", "--select", f"member:{len(members)}")
     assert (found.returncode, found.stdout, found.stderr.count("\n")) == (2, "", 1), found.stderr
     assert f"has {len(members)} members, from 0" in found.stderr
     assert not (tmp_path / "x.pt").exists()
