@@ -2,7 +2,8 @@
 
 Members are added greedily, the one with which the mean does best (Caruana et al. 2004, "Ensemble selection from
 libraries of models"). Theirs adds with replacement, by which models get weights; here nobody is added twice, so that
-each copy adds something for what it costs, and who adds nothing ends it.
+each copy adds something for what it costs. As there, it goes on past a member that doesn't help, and the best of the
+ensembles on the way is taken.
 """
 
 import math
@@ -72,18 +73,18 @@ def _of_logits(metric: Any) -> OfLogits:
 def choose(judge: Judge, logits: Sequence[Tensor], targets: Tensor, most: int) -> list[int]:
     """Return which of some networks, by their logits [1, B, C], are an ensemble of `most` at most.
 
-    The best alone, and then each with which the mean of logits is better than before, the one with which it is best.
+    The best alone, then each time the one with which the mean of logits does best, up to `most`; of the ensembles on
+    this way the best one, and of equal ones the smallest.
     """
-    chosen: list[int] = []
-    total, best = torch.zeros_like(logits[0]), None
-    while len(chosen) < most:
-        left = [i for i in range(len(logits)) if i not in chosen]
-        merits = {i: judge.merit((total + logits[i]) / (len(chosen) + 1), targets) for i in left}
-        found = max(merits, key=merits.__getitem__, default=None)
-        if found is None or (best is not None and merits[found] <= best):
-            break
-        chosen, best, total = [*chosen, found], merits[found], total + logits[found]
-    return chosen
+    way: list[int] = []
+    merits: list[tuple[float, ...]] = []
+    total = torch.zeros_like(logits[0])
+    for size in range(1, min(most, len(logits)) + 1):
+        left = [i for i in range(len(logits)) if i not in way]
+        tried = {i: judge.merit((total + logits[i]) / size, targets) for i in left}
+        found = max(tried, key=tried.__getitem__)
+        way, merits, total = [*way, found], [*merits, tried[found]], total + logits[found]
+    return way[: merits.index(max(merits)) + 1]
 
 
 def fit_temperature(logits: Tensor, targets: Tensor) -> float:

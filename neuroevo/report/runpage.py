@@ -152,6 +152,7 @@ def run_page(folder: Path, pictures: Path | None, refresh: int | None = None, no
             *archipelago.table(apart, run.config, run.champion.get("kind", "")),
         )
         + page.section("The champion on test", *on_test(run, pictures))
+        + page.section("What was taken away", *selections(run))
         + page.section("Genealogy", *ancestry(run, pictures))
         + page.section("Pareto front", plot_grid(front(run), pictures))
         + page.section("Search of hyperparameters", plot_grid(of_search, pictures))
@@ -279,6 +280,33 @@ def on_test(run: Run, pictures: Path | None, prefix: str = "") -> list[str]:
     if len(classes) > figures.COUNTED:
         table = page.details(f"scores of each of {len(classes)} classes", table)
     return [plot_grid([plots_of_runs.confusion("confusion", classes, counts)], pictures, prefix, f"<div>{table}</div>")]
+
+
+def selections(run: Run) -> list[str]:
+    """Return a table of what was exported beside the champion, the champion first; [] where nothing was."""
+    found = run.result.get("selections", {})
+    if not found or run.goes_on:
+        return []
+    shown = dict.fromkeys([run.metric, "cross_entropy"])
+    header = ["network", "members", "temperature"]
+    header += [f"{split} {words(name)}" for name in shown for split in ("validation", "test")]
+    rows = []
+    for name, entry in {"champion": run.champion, **found}.items():
+        test = entry.get("test", {})
+        row: list[Any] = [name, entry.get("members", 1), entry.get("temperature")]
+        for metric in shown:
+            ends = test.get("interval", {}).get(metric)
+            shown_on_test = page.number(test.get(metric))
+            row += [entry["validation"].get(metric)]
+            row += [shown_on_test if ends is None else f"{shown_on_test} (95 %: {page.number(ends)})"]
+        rows.append(row)
+    looks = run.result.get("test_scored", 0)
+    caption = (
+        "All were chosen on validation, where their figures are too good by that. Networks of this run were scored on "
+        f"test {looks} times in all: the best of them there is chosen on test."
+    )
+    about = [(name, entry["about"]) for name, entry in found.items()]
+    return [page.grid(header, rows, caption), page.name_table(about)]
 
 
 def by_class(classes: Sequence[str], counts: npt.NDArray[np.int64]) -> list[list[Any]]:
