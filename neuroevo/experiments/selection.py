@@ -154,8 +154,10 @@ def ensemble(run: Run, step: Step, most: int, observer: Observer, signals: Inter
         raise InputError(f"{OPTION} ensemble: no candidate has finite logits on validation")
     chosen = [finite[i] for i in mixtures.choose(judge, [found[i] for i in finite], targets, most)]
     members = tuple(genomes[i] for i in chosen)
-    about = f"the mean of the logits of {len(members)} of {len(genomes)} candidates, of generation {step.generation}"
-    return Choice(members, about, len(genomes))
+    about = f"the mean of the logits of {len(members)} of {len(genomes)} candidates"
+    if len(members) == 1:
+        about = f"the best on validation of {len(genomes)} candidates, with which no second one helps"
+    return Choice(members, f"{about}, of generation {step.generation}", len(genomes))
 
 
 def soup(run: Run, step: Step, folder: Path, observer: Observer, signals: Interruption) -> Choice:
@@ -184,6 +186,8 @@ def soup(run: Run, step: Step, folder: Path, observer: Observer, signals: Interr
     chosen = merging.choose_greedily(states, score)
     mean = merging.mix([states[i] for i in chosen])["genome"]
     about = f"the mean of {len(chosen)} of {len(genomes)} descendants of one ancestor ({words.how})"
+    if len(chosen) == 1:
+        about = f"the best on validation of {len(genomes)} descendants of one ancestor ({words.how}); no other helps"
     return Choice((mean,), f"{about}, of generation {step.generation}", looks)
 
 

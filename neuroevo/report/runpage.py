@@ -287,23 +287,21 @@ def selections(run: Run) -> list[str]:
     found = run.result.get("selections", {})
     if not found or run.goes_on:
         return []
-    shown = dict.fromkeys([run.metric, "cross_entropy"])
-    header = ["network", "members", "temperature"]
-    header += [f"{split} {words(name)}" for name in shown for split in ("validation", "test")]
+    others = [name for name in ("cross_entropy",) if name != run.metric]
+    header = ["network", f"test {words(run.metric)}", "95 %", f"validation {words(run.metric)}"]
+    header += [f"{split} {words(name)}" for name in others for split in ("test", "validation")]
     rows = []
     for name, entry in {"champion": run.champion, **found}.items():
-        test = entry.get("test", {})
-        row: list[Any] = [name, entry.get("members", 1), entry.get("temperature")]
-        for metric in shown:
-            ends = test.get("interval", {}).get(metric)
-            shown_on_test = page.number(test.get(metric))
-            row += [entry["validation"].get(metric)]
-            row += [shown_on_test if ends is None else f"{shown_on_test} (95 %: {page.number(ends)})"]
-        rows.append(row)
+        test, validation = entry.get("test", {}), entry["validation"]
+        interval = test.get("interval", {}).get(run.metric)
+        row: list[Any] = [name, test.get(run.metric), page.number(interval), validation.get(run.metric)]
+        row += [split.get(other) for other in others for split in (test, validation)]
+        rows.append([*row, entry.get("members", 1), entry.get("temperature")])
+    header += ["members", "temperature"]
     looks = run.result.get("test_scored", 0)
     caption = (
-        "All were chosen on validation, where their figures are too good by that. Networks of this run were scored on "
-        f"test {looks} times in all: the best of them there is chosen on test."
+        "All were chosen by their validation figures, which are too good for that reason. This run's networks were "
+        f"scored on test {looks} times in all: the best of them there is chosen on test."
     )
     about = [(name, entry["about"]) for name, entry in found.items()]
     return [page.grid(header, rows, caption), page.name_table(about)]
