@@ -1,13 +1,14 @@
 """Time slices done by workers against the same in one process, and reckon where more workers stop paying.
 
-    python bench/cluster.py [--rounds 5] [--works efficiency,messages,simulation] [--network 1.25e9]
+    python bench/cluster.py [--rounds 5] [--works efficiency,messages,simulation] [--network 1.25e9] [--measured FILE]
 
 Efficiency: two workers with one thread each against one process with two threads, on this machine alone, interleaved:
 scoring and gradient steps of linear heads, and the last stage of EfficientNet-Lite0; 1 is as quick. A work is what one
 generation evaluates, by the plan's own slices; parts are at the workers before the clock starts. Messages: a slice that
 does nothing, with as many bytes there and back. Simulation: each generation is what a run proposes by itself, messages
-that leave it one after another at the network's rate (bytes a second, given) and what is lost on each (measured here),
-and workers that take one slice at a time; nothing else is busy, and nobody dies. `slice` and `bytes` are of one slice.
+that leave it one after another, at the network's rate (bytes a second, given) or at what was measured here if that is
+slower, and what is lost on each (measured here), and workers that take one slice at a time; nothing else is busy, and
+nobody dies. `--measured` takes what an earlier run's --json has of the first two.
 """
 
 import heapq
@@ -16,6 +17,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -216,6 +218,13 @@ def reckon(rates: dict[str, float], lost: float, rate: float) -> list[dict[str, 
     return rows
 
 
+def way(found: Sequence[dict[str, float]]) -> tuple[float, float]:
+    """Return what is lost on each message, and the bytes a second of those that aren't the largest: one of two ways."""
+    lost = found[0]["seconds"] / 2
+    row = max(found[1:-1] or found[1:], key=lambda row: row["bytes"])
+    return lost, row["bytes"] / (row["seconds"] / 2 - lost)
+
+
 def individual(found: Sequence[dict[str, Any]], sizes: Sizes) -> dict[str, float]:
     """Return the seconds of one individual, of what one process took for all."""
     counts = {"scoring": sizes.heads, "last stage": sizes.stages, "gradient steps": sizes.heads}
@@ -227,21 +236,26 @@ def individual(found: Sequence[dict[str, Any]], sizes: Sizes) -> dict[str, float
 def main() -> None:
     made = parser(__doc__, 5)
     made.add_argument("--works", default=",".join(WORKS), help=", ".join(WORKS))
+    made.add_argument("--measured", type=Path, help="a file of an earlier --json")
     made.add_argument("--network", type=float, default=1.25e9, help="bytes a second between machines")
     options = made.parse_args()
     begin(made, options)
     works = named(made, "--works", options.works, dict.fromkeys(WORKS))
-    if "simulation" in works and not {"efficiency", "messages"} <= {*works}:
+    measured = {"efficiency", "messages"}
+    known = json.loads(options.measured.read_text()) if options.measured else {}
+    if "simulation" in works and not measured <= {*works, *known}:
         made.error("--works simulation: takes what efficiency and messages measure")
     sizes = Sizes(heads=32, dim=16, samples=64, slice=8, stages=2) if options.small else Sizes()
-    record = about(options.rounds, CPU)
+    record = about(options.rounds, CPU) | {name: known[name] for name in measured & {*known}}
     if "efficiency" in works:
         record["efficiency"] = compare(sizes, options.rounds)
     if "messages" in works:
         record["messages"] = measure(options.rounds, 10**5 if options.small else SIZES[-1])
     if "simulation" in works:
-        lost = record["messages"][0]["seconds"] / 2  # on each of two messages
-        record["simulation"] = reckon(individual(record["efficiency"], sizes), lost, options.network)
+        lost, own = way(record["messages"])
+        rate = min(own, options.network)
+        print(f"{1e3 * lost:.2f} ms and a byte's time at {rate / 1e6:,.0f} MB/s on each message")
+        record["simulation"] = reckon(individual(record["efficiency"], sizes), lost, rate)
     if options.json:
         options.json.write_text(json.dumps(record, indent=1))
 

@@ -189,11 +189,15 @@ def few(names: Sequence[str]) -> str:
     return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
 
 
-def of_workers(differing: Collection[str]) -> list[str]:
-    """Return that workers differed from the run's own process, in what; nothing where none did."""
-    if not differing:
-        return []
-    return [f"workers differed from the run's process in {', '.join(sorted(differing))}: its numbers are nobody else's"]
+def of_workers(differing: Collection[str], idle: bool) -> list[str]:
+    """Return in what workers differed from the run's own process, and that they were idle, where that is so."""
+    lines = []
+    if idle:
+        lines.append("remote.workers: idle, for a generation was a single slice; memory.individuals makes smaller ones")
+    if differing:
+        names = ", ".join(sorted(differing))
+        lines.append(f"workers differed from the run's process in {names}: its numbers are nobody else's")
+    return lines
 
 
 def of_champion(record: Record, generation: int, finite: bool, looks: int) -> list[str]:

@@ -49,7 +49,8 @@ def conclude(run: Run, step: Step, folder: Path, *, stop_reason: str, log: Calla
         rundir.write_confusion(folder, network.classes, tested.confusion)
     else:
         (folder / rundir.CONFUSION).unlink(missing_ok=True)  # of a champion before this one
-    warnings += caveats.of_workers(getattr(run.supervised.executor, "differing", ()))
+    executor = run.supervised.executor
+    warnings += caveats.of_workers(getattr(executor, "differing", ()), getattr(executor, "idle", False))
     for line in warnings:
         log(f"{caveats.WARNING}{line}")
     splits = dict(run.supervised.splits)

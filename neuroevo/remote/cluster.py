@@ -65,14 +65,21 @@ class Spread:
         self.workers: dict[str, int] = {}  # by name, the process's number
         self.differing: set[str] = set()  # in what some worker differs
         self.slices = 0  # that workers did
+        self.alone = 0  # that were done here, since there was no other
         self.gone: str | None = None
         threading.Thread(target=self._listen, daemon=True).start()
+
+    @property
+    def idle(self) -> bool:
+        """Whether workers had nothing to do where there was work."""
+        return self.alone > 0 and not self.slices
 
     def map(self, work: Work[T, R], slices: Iterable[T]) -> Iterator[R]:
         """Yield what work makes of each slice, in their order; RunError where the cluster is gone."""
         pieces = iter(slices)
         first = list(islice(pieces, 2))
         if len(first) < 2:
+            self.alone += len(first)
             yield from map(work, first)
             return
         yield from self._spread(work, chain(first, pieces))
@@ -279,7 +286,9 @@ def connect(
         pipe.send(asked)
         spread = Spread(pipe, cluster.mixed)
         _await_first(spread)
-        note(f"Ray: {len(spread.workers)} {'worker' if len(spread.workers) == 1 else 'workers'}")
+        there, most = len(spread.workers), cluster.workers
+        many = f" of {most}" if most not in ("auto", there) else ""
+        note(f"Ray: {there} {'worker' if there == 1 else 'workers'}{many}")
         yield spread
     finally:
         _end(process, pipe, name)

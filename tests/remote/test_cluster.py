@@ -19,6 +19,7 @@ from kills import Place, of_clusters
 from test_resume import contents
 
 import neuroevo as ne
+from neuroevo import caveats
 from neuroevo.config import load
 from neuroevo.engine.cost import Budget
 from neuroevo.engine.execution import Work
@@ -28,6 +29,7 @@ from neuroevo.experiments import experiment
 from neuroevo.remote import cluster
 from neuroevo.remote.cluster import Cluster, Spread
 from neuroevo.remote.worker import PARTS
+from neuroevo.storage import rundir
 
 pytest.importorskip("ray", reason="the extra ray is not installed")
 CPU = torch.device("cpu")
@@ -229,6 +231,19 @@ def test_workers_that_differ_are_refused_or_admitted_and_told_of(monkeypatch: py
         assert isinstance(executor, Spread)
         assert executor.differing == {"torch"}
         assert not executor.alike
+        assert caveats.of_workers(executor.differing, executor.idle) == [
+            "workers differed from the run's process in torch: its numbers are nobody else's"
+        ]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("sets", [["memory.individuals=256"], []], ids=["one slice", "several"])
+def test_workers_that_had_nothing_to_do_are_told_of(tmp_path: Path, sets: list[str]) -> None:
+    torch.manual_seed(0)
+    checked = load(None, [*SHORT, "remote.workers=1", *sets])
+    folder = experiment.run(checked, str(tmp_path / "run"), "test", Quiet())
+    told = [line for line in rundir.read_result(folder)["warnings"] if "remote.workers: idle" in line]
+    assert bool(told) is bool(sets)
 
 
 @pytest.mark.long
