@@ -296,14 +296,17 @@ def selections(run: Run) -> list[str]:
         interval = test.get("interval", {}).get(run.metric)
         row: list[Any] = [name, test.get(run.metric), page.number(interval), validation.get(run.metric)]
         row += [split.get(other) for other in others for split in (test, validation)]
-        rows.append([*row, entry.get("members", 1), entry.get("temperature")])
-    header += ["members", "temperature"]
+        rows.append(row)
     looks = run.result.get("test_scored", 0)
     caption = (
         "All were chosen by their validation figures, which are too good for that reason. This run's networks were "
         f"scored on test {looks} times in all: the best of them there is chosen on test."
     )
-    about = [(name, entry["about"]) for name, entry in found.items()]
+    divided = {name: entry.get("temperature") for name, entry in found.items()}
+    about = [
+        (name, entry["about"] + ("" if divided[name] is None else f"; logits divided by {page.number(divided[name])}"))
+        for name, entry in found.items()
+    ]
     return [page.grid(header, rows, caption), page.name_table(about)]
 
 

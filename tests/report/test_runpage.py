@@ -106,7 +106,7 @@ def test_what_was_exported_is_on_the_page_beside_the_champion(folder: Path, tmp_
     entry = found.compared.entry
     section = runpage.run_page(folder, None).partition("What was taken away")[2].partition("<h2>")[0]
     assert f"<td>{entry['test']['accuracy']:.4f}</td>" in section
-    assert f"<td>{entry['temperature']:.4f}</td>" in section
+    assert f"logits divided by {entry['temperature']:.4f}" in section
     assert f"scored on test {rundir.read_result(folder)['test_scored']} times" in section
     assert section.index("champion") < section.index("ensemble:2 with temperature")
     result = rundir.read_result(folder)
