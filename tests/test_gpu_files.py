@@ -15,7 +15,7 @@ from test_gpu import BASE, DEEP, MLP, configured
 from neuroevo import devices
 from neuroevo.bench import arms, benchmark, workers
 from neuroevo.engine.observer import Observer
-from neuroevo.experiments import evaluation, experiment, export, reopen
+from neuroevo.experiments import evaluation, experiment, export, formats, reopen
 from neuroevo.experiments.signals import Signals
 from neuroevo.problems import intervals
 from neuroevo.report import report
@@ -111,7 +111,8 @@ def test_a_run_is_exported_in_every_format(tmp_path: Path, gpu: str, sets: list[
     pytest.importorskip("onnxscript")
     transform = parts.network.backbone.transform
     # What makes a graph of a network is a compiler, and it has a network of the host.
-    assert export.content(whole, "onnx", {"backbone": "x"}, (transform.channels, *transform.size))
+    about = {"backbone": "x", "classes": parts.network.classes, "transform": transform._asdict()}
+    assert formats.graph(whole.network, about, (transform.channels, *transform.size), "images")
 
 
 @pytest.mark.parametrize("trainable", ["fc", "*"])  # on the device beside a prefix, and without one

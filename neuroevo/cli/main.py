@@ -249,15 +249,32 @@ def decide(
 @app.command("export")
 def export_(
     run_dir: Run,
+    *,
     out: Annotated[str, typer.Option(help="the file to write", metavar="FILE")],
     format: Annotated[str | None, typer.Option(help="safetensors, pt or onnx; default as FILE's name ends")] = None,
-    member: Member = None,
+    select: Annotated[
+        str,
+        typer.Option(
+            help="champion; top_mean[:K], the mean of the best; soup; ensemble[:K]; member:I of a front", metavar="WHAT"
+        ),
+    ] = "champion",
+    temperature: Annotated[
+        bool, typer.Option("--temperature", help="divide logits by a temperature fitted on validation")
+    ] = False,
+    with_transform: Annotated[
+        bool, typer.Option("--with-transform", help="a graph (onnx) takes pixels in [0, 1]")
+    ] = False,
 ) -> None:
-    """Write the champion as a plain network."""
-    from neuroevo.experiments import export
+    """Write the champion, or another network of the final population, as a plain network."""
+    from neuroevo.cli import results
+    from neuroevo.experiments import export, terminal
     from neuroevo.experiments.signals import Signals
 
-    print(printable(str(export.export(run_dir, format, out, member, signals=Signals()))))
+    how: dict[str, Any] = {"temperature": temperature, "with_transform": with_transform}
+    with terminal.show() as observer:
+        found = export.export(run_dir, format, out, select, observer, **how, signals=Signals())
+    rows = [] if found.compared is None else results.comparison(*found.compared)
+    table(found.line, rows)
 
 
 @app.command()

@@ -97,6 +97,20 @@ def beside(result: dict[str, Any]) -> list[tuple[str, str]]:
     return [(f"logistic regression {name}", value) for name, value in scores(found["test"]) if name == metric]
 
 
+def comparison(name: str, entry: dict[str, Any], champion: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return rows for what is taken away beside the champion, each metric on validation and on test."""
+    test, champions = entry.get("test", {"interval": {}}), champion.get("test", {})
+    rows = [] if entry["temperature"] is None else [("temperature", number(entry["temperature"]))]
+    for metric, value in entry["validation"].items():
+        beside = champion.get("validation", {}).get(metric)
+        rows += [
+            (f"validation {metric}", f"{number(value)}  (champion {number(beside)})" if champion else number(value))
+        ]
+    for metric, text in scores(test):
+        rows += [(f"test {metric}", f"{text}  (champion {number(champions.get(metric))})")]
+    return rows
+
+
 def describe(folder: str) -> list[tuple[str, list[tuple[str, str]]]]:
     """Return a run's result as tables, each a title and rows: of its search for settings, and of the run itself."""
     tables, result = [], rundir.read_result(Path(folder))
@@ -124,6 +138,9 @@ def describe(folder: str) -> list[tuple[str, list[tuple[str, str]]]]:
     for split, found in (("validation", champion), ("test", champion.get("test", {}))):
         rows += caveats.of_constraints(split, found.get("constraints", {}))
     rows += beside(result)
+    for name, entry in result.get("selections", {}).items():
+        rows += [(name, entry["about"])]
+        rows += [(f"{name}, {metric}", value) for metric, value in comparison(name, entry, champion)]
     rows += [("forward samples", f"{cost['forward_samples']:,}"), ("seconds", f"{cost['seconds']:.1f}")]
     rows += [("warning", line) for line in result.get("warnings", [])]
     return [*tables, (folder, rows)]

@@ -29,6 +29,9 @@ class Observer:
     def close(self) -> None:
         """Let go of what is held, however the search ends."""
 
+    def candidates(self, done: int, total: int) -> None:
+        """Hear how many candidates of all have been validated, for what is taken away of a run."""
+
     def several(self, shares: Mapping[str, float]) -> None:
         """Hear how far each of some searches beside each other is, from 0 to 1."""
 
@@ -59,6 +62,11 @@ class Observers(Observer):
         """Tell all how far the frozen prefix is."""
         for one in self.each:
             one.progress(done, total)
+
+    def candidates(self, done: int, total: int) -> None:
+        """Tell all how many candidates have been validated."""
+        for one in self.each:
+            one.candidates(done, total)
 
     def begin(self, step: "Step", rules: "Rules") -> None:
         """Tell all that a search begins."""

@@ -96,6 +96,7 @@ def conclude(
             "test_scored": before.get("test_scored", 0) + scored,
             "versions": versions(),
             **({"tuning": tuning} if searched else {}),
+            **({"selections": before["selections"]} if keeps_selections(before, step) else {}),
         },
     )
 
@@ -111,6 +112,11 @@ def of_folds(folder: Path, run: Run) -> tuple[dict[str, Any], list[str]]:
 def total(own: Mapping[str, float], folds: Mapping[str, Any]) -> dict[str, float]:
     """Return a run's cost with that of the searches that chose its end."""
     return {key: value + folds.get("cost", {}).get(key, 0) for key, value in own.items()}
+
+
+def keeps_selections(before: Mapping[str, Any], step: Step) -> bool:
+    """Tell whether a result of before has what was taken away of this same step."""
+    return "selections" in before and before.get("generations") == step.generation
 
 
 def write_onnx(folder: Path, found: tuple[bytes, float] | None) -> list[str]:

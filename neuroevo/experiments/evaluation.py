@@ -15,7 +15,7 @@ from neuroevo.errors import InputError
 from neuroevo.experiments.compose import Run
 from neuroevo.experiments.interruption import NEVER, Interruption
 from neuroevo.experiments.log import watch_prefix
-from neuroevo.experiments.reopen import open_run, rebuild
+from neuroevo.experiments.reopen import member_of, open_run, rebuild
 from neuroevo.problems.intervals import Tested
 
 
@@ -68,12 +68,13 @@ def examine(
     for text in sets:
         if text.partition("=")[0] not in keys:
             raise InputError(f"--set {text}: a run is scored as it is; here, only {', '.join(keys)} can be set")
+    take = None if member is None else member_of(member)
     if root is None:
-        run, step = open_run(run_dir, observer, member, sets, signals=signals)
+        run, step = open_run(run_dir, observer, take, sets, signals=signals)
         rows = run.supervised.splits["test"]
         tested = run.supervised.test(step.champion.genome, rows)
         return Evaluation(tested, run.network.classes, run.whole.noun, places(run.whole, rows))
-    run, champion = rebuild(run_dir, observer, member, signals=signals)
+    run, champion = rebuild(run_dir, observer, take, signals=signals)
     with config.at(root="--data", file="--data", **config.READING):
         other = read_samples(run, root, sets)
     for line in config.under("data", other.notes, ("broken",)):

@@ -28,6 +28,8 @@ from neuroevo.networks.network import STATISTICS
 from neuroevo.problems import slicing
 from neuroevo.storage import checkpoint, generations, rundir
 
+Take = Callable[[checkpoint.Checkpoint], Champion]  # what takes the champion's place
+
 PYTHON = "python"  # the key of a config that says that a run is from Python
 # What can change from one command on a run or a search to the next, as dotted keys begin.
 CHANGING = (
@@ -228,9 +230,9 @@ def of_genome(champion: Champion) -> str:
 
 
 def read_run(
-    run_dir: str, observer: Observer, member: int | None, sets: Sequence[str] = ()
+    run_dir: str, observer: Observer, take: Take | None = None, sets: Sequence[str] = ()
 ) -> tuple[Config, checkpoint.Checkpoint]:
-    """Return a run's config and its newest good checkpoint, in which a member of the front may be the champion."""
+    """Return a run's config and its newest good checkpoint, in which what `take` takes of it is the champion."""
     folder = rundir.find(run_dir)
     saved, c = reopen(folder, observer.note)
     c = apply_sets(c, list(sets))
@@ -238,43 +240,44 @@ def read_run(
         raise InputError(f"{run_dir}: a search of hyperparameters, which has no champion; its final run is not begun")
     if saved is None:
         raise InputError(f"{run_dir}: no checkpoint yet")
-    if member is not None:
-        saved = replace(saved, step=replace(saved.step, champion=member_as_champion(saved, member)))
+    if take is not None:
+        saved = replace(saved, step=replace(saved.step, champion=take(saved)))
     return c, saved
 
 
 def open_run(
     run_dir: str,
     observer: Observer,
-    member: int | None = None,
+    take: Take | None = None,
     sets: Sequence[str] = (),
     *,
     signals: Interruption = NEVER,
 ) -> tuple[Run, Step]:
     """Return the parts of a run, data included, and its newest good step, for use and not to go on from.
 
-    With `member`, that one of the step's front takes the champion's place; InputError where there is none.
+    What `take` takes of the checkpoint is the champion in its place.
     """
-    c, saved = read_run(run_dir, observer, member, sets)
+    c, saved = read_run(run_dir, observer, take, sets)
     with signals:
         run, step, _ = restore(c, saved, signals, observer, observer.note)
     return run, step
 
 
 def rebuild(
-    run_dir: str, observer: Observer, member: int | None = None, *, signals: Interruption = NEVER
+    run_dir: str, observer: Observer, take: Take | None = None, *, signals: Interruption = NEVER
 ) -> tuple[Run, Champion]:
-    """Return the parts of a run and its champion, or a member of its front, from its folder alone, without its data.
+    """Return the parts of a run and its champion, from its folder alone, without its data.
 
-    Its splits are empty. Only batch norms that are re-estimated for a member need the train images.
+    What `take` takes of the checkpoint is the champion in its place. Its splits are empty. Only batch norms that are
+    re-estimated for a member need the train images.
     """
-    c, saved = read_run(run_dir, observer, member)
+    c, saved = read_run(run_dir, observer, take)
     champion, statistics = saved.step.champion, None
     if c.backbone.batchnorm == "recalibrate" and c.backbone.trainable:
         statistics = champions_own(Path(run_dir), champion)
         if statistics is None:
             try:
-                return open_run(run_dir, observer, member, signals=signals)[0], champion
+                return open_run(run_dir, observer, take, signals=signals)[0], champion
             except InputError as error:
                 raise InputError(
                     f"{error} (the batch norms of {champion.kind} are re-estimated on the run's train images: those of "
@@ -304,11 +307,15 @@ def champions_own(folder: Path, champion: Champion) -> dict[str, Tensor] | None:
     return {name: value for name, value in weights.items() if name.endswith(STATISTICS)}
 
 
-def member_as_champion(saved: checkpoint.Checkpoint, member: int) -> Champion:
-    """Return a member of a checkpoint's front, by its number, as if it were the champion."""
-    if saved.front is None:
-        raise InputError(f"--member: {saved.path} has no front; only a run with fitness.metrics has one")
-    count = len(saved.front.genomes)
-    if not 0 <= member < count:
-        raise InputError(f"--member: {member} given; the front of {saved.path} has {count} members, from 0")
-    return Champion(saved.front.genomes[member], f"{checkpoint.FRONT}{member}", saved.step.generation, {})
+def member_of(number: int, option: str = "--member") -> Take:
+    """Return what takes a member of a checkpoint's front, by its number, as if it were the champion."""
+
+    def take(saved: checkpoint.Checkpoint) -> Champion:
+        if saved.front is None:
+            raise InputError(f"{option}: {saved.path} has no front; only a run with fitness.metrics has one")
+        count = len(saved.front.genomes)
+        if not 0 <= number < count:
+            raise InputError(f"{option}: {number} given; the front of {saved.path} has {count} members, from 0")
+        return Champion(saved.front.genomes[number], f"{checkpoint.FRONT}{number}", saved.step.generation, {})
+
+    return take

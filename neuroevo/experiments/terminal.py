@@ -90,6 +90,10 @@ class Terminal(Observer):
             self.last = time.monotonic()  # who is done in a moment needs no line about it
         self._show("predictions", f"{done:,} of {total:,} labelled", done, total, whole=False)
 
+    def candidates(self, done: int, total: int) -> None:
+        """Show how far the validation of candidates is."""
+        self._show("candidates", f"{done} of {total} candidates validated", done, total, whole=done == total)
+
     def begin(self, step: "Step", rules: "Rules") -> None:
         """Remember the budget, of which progress is a share; a search before this one is no longer shown."""
         self.budget, self.validated, self.before = rules.budget, "", None

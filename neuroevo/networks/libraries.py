@@ -33,8 +33,7 @@ def _timm(model: str, pretrained: bool, image_size: int | None) -> tuple[nn.Modu
     if not timm.is_model(name):
         near = ", ".join(timm.list_models(f"*{name}*")[:5]) or "see timm.list_models()"
         raise InputError(f"timm has no model {model!r}; near: {near}", option="name")
-    cfg = timm.get_pretrained_cfg(model)
-    fixed: dict[str, Any] = {"img_size": image_size} if image_size and cfg is not None and cfg.fixed_input_size else {}
+    fixed = options("timm", model, image_size, pretrained=pretrained)
     network = _make(f"timm/{model}", lambda: timm.create_model(model, pretrained=pretrained, **fixed), pretrained)
     classifier = network.get_classifier()  # type: ignore[operator]
     head = next((key for key, module in network.named_modules() if module is classifier), None)
@@ -54,11 +53,10 @@ def _torchvision(model: str, pretrained: bool, image_size: int | None) -> tuple[
         raise InputError(f"torchvision has no classifier {model!r}; there are: {near}", option="name")
     given = models.get_model_weights(model).DEFAULT
     preset = given.transforms()
-    fixed = {"image_size": image_size} if image_size and model.startswith("vit_") else {}
-    extra = {} if pretrained or model not in ("googlenet", "inception_v3") else {"init_weights": False}
+    fixed = options("torchvision", model, image_size, pretrained=pretrained)
     network = _make(
         f"torchvision/{model}",
-        lambda: models.get_model(model, weights=given if pretrained else None, **extra, **fixed),
+        lambda: models.get_model(model, weights=given if pretrained else None, **fixed),
         pretrained,
     )
     heads = [
@@ -72,6 +70,18 @@ def _torchvision(model: str, pretrained: bool, image_size: int | None) -> tuple[
         heads[-1],
         Transform((size, size), preset.interpolation.value, 3, tuple(preset.mean), tuple(preset.std)),
     )
+
+
+def options(library: str, model: str, image_size: int | None, *, pretrained: bool) -> dict[str, Any]:
+    """Return the options with which a library makes a network of its own for images of a size."""
+    if library == "timm":
+        import timm
+
+        given = timm.get_pretrained_cfg(model)
+        return {"img_size": image_size} if image_size and given is not None and given.fixed_input_size else {}
+    fixed: dict[str, Any] = {"image_size": image_size} if image_size and model.startswith("vit_") else {}
+    drawn = model in ("googlenet", "inception_v3") and not pretrained
+    return fixed | ({"init_weights": False} if drawn else {})
 
 
 def make_own(name: str) -> tuple[nn.Module, str]:

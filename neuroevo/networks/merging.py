@@ -45,20 +45,26 @@ def mix(states: Sequence[State]) -> dict[str, Tensor]:
     return {name: _mean([state[name] for state in states]) for name in states[0]}
 
 
-def mix_greedily(states: Sequence[State], score: Callable[[dict[str, Tensor]], Any]) -> dict[str, Tensor]:
-    """Return the greedy soup: the best network, and each other, the better first, that the mean is no worse with.
+def choose_greedily(states: Sequence[State], score: Callable[[dict[str, Tensor]], Any]) -> list[int]:
+    """Return which networks a greedy soup is of: the best, and each other, the better first, that does no harm.
 
-    `score`, a number or a tuple, the higher the better, is asked of each of n networks and then of n - 1 means.
+    `score`, a number or a tuple, the higher the better, is asked of each of n networks and then of n - 1 means: a
+    network is in where the mean with it is no worse than without.
     """
     check_layouts(states)
     scores = [score(dict(state)) for state in states]
     order = sorted(range(len(states)), key=scores.__getitem__, reverse=True)
-    chosen, best = [states[order[0]]], scores[order[0]]
+    chosen, best = order[:1], scores[order[0]]
     for i in order[1:]:
-        found = score(mix([*chosen, states[i]]))
+        found = score(mix([states[k] for k in [*chosen, i]]))
         if found >= best:
-            chosen, best = [*chosen, states[i]], found
-    return mix(chosen)
+            chosen, best = [*chosen, i], found
+    return chosen
+
+
+def mix_greedily(states: Sequence[State], score: Callable[[dict[str, Tensor]], Any]) -> dict[str, Tensor]:
+    """Return the greedy soup, the mean of the networks that `choose_greedily` chooses."""
+    return mix([states[i] for i in choose_greedily(states, score)])
 
 
 def add_tasks(base: State, states: Sequence[State], scale: float = 1.0) -> dict[str, Tensor]:

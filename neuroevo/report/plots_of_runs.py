@@ -26,7 +26,7 @@ from neuroevo.report.figures import (
     thin,
     words,
 )
-from neuroevo.report.genealogy import Ancestor
+from neuroevo.storage.lineage import Ancestor
 
 
 def anytime(name: str, curve: Sequence[tuple[float, float, float]], metric: str) -> Plot:

@@ -11,12 +11,13 @@ from typing import Any, NamedTuple
 from neuroevo import caveats, config
 from neuroevo.errors import InputError, ignore, printable
 from neuroevo.problems.metric import LOWER_IS_BETTER, as_reported
-from neuroevo.report import archipelago, genealogy, overview, page, plots_of_runs, plots_of_searches, testpage
+from neuroevo.report import archipelago, genealogy, overview, page, plots_of_runs, plots_of_searches, takeaway, testpage
 from neuroevo.report.figures import Files, Plot, words
 from neuroevo.report.plates import plot_grid
 from neuroevo.report.plots_of_searches import Axis, Trials
 from neuroevo.search import islands
 from neuroevo.storage import checkpoint, files, predictions, rundir
+from neuroevo.storage import lineage as lineages
 from neuroevo.storage.files import Note
 
 COST = ("generation", "forward_samples", "backward_samples", "seconds")
@@ -127,7 +128,7 @@ def run_page(folder: Path, pictures: Files | None, refresh: int | None = None, n
     if not run.history:
         raise InputError("; ".join([f"{folder}: no generation is recorded yet", *bad]))
     searched = read_trials(folder, bad.append)
-    genealogy.read(folder, bad.append)
+    lineages.read(folder, bad.append)
     apart = rundir.read_islands(folder, bad.append)
     rundir.read_confusion(folder, bad.append)
     predictions.read(folder, bad.append)
@@ -154,6 +155,9 @@ def run_page(folder: Path, pictures: Files | None, refresh: int | None = None, n
         )
         + page.section("The champion on test", *testpage.on_test(folder, pictures))
         + page.section("Test samples", *testpage.samples(folder, run.config))
+        + page.section(
+            "What was taken away", *([] if run.goes_on else takeaway.table(run.result, run.champion, run.metric))
+        )
         + page.section("Genealogy", *ancestry(run, pictures))
         + page.section("Pareto front", plot_grid(front(run), pictures))
         + page.section("Search of hyperparameters", plot_grid(of_search, pictures))
@@ -272,7 +276,7 @@ def ancestry(run: Run, pictures: Files | None, prefix: str = "") -> list[str]:
     if not run.champion:
         return []
     kind, generation = run.champion["kind"], run.champion["generation"]
-    lineage = genealogy.read(run.folder)
+    lineage = lineages.read(run.folder)
     if generation == 0:
         return [page.note("No genealogy: the champion is what the run started from.")]
     if generation not in lineage:
@@ -283,7 +287,7 @@ def ancestry(run: Run, pictures: Files | None, prefix: str = "") -> list[str]:
         made_of = f"was made of the whole population: {what}" if what else "has no parents"
         return [page.note(f"No genealogy: the champion ({words(kind)}) {made_of}.")]
     tree = genealogy.ancestors(lineage, generation, rows[:PARTS], DEPTH, WIDEST)
-    line = genealogy.descent(lineage, generation, rows[0])
+    line = lineages.descent(lineage, generation, rows[0])
     drawn = [plots_of_runs.descent("descent", line, run.history)]
     if any(len(individuals) > 1 for individuals in tree):
         drawn.insert(0, plots_of_runs.genealogy("genealogy", tree, kind))

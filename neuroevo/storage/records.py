@@ -103,6 +103,16 @@ def of_result(result: dict[str, Any]) -> bool:
             )
         )
 
+    def of_selections(found: Any) -> bool:
+        return isinstance(found, dict) and all(
+            isinstance(each, dict)
+            and isinstance(each.get("about"), str)
+            and count(each.get("members"))
+            and figures(each.get("validation"))
+            and ("test" not in each or of_test(each["test"]))
+            for each in found.values()
+        )
+
     spent = ("forward_samples", "backward_samples", "validation_samples", "backbone_samples", "seconds")
     told = result.get("warnings", [])
     if not isinstance(told, list) or not all(isinstance(line, str) for line in told):
@@ -130,6 +140,7 @@ def of_result(result: dict[str, Any]) -> bool:
         and of_constraints(champion.get("constraints", {}))
         and of_baseline(result.get("baseline", {}))
         and of_folds(result.get("folds", {}))
+        and of_selections(result.get("selections", {}))
         and (
             "tuning" not in result
             or (isinstance(result["tuning"], dict) and "trials" in result["tuning"] and of_result(result["tuning"]))

@@ -130,17 +130,32 @@ def test_any_member_of_a_front_is_listed_evaluated_and_exported(neuroevo: Comman
     assert evaluated.returncode == 0, evaluated.stderr
     norm = next(line.split()[1] for line in evaluated.stdout.splitlines() if "weight_norm" in line)
     assert float(norm) == pytest.approx(float(members[-1][4]), abs=1e-4)
-    assert neuroevo("export", "many", "--member", last, "--out", "w").returncode == 0
+    assert neuroevo("export", "many", "--select", f"member:{last}", "--out", "w").returncode == 0
     assert (tmp_path / "w").exists()
-    found = neuroevo("export", "many", "--out", "x.pt", "--member", str(len(members)))
+    found = neuroevo("export", "many", "--out", "x.pt", "--select", f"member:{len(members)}")
     assert (found.returncode, found.stdout, found.stderr.count("\n")) == (2, "", 1), found.stderr
     assert f"has {len(members)} members, from 0" in found.stderr
     assert not (tmp_path / "x.pt").exists()
 
 
+def test_an_ensemble_is_exported_and_shown_beside_the_champion(neuroevo: Command, tmp_path: Path) -> None:
+    assert neuroevo("run", *QUICK, "--out", "r").returncode == 0
+    done = neuroevo("export", "r", "--select", "ensemble:4", "--temperature", "--out", "m.safetensors")
+    assert done.returncode == 0, done.stderr
+    title, *rows = done.stdout.splitlines()
+    assert title.startswith("m.safetensors: ")
+    names = [row.split("  ")[1] for row in rows]
+    assert names[0] == "temperature"
+    assert {"validation accuracy", "test accuracy", "test cross_entropy"} <= set(names)
+    assert all("(champion 0." in row or "(champion 1." in row or "(champion 2." in row for row in rows[1:])
+    assert "candidates validated" in done.stderr
+    assert (tmp_path / "m.safetensors.md").read_text().startswith("<!-- a model card by neuroevo -->")
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [
+        (["export", "nowhere", "--out", "x", "--select", "best"], "--select: 'best' is none of champion, top_mean,"),
         (["run", "--set", "algorithm.populaton=5"], "algorithm.populaton: unknown key (did you mean population?)"),
         (["run", "--set=fitness.metrics=[accuracy]"], "fitness.metrics: ['accuracy'] given, a list of two or more"),
         (["run", "--set=fitness.metrics=[accuracy, sparsity]", "--set=algorithm.name=pso"], "go with algorithm ga"),

@@ -26,6 +26,7 @@ from neuroevo.experiments.compose import Run
 from neuroevo.report import genealogy, runpage
 from neuroevo.search import islands
 from neuroevo.storage import generations, rundir
+from neuroevo.storage import lineage as lineages
 
 # Digits' own pixels: quick, and nothing to download.
 SETS = [
@@ -184,7 +185,7 @@ def test_all_of_a_run_of_islands_is_written_down_and_can_be_used(tmp_path: Path)
     for line in rundir.read_history(folder):
         own = [each["fitness_best"] for each in lines if each["generation"] == line["generation"]]
         assert line["fitness_best"] == max(own)
-    lineage = genealogy.read(folder)
+    lineage = lineages.read(folder)
     assert all(line.island == [i // 6 for i in range(18)] for line in lineage.values())
     result = rundir.read_result(folder)
     kind, island = islands.split(result["champion"]["kind"])

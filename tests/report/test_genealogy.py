@@ -7,7 +7,8 @@ from neuroevo.config import load
 from neuroevo.engine import pareto
 from neuroevo.experiments import experiment
 from neuroevo.report import genealogy, runpage
-from neuroevo.report.genealogy import Generation
+from neuroevo.storage import lineage as lineages
+from neuroevo.storage.lineage import Generation
 
 LINEAGE = {
     1: Generation([[-1, -1], [-1, -1], [-1, -1]], [0.1, 0.3, None]),
@@ -32,7 +33,7 @@ def test_a_genealogy_ends_at_its_depth_before_it_is_too_wide_and_where_the_linea
 
 
 def test_of_two_parents_the_fitter_one_leads_on() -> None:
-    line = genealogy.descent(LINEAGE, 3, 1)
+    line = lineages.descent(LINEAGE, 3, 1)
     assert [(a.generation, a.row, a.fitness) for a in line] == [(3, 1, 0.9), (2, 2, 0.5), (1, 1, 0.3)]
 
 
@@ -78,5 +79,5 @@ def test_the_rows_of_a_real_runs_champion_are_its_genome(tmp_path: Path) -> None
         folder = experiment.run(c, str(tmp_path / name), "test", kept)
         champion = kept.steps[-1].champion
         population = kept.steps[champion.generation - 1].population
-        rows = genealogy.origin(genealogy.read(folder)[champion.generation], champion.kind, c.record())
+        rows = genealogy.origin(lineages.read(folder)[champion.generation], champion.kind, c.record())
         torch.testing.assert_close(champion.genome, population.genomes[rows].mean(0))

@@ -10,9 +10,9 @@ import pytest
 
 from neuroevo.report import figures, plots_of_benches, plots_of_runs, plots_of_searches
 from neuroevo.report.figures import Files, Plot
-from neuroevo.report.genealogy import Ancestor
 from neuroevo.report.plots_of_benches import Interval, Point
 from neuroevo.report.plots_of_searches import Axis, Trials
+from neuroevo.storage.lineage import Ancestor
 
 HISTORY = [
     {"generation": g, "fitness_best": -1 / g, "fitness_mean": -2 / g if g != 2 else None, "fitness_std": 0.1,

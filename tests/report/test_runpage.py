@@ -7,7 +7,7 @@ import pytest
 from conftest import TINY, Quiet
 
 from neuroevo.config import load
-from neuroevo.experiments import experiment
+from neuroevo.experiments import experiment, export
 from neuroevo.report import runpage
 from neuroevo.storage import rundir
 
@@ -80,3 +80,19 @@ def test_the_page_says_what_was_taken_of_a_folder_and_obeys_nothing_in_it(folder
     assert "<h2>Data</h2>" in page
     assert "1,234 images, &lt;b&gt;\\x1b" in page
     assert "&lt;i&gt;left out" in page
+
+
+def test_what_was_exported_is_on_the_page_beside_the_champion(folder: Path, tmp_path: Path) -> None:
+    assert "What was taken away" not in runpage.run_page(folder, None)
+    found = export.export(str(folder), None, str(tmp_path / "m.pt"), "ensemble:2", temperature=True)
+    assert found.compared is not None
+    entry = found.compared.entry
+    section = runpage.run_page(folder, None).partition("What was taken away")[2].partition("<h2>")[0]
+    assert f"<td>{entry['test']['accuracy']:.4f}</td>" in section
+    assert f"logits divided by {entry['temperature']:.4f}" in section
+    assert f"scored on test {rundir.read_result(folder)['test_scored']} times" in section
+    assert section.index("champion") < section.index("ensemble:2 with temperature")
+    result = rundir.read_result(folder)
+    for damage in ({"about": 3}, {"members": -1}, {"validation": []}, {"test": {}}):
+        rundir.write_result(folder, result | {"selections": {"soup": entry | damage}})
+        assert rundir.read_result(folder) == {}

@@ -14,8 +14,8 @@ from neuroevo.engine.genome import Population
 from neuroevo.engine.loop import Champion, Step
 from neuroevo.engine.scores import Scores
 from neuroevo.errors import InputError, RunError
-from neuroevo.report import genealogy
 from neuroevo.storage import files, records, rundir
+from neuroevo.storage import lineage as lineages
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -127,7 +127,7 @@ def test_a_damaged_text_file_is_a_line_and_the_rest_is_read(tmp_path: Path, dama
     readers = {
         "result.json": lambda note: rundir.read_result(tmp_path, note),
         "history.jsonl": lambda note: rundir.read_history(tmp_path, note),
-        "lineage.jsonl": lambda note: [*genealogy.read(tmp_path, note)],
+        "lineage.jsonl": lambda note: [*lineages.read(tmp_path, note)],
         "confusion.csv": lambda note: rundir.read_confusion(tmp_path, note),
     }
     for name, read in readers.items():
