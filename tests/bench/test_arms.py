@@ -9,7 +9,7 @@ RAW = {"data": {"name": "digits"}, "backbone": {"name": "none", "weights": "none
 
 
 @pytest.mark.parametrize("samples", [200_000, 5_000_000, 150_000_000])
-@pytest.mark.parametrize("arm", [arm for arm in arms.ARMS if arm != "config" and arm not in arms.NEEDS])
+@pytest.mark.parametrize("arm", [arm for arm in arms.ARMS if arm not in ("config", "logistic", *arms.NEEDS)])
 def test_every_arm_is_a_config_that_is_looked_at_about_as_often(arm: str, samples: int) -> None:
     given = Given(samples, 40_000, 5_000)
     c = arms.configure(RAW, arm, None, given, seed=0, split=0)
@@ -119,3 +119,9 @@ def test_a_closed_form_takes_one_generation_and_says_what_it_needs(arm: str) -> 
 @pytest.mark.parametrize(("samples", "expected"), [(10**6, 64), (20_000_000, 512), (144_000_000, 1024)])
 def test_simultaneous_perturbation_has_about_as_many_steps_at_any_budget(samples: int, expected: int) -> None:
     assert arms.configure(RAW, "spsa", None, Given(samples, 40_000, 5_000), seed=0, split=0).fitness.samples == expected
+
+
+def test_logistic_takes_one_generation_and_what_it_takes_whatever_the_budget() -> None:
+    c = arms.configure(RAW, "logistic", None, Given(10**3, 1257, 270), seed=0, split=0)
+    assert (c.budget.generations, c.budget.samples, c.algorithm.name) == (1, None, "fixed")
+    assert not c.validate.logistic  # it isn't compared with itself
