@@ -32,7 +32,9 @@ def test_a_class_is_named_or_given_by_its_place(of):
     logits, targets, _ = samples()
     for name, reference in (("recall", "recall_score"), ("precision", "precision_score"), ("f1", "f1_score")):
         found = score(bind(METRICS[name](of=of), NAMES), logits, targets)
-        wanted = [getattr(sklearn_metrics, reference)(targets == 2, one.argmax(1) == 2) for one in logits]
+        wanted = [
+            getattr(sklearn_metrics, reference)((targets == 2).numpy(), (one.argmax(1) == 2).numpy()) for one in logits
+        ]
         assert torch.allclose(found, torch.tensor(wanted).double())
     found = score(bind(METRICS["false_positive_rate"](of=of), NAMES), logits, targets)
     wanted = [((one.argmax(1) == 2) & (targets != 2)).sum() / (targets != 2).sum() for one in logits]
