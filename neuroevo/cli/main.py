@@ -1,9 +1,7 @@
 """The command line. Nothing heavy is imported before a command needs it, so that --help is instant."""
 
 import os
-import shutil
 import sys
-import textwrap
 from collections.abc import Callable
 from io import TextIOWrapper
 from typing import Annotated, Any, NoReturn
@@ -113,20 +111,16 @@ def bench(
     if not all(map(isfinite, chosen)):
         raise InputError(f"--levels {levels}: give numbers with commas between them")
     names = [name.strip() for name in arms.split(",")]
+    how: dict[str, Any] = {
+        "seeds": seeds,
+        "splits": splits,
+        "jobs": jobs,
+        "budget": budget,
+        "levels": chosen,
+        "out": out,
+    }
     with terminal.show() as observer:
-        folder = bench_.run(
-            config,
-            names,
-            observer,
-            Signals(),
-            seeds=seeds,
-            splits=splits,
-            jobs=jobs,
-            budget=budget,
-            levels=chosen,
-            sets=sets or [],
-            out=out,
-        )
+        folder = bench_.run(config, names, observer, Signals(), sets=sets or [], **how)
     standings(str(folder))
 
 
@@ -294,7 +288,7 @@ def list_(
     from neuroevo.cli import listing
 
     for title, rows in listing.describe(key):
-        table(title, rows, wrap=sys.stdout.isatty())
+        print("\n".join(map(printable, listing.lines(title, rows))))
 
 
 @app.command()
@@ -323,15 +317,13 @@ def version(show: Annotated[bool, typer.Option("--version", help="print the vers
         print(__version__)
 
 
-def table(title: str, rows: list[tuple[str, str]], wrap: bool = False) -> None:
-    """Print a title and two columns, plain enough for a pipe; with `wrap`, in lines that fit into the terminal."""
+def table(title: str, rows: list[tuple[str, str]]) -> None:
+    """Print a title and two columns, plain enough for a pipe."""
     rows = [(printable(name), printable(value)) for name, value in rows]
     width = max((len(name) for name, _ in rows), default=0)
-    columns = max(shutil.get_terminal_size().columns, width + 24)
-    print("\n".join(textwrap.wrap(title, columns)) if wrap else printable(title))
+    print(printable(title))
     for name, value in rows:
-        lines = textwrap.wrap(value, columns - width - 4, break_long_words=False) if wrap else [value]
-        print(f"  {name:<{width}}  " + f"\n{'':{width + 4}}".join(lines))
+        print(f"  {name:<{width}}  {value}")
 
 
 def summary(folder: str) -> None:
