@@ -98,29 +98,15 @@ def bench(
     ] = None,
 ) -> None:
     """Compare arms at equal budget over seeds; the same command goes on where it stopped, or adds arms and seeds."""
-    from math import isfinite
-
     from neuroevo.bench import benchmark as bench_
+    from neuroevo.cli import standings as standings_
     from neuroevo.experiments import terminal
     from neuroevo.experiments.signals import Signals
 
-    try:
-        chosen = [float(level) for level in levels.split(",")] if levels else []
-    except ValueError:
-        chosen = [float("nan")]
-    if not all(map(isfinite, chosen)):
-        raise InputError(f"--levels {levels}: give numbers with commas between them")
-    names = [name.strip() for name in arms.split(",")]
-    how: dict[str, Any] = {
-        "seeds": seeds,
-        "splits": splits,
-        "jobs": jobs,
-        "budget": budget,
-        "levels": chosen,
-        "out": out,
-    }
+    how: dict[str, Any] = {"seeds": seeds, "splits": splits, "jobs": jobs, "budget": budget, "out": out}
+    names, chosen = [name.strip() for name in arms.split(",")], standings_.read_levels(levels)
     with terminal.show() as observer:
-        folder = bench_.run(config, names, observer, Signals(), sets=sets or [], **how)
+        folder = bench_.run(config, names, observer, Signals(), levels=chosen, sets=sets or [], **how)
     standings(str(folder))
 
 
