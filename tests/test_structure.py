@@ -86,7 +86,13 @@ YAML = {  # below config, and yet about a config: what is said of a whole record
 }
 PROGRAM = {  # what belongs to a program, and where it is still; these sets only shrink
     "signal": {"experiments.signals"},
-    "Signals": {"cli.searches", "cli.outcomes", "bench.workers", "bench.jobs", "tuning.legs"},  # a worker is a program of its own
+    "Signals": {
+        "cli.searches",
+        "cli.outcomes",
+        "bench.workers",
+        "bench.jobs",
+        "tuning.legs",
+    },  # a worker is a program of its own
     "argv": {"experiments.signals"},
     "print": {"cli.program", "cli.outcomes", "cli.main"},
 }

@@ -1,6 +1,9 @@
 """What a config can have: sections with their keys, parts with their options, as rows to print, and recipes."""
 
 import os
+import shutil
+import sys
+import textwrap
 from pathlib import Path
 
 from neuroevo import config
@@ -42,6 +45,17 @@ def describe(key: str | None) -> list[tuple[str, Rows]]:
     every = [f"{name}.{each}" for name, keys in known.items() for each in keys if name != TOP]
     there = [*dict.fromkeys([*sections, *kinds, RECIPES])]
     raise InputError(f"list: nothing is called {key}{near(key, [*there, *every])}; there are: {', '.join(there)}")
+
+
+def lines(title: str, rows: Rows) -> list[str]:
+    """Return a title and two columns as lines, which fit into the terminal where standard output is one."""
+    width = max((len(name) for name, _ in rows), default=0)
+    columns = max(shutil.get_terminal_size().columns, width + 24) if sys.stdout.isatty() else None
+    found = [title] if columns is None else textwrap.wrap(title, columns)
+    for name, value in rows:
+        first, *more = [value] if columns is None else textwrap.wrap(value, columns - width - 4) or [""]
+        found += [f"  {name:<{width}}  {first}", *(" " * (width + 4) + line for line in more)]
+    return found
 
 
 def row(key: Key) -> tuple[str, str]:

@@ -66,7 +66,7 @@ def list_(
     from neuroevo.cli import listing
 
     for title, rows in listing.describe(key):
-        table(title, rows, wrap=sys.stdout.isatty())
+        print("\n".join(map(printable, listing.lines(title, rows))))
 
 
 def init(

@@ -1,7 +1,5 @@
 """What commands share: the arguments that several take, and how they print what came out."""
 
-import shutil
-import textwrap
 from typing import Annotated
 
 import typer
@@ -21,15 +19,13 @@ Member = Annotated[
 ]
 
 
-def table(title: str, rows: list[tuple[str, str]], wrap: bool = False) -> None:
-    """Print a title and two columns, plain enough for a pipe; with `wrap`, in lines that fit into the terminal."""
+def table(title: str, rows: list[tuple[str, str]]) -> None:
+    """Print a title and two columns, plain enough for a pipe."""
     rows = [(printable(name), printable(value)) for name, value in rows]
     width = max((len(name) for name, _ in rows), default=0)
-    columns = max(shutil.get_terminal_size().columns, width + 24)
-    print("\n".join(textwrap.wrap(title, columns)) if wrap else printable(title))
+    print(printable(title))
     for name, value in rows:
-        lines = textwrap.wrap(value, columns - width - 4, break_long_words=False) if wrap else [value]
-        print(f"  {name:<{width}}  " + f"\n{'':{width + 4}}".join(lines))
+        print(f"  {name:<{width}}  {value}")
 
 
 def summary(folder: str) -> None:

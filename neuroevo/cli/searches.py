@@ -75,34 +75,17 @@ def bench(
     ] = None,
 ) -> None:
     """Compare arms at equal budget over seeds; the same command goes on where it stopped, or adds arms and seeds."""
-    from math import isfinite
-
     from neuroevo.experiments import terminal
 
-    try:
-        chosen = [float(level) for level in levels.split(",")] if levels else []
-    except ValueError:
-        chosen = [float("nan")]
-    if not all(map(isfinite, chosen)):
-        raise InputError(f"--levels {levels}: give numbers with commas between them")
+    how: dict[str, Any] = {"seeds": seeds, "splits": splits, "jobs": jobs, "budget": budget, "out": out}
     names = [name.strip() for name in arms.split(",")]
     with terminal.show() as observer:
         from neuroevo.bench import benchmark as bench_  # as in run
+        from neuroevo.cli import standings as standings_
         from neuroevo.experiments.signals import Signals
 
-        folder = bench_.run(
-            config,
-            names,
-            observer,
-            Signals(observer.note),
-            seeds=seeds,
-            splits=splits,
-            jobs=jobs,
-            budget=budget,
-            levels=chosen,
-            sets=sets or [],
-            out=out,
-        )
+        chosen = standings_.read_levels(levels)
+        folder = bench_.run(config, names, observer, Signals(observer.note), levels=chosen, sets=sets or [], **how)
     standings(str(folder))
 
 

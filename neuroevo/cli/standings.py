@@ -1,8 +1,10 @@
 """What the arms of a benchmark came to, as rows of a table."""
 
+from math import isfinite
 from pathlib import Path
 
 from neuroevo.cli.results import number
+from neuroevo.errors import InputError
 from neuroevo.storage import rundir
 
 
@@ -18,6 +20,17 @@ def describe(folder: str) -> tuple[str, list[tuple[str, str]]]:
         rows.append((name, f"{means} {interval}  {arm['seconds_mean']:.1f}"))
     rows += [("warning", line) for line in result.get("warnings", [])]
     return f"{folder}: {result['runs']} of {result['runs_asked']} runs", rows
+
+
+def read_levels(text: str | None) -> list[float]:
+    """Return the levels that `--levels` names, with commas between them; InputError where one is no number."""
+    try:
+        levels = [float(level) for level in text.split(",")] if text else []
+    except ValueError:
+        levels = [float("nan")]
+    if not all(map(isfinite, levels)):
+        raise InputError(f"--levels {text}: give numbers with commas between them")
+    return levels
 
 
 def place(mean: float | None, sign: int) -> float:

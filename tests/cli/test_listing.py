@@ -1,4 +1,5 @@
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,17 @@ def test_every_key_that_a_config_records_is_listed_and_has_a_meaning() -> None:
 def test_all_there_is_is_listed_by_default() -> None:
     titles = [title for title, _ in listing.describe(None)]
     assert titles == ["section", *config.TABLES, "arm", "recipe"]
+
+
+def test_lines_fit_into_a_terminal_and_are_whole_in_a_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    (title, table), *_ = listing.describe("refine")
+    whole = listing.lines(title, table)
+    assert len(whole) == 1 + len(table)
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    wrapped = listing.lines(title, table)
+    assert max(map(len, wrapped)) <= 60
+    assert " ".join(" ".join(wrapped).split()) == " ".join(" ".join(whole).split())
 
 
 @pytest.mark.parametrize("name", config.recipes())
