@@ -44,13 +44,13 @@ PACKAGES = {  # in order: each may import those before it, and its own modules t
     "api": ["learners", "genes", "islands", "algorithms", "classification", "folders", "arguments", "notebook",
             "searches", "predictions", "loading", "workers"],
     "estimator": [""],
-    "cli": ["columns", "inspection", "listing", "pages", "results", "standings", "decisions", "labels", "program", "searches",
-            "outcomes", "main"],
+    "cli": ["columns", "inspection", "listing", "pages", "results", "standings", "decisions", "labels", "program",
+            "searches", "outcomes", "main"],
     "__main__": [""],
 }  # fmt: skip
 ORDER = [".".join(filter(None, (package, name))) for package, names in PACKAGES.items() for name in names]
 ONLY = {  # the one module that imports a library
-    "h5py": {"storage.hdf5"}, "pydantic": {"config"}, "typer": {f"cli.{name}" for name in ("program", "searches", "outcomes", "main")}, "rich": {"experiments.terminal"},
+    "h5py": {"storage.hdf5"}, "pydantic": {"config"}, "typer": {"cli"}, "rich": {"experiments.terminal"},
     "safetensors": {"networks.weightfiles"}, "sklearn": {"estimator", "problems.logistic"}, "filelock": {"data.cache"},
     "evotorch": {"search.operators.crossover", "search.algorithms"}, "optuna": {"search.samplers"},
     "scipy": {"bench.statistics", "problems.mixtures"}, "yaml": {"config"}, "platformdirs": {"data.cache"},
@@ -168,7 +168,9 @@ TESTS = {  # of modules that are tested with another of their package, by that o
     "bench/test_benchmark.py": ["bench.tasks", "bench.tables"],
     "tuning/test_tune.py": ["tuning.search", "tuning.tuner"],
     "forecast/test_forecast.py": [name for name in ORDER if name.startswith("forecast.") and name != "forecast.pace"],
-    "cli/test_cli.py": ["cli.main", "cli.program", "cli.searches", "cli.outcomes", "cli.pages", "cli.results", "cli.standings"],
+    "cli/test_cli.py": [
+        f"cli.{name}" for name in ("main", "program", "searches", "outcomes", "pages", "results", "standings")
+    ],
     "decision/test_tune_decision.py": ["decision.tune", "decision.arrays", "decision.goal"],
     "experiments/test_decide.py": ["experiments.logits"],
     "api/test_islands_from_python.py": ["api.islands"],
