@@ -7,7 +7,7 @@ import pytest
 from conftest import TINY, Quiet, make_folder
 
 from neuroevo import caveats, config
-from neuroevo.cli import main
+from neuroevo.cli import program
 from neuroevo.config import load
 from neuroevo.errors import InputError
 from neuroevo.experiments import build, experiment
@@ -188,7 +188,7 @@ def ran(folder: Path, *sets: str) -> tuple[Path, Quiet]:
 def said(folder: Path, capsys: pytest.CaptureFixture[str]) -> tuple[list[str], str, str]:
     """Return a run's warnings: of result.json, of the terminal's summary, of the page."""
     capsys.readouterr()
-    main.summary(str(folder))
+    program.summary(str(folder))
     result = json.loads((folder / rundir.RESULT).read_text())["warnings"]
     return result, capsys.readouterr().out, runpage.run_page(folder, None)
 

@@ -28,7 +28,7 @@ RAW = ["features.components=null", "features.standardise=false"]
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(intervals, "RESAMPLES", 10)
     monkeypatch.setattr(intervals, "WHOLE_RESAMPLES", 4)
-    monkeypatch.setattr(report, "report", lambda folder: None)
+    monkeypatch.setattr(report, "report", lambda folder, **_: None)
     torch.manual_seed(0)  # weights none: the library's own initialisation
 
 

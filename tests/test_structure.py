@@ -50,7 +50,8 @@ PACKAGES = {  # in order: each may import those before it, and its own modules t
 }  # fmt: skip
 ORDER = [".".join(filter(None, (package, name))) for package, names in PACKAGES.items() for name in names]
 ONLY = {  # the one module that imports a library
-    "h5py": {"storage.hdf5"}, "pydantic": {"config"}, "typer": {"cli"}, "rich": {"experiments.terminal"},
+    "typer": {f"cli.{name}" for name in ("program", "searches", "outcomes", "main")},
+    "h5py": {"storage.hdf5"}, "pydantic": {"config"}, "rich": {"experiments.terminal"},
     "safetensors": {"networks.weightfiles"}, "sklearn": {"estimator", "problems.logistic"}, "filelock": {"data.cache"},
     "evotorch": {"search.operators.crossover", "search.algorithms"}, "optuna": {"search.samplers"},
     "scipy": {"bench.statistics", "problems.mixtures"}, "yaml": {"config"}, "platformdirs": {"data.cache"},
@@ -163,6 +164,7 @@ TESTS = {  # of modules that are tested with another of their package, by that o
     "tracking/test_trackers.py": ["tracking.child"],
     "experiments/test_resume.py": ["experiments.reopen"], "experiments/test_starts.py": ["networks.rows"],
     "experiments/test_export.py": ["experiments.formats"],
+    "experiments/test_predictions_of_runs.py": ["experiments.predictions"],
     "experiments/test_selection.py": ["experiments.comparison", "experiments.card", "networks.ensembles"],
     "report/test_genealogy.py": ["storage.lineage"], "report/test_runpage.py": ["report.takeaway"],
     "bench/test_benchmark.py": ["bench.tasks", "bench.tables"],

@@ -261,6 +261,7 @@ def compare(run: Run, step: Step, folder: Path, signals: Interruption, log: Call
             champion = of_folds(folder, run)[0].get("validation", {}) if run.refits else step.champion.validation
             return baseline.compare(run, champion, log)
     except Interrupted:
+        conclude(run, replace(step, stop=None), folder, stop_reason=signals.name, log=log)
         log(f"{folder}: interrupted before its champion was scored; go on with: neuroevo resume {folder}")
         raise
 

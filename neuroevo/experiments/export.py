@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from torch import nn
+
 from neuroevo import config
 from neuroevo.engine.loop import Step
 from neuroevo.engine.observer import Observer
@@ -40,13 +42,13 @@ class Opened(NamedTuple):
 
 def network(
     run_dir: str, select: str = "champion", observer: Observer | None = None, *, signals: Interruption = NEVER
-) -> tuple[Taken, Run]:
+) -> tuple[nn.Module, Run]:
     """Return what is taken of a run as a network, inputs (normalised images, or rows [B, d]) to logits [B, C].
 
     And the run's parts. Where validation doesn't choose it the run's data aren't needed: the parts have no image then.
     """
     found = open_choice(run_dir, selection.read(select), observer or Observer(), False, signals)
-    return ensembles.take(found.run.network, found.choice.genomes), found.run
+    return ensembles.take(found.run.network, found.choice.genomes).network, found.run
 
 
 def open_choice(run_dir: str, asked: Selection, observer: Observer, temperature: bool, signals: Interruption) -> Opened:

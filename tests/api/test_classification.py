@@ -204,20 +204,20 @@ def test_a_function_of_a_module_is_given_the_users_own_beside_metrics_of_data(ki
     model, x, trainable = made(kind)
     seen: set[tuple[type, bool]] = set()
 
-    def f1(module: nn.Module) -> dict[str, float]:
+    def hit(module: nn.Module) -> dict[str, float]:
         seen.add((type(module), module.training))
         chosen = module(x)[:, 0] > 0.3  # no gradient goes through it
         hits = float((chosen & (Y == 0)).sum())
-        return {"f1": 2 * hits / max(1.0, float(chosen.sum() + (Y == 0).sum())), "chosen": float(chosen.sum())}
+        return {"hit": 2 * hits / max(1.0, float(chosen.sum() + (Y == 0).sum())), "chosen": float(chosen.sum())}
 
     result = ne.evolve(
-        model, (x, Y), trainable=trainable, fitness=f1, validate="accuracy", algorithm=ne.ga(population=6), every=1,
+        model, (x, Y), trainable=trainable, fitness=hit, validate="accuracy", algorithm=ne.ga(population=6), every=1,
         refine=ne.adam(steps=2, lr=0.02, batch_size=32), budget=ne.Budget(generations=4),
     )  # fmt: skip
     assert seen == {(type(model), False)}
-    assert {"f1", "chosen", "accuracy", "cross_entropy"} == set(result.validation)
+    assert {"hit", "chosen", "accuracy", "cross_entropy"} == set(result.validation)
     assert result.model is not None
-    assert result.fitness == pytest.approx(f1(result.model)["f1"])
+    assert result.fitness == pytest.approx(hit(result.model)["hit"])
 
 
 def test_standardised_features_are_folded_and_start_with_the_modules_own_logits() -> None:
@@ -297,7 +297,7 @@ MODEL = nn.Linear(8, 3)
         ({"data": None, "fitness": None}, "fitness: a function expected; a metric by name goes with data"),
         ({"data": None, "fitness": len, "refine": "sgd"}, "refine: goes with data"),
         ({"data": None, "fitness": len, "samples": 3}, "samples: goes with data"),
-        ({"fitness": "f1"}, "fitness.name: no metric is called 'f1'"),
+        ({"fitness": "f7"}, "fitness.name: no metric is called 'f7'"),
         ({"fitness": {"name": "top_k", "k": 0}}, "fitness.k: 0 given"),
         ({"fitness": lambda module: "good"}, "fitness: good returned; a number, or numbers by name, expected"),
         ({"fitness": 3}, "fitness: a metric expected, a int given"),

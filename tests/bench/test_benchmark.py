@@ -58,7 +58,7 @@ def base(tmp_path: Path) -> str:
 def pages(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """Pages that were asked for; tests/report/test_report.py draws them."""
     drawn: list[Path] = []
-    monkeypatch.setattr(report, "report", lambda folder: drawn.append(Path(folder)))
+    monkeypatch.setattr(report, "report", lambda folder, **_: drawn.append(Path(folder)))
     return drawn
 
 

@@ -24,7 +24,7 @@ BASE = "data: {name: digits, image_size: SIZE, limit: 300}\nmemory: {limit: 1000
 
 @pytest.fixture(autouse=True)
 def pages(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(report, "report", lambda folder: None)
+    monkeypatch.setattr(report, "report", lambda folder, **_: None)
 
 
 def sources(folder: Path, base: str) -> list[str]:

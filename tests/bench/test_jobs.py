@@ -34,7 +34,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(autouse=True)
 def no_pages(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(report, "report", lambda folder: None)
+    monkeypatch.setattr(report, "report", lambda folder, **_: None)
 
 
 @pytest.fixture(scope="module")

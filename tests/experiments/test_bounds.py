@@ -13,7 +13,7 @@ from test_resume import contents
 
 from neuroevo import caveats
 from neuroevo.cli import inspection
-from neuroevo.cli.main import summary
+from neuroevo.cli.program import summary
 from neuroevo.config import load
 from neuroevo.errors import InputError
 from neuroevo.experiments import evaluation, experiment, export

@@ -15,6 +15,7 @@ from neuroevo.experiments import evaluation, experiment
 from neuroevo.experiments.evaluation import Evaluation
 from neuroevo.problems import intervals
 from neuroevo.problems.intervals import Share, confusion, wilson
+from neuroevo.problems.predictions import predict
 from neuroevo.storage import rundir, tables
 
 SMALL = ["backbone.name=none", "backbone.weights=none", "algorithm.population=8", "algorithm.elites=2",
@@ -24,9 +25,8 @@ SMALL = ["backbone.name=none", "backbone.weights=none", "algorithm.population=8"
 def judged(truth: list[int], predicted: list[int], classes: tuple[str, ...]) -> Evaluation:
     logits = torch.nn.functional.one_hot(torch.tensor(predicted), len(classes)).float()
     true = torch.tensor(truth)
-    return Evaluation(
-        intervals.Tested({}, confusion(logits[None], true), logits, true), classes, "images", range(len(truth))
-    )
+    rows = predict(torch.arange(len(truth)), logits[None], true)
+    return Evaluation(intervals.Tested({}, confusion(logits[None], true), rows), classes, "images", range(len(truth)))
 
 
 def test_recall_and_precision_of_each_class_are_scikit_learns_with_wilsons_intervals() -> None:

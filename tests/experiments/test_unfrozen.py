@@ -206,7 +206,8 @@ def test_cost_is_what_really_went_through(tmp_path: Path, weights: str, monkeypa
     given = ["refine.steps=2", "refine.batch_size=20", "algorithm.mutation.safe=true", "refine.back_off=true"]
     result = start(tmp_path / "r", weights, *given)
     cost = result["cost"]
-    assert counted[0] == cost["forward_samples"] + cost["validation_samples"] + TEST
+    predicted = VALIDATION + TEST  # for its page: the champion on validation, the start on test
+    assert counted[0] == cost["forward_samples"] + cost["validation_samples"] + TEST + predicted
     children = 4 * 2  # in two generations, by the mutation
     probes = sensitivity.PROBE
     assert cost["forward_samples"] == 3 * 6 * (2 * 40 + 2 * 20) + children * probes

@@ -18,7 +18,7 @@ import yaml
 from conftest import Quiet, weights_of_a_network
 
 from neuroevo import config
-from neuroevo.cli import main
+from neuroevo.cli import program
 from neuroevo.config import Config
 from neuroevo.engine.cost import Cost
 from neuroevo.engine.loop import Step
@@ -196,7 +196,7 @@ def test_a_tuned_value_at_the_end_of_its_range_is_said_in_terminal_result_and_pa
 ) -> None:
     def of(folder: Path) -> tuple[list[str], str, str]:
         capsys.readouterr()
-        main.summary(str(folder))
+        program.summary(str(folder))
         return rundir.read_result(folder)["warnings"], capsys.readouterr().out, runpage.run_page(folder, None)
 
     low = "tune.space={refine.steps: {name: integer, low: 1, high: 3}}"
