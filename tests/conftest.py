@@ -25,7 +25,7 @@ from safetensors.torch import save_file
 from neuroevo.config import load
 from neuroevo.engine.loop import Step
 from neuroevo.engine.observer import Observer
-from neuroevo.experiments import experiment
+from neuroevo.experiments import baseline, experiment
 from neuroevo.forecast import forecaster
 from neuroevo.networks import backbones, deep
 from neuroevo.problems import precision
@@ -45,6 +45,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         gone = [item for item in items if item.get_closest_marker("long")]
         config.hook.pytest_deselected(items=gone)
         items[:] = [item for item in items if not item.get_closest_marker("long")]
+
+
+@pytest.fixture(autouse=True)
+def uncompared(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs of this process are compared with no logistic regression, which takes longer than many a test's run."""
+    if request.node.get_closest_marker("compares") is None:
+        monkeypatch.setattr(baseline, "compare", lambda *_: baseline.NOTHING)
 
 
 @pytest.fixture(autouse=True, scope="session")

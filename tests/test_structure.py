@@ -151,7 +151,6 @@ TESTS = {  # of modules that are tested with another of their package, by that o
     "data/test_feature_cache.py": ["data.augment", "data.samples", "data.components", "networks.affine"],
     "storage/test_checkpoint.py": ["storage.generations", "storage.writer"],
     "storage/test_rundir.py": ["storage.files", "storage.records"],
-    "experiments/test_predictions.py": ["problems.predictions", "storage.predictions"],
     "report/test_testpage.py": ["report.predictions", "report.plates", "report.overview"],
     "report/test_comparison.py": ["report.pairs"],
     "report/test_plots.py": [name for name in ORDER if name.startswith(("report.plots_of_", "report.figures"))],
@@ -164,7 +163,9 @@ TESTS = {  # of modules that are tested with another of their package, by that o
     "tracking/test_trackers.py": ["tracking.child"],
     "experiments/test_resume.py": ["experiments.reopen"], "experiments/test_starts.py": ["networks.rows"],
     "experiments/test_export.py": ["experiments.formats"],
-    "experiments/test_predictions_of_runs.py": ["experiments.predictions"],
+    "experiments/test_predictions_of_runs.py": [
+        f"{name}.predictions" for name in ("experiments", "problems", "storage")
+    ],
     "experiments/test_selection.py": ["experiments.comparison", "experiments.card", "networks.ensembles"],
     "report/test_genealogy.py": ["storage.lineage"], "report/test_runpage.py": ["report.takeaway"],
     "bench/test_benchmark.py": ["bench.tasks", "bench.tables"],

@@ -145,7 +145,7 @@ def test_a_champion_is_scored_on_its_test_split_and_on_another_file(finished: Pa
 
 def test_the_exported_network_is_the_head_on_raw_numbers_and_scores_the_same(finished: Path, tmp_path: Path) -> None:
     said = export.export(str(finished / "r"), None, str(tmp_path / "m.safetensors"))
-    assert said.endswith("2 classes; inputs of 30 numbers, as they are in x")
+    assert said.line.endswith("2 classes; inputs of 30 numbers, as they are in x")
     export.export(str(finished / "r"), None, str(tmp_path / "m.pt"))
     plain = nn.Sequential()
     plain.add_module("head", nn.Linear(30, 2))

@@ -16,6 +16,7 @@ from neuroevo.experiments import baseline, experiment, reopen
 from neuroevo.experiments.interruption import Interruption
 from neuroevo.report import runpage
 
+pytestmark = pytest.mark.compares
 SMALL = ["data.name=digits", "data.limit=300", "backbone.name=none", "backbone.weights=none", "budget.generations=3"]
 NONE = ["backbone.name=none", "backbone.weights=none", "algorithm.population=8"]
 SMALL += ["algorithm.population=8", "fitness.samples=64"]

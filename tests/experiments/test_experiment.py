@@ -80,6 +80,7 @@ def test_a_run_ends_at_the_next_safe_place_for_whatever_reason_it_is_handed(tmp_
     assert (result["status"], result["stop_reason"], result["generations"]) == ("interrupted", "enough", 4)
 
 
+@pytest.mark.compares
 def test_a_run_leaves_what_the_contract_says(tmp_path: Path, quiet: Quiet) -> None:
     result = start(tmp_path / "r", quiet=quiet)
     assert {path.name for path in (tmp_path / "r").iterdir()} >= {

@@ -359,9 +359,9 @@ def test_a_search_goes_on_from_the_rung_it_was_interrupted_at(tmp_path: Path, mo
     advanced: list[int] = []
     before = Group.advance
 
-    def advance(self: Group, until: int, generations: int) -> Cost:
+    def advance(self: Group, until: int, *given: Any) -> Cost:
         advanced.append(until)
-        return before(self, until, generations)
+        return before(self, until, *given)
 
     monkeypatch.setattr(Group, "advance", advance)
     tune.resume(str(tmp_path / "cut"), [], Quiet(), Signals())
