@@ -112,7 +112,7 @@ def test_a_run_is_exported_in_every_format(tmp_path: Path, gpu: str, sets: list[
     transform = parts.network.backbone.transform
     # What makes a graph of a network is a compiler, and it has a network of the host.
     about = {"backbone": "x", "classes": parts.network.classes, "transform": transform._asdict()}
-    assert formats.graph(whole.network, about, (transform.channels, *transform.size), "images")
+    assert formats.graph(whole, about, (transform.channels, *transform.size), "images")
 
 
 @pytest.mark.parametrize("trainable", ["fc", "*"])  # on the device beside a prefix, and without one

@@ -50,7 +50,7 @@ def benched(base: str, folder: Path, arms: list[str], **changes: Any) -> list[di
         return list(csv.DictReader(lines))
 
 
-@pytest.mark.parametrize("backbone", [PIXELS, DEEP])
+@pytest.mark.parametrize("backbone", [PIXELS, pytest.param(DEEP, marks=pytest.mark.long)])
 def test_soups_and_the_merge_by_regression_are_validated_and_tested_once(tmp_path: Path, backbone: str) -> None:
     base = BASE.replace("SIZE", "null" if backbone is PIXELS else "32") + backbone + "\n"
     given = sources(tmp_path, base)

@@ -135,6 +135,7 @@ def test_a_worker_that_does_not_see_the_folder_says_so_and_writes_nothing(tmp_pa
     assert [path.name for path in tmp_path.iterdir()] == ["bench.yaml"]
 
 
+@pytest.mark.long
 def test_the_tables_by_workers_are_those_of_one_process(base: str, tmp_path: Path, shared: Spread) -> None:
     bench(base, ["ga", "hybrid"], tmp_path / "here", 1)
     before = shared.slices

@@ -1,7 +1,10 @@
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 
+
+@pytest.mark.long
 def test_what_is_taken_away_is_scored_for_each_arm_and_seed(run_bench: Callable[..., Any]) -> None:
     found = run_bench("takeaway.py")
     figures = found["figures"]

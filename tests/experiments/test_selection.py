@@ -67,7 +67,9 @@ else:
 """
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(
+    scope="module", params=[pytest.param(kind, marks=[] if kind == "linear" else pytest.mark.long) for kind in KINDS]
+)
 def finished(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     folder = tmp_path_factory.mktemp(request.param)
     experiment.run(load(None, KINDS[request.param]), str(folder / "r"), "test", Quiet())

@@ -201,7 +201,7 @@ def test_what_a_worker_raises_is_raised_here_and_the_next_search_goes_on(spread:
     [
         (Cluster(workers=1, address="127.0.0.1:1"), "address", "no Ray cluster is there"),
         (Cluster(workers=1, address="nowhere"), "address", "no Ray cluster is there"),
-        (Cluster(workers=1, address="auto"), "address", "auto: "),
+        pytest.param(Cluster(workers=1, address="auto"), "address", "auto: ", marks=pytest.mark.long),
         (
             Cluster(workers=1, gpus_per_worker=4),
             "workers",

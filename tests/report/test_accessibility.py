@@ -28,7 +28,10 @@ CHECK = """<script>addEventListener("load", () => axe.run().then(found => {
     dark: matchMedia("(prefers-color-scheme: dark)").matches,
     violations: found.violations.map(rule => [rule.id, rule.nodes.map(node => node.html.slice(0, 200))])});
   document.body.append(note); }))</script>"""
-pytestmark = pytest.mark.skipif(CHROMIUM is None or AXE is None, reason="no Chromium, or no axe-core")
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.skipif(CHROMIUM is None or AXE is None, reason="no Chromium, or no axe-core"),
+]
 
 
 @pytest.fixture(scope="module")

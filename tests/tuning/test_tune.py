@@ -482,6 +482,7 @@ def child(folder: str, sets: list[str], go_on: bool) -> None:
     os._exit(0)
 
 
+@pytest.mark.long
 def test_a_search_killed_at_any_moment_ends_in_the_same_bytes(tmp_path: Path) -> None:
     sets = [*HALVING, "tune.budget.generations=8"]
     searched(tmp_path / "whole", *sets)
