@@ -22,7 +22,7 @@ from onnxruntime import quantization
 from torch import Tensor
 
 import neuroevo as ne
-from neuroevo.experiments import export
+from neuroevo.experiments import formats
 from neuroevo.networks import backbones
 from neuroevo.networks.cut import IMAGES, match
 from neuroevo.networks.weights import PYPI
@@ -54,7 +54,8 @@ def write(folder: Path, name: str, images: Tensor) -> dict[str, Path]:
     assert backbone.own_head is not None
     whole = backbone.network(torch.nn.Linear(backbone.own_head.in_features, 10)).eval()
     files = {"float": folder / "float.onnx"}
-    files["float"].write_bytes(export.content(whole, "onnx", {"backbone": name}, tuple(images.shape[1:])))
+    about = {"backbone": name, "classes": [*range(10)], "transform": backbone.transform._asdict()}
+    files["float"].write_bytes(formats.graph(whole, about, tuple(images.shape[1:]), "images"))
     for form, kind in FORMS.items():
         files[form] = folder / f"{form}.onnx"
         reader = Calibration(images[:32])

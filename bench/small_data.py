@@ -42,7 +42,7 @@ def main() -> None:
     made.add_argument("--splits", type=int, default=5)
     made.add_argument("--generations", type=int, default=100)
     made.add_argument("--test", type=int, default=2000, help="test images of a set at most")
-    made.add_argument("--sets", help="some of the sets alone, by name, with commas between them")
+    made.add_argument("--sets", help="some of the sets alone, by name, with semicolons between them")
     options = made.parse_args()
     begin(made, options)
     sets, beside = SETS, ["fitness.samples=all"]

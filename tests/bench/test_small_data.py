@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.compares]
 
 
 def test_ways_to_choose_are_compared_on_the_same_draws(run_bench: Callable[..., Any]) -> None:
