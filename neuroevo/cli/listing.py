@@ -1,6 +1,5 @@
 """What a config can have: sections with their keys, parts with their options, as rows to print, and recipes."""
 
-import os
 import shutil
 import sys
 import textwrap
@@ -72,9 +71,6 @@ def begin(recipe: str, out: str | None) -> str:
     text = config.write_recipe(recipe)
     if out is None:
         return text
-    if os.path.lexists(out):
-        raise InputError(f"--out: {out} is there already; nothing is written over it")
-    if not Path(out).parent.is_dir():
-        raise InputError(f"--out: no folder {Path(out).parent}")
+    files.check_new(out, "--out")
     files.replace(Path(out), text.encode())
     return printable(out) + "\n"

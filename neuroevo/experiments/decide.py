@@ -108,13 +108,10 @@ def writable(out: str, place: str) -> Path:
     path = Path(out)
     if path.suffix.lower() != ".json":
         raise InputError(f"--out: {path.name} doesn't end in .json; offsets and scales are written as such a file")
-    if not path.parent.is_dir():
-        raise InputError(f"--out: no folder {path.parent}")
     if Path(place).is_dir():
         rundir.refuse_inside(place, out)
     for each in (path, *beside(path)):
-        if each.exists():
-            raise InputError(f"--out: {each} is there; give another name")
+        files.check_new(each, "--out")
     return path
 
 

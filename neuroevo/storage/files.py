@@ -3,31 +3,69 @@
 import json
 import math
 import os
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
-from neuroevo.errors import RunError, ignore
+from neuroevo.errors import InputError, RunError, ignore
 
 Note = Callable[[str], None]
 
 
-def replace(path: Path, content: bytes) -> None:
-    """Write a whole file, so that after a crash it is the old one or the new one; RunError where that fails."""
+def check_new(out: str | Path, option: str) -> None:
+    """See that a file which an option names can be new; InputError where something is there, or its folder isn't."""
+    path = Path(out)
+    if not path.parent.is_dir():
+        raise InputError(f"{option}: no folder {path.parent}")
+    if os.path.lexists(path):
+        raise InputError(f"{option}: {out} is there; give another name")
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[FileIO]:
+    """Give a file to write to, unbuffered: it is there under its name, on disk, once the context is left without error.
+
+    RunError where it can't be made or kept; what else ends the context is raised as it is. After a crash it is the old
+    one or the new one.
+    """
     temporary = path.with_name(path.name + ".partial")
     try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        flush_folder(path.parent)
-    except OSError as error:
-        raise write_error(path, error) from error
+        with _or_error(path):
+            file = FileIO(temporary, "w")
+        with file:  # closing it has nothing left to fail at
+            yield file
+            with _or_error(path):
+                os.fsync(file.fileno())
+        with _or_error(path):
+            temporary.replace(path)
+            flush_folder(path.parent)
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def replace(path: Path, content: bytes) -> None:
+    """Write a whole file, so that after a crash it is the old one or the new one; RunError where that fails."""
+    with whole(path) as file, _or_error(path):
+        _put(file, content)
+
+
+def _put(file: Any, content: bytes) -> None:
+    """Write all bytes to a file that is unbuffered, which may take them in parts."""
+    left = memoryview(content)
+    while left:
+        left = left[file.write(left) :]
+
+
+@contextmanager
+def _or_error(path: Path) -> Iterator[None]:
+    """Raise the error of a file that can't be written where the system says so."""
+    try:
+        yield
+    except OSError as error:
+        raise write_error(path, error) from error
 
 
 def flush_folder(folder: Path) -> None:
@@ -46,12 +84,8 @@ def write_error(path: Path, error: OSError) -> RunError:
 
 def append(file: Any, text: str) -> None:
     """Add text to a file that was opened to append bytes, unbuffered; RunError where it can't be written."""
-    left = text.encode(errors="backslashreplace")
-    try:
-        while left:
-            left = left[file.write(left) :]
-    except OSError as error:
-        raise write_error(Path(file.name), error) from error
+    with _or_error(Path(file.name)):
+        _put(file, text.encode(errors="backslashreplace"))
 
 
 def dumps(value: Any, indent: int | None = None) -> str:

@@ -6,16 +6,14 @@ names may have either. `escape` makes any name harmless, and `restore` gives it 
 
 import csv
 import io
-import os
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from io import FileIO
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from neuroevo.errors import UNSAFE, InputError
-from neuroevo.storage.files import append, flush_folder, write_error
+from neuroevo.storage.files import append, check_new, whole
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")  # the last are full-width
 ESCAPE = re.compile(r"\\(?:[\\nrt]|x[0-9a-f]{2}|u[0-9a-f]{4}|U[0-9a-f]{8})")  # as Python spells a character
@@ -38,14 +36,10 @@ def restore(text: str) -> str:
 
 def writable(out: str, option: str) -> Path:
     """Return the path of a table to be written, which an option gives; InputError where something is there."""
-    path = Path(out)
-    if path.suffix.lower() != ".csv":
+    if Path(out).suffix.lower() != ".csv":
         raise InputError(f"{option}: {out} doesn't end in .csv; a table is written as such a file")
-    if not path.parent.is_dir():
-        raise InputError(f"{option}: no folder {path.parent}")
-    if os.path.lexists(path):
-        raise InputError(f"{option}: {out} is there; give another name")
-    return path
+    check_new(out, option)
+    return Path(out)
 
 
 @contextmanager
@@ -54,33 +48,13 @@ def write(path: Path, header: Sequence[str]) -> Iterator[Callable[[Sequence[Any]
 
     The table is there once the context is left, and not at all where that is by an error.
     """
-    temporary = path.with_name(path.name + ".partial")
-    try:
-        file = _open(temporary)
-        with file:
+    with whole(path) as file:
 
-            def add(row: Sequence[Any]) -> None:
-                text = io.StringIO()
-                cells = [escape(value) if isinstance(value, str) else value for value in row]
-                csv.writer(text, lineterminator="\n").writerow(cells)
-                append(file, text.getvalue())
+        def add(row: Sequence[Any]) -> None:
+            text = io.StringIO()
+            cells = [escape(value) if isinstance(value, str) else value for value in row]
+            csv.writer(text, lineterminator="\n").writerow(cells)
+            append(file, text.getvalue())
 
-            add(header)
-            yield add
-            os.fsync(file.fileno())
-        try:
-            temporary.replace(path)
-            flush_folder(path.parent)
-        except OSError as error:
-            raise write_error(path, error) from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-
-
-def _open(path: Path) -> FileIO:
-    """Open a file to write to, unbuffered, so that closing it has nothing left to fail at."""
-    try:
-        return FileIO(path, "w")
-    except OSError as error:
-        raise write_error(path, error) from error
+        add(header)
+        yield add

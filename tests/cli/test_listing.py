@@ -100,7 +100,7 @@ def test_a_recipe_is_written_to_a_new_file_only(tmp_path: Path) -> None:
     assert listing.begin("own_features", str(out)) == f"{out}\n"
     assert out.read_text() == listing.begin("own_features", None)
     out.write_text("mine")
-    with pytest.raises(InputError, match="is there already"):
+    with pytest.raises(InputError, match="is there; give another name"):
         listing.begin("own_features", str(out))
     assert out.read_text() == "mine"
     with pytest.raises(InputError, match="no folder"):
