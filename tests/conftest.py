@@ -25,7 +25,7 @@ from safetensors.torch import save_file
 from neuroevo.config import load
 from neuroevo.engine.loop import Step
 from neuroevo.engine.observer import Observer
-from neuroevo.experiments import baseline, experiment
+from neuroevo.experiments import baseline, evaluation, experiment
 from neuroevo.forecast import forecaster
 from neuroevo.networks import backbones, deep
 from neuroevo.problems import precision
@@ -45,6 +45,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         gone = [item for item in items if item.get_closest_marker("long")]
         config.hook.pytest_deselected(items=gone)
         items[:] = [item for item in items if not item.get_closest_marker("long")]
+
+
+def scores_of(*given: Any, **options: Any) -> dict[str, Any]:
+    """Return the scores of `evaluate` alone; where samples are rows of numbers, `noun` says so."""
+    found = evaluation.evaluate(*given, **options)
+    return found.tested.scores | ({} if found.noun == "images" else {"noun": found.noun})
 
 
 @pytest.fixture(autouse=True)

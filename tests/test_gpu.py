@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import sklearn
 import torch
-from conftest import Quiet
+from conftest import Quiet, scores_of
 from paper_gpu import CUDA, Gpu, Paper, Waits, paper_gpu
 from pydantic import BaseModel
 from real_gpu import GPUS
@@ -30,7 +30,7 @@ from neuroevo.data import staging
 from neuroevo.data.samples import Features
 from neuroevo.engine.cost import Budget
 from neuroevo.engine.loop import Step
-from neuroevo.experiments import evaluation, experiment, export
+from neuroevo.experiments import experiment, export
 from neuroevo.experiments.signals import Signals
 from neuroevo.problems import intervals, precision, slicing
 from neuroevo.storage import rundir
@@ -232,7 +232,7 @@ def test_a_run_is_begun_resumed_evaluated_and_exported(gpu: Gpu, tmp_path: Path,
     assert not [line for line in quiet.lines if "runs without" in line]  # graphs are captured
     result = rundir.read_result(folder)
     assert result["status"] == "finished"
-    found = evaluation.evaluate(str(folder), None, quiet)
+    found = scores_of(str(folder), None, quiet)
     assert found == {
         **result["champion"]["test"],
         **{k: found[k] for k in found if k not in result["champion"]["test"]},

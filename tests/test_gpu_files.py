@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import Quiet
+from conftest import Quiet, scores_of
 from paper_gpu import CPU, CUDA, Gpu, Paper, paper_gpu
 from real_gpu import GPUS
 from safetensors.torch import load_file
@@ -15,7 +15,7 @@ from test_gpu import BASE, DEEP, MLP, configured
 from neuroevo import devices
 from neuroevo.bench import arms, benchmark, workers
 from neuroevo.engine.observer import Observer
-from neuroevo.experiments import evaluation, experiment, export, formats, reopen
+from neuroevo.experiments import experiment, export, formats, reopen
 from neuroevo.experiments.signals import Signals
 from neuroevo.problems import intervals
 from neuroevo.report import report
@@ -45,7 +45,7 @@ def go(folder: Path, *sets: str) -> Quiet:
     experiment.run(configured(*sets), str(folder), "test", quiet)
     experiment.resume(str(folder), ["budget.generations=4"], quiet)
     assert {step.population.genomes.device for step in quiet.steps} == {CUDA}
-    evaluation.evaluate(str(folder), None, quiet)
+    scores_of(str(folder), None, quiet)
     return quiet
 
 

@@ -32,7 +32,7 @@ def evaluate(
 
     path = None if predictions is None else results.writable(predictions, run_dir, "--predictions")
     with terminal.show() as observer:
-        found = evaluation.examine(run_dir, data, observer, member, sets or [], signals=Signals())
+        found = evaluation.evaluate(run_dir, data, observer, member, sets or [], signals=Signals())
     scores, called = found.tested.scores, results.titles(Path(run_dir))
     rows = results.scores(scores, called) + caveats.of_constraints("", scores.get("constraints", {}))
     table(f"{run_dir} on {data or 'its test split'} ({scores['images']} {found.noun})", rows)

@@ -43,20 +43,6 @@ def evaluate(
     sets: Sequence[str] = (),
     *,
     signals: Interruption = NEVER,
-) -> dict[str, Any]:
-    """Return the scores of `examine` alone; where samples are rows of numbers, `noun` says so."""
-    found = examine(run_dir, root, observer, member, sets, signals=signals)
-    return found.tested.scores | ({} if found.noun == "images" else {"noun": found.noun})
-
-
-def examine(
-    run_dir: str,
-    root: str | None,
-    observer: Observer,
-    member: int | None = None,
-    sets: Sequence[str] = (),
-    *,
-    signals: Interruption = NEVER,
 ) -> Evaluation:
     """Score a run's champion, or a member of its front, on its test split, or on class folders or an .npz file, `root`.
 

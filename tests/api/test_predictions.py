@@ -41,7 +41,7 @@ def test_a_folder_alone_says_of_test_images_what_the_run_says_and_so_does_the_co
     elif kind != "head":
         sets += [weights_of_a_network(tmp_path)]
     folder = experiment.run(load(None, sets), str(tmp_path / "r"), "test", Quiet())
-    known = evaluation.examine(str(folder), None, Quiet())
+    known = evaluation.evaluate(str(folder), None, Quiet())
     truth = [*known.predictions()]
     shutil.move(tmp_path / "data", tmp_path / "elsewhere")
     if whole:

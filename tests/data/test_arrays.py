@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pytest
 import torch
 import yaml
-from conftest import TINY, Quiet, make_folder
+from conftest import TINY, Quiet, make_folder, scores_of
 from safetensors.torch import load_file
 from sklearn.datasets import load_breast_cancer, load_digits
 from test_resume import contents
@@ -29,7 +29,7 @@ from neuroevo.data.images import Arrays
 from neuroevo.data.splits import split
 from neuroevo.engine.loop import Step
 from neuroevo.errors import InputError, Interrupted
-from neuroevo.experiments import build, evaluation, experiment, export
+from neuroevo.experiments import build, experiment, export
 from neuroevo.experiments.signals import Signals
 from neuroevo.networks import backbones
 from neuroevo.report import report
@@ -110,7 +110,7 @@ def test_a_run_that_is_interrupted_resumes_to_the_same_bytes(tmp_path: Path, ref
 def test_a_champion_is_scored_on_its_test_split_and_on_another_file(finished: Path, tmp_path: Path) -> None:
     run, quiet, bunch = str(finished / "r"), Quiet(), load_breast_cancer()
     known = json.loads((finished / "r" / "result.json").read_text())["champion"]["test"]
-    assert evaluation.evaluate(run, None, quiet) == {**known, "noun": "samples"}
+    assert scores_of(run, None, quiet) == {**known, "noun": "samples"}
     whole = datasets.arrays(file=str(finished / "bc.npz"))
     rows = split(whole, 0, 0.15, 0.15)["test"].numpy()
     x, y = bunch.data[rows], bunch.target[rows]
@@ -118,7 +118,7 @@ def test_a_champion_is_scored_on_its_test_split_and_on_another_file(finished: Pa
     places = write(tmp_path / "places.npz", x=x, y=y)
     turned = write(tmp_path / "turned.npz", x=x, y=1 - y, classes=bunch.target_names[::-1])
     for other in (named, places, turned):
-        found = evaluation.evaluate(run, other, quiet)
+        found = scores_of(run, other, quiet)
         assert {key: found[key] for key in ("accuracy", "cross_entropy", "images")} == pytest.approx(
             {key: known[key] for key in ("accuracy", "cross_entropy", "images")}
         )
@@ -138,9 +138,9 @@ def test_a_champion_is_scored_on_its_test_split_and_on_another_file(finished: Pa
         (str(tmp_path / "none.npz"), "is not there"),
     ):
         with pytest.raises(InputError, match=f"^--data: .*{line}"):
-            evaluation.evaluate(run, other, quiet)
+            scores_of(run, other, quiet)
     with pytest.raises(InputError, match=r"^--set data.broken=skip: for class folders"):
-        evaluation.evaluate(run, named, quiet, sets=["data.broken=skip"])
+        scores_of(run, named, quiet, sets=["data.broken=skip"])
 
 
 def test_the_exported_network_is_the_head_on_raw_numbers_and_scores_the_same(finished: Path, tmp_path: Path) -> None:
@@ -217,13 +217,13 @@ def test_a_run_goes_on_with_a_file_that_moved_and_with_no_other(
             with pytest.raises(InputError, match=f"^data: .*{line}.*the run was of.* 569 samples"):
                 experiment.resume(run, [more, f"data.file={other}"], Quiet())
             with pytest.raises(InputError, match=f"^data: .*{line}"):
-                evaluation.evaluate(run, None, Quiet(), sets=[f"data.file={other}"])
-        assert evaluation.evaluate(run, None, Quiet(), sets=[f"data.file={moved}"])["images"] == 85
+                scores_of(run, None, Quiet(), sets=[f"data.file={other}"])
+        assert scores_of(run, None, Quiet(), sets=[f"data.file={moved}"])["images"] == 85
         (tmp_path / "store").mkdir()
         shutil.copy(moved, tmp_path / "store" / "bc.npz")
         monkeypatch.setenv("NEUROEVO_DATA", str(tmp_path / "store"))
         quiet = Quiet()
-        assert evaluation.evaluate(run, None, quiet)["images"] == 85
+        assert scores_of(run, None, quiet)["images"] == 85
         assert any(line.startswith("data.file: ") and "is taken" in line for line in quiet.lines)
         monkeypatch.delenv("NEUROEVO_DATA")
         experiment.resume(run, [more, f"data.file={moved}"], Quiet())
@@ -292,11 +292,11 @@ def test_images_in_a_file_go_through_a_backbone_and_score_as_the_digits_do(tmp_p
     experiment.run(load(None, through), str(tmp_path / "b"), "test", Quiet())
     a, b = (json.loads((tmp_path / name / "result.json").read_text())["champion"] for name in "ab")
     assert a == b
-    assert evaluation.evaluate(str(tmp_path / "b"), file, Quiet())["images"] == 1797
+    assert scores_of(str(tmp_path / "b"), file, Quiet())["images"] == 1797
     with pytest.raises(InputError, match=r"^--data: .* has 2 numbers a sample; the run is of images"):
-        evaluation.evaluate(str(tmp_path / "b"), write(tmp_path / "v.npz", x=X, y=Y), Quiet())
+        scores_of(str(tmp_path / "b"), write(tmp_path / "v.npz", x=X, y=Y), Quiet())
     make_folder(tmp_path / "folder", {"test": {"0": 2, "1": 2}})
-    assert evaluation.evaluate(str(tmp_path / "a"), str(tmp_path / "folder"), Quiet())["images"] == 4
+    assert scores_of(str(tmp_path / "a"), str(tmp_path / "folder"), Quiet())["images"] == 4
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, Quiet, make_folder
+from conftest import TINY, Quiet, make_folder, scores_of
 
 from neuroevo import config
 from neuroevo.bench import benchmark
@@ -19,7 +19,7 @@ from neuroevo.data.arrays import Groups, Vectors
 from neuroevo.data.datasets import Dataset
 from neuroevo.data.identity import Identity
 from neuroevo.errors import InputError
-from neuroevo.experiments import build, evaluation, experiment
+from neuroevo.experiments import build, experiment
 from neuroevo.experiments.signals import Signals
 from neuroevo.storage import checkpoint, generations, hdf5
 from neuroevo.tuning import tune
@@ -91,7 +91,7 @@ def test_a_run_goes_with_no_other_data_than_its_own_and_says_what_differs(there:
     before = (there / "r/config.yaml").read_bytes()
     for use in (
         lambda: experiment.resume(str(there / "r"), ["budget.generations=7"], Quiet()),
-        lambda: evaluation.evaluate(str(there / "r"), None, Quiet()),
+        lambda: scores_of(str(there / "r"), None, Quiet()),
     ):
         with pytest.raises(InputError, match=rf"data: .*{message}.*; the run was of 32 images .*train 18.*cat, dog"):
             use()
@@ -102,15 +102,15 @@ def test_data_may_move_where_they_are_the_same(
     there: Path, monkeypatch: pytest.MonkeyPatch, quiet: Quiet, finished: Path
 ) -> None:
     monkeypatch.delenv("NEUROEVO_DATA", raising=False)
-    expected = evaluation.evaluate(str(finished / "r"), None, Quiet())
+    expected = scores_of(str(finished / "r"), None, Quiet())
     (there / "disk/of/mine").mkdir(parents=True)
     (there / "pets").rename(there / "disk/of/mine/pets")
     with pytest.raises(InputError, match="is not a folder"):
-        evaluation.evaluate(str(there / "r"), None, Quiet())
+        scores_of(str(there / "r"), None, Quiet())
     root = f"data.root={there / 'disk/of/mine/pets'}"
-    assert evaluation.evaluate(str(there / "r"), None, Quiet(), sets=[root]) == expected
+    assert scores_of(str(there / "r"), None, Quiet(), sets=[root]) == expected
     monkeypatch.setenv("NEUROEVO_DATA", str(there / "disk/of/mine"))
-    assert evaluation.evaluate(str(there / "r"), None, quiet) == expected
+    assert scores_of(str(there / "r"), None, quiet) == expected
     assert any("isn't there" in line and "mine/pets is taken" in line for line in quiet.lines)
     experiment.resume(str(there / "r"), ["budget.generations=7", root], Quiet())
     assert load(str(there / "r/config.yaml")).data.source.options["root"] == root.removeprefix("data.root=")
@@ -155,11 +155,11 @@ def test_a_checkpoint_from_before_says_that_data_were_not_checked_but_classes_ar
         for name in ("data", "native", "frozen"):
             del file.attrs[name]
     seal(path)
-    evaluation.evaluate(str(there / "r"), None, quiet)
+    scores_of(str(there / "r"), None, quiet)
     assert [line for line in quiet.lines if "not checked" in line]
     CHANGES["a class renamed"][0](there / "pets")
     with pytest.raises(InputError, match=r"data: the classes are now dog, zebra .*; the run was of cat, dog"):
-        evaluation.evaluate(str(there / "r"), None, Quiet())
+        scores_of(str(there / "r"), None, Quiet())
 
 
 def seal(path: Path) -> None:
@@ -203,11 +203,11 @@ def test_a_bench_compares_runs_on_the_same_data_only(there: Path) -> None:
 
 def test_evaluate_sets_how_images_are_read_and_nothing_else(there: Path) -> None:
     run, other = str(there / "r"), str(there / "pets/test")
-    expected = evaluation.evaluate(run, other, Quiet())
-    assert expected == evaluation.evaluate(run, None, Quiet())
+    expected = scores_of(run, other, Quiet())
+    assert expected == scores_of(run, None, Quiet())
     (there / "pets/test/cat/broken.png").write_bytes(b"broken")
-    assert evaluation.evaluate(run, other, Quiet(), sets=["data.broken=skip"]) == expected
-    assert evaluation.evaluate(run, None, Quiet(), sets=["data.broken=skip"]) == expected
+    assert scores_of(run, other, Quiet(), sets=["data.broken=skip"]) == expected
+    assert scores_of(run, None, Quiet(), sets=["data.broken=skip"]) == expected
     for sets, root, message in (
         (["data.root=x"], other, "--set data.root=x: .*; here, only data.broken, data.max_pixels can be set"),
         (
@@ -219,7 +219,7 @@ def test_evaluate_sets_how_images_are_read_and_nothing_else(there: Path) -> None
         (["data.broken"], other, "--set data.broken: give it as section.key=value"),
     ):
         with pytest.raises(InputError, match=message):
-            evaluation.evaluate(run, root, Quiet(), sets=sets)
+            scores_of(run, root, Quiet(), sets=sets)
 
 
 def test_a_start_that_is_damaged_is_named(there: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import Quiet
+from conftest import Quiet, scores_of
 from PIL import Image
 from test_resume import contents
 
@@ -16,7 +16,7 @@ from neuroevo.cli import inspection
 from neuroevo.cli.program import summary
 from neuroevo.config import load
 from neuroevo.errors import InputError
-from neuroevo.experiments import evaluation, experiment, export
+from neuroevo.experiments import experiment, export
 from neuroevo.storage import generations, rundir
 
 SETS = [
@@ -79,7 +79,7 @@ def test_a_run_says_whether_its_champion_is_feasible_on_validation_and_on_test_a
     assert "test precision of each class at least 0.7" in said
     rows = dict(inspection.describe(str(tmp_path / "r"))[1])
     assert "of 16 individuals (least violation" in rows["feasible"]
-    again = evaluation.evaluate(str(tmp_path / "r"), None, Quiet())
+    again = scores_of(str(tmp_path / "r"), None, Quiet())
     assert again["constraints"] == champion["test"]["constraints"]
 
 
@@ -181,12 +181,12 @@ def test_groups_may_be_folders_in_class_folders(tmp_path: Path) -> None:
     assert "worst_group_accuracy" in result["champion"]["test"]["interval"]
     found = result["champion"]["constraints"]["recall of each group at least 0.5"]
     assert set(found["values"]) == {"indoors", "outdoors"}
-    others = evaluation.evaluate(str(tmp_path / "r"), str(tmp_path / "data"), Quiet())
+    others = scores_of(str(tmp_path / "r"), str(tmp_path / "data"), Quiet())
     assert set(others["constraints"]["recall of each group at least 0.5"]["values"]) == {"indoors", "outdoors"}
     for name in ("cat", "dog"):  # others are in no group: what asks for groups is left out
         (tmp_path / "plain" / name).mkdir(parents=True)
         Image.fromarray(np.zeros((6, 6), dtype=np.uint8)).save(tmp_path / "plain" / name / "a.png")
-    plain = evaluation.evaluate(str(tmp_path / "r"), str(tmp_path / "plain"), Quiet())
+    plain = scores_of(str(tmp_path / "r"), str(tmp_path / "plain"), Quiet())
     assert plain["constraints"] == {}
     assert "worst_group_accuracy" not in plain
     Image.fromarray(np.zeros((6, 6), dtype=np.uint8)).save(tmp_path / "data" / "cat" / "a.png")
@@ -231,7 +231,7 @@ def test_a_run_under_bounds_of_groups_is_exported_and_scored_where_there_are_non
     start(tmp_path / "r", f"fitness.subject_to={bounds}")
     export.network(str(tmp_path / "r"))
     np.savez(tmp_path / "other.npz", **{key: value for key, value in samples(1).items() if key != "groups"})
-    found = evaluation.evaluate(str(tmp_path / "r"), str(tmp_path / "other.npz"), Quiet())
+    found = scores_of(str(tmp_path / "r"), str(tmp_path / "other.npz"), Quiet())
     assert list(found["constraints"]) == ["accuracy at least 0.1"]
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import Quiet, make_folder
+from conftest import Quiet, make_folder, scores_of
 from sklearn.metrics import precision_recall_fscore_support
 
 from neuroevo.cli import results
@@ -65,9 +65,9 @@ def test_predictions_are_written_sample_by_sample_and_add_up(tmp_path: Path) -> 
     folder = experiment.run(load(None, sets), str(tmp_path / "r"), "test", Quiet())
     known = rundir.read_result(folder)["champion"]["test"]
     for root in (None, str(tmp_path / "other")):
-        found = evaluation.examine(str(folder), root, Quiet())
+        found = evaluation.evaluate(str(folder), root, Quiet())
         if root is None:
-            assert found.tested.scores == known == evaluation.evaluate(str(folder), None, Quiet())
+            assert found.tested.scores == known == scores_of(str(folder), None, Quiet())
         path = tmp_path / f"p{root is None}.csv"
         count = found.tested.scores["images"]
         assert results.write_predictions(found, path) == f"{path}: predictions for {count} images"
@@ -87,7 +87,7 @@ def test_of_rows_the_place_is_their_row_in_the_file(tmp_path: Path) -> None:
     sets = [f"data={{name: arrays, file: {tmp_path / 'x.npz'}}}", *SMALL]
     sets += ["validate.metric={name: recall, of: up}", "fitness.metric={name: precision, of: up}", "fitness.ties=null"]
     folder = experiment.run(load(None, sets), str(tmp_path / "r"), "test", Quiet())
-    found = evaluation.examine(str(folder), None, Quiet())
+    found = evaluation.evaluate(str(folder), None, Quiet())
     rows = [*found.predictions()]
     assert [place for place, *_ in rows] == [*range(2, 90, 3)]
     assert [true for _, true, *_ in rows] == ["up" if value > 0 else "down" for value in x[2::3, 0]]

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import Quiet, make_folder
+from conftest import Quiet, make_folder, scores_of
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -22,7 +22,7 @@ from neuroevo.config import load
 from neuroevo.engine import pareto
 from neuroevo.engine.loop import Step
 from neuroevo.errors import InputError, Interrupted
-from neuroevo.experiments import build, evaluation, experiment, reopen, signals, sources
+from neuroevo.experiments import build, experiment, reopen, signals, sources
 from neuroevo.experiments.interruption import Interruption
 from neuroevo.experiments.signals import Signals
 from neuroevo.networks import backbones
@@ -56,7 +56,7 @@ def test_a_run_from_python_listens_to_no_signals_and_may_be_in_a_thread(tmp_path
     assert found == {signal.getsignal(signal.SIGINT)}
     with ThreadPoolExecutor() as pool:
         assert pool.submit(start, tmp_path / "b").result()["status"] == "finished"
-        scores = pool.submit(evaluation.evaluate, str(tmp_path / "b"), None, Quiet()).result()
+        scores = pool.submit(scores_of, str(tmp_path / "b"), None, Quiet()).result()
     assert scores["images"] > 0
     experiment.run(load(None, SMALL), str(tmp_path / "c"), "test", Looks(), signals=Signals())
     assert len(found) == 2
@@ -381,10 +381,10 @@ def test_evaluate_scores_the_test_split_as_the_run_did_and_other_folders(tmp_pat
     make_folder(tmp_path / "other", {".": {"b": 5}})
     sets = ["data.name=image_folder", f"data.root={tmp_path / 'data'}", "budget.generations=10"]
     result = start(tmp_path / "r", *sets)
-    assert evaluation.evaluate(str(tmp_path / "r"), None, quiet) == result["champion"]["test"]
-    other = evaluation.evaluate(str(tmp_path / "r"), str(tmp_path / "other"), quiet)
+    assert scores_of(str(tmp_path / "r"), None, quiet) == result["champion"]["test"]
+    other = scores_of(str(tmp_path / "r"), str(tmp_path / "other"), quiet)
     assert other["images"] == 5
-    same = evaluation.evaluate(str(tmp_path / "r"), str(tmp_path / "data"), quiet)
+    same = scores_of(str(tmp_path / "r"), str(tmp_path / "data"), quiet)
     assert same["accuracy"] == result["champion"]["test"]["accuracy"]
 
 
@@ -533,8 +533,8 @@ def test_runs_beside_the_class_folders_are_no_classes(
     sets = ["data.name=image_folder", "data.root=."]
     for out in (None, None, "r"):
         folder = experiment.run(load(None, [*SMALL, *sets]), out, "test", quiet)
-    assert evaluation.evaluate(str(folder), None, quiet) == rundir.read_result(folder)["champion"]["test"]
-    assert evaluation.evaluate(str(folder), ".", quiet)["images"] == 40
+    assert scores_of(str(folder), None, quiet) == rundir.read_result(folder)["champion"]["test"]
+    assert scores_of(str(folder), ".", quiet)["images"] == 40
     before = rundir.read_result(folder)["data"]
     experiment.resume(str(folder), ["budget.generations=8"], quiet)
     assert rundir.read_result(folder)["data"] == before

@@ -7,7 +7,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from conftest import Quiet, make_folder, weights_of_a_network
+from conftest import Quiet, make_folder, scores_of, weights_of_a_network
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -16,7 +16,7 @@ from neuroevo.config import load
 from neuroevo.data import augment, datasets, feature_cache
 from neuroevo.data.pixels import pixels
 from neuroevo.errors import InputError
-from neuroevo.experiments import build, evaluation, experiment, export, reopen
+from neuroevo.experiments import build, experiment, export, reopen
 from neuroevo.storage import checkpoint, generations
 
 SETS = [
@@ -118,7 +118,7 @@ def test_each_exported_member_of_the_front_scores_as_its_row_says(tmp_path: Path
         same.append(all(torch.equal(weights[key], value) for key, value in champion.items()))
     assert sum(same) <= 1
     with pytest.raises(InputError, match="--member: -1 given; the front of"):
-        evaluation.evaluate(run, None, Quiet(), -1)
+        scores_of(run, None, Quiet(), -1)
 
 
 def test_what_cannot_be_exported_is_refused(tmp_path: Path) -> None:
@@ -140,7 +140,7 @@ def test_what_cannot_be_exported_is_refused(tmp_path: Path) -> None:
 def test_a_run_of_one_objective_has_no_member(finished: str, tmp_path: Path) -> None:
     for use in (
         lambda: export.export(finished, "pt", str(tmp_path / "x"), "member:0"),
-        lambda: evaluation.evaluate(finished, None, Quiet(), 0),
+        lambda: scores_of(finished, None, Quiet(), 0),
     ):
         with pytest.raises(InputError, match="has no front; only a run with fitness.metrics has one"):
             use()
@@ -172,7 +172,7 @@ def test_export_and_scores_on_other_images_need_the_runs_folder_alone(
     labels = torch.from_numpy(other.labels)
     expected = parts.supervised.test(step.champion.genome, torch.arange(5), parts.view_others(rows, labels)).scores
     monkeypatch.setattr(build, "dataset", lambda c: pytest.fail("the data set was asked for"))
-    assert evaluation.evaluate(run, str(tmp_path / "other"), Quiet()) == expected
+    assert scores_of(run, str(tmp_path / "other"), Quiet()) == expected
     export.export(run, None, str(tmp_path / "m.safetensors"))
     exported, champion = load_file(tmp_path / "m.safetensors"), load_file(tmp_path / "r" / "champion.safetensors")
     assert all(torch.equal(exported[name], value) for name, value in champion.items())
@@ -192,7 +192,7 @@ def test_a_run_that_was_made_on_a_gpu_opens_and_goes_on_without_one(
 ) -> None:
     folder = tmp_path / "r"
     experiment.run(load(None, [*ALONE, *KINDS["pixels"]]), str(folder), "test", Quiet())
-    expected = evaluation.evaluate(str(folder), None, Quiet())
+    expected = scores_of(str(folder), None, Quiet())
     text = (folder / "config.yaml").read_text()
     (folder / "config.yaml").write_text(text.replace("device: auto", "device: cuda"))
     real = checkpoint.newest
@@ -203,11 +203,11 @@ def test_a_run_that_was_made_on_a_gpu_opens_and_goes_on_without_one(
         return saved and replace(saved, config=given, plan=saved.plan._replace(home="cuda:0"), device="cuda:0")
 
     monkeypatch.setattr(checkpoint, "newest", of_a_gpu)
-    assert evaluation.evaluate(str(folder), None, quiet) == expected
+    assert scores_of(str(folder), None, quiet) == expected
     assert [line.split(":")[0] for line in quiet.lines[:2]] == ["device", "the population was kept on cuda"]
     export.export(str(folder), None, str(tmp_path / "m.pt"))
     make_folder(tmp_path, {"other": {"0": 3}}, grey=True)
-    evaluation.evaluate(str(folder), str(tmp_path / "other"), Quiet())
+    scores_of(str(folder), str(tmp_path / "other"), Quiet())
     experiment.resume(str(folder), ["budget.generations=3"], quiet)
     assert any("device were cuda:0 and are cpu" in line for line in quiet.lines)
     assert "device: cuda" in (folder / "config.yaml").read_text()
@@ -220,10 +220,10 @@ def test_files_of_other_runs_are_not_needed_again_where_all_they_gave_evolved(tm
     own = [f"genome.from=[{first}]", "fitness.metrics=[cross_entropy, distance]", "backbone.transfer="
            f"[{{from: {first}, parts: [layer4]}}]", "algorithm.name=ga", "head.trainable=false"]  # fmt: skip
     experiment.run(load(None, [*sets, *own]), str(run), "test", Quiet())
-    expected = evaluation.evaluate(str(run), None, Quiet())
+    expected = scores_of(str(run), None, Quiet())
     export.export(str(run), None, str(tmp_path / "before.pt"))
     first.rename(tmp_path / "elsewhere")
-    assert evaluation.evaluate(str(run), None, Quiet()) == expected
+    assert scores_of(str(run), None, Quiet()) == expected
     export.export(str(run), None, str(tmp_path / "after.pt"))
     assert (tmp_path / "after.pt").read_bytes() == (tmp_path / "before.pt").read_bytes()
     experiment.resume(str(run), ["budget.generations=3"], Quiet())
@@ -236,7 +236,7 @@ def test_frozen_weights_that_are_not_the_runs_are_refused(tmp_path: Path) -> Non
     save_file({name: value + 1 for name, value in state.items()}, tmp_path / "w.safetensors")
     for use in (
         lambda: export.export(str(tmp_path / "r"), None, str(tmp_path / "m.pt")),
-        lambda: evaluation.evaluate(str(tmp_path / "r"), None, Quiet()),
+        lambda: scores_of(str(tmp_path / "r"), None, Quiet()),
         lambda: experiment.resume(str(tmp_path / "r"), ["budget.generations=3"], Quiet()),
     ):
         with pytest.raises(InputError, match=r"backbone.weights: .*w.safetensors: the frozen weights .* aren't those"):

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Quiet, weights_of_a_network
+from conftest import Quiet, scores_of, weights_of_a_network
 from test_resume import contents
 
 from neuroevo import config
@@ -21,7 +21,7 @@ from neuroevo.engine.loop import Step
 from neuroevo.engine.problem import Problem
 from neuroevo.engine.rng import Context
 from neuroevo.errors import InputError
-from neuroevo.experiments import compose, costs, evaluation, experiment, export
+from neuroevo.experiments import compose, costs, experiment, export
 from neuroevo.experiments.compose import Run
 from neuroevo.report import genealogy, runpage
 from neuroevo.search import islands
@@ -198,7 +198,7 @@ def test_all_of_a_run_of_islands_is_written_down_and_can_be_used(tmp_path: Path)
     assert any(p // 6 != i // 6 for i, ps in enumerate(lineage[3].parents) for p in ps if p >= 0)
     assert not any(p // 6 != i // 6 for i, ps in enumerate(lineage[2].parents) for p in ps if p >= 0)
     assert quiet.steps[-1].cost.forward == 4 * 18 * 60
-    found = evaluation.evaluate(str(folder), None, quiet)
+    found = scores_of(str(folder), None, quiet)
     assert found["accuracy"] == result["champion"]["test"]["accuracy"]
     export.export(str(folder), None, str(tmp_path / "n.safetensors"))
     assert (tmp_path / "n.safetensors").stat().st_size

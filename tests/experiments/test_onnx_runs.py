@@ -7,14 +7,14 @@ import numpy as np
 import onnx_models
 import pytest
 import torch
-from conftest import Quiet, make_folder
+from conftest import Quiet, make_folder, scores_of
 from onnx_models import onnxruntime
 
 import neuroevo as ne
 from neuroevo.cli import inspection
 from neuroevo.config import load
 from neuroevo.errors import InputError
-from neuroevo.experiments import evaluation, experiment, export
+from neuroevo.experiments import experiment, export
 from neuroevo.storage import rundir
 
 PATTERNS = {
@@ -56,7 +56,7 @@ def test_a_run_goes_on_to_the_same_bytes_and_leaves_its_champion_as_onnx(
     result = rundir.read_result(tmp_path / "whole")
     assert not [line for line in result["warnings"] if rundir.ONNX in line]
     assert "onnxruntime" in result["versions"]
-    found = evaluation.evaluate(str(tmp_path / "whole"), None, Quiet())
+    found = scores_of(str(tmp_path / "whole"), None, Quiet())
     assert found["accuracy"] == result["champion"]["test"]["accuracy"]
     export.export(str(tmp_path / "whole"), None, str(tmp_path / "x.onnx"))
     assert (tmp_path / "x.onnx").read_bytes() == (tmp_path / "whole" / rundir.ONNX).read_bytes()
@@ -83,7 +83,7 @@ def test_rows_of_numbers_and_normalised_images_are_what_a_file_takes(folder: Pat
     data = f"data={{name: arrays, file: {tmp_path / 'd.npz'}}}"
     run(folder, "float", tmp_path / "rows", data, network)
     assert ne.load(tmp_path / "rows").model(torch.from_numpy(x)).shape == (60, 3)
-    again = evaluation.evaluate(str(tmp_path / "rows"), None, Quiet())
+    again = scores_of(str(tmp_path / "rows"), None, Quiet())
     assert again["accuracy"] == rundir.read_result(tmp_path / "rows")["champion"]["test"]["accuracy"]
 
 

@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Quiet, weights_of_a_network
+from conftest import Quiet, scores_of, weights_of_a_network
 from safetensors.torch import load_file
 from test_resume import contents
 
 from neuroevo.cli import inspection
 from neuroevo.config import load
 from neuroevo.errors import InputError
-from neuroevo.experiments import evaluation, experiment, export, reopen
+from neuroevo.experiments import experiment, export, reopen
 from neuroevo.networks.spaces import SPACES
 from neuroevo.storage import rundir
 
@@ -73,7 +73,7 @@ def test_a_run_in_a_space_goes_on_to_the_same_bytes_and_exports_a_plain_network(
     named = {name for name, _ in network.named_parameters() if name.startswith(("layer4.", "fc."))}
     assert set(champion) == named
     assert all(torch.equal(network.state_dict()[name], weight) for name, weight in champion.items())
-    again = evaluation.evaluate(str(tmp_path / "whole"), None, Quiet())
+    again = scores_of(str(tmp_path / "whole"), None, Quiet())
     assert again["accuracy"] == result["champion"]["test"]["accuracy"]
     assert again["cross_entropy"] == pytest.approx(result["champion"]["test"]["cross_entropy"], rel=1e-5)
 

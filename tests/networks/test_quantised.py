@@ -7,7 +7,7 @@ from pathlib import Path
 import h5py
 import pytest
 import torch
-from conftest import Quiet
+from conftest import Quiet, scores_of
 from safetensors.torch import load_file, save_file
 from test_experiment import SMALL, start
 from test_resume import stopped
@@ -19,7 +19,7 @@ from neuroevo.engine.genome import Layout, Population
 from neuroevo.engine.rng import Context
 from neuroevo.engine.scores import Scores
 from neuroevo.errors import InputError
-from neuroevo.experiments import evaluation, experiment, export, reopen
+from neuroevo.experiments import experiment, export, reopen
 from neuroevo.networks import quantised
 from neuroevo.networks.quantised import LEVELS
 from neuroevo.problems import intervals
@@ -287,7 +287,7 @@ def test_the_exported_layers_carry_exactly_the_levels(tmp_path: Path, levels: st
         parts.supervised.judgement(()), step.champion.genome, rows, parts.supervised.executions.now
     )
     torch.testing.assert_close(logits[0].cpu(), inside[0].cpu(), rtol=1e-4, atol=1e-5)
-    assert evaluation.evaluate(str(tmp_path / "r"), None, Quiet()) == result["champion"]["test"]
+    assert scores_of(str(tmp_path / "r"), None, Quiet()) == result["champion"]["test"]
     described = dict(inspection.describe(str(tmp_path / "r"))[1])
     assert described["  head.weight.scale" if head == "linear" else "  head.0.weight.scale"] in ("10", "9")
 

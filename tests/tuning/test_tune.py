@@ -15,7 +15,7 @@ import h5py
 import pytest
 import torch
 import yaml
-from conftest import Quiet, weights_of_a_network
+from conftest import Quiet, scores_of, weights_of_a_network
 
 from neuroevo import config
 from neuroevo.cli import program
@@ -24,7 +24,7 @@ from neuroevo.engine.cost import Cost
 from neuroevo.engine.loop import Step
 from neuroevo.engine.rng import Context
 from neuroevo.errors import InputError, Interrupted, RunError, ignore
-from neuroevo.experiments import evaluation, experiment
+from neuroevo.experiments import experiment
 from neuroevo.experiments.signals import Signals
 from neuroevo.report import plots_of_searches, report, runpage
 from neuroevo.storage import generations, rundir
@@ -579,7 +579,7 @@ def test_run_and_evaluate_say_what_a_search_is(tmp_path: Path, quiet: Quiet) -> 
         tune.run(load("tune=null"), str(tmp_path / "r"), "test", quiet, Signals())
     searched(tmp_path / "s", "tune.final=false")
     with pytest.raises(InputError, match="a search of hyperparameters, which has no champion"):
-        evaluation.evaluate(str(tmp_path / "s"), None, quiet)
+        scores_of(str(tmp_path / "s"), None, quiet)
 
 
 def test_a_search_is_drawn(tmp_path: Path) -> None:
