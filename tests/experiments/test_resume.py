@@ -481,24 +481,6 @@ def test_features_that_are_not_those_the_run_began_with_are_said(
     assert [line.split()[0] for line in quiet.lines] == ["features"]
 
 
-def test_another_thread_count_is_said(tmp_path: Path, quiet: Quiet) -> None:
-    folder = tmp_path / "r"
-    experiment.run(load(None, [*SETS, "budget.generations=4"]), str(folder), "test", Quiet())
-    path = generations.paths(folder / "checkpoints")[0]
-    saved = checkpoint.read(path)
-    c = load(str(folder / "config.yaml"))
-    _, step = reopen.open_run(str(folder), Quiet())
-    attributes = {
-        "config": c.to_yaml(), "seed": 0, "device": "cpu", "layout": saved.layout.to_json(),
-        "classes": json.dumps(saved.classes), "versions": json.dumps(saved.versions), "features": saved.features,
-        "plan": json.dumps(saved.plan._replace(threads=77)._asdict()), "plan_changes": "[]",
-    }  # fmt: skip
-    beside = {f"features/{key}": tensor for key, tensor in saved.affine.items()}
-    checkpoint.write(path, attributes, beside, replace(step, state=step.state), saved.history)
-    reopen.open_run(str(folder), quiet)
-    assert any(line.startswith("threads were 77") for line in quiet.lines)
-
-
 REFINES: dict[str, list[str]] = {
     "inherited momentum and ranges": ["refine.optimizer_state=inherit", "refine.lr=[0.001, 0.1]", "refine.batches=own",
                                       "refine.momentum=[0.5, 0.95]"],
