@@ -8,17 +8,23 @@ was measured beside them.
 import inspect
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import torch
 from annotated_types import Ge
+from conftest import Quiet
 from torch import Tensor, nn
 
+from neuroevo import config
 from neuroevo.engine.algorithm import Algorithm
 from neuroevo.engine.genome import BRED, Layout, Population, roles
 from neuroevo.engine.rng import Context
 from neuroevo.engine.scores import Scores
+from neuroevo.errors import InputError
+from neuroevo.experiments import experiment
 from neuroevo.learning.optimizers import OPTIMIZERS
 from neuroevo.learning.refine import refiner
 from neuroevo.learning.task import Settings, Task
@@ -29,6 +35,7 @@ from neuroevo.problems.metrics import METRICS
 from neuroevo.search.algorithms import ALGORITHMS
 from neuroevo.search.operators.crossover import CROSSOVERS
 from neuroevo.search.operators.mutation import gaussian
+from neuroevo.storage import rundir
 
 CPU = torch.device("cpu")
 LAYOUT = Layout(("w", "b"), ((3, 4), (3,)))
@@ -146,6 +153,61 @@ def test_a_number_that_is_none_touches_its_own_individual_alone(name: str, bad: 
     found = score(metric, logits, targets)
     assert torch.equal(found[[0, 2]], clean[[0, 2]])
     assert not found[1] > clean[1] + 1 / 3  # who isn't a number gains at most what one right sample of a class gives
+
+
+RUN = ["backbone.name=none", "backbone.weights=none", "algorithm.population=4", "algorithm.elites=1",
+       "memory.limit=1e8", "budget.generations=2", "validate.every=1", "fitness.samples=20"]  # fmt: skip
+
+
+def run(folder: Path, x: Any, *sets: str, y: Any = None, split: Any = None) -> dict[str, Any]:
+    """Return the result of a run on rows x [N, d] of three classes by turns."""
+    part = np.resize(["train", "val", "test", "train"], len(x)) if split is None else split
+    np.savez(folder / "d.npz", x=x, y=np.arange(len(x)) // 4 % 3 if y is None else y, split=part)
+    given = [*RUN, f"data={{name: arrays, file: {folder / 'd.npz'}}}", *sets]
+    experiment.run(config.load(None, given), str(folder / "r"), "test", Quiet())
+    return rundir.read_result(folder / "r")
+
+
+def rows(seed: int = 0) -> Any:
+    return np.random.default_rng(seed).normal(size=(120, 6)).astype(np.float32)
+
+
+EXTREMES: dict[str, Callable[[Any], Any]] = {
+    "a feature that never varies": lambda x: np.where(np.arange(6) == 2, 5, x),
+    "features that are one and the same": lambda x: np.repeat(x[:, :1], 6, axis=1),
+    "features next to nothing": lambda x: x * np.float32(1e-30),
+    "features as large as float32 has them": lambda x: x / np.abs(x).max() * np.float32(3e38),
+}
+
+
+@pytest.mark.parametrize("name", EXTREMES)
+def test_a_run_on_extreme_features_has_numbers_for_all_its_figures(name: str, tmp_path: Path) -> None:
+    champion = run(tmp_path, EXTREMES[name](rows()).astype(np.float32), "features.components=3")["champion"]
+    assert all(math.isfinite(value) for value in champion["validation"].values())
+    assert all(math.isfinite(end) for ends in champion["test"]["interval"].values() for end in ends)
+
+
+@pytest.mark.parametrize("components", ["3", "null"])
+def test_train_samples_that_are_all_the_same_are_refused_and_leave_nothing(tmp_path: Path, components: str) -> None:
+    x = np.where((np.arange(120) % 4 == 2)[:, None], rows(), 1)  # test alone varies
+    with pytest.raises(InputError, match=r"features: the same for all 60 train samples: there is nothing to learn"):
+        run(tmp_path, x.astype(np.float32), f"features.components={components}")
+    assert not (tmp_path / "r").exists()
+
+
+def test_validation_of_one_class_has_no_area_under_a_curve_and_says_so(tmp_path: Path) -> None:
+    part = np.repeat(["train", "val", "test"], 40)
+    y = np.where(part == "val", 0, np.arange(120) % 3)
+    found = run(tmp_path, rows(), "validate.metric=auroc", y=y, split=part)
+    assert found["champion"]["validation"]["auroc"] is None
+    assert any("no candidate had a finite auroc" in line for line in found["warnings"])
+    assert any("validation has no sample of 1, 2" in line for line in found["warnings"])
+
+
+@pytest.mark.parametrize("sets", [["refine={name: sgd, steps: 3, lr: 1.0e+38}"], ["genome.init_sigma=1.0e+38"]])
+def test_what_grows_beyond_float32_is_nobodys_champion(tmp_path: Path, sets: list[str]) -> None:
+    champion = run(tmp_path, rows() * np.float32(100), "validate.metric=cross_entropy", *sets)["champion"]
+    assert math.isfinite(champion["validation"]["cross_entropy"])
 
 
 class Bound(NamedTuple):

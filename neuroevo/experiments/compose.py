@@ -138,7 +138,9 @@ class Run:
             bad = int((~of.samples.batch(part)[0].isfinite()).any(1).sum())
             if bad:
                 how = remedy(self.config)
-                raise InputError(f"features: {bad} of {len(part)} validation images have NaN or infinite ones{how}")
+                raise InputError(
+                    f"features: {bad} of {len(part)} validation {self.whole.noun} have NaN or infinite ones{how}"
+                )
         judgement = of.judgement([of.metrics["accuracy"]])
         if bool(evaluate(judgement, genome[None], rows, exact(of.executions.now)).invalid.any()):
             raise InputError(
