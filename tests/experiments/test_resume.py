@@ -105,6 +105,18 @@ def test_the_same_config_ends_in_the_same_bytes(tmp_path: Path, uninterrupted: d
     assert contents(tmp_path / "s")["population/genomes"] != uninterrupted["population/genomes"]
 
 
+def test_on_two_threads_too_the_same_config_ends_in_the_same_bytes(tmp_path: Path) -> None:
+    sets = [*SETS, "algorithm.population=64", "fitness.samples=all", "budget.generations=4"]
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        for name in "ab":
+            experiment.run(load(None, sets), str(tmp_path / name), "test", Quiet())
+    finally:
+        torch.set_num_threads(threads)
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+
+
 def wait_for(condition: Callable[[], bool]) -> None:
     end = time.monotonic() + 60
     while not condition():
