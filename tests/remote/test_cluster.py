@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 import pytest
 import torch
-from conftest import Quiet
+from conftest import Quiet, when
 from kills import Place, of_clusters
 from test_resume import contents
 
@@ -252,20 +252,18 @@ def test_a_cluster_that_vanishes_is_one_line_and_leaves_the_checkpoint(
 ) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))  # by which this cluster's processes are known
 
-    def vanish() -> None:
-        while not (tmp_path / "r" / "checkpoints").exists() or not any((tmp_path / "r" / "checkpoints").iterdir()):
-            time.sleep(0.05)
+    def vanish(_: list[Path]) -> None:
         for process in of_clusters(tmp_path):
             with suppress(psutil.Error):
                 if process.name() in ("raylet", "gcs_server"):
                     process.kill()
 
-    killer = threading.Thread(target=vanish, daemon=True)
-    killer.start()
-    with pytest.raises(RunError, match="the Ray cluster is gone") as error:
+    def written() -> list[Path]:
+        return list((tmp_path / "r" / "checkpoints").glob("*.h5"))
+
+    with when(written, vanish), pytest.raises(RunError, match="the Ray cluster is gone") as error:
         go(tmp_path / "r", ["budget.generations=100000", "remote.workers=1", "checkpoint.every=1"])
     assert "\n" not in str(error.value)
-    killer.join()
     experiment.resume(str(tmp_path / "r"), ["remote.workers=0", "budget.generations=8"], Quiet())
 
 
