@@ -52,7 +52,7 @@ Numbers = Mapping[str, npt.NDArray[Any]]
 
 def make(name: str, threads: int, count: int, folder: Path) -> Path:
     """Make a run on so many threads, with a cache of its own; return its folder."""
-    given = [*PIXELS, "algorithm.population=64", "algorithm.elites=16", f"budget.generations={count}", *RUNS[name]]
+    given = [*PIXELS, "algorithm.population=64", f"budget.generations={count}", *RUNS[name]]
     os.environ["NEUROEVO_CACHE"] = str(folder / "cache")
     torch.set_num_threads(threads)
     return experiment.run(load(None, given), str(folder / "run"), "threads", Observer())

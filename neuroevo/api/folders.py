@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from neuroevo import caveats, config
 from neuroevo.config import Part
+from neuroevo.data import inventory
 from neuroevo.engine.algorithm import Algorithm
 from neuroevo.engine.cost import Budget, Cost
 from neuroevo.engine.execution import FULL, Execution, Executions
@@ -67,6 +68,7 @@ class Search:
     # Of a network that is an ONNX file: a genome [g] -> the file, and by how much its logits differ from what was
     # scored.
     onnx: Callable[[Tensor], tuple[bytes, float] | None] = lambda genome: None
+    notes: tuple[str, ...] = ()  # lines about the data
     moves: list[checkpoint.Move] = field(default_factory=list)  # from device to device, where it went on elsewhere
 
     @property
@@ -133,6 +135,8 @@ def keep(
         files.replace(folder / rundir.CONFIG, config.dump(search.record).encode())
         if search.slices.now.precision != FULL:
             log(f"scores in {search.slices.now.precision}")
+        for line in search.notes:
+            log(line)
         make_folder(folder / rundir.CHECKPOINTS)
         rundir.cut_lineage(folder, start.generation, log)
         writer = Writer(folder / rundir.CHECKPOINTS, attributes(search), {}, search.record["checkpoint"]["keep"])
@@ -207,9 +211,9 @@ def conclude(search: Search, step: Step, folder: Path, reason: str, log: Log) ->
             "generations": step.generation,
             "seed": search.rules.seed,
             "device": str(search.device),
-            "data": {"images": dict(search.counts or {}), "folders": {}, "notes": []},
+            "data": {"images": dict(search.counts or {}), "folders": {}, "notes": list(search.notes)},
             "champion": champion,
-            "warnings": [*moves.lines(search.moves), *warnings],
+            "warnings": [*inventory.flatters(search.notes), *moves.lines(search.moves), *warnings],
             "cost": {**step.cost.record(), "seconds": step.seconds},
             "views": None,
             "precision": search.slices.now.precision,

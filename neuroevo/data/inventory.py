@@ -2,12 +2,13 @@
 
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from torch import Tensor
 
 from neuroevo import caveats
@@ -58,6 +59,18 @@ def duplicates(data: Dataset, splits: Splits, *, numbered: bool = True) -> list[
         hashes = images.hashes()
     except InputError as error:
         return [f"{TWICE}not looked for ({str(error).partition(';')[0]})"]
+    if isinstance(images, Files):
+        return repeats(hashes, data.labels, splits, data.noun, images.paths)
+    return repeats(hashes, data.labels, splits, data.noun, [f"row {i}" for i in range(len(hashes))] if numbered else ())
+
+
+def repeats(
+    hashes: Sequence[str], labels: npt.NDArray[np.int64], splits: Splits, noun: str, names: Sequence[str] = ()
+) -> list[str]:
+    """Return a line on samples of the same hash [N] in two splits, and one on those of two labels [N].
+
+    Each has the `names` [N] of two of them, where there are any.
+    """
     split_of = np.full(len(hashes), -1)
     for split, index in splits.items():
         split_of[index.numpy()] = SPLITS.index(split)
@@ -74,31 +87,26 @@ def duplicates(data: Dataset, splits: Splits, *, numbered: bool = True) -> list[
         for a, b in combinations(sorted(firsts), 2):
             pairs[f"of {SPLITS[b]} in {SPLITS[a]}"] += sum(int(split_of[row]) == b for row in rows)
             example = example or (firsts[a], firsts[b])
-        other = next((row for row in rows if data.labels[row] != data.labels[rows[0]]), None)
+        other = next((row for row in rows if labels[row] != labels[rows[0]]), None)
         if other is not None:
             classes.append((rows[0], other))
 
     def such(rows: tuple[int, int]) -> str:
-        if isinstance(images, Files):
-            return f", such as {images.paths[rows[0]]} and {images.paths[rows[1]]}"
-        return f", such as rows {rows[0]} and {rows[1]}, from 0" if numbered else ""
+        return f", such as {names[rows[0]]} and {names[rows[1]]}" if names else ""
 
     found = []
     if example is not None:
         counts = ", ".join(f"{count:,} {where}" for where, count in pairs.items())
-        found.append(f"{TWICE}{data.noun} {IN_SPLITS}, byte for byte: {counts}{such(example)}")
+        found.append(f"{TWICE}{noun} {IN_SPLITS}, byte for byte: {counts}{such(example)}")
     if classes:
-        found.append(f"{TWICE}{data.noun} in two classes, byte for byte: {len(classes):,}{such(classes[0])}")
+        found.append(f"{TWICE}{noun} in two classes, byte for byte: {len(classes):,}{such(classes[0])}")
     return found
 
 
-def flatters(data: Dataset) -> list[str]:
-    """Return the line on samples that are in two splits as a warning; none where there are none, or nobody looked."""
-    return [
-        f"{_short(note)}; figures on them flatter"
-        for note in data.notes
-        if note.startswith(TWICE) and f" {IN_SPLITS}, " in note
-    ]
+def flatters(notes: Sequence[str]) -> list[str]:
+    """Return the note on samples that are in two splits, if it is among notes, as a warning."""
+    found = [note for note in notes if note.startswith(TWICE) and f" {IN_SPLITS}, " in note]
+    return [f"{_short(note)}; figures on them flatter" for note in found]
 
 
 def lines(data: Dataset, splits: Splits) -> list[str]:

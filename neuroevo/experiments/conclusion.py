@@ -74,7 +74,7 @@ def conclude(
         log(f"{caveats.WARNING}{line}")
     splits = dict(run.supervised.splits)
     before_it = [*caveats.of_config(record, network.layout.genes), *inventory.absent(run.whole, splits)]
-    before_it += [*inventory.flatters(run.whole), *moves.lines(run.moves)]
+    before_it += [*inventory.flatters(run.whole.notes), *moves.lines(run.moves)]
     searched = rundir.newest(folder / rundir.TUNE, log) is not None
     tuning = rundir.read_result(folder / rundir.TUNE) if searched else {}
     rundir.write_result(

@@ -132,9 +132,9 @@ def test_copies_among_arrays_are_counted_with_their_rows(kind: str) -> None:
     splits = split(data, 0, 0.2, 0.2)
     across, classes = inventory.duplicates(data, splits)
     found = f"{kind} in two splits, byte for byte: 2 of test in train, 1 of test in validation"
-    assert across == f"duplicates: {found}, such as rows 2 and 35, from 0"
-    assert classes == f"duplicates: {kind} in two classes, byte for byte: 1, such as rows 4 and 5, from 0"
+    assert across == f"duplicates: {found}, such as row 2 and row 35"
+    assert classes == f"duplicates: {kind} in two classes, byte for byte: 1, such as row 4 and row 5"
     assert inventory.duplicates(data, splits, numbered=False)[0] == f"duplicates: {found}"
-    assert inventory.flatters(inventory.add_notes(data, splits)) == [f"{across}; figures on them flatter"]
+    assert inventory.flatters(inventory.add_notes(data, splits).notes) == [f"{across}; figures on them flatter"]
     clean = data.take(np.flatnonzero(~np.isin(np.arange(40), (5, 35, 36, 37))))
     assert inventory.duplicates(clean, split(clean, 0, 0.2, 0.2)) == []
