@@ -290,6 +290,7 @@ def of_classification(
         counts={name: len(rows) for name, rows in table.splits.items()},
         executions=of.supervised.executions,
         features=table.features.digest(),
+        notes=table.notes,
     )
     return search, of.begin(problem, seed)
 

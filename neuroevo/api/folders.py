@@ -8,7 +8,7 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from neuroevo import caveats, config
 from neuroevo.config import Part
+from neuroevo.data import inventory
 from neuroevo.engine.algorithm import Algorithm
 from neuroevo.engine.cost import Budget, Cost
 from neuroevo.engine.execution import FULL, Execution, Executions
@@ -25,6 +26,7 @@ from neuroevo.engine.observer import Observer, Observers, watch
 from neuroevo.engine.problem import Problem
 from neuroevo.engine.rng import Context
 from neuroevo.errors import InputError
+from neuroevo.experiments import moves
 from neuroevo.experiments.conclusion import write_onnx
 from neuroevo.experiments.log import Log, open_log, versions
 from neuroevo.experiments.predictions import table
@@ -66,6 +68,8 @@ class Search:
     # Of a network that is an ONNX file: a genome [g] -> the file, and by how much its logits differ from what was
     # scored.
     onnx: Callable[[Tensor], tuple[bytes, float] | None] = lambda genome: None
+    notes: tuple[str, ...] = ()  # lines about the data
+    moves: list[checkpoint.Move] = field(default_factory=list)  # from device to device, where it went on elsewhere
 
     @property
     def slices(self) -> Executions:
@@ -131,6 +135,8 @@ def keep(
         files.replace(folder / rundir.CONFIG, config.dump(search.record).encode())
         if search.slices.now.precision != FULL:
             log(f"scores in {search.slices.now.precision}")
+        for line in search.notes:
+            log(line)
         make_folder(folder / rundir.CHECKPOINTS)
         rundir.cut_lineage(folder, start.generation, log)
         writer = Writer(folder / rundir.CHECKPOINTS, attributes(search), {}, search.record["checkpoint"]["keep"])
@@ -170,6 +176,7 @@ def attributes(search: Search) -> Record:
         **plan_attributes(search.slices),
         "versions": json.dumps(versions()),
         "features": search.features,
+        **({"moves": json.dumps(search.moves)} if search.moves else {}),
     }
 
 
@@ -204,15 +211,16 @@ def conclude(search: Search, step: Step, folder: Path, reason: str, log: Log) ->
             "generations": step.generation,
             "seed": search.rules.seed,
             "device": str(search.device),
-            "data": {"images": dict(search.counts or {}), "folders": {}, "notes": []},
+            "data": {"images": dict(search.counts or {}), "folders": {}, "notes": list(search.notes)},
             "champion": champion,
-            "warnings": warnings,
+            "warnings": [*inventory.flatters(search.notes), *moves.lines(search.moves), *warnings],
             "cost": {**step.cost.record(), "seconds": step.seconds},
             "views": None,
             "precision": search.slices.now.precision,
             "plan_changes": search.slices.changes,
             "test_scored": before.get("test_scored", 0) + (tested is not None),
             "versions": versions(),
+            **({"moves": search.moves} if search.moves else {}),
         },
     )
     if not finished:
@@ -256,14 +264,7 @@ def restore(search: Search, saved: checkpoint.Checkpoint, log: Callable[[str], N
     """Return the step of a checkpoint, to go on from; with a larger `budget` one that had ended goes on."""
     if saved.layout != search.problem.layout:
         raise InputError(f"{saved.path}: of another layout: {saved.layout.names} {saved.layout.shapes}")
-    for what, then, now in (
-        ("threads", saved.plan.threads, torch.get_num_threads()),
-        ("device", saved.device, str(search.device)),
-        ("versions", saved.versions, versions()),
-        ("features", saved.features, search.features),
-    ):
-        if then != now:
-            log(f"{what} were {then} and are {now}: the run goes on, but may round otherwise than uninterrupted")
+    search.moves[:] = moves.add(saved, search.device, search.features, log)
     if search.executions is not None:
         own = precision_here(saved.plan, search.device, log)
         search.executions.now = search.executions.now._replace(precision=own)

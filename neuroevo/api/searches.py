@@ -203,6 +203,8 @@ def evolve(
     )
     if out is None:
         found = Steps(*asked.search())
+        for line in found.search.notes:
+            observer.note(line)
         watch(found, found.begun, found.rules, observer)
         return found.result()
     with folders.claim(out, seed) as folder:

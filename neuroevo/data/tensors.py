@@ -14,10 +14,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from neuroevo import devices
+from neuroevo.data import inventory
 from neuroevo.data.arrays import Groups, Vectors
 from neuroevo.data.augment import BATCH
 from neuroevo.data.datasets import Dataset
 from neuroevo.data.foldernames import SPLITS
+from neuroevo.data.images import hash_rows
 from neuroevo.data.samples import Features
 from neuroevo.data.splits import split
 from neuroevo.errors import InputError
@@ -51,6 +53,7 @@ class Table(NamedTuple):
     classes: tuple[str, ...]  # of the logits
     computed: int  # samples that went through a frozen prefix
     groups: tuple[str, ...] = ()  # the names of the samples' groups
+    notes: tuple[str, ...] = ()  # lines on samples that are there twice
 
 
 def parts(data: Any) -> dict[str, Part]:
@@ -82,6 +85,7 @@ def table(
     if len(known) == len(given):
         _label(given, known, outputs, seed)  # what is wrong is said before the pass
     labels: dict[str, list[Array]] = {name: [] for name in given}
+    hashes: list[str] = []
 
     def inputs() -> Iterator[Tensor]:
         shape = next(iter(given.values())).some.shape[1:]
@@ -92,6 +96,7 @@ def table(
                         f"inputs of shape {list(shape)} and of {list(x.shape[1:])}; all have one", option="data"
                     )
                 labels[name].append(y)
+                hashes.extend(hash_rows(x.cpu().numpy()))
                 yield x
 
     sizes = [source.size for source in given.values()]
@@ -104,7 +109,9 @@ def table(
     of = None if groups is None else torch.from_numpy(groups.of).to(device)
     features = Features((rows,), torch.from_numpy(places).to(device), None, device, groups=of)
     computed = len(rows) if _computes(backbone) else 0
-    return Table(features, splits, classes, computed, () if groups is None else groups.names)
+    names = [f"row {i}" for i in range(len(hashes))] if len(given) == 1 else ()
+    notes = inventory.repeats(hashes, places, splits, "samples", names)
+    return Table(features, splits, classes, computed, () if groups is None else groups.names, tuple(notes))
 
 
 def _groups(given: Mapping[str, Part]) -> Groups | None:

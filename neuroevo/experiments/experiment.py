@@ -281,6 +281,7 @@ def writer_of(run: Run, folder: Path, log: Callable[[str], None]) -> Writer:
         "data": json.dumps(run.data.record()),
         "native": json.dumps(run.whole.native()),
         "frozen": network.backbone.frozen,
+        **({"moves": json.dumps(run.moves)} if run.moves else {}),
     }
     affine = {} if network.affine is None else network.affine._asdict()
     beside = {f"features/{key}": tensor for key, tensor in affine.items()}
