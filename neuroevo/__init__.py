@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from neuroevo.api.learners import adamw as adamw
     from neuroevo.api.learners import sgd as sgd
     from neuroevo.api.loading import load as load
-    from neuroevo.api.searches import Result as Result
+    from neuroevo.api.results import Result as Result
     from neuroevo.api.searches import evolve as evolve
     from neuroevo.api.searches import resume as resume
     from neuroevo.api.searches import steps as steps
@@ -65,7 +65,8 @@ _HOMES = {  # of the public names, by module
         "spsa",
         "xnes",
     ),
-    "api.searches": ("Result", "evolve", "resume", "steps"),
+    "api.results": ("Result",),
+    "api.searches": ("evolve", "resume", "steps"),
     "api.workers": ("workers",),
     "decision.tune": ("Decision", "tune_decision"),
     "engine.observer": ("Observer",),

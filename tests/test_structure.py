@@ -42,7 +42,7 @@ PACKAGES = {  # in order: each may import those before it, and its own modules t
     "bench": ["statistics", "arms", "workers", "jobs", "tasks", "closed", "tables", "benchmark"],
     "forecast": ["pace", "seconds", "length", "stand_ins", "forecaster", "search", "bench"],
     "api": ["learners", "genes", "islands", "algorithms", "classification", "folders", "arguments", "notebook",
-            "searches", "predictions", "loading", "workers"],
+            "results", "folds", "searches", "predictions", "loading", "workers"],
     "estimator": [""],
     "cli": ["columns", "inspection", "listing", "pages", "results", "standings", "decisions", "labels", "program",
             "searches", "outcomes", "main"],
@@ -177,7 +177,8 @@ TESTS = {  # of modules that are tested with another of their package, by that o
     "decision/test_tune_decision.py": ["decision.tune", "decision.arrays", "decision.goal"],
     "experiments/test_decide.py": ["experiments.logits"],
     "api/test_islands_from_python.py": ["api.islands"],
-    "api/test_searches.py": ["api.arguments"], "api/test_algorithms_from_python.py": ["api.algorithms"],
+    "api/test_searches.py": ["api.arguments", "api.results"], "api/test_folds_from_python.py": ["api.folds"],
+    "api/test_algorithms_from_python.py": ["api.algorithms"],
     "api/test_folders_of_runs.py": ["api.folders"],
     "remote/test_cluster.py": ["remote.worker", "remote.bridge", "experiments.spread", "api.workers"],
 }  # fmt: skip

@@ -19,7 +19,7 @@ from neuroevo.data.augment import BATCH
 from neuroevo.data.datasets import Dataset
 from neuroevo.data.foldernames import SPLITS
 from neuroevo.data.samples import Features
-from neuroevo.data.splits import split
+from neuroevo.data.splits import cut_fold, split
 from neuroevo.errors import InputError
 from neuroevo.networks.backbones import Backbone
 
@@ -51,6 +51,16 @@ class Table(NamedTuple):
     classes: tuple[str, ...]  # of the logits
     computed: int  # samples that went through a frozen prefix
     groups: tuple[str, ...] = ()  # the names of the samples' groups
+    seed: int = 0  # by which they were split
+
+    def fold(self, number: int, count: int) -> "Table":
+        """Return the same samples, of train and validation that fold held out; all are train where it is number 0.
+
+        They are those that a run's splits are of the same labels. InputError where there are too few.
+        """
+        pool = np.sort(torch.cat([self.splits["train"], self.splits["validation"]]).numpy())
+        own = cut_fold(pool, self.features.labels.cpu().numpy(), (number, count), self.seed)
+        return self._replace(splits={**self.splits, **{name: torch.from_numpy(rows) for name, rows in own.items()}})
 
 
 def parts(data: Any) -> dict[str, Part]:
@@ -104,7 +114,7 @@ def table(
     of = None if groups is None else torch.from_numpy(groups.of).to(device)
     features = Features((rows,), torch.from_numpy(places).to(device), None, device, groups=of)
     computed = len(rows) if _computes(backbone) else 0
-    return Table(features, splits, classes, computed, () if groups is None else groups.names)
+    return Table(features, splits, classes, computed, () if groups is None else groups.names, seed)
 
 
 def _groups(given: Mapping[str, Part]) -> Groups | None:
