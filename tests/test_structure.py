@@ -40,7 +40,7 @@ PACKAGES = {  # in order: each may import those before it, and its own modules t
                     "comparison", "card", "formats", "export", "logits", "decide"],
     "tuning": ["lockstep", "legs", "trials", "search", "tuner", "tune"],
     "bench": ["statistics", "arms", "workers", "jobs", "tasks", "closed", "tables", "benchmark"],
-    "forecast": ["pace", "seconds", "length", "stand_ins", "forecaster", "search", "bench"],
+    "forecast": ["pace", "seconds", "length", "stand_ins", "forecaster", "search", "folds", "bench"],
     "api": ["learners", "genes", "islands", "algorithms", "classification", "folders", "arguments", "notebook",
             "results", "folds", "searches", "predictions", "loading", "workers"],
     "estimator": [""],
