@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from neuroevo.api.learners import adamw as adamw
     from neuroevo.api.learners import sgd as sgd
     from neuroevo.api.loading import load as load
+    from neuroevo.api.progress import progress as progress
     from neuroevo.api.results import Result as Result
     from neuroevo.api.searches import evolve as evolve
     from neuroevo.api.searches import resume as resume
@@ -65,6 +66,7 @@ _HOMES = {  # of the public names, by module
         "spsa",
         "xnes",
     ),
+    "api.progress": ("progress",),
     "api.results": ("Result",),
     "api.searches": ("evolve", "resume", "steps"),
     "api.workers": ("workers",),

@@ -42,7 +42,7 @@ PACKAGES = {  # in order: each may import those before it, and its own modules t
     "bench": ["statistics", "arms", "workers", "jobs", "tasks", "closed", "tables", "benchmark"],
     "forecast": ["pace", "seconds", "length", "stand_ins", "forecaster", "search", "folds", "bench"],
     "api": ["learners", "genes", "islands", "algorithms", "classification", "folders", "arguments", "notebook",
-            "results", "folds", "searches", "predictions", "loading", "workers"],
+            "results", "folds", "searches", "predictions", "loading", "workers", "progress"],
     "estimator": [""],
     "cli": ["columns", "inspection", "listing", "pages", "results", "standings", "decisions", "labels", "program",
             "searches", "outcomes", "main"],
