@@ -37,6 +37,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.compares
 @pytest.mark.parametrize("file", ["docs/tour.md", pytest.param("docs/api.md", marks=pytest.mark.long)])
 def test_the_examples_in_python_run_one_after_another(
     file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
