@@ -98,7 +98,7 @@ def islands(name: str, lines: Sequence[Mapping[str, Any]], key: str, title: str,
 
 def folds(name: str, histories: Sequence[Sequence[Mapping[str, Any]]], metric: str, chosen: int | None) -> Plot:
     """Draw the validation of searches that chose together over generations, their mean, and the generation chosen."""
-    curves = [{line["generation"]: line["validation"] for line in lines if known(line)} for lines in histories]
+    curves = [{line["generation"]: line["validation"] for line in lines if is_validated(line)} for lines in histories]
     common = sorted(set[int]().union(*curves).intersection(*curves))
     rows = [[generation, *(curve[generation] for curve in curves)] for generation in common]
     with canvas("generation", f"validation {words(metric)}") as (figure, axes):
@@ -123,7 +123,7 @@ def folds(name: str, histories: Sequence[Sequence[Mapping[str, Any]]], metric: s
     return Plot(name, title, caption, figure, header, rows)
 
 
-def known(line: Mapping[str, Any]) -> bool:
+def is_validated(line: Mapping[str, Any]) -> bool:
     """Tell whether a generation was validated."""
     return line["validation"] is not None
 
