@@ -51,6 +51,7 @@ def describe(path: str) -> tuple[str, Rows]:
         rundir.read_islands(folder, bad.append)
         rundir.read_confusion(folder, bad.append)
         predictions.read(folder, bad.append)
+        rundir.check_beside(folder, bad.append)
         rows: Rows = [
             ("status", f"{result.get('status', 'unfinished')} ({result.get('stop_reason', 'no result yet')})")
         ]

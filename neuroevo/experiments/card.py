@@ -13,6 +13,7 @@ from neuroevo.experiments.log import versions
 from neuroevo.networks import backbones, libraries
 from neuroevo.networks.ensembles import MEMBERS
 from neuroevo.networks.network import Network
+from neuroevo.reading import regular
 
 MARK = "<!-- a model card by neuroevo -->"
 SUFFIX = ".md"  # behind the file's name
@@ -41,8 +42,8 @@ def check(file: Path) -> None:
     """See that where a card will be there is nothing, or a card; InputError if not."""
     path = place(file)
     try:
-        with open(path, encoding="utf-8", errors="replace") as there:
-            known = there.readline().strip() == MARK
+        with regular(path) as there:
+            known = there.readline(len(MARK) + 2).decode(errors="replace").strip() == MARK
     except FileNotFoundError:
         return
     except OSError as error:

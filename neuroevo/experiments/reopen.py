@@ -98,11 +98,14 @@ def reopen(folder: Path, log: Callable[[str], None]) -> tuple[checkpoint.Checkpo
 
 
 def from_python(folder: Path) -> bool:
-    """Tell whether a run's folder is of a search from Python."""
+    """Tell whether a run's folder is of a search from Python, by its checkpoint where config.yaml is damaged."""
     try:
         found: Any = config.read(str(folder / rundir.CONFIG))
+        if not found.get(PYTHON):
+            config.check(found)
     except InputError:
-        return False
+        saved = rundir.newest(folder)
+        found = {} if saved is None else config.parse(saved.config, str(saved.path))
     return isinstance(found, dict) and bool(found.get(PYTHON))
 
 

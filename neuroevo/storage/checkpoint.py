@@ -31,7 +31,7 @@ from neuroevo.engine.scores import Scores
 from neuroevo.errors import InputError, RunError
 from neuroevo.networks.backbones import Native
 from neuroevo.storage import generations, hdf5
-from neuroevo.storage.files import flush_folder
+from neuroevo.storage.files import flush_folder, make_way
 
 FORMAT = 1
 FRONT = "front-"  # what its members are called, beside a number
@@ -145,6 +145,7 @@ def write(path: Path, attributes: dict[str, Any], beside: dict[str, Tensor], ste
     }
     temporary = path.with_suffix(".partial")
     try:
+        make_way(temporary)
         hdf5.write(temporary, MARK, arrays, shared, [hdf5.Notes("/", attributes), hdf5.Notes("champion", champion)])
         temporary.replace(path)
         flush_folder(path.parent)
@@ -334,12 +335,13 @@ def _numbers(file: Any, group: str) -> dict[str, Tensor]:
 
 def newest(folder: Path, warn: Callable[[str], None]) -> Checkpoint | None:
     """Return the newest checkpoint that is good, or None where there is none at all; damaged ones are warned of."""
-    paths = generations.paths(folder)
-    for path in paths:
+    wrong = []
+    for path in generations.paths(folder):
         try:
             return read(path)
         except InputError as error:
             warn(f"{error}; trying the one before it")
-    if paths:
-        raise InputError(f"{folder}: no checkpoint is good")
+            wrong.append(str(error).removeprefix(f"{folder}/"))
+    if wrong:
+        raise InputError(f"{folder}: no checkpoint is good ({wrong[0]})")
     return None
