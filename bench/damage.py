@@ -137,7 +137,7 @@ def taken(command: list[str], folder: Path, status: int | None, printed: str) ->
         found["printed"] = digest(re.sub(r"(?m)^  (checkpoints|seconds|damaged|file) .*\n", "", printed))
     elif verb == "export":
         path = folder / command[command.index("--out") + 1]
-        found["file"] = digest(path.read_bytes() if path.exists() else None)
+        found["file"] = digest(content(path))
     else:
         places = [command[command.index("--out") + 1]] if "--out" in command else command[1:]
         for run in (folder / place for place in places if (folder / place).is_dir()):
