@@ -41,6 +41,7 @@ def describe(path: str) -> tuple[str, Rows]:
         bad: list[str] = []
         if reopen.from_python(folder):
             saved = checkpoint.newest(folder / rundir.CHECKPOINTS, bad.append)
+            reopen.tell_gone(folder, saved, bad.append)
         else:
             saved, _ = reopen.reopen(folder, bad.append)
         if saved is None:

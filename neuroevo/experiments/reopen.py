@@ -115,6 +115,7 @@ def newest(folder: Path, written: Config | None, log: Callable[[str], None]) -> 
     What is of config.yaml's run is told by all of the config that can't change within it.
     """
     found = checkpoint.newest(folder / rundir.CHECKPOINTS, log)
+    tell_gone(folder, found, log)
     if found is None or written is None or of_run(found, written):
         return found
     for path in generations.paths(folder / rundir.CHECKPOINTS):
@@ -124,6 +125,14 @@ def newest(folder: Path, written: Config | None, log: Callable[[str], None]) -> 
                 log(f"{found.path}: of another run than {folder / rundir.CONFIG}; {path.name} is taken")
                 return other
     return found
+
+
+def tell_gone(folder: Path, saved: checkpoint.Checkpoint | None, log: Callable[[str], None]) -> None:
+    """Say where a run came further, by its result, than its newest good checkpoint."""
+    last = rundir.read_result(folder).get("generations")
+    if saved is not None and isinstance(last, int) and last > saved.step.generation:
+        path = folder / rundir.CHECKPOINTS / generations.name(last)
+        log(f"{path}: gone or damaged; {saved.path.name} is taken, of generation {saved.step.generation}")
 
 
 def of_run(saved: checkpoint.Checkpoint, c: Config) -> bool:

@@ -22,7 +22,7 @@ from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullLocator
 
 from neuroevo.errors import printable
 from neuroevo.report import glyphs
-from neuroevo.storage import files
+from neuroevo.storage import files, tables
 
 INK = "#010203"  # stands for the page's own colour, and is all but black in a PNG
 SERIES = ("#2f7fc1", "#d5602b", "#0f9b72", "#b5629a", "#a8810f", "#7f7f7f", "#8069c9", "#4f9da6")
@@ -94,7 +94,10 @@ def save(plot: Plot, drawn: str, where: Files) -> None:
         with matplotlib.rc_context(RC):
             plot.figure.savefig(path, **how)
     with open(where.place(f"{plot.name}.csv"), "w", newline="", encoding="utf-8") as file:
-        csv.writer(file, lineterminator="\n").writerows([plot.header, *plot.rows])
+        rows = [
+            [tables.cell(cell) if isinstance(cell, str) else cell for cell in row] for row in (plot.header, *plot.rows)
+        ]
+        csv.writer(file, lineterminator="\n").writerows(rows)
 
 
 def draw(plot: Plot) -> str:
