@@ -117,7 +117,7 @@ def load(
     if not path.is_file():
         return _rebuild(place, watch, signals)
     weights, about = weightfiles.read_safetensors(path)
-    c = reopen.reopen(place, watch.note)[1]
+    c = reopen.read_config(place, watch.note)
     with _as_written(path):
         native, classes, t = tuple(about["native"]), tuple(about["classes"]), libraries.Transform(**about["transform"])
         transform = _transform(t._replace(size=(t.size[0], t.size[1])), c) if about["inputs"] is None else None

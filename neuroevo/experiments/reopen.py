@@ -97,16 +97,44 @@ def reopen(folder: Path, log: Callable[[str], None]) -> tuple[checkpoint.Checkpo
     return saved, c
 
 
-def from_python(folder: Path) -> bool:
-    """Tell whether a run's folder is of a search from Python, by its checkpoint where config.yaml is damaged."""
+def read_config(folder: Path, log: Callable[[str], None]) -> Config:
+    """Return a run's config, without reading what was searched: config.yaml's, where the newest checkpoint agrees.
+
+    Else it is the checkpoint's, if that is good, and `log` is told. InputError where neither can be read.
+    """
+    file, written, wrong = folder / rundir.CONFIG, None, ""
     try:
-        found: Any = config.read(str(folder / rundir.CONFIG))
-        if not found.get(PYTHON):
-            config.check(found)
-    except InputError:
-        saved = rundir.newest(folder)
-        found = {} if saved is None else config.parse(saved.config, str(saved.path))
-    return isinstance(found, dict) and bool(found.get(PYTHON))
+        written = config.check(config.read(str(file)))
+    except InputError as error:
+        wrong = f"{file}: damaged ({str(error).removeprefix(f'{file}: ')})"
+    for path in generations.paths(folder / rundir.CHECKPOINTS):
+        try:
+            found = config.check(config.parse(checkpoint.read_config(path), str(path)))
+            if written is not None:
+                found = replace(found, remote=written.remote, tracking=written.tracking)
+                if not rundir.differences(found.record(), written.record()):
+                    return written
+            checkpoint.verify(path)
+        except InputError as error:
+            log(str(error))
+            continue
+        log(f"{wrong or f'{file}: not as the checkpoint has it'}; the config is taken from {path.name}")
+        return found
+    if written is None:
+        raise InputError(wrong)
+    return written
+
+
+def from_python(folder: Path) -> bool:
+    """Tell whether a run's folder is of a search from Python, by config.yaml or its newest checkpoint."""
+    with suppress(InputError):
+        if config.read(str(folder / rundir.CONFIG)).get(PYTHON):
+            return True
+    for path in generations.paths(folder / rundir.CHECKPOINTS):
+        with suppress(InputError):
+            found: Any = config.parse(checkpoint.read_config(path), str(path))
+            return isinstance(found, dict) and bool(found.get(PYTHON))
+    return False
 
 
 def newest(folder: Path, written: Config | None, log: Callable[[str], None]) -> checkpoint.Checkpoint | None:

@@ -162,6 +162,12 @@ def verify(path: Path) -> None:
     hdf5.verify(path, MARK, "a neuroevo checkpoint")
 
 
+def read_config(path: Path) -> str:
+    """Return the config in a checkpoint, which isn't verified; InputError where there is none."""
+    with hdf5.open_file(path) as file:
+        return str(file.attrs["config"])
+
+
 def read(path: Path) -> Checkpoint:
     """Read a checkpoint, verified, all but the algorithm's state; InputError where it is damaged or another format."""
     verify(path)
