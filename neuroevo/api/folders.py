@@ -32,7 +32,7 @@ from neuroevo.experiments.conclusion import total, write_onnx
 from neuroevo.experiments.log import Log, open_log, versions
 from neuroevo.experiments.predictions import table
 from neuroevo.experiments.recorders import Recorder, Shrinking, make_folder, plan_attributes
-from neuroevo.experiments.reopen import PYTHON, of_genome, precision_here
+from neuroevo.experiments.reopen import PYTHON, of_genome, precision_here, tell_gone
 from neuroevo.experiments.tracking import follow
 from neuroevo.problems.constraints import SUBJECT_TO, Constraint
 from neuroevo.problems.intervals import Tested
@@ -264,6 +264,7 @@ def of_folds(search: Search, folder: Path) -> tuple[Record, list[str]]:
 def read(folder: Path, note: Callable[[str], None]) -> tuple[Record, checkpoint.Checkpoint | None]:
     """Return the config and the newest good checkpoint of a run from Python; InputError where it isn't one."""
     saved = checkpoint.newest(folder / rundir.CHECKPOINTS, note)
+    tell_gone(folder, saved, note)
     found: Any = config.read(str(folder / rundir.CONFIG)) if saved is None else config.parse(saved.config, str(folder))
     if not isinstance(found, dict) or not found.get(PYTHON):
         raise InputError(f"{folder}: not a run from Python", option="folder")

@@ -43,6 +43,7 @@ def describe(path: str) -> tuple[str, Rows]:
         bad: list[str] = []
         if reopen.from_python(folder):
             saved = checkpoint.newest(folder / rundir.CHECKPOINTS, bad.append)
+            reopen.tell_gone(folder, saved, bad.append)
         else:
             saved, _ = reopen.reopen(folder, bad.append)
         if saved is None:
@@ -53,6 +54,7 @@ def describe(path: str) -> tuple[str, Rows]:
         rundir.read_islands(folder, bad.append)
         rundir.read_confusion(folder, bad.append)
         predictions.read(folder, bad.append)
+        rundir.check_beside(folder, bad.append)
         rows: Rows = [
             ("status", f"{result.get('status', 'unfinished')} ({result.get('stop_reason', 'no result yet')})")
         ]

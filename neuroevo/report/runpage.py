@@ -132,6 +132,7 @@ def run_page(folder: Path, pictures: Files | None, refresh: int | None = None, n
     apart = rundir.read_islands(folder, bad.append)
     rundir.read_confusion(folder, bad.append)
     predictions.read(folder, bad.append)
+    rundir.check_beside(folder, bad.append)
     for line in dict.fromkeys(bad):
         note(line)
     progress = [

@@ -85,6 +85,18 @@ def test_a_picture_follows_the_pages_colours_and_has_ids_of_its_own(draw: Callab
     assert all(len(row) == len(header) for row in rows)
 
 
+def test_no_name_is_a_formula_in_a_table_and_no_picture_is_written_where_a_link_leads(tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("mine")
+    for form in ("svg", "csv"):
+        (tmp_path / f"p.{form}").symlink_to(tmp_path / "mine")
+    plot = plots_of_runs.confusion("p", ["=1+1", "@SUM(1)"], np.array([[2, 1], [0, 3]]))
+    figures.save(plot, figures.draw(plot), Files(tmp_path, ("svg",)))
+    rows = [*csv.reader((tmp_path / "p.csv").read_text().splitlines())]
+    assert [row[0] for row in rows] == ["", "'=1+1", "'@SUM(1)"]
+    assert rows[0][1:] == ["'=1+1", "'@SUM(1)"]
+    assert (tmp_path / "mine").read_text() == "mine"
+
+
 def test_the_same_numbers_are_the_same_picture() -> None:
     first = PLOTS["genealogy"]()
     assert figures.draw(first) == figures.draw(first) == figures.draw(PLOTS["genealogy"]())
