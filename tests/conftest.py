@@ -61,7 +61,7 @@ def scores_of(*given: Any, **options: Any) -> dict[str, Any]:
 def uncompared(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs of this process are compared with no logistic regression, which takes longer than many a test's run."""
     if request.node.get_closest_marker("compares") is None:
-        monkeypatch.setattr(baseline, "compare", lambda *_: baseline.NOTHING)
+        monkeypatch.setattr(baseline, "compare", lambda *_, **__: baseline.NOTHING)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -26,15 +26,17 @@ from neuroevo.engine.observer import Observer, Observers, watch
 from neuroevo.engine.problem import Problem
 from neuroevo.engine.rng import Context
 from neuroevo.errors import InputError
-from neuroevo.experiments import moves
-from neuroevo.experiments.conclusion import write_onnx
+from neuroevo.experiments import baseline, looks, moves
+from neuroevo.experiments.baseline import Beside
+from neuroevo.experiments.conclusion import total, write_onnx
 from neuroevo.experiments.log import Log, open_log, versions
 from neuroevo.experiments.predictions import table
 from neuroevo.experiments.recorders import Recorder, Shrinking, make_folder, plan_attributes
-from neuroevo.experiments.reopen import PYTHON, of_genome, precision_here
+from neuroevo.experiments.reopen import PYTHON, of_genome, precision_here, tell_gone
 from neuroevo.experiments.tracking import follow
 from neuroevo.problems.constraints import SUBJECT_TO, Constraint
 from neuroevo.problems.intervals import Tested
+from neuroevo.problems.supervised import Supervised
 from neuroevo.storage import checkpoint, claims, files, generations, predictions, rundir
 from neuroevo.storage.writer import Writer
 
@@ -70,6 +72,14 @@ class Search:
     onnx: Callable[[Tensor], tuple[bytes, float] | None] = lambda genome: None
     notes: tuple[str, ...] = ()  # lines about the data
     moves: list[checkpoint.Move] = field(default_factory=list)  # from device to device, where it went on elsewhere
+    supervised: Supervised | None = None  # where there are data
+    logistic: bool = False  # whether a champion is compared with a logistic regression
+
+    def compare(self, champion: Mapping[str, float], log: Callable[[str], None]) -> Beside:
+        """Return what a champion of these figures on validation is compared with."""
+        if not self.logistic or self.supervised is None:
+            return baseline.NOTHING
+        return baseline.compare(self.supervised, champion, log)
 
     @property
     def slices(self) -> Executions:
@@ -125,7 +135,7 @@ def keep(
     observer: Observer,
     *,
     history: checkpoint.History,
-    tracking: Sequence[Part],
+    tracking: Sequence[Part] = (),
 ) -> Step:
     """Take a search to its end, and keep it in its folder; return its last step.
 
@@ -141,9 +151,14 @@ def keep(
         rundir.cut_lineage(folder, start.generation, log)
         writer = Writer(folder / rundir.CHECKPOINTS, attributes(search), {}, search.record["checkpoint"]["keep"])
         recorder = Recorder(folder, writer, history, every=search.record["checkpoint"]["every"])
-        last = Last(start)
+        last, keeping = Last(start), list[Observer]()
+        if search.rules.looks and search.supervised is not None:
+            keeper = looks.Keeper(search.supervised, folder)
+            keeping = [keeper]
+            if not start.generation:
+                keeper.write(0, [start.champion])
         with follow(tracking, folder, history, settings=search.record, log=log) as tracker:
-            observers = Observers([last, Shrinking(search.slices, writer, log), recorder, tracker, observer])
+            observers = Observers([last, Shrinking(search.slices, writer, log), *keeping, recorder, tracker, observer])
             try:
                 step = watch(steps, start, search.rules, observers)
             except BaseException as error:
@@ -187,15 +202,21 @@ def conclude(search: Search, step: Step, folder: Path, reason: str, log: Log) ->
     about = {"backbone": record["backbone"]["name"], "classes": search.classes, "genome": of_genome(step.champion)}
     rundir.write_champion(folder, search.fold(genome), about)
     warnings = write_onnx(folder, search.onnx(genome))
+    folds, lines = of_folds(search, folder)
     champion: Record = {
         "kind": step.champion.kind,
         "generation": step.champion.generation,
         "about": caveats.of_kind(step.champion.kind, step.champion.generation, record),
-        "validation": step.champion.validation,
+        "validation": folds.get("validation", step.champion.validation),
     }
     constraints = search.constraints_on(genome)
     champion |= {"constraints": constraints} if constraints else {}
-    tested = search.test(genome) if finished else None
+    # What chooses among searches is none of test's business.
+    tested = search.test(genome) if finished and not search.rules.looks else None
+    beside = baseline.NOTHING
+    if finished and not search.rules.looks:
+        beside = search.compare(champion["validation"], log)
+        warnings += lines + beside.lines
     if tested is not None:
         champion["test"] = tested.scores
         rundir.write_confusion(folder, search.classes, tested.confusion)
@@ -213,8 +234,10 @@ def conclude(search: Search, step: Step, folder: Path, reason: str, log: Log) ->
             "device": str(search.device),
             "data": {"images": dict(search.counts or {}), "folders": {}, "notes": list(search.notes)},
             "champion": champion,
-            "warnings": [*inventory.flatters(search.notes), *moves.lines(search.moves), *warnings],
-            "cost": {**step.cost.record(), "seconds": step.seconds},
+             **({"baseline": beside.record} if beside.record else {}),
+             "warnings": [*inventory.flatters(search.notes), *moves.lines(search.moves), *warnings],
+             **({"folds": folds} if folds else {}),
+             "cost": total({**step.cost.record(), "seconds": step.seconds}, folds),
             "views": None,
             "precision": search.slices.now.precision,
             "plan_changes": search.slices.changes,
@@ -227,9 +250,21 @@ def conclude(search: Search, step: Step, folder: Path, reason: str, log: Log) ->
         log(f"{folder}: interrupted after generation {step.generation}; go on with neuroevo.resume")
 
 
+def of_folds(search: Search, folder: Path) -> tuple[Record, list[str]]:
+    """Return what a result says of the searches that chose a fit's end, and a line where that is lost."""
+    if search.rules.ending is None or search.supervised is None:
+        return {}, []
+    try:
+        count = search.record["validate"].get("folds") or 1
+        return looks.summarise(folder, count, search.rules.ending, search.supervised), []
+    except InputError as error:
+        return {}, [f"no validation figure: {error}"]
+
+
 def read(folder: Path, note: Callable[[str], None]) -> tuple[Record, checkpoint.Checkpoint | None]:
     """Return the config and the newest good checkpoint of a run from Python; InputError where it isn't one."""
     saved = checkpoint.newest(folder / rundir.CHECKPOINTS, note)
+    tell_gone(folder, saved, note)
     found: Any = config.read(str(folder / rundir.CONFIG)) if saved is None else config.parse(saved.config, str(folder))
     if not isinstance(found, dict) or not found.get(PYTHON):
         raise InputError(f"{folder}: not a run from Python", option="folder")
@@ -251,10 +286,10 @@ def part(record: Any, given: Any, option: str) -> Any:
     return record if given is None else given
 
 
-def agree(search: Search, record: Record, folder: Path) -> None:
-    """See that a search is that of a run's record; InputError names what differs."""
-    differ = [key for key in rundir.differences(record, search.record) if not key.startswith(FREE)]
-    then, now = record["data"] or {}, search.record["data"] or {}
+def agree(asked: Record, record: Record, folder: Path) -> None:
+    """See that what is asked for is what a run's record says; InputError names what differs."""
+    differ = [key for key in rundir.differences(record, asked) if not key.startswith(FREE)]
+    then, now = record["data"] or {}, asked["data"] or {}
     differ = [k for k in differ if k not in ROUNDED or not math.isclose(then[k[5:]], now[k[5:]], rel_tol=1e-3)]
     if differ:
         raise InputError(f"{folder} holds a run of another search: {', '.join(differ)} differ", option="folder")

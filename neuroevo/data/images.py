@@ -14,8 +14,9 @@ import PIL
 from PIL import Image
 
 from neuroevo.data import cache
-from neuroevo.data.pictures import DECODING, MAX_PIXELS, STRAITS, Picture, Unreadable, damage, read, reason_of, regular
+from neuroevo.data.pictures import DECODING, MAX_PIXELS, STRAITS, Picture, Unreadable, damage, read, reason_of
 from neuroevo.errors import InputError, plain
+from neuroevo.reading import regular
 
 
 class Arrays:

@@ -21,7 +21,7 @@ from neuroevo.data.datasets import Dataset
 from neuroevo.data.foldernames import SPLITS
 from neuroevo.data.images import hash_rows
 from neuroevo.data.samples import Features
-from neuroevo.data.splits import split
+from neuroevo.data.splits import cut_fold, split
 from neuroevo.errors import InputError
 from neuroevo.networks.backbones import Backbone
 
@@ -54,6 +54,16 @@ class Table(NamedTuple):
     computed: int  # samples that went through a frozen prefix
     groups: tuple[str, ...] = ()  # the names of the samples' groups
     notes: tuple[str, ...] = ()  # lines on samples that are there twice
+    seed: int = 0  # by which they were split
+
+    def fold(self, number: int, count: int) -> "Table":
+        """Return the same samples, of train and validation that fold held out; all are train where it is number 0.
+
+        They are those that a run's splits are of the same labels. InputError where there are too few.
+        """
+        pool = np.sort(torch.cat([self.splits["train"], self.splits["validation"]]).numpy())
+        own = cut_fold(pool, self.features.labels.cpu().numpy(), (number, count), self.seed)
+        return self._replace(splits={**self.splits, **{name: torch.from_numpy(rows) for name, rows in own.items()}})
 
 
 def parts(data: Any) -> dict[str, Part]:
@@ -111,7 +121,7 @@ def table(
     computed = len(rows) if _computes(backbone) else 0
     names = [f"row {i}" for i in range(len(hashes))] if len(given) == 1 else ()
     notes = inventory.repeats(hashes, places, splits, "samples", names)
-    return Table(features, splits, classes, computed, () if groups is None else groups.names, tuple(notes))
+    return Table(features, splits, classes, computed, () if groups is None else groups.names, tuple(notes), seed)
 
 
 def _groups(given: Mapping[str, Part]) -> Groups | None:

@@ -107,7 +107,8 @@ def conclude(
 def of_folds(folder: Path, run: Run) -> tuple[dict[str, Any], list[str]]:
     """Return what a result says of the searches that chose a run's end, and a line where that is lost."""
     try:
-        return looks_.summarise(folder, run), []
+        own = run.config.validate
+        return looks_.summarise(folder, own.folds or 1, run.rules().ending, run.supervised), []
     except InputError as error:
         return {}, [f"no validation figure: {error}"]
 

@@ -69,7 +69,7 @@ class Recorder(Observer):
     def begin(self, step: Step, rules: Rules) -> None:
         """Write the history as it is."""
         rundir.write_history(self.folder, self.history)
-        self.lines, self.kept = open(self.folder / rundir.HISTORY, "ab", buffering=0), step  # noqa: SIM115
+        self.lines, self.kept = files.open_to_append(self.folder / rundir.HISTORY), step
 
     def generation(self, step: Step) -> None:
         """Keep a generation's line, and its checkpoint if it is one's turn."""

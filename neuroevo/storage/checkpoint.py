@@ -31,7 +31,7 @@ from neuroevo.engine.scores import Scores
 from neuroevo.errors import InputError, RunError
 from neuroevo.networks.backbones import Native
 from neuroevo.storage import generations, hdf5
-from neuroevo.storage.files import flush_folder
+from neuroevo.storage.files import flush_folder, make_way
 
 FORMAT = 1
 FRONT = "front-"  # what its members are called, beside a number
@@ -147,6 +147,7 @@ def write(path: Path, attributes: dict[str, Any], beside: dict[str, Tensor], ste
     }
     temporary = path.with_suffix(".partial")
     try:
+        make_way(temporary)
         hdf5.write(temporary, MARK, arrays, shared, [hdf5.Notes("/", attributes), hdf5.Notes("champion", champion)])
         temporary.replace(path)
         flush_folder(path.parent)
@@ -161,6 +162,12 @@ def write(path: Path, attributes: dict[str, Any], beside: dict[str, Tensor], ste
 def verify(path: Path) -> None:
     """See that a file is a checkpoint of this format and unchanged since it was written; InputError if not."""
     hdf5.verify(path, MARK, "a neuroevo checkpoint")
+
+
+def read_config(path: Path) -> str:
+    """Return the config in a checkpoint, which isn't verified; InputError where there is none."""
+    with hdf5.open_file(path) as file:
+        return str(file.attrs["config"])
 
 
 def read(path: Path) -> Checkpoint:
@@ -337,12 +344,13 @@ def _numbers(file: Any, group: str) -> dict[str, Tensor]:
 
 def newest(folder: Path, warn: Callable[[str], None]) -> Checkpoint | None:
     """Return the newest checkpoint that is good, or None where there is none at all; damaged ones are warned of."""
-    paths = generations.paths(folder)
-    for path in paths:
+    wrong = []
+    for path in generations.paths(folder):
         try:
             return read(path)
         except InputError as error:
             warn(f"{error}; trying the one before it")
-    if paths:
-        raise InputError(f"{folder}: no checkpoint is good")
+            wrong.append(str(error).removeprefix(f"{folder}/"))
+    if wrong:
+        raise InputError(f"{folder}: no checkpoint is good ({wrong[0]})")
     return None

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from neuroevo.errors import InputError
+from neuroevo.reading import regular
 from neuroevo.storage import generations, rundir
 
 FIRST = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d " + re.escape(rundir.COMMAND))  # what a run's log begins with
@@ -138,7 +139,7 @@ def holds(folder: Path) -> bool:
 def is_log(path: Path) -> bool:
     """Tell whether a file begins as a run's log does."""
     try:
-        with open(path, "rb") as file:
+        with regular(path) as file:
             return (
                 FIRST.match(file.read(len("2000-01-01 00:00:00 ") + len(rundir.COMMAND)).decode("latin-1")) is not None
             )

@@ -159,6 +159,11 @@ def test_the_command_line_inspects_and_reports_it_and_says_who_goes_on_with_it(t
     assert run.invoke(app, ["report", str(tmp_path / "r")]).exit_code == 0
     assert "accuracy" in (tmp_path / "r" / "report.html").read_text()
     shown = run.invoke(app, ["inspect", str(tmp_path / "r")])
+    written = (tmp_path / "r" / "config.yaml").read_bytes()
+    for damaged in (b"", written.replace(b"python", b"pyth\xffn"), written.replace(b"python", b"pythnn")):
+        (tmp_path / "r" / "config.yaml").write_bytes(damaged)
+        assert run.invoke(app, ["inspect", str(tmp_path / "r")]).stdout == shown.stdout
+    (tmp_path / "r" / "config.yaml").write_bytes(written)
     assert shown.exit_code == 0
     assert "finished (generations)" in shown.output
     for command in ("resume", "evaluate"):

@@ -316,6 +316,16 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, uninterrupted: dict
     assert "damaged" in (folder / "run.log").read_text()
 
 
+def test_a_newest_checkpoint_that_is_gone_is_told(tmp_path: Path, quiet: Quiet) -> None:
+    experiment.run(load(None, SETS), str(tmp_path / "r"), "test", Quiet())
+    newest, before, *_ = generations.paths(tmp_path / "r" / "checkpoints")
+    newest.unlink()
+    saved, _ = reopen.reopen(tmp_path / "r", quiet.note)
+    assert saved is not None and saved.path == before
+    line = f"{newest}: gone or damaged; {before.name} is taken, of generation {saved.step.generation}"
+    assert quiet.lines == [line]
+
+
 def test_a_finished_run_is_left_as_it_is(tmp_path: Path, quiet: Quiet) -> None:
     folder = tmp_path / "r"
     experiment.run(load(None, SETS), str(folder), "test", Quiet())

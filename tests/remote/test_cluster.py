@@ -89,7 +89,10 @@ def go(folder: Path, sets: list[str]) -> None:
     experiment.run(load(None, [*SHORT, *sets]), str(folder), "test", Quiet())
 
 
-@pytest.mark.parametrize("case", CASES)
+# A cluster takes ten seconds to begin: one case is of every suite, the others of --long.
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=[] if case == "hybrid" else pytest.mark.long) for case in CASES]
+)
 def test_a_run_by_workers_ends_in_the_bytes_of_one_without(
     tmp_path: Path, spread: Spread, monkeypatch: pytest.MonkeyPatch, case: str
 ) -> None:
@@ -128,6 +131,7 @@ def test_one_worker_and_three_come_to_the_bytes_of_none(
             assert contents(tmp_path / f"{case}, there") == contents(tmp_path / f"{case}, here"), case
 
 
+@pytest.mark.long
 def test_a_worker_that_is_killed_changes_nothing_and_another_comes(tmp_path: Path, spread_runs: Spread) -> None:
     sets = [*LEARN, "budget.generations=40"]
     before = dict(spread_runs.workers)

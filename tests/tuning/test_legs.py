@@ -62,6 +62,7 @@ def go(folder: Path, *sets: str) -> None:
     tune.run(load(*sets), str(folder), "test", Quiet(), Signals())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("case", CASES)
 def test_a_search_by_workers_ends_in_the_bytes_of_one_without(tmp_path: Path, by_workers: Spread, case: str) -> None:
     go(tmp_path / "here", *CASES[case])

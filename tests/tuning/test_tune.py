@@ -480,6 +480,44 @@ def test_an_iteration_at_a_rung_of_the_last_format_is_gone_on_from(
     assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
 
 
+RUNG = {
+    "a digit": lambda folder: _replace_digit(folder / "rung.json"),
+    "empty": lambda folder: (folder / "rung.json").write_bytes(b""),
+    "another form": lambda folder: (folder / "rung.json").write_text('{"iteration": 1}'),
+    "its checkpoint": lambda folder: next(folder.glob("*.h5")).write_bytes(b"no"),
+}
+
+
+def _replace_digit(path: Path) -> None:
+    text = path.read_text()
+    place = text.index('"accuracy": 0.') + len('"accuracy": 0.')
+    path.write_text(f"{text[:place]}{(int(text[place]) + 1) % 10}{text[place + 1 :]}")
+
+
+@pytest.mark.parametrize(
+    "damage", [pytest.param(name, marks=[] if name == "a digit" else pytest.mark.long) for name in RUNG]
+)
+def test_an_iteration_whose_rung_is_damaged_begins_anew_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
+) -> None:
+    real = trials.Trainer.save
+
+    def save(self: trials.Trainer, iteration: int, rung: int, *rest: Any) -> None:
+        real(self, iteration, rung, *rest)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with monkeypatch.context() as patched, pytest.raises(Interrupted):
+        patched.setattr(trials.Trainer, "save", save)
+        searched(tmp_path / "cut", *HALVING, "tune.budget.generations=1")
+    RUNG[damage](tmp_path / "cut" / "rung")
+    said = Quiet()
+    tune.resume(str(tmp_path / "cut"), [], said, Signals())
+    assert any("damaged" in line or "not a neuroevo checkpoint" in line for line in said.lines)
+    assert any(line.endswith("; the iteration begins anew") for line in said.lines)
+    searched(tmp_path / "whole", *HALVING, "tune.budget.generations=1")
+    assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
+
+
 def child(folder: str, sets: list[str], go_on: bool) -> None:
     tune.resume(folder, [], Quiet(), Signals()) if go_on else tune.run(load(*sets), folder, "test", Quiet(), Signals())
     os._exit(0)
