@@ -169,7 +169,7 @@ def widen(metric: OfLogits, logits: Tensor, targets: Tensor, value: float, *, of
     if totals is None and len(kinds) * n * c > NUMBERS:
         return [value, value]
     for own, place in sorted(kinds):
-        label = targets.new_tensor([own])
+        label = torch.full_like(targets[:1], own)
         one = logits.new_zeros(1, 1, c)
         one[..., own % c] -= SURE  # a miss is as sure as can be, and so last of its class's
         one[..., place] = SURE
