@@ -29,7 +29,7 @@ from neuroevo.experiments.conclusion import write_onnx
 from neuroevo.experiments.log import Log, open_log, versions
 from neuroevo.experiments.predictions import table
 from neuroevo.experiments.recorders import Recorder, Shrinking, make_folder, plan_attributes
-from neuroevo.experiments.reopen import PYTHON, of_genome, precision_here
+from neuroevo.experiments.reopen import PYTHON, here, of_genome
 from neuroevo.experiments.tracking import follow
 from neuroevo.problems.constraints import SUBJECT_TO, Constraint
 from neuroevo.problems.intervals import Tested
@@ -133,7 +133,8 @@ def keep(
             log(f"scores in {search.slices.now.precision}")
         make_folder(folder / rundir.CHECKPOINTS)
         rundir.cut_lineage(folder, start.generation, log)
-        writer = Writer(folder / rundir.CHECKPOINTS, attributes(search), {}, search.record["checkpoint"]["keep"])
+        keep, lines = search.record["checkpoint"]["keep"], rundir.growing(folder)
+        writer = Writer(folder / rundir.CHECKPOINTS, attributes(search), {}, keep, lines=lines)
         recorder = Recorder(folder, writer, history, every=search.record["checkpoint"]["every"])
         last = Last(start)
         with follow(tracking, folder, history, settings=search.record, log=log) as tracker:
@@ -141,7 +142,8 @@ def keep(
             try:
                 step = watch(steps, start, search.rules, observers)
             except BaseException as error:
-                conclude(search, last.step, folder, type(error).__name__, log)
+                # What ends it may have kept its end from the disk: who goes on comes to that, and scores it on test.
+                conclude(search, replace(last.step, stop=None), folder, type(error).__name__, log)
                 raise
             conclude(search, step, folder, step.stop or "left", log)
             tracker.conclude(rundir.read_result(folder))
@@ -265,8 +267,7 @@ def restore(search: Search, saved: checkpoint.Checkpoint, log: Callable[[str], N
         if then != now:
             log(f"{what} were {then} and are {now}: the run goes on, but may round otherwise than uninterrupted")
     if search.executions is not None:
-        own = precision_here(saved.plan, search.device, log)
-        search.executions.now = search.executions.now._replace(precision=own)
+        search.executions.now = here(saved.plan, search.device, log)  # its slices: with others it would round otherwise
     context = Context(search.rules.seed, 0, 0.0, search.home, search.problem.layout)
     template = search.algorithm.init(search.problem.start.to(search.home), search.problem.sigma, context)
     champion = saved.step.champion._replace(genome=saved.step.champion.genome.to(search.home))

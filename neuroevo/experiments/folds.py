@@ -16,7 +16,7 @@ from neuroevo import caveats, config
 from neuroevo.config import Config
 from neuroevo.engine.observer import Observer
 from neuroevo.errors import InputError, Interrupted
-from neuroevo.experiments import blame, build, costs, experiment, goals, looks, reopen
+from neuroevo.experiments import blame, build, costs, experiment, goals, looks, recorders, reopen
 from neuroevo.experiments.interruption import NEVER, Interruption
 from neuroevo.experiments.log import Log, open_log
 from neuroevo.storage import claims, files, rundir
@@ -120,8 +120,10 @@ def go_on(folder: Path, c: Config, observer: Observer, signals: Interruption) ->
 def search(folder: Path, c: Config, number: int, *, observer: Observer, log: Log, signals: Interruption) -> None:
     """Do what is left of one of the searches."""
     own, count = folder / rundir.FOLDS / str(number), c.validate.folds or 1
-    own.parent.mkdir(exist_ok=True)
-    if rundir.read_result(own).get("status") == "finished" and reopen_budget(own) == c.budget:
+    recorders.make_folder(own.parent)
+    saved = rundir.newest(own)
+    over = saved is None or (saved.step.stop is not None and reopen.concludes(rundir.read_result(own), saved))
+    if over and rundir.read_result(own).get("status") == "finished" and reopen_budget(own) == c.budget:
         return
     log(f"fold {number} of {count}" if c.validate.folds else "the search that chooses when to stop")
     try:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from neuroevo.errors import InputError
-from neuroevo.storage import generations, rundir
+from neuroevo.storage import files, generations, rundir
 
 FIRST = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d " + re.escape(rundir.COMMAND))  # what a run's log begins with
 LEFT = (rundir.CONFIG, rundir.LOG, rundir.HISTORY, rundir.LINEAGE)  # by a run that never began, beside checkpoints
@@ -219,6 +219,7 @@ def choose(out: str, bench: bool = False) -> tuple[Path, list[Path]]:
                 with suppress(FileExistsError):  # another made it just now; it's no folder, if the next one fails
                     place.mkdir()
                     made.insert(0, place)
+                    files.flush_folder(place.parent)
         if not folder.is_dir():
             raise InputError(f"--out: {out} is there and is no folder")
     except OSError as error:
@@ -238,6 +239,8 @@ def next_free(stem: str, seed: int) -> tuple[Path, list[Path]]:
             except FileExistsError:
                 suffix += 1
             else:
+                for place in (folder, rundir.OUT, rundir.OUT.parent):  # any of which may be new
+                    files.flush_folder(place.parent)
                 return folder, [folder]
     except OSError as error:
         raise InputError(f"{error.filename or rundir.OUT}: {error.strerror}; --out names another folder") from None

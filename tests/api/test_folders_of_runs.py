@@ -123,6 +123,23 @@ def test_one_that_has_ended_is_returned_as_it_is_and_goes_on_with_a_larger_budge
     )
 
 
+def test_what_a_run_came_to_is_written_wherever_it_was_killed(tmp_path: Path) -> None:
+    given, again = {"model": model(), "data": (X, Y)}, {"model": model(), "data": (X, Y)}
+    names = ("result.json", "champion.safetensors", "confusion.csv", "predictions.csv")
+    ne.evolve(**given, budget=ne.Budget(generations=5), out=tmp_path / "r")
+    for name in names:
+        (tmp_path / "r" / name).unlink()
+    ne.resume(tmp_path / "r", **again)
+    before = {name: (tmp_path / "r" / name).read_bytes() for name in names}
+    ne.resume(tmp_path / "r", **again, budget=ne.Budget(generations=8))
+    right = {name: (tmp_path / "r" / name).read_bytes() for name in names[1:]}
+    for name, content in before.items():
+        (tmp_path / "r" / name).write_bytes(content)
+    ne.resume(tmp_path / "r", **again)
+    assert {name: (tmp_path / "r" / name).read_bytes() for name in right} == right
+    assert json.loads((tmp_path / "r" / "result.json").read_text())["generations"] == 8
+
+
 def test_what_is_missing_or_another_is_named(tmp_path: Path) -> None:
     given = SEARCHES["data, objects"]
     ne.evolve(**given, budget=ne.Budget(generations=2), out=tmp_path / "r")

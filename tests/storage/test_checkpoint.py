@@ -74,6 +74,24 @@ def same(a: Any, b: Any) -> bool:
     return all(same(x, y) for x, y in zip(a, b, strict=True))
 
 
+def test_lines_beside_a_checkpoint_are_on_disk_before_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+
+    def fsync(descriptor: int) -> None:
+        told.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    (tmp_path / "lines").write_text("{}\n")
+    (tmp_path / "checkpoints").mkdir()
+    writer = Writer(
+        tmp_path / "checkpoints", ATTRIBUTES, SCALE, keep=2, lines=[tmp_path / "lines", tmp_path / "absent"]
+    )
+    writer.submit(step(), [line(1), line(2)])
+    writer.close()
+    assert told[:2] == ["lines", tmp_path.name]
+    assert set(told[2:]) == {"generation-000002.partial", "checkpoints"}
+
+
 def test_the_front_of_many_objectives_is_in_the_file_and_of_one_there_is_none(tmp_path: Path) -> None:
     s = step(columns=3)
     s = replace(s, scores=s.scores._replace(objectives=2))
