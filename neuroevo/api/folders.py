@@ -29,7 +29,7 @@ from neuroevo.experiments.conclusion import write_onnx
 from neuroevo.experiments.log import Log, open_log, versions
 from neuroevo.experiments.predictions import table
 from neuroevo.experiments.recorders import Recorder, Shrinking, make_folder, plan_attributes
-from neuroevo.experiments.reopen import PYTHON, here, of_genome
+from neuroevo.experiments.reopen import PYTHON, from_python, here, of_genome
 from neuroevo.experiments.tracking import follow
 from neuroevo.problems.constraints import SUBJECT_TO, Constraint
 from neuroevo.problems.intervals import Tested
@@ -110,7 +110,10 @@ def claim(out: str | Path, seed: int) -> Iterator[Path]:
                     claimed.clear()
                 raise
     except InputError as error:
-        raise InputError(str(error).removeprefix("--out: "), option="out" if "--out" in str(error) else None) from None
+        line, option = str(error).removeprefix("--out: "), "out" if "--out" in str(error) else None
+        if from_python(Path(out)):
+            line = line.replace(f"with: neuroevo resume {out}", f"with neuroevo.resume({str(out)!r}, ...)")
+        raise InputError(line, option=option) from None
 
 
 def keep(

@@ -28,6 +28,7 @@ class Writer:
     ) -> None:
         self.folder, self.attributes, self.beside, self.keep = folder, attributes, beside, keep
         self.lines = lines  # files to which generations add lines: on disk before a checkpoint is, which may lack them
+        generations.sweep(folder)
         self.pool = ThreadPoolExecutor(1)
         self.pending: Future[None] | None = None
 

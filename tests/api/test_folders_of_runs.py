@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 import neuroevo as ne
 from neuroevo.cli.main import app
 from neuroevo.engine.loop import Step
-from neuroevo.problems import precision
+from neuroevo.problems import precision, slicing
+from neuroevo.storage import checkpoint
 
 X = torch.randn(200, 6, generator=torch.Generator().manual_seed(0))
 Y = (X[:, 0] * X[:, 1] > 0).long()
@@ -158,6 +159,22 @@ def test_what_is_missing_or_another_is_named(tmp_path: Path) -> None:
         ne.resume(tmp_path / "none", model())
 
 
+def test_slices_are_those_that_the_run_began_with_whatever_memory_is_free_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = SEARCHES["data, learning"]
+    ne.evolve(**given, budget=ne.Budget(generations=2), out=tmp_path / "r")
+    monkeypatch.setattr(slicing, "memory_limit", lambda device: 100_000)
+    ne.evolve(**given, budget=ne.Budget(generations=2), out=tmp_path / "other")
+    ne.resume(tmp_path / "r", model(), (X, Y), budget=ne.Budget(generations=4))
+    plans = [checkpoint.newest(tmp_path / name / "checkpoints", pytest.fail) for name in ("r", "other")]
+    assert plans[0] is not None
+    assert plans[1] is not None
+    assert plans[0].step.generation == 4
+    assert plans[0].plan.limit > plans[1].plan.limit == 100_000
+    assert plans[0].plan.individuals > plans[1].plan.individuals
+
+
 def test_a_folder_that_holds_something_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "mine").write_text("x")
     with pytest.raises(ne.InputError, match="isn't empty"):
@@ -166,6 +183,9 @@ def test_a_folder_that_holds_something_is_refused_and_left_as_it_is(tmp_path: Pa
     with pytest.raises(ne.InputError, match="fitness"):
         ne.evolve(start=torch.ones(3), fitness=3, out=tmp_path / "new")
     assert not (tmp_path / "new").exists()
+    ne.evolve(start=torch.ones(3), fitness=sphere, out=tmp_path / "new", budget=ne.Budget(generations=1))
+    with pytest.raises(ne.InputError, match=r"already holds a run; go on from it with neuroevo.resume\('.*new', ...\)"):
+        ne.evolve(start=torch.ones(3), fitness=sphere, out=tmp_path / "new")
 
 
 def test_the_command_line_inspects_and_reports_it_and_says_who_goes_on_with_it(tmp_path: Path) -> None:

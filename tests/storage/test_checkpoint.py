@@ -244,6 +244,13 @@ def test_the_newest_few_are_kept_and_the_champions(tmp_path: Path) -> None:
     assert [path.name for path in generations.paths(tmp_path)] == [generations.name(g) for g in (6, 5, 2)]
 
 
+def test_half_a_checkpoint_of_whoever_was_killed_is_removed_and_no_file_of_anybody_elses(tmp_path: Path) -> None:
+    for name in ("generation-000037.partial", "mine.partial", "generation-000036.h5"):
+        (tmp_path / name).write_bytes(b"x")
+    Writer(tmp_path, ATTRIBUTES, SCALE, keep=2).close()
+    assert {path.name for path in tmp_path.iterdir()} == {"mine.partial", "generation-000036.h5"}
+
+
 def test_an_error_in_the_background_is_raised_in_the_foreground(tmp_path: Path) -> None:
     writer = Writer(tmp_path / "nowhere", ATTRIBUTES, SCALE, keep=2)
     writer.submit(step(), [line(1), line(2)])
