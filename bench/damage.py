@@ -1,13 +1,14 @@
-"""Damage files of runs and of the cache, use them, and count what comes of it: docs/reliability.md has the figures.
+"""Damage files of runs, of the cache and of users, use them, and count what comes: docs/reliability.md has the figures.
 
 usage: python bench/damage.py [COUNT] [SEED] [--show]      (600 and 0; --show prints what was not as it should be)
 
-A run with a lineage, one with two objectives, one on images in files with broken ones among them, a search of
-hyperparameters and a benchmark are made once. Then, COUNT times: one of their files, or of the cache's, is damaged, and
-one command uses it. It is right if what comes out is the same as from the undamaged file, or if a line says what is
-damaged; a traceback, a crash, a hang, or another result without a word is wrong. Commands run in forks of one process.
+What is in `subjects.py` is made once. Then, COUNT times: one of the files is damaged, and one command uses it. It is
+right if what comes out is the same as from the undamaged file, or if a line says what is damaged; a traceback, a crash,
+a hang, or another result without a word is wrong. Commands run in forks of one process, which has imported all.
 """
 
+import contextlib
+import gc
 import hashlib
 import json
 import os
@@ -18,106 +19,24 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
 
 import h5py
-import numpy as np
-from PIL import Image
+import onnx_models
+from subjects import NAMES, SUBJECTS, api, give, make
 
 from neuroevo.cli.main import main as command_line
+from neuroevo.errors import InputError, RunError
 
-TINY = ["backbone.name=none", "backbone.weights=none", "data.image_size=null", "algorithm.population=16",
-        "fitness.samples=100", "memory.limit=1e8", "validate.every=5"]  # fmt: skip
-SIZES = ["budget.generations=20"]
-DIGITS = [*TINY, *SIZES, "algorithm.crossover=uniform", "algorithm.selection=tournament"]
-FRONT = [*TINY, *SIZES, 'fitness.metrics=["cross_entropy","weight_norm"]']
-PHOTOS = [*TINY, *SIZES, "data.name=image_folder", "data.root=photos", "data.broken=skip"]
-TUNE = """
-data: {name: digits}
-backbone: {name: none, weights: none}
-algorithm: {name: fixed, population: 1}
-refine: {steps: 5}
-memory: {limit: 100000000}
-budget: {generations: 3}
-tune:
-  sampler: {name: pso, population: 4}
-  space: {refine.lr: {name: float, low: 0.001, high: 1.0, scale: log}}
-  trial: {generations: 2}
-  budget: {generations: 3}
-"""
-BENCH = """
-data: {name: digits}
-backbone: {name: none, weights: none}
-memory: {limit: 100000000}
-budget: {samples: 200000}
-"""
-BENCHED = ["bench", "bench.yaml", "--arms", "sgd,random", "--seeds", "1", "--out", "bench"]
 LIMIT = 120  # seconds
-
-
-def sets(given: list[str]) -> list[str]:
-    """Return --set options."""
-    return [word for one in given for word in ("--set", one)]
-
-
-class Subject(NamedTuple):
-    """What is damaged, and what uses it."""
-
-    make: list[str]
-    commands: dict[str, list[str]]
-
-
-def uses(name: str, *more: str) -> dict[str, list[str]]:
-    """Return the commands that use a run's folder."""
-    found = {
-        "inspect": ["inspect", name],
-        "report": ["report", name],
-        "evaluate": ["evaluate", name],
-        "export": ["export", name, "--out", "taken.safetensors"],
-        "resume": ["resume", name],
-        "resume with more budget": ["resume", name, "--set", "budget.generations=25"],
-        "genome.from": ["run", *sets([*DIGITS, f"genome.from=[{name}]"]), "--out", "begun"],
-    }
-    return {key: command for key, command in found.items() if key not in more}
-
-
-SUBJECTS = {
-    "run": Subject(["run", *sets(DIGITS), "--out", "run"], uses("run")),
-    "front": Subject(
-        ["run", *sets(FRONT), "--out", "front"],
-        {
-            **uses("front", "genome.from"),
-            "export of a member": ["export", "front", "--member", "0", "--out", "taken.pt"],
-        },
-    ),
-    "photos": Subject(["run", *sets(PHOTOS), "--out", "photo"], uses("photo", "genome.from")),
-    "tune": Subject(
-        ["tune", "tune.yaml", "--no-final", "--out", "tune"],
-        {
-            "inspect": ["inspect", "tune"],
-            "report": ["report", "tune"],
-            "resume": ["resume", "tune"],
-            "resume with more budget": ["resume", "tune", "--set", "tune.budget.generations=4"],
-            "resume to the final run": ["resume", "tune", "--set", "tune.final=true"],
-        },
-    ),
-    "tuned": Subject(["tune", "tune.yaml", "--out", "tuned"], uses("tuned", "genome.from")),
-    "bench": Subject(BENCHED, {"bench": BENCHED, "report": ["report", "bench"], "resume": ["resume", "bench"]}),
-    "cache": Subject(
-        ["validate", *sets(DIGITS)],
-        {
-            "run": ["run", *sets(DIGITS), "--out", "begun"],
-            "run on photos": ["run", *sets(PHOTOS), "--out", "begun"],
-            "evaluate photos": ["evaluate", "photo"],
-            "validate": ["validate", *sets(PHOTOS)],
-        },
-    ),
-}
+PAGE = 4096
 
 
 class Outcome(NamedTuple):
@@ -128,8 +47,26 @@ class Outcome(NamedTuple):
     result: dict[str, str]  # hashes of what a user gets
 
 
+def execute(command: list[str]) -> int:
+    """Run a command of neuroevo, or what `api` does from Python; return its exit status."""
+    try:
+        if command[0] != "api":
+            sys.argv = ["neuroevo", *command]
+            command_line()
+        api(*command[1:])
+        return 0
+    except (InputError, RunError) as error:
+        print(error, file=sys.stderr)
+        return 2 if isinstance(error, InputError) else 1
+    except SystemExit as error:
+        return error.code if isinstance(error.code, int) else 70
+    except BaseException:
+        traceback.print_exc()
+        return 70
+
+
 def call(command: list[str], folder: Path) -> tuple[int | None, str, str]:
-    """Run a command of neuroevo in a fork, in a folder; return its exit status, standard output and error."""
+    """Run a command in a fork, in a folder; return its exit status, standard output and error."""
     out, err = folder / ".out", folder / ".err"
     child = os.fork()
     if child == 0:
@@ -138,20 +75,10 @@ def call(command: list[str], folder: Path) -> tuple[int | None, str, str]:
         os.environ["NEUROEVO_CACHE"] = str(folder / "cache")
         for path, number in ((out, 1), (err, 2)):
             os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
-        sys.argv = ["neuroevo", *command]
-        status = 70
-        try:
-            command_line()
-        except SystemExit as error:
-            status = error.code if isinstance(error.code, int) else 70
-        except BaseException:
-            import traceback
-
-            traceback.print_exc()
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(status)
+        status = execute(command)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
     end = time.monotonic() + LIMIT
     status: int | None = None
     while time.monotonic() < end:
@@ -159,18 +86,39 @@ def call(command: list[str], folder: Path) -> tuple[int | None, str, str]:
         if pid:
             status = os.waitstatus_to_exitcode(code)
             break
-        time.sleep(0.02)
+        time.sleep(0.01)
     else:
-        os.killpg(child, signal.SIGKILL)
+        _kill(child)
         os.waitpid(child, 0)
+    _kill(child)  # what it may have begun
     return status, out.read_text(errors="replace"), err.read_text(errors="replace")
+
+
+def _kill(group: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(group, signal.SIGKILL)
+
+
+def warm_up(folder: Path) -> None:
+    """Run some commands in this process, so that all that they import is there in each fork."""
+    here = Path.cwd()
+    os.chdir(folder)
+    os.environ["NEUROEVO_CACHE"] = str(folder / "cache")
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+        commands = SUBJECTS["run"].commands
+        some = [commands[key] for key in ("inspect", "report", "evaluate", "predict", "export", "decide", "load")]
+        for command in [*SUBJECTS["run"].make[:1], *some]:
+            status = execute(command)
+            assert status == 0, command
+    os.chdir(here)
+    gc.freeze()
 
 
 def without_times(value: object) -> object:
     """Return a JSON value less what may differ between two runs of the same."""
     if isinstance(value, dict):
         # How often test was scored is in result.json alone, and begins anew with it.
-        skip = ("seconds", "backbone_samples", "command", "machine", "test_scored", "checksum")
+        skip = ("seconds", "backbone_samples", "command", "machine", "test_scored", "checksum", "files")
         return {key: without_times(v) for key, v in value.items() if key not in skip and "seconds" not in key}
     return [without_times(v) for v in value] if isinstance(value, list) else value
 
@@ -183,32 +131,36 @@ def digest(*parts: object) -> str:
 def taken(command: list[str], folder: Path, status: int | None, printed: str) -> dict[str, str]:
     """Return what a user gets of a command, as hashes: of what it printed, or of files by their paths."""
     found = {"status": digest(status)}
-    run = next((folder / word for word in command[1:] if (folder / word).is_dir() and word != "photos"), None)
-    if command[0] in ("inspect", "evaluate"):
+    verb = command[0] if command[0] != "api" else command[1]
+    if verb in ("inspect", "evaluate", "predict", "load", "decide"):
         # Which files lie there, and how long it took, is not what the run is.
         found["printed"] = digest(re.sub(r"(?m)^  (checkpoints|seconds|damaged|file) .*\n", "", printed))
-    elif command[0] == "export":
+    elif verb == "export":
         path = folder / command[command.index("--out") + 1]
-        found["file"] = digest(path.read_bytes() if path.exists() else None)
-    elif run is not None:
-        for path in sorted(path for path in run.rglob("*") if path.is_file()):
-            try:
-                value = of_file(path, command[0] == "report")
-            except (OSError, ValueError):
-                value = "unreadable"
-            if value is not None:
-                found[str(path.relative_to(folder))] = value
+        found["file"] = digest(content(path))
+    else:
+        places = [command[command.index("--out") + 1]] if "--out" in command else command[1:]
+        for run in (folder / place for place in places if (folder / place).is_dir()):
+            for path in sorted(path for path in run.rglob("*") if path.is_file()):
+                try:
+                    value = of_file(path, verb)
+                except (OSError, ValueError, KeyError):
+                    value = "unreadable"
+                if value is not None:
+                    found[str(path.relative_to(folder))] = value
     return found
 
 
-def of_file(path: Path, report: bool) -> str | None:
-    """Return a hash of what a file says, of a `report` or of a run; None for one that is no result."""
-    if report:
+def of_file(path: Path, verb: str) -> str | None:
+    """Return a hash of what a file says, of a `report`, a `log` or a run; None for one that is no result."""
+    if verb == "report":
         is_table = path.parent.name == "plots" and path.suffix == ".csv" and "curve" not in path.name
         return digest(path.read_bytes()) if is_table else None
-    if path.name == "champion.safetensors":
+    if verb == "log":  # its last column is the seconds
+        return digest(re.sub(r"(?m),[^,\n]*$", "", path.read_text())) if path.name == "history.csv" else None
+    if path.name in ("champion.safetensors", "network.safetensors", "champion.onnx", "predictions.csv"):
         return digest(path.read_bytes())
-    if path.name == "history.jsonl":
+    if path.name in ("history.jsonl", "islands.jsonl"):
         return digest(without_times([json.loads(line) for line in path.read_text().splitlines()]))
     if path.name == "result.json":
         return digest(without_times(json.loads(path.read_text())))
@@ -242,8 +194,20 @@ def damages(rng: random.Random, others: list[Path]) -> Iterator[tuple[str, objec
 
     def zeros(data: bytearray) -> bytearray:
         start = rng.randrange(len(data) + 1)
-        end = min(len(data), start + rng.choice((16, 512, 4096)))
+        end = min(len(data), start + rng.choice((16, 512)))
         data[start:end] = bytes(end - start)
+        return data
+
+    def page(data: bytearray) -> bytearray:
+        start = PAGE * rng.randrange(len(data) // PAGE + 1)
+        end = min(len(data), start + PAGE)
+        data[start:end] = bytes(end - start)
+        return data
+
+    def swapped(data: bytearray) -> bytearray:
+        size = next((size for size in (PAGE, 512, 64, 8) if len(data) >= 2 * size), 1)
+        one, two = (size * rng.randrange(max(1, len(data) // size)) for _ in range(2))
+        data[one : one + size], data[two : two + size] = data[two : two + size], data[one : one + size]
         return data
 
     def into_folder(path: Path) -> None:
@@ -254,7 +218,10 @@ def damages(rng: random.Random, others: list[Path]) -> Iterator[tuple[str, objec
     yield "one bit flipped", changed(flip)  # twice as often: the quietest
     yield "a byte of 0xff", changed(high)
     yield "zeros over a part", changed(zeros)
+    yield "a page of zeros", changed(page)
+    yield "two blocks swapped", changed(swapped)
     yield "cut in half", changed(lambda data: data[: len(data) // 2])
+    yield "cut anywhere", changed(lambda data: data[: rng.randrange(len(data) + 1)])
     yield "cut by a byte", changed(lambda data: data[:-1])
     yield "empty", changed(lambda data: b"")
     yield "more at its end", changed(lambda data: data + rng.randbytes(100))
@@ -264,26 +231,6 @@ def damages(rng: random.Random, others: list[Path]) -> Iterator[tuple[str, objec
     yield "a folder in its place", into_folder
 
 
-def make(folder: Path) -> None:
-    """Make what is to be damaged."""
-    numbers = np.random.default_rng(0)
-    for label, name in enumerate(("cat", "dog", "owl")):
-        (folder / "photos" / name).mkdir(parents=True)
-        for i in range(40):
-            pixels = np.clip(numbers.normal(60 + 60 * label, 40, (8, 8)), 0, 255).astype(np.uint8)
-            Image.fromarray(pixels).save(folder / "photos" / name / f"{i:02d}.png")
-        (folder / "photos" / name / "broken.png").write_bytes(b"broken")
-    (folder / "tune.yaml").write_text(TUNE)
-    (folder / "bench.yaml").write_text(BENCH)
-    time.sleep(4)  # a file touched just now isn't remembered
-    for name, subject in SUBJECTS.items():
-        status, printed, said = call(subject.make, folder)
-        assert status == 0, (name, printed, said)
-        if name in ("run", "front", "photos", "tuned", "bench"):
-            call(["report", subject.make[-1]], folder)
-    call(["validate", *sets(PHOTOS)], folder)
-
-
 def content(path: Path) -> bytes | None:
     """Return a file's bytes, or None where there is no file."""
     return path.read_bytes() if path.is_file() else None
@@ -291,27 +238,60 @@ def content(path: Path) -> bytes | None:
 
 def files(name: str, folder: Path) -> list[Path]:
     """Return the files of a subject, by their paths within the folder."""
-    top = folder / {"photos": "photo"}.get(name, name)
-    found = (path for path in top.rglob("*") if path.is_file() and path.suffix != ".lock" and path.name != ".lock")
+    top = folder / NAMES.get(name, name)
+    patterns = SUBJECTS[name].files
+    found = [path for pattern in patterns for path in folder.glob(pattern)] if patterns else [*top.rglob("*")]
     return sorted(
-        path.relative_to(folder) for path in found if path.name != "report.html" and path.parent.name != "plots"
+        path.relative_to(folder)
+        for path in found
+        if path.is_file() and path.suffix != ".lock" and path.name not in (".lock", "report.html", "broken.png")
     )
+
+
+def fresh(name: str, origin: Path, work: Path) -> None:
+    """Copy what a subject's commands need into a new folder."""
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir()
+    needed = {NAMES.get(name, name), *SUBJECTS[name].beside, *(p.parts[0] for p in files(name, origin))}
+    needed |= {"cache", "photos", "features.npz", "model.onnx", "tune.yaml", "bench.yaml"}
+    if name in ("weights", "pickled", "exports"):
+        needed |= {"whole.safetensors", "whole.pt"}
+    for each in sorted(needed):
+        source = origin / each
+        if source.is_dir():
+            shutil.copytree(source, work / each, symlinks=True)
+        elif source.exists():
+            shutil.copy2(source, work / each)
+
+
+def judge(found: Outcome, right: Outcome, path: Path) -> str:
+    """Return what is to be said of an outcome, beside the one of the undamaged file."""
+    told = path.name in found.text or "damaged" in found.text or path.stem in found.text
+    if found.status is None:
+        return "hangs"
+    if "Traceback" in found.text or found.status not in (0, 1, 2):
+        return "traceback or crash"
+    if found.status in (1, 2):
+        return "refused in a line" if told else "refused, the file not named"
+    if found.result == right.result:
+        return "the same"
+    return "said, and other" if told else "silently other"
 
 
 def main(count: int, seed: int, show: bool) -> int:
     """Damage `count` files; return how many times it came out wrong."""
     rng = random.Random(seed)
-    whole, verdicts, kinds = Path(tempfile.mkdtemp()), Counter[tuple[str, str]](), Counter[tuple[str, str]]()
+    memory = Path("/dev/shm")  # where there is one, a copy costs the disk nothing
+    whole = Path(tempfile.mkdtemp(dir=memory if memory.is_dir() else None))
+    verdicts, kinds = Counter[tuple[str, str]](), Counter[tuple[str, str]]()
     wrong = 0
     try:
         origin, work = whole / "origin", whole / "work"
-        origin.mkdir()
-        make(origin)
-
-        def fresh() -> None:
-            shutil.rmtree(work, ignore_errors=True)
-            shutil.copytree(origin, work, symlinks=True)
-
+        for folder in (work, origin):
+            folder.mkdir()
+            give(folder, onnx_models.write_float)
+        warm_up(work)
+        make(origin, call)
         references: dict[tuple[str, str], Outcome] = {}
         for i in range(count):
             name = rng.choice(list(SUBJECTS))
@@ -319,10 +299,10 @@ def main(count: int, seed: int, show: bool) -> int:
             use = rng.choice(list(SUBJECTS[name].commands))
             command = SUBJECTS[name].commands[use]
             if (name, use) not in references:
-                fresh()
+                fresh(name, origin, work)
                 references[name, use] = run(command, work)
                 assert references[name, use].status == 0, (name, use, references[name, use])
-            fresh()
+            fresh(name, origin, work)
             kind, damage = rng.choice(list(damages(rng, [origin / p for p in files(name, origin)])))
             before = content(work / path)
             damage(work / path)  # type: ignore[operator]
@@ -333,25 +313,16 @@ def main(count: int, seed: int, show: bool) -> int:
             own = str(path)  # a file that the command left alone is no result of it
             if content(work / path) == after:
                 found, right = (one._replace(result={**one.result, own: ""}) for one in (found, right))
-            told = path.name in found.text or "damaged" in found.text or path.stem in found.text
-            if found.status is None:
-                verdict = "hangs"
-            elif "Traceback" in found.text or found.status not in (0, 1, 2):
-                verdict = "traceback or crash"
-            elif found.status in (1, 2):
-                verdict = "refused in a line" if told else "refused, the file not named"
-            elif found.result == right.result:
-                verdict = "the same"
-            else:
-                verdict = "said, and other" if told else "silently other"
+            verdict = judge(found, right, path)
             bad = verdict in ("hangs", "traceback or crash", "refused, the file not named", "silently other")
             wrong += bad
-            group = "cache" if name == "cache" else path.name if path.suffix != ".h5" else "checkpoints"
+            group = "cache" if name == "cache" else path.name if path.suffix not in (".h5", ".png") else path.suffix
             verdicts[group, verdict] += 1
             kinds[kind, verdict] += 1
             if bad and show:
                 last = [line for line in found.text.strip().splitlines() if line][-1:]
-                print(f"{i}: {path}: {kind}; {use}: {verdict} (status {found.status}): {last}", flush=True)
+                differ = [key for key in found.result | right.result if found.result.get(key) != right.result.get(key)]
+                print(f"{i}: {path}: {kind}; {use}: {verdict} (status {found.status}): {last} {differ}", flush=True)
     except KeyboardInterrupt:  # what was counted so far is told
         pass
     finally:

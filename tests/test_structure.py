@@ -10,7 +10,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "neuroevo"
 PACKAGES = {  # in order: each may import those before it, and its own modules those before them
-    "": ["errors", "devices"],
+    "": ["errors", "reading", "devices"],
     "engine": ["threads", "genome", "rng", "cost", "schedules", "samples", "scores", "pareto", "batches", "execution",
                "graphs", "algorithm", "joined", "evaluator", "problem", "loop", "observer"],
     "search": ["operators.masks", "operators.selection", "operators.crossover", "operators.mutation",
@@ -34,15 +34,15 @@ PACKAGES = {  # in order: each may import those before it, and its own modules t
     "report": ["genealogy", "glyphs", "figures", "plots_of_runs", "plots_of_searches", "plots_of_benches",
                "predictions", "plots_of_predictions", "page", "plates", "thumbnails", "testpage", "overview",
                "takeaway", "archipelago", "runpage", "pairs", "benchpage", "comparison", "report", "watch"],
-    "experiments": ["blame", "terminal", "interruption", "signals", "log", "memory", "starts", "costs", "build",
-                    "tracking", "bounds", "sizes", "sources", "goals", "compose", "baseline", "reopen", "recorders",
-                    "looks", "predictions", "conclusion", "spread", "experiment", "folds", "evaluation", "selection",
-                    "comparison", "card", "formats", "export", "logits", "decide"],
+    "experiments": ["blame", "terminal", "interruption", "signals", "log", "moves", "memory", "starts", "costs",
+                    "build", "tracking", "bounds", "sizes", "sources", "goals", "compose", "baseline", "reopen",
+                    "recorders", "looks", "predictions", "conclusion", "spread", "experiment", "folds", "evaluation",
+                    "selection", "comparison", "card", "formats", "export", "logits", "decide"],
     "tuning": ["lockstep", "legs", "trials", "search", "tuner", "tune"],
     "bench": ["statistics", "arms", "workers", "jobs", "tasks", "closed", "tables", "benchmark"],
-    "forecast": ["pace", "seconds", "length", "stand_ins", "forecaster", "search", "bench"],
+    "forecast": ["pace", "seconds", "length", "stand_ins", "forecaster", "search", "folds", "bench"],
     "api": ["learners", "genes", "islands", "algorithms", "classification", "folders", "arguments", "notebook",
-            "searches", "predictions", "loading", "workers"],
+            "results", "folds", "searches", "predictions", "loading", "workers", "progress"],
     "estimator": [""],
     "cli": ["columns", "inspection", "listing", "pages", "results", "standings", "decisions", "labels", "program",
             "searches", "outcomes", "main"],
@@ -177,7 +177,8 @@ TESTS = {  # of modules that are tested with another of their package, by that o
     "decision/test_tune_decision.py": ["decision.tune", "decision.arrays", "decision.goal"],
     "experiments/test_decide.py": ["experiments.logits"],
     "api/test_islands_from_python.py": ["api.islands"],
-    "api/test_searches.py": ["api.arguments"], "api/test_algorithms_from_python.py": ["api.algorithms"],
+    "api/test_searches.py": ["api.arguments", "api.results"], "api/test_folds_from_python.py": ["api.folds"],
+    "api/test_algorithms_from_python.py": ["api.algorithms"],
     "api/test_folders_of_runs.py": ["api.folders"],
     "remote/test_cluster.py": ["remote.worker", "remote.bridge", "experiments.spread", "api.workers"],
 }  # fmt: skip
@@ -214,7 +215,9 @@ def test_the_guide_lists_the_packages_and_their_modules() -> None:
 
 def test_a_package_imports_only_those_that_its_row_in_the_guide_names() -> None:
     rows = re.findall(r"^\| (`\w.*?) \| .*\? \| (.*?) ?\|$", GUIDE, re.M)
-    allowed = {name: {*names.split(", "), "errors"} for words, names in rows for name in re.findall(r"\w+", words)}
+    allowed = {
+        name: {*names.split(", "), "errors", "reading"} for words, names in rows for name in re.findall(r"\w+", words)
+    }
     assert [*allowed, "__main__"] == [*PACKAGES[""], *filter(None, PACKAGES)]
     for path in FILES:
         here = module(path).partition(".")[0]

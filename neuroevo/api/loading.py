@@ -1,6 +1,7 @@
 """A run's champion, taken from its folder as a plain module: without data, a download, or the device of its birth."""
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -112,21 +113,34 @@ def load(
         return _from_python(place, model)
     if model is not None:
         raise InputError(f"{folder} says itself what its network is", option="model")
-    path = place / rundir.NETWORK
+    path, watch = place / rundir.NETWORK, observer or Observer()
     if not path.is_file():
-        return _rebuild(place, observer or Observer(), signals)
+        return _rebuild(place, watch, signals)
     weights, about = weightfiles.read_safetensors(path)
-    c, native, classes = config.check(config.read(str(place / rundir.CONFIG))), about["native"], tuple(about["classes"])
-    t = libraries.Transform(**about["transform"])
-    transform = _transform(t._replace(size=(t.size[0], t.size[1])), c) if about["inputs"] is None else None
-    if c.backbone.name == backbones.ONNX:
-        whole = backbones.of_state(weights, str(path))
-    else:
-        name, size, shape = c.backbone.name, c.data.image_size, tuple(native)
-        backbone = backbones.build(name, "none", size, shape, channels=c.backbone.channels)
-        whole = backbone.network(build.make_head(c, backbone, about["width"], len(classes)))
-        whole.load_state_dict(weights)
-    return Loaded(whole.eval().requires_grad_(False), transform, classes, place, about["inputs"])
+    c = reopen.read_config(place, watch.note)
+    with _as_written(path):
+        native, classes, t = tuple(about["native"]), tuple(about["classes"]), libraries.Transform(**about["transform"])
+        transform = _transform(t._replace(size=(t.size[0], t.size[1])), c) if about["inputs"] is None else None
+        if c.backbone.name == backbones.ONNX:
+            whole = backbones.of_state(weights, str(path))
+        else:
+            name, size = c.backbone.name, c.data.image_size
+            backbone = backbones.build(name, "none", size, native, channels=c.backbone.channels)
+            whole = backbone.network(build.make_head(c, backbone, about["width"], len(classes)))
+            whole.load_state_dict(weights)
+        return Loaded(whole.eval().requires_grad_(False), transform, classes, place, about["inputs"])
+
+
+@contextmanager
+def _as_written(path: Path) -> Iterator[None]:
+    """Raise InputError where a sealed file isn't what a run writes under its name."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (LookupError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise InputError(f"{path}: not as this run writes it ({type(error).__name__}: {reason})") from None
 
 
 def _rebuild(place: Path, observer: Observer, signals: Interruption) -> Loaded:
@@ -144,8 +158,10 @@ def _from_python(place: Path, model: nn.Module | None) -> Loaded:
     if not path.is_file():
         raise InputError(f"{place}: no champion yet")
     weights, about = weightfiles.read_safetensors(path)
+    with _as_written(path):
+        classes = tuple(about["classes"])
     if model is None and (place / rundir.ONNX).is_file():
-        return Loaded(onnxfiles.onnx(place / rundir.ONNX), None, tuple(about["classes"]), place)
+        return Loaded(onnxfiles.onnx(place / rundir.ONNX), None, classes, place)
     if model is None:
         again = f"give it again: neuroevo.load({str(place)!r}, module)"
         raise InputError(f"the module of a run from Python isn't in its folder; {again}", option="model")
@@ -159,8 +175,9 @@ def _from_python(place: Path, model: nn.Module | None) -> Loaded:
     else:
         wrong = next(name for name in weights if name not in there)
         raise InputError(f"another than the run's: it has no {wrong}", option="model")
-    whole.load_state_dict(own, strict=False)
-    return Loaded(whole, None, tuple(about["classes"]), place)
+    with _as_written(path):
+        whole.load_state_dict(own, strict=False)
+    return Loaded(whole, None, classes, place)
 
 
 def _transform(t: libraries.Transform, c: config.Config) -> Transform:

@@ -7,7 +7,6 @@ docs/images.md has the table.
 import contextlib
 import errno
 import os
-import stat
 import threading
 import warnings
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from PIL.ImageFile import ImageFile
 
 from neuroevo import devices
 from neuroevo.errors import RunError, setting, the
+from neuroevo.reading import regular
 
 DECODING = 2  # changes whenever some file is read as other pixels than before, so that no features of those are taken
 MAX_PIXELS = 178_956_970  # where Pillow, too, takes an image for an attack on memory
@@ -76,15 +76,6 @@ def damage(reason: str) -> Unreadable:
 def refusal(reason: str, advice: str) -> Unreadable:
     """Return the error of a sound image that could be read in more than one way, or in none."""
     return Unreadable(reason, f"{advice}, or leave such files out with {setting('broken', 'skip')}")
-
-
-def regular(path: str) -> BufferedReader:
-    """Open a regular file for reading; OSError for anything else, at once: a FIFO would wait for its other end."""
-    number = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    if not stat.S_ISREG(os.fstat(number).st_mode):
-        os.close(number)
-        raise OSError("not a regular file")
-    return os.fdopen(number, "rb")
 
 
 def reason_of(error: BaseException) -> str:

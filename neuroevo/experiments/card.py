@@ -1,5 +1,8 @@
 """A model card: what a file of weights is of, what it was found to be worth, and how it is loaded without neuroevo."""
 
+import html
+import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +16,9 @@ from neuroevo.experiments.log import versions
 from neuroevo.networks import backbones, libraries
 from neuroevo.networks.ensembles import MEMBERS
 from neuroevo.networks.network import Network
+from neuroevo.reading import regular
 
+SPECIAL = re.compile(r"([\\`*{}\[\]()#+!|~])")  # what Markdown would take for more than text, beside HTML's own
 MARK = "<!-- a model card by neuroevo -->"
 SUFFIX = ".md"  # behind the file's name
 SOME = 30  # classes that are named
@@ -41,8 +46,8 @@ def check(file: Path) -> None:
     """See that where a card will be there is nothing, or a card; InputError if not."""
     path = place(file)
     try:
-        with open(path, encoding="utf-8", errors="replace") as there:
-            known = there.readline().strip() == MARK
+        with regular(path) as there:
+            known = there.readline(len(MARK) + 2).decode(errors="replace").strip() == MARK
     except FileNotFoundError:
         return
     except OSError as error:
@@ -54,7 +59,7 @@ def check(file: Path) -> None:
 def write(subject: Subject) -> str:
     """Return the card, in Markdown."""
     about, network = subject.about, subject.network
-    parts = [MARK, f"# {printable(subject.file.name)}", ""]
+    parts = [MARK, f"# {plain(subject.file.name)}", ""]
     parts += [f"{about['select']}: {about['is']}. Backbone {network.backbone.name}, {describe_head(network)}.", ""]
     if about.get("temperature") is not None:
         parts += [f"Logits are divided by {about['temperature']:.4g}, which is in the weights.", ""]
@@ -63,6 +68,11 @@ def write(subject: Subject) -> str:
     parts += ["## Data", "", *data(subject), "", "## Cost", "", *cost(subject), "", "## Versions", ""]
     parts += [f"- {name} {version}" for name, version in versions().items()]
     return "\n".join(parts) + "\n"
+
+
+def plain(name: str) -> str:
+    """Return a name as Markdown that shows it, and does nothing else."""
+    return SPECIAL.sub(r"\\\1", html.escape(printable(name), quote=False))
 
 
 def describe_head(network: Network) -> str:
@@ -94,7 +104,9 @@ def worth(subject: Subject) -> list[str]:
     for name in dict.fromkeys([*scores["validation"], *test["interval"]]):
         ends = test["interval"].get(name)
         interval = "" if ends is None else ", ".join(map(figure, ends))
-        rows.append(f"| {name} | {figure(scores['validation'].get(name))} | {figure(test.get(name))} | {interval} |")
+        rows.append(
+            f"| {plain(name)} | {figure(scores['validation'].get(name))} | {figure(test.get(name))} | {interval} |"
+        )
     rows += ["", "It was chosen by its validation figures, which are too good for that reason."]
     if "test" in scores:
         noun = subject.result.get("data", {}).get("noun", "images")
@@ -114,7 +126,7 @@ def figure(value: Any) -> str:
 def data(subject: Subject) -> list[str]:
     """Return what the network was trained and scored on, as lines."""
     found, classes = subject.result.get("data", {}), list(subject.network.classes)
-    some = ", ".join(printable(name) for name in classes[:SOME]) + (", ..." if len(classes) > SOME else "")
+    some = ", ".join(plain(name) for name in classes[:SOME]) + (", ..." if len(classes) > SOME else "")
     lines = [f"- data: {subject.config.data.source.name}"]
     sizes = [f"{split} {count:,}" for split, count in found.get("images", {}).items()]
     lines += [f"- {found.get('noun', 'images')}: {', '.join(sizes)}"] if sizes else []
@@ -130,7 +142,7 @@ def cost(subject: Subject) -> list[str]:
 
 def loading(subject: Subject) -> list[str]:
     """Return the lines of Python that load the file's network as `model`, without neuroevo."""
-    network, name, file = subject.network, subject.network.backbone.name, subject.file.name
+    network, name, file = subject.network, subject.network.backbone.name, json.dumps(subject.file.name)
     if name == backbones.ONNX:
         return [f"# {file} is of an ONNX file: export it as one, which onnxruntime runs"]
     library, make = construct(subject)
@@ -141,7 +153,7 @@ def loading(subject: Subject) -> list[str]:
     imports += [line for line in (own_import(name), head[0]) if line]
     lines = [*imports, whole, *channels(subject)]
     if members == 1:
-        return [*lines, f'model.eval().load_state_dict(load_file("{file}"))']
+        return [*lines, f"model.eval().load_state_dict(load_file({file}))"]
     return [
         *imports[:1],
         "import copy",
@@ -152,7 +164,7 @@ def loading(subject: Subject) -> list[str]:
         "        return torch.stack([member(x) for member in self]).mean(0)",
         "",
         *lines[len(imports) :],
-        f'state, members = load_file("{file}"), Mean(copy.deepcopy(model).eval() for _ in range({members}))',
+        f"state, members = load_file({file}), Mean(copy.deepcopy(model).eval() for _ in range({members}))",
         "for i, member in enumerate(members):",
         f'    own = {{k: v for k, v in state.items() if not k.startswith("{MEMBERS}.")}}',
         f'    own |= {{k.removeprefix(f"{MEMBERS}.{{i}}."): v for k, v in state.items() '

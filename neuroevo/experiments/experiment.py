@@ -27,8 +27,7 @@ from neuroevo.experiments.recorders import Recorder, Shrinking, aside, make_fold
 from neuroevo.experiments.reopen import apply_sets, check_config, check_search, concludes, reopen, restore
 from neuroevo.experiments.spread import executor_of
 from neuroevo.networks.backbones import Backbone
-from neuroevo.problems import precision
-from neuroevo.problems.slicing import memory_limit
+from neuroevo.problems import precision, slicing
 from neuroevo.storage import checkpoint, claims, files, generations, rundir
 from neuroevo.storage.writer import Writer
 
@@ -80,7 +79,7 @@ def prepare(c: Config, log: Callable[[str], None] | None = None) -> Ready:
         build.check_splits(c, given[0])
     backbone = build.build_backbone(c, given[0])
     if c.memory.limit is None:
-        limit = memory_limit(device)
+        limit = slicing.memory_limit(device)
         c = replace(c, memory=c.memory.model_copy(update={"limit": limit}))
     dims, _ = sizes.dimensions(c, given, backbone)
     if log is None:
@@ -235,7 +234,7 @@ def go(
         begin()
     generations = loop.evolve(once(run.problem(), begin), run.algorithm, rules, step, device=run.home)
     shrinking = Shrinking(run.supervised.executions, writer, log)
-    keeping = [looks.Keeper(run, folder)] if c.validate.fold is not None else []
+    keeping = [looks.Keeper(run.supervised, folder)] if c.validate.fold is not None else []
     if keeping and step.generation == 0:
         keeping[0].write(0, [step.champion])
     recorder = Recorder(folder, writer, history, every=c.checkpoint.every)
@@ -259,7 +258,7 @@ def compare(run: Run, step: Step, folder: Path, signals: Interruption, log: Call
     try:
         with signals.prompt():
             champion = of_folds(folder, run)[0].get("validation", {}) if run.refits else step.champion.validation
-            return baseline.compare(run, champion, log)
+            return baseline.compare_run(run, champion, log)
     except Interrupted:
         conclude(run, replace(step, stop=None), folder, stop_reason=signals.name, log=log)
         log(f"{folder}: interrupted before its champion was scored; go on with: neuroevo resume {folder}")
@@ -281,6 +280,7 @@ def writer_of(run: Run, folder: Path, log: Callable[[str], None]) -> Writer:
         "data": json.dumps(run.data.record()),
         "native": json.dumps(run.whole.native()),
         "frozen": network.backbone.frozen,
+        **({"moves": json.dumps(run.moves)} if run.moves else {}),
     }
     affine = {} if network.affine is None else network.affine._asdict()
     beside = {f"features/{key}": tensor for key, tensor in affine.items()}

@@ -25,11 +25,7 @@ class Log:
     """A run's log, which the user is told too."""
 
     def __init__(self, path: Path, observer: Observer) -> None:
-        self.observer = observer
-        try:
-            self.file = open(path, "ab", buffering=0)  # noqa: SIM115  `open_log` closes it
-        except OSError as error:
-            raise files.write_error(path, error) from error
+        self.observer, self.file = observer, files.open_to_append(path)  # `open_log` closes it
 
     def __call__(self, line: str) -> None:
         """Tell the user a line and keep it."""

@@ -69,10 +69,7 @@ class Recorder(Observer):
     def begin(self, step: Step, rules: Rules) -> None:
         """Write the history as it is."""
         rundir.write_history(self.folder, self.history)
-        try:
-            self.lines = open(self.folder / rundir.HISTORY, "ab", buffering=0)  # noqa: SIM115
-        except OSError as error:
-            raise files.write_error(self.folder / rundir.HISTORY, error) from error
+        self.lines = files.open_to_append(self.folder / rundir.HISTORY)
         self.kept = self.whole = step
 
     def generation(self, step: Step) -> None:

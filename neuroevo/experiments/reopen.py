@@ -19,10 +19,10 @@ from neuroevo.engine.loop import Champion, Step
 from neuroevo.engine.observer import Observer
 from neuroevo.engine.rng import Context
 from neuroevo.errors import InputError
-from neuroevo.experiments import build, compose
+from neuroevo.experiments import build, compose, moves
 from neuroevo.experiments.compose import Run
 from neuroevo.experiments.interruption import NEVER, Interruption
-from neuroevo.experiments.log import versions, watch_prefix
+from neuroevo.experiments.log import watch_prefix
 from neuroevo.networks import weightfiles
 from neuroevo.networks.network import STATISTICS
 from neuroevo.problems import slicing
@@ -97,13 +97,44 @@ def reopen(folder: Path, log: Callable[[str], None]) -> tuple[checkpoint.Checkpo
     return saved, c
 
 
-def from_python(folder: Path) -> bool:
-    """Tell whether a run's folder is of a search from Python."""
+def read_config(folder: Path, log: Callable[[str], None]) -> Config:
+    """Return a run's config, without reading what was searched: config.yaml's, where the newest checkpoint agrees.
+
+    Else it is the checkpoint's, if that is good, and `log` is told. InputError where neither can be read.
+    """
+    file, written, wrong = folder / rundir.CONFIG, None, ""
     try:
-        found: Any = config.read(str(folder / rundir.CONFIG))
-    except InputError:
-        return False
-    return isinstance(found, dict) and bool(found.get(PYTHON))
+        written = config.check(config.read(str(file)))
+    except InputError as error:
+        wrong = f"{file}: damaged ({str(error).removeprefix(f'{file}: ')})"
+    for path in generations.paths(folder / rundir.CHECKPOINTS):
+        try:
+            found = config.check(config.parse(checkpoint.read_config(path), str(path)))
+            if written is not None:
+                found = replace(found, remote=written.remote, tracking=written.tracking)
+                if not rundir.differences(found.record(), written.record()):
+                    return written
+            checkpoint.verify(path)
+        except InputError as error:
+            log(str(error))
+            continue
+        log(f"{wrong or f'{file}: not as the checkpoint has it'}; the config is taken from {path.name}")
+        return found
+    if written is None:
+        raise InputError(wrong)
+    return written
+
+
+def from_python(folder: Path) -> bool:
+    """Tell whether a run's folder is of a search from Python, by config.yaml or its newest checkpoint."""
+    with suppress(InputError):
+        if config.read(str(folder / rundir.CONFIG)).get(PYTHON):
+            return True
+    for path in generations.paths(folder / rundir.CHECKPOINTS):
+        with suppress(InputError):
+            found: Any = config.parse(checkpoint.read_config(path), str(path))
+            return isinstance(found, dict) and bool(found.get(PYTHON))
+    return False
 
 
 def newest(folder: Path, written: Config | None, log: Callable[[str], None]) -> checkpoint.Checkpoint | None:
@@ -112,6 +143,7 @@ def newest(folder: Path, written: Config | None, log: Callable[[str], None]) -> 
     What is of config.yaml's run is told by all of the config that can't change within it.
     """
     found = checkpoint.newest(folder / rundir.CHECKPOINTS, log)
+    tell_gone(folder, found, log)
     if found is None or written is None or of_run(found, written):
         return found
     for path in generations.paths(folder / rundir.CHECKPOINTS):
@@ -121,6 +153,14 @@ def newest(folder: Path, written: Config | None, log: Callable[[str], None]) -> 
                 log(f"{found.path}: of another run than {folder / rundir.CONFIG}; {path.name} is taken")
                 return other
     return found
+
+
+def tell_gone(folder: Path, saved: checkpoint.Checkpoint | None, log: Callable[[str], None]) -> None:
+    """Say where a run came further, by its result, than its newest good checkpoint."""
+    last = rundir.read_result(folder).get("generations")
+    if saved is not None and isinstance(last, int) and last > saved.step.generation:
+        path = folder / rundir.CHECKPOINTS / generations.name(last)
+        log(f"{path}: gone or damaged; {saved.path.name} is taken, of generation {saved.step.generation}")
 
 
 def of_run(saved: checkpoint.Checkpoint, c: Config) -> bool:
@@ -161,14 +201,7 @@ def restore(
     run = compose.compose(c, device, given, backbone, images=images, log=log, saved=own, executor=executor)
     if saved.layout != run.network.layout:
         raise InputError(f"{saved.path}: of another layout: {saved.layout.names} {saved.layout.shapes}")
-    for what, then, now in (
-        ("threads", saved.plan.threads, torch.get_num_threads()),
-        ("device", saved.device, str(device)),
-        ("versions", saved.versions, versions()),
-        ("features", saved.features, run.features.digest()),
-    ):
-        if then != now:
-            log(f"{what} were {then} and are {now}: the run goes on, but may round otherwise than uninterrupted")
+    run = replace(run, moves=tuple(moves.add(saved, device, run.features.digest(), log)))
     context = Context(c.seed, 0, 0.0, run.home, run.network.layout)
     start = run.supervised.start
     template = run.algorithm.init(start, run.supervised.sigma, context)
@@ -214,6 +247,7 @@ def locate_data(c: Config, log: Callable[[str], None]) -> Config:
 
 def here(plan: Execution, device: torch.device, log: Callable[[str], None]) -> Execution:
     """Return a plan for this machine, which may lack the GPU on which a population was kept, or its means."""
+    plan = plan._replace(threads=torch.get_num_threads())
     plan = slicing.on_device(plan._replace(precision=precision_here(plan, device, log)), device, log)
     if devices.exists(plan.home):
         return plan

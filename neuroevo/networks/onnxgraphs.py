@@ -67,14 +67,38 @@ def read(path: str | Path) -> bytes:
             raise ValueError("it has no nodes")
         return bytes(proto.SerializeToString(deterministic=True))
     except Exception as error:  # protobuf, onnx and the system raise their own
-        reason = " ".join(str(error).split())[:160] or type(error).__name__
-        raise InputError(f"{path} can't be read as ONNX ({reason})", option="file") from None
+        raise InputError(f"{path} can't be read as ONNX ({_reason(error)})", option="file") from None
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())[:160] or type(error).__name__
+
+
+def _elsewhere(message: Any, onnx: Any) -> str | None:
+    """Return where a message, or one within it, says that a tensor's numbers are, if that is another file."""
+    if isinstance(message, onnx.TensorProto):
+        if message.data_location != onnx.TensorProto.EXTERNAL and not message.external_data:
+            return None
+        return next((item.value for item in message.external_data if item.key == "location"), "") or "without a name"
+    for kind, value in message.ListFields():
+        if kind.message_type is None:
+            continue
+        for inner in [value] if hasattr(value, "ListFields") else value:
+            if (found := _elsewhere(inner, onnx)) is not None:
+                return found
+    return None
 
 
 def parse(content: bytes, source: str) -> Graph:
     """Return the graph of an ONNX file; InputError, about its `source`, where it hasn't one input and one output."""
     onnx = library("onnx")
-    proto = onnx.ModelProto.FromString(content)
+    try:
+        proto = onnx.ModelProto.FromString(content)
+    except Exception as error:  # protobuf's own
+        raise InputError(f"{source} can't be read as ONNX ({_reason(error)})", option="file") from None
+    where = _elsewhere(proto, onnx)
+    if where is not None:
+        raise InputError(f"{source}: it has numbers in another file ({where}), which isn't read", option="file")
     graph = proto.graph
     values = {item.name: item for item in graph.initializer}
     inputs = [item for item in graph.input if item.name not in values]
@@ -91,7 +115,10 @@ def parse(content: bytes, source: str) -> Graph:
         raise InputError(f"{source}: its input has {len(dims)} dimensions; [samples, ...] expected", option="file")
     if dims[0] not in (None, 1):
         raise InputError(f"{source}: its batch is fixed at {dims[0]}; export it with a free one, or 1", option="file")
-    floats = {name: onnx.numpy_helper.to_array(item) for name, item in values.items() if item.data_type == FLOAT32}
+    try:
+        floats = {name: onnx.numpy_helper.to_array(item) for name, item in values.items() if item.data_type == FLOAT32}
+    except Exception as error:  # of numbers that aren't as many as their shape says, onnx raises whatever it likes
+        raise InputError(f"{source} can't be read as ONNX ({_reason(error)})", option="file") from None
     return Graph(proto, inputs[0].name, dims, graph.output[0].name, floats)
 
 

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from neuroevo.errors import InputError
+from neuroevo.reading import regular
 
 NOTE = "neuroevo"  # the one entry of a file's metadata
 WRAPPINGS = ("state_dict", "model_state_dict", "model", "net", "network", "module", "weights")
@@ -62,6 +63,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     from safetensors import safe_open
 
     try:
+        regular(path).close()
         with safe_open(path, "pt") as file:
             about = (file.metadata() or {}).get(NOTE)
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a mapping
@@ -115,6 +117,7 @@ def read_weights(path: Path, note: Callable[[str], None] | None = None) -> dict[
     if path.suffix == ".safetensors":
         return read_safetensors(path)[0]
     try:
+        regular(path).close()
         with torch.serialization.safe_globals([*PLAIN, *_of_numpy()]), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Validating sparse", UserWarning)  # such are refused below
             content = torch.load(path, map_location="cpu", weights_only=True)

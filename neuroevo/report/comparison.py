@@ -72,6 +72,7 @@ def read(folders: Sequence[Path], note: Note = ignore) -> Compared:
         if not run.history:
             raise InputError("; ".join([f"{folder}: no generation is recorded yet", *bad]))
         runs[name] = run
+        rundir.check_beside(folder, bad.append)
         tests[name] = [row for row in predictions.read(folder, bad.append) if row.split == "test"]
     bad = list(dict.fromkeys(bad))
     for line in bad:

@@ -22,6 +22,7 @@ from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullLocator
 
 from neuroevo.errors import printable
 from neuroevo.report import glyphs
+from neuroevo.storage import files, tables
 
 INK = "#010203"  # stands for the page's own colour, and is all but black in a PNG
 SERIES = ("#2f7fc1", "#d5602b", "#0f9b72", "#b5629a", "#a8810f", "#7f7f7f", "#8069c9", "#4f9da6")
@@ -75,19 +76,28 @@ class Files(NamedTuple):
         self.folder.mkdir(exist_ok=True)
         return self.folder
 
+    def place(self, name: str) -> Path:
+        """Return where a file of a name is to be written."""
+        path = self.make() / name
+        files.make_way(path)
+        return path
+
 
 def save(plot: Plot, drawn: str, where: Files) -> None:
     """Write a picture, of which `drawn` is the SVG, in each format, and its numbers as CSV."""
-    path = where.make() / plot.name
     for form in where.formats:
+        path = where.place(f"{plot.name}.{form}")
         if form == "svg":
-            path.with_name(f"{plot.name}.svg").write_text(drawn, encoding="utf-8")
+            path.write_text(drawn, encoding="utf-8")
             continue
         how: Any = {"dpi": 150, "facecolor": "white"} if form == "png" else {"metadata": {"CreationDate": None}}
         with matplotlib.rc_context(RC):
-            plot.figure.savefig(path.with_name(f"{plot.name}.{form}"), **how)
-    with open(path.with_name(f"{plot.name}.csv"), "w", newline="", encoding="utf-8") as file:
-        csv.writer(file, lineterminator="\n").writerows([plot.header, *plot.rows])
+            plot.figure.savefig(path, **how)
+    with open(where.place(f"{plot.name}.csv"), "w", newline="", encoding="utf-8") as file:
+        rows = [
+            [tables.cell(cell) if isinstance(cell, str) else cell for cell in row] for row in (plot.header, *plot.rows)
+        ]
+        csv.writer(file, lineterminator="\n").writerows(rows)
 
 
 def draw(plot: Plot) -> str:

@@ -65,7 +65,7 @@ def on_test(folder: Path, pictures: Files | None, prefix: str = "") -> list[str]
             [tables.cell(of.label), *of[1:5], *(of.of_precision or ("", "")), *(of.of_recall or ("", ""))]
             for of in scores
         ]
-        with open(pictures.make() / f"{prefix}per_class.csv", "w", newline="", encoding="utf-8") as file:
+        with open(pictures.place(f"{prefix}per_class.csv"), "w", newline="", encoding="utf-8") as file:
             csv.writer(file, lineterminator="\n").writerows([[*HEADER, *ENDS], *rows])
     shown = [
         [of.label, _with_ends(of.precision, of.of_precision), _with_ends(of.recall, of.of_recall), of.f1, of.support]

@@ -31,7 +31,7 @@ from neuroevo.engine.scores import Scores
 from neuroevo.errors import InputError, RunError
 from neuroevo.networks.backbones import Native
 from neuroevo.storage import generations, hdf5
-from neuroevo.storage.files import rename
+from neuroevo.storage.files import make_way, rename
 
 FORMAT = 1
 FRONT = "front-"  # what its members are called, beside a number
@@ -41,6 +41,7 @@ MARK = b"neuroevo checkpoint\n"
 LINES, KINDS = "line_columns", "line_kinds"  # which columns each line of a history has, where not all have the same
 INTEGERS = ("generation", "invalid", "forward_samples", "backward_samples")
 History = list[dict[str, float | None]]
+Move = dict[str, Any]  # a generation after which a run went on elsewhere, and what differed there
 
 
 class Front(NamedTuple):
@@ -72,6 +73,7 @@ class Checkpoint:
     native: Native | None = None  # of the data set's samples
     frozen: str | None = None  # a hash of the weights that never evolve
     kept: dict[str, Tensor] | None = None  # what other runs' files gave: `start` [s, g], and `head/...` as it stays
+    moves: tuple[Move, ...] = ()
 
     @property
     def objectives(self) -> list[str]:
@@ -145,6 +147,7 @@ def write(path: Path, attributes: dict[str, Any], beside: dict[str, Tensor], ste
     }
     temporary = path.with_suffix(".partial")
     try:
+        make_way(temporary)
         hdf5.write(temporary, MARK, arrays, shared, [hdf5.Notes("/", attributes), hdf5.Notes("champion", champion)])
         rename(temporary, path)
     except OSError as error:
@@ -158,6 +161,12 @@ def write(path: Path, attributes: dict[str, Any], beside: dict[str, Tensor], ste
 def verify(path: Path) -> None:
     """See that a file is a checkpoint of this format and unchanged since it was written; InputError if not."""
     hdf5.verify(path, MARK, "a neuroevo checkpoint")
+
+
+def read_config(path: Path) -> str:
+    """Return the config in a checkpoint, which isn't verified; InputError where there is none."""
+    with hdf5.open_file(path) as file:
+        return str(file.attrs["config"])
 
 
 def read(path: Path) -> Checkpoint:
@@ -219,6 +228,7 @@ def read(path: Path) -> Checkpoint:
             cast(Native, tuple(json.loads(attributes["native"]))) if "native" in attributes else None,
             attributes.get("frozen"),
             _numbers(file, KEPT),
+            tuple(json.loads(attributes.get("moves", "[]"))),
         )
         _check_fit(found)
     return found
@@ -333,12 +343,13 @@ def _numbers(file: Any, group: str) -> dict[str, Tensor]:
 
 def newest(folder: Path, warn: Callable[[str], None]) -> Checkpoint | None:
     """Return the newest checkpoint that is good, or None where there is none at all; damaged ones are warned of."""
-    paths = generations.paths(folder)
-    for path in paths:
+    wrong = []
+    for path in generations.paths(folder):
         try:
             return read(path)
         except InputError as error:
             warn(f"{error}; trying the one before it")
-    if paths:
-        raise InputError(f"{folder}: no checkpoint is good")
+            wrong.append(str(error).removeprefix(f"{folder}/"))
+    if wrong:
+        raise InputError(f"{folder}: no checkpoint is good ({wrong[0]})")
     return None

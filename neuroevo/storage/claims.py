@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from neuroevo.errors import InputError
+from neuroevo.reading import regular
 from neuroevo.storage import files, generations, rundir
 
 FIRST = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d " + re.escape(rundir.COMMAND))  # what a run's log begins with
 LEFT = (rundir.CONFIG, rundir.LOG, rundir.HISTORY, rundir.LINEAGE)  # by a run that never began, beside checkpoints
+BLANK = 4096  # bytes of a log that only begins, at most
 SOME = 3  # names in a message
 
 
@@ -138,10 +140,19 @@ def holds(folder: Path) -> bool:
 def is_log(path: Path) -> bool:
     """Tell whether a file begins as a run's log does."""
     try:
-        with open(path, "rb") as file:
+        with regular(path) as file:
             return (
                 FIRST.match(file.read(len("2000-01-01 00:00:00 ") + len(rundir.COMMAND)).decode("latin-1")) is not None
             )
+    except OSError:
+        return False
+
+
+def is_blank(path: Path) -> bool:
+    """Tell whether a file is empty, or has zeros alone, as one that was not flushed may have after a loss of power."""
+    try:
+        with open(path, "rb") as file:
+            return not file.read(BLANK + 1).strip(b"\0") and path.stat().st_size <= BLANK
     except OSError:
         return False
 
@@ -165,7 +176,8 @@ def never_began(folder: Path, names: set[str]) -> bool:
                 return False
     except OSError:
         return False
-    empty = names == {rundir.LOG} and not about[rundir.LOG].st_size and own_lock(folder)  # it came no further
+    # It came no further, or all else that was written was lost with the power.
+    empty = names == {rundir.LOG} and own_lock(folder) and is_blank(folder / rundir.LOG)
     return empty or is_log(folder / rundir.LOG)
 
 

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from io import FileIO
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from neuroevo.errors import InputError, RunError, ignore
+from neuroevo.reading import regular
 
 Note = Callable[[str], None]
 
@@ -33,6 +35,7 @@ def whole(path: Path) -> Iterator[FileIO]:
     temporary = path.with_name(path.name + ".partial")
     try:
         with _or_error(path):
+            make_way(temporary)
             file = FileIO(temporary, "w")
         with file:  # closing it has nothing left to fail at
             yield file
@@ -104,7 +107,7 @@ def flush(path: Path) -> None:
     """Flush a file to which lines were added, and its name; nothing where there is none. RunError where it fails."""
     with _or_error(path):
         try:
-            descriptor = os.open(path, os.O_RDONLY)
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         except FileNotFoundError:
             return
         try:
@@ -112,6 +115,26 @@ def flush(path: Path) -> None:
         finally:
             os.close(descriptor)
         flush_folder(path.parent)
+
+
+def make_way(path: Path) -> None:
+    """Take away a link or a pipe where a file is to be written, which would be written to where that leads."""
+    if path.is_symlink() or (path.exists() and not path.is_file() and not path.is_dir()):
+        path.unlink()
+
+
+def open_to_append(path: Path) -> FileIO:
+    """Open a file to add to, unbuffered, made if it isn't there; RunError where that can't be, as for a link."""
+
+    def opener(name: str, flags: int) -> int:
+        return os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+
+    with _or_error(path):
+        file = FileIO(path, "a", opener=opener)
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            file.close()
+            raise OSError(0, "not a regular file")
+    return file
 
 
 def write_error(path: Path, error: OSError) -> RunError:
@@ -149,7 +172,8 @@ def loads(text: bytes) -> Any:
 def content(path: Path, note: Note = ignore) -> bytes:
     """Return the bytes of a file, none where there is no file or it can't be read."""
     try:
-        return path.read_bytes()
+        with regular(path) as file:
+            return file.read()
     except FileNotFoundError:
         return b""
     except OSError as error:

@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from neuroevo.errors import InputError
+from neuroevo.reading import regular
 
 USER_BLOCK = 512
 DIRECT = 2**16  # arrays of at least this many bytes are written around HDF5
@@ -169,7 +170,7 @@ def _yield_to_others() -> None:
 def verify(path: Path, mark: bytes, what: str) -> None:
     """See that a file has a mark and is unchanged since it was written; InputError if not."""
     try:
-        with open(path, "rb") as file:
+        with regular(path) as file:
             head = file.read(USER_BLOCK)
             if not head.startswith(mark):
                 raise InputError(f"{path}: not {what}")
@@ -177,7 +178,7 @@ def verify(path: Path, mark: bytes, what: str) -> None:
             while block := file.read(BLOCK):
                 sha.update(block)
     except OSError as error:
-        raise InputError(f"{path}: {os.strerror(error.errno or 0)}") from None
+        raise InputError(f"{path}: {error.strerror}") from None
     if head[len(mark) :].split(b"\n")[0] != sha.hexdigest().encode():
         raise InputError(f"{path}: damaged: its content doesn't match its checksum")
 

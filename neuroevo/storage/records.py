@@ -114,7 +114,9 @@ def of_result(result: dict[str, Any]) -> bool:
         )
 
     spent = ("forward_samples", "backward_samples", "validation_samples", "backbone_samples", "seconds")
-    told = result.get("warnings", [])
+    told, beside = result.get("warnings", []), result.get("files", {})
+    if not isinstance(beside, dict) or not all(isinstance(sha, str) for sha in beside.values()):
+        return False
     if not isinstance(told, list) or not all(isinstance(line, str) for line in told):
         return False
     if "metric" in result:  # of a benchmark

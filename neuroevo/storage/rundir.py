@@ -19,7 +19,7 @@ from neuroevo.errors import InputError, ignore, printable
 from neuroevo.networks.weightfiles import seal
 from neuroevo.storage import checkpoint, generations
 from neuroevo.storage.checkpoint import History
-from neuroevo.storage.files import Note, append, content, dumps, loads, read_lines, replace, write_error
+from neuroevo.storage.files import Note, append, content, dumps, loads, open_to_append, read_lines, replace
 from neuroevo.storage.records import count, of_history, of_island, of_lineage, of_result
 from neuroevo.storage.tables import cell
 
@@ -150,11 +150,8 @@ def extend_islands(folder: Path, step: Step) -> None:
 
 def _add(path: Path, text: str) -> None:
     """Add text to a file; RunError where that can't be."""
-    try:
-        with open(path, "ab", buffering=0) as file:
-            append(file, text)
-    except OSError as error:
-        raise write_error(path, error) from error
+    with open_to_append(path) as file:
+        append(file, text)
 
 
 def extend_lineage(folder: Path, step: Step) -> None:
@@ -221,8 +218,8 @@ def commands(folder: Path) -> list[str]:
 
 
 def write_result(folder: Path, result: dict[str, Any]) -> None:
-    """Write the result, with checksums of itself, and of a confusion matrix and predictions that are there."""
-    beside = [folder / name for name in (CONFUSION, PREDICTIONS) if (folder / name).is_file()]
+    """Write the result, with checksums of itself, and of the tables and lines beside it that are there."""
+    beside = [folder / name for name in (CONFUSION, PREDICTIONS, LINEAGE, ISLANDS) if (folder / name).is_file()]
     files = {path.name: sha256(path.read_bytes()).hexdigest() for path in beside}
     result = {**result, **({"files": files} if files else {})}
     replace(folder / RESULT, (dumps({**result, CHECKSUM: checksum(result)}, indent=2) + "\n").encode())
@@ -254,6 +251,24 @@ def read_result(folder: Path, note: Note = ignore) -> dict[str, Any]:
         return dict(result)
     note(f"{path}: damaged, and taken as not there; a run's or a search's is made again by: neuroevo resume {folder}")
     return {}
+
+
+def check_beside(folder: Path, note: Note) -> None:
+    """Tell of files that a result has checksums of and that are gone, or changed where nobody else would see it.
+
+    The lineage and the islands' lines are looked at where the run ended with the result, and hasn't gone on.
+    """
+    result = read_result(folder)
+    known = result.get("files", {})
+    for name in known:
+        if name in (CONFUSION, PREDICTIONS, LINEAGE, ISLANDS) and not (folder / name).exists():
+            note(f"{folder / name}: gone")
+    lines = [(folder / name, known[name]) for name in (LINEAGE, ISLANDS) if name in known and (folder / name).exists()]
+    history = read_lines(folder / HISTORY, ignore, of_history) if lines else []
+    if history and history[-1]["generation"] == result.get("generations"):
+        for path, sha in lines:
+            if sha256(content(path)).hexdigest() != sha:
+                note(f"{path}: damaged: another checksum than when the run ended")
 
 
 def differences(one: Mapping[str, Any], other: Mapping[str, Any], prefix: str = "") -> list[str]:

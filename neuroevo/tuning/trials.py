@@ -12,6 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +25,7 @@ from neuroevo.engine.cost import Cost
 from neuroevo.engine.execution import AUTO, FULL, LOCAL, Execution, Executor, Work
 from neuroevo.engine.genome import KEPT, Layout
 from neuroevo.engine.problem import Merit
-from neuroevo.errors import Interrupted, RunError
+from neuroevo.errors import InputError, Interrupted, RunError
 from neuroevo.experiments import build, compose, recorders, reopen, sources
 from neuroevo.experiments.compose import Run
 from neuroevo.experiments.costs import generation
@@ -125,9 +126,8 @@ class Trainer:
         if saved is not None:
             first, before = saved["rung"] + 1, Cost.from_record(saved["cost"])
             verdicts = [Verdict(v["metrics"], v["generations"], Cost.from_record(v["cost"])) for v in saved["verdicts"]]
-            name = saved.get("name", f"{iteration}-{saved['rung']}-")  # searches before this one have no name
-            files = [self.folder / f"{name}{i}.h5" for i in range(len(parts))]
-            left = zip(parts, saved["rows"], files, strict=True)
+            kept = [self.folder / f"{_name(saved)}{i}.h5" for i in range(len(parts))]
+            left = zip(parts, saved["rows"], kept, strict=True)
             parts = [self.restore(part, rows, file, verdicts) for part, rows, file in left]
 
         def now() -> Outcome:
@@ -300,17 +300,31 @@ class Trainer:
             "cost": outcome.cost.record(),
             "verdicts": [v._asdict() | {"cost": v.cost.record()} for v in outcome.verdicts],
         }
-        files.replace(self.folder / FILE, json.dumps(state).encode())
+        files.replace(self.folder / FILE, json.dumps({**state, rundir.CHECKSUM: _checksum(state)}).encode())
         for file in self.folder.glob("*.h5"):
             if not file.name.startswith(name):
                 file.unlink()
 
     def read_state(self, iteration: int, settings: list[Settings]) -> dict[str, Any] | None:
-        """Return the state of an iteration with these trials, None at its beginning."""
+        """Return the state of an iteration with these trials; None at its beginning, or where it is damaged."""
         file = self.folder / FILE
-        state: dict[str, Any] | None = json.loads(file.read_text()) if file.exists() else None
-        same = state is not None and (state["iteration"], state["settings"]) == (iteration, settings)
-        return state if same else None
+        if not file.exists():
+            return None
+        try:
+            state: dict[str, Any] = files.loads(files.content(file))
+            if state.pop(rundir.CHECKSUM, None) not in (None, _checksum(state)):  # those of before have none
+                raise ValueError("another checksum")
+            if (state["iteration"], state["settings"]) != (iteration, settings):
+                return None
+            name, verdicts = _name(state), state["verdicts"]
+            for i, rows in enumerate(state["rows"]):
+                if rows and verdicts[rows[0]]["generations"]:
+                    checkpoint.verify(self.folder / f"{name}{i}.h5")
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            wrong = str(error) if isinstance(error, InputError) else f"{file}: damaged"
+            self.log(f"{wrong}; the iteration begins anew")
+            return None
+        return state
 
     def restore(self, part: Part, rows: list[int], file: Path, verdicts: list[Verdict]) -> Part:
         """Return a part with the trials that are left, as far as it was when it was saved."""
@@ -326,6 +340,15 @@ class Trainer:
     def clear(self) -> None:
         """Take the files of an iteration off the disk."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _name(state: Mapping[str, Any]) -> str:
+    """Return how the names of a state's files begin."""
+    return str(state.get("name", f"{state['iteration']}-{state['rung']}-"))  # searches before this one have no name
+
+
+def _checksum(state: Mapping[str, Any]) -> str:
+    return sha256(json.dumps(state).encode()).hexdigest()
 
 
 def crowd_warning(c: Config, count: int) -> str | None:

@@ -1,5 +1,6 @@
 """The champion of a run's folder, loaded as a plain module: no data, no weights of the backbone, no device of birth."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,10 @@ from PIL import Image
 from torch import nn
 
 import neuroevo as ne
+from neuroevo.api import loading
 from neuroevo.config import load
 from neuroevo.data.datasets import digits
+from neuroevo.errors import InputError
 from neuroevo.experiments import experiment
 from neuroevo.storage import rundir
 
@@ -90,3 +93,43 @@ def test_what_is_not_there_or_damaged_is_said_in_a_line(tmp_path: Path) -> None:
         ne.load(folder)
     with pytest.raises(ne.InputError, match="model: .* says itself what its network is"):
         ne.load(folder, nn.Linear(1, 1))
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    sets = [*TINY, *PARTS["mlp"]]
+    return experiment.run(load(None, sets), str(tmp_path_factory.mktemp("small") / "r"), "test", Quiet())
+
+
+def spoil_config(folder: Path) -> None:
+    path = folder / rundir.CONFIG
+    path.write_text(path.read_text().replace("hidden: [7]", "hidden: [8]").replace("- 7\n", "- 8\n"))
+
+
+def spoil_network(folder: Path) -> None:
+    (folder / rundir.NETWORK).write_bytes((folder / rundir.CHAMPION).read_bytes())
+
+
+SPOILT = {
+    "a config of another number": (spoil_config, "config.yaml: not as the checkpoint has it"),
+    "no config": (lambda folder: (folder / rundir.CONFIG).write_text("hea"), "config.yaml: damaged"),
+    "another file": (spoil_network, None),
+}
+
+
+@pytest.mark.parametrize("what", SPOILT)
+def test_what_was_damaged_since_is_told_and_the_champion_is_the_same_or_refused(
+    small: Path, tmp_path: Path, what: str
+) -> None:
+    folder, images = tmp_path / "r", [Image.new("L", (12, 12), value) for value in (0, 99)]
+    shutil.copytree(small, folder)
+    spoil, line = SPOILT[what]
+    spoil(folder)
+    said = Quiet()
+    if line is None:
+        with pytest.raises(InputError, match=r"network.safetensors: not as this run writes it \(KeyError: 'native'\)"):
+            ne.load(folder, observer=said)
+        return
+    found = loading.load(folder, observer=said)
+    torch.testing.assert_close(found.probabilities(images), ne.load(small).probabilities(images), rtol=0, atol=0)
+    assert any(line in told for told in said.lines)

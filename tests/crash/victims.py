@@ -33,6 +33,7 @@ import neuroevo as ne  # noqa: E402
 from neuroevo.cli.main import main as command_line  # noqa: E402
 from neuroevo.errors import InputError, RunError  # noqa: E402
 from neuroevo.experiments import experiment  # noqa: E402, F401
+from neuroevo.problems import slicing  # noqa: E402
 
 TINY = ["backbone.name=none", "backbone.weights=none", "data.image_size=null", "algorithm.population=16",
         "fitness.samples=100", "memory.limit=1e8"]  # fmt: skip
@@ -107,6 +108,7 @@ def run(*more: str, base: Sequence[str] = DIGITS) -> list[str]:
 
 def search() -> None:
     """Search from Python, or go on with that."""
+    slicing.memory_limit = lambda device: 10**8  # what is free differs from one moment to the next
     torch.manual_seed(1)
     model = torch.nn.Sequential(torch.nn.Linear(6, 8), torch.nn.Tanh(), torch.nn.Linear(8, 2))
     x = torch.randn(200, 6)

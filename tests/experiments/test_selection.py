@@ -14,7 +14,7 @@ from safetensors import safe_open
 
 from neuroevo.config import load
 from neuroevo.errors import InputError
-from neuroevo.experiments import comparison, experiment, export, reopen, selection
+from neuroevo.experiments import card, comparison, experiment, export, reopen, selection
 from neuroevo.networks import ensembles
 from neuroevo.problems import mixtures
 from neuroevo.storage import rundir
@@ -80,6 +80,17 @@ def code_of(card: Path) -> str:
     found = re.search(r"```python\n(.*?)```", card.read_text(), re.S)
     assert found is not None
     return found[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("cat 1.5", "cat 1.5"), ("<script>", "&lt;script&gt;"), ("[x](javascript:y)", r"\[x\]\(javascript:y\)"),
+        ("a|b`c", r"a\|b\`c"), ("# a\n\x1b[2J", r"\# a\\n\\x1b\[2J"),
+    ],
+)  # fmt: skip
+def test_a_name_in_a_card_is_no_more_than_text(name: str, shown: str) -> None:
+    assert card.plain(name) == shown
 
 
 @pytest.mark.filterwarnings("ignore")  # the exporter's own

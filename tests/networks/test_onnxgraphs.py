@@ -133,6 +133,40 @@ def test_a_file_is_whole_with_its_external_data(tmp_path: Path) -> None:
     np.testing.assert_array_equal(run(content, {"images": IMAGES})[0], before)
 
 
+def within(proto: Any, where: str) -> Any:
+    """Put a tensor somewhere into a graph and return it."""
+    if where == "initialiser":
+        return proto.graph.initializer[0]
+    constant = helper.make_node("Constant", [], ["v"], value=numpy_helper.from_array(np.ones(1)))
+    branch = helper.make_graph([constant], "branch", [], [])
+    proto.graph.node.append(
+        constant if where == "constant" else helper.make_node("If", ["q"], ["r"], then_branch=branch)
+    )
+    node = proto.graph.node[-1]
+    return (node if where == "constant" else node.attribute[0].g.node[0]).attribute[0].t
+
+
+@pytest.mark.parametrize("where", ["initialiser", "constant", "branch"])
+@pytest.mark.parametrize("location", ["data.bin", "../secret", "/etc/passwd", ""])
+def test_bytes_name_no_other_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, location: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data.bin").write_bytes(bytes(10_000))
+    proto = onnx.load(str(onnx_models.write_float(tmp_path / "m.onnx")))
+    tensor = within(proto, where)
+    tensor.ClearField("raw_data")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    entry = tensor.external_data.add()
+    entry.key, entry.value = "location", location
+    with pytest.raises(InputError, match=r"it has numbers in another file \(.+\), which isn't read"):
+        onnxgraphs.parse(proto.SerializeToString(), "it")
+
+
+@pytest.mark.parametrize("content", [b"", b"weights", b"\xff" * 99])
+def test_bytes_that_are_no_graph_are_said_in_a_line(content: bytes) -> None:
+    with pytest.raises(InputError, match=r"^file: it"):
+        onnxgraphs.parse(content, "it")
+
+
 @pytest.mark.parametrize(
     ("change", "line"),
     [

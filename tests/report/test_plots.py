@@ -16,7 +16,7 @@ from neuroevo.storage.lineage import Ancestor
 
 HISTORY = [
     {"generation": g, "fitness_best": -1 / g, "fitness_mean": -2 / g if g != 2 else None, "fitness_std": 0.1,
-     "sigma": 10.0**-g}
+     "sigma": 10.0**-g, "validation": g / 10 if g % 2 else None}
     for g in range(1, 6)
 ]  # fmt: skip
 CLASSES = ["a very long name of a class & <more>", "b", "c"]
@@ -38,6 +38,9 @@ PLOTS: dict[str, Callable[[], Plot]] = {
     "anytime": lambda: plots_of_runs.anytime("p", [(100, 0.5, 0.5), (1e6, 0.4, 0.5)], "accuracy"),
     "anytime of one": lambda: plots_of_runs.anytime("p", [(100, 0.5, 0.5)], "accuracy"),
     "anytime of none": lambda: plots_of_runs.anytime("p", [], "accuracy"),
+    "folds": lambda: plots_of_runs.folds("p", [HISTORY, HISTORY], "accuracy", 3),
+    "folds of one": lambda: plots_of_runs.folds("p", [HISTORY], "accuracy", 3),
+    "folds of none": lambda: plots_of_runs.folds("p", [[], HISTORY], "accuracy", None),
     "fitness": lambda: plots_of_runs.fitness("p", HISTORY),
     "column": lambda: plots_of_runs.column("p", HISTORY, "sigma", "caption"),
     "column of none": lambda: plots_of_runs.column("p", HISTORY, "absent", "caption"),
@@ -80,6 +83,18 @@ def test_a_picture_follows_the_pages_colours_and_has_ids_of_its_own(draw: Callab
     assert ElementTree.parse(tmp_path / f"{plot.name}.svg").getroot().tag.endswith("svg")
     header, *rows = csv.reader((tmp_path / f"{plot.name}.csv").read_text().splitlines())
     assert all(len(row) == len(header) for row in rows)
+
+
+def test_no_name_is_a_formula_in_a_table_and_no_picture_is_written_where_a_link_leads(tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("mine")
+    for form in ("svg", "csv"):
+        (tmp_path / f"p.{form}").symlink_to(tmp_path / "mine")
+    plot = plots_of_runs.confusion("p", ["=1+1", "@SUM(1)"], np.array([[2, 1], [0, 3]]))
+    figures.save(plot, figures.draw(plot), Files(tmp_path, ("svg",)))
+    rows = [*csv.reader((tmp_path / "p.csv").read_text().splitlines())]
+    assert [row[0] for row in rows] == ["", "'=1+1", "'@SUM(1)"]
+    assert rows[0][1:] == ["'=1+1", "'@SUM(1)"]
+    assert (tmp_path / "mine").read_text() == "mine"
 
 
 def test_the_same_numbers_are_the_same_picture() -> None:

@@ -239,3 +239,31 @@ def test_a_changed_digit_in_a_result_or_its_confusion_matrix_is_noticed(tmp_path
     assert [line.split(":")[0].rpartition("/")[2] for line in lines] == ["confusion.csv", "result.json"]
     file.write_text(json.dumps(result))  # of before there were checksums
     assert rundir.read_result(tmp_path) == result
+
+
+def test_a_lineage_that_is_gone_or_has_another_digit_is_told_where_the_run_ended_with_it(tmp_path: Path) -> None:
+    line = {"generation": 1, "fitness_best": 1.0, "fitness_mean": 1.0, "fitness_std": 0.0, "diversity": 0.0,
+            "validation": None, "invalid": 0, "forward_samples": 1, "backward_samples": 0, "seconds": 0.1}  # fmt: skip
+    result = {
+        "status": "finished", "stop_reason": "generations", "generations": 1, "cost": dict.fromkeys(
+            ("forward_samples", "backward_samples", "validation_samples", "backbone_samples", "seconds"), 1),
+        "champion": {"kind": "best", "generation": 1, "validation": {}},
+    }  # fmt: skip
+
+    def told() -> list[str]:
+        said: list[str] = []
+        rundir.check_beside(tmp_path, said.append)
+        return said
+
+    lineage = tmp_path / rundir.LINEAGE
+    lineage.write_text('{"generation": 1, "parents": [[-1]], "fitness": [1.5]}\n')
+    (tmp_path / rundir.HISTORY).write_text(files.dumps(line) + "\n")
+    rundir.write_result(tmp_path, result)
+    assert told() == []
+    lineage.write_text(lineage.read_text().replace("1.5", "2.5"))
+    assert told() == [f"{lineage}: damaged: another checksum than when the run ended"]
+    with open(tmp_path / rundir.HISTORY, "a") as history:
+        history.write(files.dumps(line | {"generation": 2}) + "\n")
+    assert told() == []  # the run goes on, and so does its lineage
+    lineage.unlink()
+    assert told() == [f"{lineage}: gone"]

@@ -15,7 +15,7 @@ import h5py
 import pytest
 import torch
 import yaml
-from conftest import Quiet, scores_of, weights_of_a_network
+from conftest import Quiet, scores_of, weights_of_a_network, when
 
 from neuroevo import config
 from neuroevo.cli import program
@@ -420,6 +420,7 @@ SLOW = ["tune.trial.generations=40", "tune.budget.generations=1"]
 def slow_child(folder: str, sets: list[str]) -> None:
     def judge(*given: Any) -> Any:
         time.sleep(0.25)
+        Path(f"{folder}.begun").touch()
         return real(*given)
 
     real, Group.judge = Group.judge, judge  # type: ignore[method-assign]
@@ -440,14 +441,16 @@ def test_a_signal_ends_a_long_iteration_in_seconds_and_loses_one_generation(
     folder = tmp_path / "r"
     process = processes.Process(target=slow_child, args=(str(folder), SLOW))  # ten seconds an iteration
     process.start()
-    deadline = time.monotonic() + 60
-    while not (folder / "config.yaml").exists() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    time.sleep(2)
-    began = time.monotonic()
-    os.kill(process.pid or 0, number)
-    process.join()
-    assert time.monotonic() - began < 4
+    began: list[float] = []
+
+    def send(_: bool) -> None:
+        time.sleep(1)  # several generations
+        began.append(time.monotonic())
+        os.kill(process.pid or 0, number)
+
+    with when((tmp_path / "r.begun").exists, send):
+        process.join(120)
+    assert time.monotonic() - began[0] < 4
     assert process.exitcode == status
     left = json.loads((folder / "rung" / "rung.json").read_text())
     assert 0 < left["verdicts"][0]["generations"] < 40
@@ -474,6 +477,44 @@ def test_an_iteration_at_a_rung_of_the_last_format_is_gone_on_from(
     (folder / f"{name}0.h5").rename(folder / "1-0-0.h5")
     (folder / "rung.json").write_text(json.dumps(state))
     tune.resume(str(tmp_path / "cut"), [], Quiet(), Signals())
+    assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
+
+
+RUNG = {
+    "a digit": lambda folder: _replace_digit(folder / "rung.json"),
+    "empty": lambda folder: (folder / "rung.json").write_bytes(b""),
+    "another form": lambda folder: (folder / "rung.json").write_text('{"iteration": 1}'),
+    "its checkpoint": lambda folder: next(folder.glob("*.h5")).write_bytes(b"no"),
+}
+
+
+def _replace_digit(path: Path) -> None:
+    text = path.read_text()
+    place = text.index('"accuracy": 0.') + len('"accuracy": 0.')
+    path.write_text(f"{text[:place]}{(int(text[place]) + 1) % 10}{text[place + 1 :]}")
+
+
+@pytest.mark.parametrize(
+    "damage", [pytest.param(name, marks=[] if name == "a digit" else pytest.mark.long) for name in RUNG]
+)
+def test_an_iteration_whose_rung_is_damaged_begins_anew_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
+) -> None:
+    real = trials.Trainer.save
+
+    def save(self: trials.Trainer, iteration: int, rung: int, *rest: Any) -> None:
+        real(self, iteration, rung, *rest)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with monkeypatch.context() as patched, pytest.raises(Interrupted):
+        patched.setattr(trials.Trainer, "save", save)
+        searched(tmp_path / "cut", *HALVING, "tune.budget.generations=1")
+    RUNG[damage](tmp_path / "cut" / "rung")
+    said = Quiet()
+    tune.resume(str(tmp_path / "cut"), [], said, Signals())
+    assert any("damaged" in line or "not a neuroevo checkpoint" in line for line in said.lines)
+    assert any(line.endswith("; the iteration begins anew") for line in said.lines)
+    searched(tmp_path / "whole", *HALVING, "tune.budget.generations=1")
     assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
 
 
