@@ -94,6 +94,7 @@ class Recorder(Observer):
         if self.kept is not self.whole:
             self.keep(self.whole)
         self.writer.wait()
+        self.writer.prune(self.whole)  # whoever wrote the last one may have been killed before it did
 
     def close(self) -> None:
         """Close what is open."""

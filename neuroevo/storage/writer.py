@@ -55,6 +55,10 @@ class Writer:
             flush(path)
         # A generation's tensors are replaced and never changed in place, so they can be read while the next one runs.
         write(self.folder / generations.name(step.generation), self.attributes, self.beside, step, history)
+        self.prune(step)
+
+    def prune(self, step: Step) -> None:
+        """Remove all but the newest few checkpoints and the champion's, while none is being written."""
         for path in generations.paths(self.folder)[self.keep :]:
             if path.name != generations.name(step.champion.generation):
                 with suppress(OSError):  # a folder of that name, or no leave to

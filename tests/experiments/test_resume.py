@@ -455,15 +455,17 @@ def test_more_budget_is_not_lost_by_a_kill_before_the_result(tmp_path: Path) -> 
 
 def test_what_a_run_came_to_is_not_that_of_before_it_was_given_more_wherever_it_is_killed(tmp_path: Path) -> None:
     folder = tmp_path / "r"
-    experiment.run(load(None, [*SETS, "budget.generations=4"]), str(folder), "test", Quiet())
+    experiment.run(load(None, [*SETS, "budget.generations=4", "checkpoint.keep=1"]), str(folder), "test", Quiet())
     names = ("result.json", "champion.safetensors", "network.safetensors", "confusion.csv", "predictions.csv")
     before = {name: (folder / name).read_bytes() for name in names}
     experiment.resume(str(folder), ["budget.generations=6"], Quiet())
-    right = contents(folder)
-    for name, content in before.items():  # killed after the last checkpoint
+    right, names = contents(folder), {path.name for path in (folder / "checkpoints").iterdir()}
+    for name, content in before.items():  # killed after the last checkpoint, before an old one was removed
         (folder / name).write_bytes(content)
+    (folder / "checkpoints" / "generation-000002.h5").write_bytes(b"old")
     experiment.resume(str(folder), [], Quiet())
     assert contents(folder) == right
+    assert {path.name for path in (folder / "checkpoints").iterdir()} == names
 
 
 def test_a_budget_without_room_for_a_generation_leaves_the_run_as_it_was(tmp_path: Path) -> None:
