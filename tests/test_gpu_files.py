@@ -21,6 +21,7 @@ from neuroevo.problems import intervals
 from neuroevo.report import report
 from neuroevo.storage import rundir
 
+pytestmark = pytest.mark.long
 RAW = ["features.components=null", "features.standardise=false"]
 
 
@@ -159,7 +160,6 @@ def on_paper(folder: str, observer: Observer, signals: Signals) -> None:
         experiment.run(configured("budget.generations=1"), folder, "test", observer, signals=signals)
 
 
-@pytest.mark.long
 def test_runs_go_on_side_by_side_in_processes_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]))
     folders = [str(tmp_path / name) for name in "ab"]
