@@ -24,7 +24,7 @@ from neuroevo.engine.observer import Observer
 from neuroevo.experiments import experiment
 from neuroevo.storage import generations, hdf5, rundir
 
-PIXELS = ["data.name=digits", "backbone.name=none", "backbone.weights=none", "validate.logistic=false"]
+PIXELS = ["data.name=digits", "backbone.name=none", "backbone.weights=none"]
 PIXELS += ["memory.limit=1e9", "validate.every=2", "fitness.precision=float32"]  # nothing that a clock decides
 SGD = "refine={name: sgd, steps: 5, lr: 0.05}"
 RUNS: dict[str, list[str]] = {
@@ -47,6 +47,7 @@ RUNS: dict[str, list[str]] = {
         "head.init=default", "memory.plan=loop", "algorithm.population=16", "algorithm.elites=4",
     ],
 }  # fmt: skip
+COMPARED = ("population/genomes", "population/fitness", "champion/genome")
 Numbers = Mapping[str, npt.NDArray[Any]]
 
 
@@ -68,6 +69,7 @@ def read(folder: Path) -> dict[str, npt.NDArray[Any]]:
                 found[name] = item[()]
 
         file.visititems(note)
+        found |= {key: file[key][()] for key in COMPARED}  # of what is linked one name alone is visited
     return found
 
 
@@ -103,10 +105,9 @@ def main() -> None:
             scores = [rundir.read_result(folders[n, 1])["champion"]["validation"] for n in (1, 2)]
         broken += [name] * (not all(own))
         one, two = found[1, 1], found[2, 1]
-        keys = ("population/genomes", "population/fitness", "champion/genome")
         far = [
             f"{apart(one, two, key):9.1e}" if not same({key: one[key]}, {key: two[key]}) else "     same"
-            for key in keys
+            for key in COMPARED
         ]
         differ = max(abs(scores[0][key] - scores[1][key]) for key in scores[0])
         said = ["yes" if each else "NO" for each in own]

@@ -19,6 +19,7 @@ from conftest import Quiet
 from torch import Tensor, nn
 
 from neuroevo import config
+from neuroevo.api import algorithms
 from neuroevo.engine.algorithm import Algorithm
 from neuroevo.engine.genome import BRED, Layout, Population, roles
 from neuroevo.engine.rng import Context
@@ -113,6 +114,12 @@ def test_scores_that_order_nobody_leave_a_search_that_goes_on_with_numbers(name:
             populations = search(ALGORITHMS[name](population=n), given)
             again = search(ALGORITHMS[name](population=n), given)
             assert all(torch.equal(a, b) for a, b in zip(populations, again, strict=True)), given.__name__
+
+
+@pytest.mark.parametrize("name", [name for name in ALGORITHMS if least(name) > 1])
+def test_a_population_that_is_smaller_is_refused(name: str) -> None:
+    with pytest.raises(InputError, match=r"population"):
+        getattr(algorithms, name)(population=least(name) - 1)
 
 
 # Samples of few classes, of which some don't occur; of predictions that are all of one class.
