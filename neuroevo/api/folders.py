@@ -32,7 +32,7 @@ from neuroevo.experiments.conclusion import total, write_onnx
 from neuroevo.experiments.log import Log, open_log, versions
 from neuroevo.experiments.predictions import table
 from neuroevo.experiments.recorders import Recorder, Shrinking, make_folder, plan_attributes
-from neuroevo.experiments.reopen import PYTHON, of_genome, precision_here, tell_gone
+from neuroevo.experiments.reopen import PYTHON, from_python, here, of_genome, tell_gone
 from neuroevo.experiments.tracking import follow
 from neuroevo.problems.constraints import SUBJECT_TO, Constraint
 from neuroevo.problems.intervals import Tested
@@ -124,7 +124,10 @@ def claim(out: str | Path, seed: int) -> Iterator[Path]:
                     claimed.clear()
                 raise
     except InputError as error:
-        raise InputError(str(error).removeprefix("--out: "), option="out" if "--out" in str(error) else None) from None
+        line, option = str(error).removeprefix("--out: "), "out" if "--out" in str(error) else None
+        if from_python(Path(out)):
+            line = line.replace(f"with: neuroevo resume {out}", f"with neuroevo.resume({str(out)!r}, ...)")
+        raise InputError(line, option=option) from None
 
 
 def keep(
@@ -149,7 +152,8 @@ def keep(
             log(line)
         make_folder(folder / rundir.CHECKPOINTS)
         rundir.cut_lineage(folder, start.generation, log)
-        writer = Writer(folder / rundir.CHECKPOINTS, attributes(search), {}, search.record["checkpoint"]["keep"])
+        keep, lines = search.record["checkpoint"]["keep"], rundir.growing(folder)
+        writer = Writer(folder / rundir.CHECKPOINTS, attributes(search), {}, keep, lines=lines)
         recorder = Recorder(folder, writer, history, every=search.record["checkpoint"]["every"])
         last, keeping = Last(start), list[Observer]()
         if search.rules.looks and search.supervised is not None:
@@ -162,7 +166,8 @@ def keep(
             try:
                 step = watch(steps, start, search.rules, observers)
             except BaseException as error:
-                conclude(search, last.step, folder, type(error).__name__, log)
+                # What ends it may have kept its end from the disk: who goes on comes to that, and scores it on test.
+                conclude(search, replace(last.step, stop=None), folder, type(error).__name__, log)
                 raise
             conclude(search, step, folder, step.stop or "left", log)
             tracker.conclude(rundir.read_result(folder))
@@ -301,8 +306,7 @@ def restore(search: Search, saved: checkpoint.Checkpoint, log: Callable[[str], N
         raise InputError(f"{saved.path}: of another layout: {saved.layout.names} {saved.layout.shapes}")
     search.moves[:] = moves.add(saved, search.device, search.features, log)
     if search.executions is not None:
-        own = precision_here(saved.plan, search.device, log)
-        search.executions.now = search.executions.now._replace(precision=own)
+        search.executions.now = here(saved.plan, search.device, log)  # its slices: with others it would round otherwise
     context = Context(search.rules.seed, 0, 0.0, search.home, search.problem.layout)
     template = search.algorithm.init(search.problem.start.to(search.home), search.problem.sigma, context)
     champion = saved.step.champion._replace(genome=saved.step.champion.genome.to(search.home))

@@ -24,11 +24,10 @@ from neuroevo.experiments.conclusion import conclude, of_folds
 from neuroevo.experiments.interruption import NEVER, Interruption, punctual
 from neuroevo.experiments.log import Log, open_log, versions, watch_prefix
 from neuroevo.experiments.recorders import Recorder, Shrinking, aside, make_folder, once, plan_attributes, settle
-from neuroevo.experiments.reopen import apply_sets, check_config, check_search, reopen, restore
+from neuroevo.experiments.reopen import apply_sets, check_config, check_search, concludes, reopen, restore
 from neuroevo.experiments.spread import executor_of
 from neuroevo.networks.backbones import Backbone
-from neuroevo.problems import precision
-from neuroevo.problems.slicing import memory_limit
+from neuroevo.problems import precision, slicing
 from neuroevo.storage import checkpoint, claims, files, generations, rundir
 from neuroevo.storage.writer import Writer
 
@@ -80,7 +79,7 @@ def prepare(c: Config, log: Callable[[str], None] | None = None) -> Ready:
         build.check_splits(c, given[0])
     backbone = build.build_backbone(c, given[0])
     if c.memory.limit is None:
-        limit = memory_limit(device)
+        limit = slicing.memory_limit(device)
         c = replace(c, memory=c.memory.model_copy(update={"limit": limit}))
     dims, _ = sizes.dimensions(c, given, backbone)
     if log is None:
@@ -188,7 +187,7 @@ def go_on(
                 saved.step.generation, saved.step.cost, saved.step.seconds, Cost(forward=len(saved.step.scores.values))
             )
             more = stop is None and c.budget != before.budget
-            if not more and result.get("status") == "finished":
+            if not more and concludes(result, saved):
                 log(f"{folder}: finished ({result['stop_reason']}); nothing to do")
                 return folder
         with blame.on_users(c, log.keep), executor_of(c, devices.nearest(c.device, ignore), log) as executor:
@@ -288,4 +287,5 @@ def writer_of(run: Run, folder: Path, log: Callable[[str], None]) -> Writer:
     beside |= {f"{checkpoint.KEPT}/{key}": tensor for key, tensor in run.keeps().items()}
     tuned = rundir.newest(folder / rundir.TUNE, log)
     beside |= {} if tuned is None else checkpoint.trials(tuned.path)
-    return Writer(folder / rundir.CHECKPOINTS, attributes, beside, c.checkpoint.keep)
+    lines = rundir.growing(folder)
+    return Writer(folder / rundir.CHECKPOINTS, attributes, beside, c.checkpoint.keep, lines=lines)

@@ -19,7 +19,7 @@ from neuroevo.engine.cost import Cost
 from neuroevo.engine.observer import Observer
 from neuroevo.engine.problem import Merit
 from neuroevo.errors import InputError, Interrupted
-from neuroevo.experiments import blame, build, costs, experiment, goals, looks, reopen
+from neuroevo.experiments import blame, build, costs, experiment, goals, looks, recorders, reopen
 from neuroevo.experiments.interruption import NEVER, Interruption
 from neuroevo.experiments.log import Log, open_log
 from neuroevo.storage import claims, files, rundir
@@ -123,8 +123,10 @@ def go_on(folder: Path, c: Config, observer: Observer, signals: Interruption) ->
 def search(folder: Path, c: Config, number: int, *, observer: Observer, log: Log, signals: Interruption) -> None:
     """Do what is left of one of the searches."""
     own, count = folder / rundir.FOLDS / str(number), c.validate.folds or 1
-    own.parent.mkdir(exist_ok=True)
-    if rundir.read_result(own).get("status") == "finished" and reopen_budget(own) == c.budget:
+    recorders.make_folder(own.parent)
+    saved = rundir.newest(own)
+    over = saved is None or (saved.step.stop is not None and reopen.concludes(rundir.read_result(own), saved))
+    if over and rundir.read_result(own).get("status") == "finished" and reopen_budget(own) == c.budget:
         return
     log(heading(number, c.validate.folds))
     try:

@@ -23,7 +23,7 @@ from neuroevo.storage.writer import Writer
 def make_folder(folder: Path) -> None:
     """Make a folder within a run's; RunError where that can't be."""
     try:
-        folder.mkdir(exist_ok=True)
+        files.make_folder(folder)
     except OSError as error:
         raise RunError(f"{folder}: not made ({error.strerror})") from error
 
@@ -69,16 +69,18 @@ class Recorder(Observer):
     def begin(self, step: Step, rules: Rules) -> None:
         """Write the history as it is."""
         rundir.write_history(self.folder, self.history)
-        self.lines, self.kept = files.open_to_append(self.folder / rundir.HISTORY), step
+        self.lines = files.open_to_append(self.folder / rundir.HISTORY)
+        self.kept = self.whole = step
 
     def generation(self, step: Step) -> None:
         """Keep a generation's line, and its checkpoint if it is one's turn."""
-        self.history.append(step.record)
         files.append(self.lines, files.dumps(step.record) + "\n")
         if step.islands:
             rundir.extend_islands(self.folder, step)
         if self.lineage:
             rundir.extend_lineage(self.folder, step)
+        self.history.append(step.record)
+        self.whole = step
         if step.generation % self.every == 0 or step.stop:
             self.keep(step)
 
@@ -88,10 +90,11 @@ class Recorder(Observer):
         self.kept = step
 
     def end(self, step: Step) -> None:
-        """See that the last step is on disk; one that was dropped leaves that before it."""
-        if self.kept is not step:
-            self.keep(step)
+        """See that the last step is on disk; one that was dropped, or has half of its lines, leaves that before it."""
+        if self.kept is not self.whole:
+            self.keep(self.whole)
         self.writer.wait()
+        self.writer.prune(self.whole)  # whoever wrote the last one may have been killed before it did
 
     def close(self) -> None:
         """Close what is open."""

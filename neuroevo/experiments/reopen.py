@@ -1,6 +1,6 @@
 """A run read back from its folder: its config, its checkpoint, its parts."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -170,6 +170,11 @@ def of_run(saved: checkpoint.Checkpoint, c: Config) -> bool:
     except InputError:
         return False
     return not [key for key in rundir.differences(then, now) if not key.startswith(CHANGING)]
+
+
+def concludes(result: Mapping[str, Any], saved: checkpoint.Checkpoint) -> bool:
+    """Tell whether a finished run's result is of a checkpoint, and not of one before the run was given more."""
+    return result.get("status") == "finished" and result["generations"] >= saved.step.generation
 
 
 def restore(

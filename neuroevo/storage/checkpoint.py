@@ -31,7 +31,7 @@ from neuroevo.engine.scores import Scores
 from neuroevo.errors import InputError, RunError
 from neuroevo.networks.backbones import Native
 from neuroevo.storage import generations, hdf5
-from neuroevo.storage.files import flush_folder, make_way
+from neuroevo.storage.files import make_way, rename
 
 FORMAT = 1
 FRONT = "front-"  # what its members are called, beside a number
@@ -149,8 +149,7 @@ def write(path: Path, attributes: dict[str, Any], beside: dict[str, Tensor], ste
     try:
         make_way(temporary)
         hdf5.write(temporary, MARK, arrays, shared, [hdf5.Notes("/", attributes), hdf5.Notes("champion", champion)])
-        temporary.replace(path)
-        flush_folder(path.parent)
+        rename(temporary, path)
     except OSError as error:
         stands = "; the one before it stands" if generations.paths(path.parent) else ""
         raise RunError(f"{path}: checkpoint not written ({error.strerror or error}){stands}") from error

@@ -16,10 +16,11 @@ from typing import NamedTuple
 
 from neuroevo.errors import InputError
 from neuroevo.reading import regular
-from neuroevo.storage import generations, rundir
+from neuroevo.storage import files, generations, rundir
 
 FIRST = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d " + re.escape(rundir.COMMAND))  # what a run's log begins with
 LEFT = (rundir.CONFIG, rundir.LOG, rundir.HISTORY, rundir.LINEAGE)  # by a run that never began, beside checkpoints
+BLANK = 4096  # bytes of a log that only begins, at most
 SOME = 3  # names in a message
 
 
@@ -147,6 +148,15 @@ def is_log(path: Path) -> bool:
         return False
 
 
+def is_blank(path: Path) -> bool:
+    """Tell whether a file is empty, or has zeros alone, as one that was not flushed may have after a loss of power."""
+    try:
+        with open(path, "rb") as file:
+            return not file.read(BLANK + 1).strip(b"\0") and path.stat().st_size <= BLANK
+    except OSError:
+        return False
+
+
 def never_began(folder: Path, names: set[str]) -> bool:
     """Tell whether all that a folder has was left by a run that came to no generation."""
     known = {*LEFT, *(f"{name}.partial" for name in LEFT)}
@@ -166,7 +176,8 @@ def never_began(folder: Path, names: set[str]) -> bool:
                 return False
     except OSError:
         return False
-    empty = names == {rundir.LOG} and not about[rundir.LOG].st_size and own_lock(folder)  # it came no further
+    # It came no further, or all else that was written was lost with the power.
+    empty = names == {rundir.LOG} and own_lock(folder) and is_blank(folder / rundir.LOG)
     return empty or is_log(folder / rundir.LOG)
 
 
@@ -220,6 +231,7 @@ def choose(out: str, bench: bool = False) -> tuple[Path, list[Path]]:
                 with suppress(FileExistsError):  # another made it just now; it's no folder, if the next one fails
                     place.mkdir()
                     made.insert(0, place)
+                    files.flush_folder(place.parent)
         if not folder.is_dir():
             raise InputError(f"--out: {out} is there and is no folder")
     except OSError as error:
@@ -239,6 +251,8 @@ def next_free(stem: str, seed: int) -> tuple[Path, list[Path]]:
             except FileExistsError:
                 suffix += 1
             else:
+                for place in (folder, rundir.OUT, rundir.OUT.parent):  # any of which may be new
+                    files.flush_folder(place.parent)
                 return folder, [folder]
     except OSError as error:
         raise InputError(f"{error.filename or rundir.OUT}: {error.strerror}; --out names another folder") from None

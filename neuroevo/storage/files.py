@@ -42,8 +42,7 @@ def whole(path: Path) -> Iterator[FileIO]:
             with _or_error(path):
                 os.fsync(file.fileno())
         with _or_error(path):
-            temporary.replace(path)
-            flush_folder(path.parent)
+            rename(temporary, path)
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -71,6 +70,24 @@ def _or_error(path: Path) -> Iterator[None]:
         raise write_error(path, error) from error
 
 
+def rename(temporary: Path, path: Path) -> None:
+    """Give a file on disk its name, for good; OSError where that fails.
+
+    A network's file system that is asked twice, since its answer was lost, says of one that happened that it failed.
+    """
+    about = temporary.stat()
+    try:
+        temporary.replace(path)
+    except OSError:
+        try:
+            happened = os.path.samestat(path.stat(), about) and not temporary.exists()
+        except OSError:
+            happened = False
+        if not happened:
+            raise
+    flush_folder(path.parent)
+
+
 def flush_folder(folder: Path) -> None:
     """Flush a folder's entries to disk, so that a rename in it survives a crash."""
     descriptor = os.open(folder, os.O_RDONLY)
@@ -78,6 +95,26 @@ def flush_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder, unless it is there, so that it survives a crash with all that is flushed in it."""
+    folder.mkdir(exist_ok=True)
+    flush_folder(folder.parent)
+
+
+def flush(path: Path) -> None:
+    """Flush a file to which lines were added, and its name; nothing where there is none. RunError where it fails."""
+    with _or_error(path):
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except FileNotFoundError:
+            return
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        flush_folder(path.parent)
 
 
 def make_way(path: Path) -> None:

@@ -1,6 +1,7 @@
 """Files in a folder that are checkpoints: they have a generation in their name, the newest the highest."""
 
 import re
+from contextlib import suppress
 from pathlib import Path
 
 NAME = re.compile(r"generation-(\d+)\.h5", re.ASCII)
@@ -27,6 +28,14 @@ def paths(folder: Path) -> list[Path]:
     """Return the checkpoints in a folder, newest first."""
     found = [(count, path) for path in _inside(folder) if (count := number(path)) is not None]
     return [path for _, path in sorted(found, key=lambda pair: (pair[0], pair[1].name), reverse=True)]
+
+
+def sweep(folder: Path) -> None:
+    """Remove checkpoints that were being written by a process that is no more; whoever calls it has the run's lock."""
+    for path in _inside(folder):
+        if path.name.endswith(".partial") and is_checkpoint(path.name):
+            with suppress(OSError):
+                path.unlink()
 
 
 def _inside(folder: Path) -> list[Path]:

@@ -133,6 +133,11 @@ def read_islands(folder: Path, note: Note = ignore) -> list[dict[str, Any]]:
     return [found[key] for key in sorted(found)]
 
 
+def growing(folder: Path) -> list[Path]:
+    """Return the files of a run to which each generation adds lines."""
+    return [folder / HISTORY, folder / LINEAGE, folder / ISLANDS]
+
+
 def extend_islands(folder: Path, step: Step) -> None:
     """Add a generation's line for each island to their history."""
     lines = []

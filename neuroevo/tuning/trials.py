@@ -26,7 +26,7 @@ from neuroevo.engine.execution import AUTO, FULL, LOCAL, Execution, Executor, Wo
 from neuroevo.engine.genome import KEPT, Layout
 from neuroevo.engine.problem import Merit
 from neuroevo.errors import InputError, Interrupted, RunError
-from neuroevo.experiments import build, compose, reopen, sources
+from neuroevo.experiments import build, compose, recorders, reopen, sources
 from neuroevo.experiments.compose import Run
 from neuroevo.experiments.costs import generation
 from neuroevo.experiments.experiment import Ready
@@ -284,7 +284,7 @@ class Trainer:
 
     def save(self, iteration: int, rung: int, settings: list[Settings], parts: list[Part], outcome: Outcome) -> None:
         """Write where an iteration is, behind which rung; what counts is the last file, which names the others."""
-        self.folder.mkdir(exist_ok=True)
+        recorders.make_folder(self.folder)
         # Another name wherever the state is another: the files that are named now must stay until the last is replaced.
         name = f"{iteration}-{rung}-{sum(group.step.generation for group, rows in parts if rows)}-"
         for i, (group, rows) in enumerate(parts):

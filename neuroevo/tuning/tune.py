@@ -172,7 +172,8 @@ def go_on(folder: Path, change: Callable[[Config], Config], observer: Observer, 
             log(f"{folder}: the search is finished ({last.stop})")
             own.write(last)  # again, lest they were damaged
             rundir.write_history(where, saved.history)
-            if not any(rundir.read_result(place, log) for place in (folder, folder / rundir.TUNE)):
+            known = [rundir.read_result(place, log) for place in (folder, folder / rundir.TUNE)]
+            if not any(result.get("iterations") == last.generation for result in known):  # of before it was given more
                 rundir.write_result(where, own.result(last, str(last.stop), saved.device))
             if files.content(folder / rundir.CONFIG) != text:
                 files.replace(folder / rundir.CONFIG, text)
@@ -221,7 +222,8 @@ def search(
     c, folder, rules = tuner.config, tuner.folder, tuner.rules()
     recorders.make_folder(folder / rundir.CHECKPOINTS)
     notes = trials.attributes(tuner.ready, tuner.trainer.data, tuner.layout)
-    writer = Writer(folder / rundir.CHECKPOINTS, notes, {}, c.checkpoint.keep)
+    lines = rundir.growing(folder)
+    writer = Writer(folder / rundir.CHECKPOINTS, notes, {}, c.checkpoint.keep, lines=lines)
     algorithm = tuner.algorithm()
     if step.generation == 0:
         context = Context(c.seed, 1, 0.0, HOME, tuner.layout)

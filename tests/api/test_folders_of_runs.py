@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 import neuroevo as ne
 from neuroevo.cli.main import app
 from neuroevo.engine.loop import Step
-from neuroevo.problems import precision
-from neuroevo.storage import rundir
+from neuroevo.problems import precision, slicing
+from neuroevo.storage import checkpoint, rundir
 
 X = torch.randn(200, 6, generator=torch.Generator().manual_seed(0))
 Y = (X[:, 0] * X[:, 1] > 0).long()
@@ -125,6 +125,23 @@ def test_one_that_has_ended_is_returned_as_it_is_and_goes_on_with_a_larger_budge
     )
 
 
+def test_what_a_run_came_to_is_written_wherever_it_was_killed(tmp_path: Path) -> None:
+    given, again = {"model": model(), "data": (X, Y)}, {"model": model(), "data": (X, Y)}
+    names = ("result.json", "champion.safetensors", "confusion.csv", "predictions.csv")
+    ne.evolve(**given, budget=ne.Budget(generations=5), out=tmp_path / "r")
+    for name in names:
+        (tmp_path / "r" / name).unlink()
+    ne.resume(tmp_path / "r", **again)
+    before = {name: (tmp_path / "r" / name).read_bytes() for name in names}
+    ne.resume(tmp_path / "r", **again, budget=ne.Budget(generations=8))
+    right = {name: (tmp_path / "r" / name).read_bytes() for name in names[1:]}
+    for name, content in before.items():
+        (tmp_path / "r" / name).write_bytes(content)
+    ne.resume(tmp_path / "r", **again)
+    assert {name: (tmp_path / "r" / name).read_bytes() for name in right} == right
+    assert json.loads((tmp_path / "r" / "result.json").read_text())["generations"] == 8
+
+
 def test_what_is_missing_or_another_is_named(tmp_path: Path) -> None:
     given = SEARCHES["data, objects"]
     ne.evolve(**given, budget=ne.Budget(generations=2), out=tmp_path / "r")
@@ -143,6 +160,22 @@ def test_what_is_missing_or_another_is_named(tmp_path: Path) -> None:
         ne.resume(tmp_path / "none", model())
 
 
+def test_slices_are_those_that_the_run_began_with_whatever_memory_is_free_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = SEARCHES["data, learning"]
+    ne.evolve(**given, budget=ne.Budget(generations=2), out=tmp_path / "r")
+    monkeypatch.setattr(slicing, "memory_limit", lambda device: 100_000)
+    ne.evolve(**given, budget=ne.Budget(generations=2), out=tmp_path / "other")
+    ne.resume(tmp_path / "r", model(), (X, Y), budget=ne.Budget(generations=4))
+    plans = [checkpoint.newest(tmp_path / name / "checkpoints", pytest.fail) for name in ("r", "other")]
+    assert plans[0] is not None
+    assert plans[1] is not None
+    assert plans[0].step.generation == 4
+    assert plans[0].plan.limit > plans[1].plan.limit == 100_000
+    assert plans[0].plan.individuals > plans[1].plan.individuals
+
+
 def test_a_folder_that_holds_something_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "mine").write_text("x")
     with pytest.raises(ne.InputError, match="isn't empty"):
@@ -151,6 +184,9 @@ def test_a_folder_that_holds_something_is_refused_and_left_as_it_is(tmp_path: Pa
     with pytest.raises(ne.InputError, match="fitness"):
         ne.evolve(start=torch.ones(3), fitness=3, out=tmp_path / "new")
     assert not (tmp_path / "new").exists()
+    ne.evolve(start=torch.ones(3), fitness=sphere, out=tmp_path / "new", budget=ne.Budget(generations=1))
+    with pytest.raises(ne.InputError, match=r"already holds a run; go on from it with neuroevo.resume\('.*new', ...\)"):
+        ne.evolve(start=torch.ones(3), fitness=sphere, out=tmp_path / "new")
 
 
 def test_the_command_line_inspects_and_reports_it_and_says_who_goes_on_with_it(tmp_path: Path) -> None:

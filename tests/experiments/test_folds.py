@@ -189,6 +189,12 @@ def test_only_what_can_change_on_the_way_can_be_set(whole: Path, tmp_path: Path)
     assert any("nothing to do" in line for line in quiet.lines)
 
 
+class Killed(BaseException):
+    class Observer(Quiet):
+        def generation(self, step: Step) -> None:
+            raise Killed
+
+
 def test_a_run_that_is_still_choosing_can_be_given_more(whole: Path, tmp_path: Path) -> None:
     shutil.copytree(whole, tmp_path / "run")
     run = tmp_path / "run"
@@ -199,6 +205,9 @@ def test_a_run_that_is_still_choosing_can_be_given_more(whole: Path, tmp_path: P
         (run / name).unlink()
     with pytest.raises(InputError, match=r"^--set seed=1: a run goes on as it began"):
         folds.resume(str(run), ["seed=1"], Quiet())
+    with pytest.raises(Killed):  # while the first fold goes on: its result is still that of before
+        experiment.resume(str(run / "folds" / "1"), ["budget.generations=10"], Killed.Observer())
+    assert result(run / "folds" / "1")["generations"] == 8
     folds.resume(str(run), ["budget.generations=10"], Quiet())
     assert {result(run / "folds" / str(k))["generations"] for k in (1, 2, 3)} == {10}
 

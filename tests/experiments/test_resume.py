@@ -167,6 +167,27 @@ def test_the_lineage_is_cut_back_to_the_checkpoint_and_ends_in_the_same_bytes(tm
     assert {parents[1] for parents in lines[1]["parents"][:5]} == {-1}  # elites
 
 
+def test_a_generation_half_of_whose_lines_were_written_counts_as_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two = [*SETS, "algorithm.crossover=uniform", "budget.generations=12"]
+    experiment.run(load(None, two), str(tmp_path / "whole"), "test", Quiet())
+    real = rundir.extend_lineage
+
+    def full(folder: Path, step: Step) -> None:
+        if step.generation == 7:
+            raise RunError(f"{folder / rundir.LINEAGE}: not written (No space left on device)")
+        real(folder, step)
+
+    monkeypatch.setattr(rundir, "extend_lineage", full)
+    with pytest.raises(RunError, match="No space left"):
+        experiment.run(load(None, two), str(tmp_path / "r"), "test", Quiet())
+    assert generations.paths(tmp_path / "r" / "checkpoints")[0].name == generations.name(6)
+    monkeypatch.setattr(rundir, "extend_lineage", real)
+    experiment.resume(str(tmp_path / "r"), [], Quiet())
+    assert contents(tmp_path / "r") == contents(tmp_path / "whole")
+
+
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_finishes_the_generation_saves_and_leaves_and_the_run_resumes_to_the_same_bytes(
     tmp_path: Path, uninterrupted: dict[str, Any], number: signal.Signals, status: int
@@ -430,6 +451,21 @@ def test_more_budget_is_not_lost_by_a_kill_before_the_result(tmp_path: Path) -> 
     (folder / "checkpoints" / "generation-000006.h5").unlink()
     experiment.resume(str(folder), [], Quiet())
     assert rundir.read_result(folder)["generations"] == 6
+
+
+def test_what_a_run_came_to_is_not_that_of_before_it_was_given_more_wherever_it_is_killed(tmp_path: Path) -> None:
+    folder = tmp_path / "r"
+    experiment.run(load(None, [*SETS, "budget.generations=4", "checkpoint.keep=1"]), str(folder), "test", Quiet())
+    names = ("result.json", "champion.safetensors", "network.safetensors", "confusion.csv", "predictions.csv")
+    before = {name: (folder / name).read_bytes() for name in names}
+    experiment.resume(str(folder), ["budget.generations=6"], Quiet())
+    right, names = contents(folder), {path.name for path in (folder / "checkpoints").iterdir()}
+    for name, content in before.items():  # killed after the last checkpoint, before an old one was removed
+        (folder / name).write_bytes(content)
+    (folder / "checkpoints" / "generation-000002.h5").write_bytes(b"old")
+    experiment.resume(str(folder), [], Quiet())
+    assert contents(folder) == right
+    assert {path.name for path in (folder / "checkpoints").iterdir()} == names
 
 
 def test_a_budget_without_room_for_a_generation_leaves_the_run_as_it_was(tmp_path: Path) -> None:

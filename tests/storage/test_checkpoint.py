@@ -74,6 +74,24 @@ def same(a: Any, b: Any) -> bool:
     return all(same(x, y) for x, y in zip(a, b, strict=True))
 
 
+def test_lines_beside_a_checkpoint_are_on_disk_before_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+
+    def fsync(descriptor: int) -> None:
+        told.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    (tmp_path / "lines").write_text("{}\n")
+    (tmp_path / "checkpoints").mkdir()
+    writer = Writer(
+        tmp_path / "checkpoints", ATTRIBUTES, SCALE, keep=2, lines=[tmp_path / "lines", tmp_path / "absent"]
+    )
+    writer.submit(step(), [line(1), line(2)])
+    writer.close()
+    assert told[:2] == ["lines", tmp_path.name]
+    assert set(told[2:]) == {"generation-000002.partial", "checkpoints"}
+
+
 def test_the_front_of_many_objectives_is_in_the_file_and_of_one_there_is_none(tmp_path: Path) -> None:
     s = step(columns=3)
     s = replace(s, scores=s.scores._replace(objectives=2))
@@ -224,6 +242,13 @@ def test_the_newest_few_are_kept_and_the_champions(tmp_path: Path) -> None:
         writer.submit(step(generation, champion=2), [line(i + 1) for i in range(generation)])
     writer.close()
     assert [path.name for path in generations.paths(tmp_path)] == [generations.name(g) for g in (6, 5, 2)]
+
+
+def test_half_a_checkpoint_of_whoever_was_killed_is_removed_and_no_file_of_anybody_elses(tmp_path: Path) -> None:
+    for name in ("generation-000037.partial", "mine.partial", "generation-000036.h5"):
+        (tmp_path / name).write_bytes(b"x")
+    Writer(tmp_path, ATTRIBUTES, SCALE, keep=2).close()
+    assert {path.name for path in tmp_path.iterdir()} == {"mine.partial", "generation-000036.h5"}
 
 
 def test_an_error_in_the_background_is_raised_in_the_foreground(tmp_path: Path) -> None:

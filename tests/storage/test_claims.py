@@ -36,7 +36,8 @@ def test_a_folder_is_owned_by_one_process_and_freed_when_that_dies(tmp_path: Pat
     "made",
     [
         {"a.txt": "x"}, {".git/config": "x"}, {"checkpoints/model.pt": "x"}, {"config.yaml": "seed: 1\n"},
-        {"run.log": "mine\n"}, {"run.log": ""}, {".lock": "mine"}, {"history.jsonl": ""},
+        {"run.log": "mine\n"}, {"run.log": ""}, {"run.log": "\0"},
+        {".lock": "", "run.log": "\0" * 5000}, {".lock": "mine"}, {"history.jsonl": ""},
         {"config.yaml": "", "run.log": LOGGED, "history.jsonl": "{}\n"}, {"run.log": LOGGED, "notes.txt": "x"},
         {"config.yaml": "", "run.log": LOGGED, "checkpoints/generation-000001.h5": "x"},
         {"checkpoints/generation-000000.h5": "x", "history.jsonl": "x"},
@@ -60,7 +61,8 @@ def test_a_folder_with_anything_in_it_is_refused_and_left_as_it_is(tmp_path: Pat
 @pytest.mark.parametrize(
     "left",
     [
-        {}, {".lock": ""}, {".lock": "", "run.log": ""}, {".lock": "", "run.log": LOGGED, "config.yaml.partial": "x"},
+        {}, {".lock": ""}, {".lock": "", "run.log": ""}, {".lock": "", "run.log": "\0" * 60},
+        {".lock": "", "run.log": LOGGED, "config.yaml.partial": "x"},
         {"run.log": LOGGED, "config.yaml": "x", "history.jsonl": "", "checkpoints/generation-000000.h5": "x"},
     ],
     ids=lambda left: "+".join(left) or "empty",

@@ -27,6 +27,29 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["f"]
 
 
+def test_a_rename_that_happened_though_it_is_told_as_failed_is_none_that_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As over NFS, where an answer was lost and the question asked again."""
+    real, path = Path.replace, tmp_path / "f"
+    files.replace(path, b"one")
+
+    def told(self: Path, target: Path) -> Path:
+        real(self, target)
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory")
+
+    def failed(self: Path, target: Path) -> Path:
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    monkeypatch.setattr(Path, "replace", told)
+    files.replace(path, b"two")
+    monkeypatch.setattr(Path, "replace", failed)
+    with pytest.raises(RunError, match="f: not written .Stale file handle"):
+        files.replace(path, b"six")
+    assert path.read_bytes() == b"two"
+    assert [p.name for p in tmp_path.iterdir()] == ["f"]
+
+
 def test_history_is_a_line_a_generation(tmp_path: Path) -> None:
     rundir.write_history(tmp_path, [{"generation": 1, "validation": None}, {"generation": 2, "validation": 0.5}])
     lines = (tmp_path / "history.jsonl").read_text().splitlines()

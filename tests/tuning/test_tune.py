@@ -568,11 +568,14 @@ def test_a_move_that_was_cut_short_is_finished(tmp_path: Path, monkeypatch: pyte
 
 def test_a_finished_search_is_left_as_it_is_or_goes_on_with_more_budget(tmp_path: Path, quiet: Quiet) -> None:
     searched(tmp_path / "r", "tune.final=false")
-    before = (tmp_path / "r" / "trials.csv").read_bytes()
+    before, result = ((tmp_path / "r" / name).read_bytes() for name in ("trials.csv", "result.json"))
     tune.resume(str(tmp_path / "r"), [], quiet, Signals())
     assert (tmp_path / "r" / "trials.csv").read_bytes() == before
     assert not quiet.steps
     tune.resume(str(tmp_path / "r"), ["tune.budget.generations=5"], quiet, Signals())
+    (tmp_path / "r" / "result.json").write_bytes(result)  # killed after the last checkpoint
+    tune.resume(str(tmp_path / "r"), [], quiet, Signals())
+    assert rundir.read_result(tmp_path / "r")["iterations"] == 5
     assert len(table(tmp_path / "r")) == 20
     longer = searched(tmp_path / "s", "tune.budget.generations=5", "tune.final=false")
     assert (tmp_path / "r" / "trials.csv").read_bytes() == (tmp_path / "s" / "trials.csv").read_bytes()
