@@ -98,8 +98,8 @@ def commands() -> str:
 
 def table(keys: list[settings.Key], what: str = "key") -> list[str]:
     """Return keys, or what they are called, as a table."""
-    head = [f"| {what} | type | default | meaning |", "|---|---|---|---|"]
-    rows = [f"| `{key.name}` | {cell(key.type)} | {code(key.default)} | {cell(key.meaning)} |" for key in keys]
+    head = [f"| {what} | meaning | type | default |", "|---|---|---|---|"]  # on a phone the last are out of sight
+    rows = [f"| `{key.name}` | {cell(key.meaning)} | {cell(key.type)} | {code(key.default)} |" for key in keys]
     return [*head, *rows, ""]
 
 

@@ -9,7 +9,7 @@ SWARM = {
     "neighbours": "How many on either side are a particle's neighbourhood in a ring.",
 }
 MEANINGS: dict[str, str] = {
-    "data.root": "The folder of the data; null: that of NEUROEVO_DATA.",
+    "data.root": "The folder of the data; null: that of NEUROEVO_DATA, or one of the cache's.",
     "data.image_folder.root": "The folder of the class folders; one that isn't there is looked for in NEUROEVO_DATA.",
     "data.broken": "Whether an image that can't be read ends the run (refuse), or is left out and named (skip).",
     "data.max_pixels": "Pixels of the largest image that is read; null: as many as Pillow takes for safe.",

@@ -1,11 +1,13 @@
 """What a run is of, in the few rows at the top of a page: data, classes, split sizes, network, algorithm."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from neuroevo.data.foldernames import SPLITS
 
 NAMED = 12  # classes that are named, of more the number alone
+HASH, DIGITS = re.compile(r"[0-9a-f]{64}"), 12  # of weights that have no name, and how much of it is shown
 
 
 def rows(config: Mapping[str, Any], result: Mapping[str, Any], classes: Sequence[str]) -> list[tuple[str, str]]:
@@ -17,7 +19,9 @@ def rows(config: Mapping[str, Any], result: Mapping[str, Any], classes: Sequence
     names = f": {', '.join(classes)}" if len(classes) <= NAMED else ""
     evolved = backbone.get("trainable") or []
     also = f", {', '.join(map(str, evolved))} evolve as well" if evolved else ""
-    weights = f" with weights {backbone['weights']}" if backbone.get("weights") not in (None, "none") else ""
+    given = str(backbone.get("weights") or "none")
+    given = given[:DIGITS] if HASH.fullmatch(given) else given  # a module's from Python
+    weights = "" if given == "none" else f" with weights {given}"
     population = f", population {algorithm['population']:,}" if isinstance(algorithm.get("population"), int) else ""
     refine = _section(config, "refine")
     steps = f"{refine['steps']:,} steps" if isinstance(refine.get("steps"), int) else "gradient steps"

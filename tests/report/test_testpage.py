@@ -162,3 +162,10 @@ def test_of_any_config_the_rows_are_those_that_are_known(config: dict[str, objec
     rows = dict(overview.rows(config, {}, []))
     assert rows.get("algorithm", "") == ("snes" if "algorithm" in config else "")
     assert "classes" not in rows
+
+
+def test_a_hash_of_weights_is_shortened_and_a_name_is_not() -> None:
+    for weights, shown in (("0123456789ab" + "f" * 52, "0123456789ab"), ("IMAGENET1K_V1", "IMAGENET1K_V1")):
+        rows = dict(overview.rows({"backbone": {"name": "Net", "weights": weights}}, {}, []))
+        assert rows["backbone"] == f"Net with weights {shown}"
+    assert dict(overview.rows({"backbone": {"name": "none", "weights": "none"}}, {}, []))["backbone"] == "none"
