@@ -3,11 +3,11 @@
     python bench/takeaway.py [--config runs/bench_cifar10_folder_mlp.yaml] [--seeds 5] [--budget samples=N]
                              [--out DIR] [--set KEY=VALUE ...] [--json FILE]
 
-Runs of the arms hybrid and sgd_restarts by `neuroevo bench`, at equal samples and on the same splits; then what
-`neuroevo export --select` takes of each: a soup and an ensemble of the hybrid's population, and an ensemble of the
-restarts. The choice takes validation passes beyond the budget, which are told. Differences on test are paired by seed,
-with 95 % intervals (a bootstrap over seeds; of 5 it is narrower than it should be). The same --out goes on where it
-stopped.
+Runs of the arms hybrid, diverse (bench/diverse.yaml: hybrids on islands) and sgd_restarts by `neuroevo bench`, at equal
+samples and on the same splits; then what `neuroevo export --select` takes of each: a soup and an ensemble of the
+hybrid's population, and ensembles of the others. The choice takes validation passes beyond the budget, which are told.
+Differences on test are paired by seed, with 95 % intervals (a bootstrap over seeds; of 5 it is narrower than it should
+be). The same --out goes on where it stopped.
 """
 
 import json
@@ -30,14 +30,19 @@ from neuroevo.storage import rundir
 CONFIG = Path(__file__).parents[1] / "runs" / "bench_cifar10_folder_mlp.yaml"
 TAKEN = {  # of which arm
     "hybrid": ("soup", "ensemble"),
+    "diverse": ("ensemble",),
     "sgd_restarts": ("ensemble",),
 }
+FILES = {"diverse": Path(__file__).parent / "diverse.yaml"}  # arms that are files
 PAIRS = (  # what is compared with what, as (arm, what is taken)
     (("hybrid", "soup"), ("hybrid", "champion")),
     (("hybrid", "ensemble"), ("hybrid", "champion")),
     (("sgd_restarts", "ensemble"), ("sgd_restarts", "champion")),
     (("hybrid", "ensemble"), ("sgd_restarts", "ensemble")),
     (("hybrid", "ensemble"), ("sgd_restarts", "champion")),
+    (("diverse", "ensemble"), ("diverse", "champion")),
+    (("diverse", "ensemble"), ("hybrid", "champion")),
+    (("diverse", "ensemble"), ("sgd_restarts", "ensemble")),
 )
 SMALL = ["data={name: digits, image_size: null}", "backbone={name: none}", "head={name: mlp, hidden: [8]}"]
 
@@ -83,7 +88,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         folder = benchmark.run(
             str(options.config),
-            [*TAKEN],
+            [str(FILES.get(arm, arm)) for arm in TAKEN],
             Observer(),
             Signals(),
             seeds=options.seeds,

@@ -96,17 +96,10 @@ def commands() -> str:
     return "\n".join(lines)
 
 
-def table(keys: list[settings.Key], meanings: bool = True) -> list[str]:
-    """Return keys as a table."""
-    head = (
-        ["| key | type | default | meaning |", "|---|---|---|---|"]
-        if meanings
-        else ["| option | type | default |", "|---|---|---|"]
-    )
-    rows = [
-        f"| `{key.name}` | {cell(key.type)} | {code(key.default)} |" + (f" {cell(key.meaning)} |" if meanings else "")
-        for key in keys
-    ]
+def table(keys: list[settings.Key], what: str = "key") -> list[str]:
+    """Return keys, or what they are called, as a table."""
+    head = [f"| {what} | type | default | meaning |", "|---|---|---|---|"]
+    rows = [f"| `{key.name}` | {cell(key.type)} | {code(key.default)} | {cell(key.meaning)} |" for key in keys]
     return [*head, *rows, ""]
 
 
@@ -126,7 +119,7 @@ def names() -> str:
         for name, function in parts.items():
             options = settings.options(kind, name)
             lines += [f"### {kind}: {name}", "", docstring(function), ""]
-            lines += table(options, meanings=False) if options else []
+            lines += table(options, "option") if options else []
     return "\n".join(lines)
 
 

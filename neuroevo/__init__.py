@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from neuroevo.api.learners import adamw as adamw
     from neuroevo.api.learners import sgd as sgd
     from neuroevo.api.loading import load as load
-    from neuroevo.api.searches import Result as Result
+    from neuroevo.api.progress import progress as progress
+    from neuroevo.api.results import Result as Result
     from neuroevo.api.searches import evolve as evolve
     from neuroevo.api.searches import resume as resume
     from neuroevo.api.searches import steps as steps
@@ -65,7 +66,9 @@ _HOMES = {  # of the public names, by module
         "spsa",
         "xnes",
     ),
-    "api.searches": ("Result", "evolve", "resume", "steps"),
+    "api.progress": ("progress",),
+    "api.results": ("Result",),
+    "api.searches": ("evolve", "resume", "steps"),
     "api.workers": ("workers",),
     "decision.tune": ("Decision", "tune_decision"),
     "engine.observer": ("Observer",),

@@ -22,7 +22,8 @@ from torch import nn
 from neuroevo import devices
 from neuroevo.api.classification import Goal, check_sigma, make_goal, of_table
 from neuroevo.api.genes import make_algorithm
-from neuroevo.api.searches import Result, steps_of
+from neuroevo.api.results import Result
+from neuroevo.api.searches import steps_of
 from neuroevo.data.repetitions import Multiset, count, split, statistics
 from neuroevo.data.samples import Features
 from neuroevo.data.tensors import Table

@@ -4,9 +4,12 @@ import logging
 import os
 import runpy
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # of several processes each has a core
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -31,6 +34,7 @@ from neuroevo.networks import backbones, deep
 from neuroevo.problems import precision
 from neuroevo.storage import files, rundir
 
+T = TypeVar("T")
 BENCH = Path(__file__).parents[1] / "bench"
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
@@ -57,7 +61,7 @@ def scores_of(*given: Any, **options: Any) -> dict[str, Any]:
 def uncompared(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs of this process are compared with no logistic regression, which takes longer than many a test's run."""
     if request.node.get_closest_marker("compares") is None:
-        monkeypatch.setattr(baseline, "compare", lambda *_: baseline.NOTHING)
+        monkeypatch.setattr(baseline, "compare", lambda *_, **__: baseline.NOTHING)
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -125,6 +129,33 @@ class Quiet(Observer):
 
     def several(self, shares: Mapping[str, float]) -> None:
         self.shares.append(dict(shares))
+
+
+@contextmanager
+def when(look: Callable[[], T], act: Callable[[T], object], seconds: float = 120) -> Iterator[None]:
+    """Act in a thread as soon as a look finds something, while what is entered goes on; it fails where none ever does.
+
+    A thread that waited for ever would keep its test waiting, and so the whole suite.
+    """
+    over, acted = threading.Event(), False
+
+    def watch() -> None:
+        nonlocal acted
+        end = time.monotonic() + seconds
+        while not (found := look()) and not over.is_set() and time.monotonic() < end:
+            time.sleep(0.005)
+        if found:
+            act(found)
+            acted = True
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watcher.join(seconds)
+    assert acted, "what was waited for never came"
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import re
 import shlex
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.compares
 @pytest.mark.parametrize("file", ["docs/tour.md", pytest.param("docs/api.md", marks=pytest.mark.long)])
 def test_the_examples_in_python_run_one_after_another(
     file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -148,6 +150,13 @@ def test_pages_name_recipes_and_sections_that_there_are() -> None:
     for page in PAGES:
         for name in re.findall(r"neuroevo init (\w+)", page.read_text()):
             assert name in config.recipes() or name == "RECIPE", f"{page}: {name}"
+
+
+def test_each_column_of_a_table_has_a_header() -> None:
+    for page in [*(ROOT / "docs").rglob("*.md"), ROOT / "README.md", ROOT / "bench" / "README.md"]:
+        lines = page.read_text().splitlines()
+        heads = [line for line, rule in pairwise(lines) if re.fullmatch(r"\|[-:| ]+\|", rule)]
+        assert [head for head in heads if not all(map(str.strip, head.strip("|").split("|")))] == [], page
 
 
 @pytest.mark.parametrize("file", ["README.md", "bench/README.md", "CHANGELOG.md"])

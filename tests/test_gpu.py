@@ -217,7 +217,10 @@ def configured(*sets: str) -> Config:
     return load(None, [*BASE, *sets])
 
 
-@pytest.mark.parametrize("case", CASES)
+# A second and a half each: every fourth is of each suite, the others of --long.
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=[pytest.mark.long] if i % 4 else []) for i, case in enumerate(CASES)]
+)
 def test_a_run_is_begun_resumed_evaluated_and_exported(gpu: Gpu, tmp_path: Path, case: str) -> None:
     folder = tmp_path / "r"
     with gpu.count() as waits:

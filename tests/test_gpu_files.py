@@ -21,6 +21,7 @@ from neuroevo.problems import intervals
 from neuroevo.report import report
 from neuroevo.storage import rundir
 
+pytestmark = pytest.mark.long
 RAW = ["features.components=null", "features.standardise=false"]
 
 
@@ -115,6 +116,19 @@ def test_a_run_is_exported_in_every_format(tmp_path: Path, gpu: str, sets: list[
     assert formats.graph(whole, about, (transform.channels, *transform.size), "images")
 
 
+def test_what_is_taken_away_of_a_population_is_chosen_there_and_written_from_the_host(gpu: Gpu, tmp_path: Path) -> None:
+    sets = ["features={components: 4}", "algorithm.crossover=uniform", "algorithm.selection=tournament"]
+    experiment.run(configured(*sets, "budget.generations=2"), str(tmp_path / "r"), "test", Quiet())
+    for select, temperature in (("soup", True), ("ensemble:2", True), ("ensemble:3", False)):
+        export.export(str(tmp_path / "r"), None, str(tmp_path / "n.pt"), select, temperature=temperature)
+        saved = torch.load(tmp_path / "n.pt", weights_only=True)
+        assert not [name for name, tensor in saved.items() if isinstance(tensor, Paper) or tensor.device != CPU]
+        (tmp_path / "n.pt").unlink()
+    found = rundir.read_result(tmp_path / "r")["selections"]
+    assert len(found) == 3 and all(0 <= each["test"]["accuracy"] <= 1 for each in found.values())
+    assert [each["temperature"] is not None for each in found.values()] == [True, True, False]
+
+
 @pytest.mark.parametrize("trainable", ["fc", "*"])  # on the device beside a prefix, and without one
 def test_an_onnx_file_is_run_on_the_host(gpu: Gpu, tmp_path: Path, trainable: str) -> None:
     import onnx_models
@@ -146,7 +160,6 @@ def on_paper(folder: str, observer: Observer, signals: Signals) -> None:
         experiment.run(configured("budget.generations=1"), folder, "test", observer, signals=signals)
 
 
-@pytest.mark.long
 def test_runs_go_on_side_by_side_in_processes_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]))
     folders = [str(tmp_path / name) for name in "ab"]

@@ -8,7 +8,7 @@ import pytest
 
 import neuroevo
 from neuroevo import estimator
-from neuroevo.api import algorithms, islands, learners, loading, searches, workers
+from neuroevo.api import algorithms, islands, learners, loading, progress, searches, workers
 from neuroevo.decision import tune
 from neuroevo.engine.cost import Budget
 from neuroevo.engine.observer import Observer
@@ -26,6 +26,7 @@ def test_public_names_are_the_things_of_the_tables() -> None:
     expected |= {"tune_decision": tune.tune_decision, "Decision": tune.Decision}
     expected |= {"load": loading.load, "Observer": Observer, "NeuroevoClassifier": estimator.NeuroevoClassifier}
     expected |= {"islands": islands.islands, "onnx": onnxfiles.onnx, "workers": workers.workers}
+    expected |= {"progress": progress.progress}
     expected |= {name: getattr(quantisation, name) for name in ("correct_biases", "quantise")}
     assert {*expected, "__version__"} == set(neuroevo.__all__) <= set(dir(neuroevo))
     for name, thing in expected.items():

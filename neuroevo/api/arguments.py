@@ -1,7 +1,7 @@
 """The arguments of `evolve`, as a search and as the config of a run's folder."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from numbers import Integral
 from typing import Any, Literal
@@ -10,24 +10,27 @@ import torch
 from torch import Tensor, nn
 
 from neuroevo import devices
-from neuroevo.api.classification import Classification, classification
+from neuroevo.api.classification import Classification, Reading, check_sigma, of_table, read
 from neuroevo.api.folders import EVERY, KEEP, Record, Search, spell, spell_constraints
 from neuroevo.api.genes import make_algorithm, make_genes, usual_algorithm
 from neuroevo.api.islands import join
 from neuroevo.api.learners import about
 from neuroevo.config.schema import Islands
+from neuroevo.data.tensors import Table
 from neuroevo.engine import loop
 from neuroevo.engine.cost import Budget
 from neuroevo.engine.execution import AUTO, LOCAL, Executor, Precision
-from neuroevo.engine.loop import Champion, Rules, Step
+from neuroevo.engine.loop import Champion, Ending, Rules, Step
 from neuroevo.errors import InputError
 from neuroevo.experiments.reopen import PYTHON
 from neuroevo.networks import onnxfiles, quantised
 from neuroevo.networks.weightfiles import digest
+from neuroevo.problems import constraints as constraints_
 from neuroevo.problems import function
-from neuroevo.problems.constraints import SUBJECT_TO, read
+from neuroevo.problems.constraints import SUBJECT_TO
 from neuroevo.problems.intervals import Tested
 from neuroevo.problems.metric import FITNESS, LOWER_IS_BETTER
+from neuroevo.problems.precision import check
 
 GENERATIONS = 400  # of a search without a budget, as of a run without one
 
@@ -58,6 +61,12 @@ class Arguments:
     device: str = "auto"
     executor: Executor = LOCAL
     islands: Islands | None = None
+    folds: int | None = None
+    refit: bool = False
+    fold: int | None = None  # one of the searches that choose when the last fit ends, from 1
+    ending: Ending | None = None  # what they chose
+    logistic: bool = False
+    reading: Reading | None = None  # of the data, where they are read already
     checkpoint: Mapping[str, int] = field(default_factory=lambda: {"every": EVERY, "keep": KEEP})
     progress: Callable[[int, int], object] = lambda done, total: None
     began_with: str | None = None  # the algorithm that was the usual one when a run began
@@ -81,8 +90,13 @@ class Arguments:
         """The budget, by default so many generations."""
         return self.budget or Budget(generations=GENERATIONS)
 
-    def search(self) -> tuple[Search, Step]:
-        """Return the search and its step before the first generation; InputError names the argument that can't be."""
+    @property
+    def chooses(self) -> bool:
+        """Whether searches are asked for that choose when a last fit ends, and that fit."""
+        return self.fold is None and self.ending is None and (self.folds is not None or self.refit)
+
+    def check(self) -> None:
+        """See that plain arguments are what they can be, and go together; InputError names the one that can't be."""
         for option, value in {"samples": self.samples, "every": self.every, "patience": self.patience}.items():
             whole = isinstance(value, Integral) and not isinstance(value, bool) and value > 0
             if not (value is None or whole or (option == "samples" and value == "all")):
@@ -92,9 +106,38 @@ class Arguments:
         if not (self.budget is None or isinstance(self.budget, Budget)):
             line = f"Budget(generations=100) or another expected, a {type(self.budget).__name__} given"
             raise InputError(line, option="budget")
+        self._check_folds()
+
+    def _check_folds(self) -> None:
+        for option, given in {"refit": self.refit, "logistic": self.logistic}.items():
+            if not isinstance(given, bool):
+                raise InputError(f"{given!r} given; True or False expected", option=option)
+        whole = isinstance(self.folds, Integral) and not isinstance(self.folds, bool) and self.folds > 1
+        if not (self.folds is None or whole):
+            raise InputError(f"{self.folds!r} given; a whole number from 2 expected", option="folds")
+        for option, asked in {"folds": self.folds, "refit": self.refit, "logistic": self.logistic}.items():
+            if asked and self.data is None:
+                raise InputError("goes with data", option=option)
+        if self.folds is None and not self.refit:
+            return
+        if isinstance(self.fitness, list | tuple) and len(self.fitness) > 1:
+            line = "chooses a kind of candidate, and a front of many objectives has none that stay"
+            raise InputError(line, option="refit" if self.folds is None else "folds")
+        for option, limit in {"patience": self.patience, "budget": self.limits.target}.items():
+            if self.folds is not None and limit is not None:
+                what = f"a target of {limit}: " if option == "budget" else ""
+                line = f"{what}no fold ends a search whose mean over folds is looked at; leave it out"
+                raise InputError(line, option=option)
+
+    def search(self) -> tuple[Search, Step]:
+        """Return the search and its step before the first generation; InputError names the argument that can't be."""
+        self.check()
         return self._of_function() if self.data is None else self._of_data()
 
-    def _of_data(self) -> tuple[Search, Step]:
+    def read(self) -> "Arguments":
+        """Return the same with data that are read, through the module's frozen part, once for many searches."""
+        if self.reading is not None:
+            return self
         if self.model is None or self.start is not None:
             line, option = "a model given with data starts from its own weights", "start"
             if self.model is None:
@@ -102,7 +145,10 @@ class Arguments:
             raise InputError(line, option=option)
         if isinstance(self.sigma, Tensor):
             raise InputError("one number expected, with data", option="sigma")
-        of = classification(
+        genes, device = make_genes(self.space, self.sources), devices.resolve(self.device)
+        check_sigma(genes.sigma if self.sigma is None else self.sigma)
+        check(AUTO if self.precision is None else self.precision, device)
+        found = read(
             self.model,
             self.data,
             trainable=self.patterns,
@@ -111,24 +157,49 @@ class Arguments:
             fitness="cross_entropy" if self.fitness is None else self.fitness,
             subject_to=self.subject_to,
             validate="accuracy" if self.validate is None else self.validate,
-            samples=512 if self.samples is None else self.samples,
-            precision=AUTO if self.precision is None else self.precision,
-            standardise=self.standardise,
-            sigma=self.sigma,
-            genes=make_genes(self.space, self.sources),
-            seed=self.seed,
-            device=devices.resolve(self.device),
-            executor=self.executor,
+            genes=genes,
+            device=device,
             islands=self.islands,
             progress=self.progress,
         )
-        labels = {"labels": of.table.features.labels, **of.table.splits}
-        labels |= {} if of.table.features.groups is None else {"groups": of.table.features.groups}
-        data = {"labels": digest(labels), **summary(of.table.features.pieces[0])}
-        every, record = 10 if self.every is None else self.every, self.record(data=data, network=True)
-        return of_classification(
-            of, budget=self.limits, patience=self.patience, every=every, seed=self.seed, record=record
+        return replace(self, reading=found)
+
+    def _of_data(self) -> tuple[Search, Step]:
+        reading, genes = self.read().reading, make_genes(self.space, self.sources)
+        assert reading is not None and not isinstance(self.sigma, Tensor)
+        table = reading.table
+        if self.fold is not None or self.ending is not None:
+            # One on the data's own split has them as they were cut; features were computed once, for all.
+            own_split = self.folds is None and self.fold is not None
+            table = table if own_split else table.fold(self.fold or 0, self.folds or 1)
+            table = table if self.fold == 1 else table._replace(computed=0)
+        of = of_table(
+            *reading._replace(table=table),
+            samples=512 if self.samples is None else self.samples,
+            precision=AUTO if self.precision is None else self.precision,
+            standardise=self.standardise,
+            sigma=genes.sigma if self.sigma is None else self.sigma,
+            genes=genes,
+            seed=self.seed,
+            device=devices.resolve(self.device),
+            executor=self.executor,
         )
+        search, step = of_classification(
+            of,
+            budget=self.limits,
+            patience=self.patience,
+            every=10 if self.every is None else self.every,
+            seed=self.seed,
+            record=self.record_of(reading.table),
+        )
+        rules = replace(search.rules, looks=self.fold is not None, ending=self.ending)
+        return replace(search, rules=rules, logistic=self.logistic), step
+
+    def record_of(self, table: Table) -> Record:
+        """Return what was asked for as the config of a run's folder, of data as they were read."""
+        labels = {"labels": table.features.labels, **table.splits}
+        labels |= {} if table.features.groups is None else {"groups": table.features.groups}
+        return self.record(data={"labels": digest(labels), **summary(table.features.pieces[0])}, network=True)
 
     def _of_function(self) -> tuple[Search, Step]:
         with_data = {"refine": self.refine, "validate": self.validate, "samples": self.samples}
@@ -145,7 +216,7 @@ class Arguments:
         genes = make_genes(self.space, self.sources)
         make = partial(make_algorithm, genes=genes, usual=self.usual)
         algorithm = join(self.islands, self.algorithm, make, self.usual)
-        constraints = () if self.subject_to is None else read(self.subject_to, table=False)
+        constraints = () if self.subject_to is None else constraints_.read(self.subject_to, table=False)
         evolvable: function.Evolvable | None = None
         if self.model is not None:
             with about("space"):
@@ -239,11 +310,17 @@ class Arguments:
                 "metric": FITNESS if data is None else spell(validate),
                 "every": self.every,
                 "patience": self.patience,
+                **self._record_of_folds(),
             },
             "budget": asdict(self.limits),
             "checkpoint": dict(self.checkpoint),
             **({} if self.islands is None else {"islands": self.islands.record()}),
         }
+
+    def _record_of_folds(self) -> Record:
+        last = None if self.ending is None else self.ending._asdict()
+        given = {"folds": self.folds, "fold": self.fold, "refit": last or self.refit or None}
+        return {key: value for key, value in {**given, "logistic": self.logistic or None}.items() if value is not None}
 
 
 def onnx_of(model: nn.Module) -> tuple[bytes, float] | None:
@@ -290,6 +367,8 @@ def of_classification(
         counts={name: len(rows) for name, rows in table.splits.items()},
         executions=of.supervised.executions,
         features=table.features.digest(),
+        notes=table.notes,
+        supervised=of.supervised,
     )
     return search, of.begin(problem, seed)
 

@@ -23,7 +23,7 @@ from neuroevo.engine import loop
 from neuroevo.engine.algorithm import Algorithm
 from neuroevo.engine.cost import Cost
 from neuroevo.engine.execution import LOCAL, Execution, Executor, Precision
-from neuroevo.engine.loop import Step
+from neuroevo.engine.loop import Champion, Step
 from neuroevo.engine.problem import Problem
 from neuroevo.errors import InputError, ignore, the
 from neuroevo.experiments.memory import amount
@@ -32,12 +32,12 @@ from neuroevo.networks import deep, heads, network, quantised
 from neuroevo.networks.affine import Affine, Standardise
 from neuroevo.networks.modules import Given, of_module
 from neuroevo.networks.network import Network
-from neuroevo.problems import slicing
-from neuroevo.problems.constraints import Constraint, On, read
+from neuroevo.problems import constraints, slicing
+from neuroevo.problems.constraints import Constraint, On
 from neuroevo.problems.intervals import Tested
 from neuroevo.problems.metric import Additive, Metric, OfGenome, OfModule, own_metric
 from neuroevo.problems.metrics import METRICS
-from neuroevo.problems.precision import check, settle
+from neuroevo.problems.precision import settle
 from neuroevo.problems.supervised import Fitness, Supervised, supervised
 
 WEIGHTS = Genes()  # genes are the weights themselves
@@ -81,9 +81,15 @@ class Classification(NamedTuple):
         return self.supervised.problem()
 
     def begin(self, problem: Problem, seed: int) -> Step:
-        """Return the search before its first generation; InputError where the module's logits aren't finite."""
-        step = loop.begin(problem, self.algorithm, seed, self.home)
-        if not math.isfinite(step.champion.validation[self.supervised.metric]):
+        """Return the search before its first generation; InputError where the module's logits aren't finite.
+
+        Where nothing is left to validate by, nobody knows what the start is worth.
+        """
+        validates, champion = bool(len(self.table.splits["validation"])), None
+        if not validates:
+            champion = Champion(self.supervised.start[0], "start", 0, {self.supervised.metric: math.nan})
+        step = loop.begin(problem, self.algorithm, seed, self.home, champion=champion)
+        if validates and not math.isfinite(step.champion.validation[self.supervised.metric]):
             raise InputError("its logits are NaN or infinite on samples of the validation split", option="model")
         return Step(**{**vars(step), "cost": step.cost + Cost(backbone=self.table.computed)})
 
@@ -93,8 +99,8 @@ class Classification(NamedTuple):
 
     def constraints_on(self, genome: Tensor) -> dict[str, dict[str, Any]]:
         """Return how a genome [g] keeps to each constraint on the validation split."""
-        of = self.supervised
-        return of.constraints_on(genome, self.table.splits["validation"]) if of.subject_to else {}
+        of, rows = self.supervised, self.table.splits["validation"]
+        return of.constraints_on(genome, rows) if of.subject_to and len(rows) else {}
 
     def test(self, genome: Tensor) -> Tested | None:
         """Score a genome [g] on the test split, None where there is none."""
@@ -102,7 +108,16 @@ class Classification(NamedTuple):
         return self.supervised.test(genome, rows) if len(rows) else None
 
 
-def classification(
+class Reading(NamedTuple):
+    """A classifier and the data that it is searched on, read once."""
+
+    given: Given
+    table: Table
+    search: Algorithm[Any]
+    goal: Goal
+
+
+def read(
     model: nn.Module,
     data: Any,
     *,
@@ -112,21 +127,12 @@ def classification(
     fitness: Any = "cross_entropy",
     subject_to: Any = None,
     validate: Any = "accuracy",
-    samples: int | Literal["all"] = 512,
-    precision: Precision = "auto",
-    standardise: bool | None = None,
-    sigma: float | None = None,
     genes: Genes = WEIGHTS,
-    seed: int = 0,
     device: torch.device,
-    executor: Executor = LOCAL,
     islands: Islands | None = None,
     progress: Callable[[int, int], object] = lambda done, total: None,
-) -> Classification:
-    """Return the search of a classifier's weights on data; InputError names the option that can't be."""
-    sigma = genes.sigma if sigma is None else sigma
-    check_sigma(sigma)
-    check(precision, device)
+) -> Reading:
+    """Read a classifier and its data; InputError names the option that can't be."""
     goal = make_goal(fitness, validate, refine, subject_to)
     parts = tensors.parts(data)
     given = of_module(model, next(iter(parts.values())).some, trainable=trainable)
@@ -135,21 +141,7 @@ def classification(
     make = partial(make_algorithm, many=many, cut=cut, genes=genes, usual=usual)
     search = join(islands, algorithm, make, usual)
     goal = goal._replace(metrics={name: _of_the_module(metric, given) for name, metric in goal.metrics.items()})
-    table = tensors.table(parts, given.backbone, given.classes, device, progress=progress)
-    return of_table(
-        given,
-        table,
-        search,
-        goal,
-        samples=samples,
-        precision=precision,
-        standardise=standardise,
-        sigma=sigma,
-        genes=genes,
-        seed=seed,
-        device=device,
-        executor=executor,
-    )
+    return Reading(given, tensors.table(parts, given.backbone, given.classes, device, progress=progress), search, goal)
 
 
 def of_table(
@@ -257,7 +249,7 @@ def make_constraints(given: Any) -> tuple[Constraint, ...]:
             return On(found.name, function=found.metric)
         return On(found.name, config.part("metric", metric, option).options)
 
-    return () if given is None else read(given, resolve=resolve)
+    return () if given is None else constraints.read(given, resolve=resolve)
 
 
 def _metric(given: Any, option: str) -> Named:

@@ -8,7 +8,7 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from neuroevo import caveats, config
 from neuroevo.config import Part
+from neuroevo.data import inventory
 from neuroevo.engine.algorithm import Algorithm
 from neuroevo.engine.cost import Budget, Cost
 from neuroevo.engine.execution import FULL, Execution, Executions
@@ -25,7 +26,9 @@ from neuroevo.engine.observer import Observer, Observers, watch
 from neuroevo.engine.problem import Problem
 from neuroevo.engine.rng import Context
 from neuroevo.errors import InputError
-from neuroevo.experiments.conclusion import write_onnx
+from neuroevo.experiments import baseline, looks, moves
+from neuroevo.experiments.baseline import Beside
+from neuroevo.experiments.conclusion import total, write_onnx
 from neuroevo.experiments.log import Log, open_log, versions
 from neuroevo.experiments.predictions import table
 from neuroevo.experiments.recorders import Recorder, Shrinking, make_folder, plan_attributes
@@ -33,6 +36,7 @@ from neuroevo.experiments.reopen import PYTHON, of_genome, precision_here, tell_
 from neuroevo.experiments.tracking import follow
 from neuroevo.problems.constraints import SUBJECT_TO, Constraint
 from neuroevo.problems.intervals import Tested
+from neuroevo.problems.supervised import Supervised
 from neuroevo.storage import checkpoint, claims, files, generations, predictions, rundir
 from neuroevo.storage.writer import Writer
 
@@ -66,6 +70,16 @@ class Search:
     # Of a network that is an ONNX file: a genome [g] -> the file, and by how much its logits differ from what was
     # scored.
     onnx: Callable[[Tensor], tuple[bytes, float] | None] = lambda genome: None
+    notes: tuple[str, ...] = ()  # lines about the data
+    moves: list[checkpoint.Move] = field(default_factory=list)  # from device to device, where it went on elsewhere
+    supervised: Supervised | None = None  # where there are data
+    logistic: bool = False  # whether a champion is compared with a logistic regression
+
+    def compare(self, champion: Mapping[str, float], log: Callable[[str], None]) -> Beside:
+        """Return what a champion of these figures on validation is compared with."""
+        if not self.logistic or self.supervised is None:
+            return baseline.NOTHING
+        return baseline.compare(self.supervised, champion, log)
 
     @property
     def slices(self) -> Executions:
@@ -121,7 +135,7 @@ def keep(
     observer: Observer,
     *,
     history: checkpoint.History,
-    tracking: Sequence[Part],
+    tracking: Sequence[Part] = (),
 ) -> Step:
     """Take a search to its end, and keep it in its folder; return its last step.
 
@@ -131,13 +145,20 @@ def keep(
         files.replace(folder / rundir.CONFIG, config.dump(search.record).encode())
         if search.slices.now.precision != FULL:
             log(f"scores in {search.slices.now.precision}")
+        for line in search.notes:
+            log(line)
         make_folder(folder / rundir.CHECKPOINTS)
         rundir.cut_lineage(folder, start.generation, log)
         writer = Writer(folder / rundir.CHECKPOINTS, attributes(search), {}, search.record["checkpoint"]["keep"])
         recorder = Recorder(folder, writer, history, every=search.record["checkpoint"]["every"])
-        last = Last(start)
+        last, keeping = Last(start), list[Observer]()
+        if search.rules.looks and search.supervised is not None:
+            keeper = looks.Keeper(search.supervised, folder)
+            keeping = [keeper]
+            if not start.generation:
+                keeper.write(0, [start.champion])
         with follow(tracking, folder, history, settings=search.record, log=log) as tracker:
-            observers = Observers([last, Shrinking(search.slices, writer, log), recorder, tracker, observer])
+            observers = Observers([last, Shrinking(search.slices, writer, log), *keeping, recorder, tracker, observer])
             try:
                 step = watch(steps, start, search.rules, observers)
             except BaseException as error:
@@ -170,6 +191,7 @@ def attributes(search: Search) -> Record:
         **plan_attributes(search.slices),
         "versions": json.dumps(versions()),
         "features": search.features,
+        **({"moves": json.dumps(search.moves)} if search.moves else {}),
     }
 
 
@@ -180,15 +202,21 @@ def conclude(search: Search, step: Step, folder: Path, reason: str, log: Log) ->
     about = {"backbone": record["backbone"]["name"], "classes": search.classes, "genome": of_genome(step.champion)}
     rundir.write_champion(folder, search.fold(genome), about)
     warnings = write_onnx(folder, search.onnx(genome))
+    folds, lines = of_folds(search, folder)
     champion: Record = {
         "kind": step.champion.kind,
         "generation": step.champion.generation,
         "about": caveats.of_kind(step.champion.kind, step.champion.generation, record),
-        "validation": step.champion.validation,
+        "validation": folds.get("validation", step.champion.validation),
     }
     constraints = search.constraints_on(genome)
     champion |= {"constraints": constraints} if constraints else {}
-    tested = search.test(genome) if finished else None
+    # What chooses among searches is none of test's business.
+    tested = search.test(genome) if finished and not search.rules.looks else None
+    beside = baseline.NOTHING
+    if finished and not search.rules.looks:
+        beside = search.compare(champion["validation"], log)
+        warnings += lines + beside.lines
     if tested is not None:
         champion["test"] = tested.scores
         rundir.write_confusion(folder, search.classes, tested.confusion)
@@ -204,19 +232,33 @@ def conclude(search: Search, step: Step, folder: Path, reason: str, log: Log) ->
             "generations": step.generation,
             "seed": search.rules.seed,
             "device": str(search.device),
-            "data": {"images": dict(search.counts or {}), "folders": {}, "notes": []},
+            "data": {"images": dict(search.counts or {}), "folders": {}, "notes": list(search.notes)},
             "champion": champion,
-            "warnings": warnings,
-            "cost": {**step.cost.record(), "seconds": step.seconds},
+            **({"baseline": beside.record} if beside.record else {}),
+            "warnings": [*inventory.flatters(search.notes), *moves.lines(search.moves), *warnings],
+            **({"folds": folds} if folds else {}),
+            "cost": total({**step.cost.record(), "seconds": step.seconds}, folds),
             "views": None,
             "precision": search.slices.now.precision,
             "plan_changes": search.slices.changes,
             "test_scored": before.get("test_scored", 0) + (tested is not None),
             "versions": versions(),
+            **({"moves": search.moves} if search.moves else {}),
         },
     )
     if not finished:
         log(f"{folder}: interrupted after generation {step.generation}; go on with neuroevo.resume")
+
+
+def of_folds(search: Search, folder: Path) -> tuple[Record, list[str]]:
+    """Return what a result says of the searches that chose a fit's end, and a line where that is lost."""
+    if search.rules.ending is None or search.supervised is None:
+        return {}, []
+    try:
+        count = search.record["validate"].get("folds") or 1
+        return looks.summarise(folder, count, search.rules.ending, search.supervised), []
+    except InputError as error:
+        return {}, [f"no validation figure: {error}"]
 
 
 def read(folder: Path, note: Callable[[str], None]) -> tuple[Record, checkpoint.Checkpoint | None]:
@@ -244,10 +286,10 @@ def part(record: Any, given: Any, option: str) -> Any:
     return record if given is None else given
 
 
-def agree(search: Search, record: Record, folder: Path) -> None:
-    """See that a search is that of a run's record; InputError names what differs."""
-    differ = [key for key in rundir.differences(record, search.record) if not key.startswith(FREE)]
-    then, now = record["data"] or {}, search.record["data"] or {}
+def agree(asked: Record, record: Record, folder: Path) -> None:
+    """See that what is asked for is what a run's record says; InputError names what differs."""
+    differ = [key for key in rundir.differences(record, asked) if not key.startswith(FREE)]
+    then, now = record["data"] or {}, asked["data"] or {}
     differ = [k for k in differ if k not in ROUNDED or not math.isclose(then[k[5:]], now[k[5:]], rel_tol=1e-3)]
     if differ:
         raise InputError(f"{folder} holds a run of another search: {', '.join(differ)} differ", option="folder")
@@ -257,14 +299,7 @@ def restore(search: Search, saved: checkpoint.Checkpoint, log: Callable[[str], N
     """Return the step of a checkpoint, to go on from; with a larger `budget` one that had ended goes on."""
     if saved.layout != search.problem.layout:
         raise InputError(f"{saved.path}: of another layout: {saved.layout.names} {saved.layout.shapes}")
-    for what, then, now in (
-        ("threads", saved.plan.threads, torch.get_num_threads()),
-        ("device", saved.device, str(search.device)),
-        ("versions", saved.versions, versions()),
-        ("features", saved.features, search.features),
-    ):
-        if then != now:
-            log(f"{what} were {then} and are {now}: the run goes on, but may round otherwise than uninterrupted")
+    search.moves[:] = moves.add(saved, search.device, search.features, log)
     if search.executions is not None:
         own = precision_here(saved.plan, search.device, log)
         search.executions.now = search.executions.now._replace(precision=own)

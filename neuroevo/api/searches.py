@@ -1,110 +1,25 @@
 """The public door: searches of a classifier on data, or of one's own function, from Python."""
 
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from neuroevo.api import folders, notebook
+from neuroevo.api import folders
+from neuroevo.api import folds as folds_
 from neuroevo.api.arguments import Arguments, of_classification
 from neuroevo.api.classification import Classification
-from neuroevo.api.folders import Search
 from neuroevo.api.islands import islands as make_islands
+from neuroevo.api.results import Result, Steps
 from neuroevo.config.schema import Islands
-from neuroevo.engine import loop
-from neuroevo.engine.cost import Budget, Cost
+from neuroevo.engine.cost import Budget
 from neuroevo.engine.execution import LOCAL, Executor, Precision
-from neuroevo.engine.genome import Population
 from neuroevo.engine.loop import Step
 from neuroevo.engine.observer import Observer, Observers, watch
 from neuroevo.errors import InputError
 from neuroevo.experiments.tracking import read_trackers
 from neuroevo.storage import claims, rundir
-from neuroevo.storage.checkpoint import Checkpoint
-
-
-class Result(NamedTuple):
-    """What a search came to."""
-
-    genome: Tensor  # [g]: the champion's
-    fitness: float  # its own, the higher the better; on the validation split where there are data
-    validation: dict[str, float]  # all that it was found to be worth there, as reported, or that the function returned
-    test: dict[str, Any] | None  # of data with a test split: metrics with `interval`s, and how many `images`
-    model: nn.Module | None  # a copy of the module with the champion's weights, where a module was evolved
-    classes: tuple[str, ...]  # of the logits, where there are data
-    generation: int  # in which it was found; 0: the start
-    history: list[dict[str, float | None]]  # a line a generation
-    population: Population  # the last
-    cost: Cost
-    seconds: float
-    stop_reason: str  # which limit ended it; left, where none did
-    folder: Path | None = None  # of a run that was written down
-    constraints: dict[str, dict[str, Any]] | None = None  # how it keeps to each on validation; None: there are none
-
-    @property
-    def metrics(self) -> dict[str, float]:
-        """What the champion was found to be worth."""
-        return self.validation
-
-    def _repr_html_(self) -> str:
-        """Return what a notebook shows."""
-        rows: list[tuple[str, object]] = [
-            *notebook.scores("validation" if self.test is not None else "found", self.validation),
-            *notebook.scores("test", self.test or {}),
-            ("champion", f"of generation {self.generation:,}, {len(self.genome):,} genes"),
-            ("stopped by", f"{self.stop_reason}, after {len(self.history):,} generations"),
-            ("forward samples", self.cost.forward),
-            ("seconds", f"{self.seconds:.1f}"),
-            *([("folder", self.folder)] if self.folder is not None else []),
-        ]
-        best = [line.get("fitness_best") for line in self.history]
-        return notebook.page("neuroevo: what a search came to", rows, ("best fitness", best))
-
-
-class Steps(Iterator[Step]):
-    """A search that goes on for a generation whenever it is asked for the next step."""
-
-    def __init__(self, search: Search, begun: Step, history: Sequence[dict[str, float | None]] = ()) -> None:
-        self.search, self.rules, self.begun = search, search.rules, begun
-        self._last, self._history = begun, list(history)
-        self._steps = loop.evolve(
-            search.problem, search.algorithm, search.rules, begun, device=search.home, clock=time.monotonic
-        )
-
-    def __iter__(self) -> Self:
-        return self
-
-    def __next__(self) -> Step:
-        self._last = next(self._steps)
-        self._history.append(self._last.record)
-        return self._last
-
-    def go_on(self, saved: Checkpoint, note: Callable[[str], None], budget: Budget | None) -> "Steps":
-        """Return the steps after a checkpoint of the same search, with a larger `budget` beyond its end."""
-        return Steps(self.search, folders.restore(self.search, saved, note, budget), saved.history)
-
-    def result(self, folder: Path | None = None) -> Result:
-        """Return what the search has come to; the champion is scored on the test split here, and nowhere else."""
-        search, step = self.search, self._last
-        champion, tested = step.champion, search.test(step.champion.genome)
-        return Result(
-            genome=champion.genome,
-            fitness=search.score(champion),
-            validation=champion.validation,
-            test=None if tested is None else tested.scores,
-            model=search.module(champion.genome),
-            classes=search.classes,
-            generation=champion.generation,
-            history=list(self._history),
-            population=step.population,
-            cost=step.cost,
-            seconds=step.seconds,
-            stop_reason=step.stop or "left",
-            folder=folder,
-            constraints=search.constraints_on(champion.genome) or None,
-        )
 
 
 def evolve(
@@ -131,6 +46,9 @@ def evolve(
     device: str = "auto",
     executor: Executor = LOCAL,
     islands: Islands | None = None,
+    folds: int | None = None,
+    refit: bool = False,
+    logistic: bool = False,
     out: str | Path | None = None,
     observers: Sequence[Observer | Callable[[Step], object]] = (),
     tracking: Sequence[Any] = (),
@@ -166,6 +84,10 @@ def evolve(
     Observers are told, and functions among them called with each generation's step.
     With data, `precision` is that of scoring: float32, bfloat16, float16 (on GPUs) or auto, which is half where that is
     clearly quicker on this machine; the best are scored again in float32.
+    For few samples there are `folds`: so many searches, each validated on its own part of train and validation, choose
+    together when a last one ends, which is fitted to all of both, and who is its champion; with `refit` one search
+    chooses that, on the data's own split. All of them share a budget of samples or seconds. `logistic` compares a
+    linear head's champion with scikit-learn's logistic regression on the same features.
     With `islands`, such as `islands(count=4)`, there are several populations, which send each other their best.
     `executor` does the work of slices of individuals, one after another in this process by default.
     `out` names a new folder for the run, as the command line's: with checkpoints, to go on from by `resume`, and for
@@ -199,13 +121,23 @@ def evolve(
         device=device,
         executor=executor,
         islands=islands,
+        folds=folds,
+        refit=refit,
+        logistic=logistic,
         progress=observer.progress,
     )
+    asked.check()
+    if asked.chooses and out is None:
+        return folds_.run(asked, observer)
     if out is None:
         found = Steps(*asked.search())
+        for line in found.search.notes:
+            observer.note(line)
         watch(found, found.begun, found.rules, observer)
-        return found.result()
+        return found.result(note=observer.note)
     with folders.claim(out, seed) as folder:
+        if asked.chooses:
+            return folds_.go_on(asked, folder, observer, tracking=told)
         found = Steps(*asked.search())
         folders.keep(found.search, found, found.begun, folder, observer, history=[], tracking=told)
     return found.result(folder)
@@ -330,10 +262,15 @@ def resume(
             began_with=record["algorithm"]["name"] if record["algorithm"].get("default") else None,
             executor=executor,
             islands=None if record.get("islands") is None else make_islands(**record["islands"]),
+            **folds_.arguments(record),
             progress=observer.progress,
         )
+        if asked.chooses:
+            return folds_.resume(asked, record, place, observer, tracking=told)
+        if asked.ending is not None and budget is not None:
+            raise InputError("a final fit ends where its searches chose; its budget can't change", option="budget")
         found = Steps(*asked.search())
-        folders.agree(found.search, record, place)
+        folders.agree(found.search.record, record, place)
         if saved is not None:
             found = found.go_on(saved, observer.note, budget)
         if found.begun.stop is None:

@@ -135,10 +135,10 @@ class _Behind(nn.Module):
 
 def logistic(run: Run) -> Made:
     """Return scikit-learn's logistic regression, C by cross-validation within the train split."""
-    why = baseline.misfit(run)
+    why = baseline.misfit(run.supervised)
     if why is not None:
         raise InputError(f"arm logistic: {why}; it is for a linear head on features")
-    found = baseline.find(run)
+    found = baseline.find(run.supervised, balanced=baseline.balances(run))
     return found.genome, found.cost
 
 

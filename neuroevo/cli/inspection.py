@@ -6,6 +6,7 @@ import platform
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,9 @@ from neuroevo.config import Config
 from neuroevo.data import cache, feature_cache, inventory
 from neuroevo.data.arrays import Vectors
 from neuroevo.errors import InputError
-from neuroevo.experiments import conclusion, costs, experiment, log, reopen, sizes
+from neuroevo.experiments import conclusion, costs, experiment, folds, log, reopen, sizes
 from neuroevo.forecast.bench import Comparison, estimate_bench
+from neuroevo.forecast.folds import estimate_folds
 from neuroevo.forecast.forecaster import Forecaster
 from neuroevo.forecast.length import run_length
 from neuroevo.forecast.search import estimate_search
@@ -171,7 +173,8 @@ def estimate(c: Config, comparison: Comparison | None = None, begun: float | Non
     `begun` is when the process began, in seconds since the epoch, where its start counts.
     """
     begun = time.time() if begun is None else begun
-    ready = experiment.prepare(c)
+    asked, chooses = c, comparison is None and config.chooses(c)
+    ready = experiment.prepare(folds.fold_of(c, 1) if chooses else c)
     c, (whole, splits), backbone = ready.config, ready.given, ready.backbone
     started = time.time() - begun
     dims, head = sizes.dimensions(c, ready.given, backbone)
@@ -207,6 +210,8 @@ def estimate(c: Config, comparison: Comparison | None = None, begun: float | Non
     rows += [("population", f"{n} individuals{on}, {4 * n * genes / 2**20:,.0f} MiB each generation")]
     if c.tune is not None:
         return rows + search_rows(forecaster, counts, started)
+    if chooses:
+        return rows + folds_rows(forecaster, replace(asked, memory=c.memory), started)
     seconds = forecaster.run(c) | {"start": started}
     length = length_rows(forecaster.settle(c), counts)
     sooner = c.budget.target is not None or c.validate.patience is not None
@@ -220,6 +225,21 @@ def length_rows(c: Config, counts: Mapping[str, int]) -> Rows:
         return [("generations", "until the seconds or the target")]
     rows: Rows = [("generations", f"{found.generations:,}"), ("forward samples", f"{found.cost.forward:,}")]
     return [*rows, ("backward samples", f"{found.cost.backward:,}")]
+
+
+def folds_rows(forecaster: Forecaster, c: Config, started: float) -> Rows:
+    """Return the size and the time of searches that choose, and of the fit to train and validation together."""
+    found = estimate_folds(forecaster, c)
+    several, last = c.validate.folds, found.last.generations
+    rows = [("searches", f"{several}, each validated on one fold" if several else "1, on the data's own split")]
+    for name, length in (("of each", found.each), ("fit to all", found.last)):
+        if length.generations is None:
+            rows += [(name, "until its share of the seconds is over")]
+        else:
+            size = f"{length.cost.forward:,} forward and {length.cost.backward:,} backward samples"
+            rows += [(name, f"{length.generations:,} generations{' at most' * (length is found.last)}, {size}")]
+    sooner = ", or less" if last is not None else ""
+    return [*rows, ("time", breakdown(found.seconds | {"start": started}) + sooner)]
 
 
 def bench_rows(forecaster: Forecaster, comparison: Comparison, started: float) -> Rows:

@@ -7,6 +7,7 @@ from typing import Annotated, Any, NamedTuple
 from pydantic import TypeAdapter
 from pydantic.fields import FieldInfo
 
+from neuroevo.config.meanings import meaning_of
 from neuroevo.config.parts import DEFAULT_NAMES, TABLES, PartSection, schema
 from neuroevo.config.schema import PARTS, SECTIONS
 from neuroevo.config.section import LARGEST_FLOAT, LARGEST_SEED, MOST, Section
@@ -26,7 +27,7 @@ class Key(NamedTuple):
     name: str
     type: str
     default: str  # as YAML has it, REQUIRED where there is none
-    meaning: str  # "" of an option, which the docstring of the part's function explains
+    meaning: str
 
 
 def sections() -> dict[str, str]:
@@ -52,9 +53,10 @@ def options(kind: str, name: str) -> list[Key]:
     if kind not in TABLES:
         return []
     marks, model = schema(kind, name, kind)
-    found = {key: Key(key, _words(field), _default(field), "") for key, field in model.model_fields.items()}
+    fields = model.model_fields.items()
+    found = {key: Key(key, _words(field), _default(field), meaning_of(kind, name, key)) for key, field in fields}
     for key, (inner, usual) in marks.items():
-        found[key] = Key(key, f"part ({inner})", usual or "null", "")
+        found[key] = Key(key, f"part ({inner})", usual or "null", meaning_of(kind, name, key))
     order = inspect.signature(TABLES[kind][name]).parameters
     return [found[key] for key in order if key in found]
 

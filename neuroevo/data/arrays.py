@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from neuroevo import devices
 from neuroevo.data.foldernames import SPLITS, role
-from neuroevo.data.images import Arrays
+from neuroevo.data.images import Arrays, hash_rows
 from neuroevo.data.pictures import reason_of
 from neuroevo.errors import InputError
 
@@ -57,6 +57,10 @@ class Vectors:
         found = hashlib.sha256(f"float32 {self.rows.shape}".encode())
         found.update(np.ascontiguousarray(self.rows, dtype="<f4").data)
         return found.hexdigest()
+
+    def hashes(self) -> list[str]:
+        """Return a hash of each sample's numbers, in order."""
+        return hash_rows(self.rows)
 
 
 class Groups(NamedTuple):

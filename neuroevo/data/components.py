@@ -31,6 +31,12 @@ def statistics(rows: Tensor, train: Tensor) -> Standardise:
     return Standardise((shift + mean).float(), std.float())
 
 
+def vary(rows: Tensor, train: Tensor) -> bool:
+    """Tell whether any feature of the train rows varies; NaN is never the same."""
+    first, train = rows[train[0]], train.to(rows.device)
+    return any(bool((rows[index] != first).any()) for index in train.split(SLICE))
+
+
 def principal(
     rows: Tensor, train: Tensor, scale: Standardise, key: str, log: Callable[[str], None] = ignore
 ) -> tuple[Tensor, Tensor]:

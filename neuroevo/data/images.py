@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -40,6 +41,10 @@ class Arrays:
         found = hashlib.sha256(repr(self.pixels.shape).encode())
         found.update(np.ascontiguousarray(self.pixels).data)
         return found.hexdigest()
+
+    def hashes(self) -> list[str]:
+        """Return a hash of each image's content, in order."""
+        return hash_rows(self.pixels)
 
 
 class Files:
@@ -101,6 +106,12 @@ class Files:
         if time.time() - max((s[-1] for s in stats), default=0) / 1e9 > 3:
             cache.keep_note(key, found)
         return found
+
+
+def hash_rows(rows: npt.NDArray[Any]) -> list[str]:
+    """Return a hash of each row's bytes, of an array [N, ...]."""
+    whole = np.ascontiguousarray(rows).reshape(len(rows), -1)
+    return [hashlib.sha256(row.data).hexdigest() for row in whole]
 
 
 def _hash(path: str) -> str:

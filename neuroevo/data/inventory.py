@@ -2,12 +2,13 @@
 
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from torch import Tensor
 
 from neuroevo import caveats
@@ -21,13 +22,15 @@ Splits = Mapping[str, Tensor]  # {name: [rows] int64}
 
 LINES, LENGTH = 40, 600  # notes, and characters of one, that are worth keeping
 CLASSES = 20  # that have a row of their own
+TWICE = "duplicates: "  # begins a note on them
+IN_SPLITS = "in two splits"  # which one of them says
 NAMED = 5  # classes in a note, and broken images
 MANY = 100_000  # images, beyond which validate doesn't decode each
 
 
-def add_notes(data: Dataset, splits: Splits) -> Dataset:
-    """Return a data set with notes on the images that its splits have twice."""
-    return replace(data, notes=(*data.notes, *duplicates(data, splits)))
+def add_notes(data: Dataset, splits: Splits, *, numbered: bool = True) -> Dataset:
+    """Return a data set with notes on the samples that its splits have twice; `numbered` where a row is its place."""
+    return replace(data, notes=(*data.notes, *duplicates(data, splits, numbered=numbered)))
 
 
 def absent(data: Dataset, splits: Splits) -> list[str]:
@@ -46,15 +49,28 @@ def own_splits(data: Dataset) -> dict[str, str]:
     return {split: f"the data have a {split} split of their own" for split in own}
 
 
-def duplicates(data: Dataset, splits: Splits) -> list[str]:
-    """Return a line on images that are in two splits byte for byte, and one on those that are in two classes."""
+def duplicates(data: Dataset, splits: Splits, *, numbered: bool = True) -> list[str]:
+    """Return a line on samples that are in two splits byte for byte, and one on those that are in two classes.
+
+    Each names two of them: files, or rows where they are `numbered` as in what the data came from.
+    """
     images = data.images
-    if not isinstance(images, Files):
-        return []
     try:
         hashes = images.hashes()
     except InputError as error:
-        return [f"duplicates: not looked for ({str(error).partition(';')[0]})"]
+        return [f"{TWICE}not looked for ({str(error).partition(';')[0]})"]
+    if isinstance(images, Files):
+        return repeats(hashes, data.labels, splits, data.noun, images.paths)
+    return repeats(hashes, data.labels, splits, data.noun, [f"row {i}" for i in range(len(hashes))] if numbered else ())
+
+
+def repeats(
+    hashes: Sequence[str], labels: npt.NDArray[np.int64], splits: Splits, noun: str, names: Sequence[str] = ()
+) -> list[str]:
+    """Return a line on samples of the same hash [N] in two splits, and one on those of two labels [N].
+
+    Each has the `names` [N] of two of them, where there are any.
+    """
     split_of = np.full(len(hashes), -1)
     for split, index in splits.items():
         split_of[index.numpy()] = SPLITS.index(split)
@@ -71,20 +87,26 @@ def duplicates(data: Dataset, splits: Splits) -> list[str]:
         for a, b in combinations(sorted(firsts), 2):
             pairs[f"of {SPLITS[b]} in {SPLITS[a]}"] += sum(int(split_of[row]) == b for row in rows)
             example = example or (firsts[a], firsts[b])
-        other = next((row for row in rows if data.labels[row] != data.labels[rows[0]]), None)
+        other = next((row for row in rows if labels[row] != labels[rows[0]]), None)
         if other is not None:
             classes.append((rows[0], other))
+
+    def such(rows: tuple[int, int]) -> str:
+        return f", such as {names[rows[0]]} and {names[rows[1]]}" if names else ""
+
     found = []
     if example is not None:
         counts = ", ".join(f"{count:,} {where}" for where, count in pairs.items())
-        first, second = (images.paths[row] for row in example)
-        found.append(f"duplicates: images in two splits, byte for byte: {counts}, such as {first} and {second}")
+        found.append(f"{TWICE}{noun} {IN_SPLITS}, byte for byte: {counts}{such(example)}")
     if classes:
-        first, second = (images.paths[row] for row in classes[0])
-        found.append(
-            f"duplicates: images in two classes, byte for byte: {len(classes):,}, such as {first} and {second}"
-        )
+        found.append(f"{TWICE}{noun} in two classes, byte for byte: {len(classes):,}{such(classes[0])}")
     return found
+
+
+def flatters(notes: Sequence[str]) -> list[str]:
+    """Return the note on samples that are in two splits, if it is among notes, as a warning."""
+    found = [note for note in notes if note.startswith(TWICE) and f" {IN_SPLITS}, " in note]
+    return [f"{_short(note)}; figures on them flatter" for note in found]
 
 
 def lines(data: Dataset, splits: Splits) -> list[str]:
@@ -134,8 +156,8 @@ def rows(data: Dataset, splits: Splits) -> list[tuple[str, str]]:
         found.append(("broken in all", f"{len(faults):,}; --set data.broken=skip leaves such files out"))
     if len(images) > MANY:
         found.append(("broken", f"not looked for among more than {MANY:,} images"))
-    twice = [note.removeprefix("duplicates: ") for note in notes if note.startswith("duplicates: ")]
-    found += [("note", note) for note in notes if not note.startswith("duplicates: ")]
+    twice = [note.removeprefix(TWICE) for note in notes if note.startswith(TWICE)]
+    found += [("note", note) for note in notes if not note.startswith(TWICE)]
     return [*found, *(("duplicates", note) for note in twice or ["none across splits or classes"])]
 
 

@@ -67,13 +67,16 @@ def cut_tail(
 
 
 def cut_fold(
-    rows: npt.NDArray[np.int64], labels: npt.NDArray[np.int64], fold: tuple[int, int], rng: np.random.Generator
+    rows: npt.NDArray[np.int64], labels: npt.NDArray[np.int64], fold: tuple[int, int], split_seed: int
 ) -> dict[str, npt.NDArray[np.int64]]:
-    """Return rows as train and validation, which is the fold of that number, from 1, of so many.
+    """Return rows as train and validation, which is the fold of that number, from 1, of so many; number 0 is none.
 
     Folds differ by one sample at most, and so do their samples of a class. InputError where a class has one alone.
     """
     number, count = fold
+    if not number:
+        return {"train": rows, "validation": rows[:0]}
+    rng = np.random.default_rng([split_seed, 5])
     if int(np.bincount(labels[rows]).max()) < 2 or np.any(np.bincount(labels[rows]) == 1):
         raise InputError("a class has one sample beside test; in folds it is in train or in validation", option="folds")
     if count > len(rows):
@@ -144,8 +147,8 @@ def split(
         for stream, name in enumerate(("train", "validation"), start=3):
             rng = np.random.default_rng([split_seed, stream])
             rows[name] = cut_tail(rows[name], data.labels, len(data.classes), long_tail, rng)
-    if fold is not None and fold[0]:
-        rows |= cut_fold(rows["train"], data.labels, fold, np.random.default_rng([split_seed, 5]))
+    if fold is not None:
+        rows |= cut_fold(rows["train"], data.labels, fold, split_seed)
     missing = set(range(len(data.classes))) - set(data.labels[rows["train"]].tolist())
     if missing:
         raise InputError(

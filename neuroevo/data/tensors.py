@@ -14,12 +14,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from neuroevo import devices
+from neuroevo.data import inventory
 from neuroevo.data.arrays import Groups, Vectors
 from neuroevo.data.augment import BATCH
 from neuroevo.data.datasets import Dataset
 from neuroevo.data.foldernames import SPLITS
+from neuroevo.data.images import hash_rows
 from neuroevo.data.samples import Features
-from neuroevo.data.splits import split
+from neuroevo.data.splits import cut_fold, split
 from neuroevo.errors import InputError
 from neuroevo.networks.backbones import Backbone
 
@@ -51,6 +53,17 @@ class Table(NamedTuple):
     classes: tuple[str, ...]  # of the logits
     computed: int  # samples that went through a frozen prefix
     groups: tuple[str, ...] = ()  # the names of the samples' groups
+    notes: tuple[str, ...] = ()  # lines on samples that are there twice
+    seed: int = 0  # by which they were split
+
+    def fold(self, number: int, count: int) -> "Table":
+        """Return the same samples, of train and validation that fold held out; all are train where it is number 0.
+
+        They are those that a run's splits are of the same labels. InputError where there are too few.
+        """
+        pool = np.sort(torch.cat([self.splits["train"], self.splits["validation"]]).numpy())
+        own = cut_fold(pool, self.features.labels.cpu().numpy(), (number, count), self.seed)
+        return self._replace(splits={**self.splits, **{name: torch.from_numpy(rows) for name, rows in own.items()}})
 
 
 def parts(data: Any) -> dict[str, Part]:
@@ -82,6 +95,7 @@ def table(
     if len(known) == len(given):
         _label(given, known, outputs, seed)  # what is wrong is said before the pass
     labels: dict[str, list[Array]] = {name: [] for name in given}
+    hashes: list[str] = []
 
     def inputs() -> Iterator[Tensor]:
         shape = next(iter(given.values())).some.shape[1:]
@@ -92,6 +106,7 @@ def table(
                         f"inputs of shape {list(shape)} and of {list(x.shape[1:])}; all have one", option="data"
                     )
                 labels[name].append(y)
+                hashes.extend(hash_rows(x.cpu().numpy()))
                 yield x
 
     sizes = [source.size for source in given.values()]
@@ -104,7 +119,9 @@ def table(
     of = None if groups is None else torch.from_numpy(groups.of).to(device)
     features = Features((rows,), torch.from_numpy(places).to(device), None, device, groups=of)
     computed = len(rows) if _computes(backbone) else 0
-    return Table(features, splits, classes, computed, () if groups is None else groups.names)
+    names = [f"row {i}" for i in range(len(hashes))] if len(given) == 1 else ()
+    notes = inventory.repeats(hashes, places, splits, "samples", names)
+    return Table(features, splits, classes, computed, () if groups is None else groups.names, tuple(notes), seed)
 
 
 def _groups(given: Mapping[str, Part]) -> Groups | None:

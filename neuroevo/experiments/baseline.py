@@ -58,33 +58,41 @@ class Found(NamedTuple):
     cost: Cost  # of all fits, and of looks at what folds held out
 
 
-def misfit(run: Run) -> str | None:
-    """Return why a run's head is none that a logistic regression is, or None."""
-    c, network = run.config, run.network
+def misfit(of: Supervised) -> str | None:
+    """Return why a head is none that a logistic regression is, or None."""
+    network = of.network
     if network.backbone.cut is not None:
         return "more than the head evolves"
     if not network.learns_head or type(network.head) is not nn.Linear or network.head.bias is None:
         return "the head isn't a linear layer with bias"
-    if c.genome.levels:
+    if network.layout.tops:
         return "its weights are whole levels"
-    if any(isinstance(metric, OfModule) for metric in run.supervised.metrics.values()):
+    if any(isinstance(metric, OfModule) for metric in of.metrics.values()):
         return "a metric is a function of the whole network"
-    return None if finite(run) else "some features are NaN or infinite"
+    return None if finite(of) else "some features are NaN or infinite"
 
 
-def finite(run: Run) -> bool:
+def finite(of: Supervised) -> bool:
     """Tell whether the features of the train split are finite."""
-    parts = run.supervised.splits["train"].split(BATCH)
-    return all(bool(run.supervised.samples.batch(part)[0].isfinite().all()) for part in parts)
+    parts = of.splits["train"].split(BATCH)
+    return all(bool(of.samples.batch(part)[0].isfinite().all()) for part in parts)
 
 
-def find(run: Run) -> Found:
-    """Fit a logistic regression to a run's train split, of as many samples as there is time for."""
-    of, c = in_weights(run.supervised), run.config
+def balances(run: Run) -> bool:
+    """Tell whether all classes of a run count as much, however many samples they have."""
+    return run.config.fitness.class_weights or run.config.fitness.balanced
+
+
+def find(of: Supervised, *, balanced: bool = False) -> Found:
+    """Fit a logistic regression to a train split, of as many samples as there is time for.
+
+    Where it is `balanced`, all classes count as much, however many samples they have.
+    """
+    of = in_weights(of)
     rows = of.splits["train"]
-    labels, balanced = of.samples.labels.cpu()[rows], c.fitness.class_weights or c.fitness.balanced
+    labels = of.samples.labels.cpu()[rows]
     size = of.network.head_width * len(of.network.classes)
-    own = int(torch.randint(2**31, (1,), generator=generator(c.seed, "logistic", 0)))
+    own = int(torch.randint(2**31, (1,), generator=generator(of.seed, "logistic", 0)))
     chosen = draw(labels, CHOICE // size, own)
     parts = logistic.folds(labels[chosen], FOLDS, own)
     best, validated, cost = USUAL, dict[str, float](), Cost()
@@ -162,29 +170,37 @@ def in_weights(of: Supervised) -> Supervised:
     return replace(of, network=network, metrics=metrics, start=start, executor=LOCAL)
 
 
-def compare(run: Run, champion: Mapping[str, float], log: Callable[[str], None]) -> Beside:
-    """Return what a result says of the logistic regression beside a run's champion, and lines that a reader must know.
+def compare_run(run: Run, champion: Mapping[str, float], log: Callable[[str], None]) -> Beside:
+    """Return what a result says of the regression beside a run's champion; nothing where it isn't asked for."""
+    asked = run.config.validate.logistic and run.config.validate.fold is None
+    return compare(run.supervised, champion, log, balanced=balances(run)) if asked else NOTHING
+
+
+def compare(
+    of: Supervised, champion: Mapping[str, float], log: Callable[[str], None], *, balanced: bool = False
+) -> Beside:
+    """Return what a result says of the logistic regression beside a champion, and lines that a reader must know.
 
     The champion has these figures on validation. Where no sample is left for that, the regression's are those of its
-    own folds. Nothing where the run doesn't ask for it, or its head isn't one.
+    own folds. Nothing where the head isn't one.
     """
-    asked = run.config.validate.logistic and run.config.validate.fold is None
-    if not asked or misfit(run) is not None:
+    if misfit(of) is not None:
         return NOTHING
     log("logistic regression on the same features, for comparison")
     began = time.monotonic()
-    found = find(run)
-    (validation,) = [found.validated] if run.refits else found.of.validate(found.genome[None])[0]
-    tested = found.of.test(found.genome, found.of.splits["test"])
+    found = find(of, balanced=balanced)
+    held = len(of.splits["validation"])
+    (validation,) = found.of.validate(found.genome[None])[0] if held else [found.validated]
+    rows = found.of.splits["test"]
     record = {
         "C": found.c,
         "validation": validation,
-        "test": tested.scores,
+        **({"test": found.of.test(found.genome, rows).scores} if len(rows) else {}),
         "samples": found.samples,
         "converged": found.converged,
         "seconds": time.monotonic() - began,
     }
-    of, metric = run.supervised, run.supervised.metric
+    metric = of.metric
     merit = by_metric(metric, lower_is_better=metric in LOWER_IS_BETTER, constrained=bool(of.subject_to))
     lines = []
     if validation and champion and merit(validation) >= merit(champion):

@@ -79,7 +79,7 @@ def dataset(c: Config) -> tuple[Dataset, dict[str, Tensor]]:
         own = c.data
         splits = split(whole, own.split_seed, own.validation, own.test, own.long_tail, fold=config.place_of(c))
     whole = replace(whole, notes=config.under("data", whole.notes, ("broken",)))
-    return inventory.add_notes(whole, splits), splits
+    return inventory.add_notes(whole, splits, numbered=c.data.limit is None), splits
 
 
 @config.at(**config.READING)

@@ -46,6 +46,7 @@ from neuroevo.networks.network import Calibration, Network
 from neuroevo.problems import precision, slicing
 from neuroevo.problems.scoring import evaluate
 from neuroevo.problems.supervised import Supervised, exact, supervised
+from neuroevo.storage.checkpoint import Move
 
 Log = Callable[[str], None]
 # Keys of the config for options that errors of a run's parts mention.
@@ -74,6 +75,7 @@ class Run:
     kept: Weights  # of a checkpoint: what other runs' files gave at the start, {} at the start itself
     computed: int  # samples that went through the backbone just now
     sources: Tensor | None = None  # genomes [s, g] of weights, of the networks that a space of coordinates is around
+    moves: tuple[Move, ...] = ()  # from device to device and so on, where it went on elsewhere
 
     @property
     def network(self) -> Network:
@@ -136,7 +138,9 @@ class Run:
             bad = int((~of.samples.batch(part)[0].isfinite()).any(1).sum())
             if bad:
                 how = remedy(self.config)
-                raise InputError(f"features: {bad} of {len(part)} validation images have NaN or infinite ones{how}")
+                raise InputError(
+                    f"features: {bad} of {len(part)} validation {self.whole.noun} have NaN or infinite ones{how}"
+                )
         judgement = of.judgement([of.metrics["accuracy"]])
         if bool(evaluate(judgement, genome[None], rows, exact(of.executions.now)).invalid.any()):
             raise InputError(

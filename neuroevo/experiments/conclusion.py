@@ -13,6 +13,7 @@ from neuroevo.data import inventory
 from neuroevo.engine.loop import Champion, Step
 from neuroevo.errors import InputError
 from neuroevo.experiments import looks as looks_
+from neuroevo.experiments import moves
 from neuroevo.experiments.baseline import NOTHING, Beside
 from neuroevo.experiments.compose import Run
 from neuroevo.experiments.log import versions
@@ -73,6 +74,7 @@ def conclude(
         log(f"{caveats.WARNING}{line}")
     splits = dict(run.supervised.splits)
     before_it = [*caveats.of_config(record, network.layout.genes), *inventory.absent(run.whole, splits)]
+    before_it += [*inventory.flatters(run.whole.notes), *moves.lines(run.moves)]
     searched = rundir.newest(folder / rundir.TUNE, log) is not None
     tuning = rundir.read_result(folder / rundir.TUNE) if searched else {}
     rundir.write_result(
@@ -95,6 +97,7 @@ def conclude(
             "plan_changes": run.supervised.executions.changes,
             "test_scored": before.get("test_scored", 0) + scored,
             "versions": versions(),
+            **({"moves": list(run.moves)} if run.moves else {}),
             **({"tuning": tuning} if searched else {}),
             **({"selections": before["selections"]} if keeps_selections(before, step) else {}),
         },
@@ -104,7 +107,8 @@ def conclude(
 def of_folds(folder: Path, run: Run) -> tuple[dict[str, Any], list[str]]:
     """Return what a result says of the searches that chose a run's end, and a line where that is lost."""
     try:
-        return looks_.summarise(folder, run), []
+        own = run.config.validate
+        return looks_.summarise(folder, own.folds or 1, run.rules().ending, run.supervised), []
     except InputError as error:
         return {}, [f"no validation figure: {error}"]
 

@@ -235,7 +235,7 @@ def go(
         begin()
     generations = loop.evolve(once(run.problem(), begin), run.algorithm, rules, step, device=run.home)
     shrinking = Shrinking(run.supervised.executions, writer, log)
-    keeping = [looks.Keeper(run, folder)] if c.validate.fold is not None else []
+    keeping = [looks.Keeper(run.supervised, folder)] if c.validate.fold is not None else []
     if keeping and step.generation == 0:
         keeping[0].write(0, [step.champion])
     recorder = Recorder(folder, writer, history, every=c.checkpoint.every)
@@ -259,7 +259,7 @@ def compare(run: Run, step: Step, folder: Path, signals: Interruption, log: Call
     try:
         with signals.prompt():
             champion = of_folds(folder, run)[0].get("validation", {}) if run.refits else step.champion.validation
-            return baseline.compare(run, champion, log)
+            return baseline.compare_run(run, champion, log)
     except Interrupted:
         conclude(run, replace(step, stop=None), folder, stop_reason=signals.name, log=log)
         log(f"{folder}: interrupted before its champion was scored; go on with: neuroevo resume {folder}")
@@ -281,6 +281,7 @@ def writer_of(run: Run, folder: Path, log: Callable[[str], None]) -> Writer:
         "data": json.dumps(run.data.record()),
         "native": json.dumps(run.whole.native()),
         "frozen": network.backbone.frozen,
+        **({"moves": json.dumps(run.moves)} if run.moves else {}),
     }
     affine = {} if network.affine is None else network.affine._asdict()
     beside = {f"features/{key}": tensor for key, tensor in affine.items()}

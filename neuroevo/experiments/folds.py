@@ -8,13 +8,16 @@ test, and no other.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from neuroevo import caveats, config
 from neuroevo.config import Config
+from neuroevo.engine.cost import Cost
 from neuroevo.engine.observer import Observer
+from neuroevo.engine.problem import Merit
 from neuroevo.errors import InputError, Interrupted
 from neuroevo.experiments import blame, build, costs, experiment, goals, looks, reopen
 from neuroevo.experiments.interruption import NEVER, Interruption
@@ -102,8 +105,8 @@ def go_on(folder: Path, c: Config, observer: Observer, signals: Interruption) ->
                 log=log,
                 signals=signals,
             )
-        choice = looks.choose(places(folder, c), goals.merit(c))
-        for line in tell(c, choice):
+        choice = looks.choose(looks.places(folder, count), goals.merit(c))
+        for line in tell(choice, c.validate.metric.name, goals.merit(c), c.validate.folds, c.record()):
             log(line)
         last = c.validate.model_copy(
             update={
@@ -123,7 +126,7 @@ def search(folder: Path, c: Config, number: int, *, observer: Observer, log: Log
     own.parent.mkdir(exist_ok=True)
     if rundir.read_result(own).get("status") == "finished" and reopen_budget(own) == c.budget:
         return
-    log(f"fold {number} of {count}" if c.validate.folds else "the search that chooses when to stop")
+    log(heading(number, c.validate.folds))
     try:
         experiment.begin_or_resume(c, str(own), "", observer, signals=signals)
     except Interrupted:
@@ -145,9 +148,9 @@ def fold_of(c: Config, number: int) -> Config:
     return replace(c, validate=own, checkpoint=c.checkpoint.model_copy(update={"network": False}))
 
 
-def places(folder: Path, c: Config) -> list[Path]:
-    """Return the folders of the searches of a config."""
-    return [folder / rundir.FOLDS / str(number) for number in range(1, (c.validate.folds or 1) + 1)]
+def heading(number: int, count: int | None) -> str:
+    """Return the line that one of so many searches begins with; None: there is one, on the data's own split."""
+    return "the search that chooses when to stop" if count is None else f"fold {number} of {count}"
 
 
 class Shares(NamedTuple):
@@ -171,15 +174,25 @@ def share(c: Config) -> Shares:
     sizes = {name: len(rows) for name, rows in build.dataset(fold_of(c, 1))[1].items()}
     whole = {**sizes, "train": sizes["train"] + sizes["validation"]}
     each, last_one = costs.generation(c, sizes), costs.generation(c, whole)
+    with config.at(**{key: f"budget.{key}" for key in type(b).model_fields}):
+        of_each, of_last = divide(b.model_dump(), count, each, last_one)
+    return Shares(b.model_copy(update=of_each), b.model_copy(update=of_last | {"target": None}))
+
+
+def divide(limits: Mapping[str, Any], count: int, each: Cost, last: Cost) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Divide limits by name among so many searches and a last fit; return those of a search, and of the fit.
+
+    `each` is the cost of a search's generation, `last` of the fit's. InputError where a share is nothing.
+    """
     more = {
-        "samples": last_one.samples / each.samples,
-        "forward_samples": last_one.forward / each.forward,
-        "seconds": 1,
+        "samples": last.samples / each.samples,
+        "forward_samples": last.forward / each.forward,
+        "seconds": 1.0,
     }
     of_each: dict[str, Any] = {}
-    of_last: dict[str, Any] = {"target": None}
-    for key, ratio in {**more, "seconds": 1.0}.items():
-        limit = getattr(b, key)
+    of_last: dict[str, Any] = {}
+    for key, ratio in more.items():
+        limit = limits[key]
         if limit is None:
             continue
         own = limit / (count + ratio)
@@ -187,24 +200,17 @@ def share(c: Config) -> Shares:
         if key != "seconds":
             own, rest = math.floor(own), math.floor(rest)
         if own <= 0:
-            raise InputError(f"budget.{key}: {limit} given, for {count} searches and a final fit together")
+            raise InputError(f"{limit} given, for {count} searches and a final fit together", option=key)
         of_each[key], of_last[key] = own, rest
-    return Shares(b.model_copy(update=of_each), b.model_copy(update=of_last))
+    return of_each, of_last
 
 
-def tell(c: Config, choice: looks.Choice) -> list[str]:
-    """Return lines on what was chosen."""
-    metric, several = c.validate.metric.name, c.validate.folds
-    of = f"the mean of {several} folds" if several else "on its own split"
-    value = choice.validation[metric]
+def tell(choice: looks.Choice, metric: str, merit: Merit, count: int | None, record: Mapping[str, Any]) -> list[str]:
+    """Return lines on what so many searches chose, None: one on the data's own split, in a run of such a config."""
+    of = "on its own split" if count is None else f"the mean of {count} folds"
+    value, start = choice.validation[metric], choice.start[metric]
     line = f"chosen: {choice.candidate} of generation {choice.generation}, validation {metric} {value:.4f} ({of})"
-    return [line, *caution(c, choice)]
-
-
-def caution(c: Config, choice: looks.Choice) -> list[str]:
-    """Return a line where what searches started from is as good in the mean."""
-    merit, metric = goals.merit(c), c.validate.metric.name
     if merit(choice.start) < merit(choice.validation):
-        return []
-    start = choice.start[metric]
-    return [f"{caveats.WARNING}{caveats.start(c.record())} is as good in the mean over folds ({metric} {start:.4f})"]
+        return [line]
+    as_good = f"{caveats.start(record)} is as good in the mean over folds ({metric} {start:.4f})"
+    return [line, f"{caveats.WARNING}{as_good}"]

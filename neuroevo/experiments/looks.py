@@ -10,12 +10,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from neuroevo import config
-from neuroevo.engine.loop import Champion, Step
+from neuroevo.engine.loop import Champion, Ending, Step
 from neuroevo.engine.observer import Observer
 from neuroevo.engine.problem import Merit
 from neuroevo.errors import InputError
-from neuroevo.experiments.compose import Run
 from neuroevo.experiments.recorders import make_folder
 from neuroevo.networks import weightfiles
 from neuroevo.problems import intervals
@@ -30,8 +28,8 @@ Figures = dict[str, float]
 class Keeper(Observer):
     """Writes what candidates were found to be worth on validation, at each look."""
 
-    def __init__(self, run: Run, folder: Path) -> None:
-        self.of, self.folder = run.supervised, folder / rundir.LOOKS
+    def __init__(self, of: Supervised, folder: Path) -> None:
+        self.of, self.folder = of, folder / rundir.LOOKS
         make_folder(self.folder)
 
     def generation(self, step: Step) -> None:
@@ -102,35 +100,39 @@ def mean(figures: Sequence[Mapping[str, float]]) -> Figures:
     return {name: sum(one[name] for one in figures) / len(figures) for name in figures[0]}
 
 
-def pool(folders: Sequence[Path], choice: Choice, run: Run) -> dict[str, Any]:
+def pool(folders: Sequence[Path], choice: Choice, of: Supervised) -> dict[str, Any]:
     """Return the metrics of logits on all samples that searches were validated on, each predicted by another search.
 
     With their 95 % intervals, as a test's are.
     """
     files_ = [weightfiles.read_safetensors(place(folder / rundir.LOOKS, choice.generation))[0] for folder in folders]
-    logits = torch.cat([state[f"logits/{choice.candidate}"] for state in files_])[None].to(run.device)
-    labels = torch.cat([state["labels"] for state in files_]).to(run.device)
-    names, judgement = judge(run.supervised)
+    logits = torch.cat([state[f"logits/{choice.candidate}"] for state in files_])[None].to(of.network.device)
+    labels = torch.cat([state["labels"] for state in files_]).to(of.network.device)
+    names, judgement = judge(of)
     return intervals.with_intervals(logits, labels, dict(zip(names, judgement.metrics, strict=True)))
 
 
-def summarise(folder: Path, run: Run) -> dict[str, Any]:
-    """Return what a result says of the searches that chose the end of a run; {} where its config alone says it.
+def places(folder: Path, count: int) -> list[Path]:
+    """Return the folders of so many searches of a run's folder."""
+    return [folder / rundir.FOLDS / str(number) for number in range(1, count + 1)]
 
-    InputError where what they left is damaged.
+
+def summarise(folder: Path, count: int, last: Ending | None, of: Supervised) -> dict[str, Any]:
+    """Return what a result says of so many searches, which chose the `last` generation of a run and its champion.
+
+    {} where its config alone says how it ends. InputError where what they left is damaged.
     """
-    c = run.config
-    if not isinstance(c.validate.refit, config.Refit) or not (folder / rundir.FOLDS).is_dir():
+    if last is None or not (folder / rundir.FOLDS).is_dir():
         return {}
-    own = [folder / rundir.FOLDS / str(number) for number in range(1, (c.validate.folds or 1) + 1)]
-    choice, last = choose(own, run.supervised.merit), c.validate.refit
+    own = places(folder, count)
+    choice = choose(own, of.merit)
     if (choice.generation, choice.candidate) != (last.generation, last.candidate):
         raise InputError(f"{folder / rundir.FOLDS}: of other searches: they chose generation {choice.generation}")
     results = [rundir.read_result(each) for each in own]
     if not all(results):
         raise InputError(f"{folder / rundir.FOLDS}: a search's {rundir.RESULT} is damaged")
     costs = [result["cost"] for result in results]
-    found = pool(own, choice, run)
+    found = pool(own, choice, of)
     return {
         "count": len(own),
         "generation": choice.generation,

@@ -19,10 +19,10 @@ from neuroevo.engine.loop import Champion, Step
 from neuroevo.engine.observer import Observer
 from neuroevo.engine.rng import Context
 from neuroevo.errors import InputError
-from neuroevo.experiments import build, compose
+from neuroevo.experiments import build, compose, moves
 from neuroevo.experiments.compose import Run
 from neuroevo.experiments.interruption import NEVER, Interruption
-from neuroevo.experiments.log import versions, watch_prefix
+from neuroevo.experiments.log import watch_prefix
 from neuroevo.networks import weightfiles
 from neuroevo.networks.network import STATISTICS
 from neuroevo.problems import slicing
@@ -196,14 +196,7 @@ def restore(
     run = compose.compose(c, device, given, backbone, images=images, log=log, saved=own, executor=executor)
     if saved.layout != run.network.layout:
         raise InputError(f"{saved.path}: of another layout: {saved.layout.names} {saved.layout.shapes}")
-    for what, then, now in (
-        ("threads", saved.plan.threads, torch.get_num_threads()),
-        ("device", saved.device, str(device)),
-        ("versions", saved.versions, versions()),
-        ("features", saved.features, run.features.digest()),
-    ):
-        if then != now:
-            log(f"{what} were {then} and are {now}: the run goes on, but may round otherwise than uninterrupted")
+    run = replace(run, moves=tuple(moves.add(saved, device, run.features.digest(), log)))
     context = Context(c.seed, 0, 0.0, run.home, run.network.layout)
     start = run.supervised.start
     template = run.algorithm.init(start, run.supervised.sigma, context)
@@ -249,6 +242,7 @@ def locate_data(c: Config, log: Callable[[str], None]) -> Config:
 
 def here(plan: Execution, device: torch.device, log: Callable[[str], None]) -> Execution:
     """Return a plan for this machine, which may lack the GPU on which a population was kept, or its means."""
+    plan = plan._replace(threads=torch.get_num_threads())
     plan = slicing.on_device(plan._replace(precision=precision_here(plan, device, log)), device, log)
     if devices.exists(plan.home):
         return plan

@@ -1,5 +1,6 @@
 """What of a run is taken away: its champion, or another network or several of its newest final population."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -115,6 +116,8 @@ def choose(
     asked: Selection, run: Run, step: Step, folder: Path, observer: Observer, *, signals: Interruption
 ) -> Choice:
     """Return what is asked for of a run that is open with its data, by validation where that decides."""
+    genomes = step.population.genomes.to(step.champion.genome.device)  # a checkpoint is read on the host
+    step = replace(step, population=step.population._replace(genomes=genomes))
     with signals:
         if asked.kind == "soup":
             return soup(run, step, folder, observer, signals)

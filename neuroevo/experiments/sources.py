@@ -80,8 +80,13 @@ def scaling(
     saved: Weights,
     log: Callable[[str], None],
 ) -> Affine | None:
-    """Return the scale of what the head is given, by the network as it starts out, or as a checkpoint has it."""
-    asked = c.features
+    """Return the scale of what the head is given, by the network as it starts out, or as a checkpoint has it.
+
+    InputError where frozen features are the same for all train samples.
+    """
+    asked, noun = c.features, "images" if backbone.inputs is None else "samples"
+    if not saved and backbone.cut is None and not components.vary(cached.pieces[0], train):
+        raise InputError(f"features: the same for all {len(train):,} train {noun}: there is nothing to learn from")
     if not asked.standardise and asked.components is None and not asked.whitening and not centres(c):
         return None
     if saved:
@@ -99,7 +104,6 @@ def scaling(
         return standard
     axes, deviations = components.principal(rows, index, standard, of_network(backbone), log)
     if len(deviations) < (asked.components or 0):
-        noun = "images" if backbone.inputs is None else "samples"
         log(f"features.components: {len(deviations)}, for the train {noun} have no more")
     return components.projection(axes, deviations, standard, asked.components, asked.whitening or 0.0)
 

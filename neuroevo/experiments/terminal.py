@@ -177,7 +177,7 @@ class Terminal(Observer):
             self.task = what, self.live.add_task(text, total=total)
         self.live.update(self.task[1], description=text, completed=done, total=total)
         if done == total:
-            self.wait("the next step")
+            self.wait("getting ready to go on")
 
 
 @contextmanager

@@ -29,6 +29,7 @@ class Tally(NamedTuple):
 
 
 Values = Callable[[Tally], Tensor]  # -> [..., C], NaN where a class can't be judged
+Counts = Callable[[Tally], tuple[Tensor, Tensor]]  # -> hits and of how many [..., C], of which values are the share
 
 
 class Each(NamedTuple):
@@ -92,22 +93,25 @@ def _pick(values: Tensor, of: int | None) -> Tensor:
     return values.nanmean(-1) if of is None else values[..., of]
 
 
-def _of_class(values: Values, of: Class, sign: int = 1) -> Additive | Unbound:
-    """Make a metric of a class's value, or of the mean over classes."""
+def _of_class(values: Values, of: Class, sign: int = 1, share: Counts | None = None) -> Additive | Unbound:
+    """Make a metric of a class's value, or of the mean over classes; a class may have a `share` of what is counted."""
 
     def finish(totals: Tensor, where: int | None) -> Tensor:
         return sign * _pick(values(Tally(*totals.chunk(3, 1))), where).nan_to_num(0.0)
 
     def bind(names: Names) -> Additive:
         where = place(of, names.classes)
-        return Additive(of_hits, lambda totals: finish(totals, where))
+        found = Additive(of_hits, lambda totals: finish(totals, where))
+        if share is None or where is None:
+            return found
+        return found._replace(share=lambda totals: torch.stack(share(Tally(*totals.chunk(3, 1))), -1)[:, where])
 
     return bind(Names(())) if of is None else Unbound(bind)
 
 
 def recall(*, of: Class = None) -> Metric:
     """Share of a class's samples that are predicted as it (`of`, by name or place), or the mean over classes."""
-    return _of_class(_recalls, of)
+    return _of_class(_recalls, of, share=lambda t: (t.hits, t.samples))
 
 
 def precision(*, of: Class = None) -> Metric:
@@ -115,7 +119,7 @@ def precision(*, of: Class = None) -> Metric:
 
     0 where it is never predicted; the mean is over the classes that occur in targets.
     """
-    return _of_class(_precisions, of)
+    return _of_class(_precisions, of, share=lambda t: (t.hits, t.predicted))
 
 
 def f1(*, of: Class = None) -> Metric:
@@ -128,7 +132,9 @@ def f1(*, of: Class = None) -> Metric:
 
 def false_positive_rate(*, of: Class = None) -> Metric:
     """Minus the share of the other classes' samples that are predicted as a class (`of`), or the mean over classes."""
-    return _of_class(_false_positives, of, -1)
+    return _of_class(
+        _false_positives, of, -1, lambda t: (t.predicted - t.hits, t.samples.sum(-1, keepdim=True) - t.samples)
+    )
 
 
 def recall_at_precision(*, precision: Annotated[float, Ge(0), Le(1)] = 0.9, of: Class = None) -> Metric:

@@ -26,8 +26,19 @@ from neuroevo.problems.metric import (
 from neuroevo.problems.predictions import Predictions
 from neuroevo.problems.scoring import Judgement
 
+Z = NormalDist().inv_cdf(0.975)
 RESAMPLES = 1000
 WHOLE_RESAMPLES = 200
+NUMBERS = 2**31  # logits that `widen` looks at, at most, where a metric needs all of them each time
+SURE = 1e4  # a logit that is beyond all others
+# Metrics of which class is predicted, or of which samples come first, and not of how high logits are.
+OF_ORDER = frozenset(
+    {"accuracy", "top_k", "balanced_accuracy", "worst_class_accuracy", "macro_f1", "kappa", "mcc", "cost_matrix"}
+    | {"auroc", "recall", "precision", "f1", "false_positive_rate", "recall_at_precision", "group_accuracy"}
+    | {"worst_group_accuracy"}
+)
+
+OF_WORST = frozenset({"worst_class_accuracy", "worst_group_accuracy"})
 
 
 class Tested(NamedTuple):
@@ -57,7 +68,8 @@ def confusion(logits: Tensor, targets: Tensor) -> Tensor:
 def with_intervals(found: Tensor, targets: Tensor, given: Mapping[str, Metric]) -> dict[str, Any]:
     """Return each metric of logits [1, B, C] as as_reported, and under `interval` its 95 % interval.
 
-    Accuracy's is Wilson's; the others' are percentiles of a bootstrap over samples (Efron 1979).
+    That of a share of what is counted, such as accuracy or a class's recall, is Wilson's; the others' are percentiles
+    of a bootstrap over samples (Efron 1979). Where each of those has the same score, `widen` says what may be.
     """
     metrics: dict[str, OfLogits] = {}
     for name, of in given.items():
@@ -66,21 +78,26 @@ def with_intervals(found: Tensor, targets: Tensor, given: Mapping[str, Metric]) 
     values = {name: as_reported(name, float(score(metric, found, targets))) for name, metric in metrics.items()}
     intervals, n = {}, len(targets)
     for name, metric in metrics.items():
-        if name == "accuracy":
-            intervals[name] = list(wilson(round(values[name] * n), n))
+        if isinstance(metric, Additive) and metric.share is not None:
+            hits, total = metric.share(metric.statistics(found, targets))[0].round().int().tolist()
+            intervals[name] = list(wilson(hits, total))
             continue
-        scores = bootstrap(metric, found, targets)
-        ends = torch.tensor([0.025, 0.975], dtype=torch.float64)
-        intervals[name] = sorted(as_reported(name, end) for end in scores.cpu().quantile(ends).tolist())
+        scores = bootstrap(metric, found, targets).cpu()
+        ends = scores.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+        if name in OF_ORDER and bool((scores == scores[0]).all()):
+            ends = widen(metric, found, targets, ends[0], of_worst=name in OF_WORST)
+        intervals[name] = sorted(as_reported(name, end) for end in ends)
     return {**values, "interval": intervals, "images": n}
 
 
 def wilson(hits: int, n: int) -> tuple[float, float]:
-    """Return the ends of the 95 % interval of a share, of `hits` among n samples (Wilson 1927).
+    """Return the ends of the 95 % interval of a share, of `hits` among n samples (Wilson 1927); of none, all there is.
 
     As scipy.stats has it, which takes a second to import, as long as a small run's search.
     """
-    z = NormalDist().inv_cdf(0.975)
+    if not n:
+        return 0.0, 1.0
+    z = Z
     middle = (hits + z * z / 2) / (n + z * z)
     half = z / (n + z * z) * math.sqrt(hits * (n - hits) / n + z * z / 4)
     return (middle - half if hits else 0.0), (middle + half if hits < n else 1.0)
@@ -131,3 +148,40 @@ def bootstrap(metric: OfLogits, logits: Tensor, targets: Tensor) -> Tensor:
     for line in weights:
         line.copy_(torch.bincount(torch.randint(n, (n,), generator=source), minlength=n))
     return metric.finish(weights.to(rows.device) @ rows.double())
+
+
+def widen(metric: OfLogits, logits: Tensor, targets: Tensor, value: float, *, of_worst: bool = False) -> list[float]:
+    """Return the ends of an interval around a value that all samples drawn anew have in common, as where all are right.
+
+    They are the lowest and the highest score that there would be with Z^2 samples more of one kind: of some class that
+    is there, predicted as it or as another; where it is `of_worst`, of all classes at once as well. Of a share, none or
+    all, that is Wilson's interval. A metric that needs all logits is given 4 samples, and its value alone is returned
+    where it would have to look at more than NUMBERS of them.
+    """
+    n, c = logits.shape[1:]
+    there = targets.unique().tolist()
+    kinds = {(own, place) for own in there for place in (own % c, (own + 1) % c)}
+    for place in range(c):  # whatever a class's precision is, somebody else's sample that is predicted as it lowers it
+        kinds |= {(own, place) for own in [own for own in there if own % c != place][:1]}
+    found = [value]
+    totals = metric.statistics(logits, targets) if isinstance(metric, Additive) else None
+    every: Tensor | float = 0.0 if totals is None else totals
+    if totals is None and len(kinds) * n * c > NUMBERS:
+        return [value, value]
+    for own, place in sorted(kinds):
+        label = targets.new_tensor([own])
+        one = logits.new_zeros(1, 1, c)
+        one[..., own % c] -= SURE  # a miss is as sure as can be, and so last of its class's
+        one[..., place] = SURE
+        if isinstance(metric, Additive):
+            assert totals is not None
+            more = Z**2 * metric.statistics(one, label)
+            scores = metric.finish(totals + more)
+            every = every + more if own % c == place else every
+        else:
+            scores = score(metric, torch.cat([logits, one.expand(1, 4, c)], 1), torch.cat([targets, label.expand(4)]))
+        found.append(float(scores))
+    if of_worst and isinstance(metric, Additive):
+        found.append(float(metric.finish(torch.as_tensor(every))))
+    found = [each for each in found if math.isfinite(each)]
+    return [min(found), max(found)] if found else [value, value]

@@ -18,6 +18,8 @@ class Additive(NamedTuple):
     ]  # (logits [n, B, C], targets [B]) -> sums over samples [n, k] float64
     finish: Callable[[Tensor], Tensor]  # summed statistics [n, k] -> scores [n] float64, higher is better
     of_sample: str = ""  # `hits` or `losses` where statistics are their sum and how many, in which a kernel may help
+    # Summed statistics [n, k] -> hits and of how many [n, 2], where what is reported is a share of what is counted.
+    share: Callable[[Tensor], Tensor] | None = None
 
 
 class OfGenome(NamedTuple):
@@ -121,7 +123,7 @@ def without_groups(metrics: Sequence[Metric], classes: int) -> list[Metric]:
         if isinstance(metric, OfGroups):
             return metric.metric
         if isinstance(metric, Additive):
-            return Additive(plain(metric.statistics), metric.finish)
+            return metric._replace(statistics=plain(metric.statistics), of_sample="")
         return metric if isinstance(metric, OfGenome | OfModule | Unbound) else plain(metric)
 
     return [of_codes(metric) for metric in metrics]
@@ -180,4 +182,4 @@ def adjust(metric: Metric, offset: Tensor) -> Metric:
 
 def _adjust_sums(metric: Additive, offset: Tensor) -> Additive:
     whole = metric.statistics
-    return Additive(lambda logits, targets: whole(logits + offset, targets), metric.finish)
+    return metric._replace(statistics=lambda logits, targets: whole(logits + offset, targets), of_sample="")

@@ -60,6 +60,10 @@ def _mean(per_sample: Callable[[Tensor, Tensor], Tensor]) -> Additive:
     return Additive(statistics, lambda totals: totals[:, 0] / totals[:, 1])
 
 
+def _as_they_are(totals: Tensor) -> Tensor:
+    return totals
+
+
 def _recalls(reduce: Callable[[Tensor, Tensor], Tensor]) -> Additive:
     """Make a metric of `(recalls [n, C], present [n, C] bool) -> scores [n]`; a class not in targets has recall 0."""
 
@@ -81,7 +85,7 @@ def cross_entropy() -> Metric:
 
 def accuracy() -> Metric:
     """Share of samples whose predicted class is the right one."""
-    return _mean(lambda x, targets: prediction(x) == targets)._replace(of_sample="hits")
+    return _mean(lambda x, targets: prediction(x) == targets)._replace(of_sample="hits", share=_as_they_are)
 
 
 def top_k(*, k: Annotated[int, Ge(1)] = 5) -> Metric:
@@ -93,7 +97,7 @@ def top_k(*, k: Annotated[int, Ge(1)] = 5) -> Metric:
         behind = (x < own) | ((x == own) & not_before)  # the class itself is one of these, unless it is NaN
         return behind.sum(1) > x.shape[1] - k
 
-    return _mean(hits)
+    return _mean(hits)._replace(share=_as_they_are)
 
 
 def balanced_accuracy() -> Metric:

@@ -96,6 +96,38 @@ def islands(name: str, lines: Sequence[Mapping[str, Any]], key: str, title: str,
     return Plot(name, title, caption, figure, ["generation", "island", key], rows)
 
 
+def folds(name: str, histories: Sequence[Sequence[Mapping[str, Any]]], metric: str, chosen: int | None) -> Plot:
+    """Draw the validation of searches that chose together over generations, their mean, and the generation chosen."""
+    curves = [{line["generation"]: line["validation"] for line in lines if is_validated(line)} for lines in histories]
+    common = sorted(set[int]().union(*curves).intersection(*curves))
+    rows = [[generation, *(curve[generation] for curve in curves)] for generation in common]
+    with canvas("generation", f"validation {words(metric)}") as (figure, axes):
+        shown, several = thin(rows), len(curves) > 1
+        x, mark = [row[0] for row in shown], "." if len(shown) < 30 else ""
+        for i in range(len(curves)):
+            label = {0: "each fold"}.get(i) if several else "on the own split"
+            own, width = (SERIES[5], 0.9) if several else (SERIES[0], 1.5)
+            axes.plot(x, [row[i + 1] for row in shown], marker=mark, linewidth=width, color=own, label=label, alpha=0.8)
+        if several:
+            mean = [sum(row[1:]) / len(curves) for row in shown]
+            axes.plot(x, mean, marker=mark, color=SERIES[0], linewidth=2, label="mean")
+        if chosen is not None:
+            axes.axvline(chosen, color=INK, linestyle=":", linewidth=1, label=f"chosen: {chosen:,}")
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        figure.legend(loc="outside upper left", ncols=3)
+    header = ["generation", *(f"fold_{i + 1}" for i in range(len(curves)))]
+    caption = (
+        "Each search's best candidate at each look; one kind of candidate and a generation are chosen by the mean."
+    )
+    title = "Validation of the folds" if several else "Validation before the fit to all"
+    return Plot(name, title, caption, figure, header, rows)
+
+
+def is_validated(line: Mapping[str, Any]) -> bool:
+    """Tell whether a generation was validated."""
+    return line["validation"] is not None
+
+
 COSTS = {
     "forward": "forward_samples",
     "backward x 2": "backward_samples",

@@ -136,7 +136,7 @@ def run_page(folder: Path, pictures: Files | None, refresh: int | None = None, n
     for line in dict.fromkeys(bad):
         note(line)
     progress = [
-        anytime(run),
+        choice(run, bad.append) or anytime(run),
         plots_of_runs.fitness("fitness", run.history),
         plots_of_runs.costs("cost", {folder.name: run.cost}),
     ]
@@ -255,6 +255,17 @@ def validations(run: Run) -> list[tuple[float, float, float]]:
 def anytime(run: Run) -> Plot:
     """Draw a run's best validation so far."""
     return plots_of_runs.anytime("anytime", validations(run), run.metric)
+
+
+def choice(run: Run, note: Note = ignore) -> Plot | None:
+    """Draw the searches that chose a run's end, in place of validations that it has none of; None without them."""
+    if not isinstance(run.config["validate"].get("refit"), dict):
+        return None
+    there = [path for path in (run.folder / rundir.FOLDS).glob("*") if path.name.isdecimal()]
+    histories = [rundir.read_history(path, note) for path in sorted(there, key=lambda path: int(path.name))]
+    if not histories:
+        return None
+    return plots_of_runs.folds("folds", histories, run.metric, run.config["validate"]["refit"].get("generation"))
 
 
 def over_generations(run: Run) -> list[Plot]:

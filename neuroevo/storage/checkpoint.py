@@ -41,6 +41,7 @@ MARK = b"neuroevo checkpoint\n"
 LINES, KINDS = "line_columns", "line_kinds"  # which columns each line of a history has, where not all have the same
 INTEGERS = ("generation", "invalid", "forward_samples", "backward_samples")
 History = list[dict[str, float | None]]
+Move = dict[str, Any]  # a generation after which a run went on elsewhere, and what differed there
 
 
 class Front(NamedTuple):
@@ -72,6 +73,7 @@ class Checkpoint:
     native: Native | None = None  # of the data set's samples
     frozen: str | None = None  # a hash of the weights that never evolve
     kept: dict[str, Tensor] | None = None  # what other runs' files gave: `start` [s, g], and `head/...` as it stays
+    moves: tuple[Move, ...] = ()
 
     @property
     def objectives(self) -> list[str]:
@@ -227,6 +229,7 @@ def read(path: Path) -> Checkpoint:
             cast(Native, tuple(json.loads(attributes["native"]))) if "native" in attributes else None,
             attributes.get("frozen"),
             _numbers(file, KEPT),
+            tuple(json.loads(attributes.get("moves", "[]"))),
         )
         _check_fit(found)
     return found

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import Quiet
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
@@ -14,6 +15,7 @@ import neuroevo as ne
 from neuroevo.cli.main import app
 from neuroevo.engine.loop import Step
 from neuroevo.problems import precision
+from neuroevo.storage import rundir
 
 X = torch.randn(200, 6, generator=torch.Generator().manual_seed(0))
 Y = (X[:, 0] * X[:, 1] > 0).long()
@@ -168,3 +170,16 @@ def test_the_command_line_inspects_and_reports_it_and_says_who_goes_on_with_it(t
         refused = run.invoke(app, [command, str(tmp_path / "r")])
         assert isinstance(refused.exception, ne.InputError)
         assert "from Python" in str(refused.exception)
+
+
+def test_samples_of_test_that_are_in_train_as_well_are_told_and_a_warning_of_the_result(tmp_path: Path) -> None:
+    x, y = torch.randn(60, 4, generator=torch.Generator().manual_seed(0)), torch.arange(60) % 2
+    again = torch.cat([x[:40], x[:3]]), torch.cat([y[:40], y[:3]])
+    data = {"train": (x[:40], y[:40]), "validation": (x[40:], y[40:]), "test": again}
+    given: dict[str, Any] = {"algorithm": ne.ga(population=4), "budget": ne.Budget(generations=1)}
+    quiet = Quiet()
+    ne.evolve(nn.Linear(4, 2), data, observers=[quiet], **given)
+    line = "duplicates: samples in two splits, byte for byte: 43 of test in train"
+    assert quiet.lines == [line]
+    ne.evolve(nn.Linear(4, 2), data, out=tmp_path / "r", **given)
+    assert f"{line}; figures on them flatter" in rundir.read_result(tmp_path / "r")["warnings"]

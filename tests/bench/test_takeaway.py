@@ -9,7 +9,8 @@ def test_what_is_taken_away_is_scored_for_each_arm_and_seed(run_bench: Callable[
     found = run_bench("takeaway.py")
     figures = found["figures"]
     assert [*figures] == [
-        "hybrid, champion", "hybrid, soup", "hybrid, ensemble", "sgd_restarts, champion", "sgd_restarts, ensemble",
+        "hybrid, champion", "hybrid, soup", "hybrid, ensemble", "diverse, champion", "diverse, ensemble",
+        "sgd_restarts, champion", "sgd_restarts, ensemble",
     ]  # fmt: skip
     for name, seeds in figures.items():
         assert len(seeds) == 2

@@ -36,7 +36,7 @@ def test_a_section_that_is_a_part_as_well_has_its_keys_and_the_names() -> None:
 
 def test_a_key_and_a_part_are_listed_alone() -> None:
     assert listing.describe("refine.lr")[0][1][0][1].endswith("(number > 0, or list of number > 0; default 0.01)")
-    assert rows("algorithm.ga")["population"] == "(whole number >= 2; default 256)"
+    assert rows("algorithm.ga")["population"] == "Individuals of a generation. (whole number >= 2; default 256)"
     assert rows("sampler.optuna/tpe")["population"].endswith("default 1)")
 
 

@@ -6,6 +6,7 @@ import pytest
 from conftest import make_folder
 
 from neuroevo.data import datasets, inventory
+from neuroevo.data.arrays import Vectors
 from neuroevo.data.datasets import Dataset
 from neuroevo.data.images import Arrays
 from neuroevo.data.splits import split
@@ -112,3 +113,28 @@ def test_broken_images_are_named_and_counted_and_too_many_are_not_looked_at(
     assert told[-1] == "7; --set data.broken=skip leaves such files out"
     monkeypatch.setattr(inventory, "MANY", 3)
     assert ("broken", "not looked for among more than 3 images") in inventory.rows(*taken(tmp_path))
+
+
+@pytest.mark.parametrize("kind", ["images", "samples"])
+def test_copies_among_arrays_are_counted_with_their_rows(kind: str) -> None:
+    rows = np.random.default_rng(0).integers(0, 256, (40, 3, 3))
+    rows[35], rows[36], rows[37] = (
+        rows[2],
+        rows[2],
+        rows[21],
+    )  # test of train, twice, and of validation; then of a class
+    rows[5] = rows[4]
+    pixels = rows.astype(np.uint8)
+    images = Arrays(pixels) if kind == "images" else Vectors(rows.reshape(40, 9).astype(np.float32))
+    labels, part = np.zeros(40, np.int64), np.repeat([0, 1, 2], [20, 10, 10])
+    labels[5], labels[10:15], labels[22:25], labels[30:34] = 1, 1, 1, 1
+    data = Dataset(("a", "b"), images, labels, part)
+    splits = split(data, 0, 0.2, 0.2)
+    across, classes = inventory.duplicates(data, splits)
+    found = f"{kind} in two splits, byte for byte: 2 of test in train, 1 of test in validation"
+    assert across == f"duplicates: {found}, such as row 2 and row 35"
+    assert classes == f"duplicates: {kind} in two classes, byte for byte: 1, such as row 4 and row 5"
+    assert inventory.duplicates(data, splits, numbered=False)[0] == f"duplicates: {found}"
+    assert inventory.flatters(inventory.add_notes(data, splits).notes) == [f"{across}; figures on them flatter"]
+    clean = data.take(np.flatnonzero(~np.isin(np.arange(40), (5, 35, 36, 37))))
+    assert inventory.duplicates(clean, split(clean, 0, 0.2, 0.2)) == []

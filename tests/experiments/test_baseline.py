@@ -70,7 +70,7 @@ def test_neither_validation_nor_test_has_a_part_in_its_choice(tmp_path: Path) ->
     labels = run.supervised.samples.labels
     for name in ("validation", "test"):
         labels[run.supervised.splits[name]] = 0
-    again = baseline.find(run)
+    again = baseline.find(run.supervised)
     assert again.c == found["baseline"]["logistic"]["C"]
 
 
@@ -127,7 +127,7 @@ def test_a_signal_ends_the_comparison_and_resume_makes_it(tmp_path: Path, monkey
             if self.status:
                 raise Interrupted(self.status)
 
-    def stop(*given: object) -> None:
+    def stop(*given: object, **how: object) -> None:
         signals.status = 130
         signals.check()
 

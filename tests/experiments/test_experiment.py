@@ -1,6 +1,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -26,6 +27,7 @@ from neuroevo.experiments import build, experiment, reopen, signals, sources
 from neuroevo.experiments.interruption import Interruption
 from neuroevo.experiments.signals import Signals
 from neuroevo.networks import backbones
+from neuroevo.report import report
 from neuroevo.storage import generations, rundir
 
 # Digits' own pixels: quick, and nothing to download.
@@ -562,3 +564,14 @@ def test_without_a_signal_nothing_is_said_and_nothing_is_left_behind() -> None:
             pass
     assert said == []
     assert (threading.active_count(), len([*Path("/dev/fd").iterdir()])) == before
+
+
+def test_images_of_test_that_are_in_train_as_well_are_counted_in_the_result_and_its_report(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "images", {"train": {"a": 10, "b": 10}, "test": {"a": 3, "b": 3}})
+    shutil.copy(root / "train/a/000.png", root / "test/a/000.png")
+    found = start(tmp_path / "run", f"data={{name: image_folder, root: {root}}}", "budget.generations=1")
+    line = next(line for line in found["warnings"] if line.startswith("duplicates"))
+    assert ": 1 of test in " in line and line.endswith("; figures on them flatter")
+    report.report(str(tmp_path / "run"))
+    warned = (tmp_path / "run/report.html").read_text().split('class="warnings"')[1].split("</div>")[0]
+    assert "1 of test in" in warned

@@ -254,3 +254,9 @@ def test_damaged_looks_are_one_line_and_cost_no_run(whole: Path, tmp_path: Path)
 def test_the_page_says_by_what_it_was_chosen(whole: Path) -> None:
     page = runpage.run_page(whole, None)
     assert "3 folds, the best mean of 8 looks" in page
+    assert "Validation of the folds" in page and "Validation against samples" not in page
+    drawn = runpage.choice(runpage.read(whole))
+    assert drawn is not None and list(drawn.header) == ["generation", "fold_1", "fold_2", "fold_3"]
+    lines = [line for line in rundir.read_history(whole / "folds" / "2") if line["validation"] is not None]
+    assert [row[2] for row in drawn.rows] == [line["validation"] for line in lines]
+    assert runpage.choice(runpage.read(whole / "folds" / "2")) is None

@@ -105,6 +105,18 @@ def test_the_same_config_ends_in_the_same_bytes(tmp_path: Path, uninterrupted: d
     assert contents(tmp_path / "s")["population/genomes"] != uninterrupted["population/genomes"]
 
 
+def test_on_two_threads_too_the_same_config_ends_in_the_same_bytes(tmp_path: Path) -> None:
+    sets = [*SETS, "algorithm.population=64", "fitness.samples=all", "budget.generations=4"]
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        for name in "ab":
+            experiment.run(load(None, sets), str(tmp_path / name), "test", Quiet())
+    finally:
+        torch.set_num_threads(threads)
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+
+
 def wait_for(condition: Callable[[], bool]) -> None:
     end = time.monotonic() + 60
     while not condition():
@@ -489,24 +501,6 @@ def test_features_that_are_not_those_the_run_began_with_are_said(
     monkeypatch.setattr(feature_cache, "fetch", other)
     reopen.open_run(str(folder), quiet)
     assert [line.split()[0] for line in quiet.lines] == ["features"]
-
-
-def test_another_thread_count_is_said(tmp_path: Path, quiet: Quiet) -> None:
-    folder = tmp_path / "r"
-    experiment.run(load(None, [*SETS, "budget.generations=4"]), str(folder), "test", Quiet())
-    path = generations.paths(folder / "checkpoints")[0]
-    saved = checkpoint.read(path)
-    c = load(str(folder / "config.yaml"))
-    _, step = reopen.open_run(str(folder), Quiet())
-    attributes = {
-        "config": c.to_yaml(), "seed": 0, "device": "cpu", "layout": saved.layout.to_json(),
-        "classes": json.dumps(saved.classes), "versions": json.dumps(saved.versions), "features": saved.features,
-        "plan": json.dumps(saved.plan._replace(threads=77)._asdict()), "plan_changes": "[]",
-    }  # fmt: skip
-    beside = {f"features/{key}": tensor for key, tensor in saved.affine.items()}
-    checkpoint.write(path, attributes, beside, replace(step, state=step.state), saved.history)
-    reopen.open_run(str(folder), quiet)
-    assert any(line.startswith("threads were 77") for line in quiet.lines)
 
 
 REFINES: dict[str, list[str]] = {

@@ -118,7 +118,7 @@ def test_something_is_shown_before_the_first_generation_and_after_the_last(monke
         terminal.progress(5, 10)
         assert lines() == ["5 of 10 images"]
         terminal.progress(10, 10)
-        assert lines() == ["10 of 10 images", "the next step"]
+        assert lines() == ["10 of 10 images", "getting ready to go on"]
         terminal.begin(step(0, None), RULES)
         assert lines() == ["the first generation"]
         terminal.generation(step(3, 0.25))

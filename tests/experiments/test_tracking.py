@@ -116,6 +116,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return experiment.run(load(None, SETS), str(tmp_path_factory.mktemp("whole") / "r"), "test", Quiet())
 
 
+@pytest.mark.long
 def test_each_tracker_has_what_the_history_and_the_result_have_and_the_run_is_the_same(
     tmp_path: Path, whole: Path
 ) -> None:

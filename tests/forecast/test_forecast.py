@@ -14,9 +14,10 @@ from neuroevo.bench import arms
 from neuroevo.cli import inspection
 from neuroevo.config import Config, load
 from neuroevo.data import feature_cache
-from neuroevo.experiments import experiment
+from neuroevo.experiments import experiment, folds
 from neuroevo.forecast import pace
 from neuroevo.forecast.bench import Comparison, estimate_bench
+from neuroevo.forecast.folds import estimate_folds
 from neuroevo.forecast.forecaster import Forecaster
 from neuroevo.forecast.search import estimate_search
 from neuroevo.forecast.seconds import breakdown
@@ -47,6 +48,27 @@ def test_seconds_end_a_run_that_would_take_longer() -> None:
     found = foretold(load(None, [*SETS, "budget.generations=10000000", "budget.seconds=50"]))
     assert 50 < found["run"] < 60
     assert 50 < foretold(load(None, [*SETS, "budget.generations=null", "budget.seconds=50"]))["run"] < 60
+
+
+def test_what_folds_take_is_told_search_by_search_with_the_fit_to_all() -> None:
+    sets = [*SETS, "validate.folds=3", "fitness.samples=all", "budget.generations=2000"]
+    c = load(None, sets)
+    ready = experiment.prepare(folds.fold_of(c, 1))
+    found = estimate_folds(Forecaster(ready, seconds=0.4), c)
+    assert found.searches == 3 and list(found.seconds) == ["features", "searches", "fit to all"]
+    train, held = len(ready.given[1]["train"]), len(ready.given[1]["validation"])
+    assert found.each.cost.forward == 2000 * 24 * train and found.last.cost.forward == 2000 * 24 * (train + held)
+    # A third of the searches' time, and longer by as many samples as it has more.
+    assert found.seconds["fit to all"] == pytest.approx(found.seconds["searches"] / 3 * (train + held) / train)
+    rows = dict(inspection.estimate(c))
+    assert rows["searches"] == "3, each validated on one fold"
+    assert rows["of each"].startswith("2,000 generations, ") and "2,000 generations at most" in rows["fit to all"]
+    assert re.search(r"searches .* s.*, fit to all .* s", rows["time"])
+    shared = [*SETS, "validate.refit=true", "budget.generations=null", "budget.samples=1e6"]
+    rows = dict(inspection.estimate(load(None, shared)))
+    assert rows["searches"] == "1, on the data's own split"
+    parts = [int(rows[name].split(" generations")[0].replace(",", "")) for name in ("of each", "fit to all")]
+    assert parts[0] == parts[1] and parts[0] * 24 * 512 < 0.6e6
 
 
 @pytest.mark.parametrize("more", ["tune.budget.generations=3000", "tune.trial.generations=2000"])

@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 import pytest
 import torch
-from conftest import Quiet
+from conftest import Quiet, when
 from kills import Place, of_clusters
 from test_resume import contents
 
@@ -89,7 +89,10 @@ def go(folder: Path, sets: list[str]) -> None:
     experiment.run(load(None, [*SHORT, *sets]), str(folder), "test", Quiet())
 
 
-@pytest.mark.parametrize("case", CASES)
+# A cluster takes ten seconds to begin: one case is of every suite, the others of --long.
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=[] if case == "hybrid" else pytest.mark.long) for case in CASES]
+)
 def test_a_run_by_workers_ends_in_the_bytes_of_one_without(
     tmp_path: Path, spread: Spread, monkeypatch: pytest.MonkeyPatch, case: str
 ) -> None:
@@ -128,6 +131,7 @@ def test_one_worker_and_three_come_to_the_bytes_of_none(
             assert contents(tmp_path / f"{case}, there") == contents(tmp_path / f"{case}, here"), case
 
 
+@pytest.mark.long
 def test_a_worker_that_is_killed_changes_nothing_and_another_comes(tmp_path: Path, spread_runs: Spread) -> None:
     sets = [*LEARN, "budget.generations=40"]
     before = dict(spread_runs.workers)
@@ -252,20 +256,18 @@ def test_a_cluster_that_vanishes_is_one_line_and_leaves_the_checkpoint(
 ) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))  # by which this cluster's processes are known
 
-    def vanish() -> None:
-        while not (tmp_path / "r" / "checkpoints").exists() or not any((tmp_path / "r" / "checkpoints").iterdir()):
-            time.sleep(0.05)
+    def vanish(_: list[Path]) -> None:
         for process in of_clusters(tmp_path):
             with suppress(psutil.Error):
                 if process.name() in ("raylet", "gcs_server"):
                     process.kill()
 
-    killer = threading.Thread(target=vanish, daemon=True)
-    killer.start()
-    with pytest.raises(RunError, match="the Ray cluster is gone") as error:
+    def written() -> list[Path]:
+        return list((tmp_path / "r" / "checkpoints").glob("*.h5"))
+
+    with when(written, vanish), pytest.raises(RunError, match="the Ray cluster is gone") as error:
         go(tmp_path / "r", ["budget.generations=100000", "remote.workers=1", "checkpoint.every=1"])
     assert "\n" not in str(error.value)
-    killer.join()
     experiment.resume(str(tmp_path / "r"), ["remote.workers=0", "budget.generations=8"], Quiet())
 
 

@@ -16,7 +16,7 @@ from neuroevo.storage.lineage import Ancestor
 
 HISTORY = [
     {"generation": g, "fitness_best": -1 / g, "fitness_mean": -2 / g if g != 2 else None, "fitness_std": 0.1,
-     "sigma": 10.0**-g}
+     "sigma": 10.0**-g, "validation": g / 10 if g % 2 else None}
     for g in range(1, 6)
 ]  # fmt: skip
 CLASSES = ["a very long name of a class & <more>", "b", "c"]
@@ -38,6 +38,9 @@ PLOTS: dict[str, Callable[[], Plot]] = {
     "anytime": lambda: plots_of_runs.anytime("p", [(100, 0.5, 0.5), (1e6, 0.4, 0.5)], "accuracy"),
     "anytime of one": lambda: plots_of_runs.anytime("p", [(100, 0.5, 0.5)], "accuracy"),
     "anytime of none": lambda: plots_of_runs.anytime("p", [], "accuracy"),
+    "folds": lambda: plots_of_runs.folds("p", [HISTORY, HISTORY], "accuracy", 3),
+    "folds of one": lambda: plots_of_runs.folds("p", [HISTORY], "accuracy", 3),
+    "folds of none": lambda: plots_of_runs.folds("p", [[], HISTORY], "accuracy", None),
     "fitness": lambda: plots_of_runs.fitness("p", HISTORY),
     "column": lambda: plots_of_runs.column("p", HISTORY, "sigma", "caption"),
     "column of none": lambda: plots_of_runs.column("p", HISTORY, "absent", "caption"),

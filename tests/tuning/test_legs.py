@@ -5,7 +5,6 @@ from __future__ import annotations  # a class within a function goes to workers
 import json
 import os
 import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from conftest import Quiet
+from conftest import Quiet, when
 from test_tune import HALVING, MLP, contents, load
 
 from neuroevo import config
@@ -63,6 +62,7 @@ def go(folder: Path, *sets: str) -> None:
     tune.run(load(*sets), str(folder), "test", Quiet(), Signals())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("case", CASES)
 def test_a_search_by_workers_ends_in_the_bytes_of_one_without(tmp_path: Path, by_workers: Spread, case: str) -> None:
     go(tmp_path / "here", *CASES[case])
@@ -104,13 +104,6 @@ def slow(mark: Path) -> Callable[..., Any]:
     return go
 
 
-def interrupt_when(mark: Path) -> None:
-    """Send this process a SIGINT when there is a file."""
-    while not mark.exists():
-        time.sleep(0.02)
-    os.kill(os.getpid(), signal.SIGINT)
-
-
 @pytest.mark.long
 def test_a_search_that_is_interrupted_while_workers_are_at_it_goes_on_from_there_without_them(
     tmp_path: Path, by_workers: Spread, monkeypatch: pytest.MonkeyPatch
@@ -119,9 +112,9 @@ def test_a_search_that_is_interrupted_while_workers_are_at_it_goes_on_from_there
         [*MLP, "tune.trial.generations=150", "tune.budget.generations=1", "tune.sampler.population=2"],
         tmp_path / "cut",
     )
-    monkeypatch.setattr(legs, "go", slow(tmp_path / "begun"))
-    threading.Thread(target=interrupt_when, args=[tmp_path / "begun"], daemon=True).start()
-    with pytest.raises(Interrupted):
+    mark = tmp_path / "begun"
+    monkeypatch.setattr(legs, "go", slow(mark))
+    with when(mark.exists, lambda _: os.kill(os.getpid(), signal.SIGINT)), pytest.raises(Interrupted):
         go(folder, *sets, "remote.workers=2")
     state = json.loads((folder / "rung" / "rung.json").read_text())
     assert any(0 < verdict["generations"] < 150 for verdict in state["verdicts"])

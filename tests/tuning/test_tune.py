@@ -15,7 +15,7 @@ import h5py
 import pytest
 import torch
 import yaml
-from conftest import Quiet, scores_of, weights_of_a_network
+from conftest import Quiet, scores_of, weights_of_a_network, when
 
 from neuroevo import config
 from neuroevo.cli import program
@@ -420,6 +420,7 @@ SLOW = ["tune.trial.generations=40", "tune.budget.generations=1"]
 def slow_child(folder: str, sets: list[str]) -> None:
     def judge(*given: Any) -> Any:
         time.sleep(0.25)
+        Path(f"{folder}.begun").touch()
         return real(*given)
 
     real, Group.judge = Group.judge, judge  # type: ignore[method-assign]
@@ -440,14 +441,16 @@ def test_a_signal_ends_a_long_iteration_in_seconds_and_loses_one_generation(
     folder = tmp_path / "r"
     process = processes.Process(target=slow_child, args=(str(folder), SLOW))  # ten seconds an iteration
     process.start()
-    deadline = time.monotonic() + 60
-    while not (folder / "config.yaml").exists() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    time.sleep(2)
-    began = time.monotonic()
-    os.kill(process.pid or 0, number)
-    process.join()
-    assert time.monotonic() - began < 4
+    began: list[float] = []
+
+    def send(_: bool) -> None:
+        time.sleep(1)  # several generations
+        began.append(time.monotonic())
+        os.kill(process.pid or 0, number)
+
+    with when((tmp_path / "r.begun").exists, send):
+        process.join(120)
+    assert time.monotonic() - began[0] < 4
     assert process.exitcode == status
     left = json.loads((folder / "rung" / "rung.json").read_text())
     assert 0 < left["verdicts"][0]["generations"] < 40
