@@ -61,9 +61,14 @@ class Bound(partial[Any]):
     path: str
 
     def __call__(self, /, *args: Any, **options: Any) -> Any:
-        """Call the function; InputError names the config's keys."""
-        with at(self.path):
-            return self.func(*self.args, *args, **{**self.keywords, **options})
+        """Call the function; InputError names the config's keys, also where it doesn't take what it is given."""
+        try:
+            with at(self.path):
+                return self.func(*self.args, *args, **{**self.keywords, **options})
+        except TypeError as error:
+            if error.__traceback__ is None or error.__traceback__.tb_next is not None:  # raised within the function
+                raise
+            raise InputError(f"{self.path}: {error}") from None
 
 
 @dataclass(frozen=True)

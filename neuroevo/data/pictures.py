@@ -193,7 +193,11 @@ def _upright(image: ImageFile) -> Image.Image:
         with contextlib.suppress(Exception):  # what can't be read turns no picture, in a viewer neither
             turn = TURNS.get(image.getexif().get(ORIENTATION, 1))
     lying = _eight_bits(image, raw if isinstance(raw, str) else "")
-    return lying if turn is None else lying.transpose(turn)
+    if turn is None:
+        return lying
+    if lying is not image:
+        image.close()  # of three copies two are enough
+    return lying.transpose(turn)
 
 
 def _to_its_page(image: ImageFile) -> None:

@@ -9,6 +9,7 @@ from neuroevo.errors import InputError
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 BACKGROUND = "white"  # what is transparent lies on it, as on a page
+BAND = 2**24  # pixels of an image that are put on its background at once
 TALL, LARGE = 16, 2**24  # a resized image of more than so many times the pixels wanted, and pixels, is made in part
 
 
@@ -21,12 +22,15 @@ def flatten(image: Image.Image, channels: int) -> Image.Image:
         raise InputError(f"{channels}, which only .npy images have", option="channels")
     if image.mode not in ("LA", "RGBA"):
         return image.convert(MODES[channels])
-    alpha = image.getchannel("A")
     seen = Image.new(image.mode[:-1], image.size, BACKGROUND)
-    seen.paste(image.convert(seen.mode), mask=alpha)
-    seen = seen.convert("RGB" if channels > 1 else "L")
+    step = max(1, BAND // image.width)
+    for top in range(0, image.height, step):  # in bands, so that an image is there twice and not four times
+        band = image.crop((0, top, image.width, min(top + step, image.height)))
+        seen.paste(band.convert(seen.mode), (0, top), mask=band.getchannel("A"))
+    mode = "RGB" if channels > 1 else "L"
+    seen = seen if seen.mode == mode else seen.convert(mode)
     if channels == 4:
-        seen.putalpha(alpha)
+        seen.putalpha(image.getchannel("A"))
     return seen
 
 

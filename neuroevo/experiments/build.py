@@ -71,6 +71,8 @@ def dataset(c: Config) -> tuple[Dataset, dict[str, Tensor]]:
     """Return the data set that a config asks for, and its splits."""
     with config.at("data", data="data", folds="validate.folds"):
         whole: Dataset = c.data.source.bound()()
+        if not isinstance(whole, Dataset):
+            raise InputError(f"data: {c.data.source.name} returns {type(whole).__name__}, not a Dataset")
         check_samples(c, whole)
         if c.data.limit is not None:
             whole = limit_images(whole, c.data.limit, c.data.split_seed)

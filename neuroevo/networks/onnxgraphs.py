@@ -81,6 +81,10 @@ def _elsewhere(message: Any, onnx: Any) -> str | None:
             return None
         return next((item.value for item in message.external_data if item.key == "location"), "") or "without a name"
     for kind, value in message.ListFields():
+        if kind.type == kind.TYPE_STRING:
+            for text in [value] if isinstance(value, str | bytes) else value:
+                if isinstance(text, bytes):  # as protobuf gives a text that isn't UTF-8, where it doesn't raise
+                    raise ValueError(f"{kind.name} isn't UTF-8")
         if kind.message_type is None:
             continue
         for inner in [value] if hasattr(value, "ListFields") else value:
@@ -94,9 +98,9 @@ def parse(content: bytes, source: str) -> Graph:
     onnx = library("onnx")
     try:
         proto = onnx.ModelProto.FromString(content)
+        where = _elsewhere(proto, onnx)
     except Exception as error:  # protobuf's own
         raise InputError(f"{source} can't be read as ONNX ({_reason(error)})", option="file") from None
-    where = _elsewhere(proto, onnx)
     if where is not None:
         raise InputError(f"{source}: it has numbers in another file ({where}), which isn't read", option="file")
     graph = proto.graph

@@ -257,6 +257,12 @@ def test_a_users_own_part_is_named_by_import_path_and_its_signature_is_its_schem
     assert found.startswith("fitness.metric.wait: unknown key (did you mean weight?)")
 
 
+def test_a_part_that_doesnt_take_what_a_part_is_given_is_one_line() -> None:
+    part = check({"data": {"name": "os:system"}}).data.source.bound()
+    with pytest.raises(InputError, match=r"^data: system\(\) missing required argument"):
+        part()
+
+
 @pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind, table in TABLES.items() for name in table])
 def test_every_part_of_every_table_has_a_schema_with_defaults_and_a_first_line(kind: str, name: str) -> None:
     required = {

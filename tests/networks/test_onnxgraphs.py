@@ -161,6 +161,13 @@ def test_bytes_name_no_other_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         onnxgraphs.parse(proto.SerializeToString(), "it")
 
 
+@pytest.mark.parametrize("name", [b"small", b"/stem", b"fc.weight", b"logits"])
+def test_a_name_that_is_no_text_is_said_in_a_line(tmp_path: Path, name: bytes) -> None:
+    content = onnx_models.write_float(tmp_path / "m.onnx").read_bytes()
+    with pytest.raises(InputError, match=r"it can't be read as ONNX"):
+        onnxgraphs.parse(content.replace(name, b"\xff" + name[1:]), "it")
+
+
 @pytest.mark.parametrize("content", [b"", b"weights", b"\xff" * 99])
 def test_bytes_that_are_no_graph_are_said_in_a_line(content: bytes) -> None:
     with pytest.raises(InputError, match=r"^file: it"):
