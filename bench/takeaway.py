@@ -3,11 +3,11 @@
     python bench/takeaway.py [--config runs/bench_cifar10_folder_mlp.yaml] [--seeds 5] [--budget samples=N]
                              [--out DIR] [--set KEY=VALUE ...] [--json FILE]
 
-Runs of the arms hybrid, diverse (bench/diverse.yaml: hybrids on islands) and sgd_restarts by `neuroevo bench`, at equal
-samples and on the same splits; then what `neuroevo export --select` takes of each: a soup and an ensemble of the
-hybrid's population, and ensembles of the others. The choice takes validation passes beyond the budget, which are told.
-Differences on test are paired by seed, with 95 % intervals (a bootstrap over seeds; of 5 it is narrower than it should
-be). The same --out goes on where it stopped.
+Runs of the arms hybrid, diverse (bench/diverse.yaml: hybrids on islands), sgd_restarts and restarts
+(bench/restarts.yaml: the same with less weight decay) by `neuroevo bench`, at equal samples and on the same splits; then
+what `neuroevo export --select` takes of each: a soup and an ensemble of the hybrid's population, and ensembles of the others. The
+choice takes validation passes beyond the budget, which are told. Differences on test are paired by seed, with 95 %
+intervals (a bootstrap over seeds; of 5 it is narrower than it should be). The same --out goes on where it stopped.
 """
 
 import json
@@ -32,8 +32,9 @@ TAKEN = {  # of which arm
     "hybrid": ("soup", "ensemble"),
     "diverse": ("ensemble",),
     "sgd_restarts": ("ensemble",),
+    "restarts": ("ensemble",),
 }
-FILES = {"diverse": Path(__file__).parent / "diverse.yaml"}  # arms that are files
+FILES = {name: Path(__file__).parent / f"{name}.yaml" for name in ("diverse", "restarts")}  # arms that are files
 PAIRS = (  # what is compared with what, as (arm, what is taken)
     (("hybrid", "soup"), ("hybrid", "champion")),
     (("hybrid", "ensemble"), ("hybrid", "champion")),
@@ -43,6 +44,8 @@ PAIRS = (  # what is compared with what, as (arm, what is taken)
     (("diverse", "ensemble"), ("diverse", "champion")),
     (("diverse", "ensemble"), ("hybrid", "champion")),
     (("diverse", "ensemble"), ("sgd_restarts", "ensemble")),
+    (("restarts", "ensemble"), ("restarts", "champion")),
+    (("diverse", "ensemble"), ("restarts", "ensemble")),
 )
 SMALL = ["data={name: digits, image_size: null}", "backbone={name: none}", "head={name: mlp, hidden: [8]}"]
 

@@ -10,7 +10,7 @@ def test_what_is_taken_away_is_scored_for_each_arm_and_seed(run_bench: Callable[
     figures = found["figures"]
     assert [*figures] == [
         "hybrid, champion", "hybrid, soup", "hybrid, ensemble", "diverse, champion", "diverse, ensemble",
-        "sgd_restarts, champion", "sgd_restarts, ensemble",
+        "sgd_restarts, champion", "sgd_restarts, ensemble", "restarts, champion", "restarts, ensemble",
     ]  # fmt: skip
     for name, seeds in figures.items():
         assert len(seeds) == 2
