@@ -4,10 +4,11 @@
                              [--out DIR] [--set KEY=VALUE ...] [--json FILE]
 
 Runs of the arms hybrid, diverse (bench/diverse.yaml: hybrids on islands), sgd_restarts and restarts
-(bench/restarts.yaml: the same with less weight decay) by `neuroevo bench`, at equal samples and on the same splits; then
-what `neuroevo export --select` takes of each: a soup and an ensemble of the hybrid's population, and ensembles of the others. The
-choice takes validation passes beyond the budget, which are told. Differences on test are paired by seed, with 95 %
-intervals (a bootstrap over seeds; of 5 it is narrower than it should be). The same --out goes on where it stopped.
+(bench/restarts.yaml: the same with less weight decay) by `neuroevo bench`, at equal samples and on the same splits;
+then what `neuroevo export --select` takes of each: a soup and an ensemble of the hybrid's population, and ensembles
+of the others. The choice takes validation passes beyond the budget, which are told. Differences on test are paired by
+seed, with 95 % intervals (a bootstrap over seeds; of 5 it is narrower than it should be). The same --out goes on
+where it stopped.
 """
 
 import json
