@@ -31,7 +31,7 @@ from neuroevo.remote.pipe import Pipe
 DEATHS = 5  # of workers, at one slice: it is the slice that ends them
 PATIENCE = 12.0  # seconds for a cluster to answer
 FOLLOW = 2.0  # seconds from one look at the cluster to the next
-ALONE = 30.0  # seconds without any worker, after which the cluster counts as gone
+ALONE = 60.0  # seconds without any worker, where there was one, after which the cluster counts as gone
 
 
 class Refusal(Exception):
@@ -76,7 +76,7 @@ class Bridge:
         self.tensors: dict[int, Any] = {}
         self.commons: dict[int, Any] = {}
         self.held: list[Piece] = []  # until tensors come
-        self.last = time.monotonic()  # when there was a worker
+        self.last: float | None = None  # when there was a worker; for the first it is the run that waits
         self.over = threading.Event()
         self.flag = self.flag_class().remote() if asked["stoppable"] else None
         self.actor = self.actor_class()
@@ -295,7 +295,7 @@ class Bridge:
                     alone = not self.crew.ready and not self.crew.busy
                 if not alone:
                     self.last = time.monotonic()
-                elif time.monotonic() - self.last > ALONE:
+                elif self.last is not None and time.monotonic() - self.last > ALONE:
                     self.say("lost", f"no worker for {ALONE:g} seconds")
             except Exception as error:
                 self.say("lost", f"{type(error).__name__}: {brief(error)}")

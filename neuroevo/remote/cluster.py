@@ -30,7 +30,7 @@ from neuroevo.remote.worker import PARTS, Grad, Settings, describe
 T = TypeVar("T")
 R = TypeVar("R")
 
-BEGIN = 60.0  # seconds for a cluster and its first worker
+BEGIN = 120.0  # seconds for a cluster and its first worker
 END = 10.0  # seconds for a cluster to end
 SHORT, LONGEST = "/tmp", 24  # noqa: S108  where Ray's sockets go, whose paths the system bounds, if TMPDIR is longer
 TICK = 0.5  # seconds from one look at what else there is to the next

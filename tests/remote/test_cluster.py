@@ -26,7 +26,7 @@ from neuroevo.engine.execution import Work
 from neuroevo.engine.loop import Step
 from neuroevo.errors import InputError, RunError
 from neuroevo.experiments import experiment
-from neuroevo.remote import cluster
+from neuroevo.remote import bridge, cluster
 from neuroevo.remote.cluster import Cluster, Spread
 from neuroevo.remote.worker import PARTS
 from neuroevo.storage import rundir
@@ -283,6 +283,33 @@ def test_a_search_from_python_is_done_by_workers() -> None:
     with ne.workers(1) as executor:
         there = ne.evolve(**given, executor=executor)
     assert torch.equal(here.population.genomes, there.population.genomes)
+
+
+def test_a_first_worker_that_is_slow_to_come_is_waited_for_and_the_loss_of_the_last_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(bridge, "FOLLOW", 0.01)
+    monkeypatch.setattr(bridge, "ALONE", 0.05)
+    told: list[tuple[Any, ...]] = []
+    one = bridge.Bridge.__new__(bridge.Bridge)  # without a cluster
+    one.asked, one.crew, one.lock, one.over, one.last = (
+        {"workers": 1},
+        bridge.Crew(),
+        threading.RLock(),
+        threading.Event(),
+        None,
+    )
+    monkeypatch.setattr(one, "say", lambda *message, **_: told.append(message))
+    watcher = threading.Thread(target=one.watch)
+    watcher.start()
+    time.sleep(0.3)
+    before = list(told)
+    one.last = time.monotonic()
+    time.sleep(0.3)
+    one.over.set()
+    watcher.join(10)
+    assert before == []
+    assert told[0] == ("lost", "no worker for 0.05 seconds")
 
 
 NODES = """
