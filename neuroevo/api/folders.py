@@ -120,7 +120,8 @@ def claim(out: str | Path, seed: int) -> Iterator[Path]:
             try:
                 yield claimed.folder
             except InputError:
-                if not generations.paths(claimed.folder / rundir.CHECKPOINTS):
+                own = [claimed.folder, *(claimed.folder / rundir.FOLDS).glob("*")]
+                if not any(generations.paths(each / rundir.CHECKPOINTS) for each in own):
                     claimed.clear()
                 raise
     except InputError as error:
@@ -162,7 +163,9 @@ def keep(
             if not start.generation:
                 keeper.write(0, [start.champion])
         with follow(tracking, folder, history, settings=search.record, log=log) as tracker:
-            observers = Observers([last, Shrinking(search.slices, writer, log), *keeping, recorder, tracker, observer])
+            shrinking = Shrinking(search.slices, writer, log)
+            # The last step is the last that is written down, which the result and the checkpoint are then both of.
+            observers = Observers([shrinking, *keeping, recorder, last, tracker, observer])
             try:
                 step = watch(steps, start, search.rules, observers)
             except BaseException as error:
@@ -252,7 +255,8 @@ def conclude(search: Search, step: Step, folder: Path, reason: str, log: Log) ->
         },
     )
     if not finished:
-        log(f"{folder}: interrupted after generation {step.generation}; go on with neuroevo.resume")
+        advice = "" if search.rules.looks else "; go on with neuroevo.resume"  # one of several isn't gone on with alone
+        log(f"{folder}: interrupted after generation {step.generation}{advice}")
 
 
 def of_folds(search: Search, folder: Path) -> tuple[Record, list[str]]:

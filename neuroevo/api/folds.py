@@ -21,10 +21,12 @@ from neuroevo.engine.cost import Budget, Cost
 from neuroevo.engine.genome import Population
 from neuroevo.engine.loop import Ending
 from neuroevo.engine.observer import Observer, Observers
-from neuroevo.errors import InputError
+from neuroevo.errors import InputError, ignore
 from neuroevo.experiments import looks
 from neuroevo.experiments.folds import divide, heading, tell
 from neuroevo.experiments.log import open_log
+from neuroevo.experiments.recorders import aside
+from neuroevo.experiments.reopen import concludes
 from neuroevo.storage import checkpoint, claims, files, generations, rundir
 
 
@@ -71,7 +73,11 @@ def go_on(asked: Arguments, folder: Path, observer: Observer, *, tracking: Seque
             own = folder / rundir.FOLDS / str(number)
             if not over(own, of_each):
                 log(heading(number, asked.folds))
-                found = search(one, own, observer)
+                try:
+                    found = search(one, own, observer)
+                except BaseException:
+                    log(f"{folder}: ended in fold {number} of {count}; go on with neuroevo.resume")
+                    raise
         found = found or replace(asked, fold=1, budget=of_each).search()[0]
         merit = found.problem.merit
         choice = looks.choose(looks.places(folder, count), merit)
@@ -103,8 +109,11 @@ def record_of(asked: Arguments) -> Record:
 
 
 def over(folder: Path, budget: Budget) -> bool:
-    """Tell whether a search is finished, with this budget."""
-    if rundir.read_result(folder).get("status") != "finished":
+    """Tell whether a search is finished, with this budget: its result is of its newest checkpoint, not of before."""
+    result, saved = rundir.read_result(folder), checkpoint.newest(folder / rundir.CHECKPOINTS, ignore)
+    if result.get("status") != "finished":
+        return False
+    if saved is not None and (saved.step.stop is None or not concludes(result, saved)):
         return False
     record: Any = config.read(str(folder / rundir.CONFIG))
     return bool(record["budget"] == asdict(budget))
@@ -121,6 +130,7 @@ def search(one: Arguments, folder: Path, observer: Observer) -> Search:
             folders.agree(steps.search.record, record, folder)
             if saved is not None:
                 steps, history = steps.go_on(saved, observer.note, one.limits), saved.history
+            aside(folder, saved, observer.note)
         folders.keep(steps.search, steps, steps.begun, folder, observer, history=history)
     return steps.search
 

@@ -18,6 +18,7 @@ from neuroevo.engine.execution import LOCAL, Executor, Precision
 from neuroevo.engine.loop import Step
 from neuroevo.engine.observer import Observer, Observers, watch
 from neuroevo.errors import InputError
+from neuroevo.experiments.recorders import aside
 from neuroevo.experiments.reopen import concludes
 from neuroevo.experiments.tracking import read_trackers
 from neuroevo.storage import claims, rundir
@@ -276,5 +277,6 @@ def resume(
             found = found.go_on(saved, observer.note, budget)
         if found.begun.stop is None or not (saved and concludes(rundir.read_result(place), saved)):
             history = [] if saved is None else saved.history
+            aside(place, saved, observer.note)
             folders.keep(found.search, found, found.begun, place, observer, history=history, tracking=told)
     return found.result(place)

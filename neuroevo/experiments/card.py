@@ -1,7 +1,6 @@
 """A model card: what a file of weights is of, what it was found to be worth, and how it is loaded without neuroevo."""
 
 import html
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -142,7 +141,7 @@ def cost(subject: Subject) -> list[str]:
 
 def loading(subject: Subject) -> list[str]:
     """Return the lines of Python that load the file's network as `model`, without neuroevo."""
-    network, name, file = subject.network, subject.network.backbone.name, json.dumps(subject.file.name)
+    network, name, file = subject.network, subject.network.backbone.name, ascii(subject.file.name)
     if name == backbones.ONNX:
         return [f"# {file} is of an ONNX file: export it as one, which onnxruntime runs"]
     library, make = construct(subject)

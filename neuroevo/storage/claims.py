@@ -231,7 +231,8 @@ def choose(out: str, bench: bool = False) -> tuple[Path, list[Path]]:
                 with suppress(FileExistsError):  # another made it just now; it's no folder, if the next one fails
                     place.mkdir()
                     made.insert(0, place)
-                    files.flush_folder(place.parent)
+                    with suppress(PermissionError):  # a folder that may be written to and not read
+                        files.flush_folder(place.parent)
         if not folder.is_dir():
             raise InputError(f"--out: {out} is there and is no folder")
     except OSError as error:
@@ -252,7 +253,8 @@ def next_free(stem: str, seed: int) -> tuple[Path, list[Path]]:
                 suffix += 1
             else:
                 for place in (folder, rundir.OUT, rundir.OUT.parent):  # any of which may be new
-                    files.flush_folder(place.parent)
+                    with suppress(PermissionError):
+                        files.flush_folder(place.parent)
                 return folder, [folder]
     except OSError as error:
         raise InputError(f"{error.filename or rundir.OUT}: {error.strerror}; --out names another folder") from None

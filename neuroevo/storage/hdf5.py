@@ -187,6 +187,7 @@ def verify(path: Path, mark: bytes, what: str) -> None:
 def open_file(path: Path) -> Iterator[Any]:
     """Open a file to read numbers from it that are all its own; InputError where it is none, or reading fails."""
     try:
+        regular(path).close()  # a pipe would be waited for
         with h5py.File(path, "r", locking=False) as file:
             _look_over(file, path.stat().st_size)
             yield file

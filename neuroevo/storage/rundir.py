@@ -7,7 +7,7 @@ was written is left out, and `note` is told so in a line.
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from hashlib import sha256
+from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any
 
@@ -220,9 +220,14 @@ def commands(folder: Path) -> list[str]:
 def write_result(folder: Path, result: dict[str, Any]) -> None:
     """Write the result, with checksums of itself, and of the tables and lines beside it that are there."""
     beside = [folder / name for name in (CONFUSION, PREDICTIONS, LINEAGE, ISLANDS) if (folder / name).is_file()]
-    files = {path.name: sha256(path.read_bytes()).hexdigest() for path in beside}
+    files = {path.name: _digest(path) for path in beside}
     result = {**result, **({"files": files} if files else {})}
     replace(folder / RESULT, (dumps({**result, CHECKSUM: checksum(result)}, indent=2) + "\n").encode())
+
+
+def _digest(path: Path) -> str:
+    with open(path, "rb") as file:  # read piece by piece: a lineage may be long
+        return file_digest(file, "sha256").hexdigest()
 
 
 def checksum(result: Mapping[str, Any]) -> str:

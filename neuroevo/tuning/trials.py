@@ -311,7 +311,7 @@ class Trainer:
         if not file.exists():
             return None
         try:
-            state: dict[str, Any] = files.loads(files.content(file))
+            state: dict[str, Any] = json.loads(files.content(file))  # infinite metrics among them
             if state.pop(rundir.CHECKSUM, None) not in (None, _checksum(state)):  # those of before have none
                 raise ValueError("another checksum")
             if (state["iteration"], state["settings"]) != (iteration, settings):
@@ -320,7 +320,7 @@ class Trainer:
             for i, rows in enumerate(state["rows"]):
                 if rows and verdicts[rows[0]]["generations"]:
                     checkpoint.verify(self.folder / f"{name}{i}.h5")
-        except (ValueError, LookupError, TypeError, AttributeError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             wrong = str(error) if isinstance(error, InputError) else f"{file}: damaged"
             self.log(f"{wrong}; the iteration begins anew")
             return None

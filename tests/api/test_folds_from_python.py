@@ -170,3 +170,37 @@ def test_a_linear_head_is_compared_with_a_logistic_regression_if_asked(tmp_path:
     assert kept.logistic == result["baseline"]["logistic"] and kept.logistic["C"] == found.logistic["C"]
     assert [line for line in result["warnings"] if "logistic regression is as good" in line]
     assert ne.evolve(network(), digits(), **options).logistic is None
+
+
+class Refuse(Quiet):
+    """Ends a search within its second fold."""
+
+    def __init__(self, last: int = 3) -> None:
+        super().__init__()
+        self.last = last
+
+    def generation(self, step: Step) -> None:
+        super().generation(step)
+        if [each.generation for each in self.steps].count(self.last) == 2:
+            raise ne.InputError("no more")
+
+
+def test_what_was_found_before_an_error_is_kept_and_gone_on_with(tmp_path: Path, whole: tuple[ne.Result, Path]) -> None:
+    with pytest.raises(ne.InputError, match="no more"):
+        search(tmp_path / "r", observers=[Refuse()])
+    assert (tmp_path / "r" / "config.yaml").is_file()
+    found = ne.resume(tmp_path / "r", network(), digits())
+    assert torch.equal(found.genome, whole[0].genome)
+
+
+def test_a_result_of_before_a_fold_was_given_more_does_not_end_it(tmp_path: Path) -> None:
+    folder, more = tmp_path / "r", ne.Budget(generations=8)
+    with pytest.raises(ne.InputError, match="no more"):
+        search(folder, observers=[Refuse()])
+    before = (folder / "folds" / "1" / "result.json").read_bytes()
+    with pytest.raises(ne.InputError, match="no more"):
+        ne.resume(folder, network(), digits(), budget=more, observers=[Refuse(7)])
+    (folder / "folds" / "1" / "result.json").write_bytes(before)  # as after a kill just before it was written anew
+    found = ne.resume(folder, network(), digits(), budget=more)
+    assert rundir.read_result(folder / "folds" / "1")["generations"] == 8
+    assert torch.equal(found.genome, search(budget=more).genome)

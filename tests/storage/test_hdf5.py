@@ -123,3 +123,9 @@ def test_a_sparse_file_is_a_file(tmp_path: Path) -> None:
     sparse.seek(0)
     assert sparse.read() == whole
     assert sparse.seek(0, os.SEEK_END) == len(whole)
+
+
+def test_a_pipe_in_a_files_place_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "generation-000001.h5")
+    with pytest.raises(InputError, match="not a regular file"), hdf5.open_file(tmp_path / "generation-000001.h5"):
+        pass
