@@ -91,7 +91,10 @@ def scaling(
         return None
     if saved:
         own = {name: value.to(cached.device) for name, value in saved.items()}
-        return Projection(**own) if "axes" in own else Standardise(**own)
+        kind = Projection if "axes" in own else Standardise
+        if own.keys() != {*kind._fields}:
+            raise InputError(f"the checkpoint's features have {', '.join(own)}; {', '.join(kind._fields)} expected")
+        return kind(**own)
     if backbone.cut is None:
         rows, index = cached.pieces[0], train
     else:

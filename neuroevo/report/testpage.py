@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from neuroevo.errors import printable
 from neuroevo.problems.intervals import wilson
 from neuroevo.report import figures, page, plots_of_predictions, plots_of_runs, predictions
 from neuroevo.report.figures import Files
@@ -78,7 +79,7 @@ def on_test(folder: Path, pictures: Files | None, prefix: str = "") -> list[str]
     table = page.grid(HEADER, shown, about)
     if len(classes) > figures.COUNTED:
         table = page.details(f"scores of each of {len(classes)} classes", table)
-    given = stored.read(folder)
+    given = read(folder)
     drawn = [plots_of_runs.confusion("confusion", classes, counts)]
     drawn += [plots_of_predictions.reliability("reliability", by_split)] if (by_split := bins_by_split(given)) else []
     test = [row for row in given if row.split == "test"]
@@ -87,6 +88,15 @@ def on_test(folder: Path, pictures: Files | None, prefix: str = "") -> list[str]
 
 def _with_ends(value: float | None, ends: tuple[float, float] | None) -> str:
     return page.number(value) + ("" if ends is None else f"\n[{page.number(ends[0])}, {page.number(ends[1])}]")
+
+
+def read(folder: Path) -> list[Prediction]:
+    """Return the predictions in a run's folder, with classes called as its confusion matrix calls them."""
+    found = []
+    for row in stored.read(folder):
+        label, predicted, start = map(printable, (row.label, row.predicted, row.start))
+        found.append(row._replace(label=label, predicted=predicted, start=start))
+    return found
 
 
 def bins_by_split(given: Sequence[Prediction]) -> dict[str, list[predictions.Bin]]:
@@ -115,7 +125,7 @@ def change_table(test: Sequence[Prediction], classes: Sequence[str]) -> str:
 
 def samples(folder: Path, config: Mapping[str, Any]) -> list[str]:
     """Return test samples worth a look, with their images where the run's data has them; else by row."""
-    found, test = rundir.read_confusion(folder), [row for row in stored.read(folder) if row.split == "test"]
+    found, test = rundir.read_confusion(folder), [row for row in read(folder) if row.split == "test"]
     if found is None or not test:
         return []
     groups, images, why = predictions.examples(test, found[0]), Images(config), ""

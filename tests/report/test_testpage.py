@@ -169,3 +169,18 @@ def test_a_hash_of_weights_is_shortened_and_a_name_is_not() -> None:
         rows = dict(overview.rows({"backbone": {"name": "Net", "weights": weights}}, {}, []))
         assert rows["backbone"] == f"Net with weights {shown}"
     assert dict(overview.rows({"backbone": {"name": "none", "weights": "none"}}, {}, []))["backbone"] == "none"
+
+
+def test_classes_of_control_characters_are_called_the_same_throughout(tmp_path: Path, made: Path) -> None:
+    """The confusion matrix and the predictions each spell them in a way of their own."""
+    names = ("red\r", "b\t", "\x1b[1m=")
+    classes = ["red", "green & <b>", "blue"]
+    for split, folders in {"train": classes, "test": classes[::-1]}.items():  # so that some are taken for others
+        for name, own in zip(names, folders, strict=True):
+            shutil.copytree(made.parent / "images" / split / own, tmp_path / "images" / split / name)
+    sets = [*TINY, "data.name=image_folder", f"data.root={tmp_path / 'images'}", "data.image_size=8"]
+    folder = experiment.run(load(None, sets), str(tmp_path / "r"), "test", Quiet())
+    assert any(row.label != row.predicted for row in stored.read(folder))
+    parts = testpage.samples(folder, {})
+    assert r"red\r" in "".join(parts)
+    assert r"b\t" in "".join(testpage.on_test(folder, None))
