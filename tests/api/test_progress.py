@@ -6,10 +6,8 @@ import sys
 from types import SimpleNamespace
 from typing import Any
 
-import nbformat
 import pytest
 import torch
-from nbclient import NotebookClient
 
 import neuroevo as ne
 from neuroevo.api import progress
@@ -83,9 +81,11 @@ found = ne.evolve(torch.nn.Linear(4, 2), (x, (x[:, 0] > 0).long()), **options%s)
 
 @pytest.mark.long
 def test_an_executed_notebook_has_one_plain_output_where_it_is_asked_for() -> None:
+    nbformat = pytest.importorskip("nbformat", reason="the extra docs is not installed")
+    nbclient = pytest.importorskip("nbclient", reason="the extra docs is not installed")
     cells = [nbformat.v4.new_code_cell(CELL % more) for more in ("", ", observers=[ne.progress()]")]
     notebook = nbformat.v4.new_notebook(cells=cells)
-    NotebookClient(notebook, timeout=300, kernel_name="python3").execute()
+    nbclient.NotebookClient(notebook, timeout=300, kernel_name="python3").execute()
     silent, shown = (cell["outputs"] for cell in notebook.cells)
     assert silent == []
     assert [each["output_type"] for each in shown] == ["display_data"]
