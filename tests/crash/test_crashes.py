@@ -20,7 +20,7 @@ def campaign(name: str, *words: str) -> str:
 
 @pytest.mark.long
 def test_killed_at_10_moments_commands_go_on_to_the_same_bytes() -> None:
-    # Not a tracked run: how far its tracker is, whose process is waited for so long and no longer, depends on the machine.
+    # Not a tracked run: its tracker is waited for so long and no longer, and how far it is depends on the machine.
     only = "run,resume,features,export,API,islands,folds,predict"
     assert campaign("kills.py", "10", "0", "--only", only).endswith("0 wrong")
 
