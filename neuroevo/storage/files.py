@@ -4,7 +4,7 @@ import json
 import math
 import os
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from io import FileIO
 from pathlib import Path
@@ -103,18 +103,23 @@ def make_folder(folder: Path) -> None:
     flush_folder(folder.parent)
 
 
-def flush(path: Path) -> None:
-    """Flush a file to which lines were added, and its name; nothing where there is none. RunError where it fails."""
-    with _or_error(path):
-        try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-        except FileNotFoundError:
-            return
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        flush_folder(path.parent)
+def flush(paths: Sequence[Path]) -> None:
+    """Flush files to which lines were added, those that are there, and their names. RunError where it fails."""
+    folders = {}
+    for path in paths:
+        with _or_error(path):
+            try:
+                descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+            except FileNotFoundError:
+                continue
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            folders[path.parent] = path
+    for folder, path in folders.items():
+        with _or_error(path):
+            flush_folder(folder)
 
 
 def make_way(path: Path) -> None:

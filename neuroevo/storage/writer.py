@@ -51,8 +51,7 @@ class Writer:
             self.pool.shutdown()
 
     def _write(self, step: Step, history: History) -> None:
-        for path in self.lines:
-            flush(path)
+        flush(self.lines)
         # A generation's tensors are replaced and never changed in place, so they can be read while the next one runs.
         write(self.folder / generations.name(step.generation), self.attributes, self.beside, step, history)
         self.prune(step)

@@ -458,10 +458,8 @@ def test_a_signal_ends_a_long_iteration_in_seconds_and_loses_one_generation(
     assert contents(folder) == contents(tmp_path / "whole")
 
 
-def test_an_iteration_at_a_rung_of_the_last_format_is_gone_on_from(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    searched(tmp_path / "whole", *HALVING)
+def cut_at_a_rung(monkeypatch: pytest.MonkeyPatch, folder: Path, *sets: str) -> None:
+    """Begin a search that is interrupted as soon as a rung is on disk."""
     real = trials.Trainer.save
 
     def save(self: trials.Trainer, iteration: int, rung: int, *rest: Any) -> None:
@@ -470,7 +468,14 @@ def test_an_iteration_at_a_rung_of_the_last_format_is_gone_on_from(
 
     with monkeypatch.context() as patched, pytest.raises(Interrupted):
         patched.setattr(trials.Trainer, "save", save)
-        searched(tmp_path / "cut", *HALVING)
+        searched(folder, *sets)
+
+
+def test_an_iteration_at_a_rung_of_the_last_format_is_gone_on_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    searched(tmp_path / "whole", *HALVING)
+    cut_at_a_rung(monkeypatch, tmp_path / "cut", *HALVING)
     folder = tmp_path / "cut" / "rung"
     state = json.loads((folder / "rung.json").read_text())
     name = state.pop("name")
@@ -500,15 +505,7 @@ def _replace_digit(path: Path) -> None:
 def test_an_iteration_whose_rung_is_damaged_begins_anew_and_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
 ) -> None:
-    real = trials.Trainer.save
-
-    def save(self: trials.Trainer, iteration: int, rung: int, *rest: Any) -> None:
-        real(self, iteration, rung, *rest)
-        os.kill(os.getpid(), signal.SIGINT)
-
-    with monkeypatch.context() as patched, pytest.raises(Interrupted):
-        patched.setattr(trials.Trainer, "save", save)
-        searched(tmp_path / "cut", *HALVING, "tune.budget.generations=1")
+    cut_at_a_rung(monkeypatch, tmp_path / "cut", *HALVING, "tune.budget.generations=1")
     RUNG[damage](tmp_path / "cut" / "rung")
     said = Quiet()
     tune.resume(str(tmp_path / "cut"), [], said, Signals())
