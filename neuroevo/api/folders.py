@@ -240,6 +240,7 @@ def conclude(search: Search, step: Step, folder: Path, reason: str, log: Log) ->
             "generations": step.generation,
             "seed": search.rules.seed,
             "device": str(search.device),
+            "threads": torch.get_num_threads(),
             "data": {"images": dict(search.counts or {}), "folders": {}, "notes": list(search.notes)},
             "champion": champion,
             **({"baseline": beside.record} if beside.record else {}),

@@ -27,7 +27,7 @@ from neuroevo.data.datasets import Dataset
 from neuroevo.data.identity import Identity
 from neuroevo.engine.observer import Observer
 from neuroevo.errors import InputError, RunError
-from neuroevo.experiments import build, costs, experiment, folds, log
+from neuroevo.experiments import build, costs, experiment, folds, log, moves
 from neuroevo.experiments.interruption import Interruption
 from neuroevo.problems.metric import LOWER_IS_BETTER
 from neuroevo.remote.cluster import Spread
@@ -330,7 +330,7 @@ def write(folder: Path, bench: Bench, tasks: Sequence[Task]) -> None:
         "samples": bench.samples,
         "runs": len(found),
         "runs_asked": len(tasks),
-        "warnings": count_warnings(names, found),
+        "warnings": [*moves.between([run.result for run in found]), *count_warnings(names, found)],
         "arms": {row["arm"]: {k: v if v == v else None for k, v in row.items() if k != "arm"} for row in summary},
         "versions": log.versions(),
     }

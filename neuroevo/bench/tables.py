@@ -23,7 +23,13 @@ class Found(NamedTuple):
     task: Task
     row: dict[str, Any]  # of results.csv
     curve: list[tuple[int, int, float, float]]  # generation, samples, seconds, best validation so far
-    warnings: list[str]
+    result: dict[str, Any]  # as its file has it
+
+    @property
+    def warnings(self) -> list[str]:
+        """The lines that its reader must know."""
+        found: list[str] = self.result.get("warnings", [])
+        return found
 
 
 def read(task: Task) -> Found | None:
@@ -76,7 +82,7 @@ def read(task: Task) -> Found | None:
         "samples": samples,
         **{key: cost[key] for key in (*COSTS[2:], "seconds")},
     }
-    return Found(task, row, curve, result.get("warnings", []))
+    return Found(task, row, curve, result)
 
 
 def count_warnings(names: Sequence[str], found: Sequence[Found]) -> list[str]:

@@ -85,6 +85,7 @@ def conclude(
             "generations": step.generation,
             "seed": c.seed,
             "device": str(run.device),
+            "threads": torch.get_num_threads(),
             "data": inventory.record(run.whole, splits),
             "champion": champion,
             **({"baseline": beside.record} if beside.record else {}),

@@ -4,7 +4,8 @@ On the same device, threads, versions and features a run that goes on ends in th
 others it may round otherwise, which its checkpoints and its result keep.
 """
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -19,18 +20,39 @@ def add(saved: Checkpoint, device: torch.device, features: str, log: Callable[[s
     `features` is the hash of those that there are. A move has the generation after which it was, and of all that
     differed what it was before and after.
     """
-    now: dict[str, Any] = {
-        "threads": torch.get_num_threads(),
-        "device": str(device),
-        "versions": versions(),
-        "features": features,
-    }
-    then: dict[str, Any] = {
+    return extend(saved.moves, saved.step.generation, then=site_of(saved), now=site(device, features), log=log)
+
+
+def extend(
+    moves: Sequence[Move], after: int, *, then: Mapping[str, Any], now: Mapping[str, Any], log: Callable[[str], None]
+) -> list[Move]:
+    """Return moves with another one after a generation, where two sites differ; `log` is told what does."""
+    move = compare(then, now, log)
+    return [*moves, {"generation": after, **move}] if move else list(moves)
+
+
+def site_of(saved: Checkpoint) -> dict[str, Any]:
+    """Return where a checkpoint was written, as `site` has it."""
+    return {
         "threads": saved.plan.threads,
         "device": saved.device,
         "versions": saved.versions,
         "features": saved.features,
     }
+
+
+def site(device: torch.device, features: str = "") -> dict[str, Any]:
+    """Return what the bytes of a run depend on beside its config and data, as this process has it."""
+    return {
+        "threads": torch.get_num_threads(),
+        "device": str(device),
+        "versions": versions(),
+        "features": features,
+    }
+
+
+def compare(then: Mapping[str, Any], now: Mapping[str, Any], log: Callable[[str], None]) -> Move:
+    """Return what differs between two sites, before and after; `log` is told."""
     move: Move = {}
     for what, value in now.items():
         before = then[what]
@@ -42,18 +64,33 @@ def add(saved: Checkpoint, device: torch.device, features: str, log: Callable[[s
             move[what] = {name: [before.get(name), value.get(name)] for name in names}
         else:
             move[what] = [before, value]
-    return [*saved.moves, {"generation": saved.step.generation, **move}] if move else list(saved.moves)
+    return move
 
 
-def lines(moves: Sequence[Move]) -> list[str]:
-    """Return a line on each move for a reader of the result."""
+def lines(moves: Sequence[Move], unit: str = "generation") -> list[str]:
+    """Return a line on each move for a reader of the result; a `unit` is what a move has the number of."""
     found = []
     for move in moves:
         words = [f"{key} {now} in place of {before}" for key, (before, now) in _changes(move).items()]
         found.append(
-            f"went on after generation {move['generation']} with {', '.join(words)}: uninterrupted it may have rounded "
+            f"went on after {unit} {move['generation']} with {', '.join(words)}: uninterrupted it may have rounded "
             "otherwise"
         )
+    return found
+
+
+def between(results: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return a line on each thing that differs among where runs were computed, by their results; old ones have less."""
+    sites = [
+        {key: result[key] for key in ("threads", "device") if key in result} | dict(result.get("versions", {}))
+        for result in results
+    ]
+    found = []
+    for what in dict.fromkeys(key for place in sites for key in place):
+        counts = Counter(str(place[what]) for place in sites if what in place)
+        if len(counts) > 1:
+            words = ", ".join(f"{value} ({count} of {counts.total()})" for value, count in counts.items())
+            found.append(f"runs were computed with different {what}: {words}; one made again may round otherwise")
     return found
 
 

@@ -32,6 +32,7 @@ class Sparing(Trainer):
             forecaster.ready,
             tuner.folder,
             tuner.merit,
+            tuner.moves,
             images=lambda done, total: None,
             log=ignore,
             signals=NEVER,

@@ -25,10 +25,11 @@ from neuroevo.engine.problem import VIOLATION
 from neuroevo.engine.rng import Context
 from neuroevo.engine.scores import Scores
 from neuroevo.errors import InputError
-from neuroevo.experiments import goals
+from neuroevo.experiments import goals, moves
 from neuroevo.experiments.log import versions
 from neuroevo.problems.metric import LOWER_IS_BETTER
 from neuroevo.storage import checkpoint, files, rundir
+from neuroevo.storage.checkpoint import Move
 
 HOME = torch.device("cpu")  # of positions, wherever trials are trained
 TRIAL = "trial"  # trait of a position: what is known of it
@@ -66,6 +67,7 @@ class Search:
         constraints = (VIOLATION,) if self.constrained else ()
         self.metrics = list(dict.fromkeys((self.metric, "accuracy", "cross_entropy", *constraints)))
         self.sampler: Algorithm[Any] = c.tune.sampler.bound()(self.space)
+        self.moves: list[Move] = []  # where it went on elsewhere, after which iteration
         self.latest = self.no_trials()  # the trials that a candidate was last taken from
 
     def no_trials(self) -> Trials:
@@ -207,10 +209,12 @@ class Search:
             "trials": len(table.positions),
             "seed": self.config.seed,
             "device": device,
+            "threads": torch.get_num_threads(),
             "best": winner,
-            "warnings": [] if position is None else self.at_ends(position),
+            "warnings": [*moves.lines(self.moves, "iteration"), *([] if position is None else self.at_ends(position))],
             "cost": {**step.cost.record(), "seconds": step.seconds},
             "versions": versions(),
+            **({"moves": list(self.moves)} if self.moves else {}),
         }
 
     def at_ends(self, position: list[float]) -> list[str]:

@@ -12,7 +12,6 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,13 +19,12 @@ import torch
 
 from neuroevo import config
 from neuroevo.config import Config
-from neuroevo.data.identity import Identity
 from neuroevo.engine.cost import Cost
 from neuroevo.engine.execution import AUTO, FULL, LOCAL, Execution, Executor, Work
 from neuroevo.engine.genome import KEPT, Layout
 from neuroevo.engine.problem import Merit
 from neuroevo.errors import InputError, Interrupted, RunError
-from neuroevo.experiments import build, compose, recorders, reopen, sources
+from neuroevo.experiments import build, compose, moves, recorders, reopen, sources
 from neuroevo.experiments.compose import Run
 from neuroevo.experiments.costs import generation
 from neuroevo.experiments.experiment import Ready
@@ -34,12 +32,12 @@ from neuroevo.experiments.interruption import Interruption
 from neuroevo.experiments.log import versions
 from neuroevo.experiments.sources import Sources
 from neuroevo.remote.cluster import Spread
-from neuroevo.storage import checkpoint, files, rundir
-from neuroevo.tuning import legs, lockstep
+from neuroevo.storage import checkpoint, rundir
+from neuroevo.storage.checkpoint import Checkpoint, Move
+from neuroevo.tuning import legs, lockstep, progress
 from neuroevo.tuning.lockstep import Group, Reached, Verdict
 
 KEPT_SOURCES = 3  # kinds of features that are kept in memory
-FILE = "rung.json"  # how far an iteration is
 
 Settings = dict[str, Any]  # config key -> value
 
@@ -66,6 +64,7 @@ class Trainer:
         ready: Ready,
         folder: Path,
         merit: Merit,
+        moves: list[Move],
         *,
         images: Callable[[int, int], None],
         log: Callable[[str], None],
@@ -81,6 +80,7 @@ class Trainer:
         self.sources: OrderedDict[str, Sources] = OrderedDict()
         self.sent: dict[tuple[str, ...], tuple[Sources, ...]] = {}  # the same ones as the same object
         self.data = build.identify(*ready.given)
+        self.moves = moves  # of the search: where it went on elsewhere
 
     def trial(self, settings: Settings) -> Config:
         """Return the config of a trial."""
@@ -126,7 +126,7 @@ class Trainer:
         if saved is not None:
             first, before = saved["rung"] + 1, Cost.from_record(saved["cost"])
             verdicts = [Verdict(v["metrics"], v["generations"], Cost.from_record(v["cost"])) for v in saved["verdicts"]]
-            kept = [self.folder / f"{_name(saved)}{i}.h5" for i in range(len(parts))]
+            kept = [self.folder / f"{progress.prefix(saved)}{i}.h5" for i in range(len(parts))]
             left = zip(parts, saved["rows"], kept, strict=True)
             parts = [self.restore(part, rows, file, verdicts) for part, rows, file in left]
 
@@ -289,7 +289,7 @@ class Trainer:
         name = f"{iteration}-{rung}-{sum(group.step.generation for group, rows in parts if rows)}-"
         for i, (group, rows) in enumerate(parts):
             if rows and group.step.generation:
-                notes = attributes(self.ready, self.data, group.run.network.layout, group.run.supervised.executions.now)
+                notes = self.attributes(group.run.network.layout, group.run.supervised.executions.now)
                 checkpoint.write(self.folder / f"{name}{i}.h5", notes, {}, group.step, [])
         state = {
             "iteration": iteration,
@@ -299,32 +299,42 @@ class Trainer:
             "rows": [part.rows for part in parts],
             "cost": outcome.cost.record(),
             "verdicts": [v._asdict() | {"cost": v.cost.record()} for v in outcome.verdicts],
+            "site": moves.site(self.ready.device),
+            "moves": self.moves,
         }
-        files.replace(self.folder / FILE, json.dumps({**state, rundir.CHECKSUM: _checksum(state)}).encode())
+        progress.write(self.folder, state)
         for file in self.folder.glob("*.h5"):
             if not file.name.startswith(name):
                 file.unlink()
 
     def read_state(self, iteration: int, settings: list[Settings]) -> dict[str, Any] | None:
         """Return the state of an iteration with these trials; None at its beginning, or where it is damaged."""
-        file = self.folder / FILE
-        if not file.exists():
-            return None
         try:
-            state: dict[str, Any] = json.loads(files.content(file))  # infinite metrics among them
-            if state.pop(rundir.CHECKSUM, None) not in (None, _checksum(state)):  # those of before have none
-                raise ValueError("another checksum")
-            if (state["iteration"], state["settings"]) != (iteration, settings):
+            state = progress.read(self.folder)
+            if state is None or (state["iteration"], state["settings"]) != (iteration, settings):
                 return None
-            name, verdicts = _name(state), state["verdicts"]
+            name, verdicts = progress.prefix(state), state["verdicts"]
             for i, rows in enumerate(state["rows"]):
                 if rows and verdicts[rows[0]]["generations"]:
                     checkpoint.verify(self.folder / f"{name}{i}.h5")
-        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-            wrong = str(error) if isinstance(error, InputError) else f"{file}: damaged"
+        except progress.WRONG as error:
+            wrong = str(error) if isinstance(error, InputError) else f"{self.folder / progress.FILE}: damaged"
             self.log(f"{wrong}; the iteration begins anew")
             return None
         return state
+
+    def locate(self, saved: Checkpoint | None) -> None:
+        """Note a search that goes on elsewhere than its newest checkpoint, or an iteration begun since, was left."""
+        done = 0 if saved is None else saved.step.generation
+        now = moves.site(self.ready.device)
+        known, then = ((), now) if saved is None else (saved.moves, moves.site_of(saved))
+        try:
+            state = progress.read(self.folder)
+            if state is not None and state["iteration"] == done + 1:  # begun after the checkpoint
+                known, then = state["moves"], {key: state["site"][key] for key in now}
+        except progress.WRONG:  # whoever takes the iteration up says so
+            pass
+        self.moves[:] = moves.extend(known, done, then=then, now=now, log=self.log)
 
     def restore(self, part: Part, rows: list[int], file: Path, verdicts: list[Verdict]) -> Part:
         """Return a part with the trials that are left, as far as it was when it was saved."""
@@ -337,18 +347,28 @@ class Trainer:
             group.reached = Reached(replace(saved.step, state=state), [verdicts[i] for i in rows], Cost())
         return left
 
+    def attributes(self, layout: Layout, plan: Execution | None = None) -> dict[str, Any]:
+        """Return the attributes of a checkpoint of the search, or of a rung under a plan."""
+        c, classes = self.config, self.ready.given[0].classes
+        plan = plan or Execution("trials", len(classes), 0, 0, c.memory.limit or 0, torch.get_num_threads())
+        return {
+            "config": c.of_result().to_yaml(),
+            "seed": c.seed,
+            "device": str(self.ready.device),
+            "layout": layout.to_json(),
+            "classes": json.dumps(classes),
+            "plan": json.dumps(plan._asdict()),
+            "plan_changes": "[]",
+            "versions": json.dumps(versions()),
+            "features": "",
+            "data": json.dumps(self.data.record()),
+            "frozen": self.ready.backbone.frozen,
+            **({"moves": json.dumps(self.moves)} if self.moves else {}),
+        }
+
     def clear(self) -> None:
         """Take the files of an iteration off the disk."""
         shutil.rmtree(self.folder, ignore_errors=True)
-
-
-def _name(state: Mapping[str, Any]) -> str:
-    """Return how the names of a state's files begin."""
-    return str(state.get("name", f"{state['iteration']}-{state['rung']}-"))  # searches before this one have no name
-
-
-def _checksum(state: Mapping[str, Any]) -> str:
-    return sha256(json.dumps(state).encode()).hexdigest()
 
 
 def crowd_warning(c: Config, count: int) -> str | None:
@@ -363,22 +383,3 @@ def crowd_warning(c: Config, count: int) -> str | None:
         "networks; for one network a trial set algorithm.name fixed, algorithm.population 1, genome.init_sigma 0"
         + learning
     )
-
-
-def attributes(ready: Ready, data: Identity, layout: Layout, plan: Execution | None = None) -> dict[str, Any]:
-    """Return the attributes of a checkpoint of a search, or of a rung under a plan."""
-    c, classes = ready.config, ready.given[0].classes
-    plan = plan or Execution("trials", len(classes), 0, 0, c.memory.limit or 0, torch.get_num_threads())
-    return {
-        "config": c.of_result().to_yaml(),
-        "seed": c.seed,
-        "device": str(ready.device),
-        "layout": layout.to_json(),
-        "classes": json.dumps(classes),
-        "plan": json.dumps(plan._asdict()),
-        "plan_changes": "[]",
-        "versions": json.dumps(versions()),
-        "features": "",
-        "data": json.dumps(data.record()),
-        "frozen": ready.backbone.frozen,
-    }

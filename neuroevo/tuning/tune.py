@@ -198,6 +198,7 @@ def go_on(folder: Path, change: Callable[[Config], Config], observer: Observer, 
                         build.same_weights(ready.backbone, saved.frozen, c)
                         step, history = replace(tuner.restore(saved), stop=None), saved.history
                         log(f"{folder}: going on after iteration {step.generation}")
+                    tuner.trainer.locate(saved)
                     recorders.aside(folder, saved, log)
                     same = c.record() == before.record()
                     changed = saved is not None and not same
@@ -221,7 +222,7 @@ def search(
     """
     c, folder, rules = tuner.config, tuner.folder, tuner.rules()
     recorders.make_folder(folder / rundir.CHECKPOINTS)
-    notes = trials.attributes(tuner.ready, tuner.trainer.data, tuner.layout)
+    notes = tuner.trainer.attributes(tuner.layout)
     lines = rundir.growing(folder)
     writer = Writer(folder / rundir.CHECKPOINTS, notes, {}, c.checkpoint.keep, lines=lines)
     algorithm = tuner.algorithm()

@@ -44,7 +44,7 @@ class Tuner(Search):
         super().__init__(ready.config, folder)
         self.ready, self.log = ready, log
         how: Any = {"images": images, "log": log, "signals": signals, "executor": executor, "several": several}
-        self.trainer = Trainer(ready, folder, self.merit, **how)
+        self.trainer = Trainer(ready, folder, self.merit, self.moves, **how)
 
     def problem(self) -> Problem:
         """Return the problem that the search is of."""

@@ -220,6 +220,18 @@ COMMAND = (
 
 
 @pytest.mark.long
+def test_a_benchmark_whose_runs_had_different_threads_says_so(base: str, tmp_path: Path) -> None:
+    folder, threads = benched(base, ["ga"], tmp_path / "b"), torch.get_num_threads()
+    assert not any("different threads" in line for line in rundir.read_result(folder)["warnings"])
+    try:
+        torch.set_num_threads(threads + 1)
+        benched(base, ["ga"], tmp_path / "b", seeds=2)
+    finally:
+        torch.set_num_threads(threads)
+    (line,) = (line for line in rundir.read_result(folder)["warnings"] if "different" in line)
+    assert f"threads: {threads} (1 of 2), {threads + 1} (1 of 2)" in line
+
+
 def test_a_benchmark_killed_in_its_middle_ends_in_the_tables_of_one_that_ran_through(base: str, tmp_path: Path) -> None:
     names = ["ga", "sgd_restarts", str(tmp_path / "tuned.yaml")]
     whole = benched(base, names, tmp_path / "whole", seeds=2)

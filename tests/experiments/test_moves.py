@@ -84,3 +84,17 @@ def test_a_search_from_python_that_goes_on_with_other_threads_says_so_in_its_res
 def test_lines_name_each_library_and_no_hashes() -> None:
     (line,) = moves.lines([{"generation": 3, "versions": {"onnxruntime": [None, "1.2"]}, "features": ["ab", "cd"]}])
     assert "onnxruntime 1.2 in place of none, features others in place of those of before" in line
+
+
+ONE, TWO = ({"threads": n, "device": "cpu", "versions": {"torch": "2.0"}} for n in (1, 2))
+
+
+def test_runs_that_were_computed_elsewhere_than_each_other_are_counted() -> None:
+    assert moves.between([ONE, ONE]) == [] == moves.between([])
+    assert moves.between([ONE, {"versions": {"torch": "2.0"}}]) == []  # one of before doesn't say its threads
+    (line,) = moves.between([ONE, TWO, ONE])
+    assert (
+        line == "runs were computed with different threads: 1 (2 of 3), 2 (1 of 3); one made again may round otherwise"
+    )
+    (line,) = moves.between([ONE, {**ONE, "versions": {"torch": "2.1"}}])
+    assert "different torch: 2.0 (1 of 2), 2.1 (1 of 2)" in line

@@ -146,7 +146,9 @@ SKLEARN = {  # of (logits [B, C], targets [B]) as NumPy arrays
     ),
     "auroc": roc_auc,
     "brier": lambda x, t: (
-        -sklearn_metrics.brier_score_loss(t, reference.probabilities(x), labels=range(x.shape[1]), scale_by_half=False)
+        -sum(
+            sklearn_metrics.brier_score_loss(t == c, p, pos_label=1) for c, p in enumerate(reference.probabilities(x).T)
+        )
     ),
 }
 

@@ -1,18 +1,12 @@
 """Trials of hyperparameters: who is trained with whom, who is stopped at a rung, and what was counted."""
 
-import json
-import math
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 from test_tune import EPOCH, HALVING, MLP, load
 
 from neuroevo.config import Config
 from neuroevo.experiments import experiment
-from neuroevo.storage import rundir
-from neuroevo.tuning import trials
 from neuroevo.tuning.trials import Settings, Trainer
 from neuroevo.tuning.tuner import Tuner
 
@@ -81,21 +75,3 @@ def test_a_rung_of_other_trials_is_not_gone_on_from(tmp_path: Path) -> None:
     assert t.read_state(1, [{"refine.lr": 0.1}, {"refine.lr": 0.3}]) is None
     t.clear()
     assert t.read_state(1, [{"refine.lr": 0.1}, {"refine.lr": 0.2}]) is None
-
-
-def test_a_rung_with_metrics_that_are_infinite_is_whole(tmp_path: Path) -> None:
-    """A trial in which nobody is valid has them."""
-    state = {
-        "iteration": 1,
-        "rung": 0,
-        "settings": [],
-        "rows": [],
-        "verdicts": [{"metrics": {"accuracy": -math.inf}}],
-        "name": "",
-    }
-    text = json.dumps({**state, rundir.CHECKSUM: trials._checksum(state)})
-    (tmp_path / trials.FILE).write_text(text)
-    lines: list[str] = []
-    trainer: Any = SimpleNamespace(folder=tmp_path, log=lines.append)
-    assert trials.Trainer.read_state(trainer, 1, []) == state
-    assert lines == []

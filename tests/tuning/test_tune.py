@@ -27,7 +27,7 @@ from neuroevo.errors import InputError, Interrupted, RunError, ignore
 from neuroevo.experiments import experiment
 from neuroevo.experiments.signals import Signals
 from neuroevo.report import plots_of_searches, report, runpage
-from neuroevo.storage import generations, rundir
+from neuroevo.storage import checkpoint, generations, rundir
 from neuroevo.tuning import trials, tune
 from neuroevo.tuning.lockstep import Group
 from neuroevo.tuning.search import Search
@@ -478,11 +478,46 @@ def test_an_iteration_at_a_rung_of_the_last_format_is_gone_on_from(
     cut_at_a_rung(monkeypatch, tmp_path / "cut", *HALVING)
     folder = tmp_path / "cut" / "rung"
     state = json.loads((folder / "rung.json").read_text())
-    name = state.pop("name")
+    name = state["name"]
+    for key in ("name", "site", "moves", rundir.CHECKSUM):
+        del state[key]
     (folder / f"{name}0.h5").rename(folder / "1-0-0.h5")
     (folder / "rung.json").write_text(json.dumps(state))
-    tune.resume(str(tmp_path / "cut"), [], Quiet(), Signals())
+    said = Quiet()
+    tune.resume(str(tmp_path / "cut"), [], said, Signals())
+    assert not any("anew" in line for line in said.lines)
     assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
+
+
+def test_a_search_that_goes_on_with_other_threads_says_so_in_its_result_and_ever_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An iteration that was begun elsewhere says so, too, where its end is on the threads of its beginning."""
+    threads, said = torch.get_num_threads(), Quiet()
+    sets = [*HALVING, "tune.final=false"]
+    cut_at_a_rung(monkeypatch, tmp_path, *sets)
+    try:
+        torch.set_num_threads(threads + 1)
+        with pytest.raises(Interrupted), monkeypatch.context() as patched:
+            patched.setattr(trials.Trainer, "advance", _interrupt)
+            tune.resume(str(tmp_path), [], said, Signals())
+    finally:
+        torch.set_num_threads(threads)
+    assert any(line.startswith(f"threads were {threads} and are {threads + 1}") for line in said.lines)
+    assert rundir.read_result(tmp_path)["moves"] == [{"generation": 0, "threads": [threads, threads + 1]}]
+    for _ in range(2):  # a finished one that is resumed keeps it
+        tune.resume(str(tmp_path), [], Quiet(), Signals())
+        found = rundir.read_result(tmp_path)
+        assert (found["status"], len(found["moves"])) == ("finished", 2)
+    assert any(line.startswith("went on after iteration 0 with threads") for line in found["warnings"])
+    assert len(checkpoint.read(generations.paths(tmp_path / "checkpoints")[0]).moves) == 2
+
+
+def _interrupt(self: trials.Trainer, groups: list[Any], *_: Any) -> None:
+    """Let the first group advance by a generation, and be interrupted."""
+    groups[0].advance(groups[0].step.generation + 1, 99, lambda: None)
+    os.kill(os.getpid(), signal.SIGINT)
+    raise Interrupted(130)
 
 
 RUNG = {
