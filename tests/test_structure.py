@@ -38,7 +38,7 @@ PACKAGES = {  # in order: each may import those before it, and its own modules t
                     "build", "tracking", "bounds", "sizes", "sources", "goals", "compose", "baseline", "reopen",
                     "recorders", "looks", "predictions", "conclusion", "spread", "experiment", "folds", "evaluation",
                     "selection", "comparison", "card", "formats", "export", "logits", "decide"],
-    "tuning": ["progress", "lockstep", "legs", "trials", "search", "tuner", "tune"],
+    "tuning": ["rungfile", "lockstep", "legs", "trials", "search", "tuner", "tune"],
     "bench": ["statistics", "arms", "workers", "jobs", "tasks", "closed", "tables", "benchmark"],
     "forecast": ["pace", "seconds", "length", "stand_ins", "forecaster", "search", "folds", "bench"],
     "api": ["learners", "genes", "islands", "algorithms", "classification", "folders", "arguments", "notebook",

@@ -34,7 +34,7 @@ from neuroevo.experiments.sources import Sources
 from neuroevo.remote.cluster import Spread
 from neuroevo.storage import checkpoint, rundir
 from neuroevo.storage.checkpoint import Checkpoint, Move
-from neuroevo.tuning import legs, lockstep, progress
+from neuroevo.tuning import legs, lockstep, rungfile
 from neuroevo.tuning.lockstep import Group, Reached, Verdict
 
 KEPT_SOURCES = 3  # kinds of features that are kept in memory
@@ -126,7 +126,7 @@ class Trainer:
         if saved is not None:
             first, before = saved["rung"] + 1, Cost.from_record(saved["cost"])
             verdicts = [Verdict(v["metrics"], v["generations"], Cost.from_record(v["cost"])) for v in saved["verdicts"]]
-            kept = [self.folder / f"{progress.prefix(saved)}{i}.h5" for i in range(len(parts))]
+            kept = [self.folder / f"{rungfile.prefix(saved)}{i}.h5" for i in range(len(parts))]
             left = zip(parts, saved["rows"], kept, strict=True)
             parts = [self.restore(part, rows, file, verdicts) for part, rows, file in left]
 
@@ -302,7 +302,7 @@ class Trainer:
             "site": moves.site(self.ready.device),
             "moves": self.moves,
         }
-        progress.write(self.folder, state)
+        rungfile.write(self.folder, state)
         for file in self.folder.glob("*.h5"):
             if not file.name.startswith(name):
                 file.unlink()
@@ -310,15 +310,15 @@ class Trainer:
     def read_state(self, iteration: int, settings: list[Settings]) -> dict[str, Any] | None:
         """Return the state of an iteration with these trials; None at its beginning, or where it is damaged."""
         try:
-            state = progress.read(self.folder)
+            state = rungfile.read(self.folder)
             if state is None or (state["iteration"], state["settings"]) != (iteration, settings):
                 return None
-            name, verdicts = progress.prefix(state), state["verdicts"]
+            name, verdicts = rungfile.prefix(state), state["verdicts"]
             for i, rows in enumerate(state["rows"]):
                 if rows and verdicts[rows[0]]["generations"]:
                     checkpoint.verify(self.folder / f"{name}{i}.h5")
-        except progress.WRONG as error:
-            wrong = str(error) if isinstance(error, InputError) else f"{self.folder / progress.FILE}: damaged"
+        except rungfile.WRONG as error:
+            wrong = str(error) if isinstance(error, InputError) else f"{self.folder / rungfile.FILE}: damaged"
             self.log(f"{wrong}; the iteration begins anew")
             return None
         return state
@@ -329,10 +329,10 @@ class Trainer:
         now = moves.site(self.ready.device)
         known, then = ((), now) if saved is None else (saved.moves, moves.site_of(saved))
         try:
-            state = progress.read(self.folder)
+            state = rungfile.read(self.folder)
             if state is not None and state["iteration"] == done + 1:  # begun after the checkpoint
                 known, then = state["moves"], {key: state["site"][key] for key in now}
-        except progress.WRONG:  # whoever takes the iteration up says so
+        except rungfile.WRONG:  # whoever takes the iteration up says so
             pass
         self.moves[:] = moves.extend(known, done, then=then, now=now, log=self.log)
 
