@@ -369,7 +369,7 @@ def _execution(evolved: Network, features: Features, search: Algorithm[Any], lea
         )
     except InputError:
         raise
-    except Exception as error:  # a user's module may fail in any way
+    except (Exception, SystemExit) as error:  # a user's module may fail in any way
         how, said = "trained" if batch else "evaluated", " ".join(str(error).split())[:200]
         line = f"{evolved.name} can't be {how} behind its cut ({type(error).__name__}: {said})"
         raise InputError(line, option="model") from error

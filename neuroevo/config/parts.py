@@ -131,7 +131,7 @@ def build_algorithm(algorithm: Part) -> Algorithm[Any]:
         return algorithm.search()
     except InputError:
         raise
-    except Exception as error:  # a user's function may fail in any way
+    except (Exception, SystemExit) as error:  # a user's function may fail in any way
         raise InputError(f"algorithm: {algorithm.name} can't be built ({brief(error)})") from None
 
 
@@ -232,7 +232,7 @@ def _function(kind: str, name: str, path: str) -> Callable[..., Any]:
         raise InputError(f"{path}: no {kind} is called {show(name)}{near(name, table)}; there are: {', '.join(table)}")
     try:
         function: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
-    except Exception as error:  # a user's module may fail in any way
+    except (Exception, SystemExit) as error:  # a user's module may fail in any way, or be a script
         raise InputError(f"{path}: {word(name)} can't be imported ({brief(error)})") from None
     if not callable(function):
         raise InputError(f"{path}: {word(name)} is no function")

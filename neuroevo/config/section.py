@@ -39,7 +39,7 @@ def word(value: Any) -> str:
     return value if isinstance(value, str) and len(value) < 100 and value.isprintable() else show(value)
 
 
-def brief(error: Exception) -> str:
+def brief(error: BaseException) -> str:
     """Return an error as a few words."""
     return f"{type(error).__name__}: {' '.join(str(getattr(error, 'strerror', None) or error).split())[:200]}"
 

@@ -28,7 +28,7 @@ from neuroevo.networks.weights import check_finite
 NETWORK = 8  # times an image's own size: what a network needs beside it, or more
 
 
-def error_line(error: Exception) -> str:
+def error_line(error: BaseException) -> str:
     """Return the message of an error of a user's function, and its place in the user's file."""
     frames = traceback.extract_tb(error.__traceback__)[1:]
     own = [frame for frame in frames if "site-packages" not in frame.filename]
@@ -46,7 +46,7 @@ def make_head(c: Config, backbone: Backbone, dim: int, classes: int) -> nn.Modul
     with fork(generator(c.seed, "head", 0)):
         try:
             head = c.head.layers.bound()(dim, classes)
-        except Exception as error:  # a user's function may fail in any way
+        except (Exception, SystemExit) as error:  # a user's function may fail in any way
             raise InputError(f"head: {name} can't be built ({error_line(error)})") from None
     if not isinstance(head, nn.Module):
         raise InputError(f"head: {name} returns {type(head).__name__}, not a torch module")

@@ -279,7 +279,7 @@ def _difference(
             own = torch.stack([alone(i, x[i]) for i in range(INDIVIDUALS)])
             repeated = alone(0, x[0])
             part = alone(0, x[0, : SAMPLES // 2])
-        except Exception as error:  # a user's module may fail in any way
+        except (Exception, SystemExit) as error:  # a user's module may fail in any way
             raise InputError(
                 f"{kind} fails on features [{SAMPLES}, {sizes[0]}]: {_reason(error)}", option="head"
             ) from None
@@ -306,7 +306,7 @@ def _difference(
     return None
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
 
 

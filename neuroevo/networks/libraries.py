@@ -91,7 +91,7 @@ def make_own(name: str) -> tuple[nn.Module, str]:
         with torch.random.fork_rng([]):
             torch.manual_seed(0)
             network = getattr(importlib.import_module(module), attribute)()
-    except Exception as error:  # a user's module may fail in any way
+    except (Exception, SystemExit) as error:  # a user's module may fail in any way, or be a script
         raise InputError(f"{name} can't be made ({type(error).__name__}: {error})", option="name") from None
     if not isinstance(network, nn.Module):
         raise InputError(f"{name} returns no torch module", option="name")

@@ -115,7 +115,7 @@ def _copy(module: nn.Module) -> nn.Module:
         raise InputError(f"{kind} has no parameters to evolve", option="model")
     try:
         copy = deepcopy(module).eval()
-    except Exception as error:  # a user's module may refuse in any way
+    except (Exception, SystemExit) as error:  # a user's module may refuse in any way
         raise InputError(f"{kind} can't be copied ({_brief(error)})", option="model") from error
     statistics = {k: b for k, b in copy.named_buffers() if k.endswith(("running_mean", "running_var"))}
     check_finite({**dict(copy.named_parameters()), **statistics}, kind, "model")
@@ -136,7 +136,7 @@ def _choose(network: nn.Module, trainable: Sequence[str], kind: str) -> list[str
     return chosen
 
 
-def _brief(error: Exception) -> str:
+def _brief(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
@@ -152,7 +152,7 @@ def _logits(network: nn.Module, inputs: Tensor, kind: str) -> Tensor:
     try:
         with torch.no_grad(), torch.random.fork_rng([]):
             found, again, part = network(inputs.clone()), network(inputs.clone()), network(inputs[:1].clone())
-    except Exception as error:  # a user's module may fail in any way
+    except (Exception, SystemExit) as error:  # a user's module may fail in any way
         hint = "" if inputs.is_floating_point() else "; whole numbers are given as ids, floats as features"
         raise refuse(f"fails on inputs {given} ({_brief(error)}){hint}") from error
     if not isinstance(found, Tensor):

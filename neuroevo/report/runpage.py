@@ -329,12 +329,15 @@ def origin_of_run(run: Run) -> list[str]:
 
 
 def read_trials(folder: Path, note: Note = ignore) -> Trials | None:
-    """Return the trials of a search of hyperparameters, or None where there was none, or they are damaged."""
+    """Return the trials of a search of hyperparameters, or None where there was none, or they are damaged or gone."""
     path, searched = folder / rundir.TRIALS, folder / rundir.TUNE
+    searched = searched if searched.is_dir() else folder
     if not path.exists():
+        if rundir.read_result(searched).get("trials"):
+            note(f"{path}: gone")
         return None
     try:
-        return _trials(path, read_config(searched if searched.is_dir() else folder, None, note))
+        return _trials(path, read_config(searched, None, note))
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, csv.Error):
         note(f"{path}: damaged, and left out")
         return None

@@ -13,6 +13,7 @@ from neuroevo.config import TABLES, check, load
 from neuroevo.engine.genome import Layout, Population
 from neuroevo.engine.rng import Context
 from neuroevo.errors import InputError
+from neuroevo.experiments import build
 
 RUNS = sorted((Path(__file__).parents[2] / "runs").glob("*.yaml"))
 
@@ -166,6 +167,17 @@ def test_what_is_wrong_is_named_with_what_would_be_right(raw: dict[str, Any], me
             check(raw).algorithm.search()
         return
     assert refused(raw).startswith(message)
+
+
+@pytest.mark.parametrize("key", ["head", "algorithm", "data", "fitness.metric", "algorithm.mutation", "backbone"])
+def test_a_module_that_is_a_script_and_leaves_is_told_in_a_line(
+    key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a_script.py").write_text("import sys\n\ndef part():\n    return 1\n\nsys.exit(0)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    c = ["backbone.weights=none", f"{key}.name=a_script:part"]
+    with pytest.raises(InputError, match=r"a_script:part can't be (imported|made) \(SystemExit"):
+        build.build_backbone(load(None, c), build.dataset(load(None, c))[0])
 
 
 def test_with_many_metrics_the_genetic_algorithm_is_nsga_ii_where_nothing_else_is_said() -> None:

@@ -94,6 +94,9 @@ class ByName(nn.Module):
 def broken():
     raise ValueError("no such luck")
 
+def leaves():
+    raise SystemExit(0)
+
 def headless():
     return nn.Conv2d(1, 3, 3)
 
@@ -154,6 +157,7 @@ def test_a_users_own_network_is_made_alike_each_time_and_takes_images_as_they_ar
     assert backbones.build("own_backbone:ByName", "none", None, (4, 4, 1)).features(x).shape == (5, 16)
     for name, message in [
         ("broken", r"own_backbone:broken can't be made \(ValueError: no such luck\)"),
+        ("leaves", r"own_backbone:leaves can't be made \(SystemExit: 0\)"),
         ("missing", r"own_backbone:missing can't be made \(AttributeError"),
         ("headless", r"own_backbone:headless has no linear layer to take for its head"),
         ("number", r"own_backbone:number returns no torch module"),

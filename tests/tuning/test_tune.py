@@ -703,6 +703,16 @@ def test_what_never_exists_or_never_came_to_a_figure_is_left_out_of_the_plots(tm
         assert "trials.csv: damaged" in lines[0]
 
 
+@pytest.mark.parametrize("sets", [[], ["tune.final=false"]], ids=["with its final run", "alone"])
+def test_a_searchs_trials_that_are_gone_are_missed(tmp_path: Path, sets: list[str]) -> None:
+    searched(tmp_path / "r", *sets)
+    (tmp_path / "r" / "trials.csv").unlink()
+    lines: list[str] = []
+    assert runpage.read_trials(tmp_path / "r", lines.append) is None
+    assert lines == [f"{tmp_path / 'r' / 'trials.csv'}: gone"]
+    assert "trials.csv: gone" in report.report(str(tmp_path / "r")).read_text()
+
+
 @pytest.mark.parametrize("preset", ["tune_lr", "tune_full"])
 def test_the_presets_are_what_their_comments_say(preset: str) -> None:
     path = Path(__file__).parents[2] / "runs" / f"{preset}.yaml"
