@@ -32,6 +32,7 @@ from neuroevo.errors import InputError, RunError
 from neuroevo.networks.backbones import Native
 from neuroevo.storage import generations, hdf5
 from neuroevo.storage.files import make_way, rename
+from neuroevo.storage.records import COUNTS, FIGURES
 
 FORMAT = 1
 FRONT = "front-"  # what its members are called, beside a number
@@ -39,7 +40,6 @@ TRIALS = "trials"  # of hyperparameters
 KEPT = "kept"  # of what other runs' files gave
 MARK = b"neuroevo checkpoint\n"
 LINES, KINDS = "line_columns", "line_kinds"  # which columns each line of a history has, where not all have the same
-INTEGERS = ("generation", "invalid", "forward_samples", "backward_samples")
 History = list[dict[str, float | None]]
 Move = dict[str, Any]  # a generation after which a run went on elsewhere, and what differed there
 
@@ -126,7 +126,7 @@ def write(path: Path, attributes: dict[str, Any], beside: dict[str, Tensor], ste
     columns = list(dict.fromkeys(column for line in history for column in line))
     for column in columns:
         cells = [math.nan if line.get(column) is None else line[column] for line in history]
-        arrays[f"history/{column}"] = np.array(cells, dtype=np.int64 if column in INTEGERS else np.float64)
+        arrays[f"history/{column}"] = np.array(cells, dtype=np.int64 if column in COUNTS else np.float64)
     kinds = list(dict.fromkeys(map(tuple, history)))
     if len(kinds) > 1:  # a trait that came late: which lines have it, and where
         arrays[KINDS] = np.array([kinds.index(tuple(line)) for line in history])
@@ -244,8 +244,14 @@ def _history(file: Any, attributes: Mapping[str, Any]) -> History:
         kinds, which = json.loads(attributes[LINES]), file[KINDS][()]
     if any(cells.shape != (generations,) for cells in (*columns.values(), which)):
         raise ValueError("a history of another length")
+    if generations:
+        needed = {*COUNTS, *FIGURES}
+        if not all(needed <= {*kind} & {*columns} for kind in kinds):
+            raise ValueError("a history that lacks columns")
+        if columns["generation"].tolist() != [*range(1, generations + 1)]:
+            raise ValueError("a history of other generations")
     return [
-        {c: int(columns[c][i]) if c in INTEGERS else _number(columns[c][i]) for c in kinds[which[i]] if c in columns}
+        {c: int(columns[c][i]) if c in COUNTS else _number(columns[c][i]) for c in kinds[which[i]] if c in columns}
         for i in range(generations)
     ]
 

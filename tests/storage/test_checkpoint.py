@@ -1,6 +1,7 @@
 import errno
 import hashlib
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -54,7 +55,11 @@ def step(generation: int = 2, n: int = 30, champion: int = 1, columns: int = 1) 
 
 
 def line(generation: int) -> dict[str, float | None]:
-    return {"generation": generation, "validation": None if generation % 2 else 0.25, "invalid": 0, "seconds": 0.1}
+    return {
+        "generation": generation, "fitness_best": 0.5, "fitness_mean": 0.25, "fitness_std": 0.125, "diversity": 1.0,
+        "validation": None if generation % 2 else 0.25, "invalid": 0, "forward_samples": 8, "backward_samples": 0,
+        "seconds": 0.1,
+    }  # fmt: skip
 
 
 def save(path: Path, s: Step | None = None) -> Step:
@@ -345,3 +350,31 @@ def reseal(path: Path, key: str, value: Any) -> None:
     body = path.read_bytes()[checkpoint.hdf5.USER_BLOCK :]
     head = checkpoint.MARK + hashlib.sha256(body).hexdigest().encode() + b"\n"
     path.write_bytes(head.ljust(checkpoint.hdf5.USER_BLOCK, b"\0") + body)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda history: history.pop("generation"),
+        lambda history: history.pop("validation"),
+        lambda history: history.pop("seconds"),
+        lambda history: history.update(generation=history["generation"][::-1]),
+        lambda history: history.update(generation=history["generation"] + 1),
+        lambda history: history.update(generation=history["generation"] * 0.5),
+        lambda history: history.update(seconds=history["seconds"][:-1]),
+    ],
+)
+def test_a_history_that_was_never_written_so_is_damage_though_its_checksum_is_right(
+    tmp_path: Path, change: Callable[[dict[str, Any]], Any]
+) -> None:
+    save(tmp_path / "c.h5")
+    assert len(checkpoint.read(tmp_path / "c.h5").history) > 1
+    with h5py.File(tmp_path / "c.h5") as file:
+        history = {name: column[()] for name, column in file["history"].items()}
+    before = {**history}
+    change(history)
+    for name in before:
+        if not np.array_equal(history.get(name, 0), before[name]):
+            reseal(tmp_path / "c.h5", f"history/{name}", history.get(name))
+    with pytest.raises(InputError, match=r"c.h5: not as a checkpoint is \(a history "):
+        checkpoint.read(tmp_path / "c.h5")
