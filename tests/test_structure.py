@@ -29,7 +29,7 @@ PACKAGES = {  # in order: each may import those before it, and its own modules t
     "tracking": ["trackers", "child"],
     "config": [""],
     "decision": ["arrays", "rules", "judge", "goal", "fits", "crossfit", "tune"],
-    "storage": ["files", "hdf5", "generations", "records", "checkpoint", "writer", "tables", "rundir", "lineage",
+    "storage": ["files", "hdf5", "generations", "records", "shapes", "checkpoint", "writer", "tables", "rundir", "lineage",
                 "predictions", "claims"],
     "report": ["genealogy", "glyphs", "figures", "plots_of_runs", "plots_of_searches", "plots_of_benches",
                "predictions", "plots_of_predictions", "page", "plates", "thumbnails", "testpage", "overview",

@@ -32,7 +32,7 @@ from neuroevo.experiments.conclusion import total, write_onnx
 from neuroevo.experiments.log import Log, open_log, versions
 from neuroevo.experiments.predictions import table
 from neuroevo.experiments.recorders import Recorder, Shrinking, make_folder, plan_attributes
-from neuroevo.experiments.reopen import PYTHON, from_python, here, of_genome, tell_gone
+from neuroevo.experiments.reopen import PYTHON, check_champion, from_python, here, of_genome, tell_gone
 from neuroevo.experiments.tracking import follow
 from neuroevo.problems.constraints import SUBJECT_TO, Constraint
 from neuroevo.problems.intervals import Tested
@@ -309,6 +309,7 @@ def restore(search: Search, saved: checkpoint.Checkpoint, log: Callable[[str], N
     """Return the step of a checkpoint, to go on from; with a larger `budget` one that had ended goes on."""
     if saved.layout != search.problem.layout:
         raise InputError(f"{saved.path}: of another layout: {saved.layout.names} {saved.layout.shapes}")
+    check_champion(saved, search.rules, search.problem.merit)
     search.moves[:] = moves.add(saved, search.device, search.features, log)
     if search.executions is not None:
         search.executions.now = here(saved.plan, search.device, log)  # its slices: with others it would round otherwise

@@ -1,6 +1,6 @@
 """A run's champion, taken from its folder as a plain module: without data, a download, or the device of its birth."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
@@ -23,7 +23,7 @@ from neuroevo.experiments import build, reopen
 from neuroevo.experiments.interruption import NEVER, Interruption
 from neuroevo.networks import backbones, libraries, onnxfiles, weightfiles
 from neuroevo.networks.backbones import HEAD, WHOLE
-from neuroevo.storage import rundir
+from neuroevo.storage import records, rundir
 
 SHOWN = 20  # classes that a notebook names
 
@@ -119,7 +119,11 @@ def load(
     weights, about = weightfiles.read_safetensors(path)
     c = reopen.read_config(place, watch.note)
     with _as_written(path):
-        native, classes, t = tuple(about["native"]), tuple(about["classes"]), libraries.Transform(**about["transform"])
+        native, classes, t = tuple(about["native"]), _classes(about), libraries.Transform(**about["transform"])
+        if not (about["inputs"] is None or records.count(about["inputs"])):
+            raise ValueError("inputs is no number")
+        if not records.count(about["width"]) or about["width"] > sum(w.numel() for w in weights.values()):
+            raise ValueError("width is more than its weights have")  # before a head of that width is made
         transform = _transform(t._replace(size=(t.size[0], t.size[1])), c) if about["inputs"] is None else None
         if c.backbone.name == backbones.ONNX:
             whole = backbones.of_state(weights, str(path))
@@ -143,6 +147,14 @@ def _as_written(path: Path) -> Iterator[None]:
         raise InputError(f"{path}: not as this run writes it ({type(error).__name__}: {reason})") from None
 
 
+def _classes(about: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the classes that a sealed file names; ValueError where these aren't names."""
+    classes = about["classes"]
+    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+        raise ValueError("classes aren't names")
+    return tuple(classes)
+
+
 def _rebuild(place: Path, observer: Observer, signals: Interruption) -> Loaded:
     """Return the champion of a folder that has no whole network: its backbone's weights are found again."""
     run, champion = reopen.rebuild(str(place), observer, signals=signals)
@@ -159,7 +171,7 @@ def _from_python(place: Path, model: nn.Module | None) -> Loaded:
         raise InputError(f"{place}: no champion yet")
     weights, about = weightfiles.read_safetensors(path)
     with _as_written(path):
-        classes = tuple(about["classes"])
+        classes = _classes(about)
     if model is None and (place / rundir.ONNX).is_file():
         return Loaded(onnxfiles.onnx(place / rundir.ONNX), None, classes, place)
     if model is None:

@@ -104,7 +104,7 @@ def _checkpoint(saved: checkpoint.Checkpoint) -> Rows:
     rows += [("seconds", f"{step.seconds:.1f}"), ("seed", str(saved.seed)), ("device", saved.device)]
     rows += [("plan", ", ".join(f"{key} {value}" for key, value in saved.plan._asdict().items()))]
     rows += [("versions", ", ".join(f"{key} {value}" for key, value in saved.versions.items()))]
-    with hdf5.open_file(saved.path) as file:
+    with checkpoint.open_file(saved.path) as file:
         rows += [(f"/{name}", f"{item.shape} {item.dtype}") for name, item in hdf5.numbers(file)]
     return rows
 

@@ -122,8 +122,10 @@ def fail(line: str, status: int) -> NoReturn:
 
 def main() -> NoReturn:
     """Run the command line and leave with its exit status."""
-    if os.getcwd() not in sys.path:  # the console script doesn't look for a user's modules here by itself
-        sys.path.insert(0, os.getcwd())
+    here = os.getcwd()
+    given = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    if here not in given:  # a user's modules are found here, but take no library's place, as `python -m` would have it
+        sys.path[:] = [*(path for path in sys.path if path not in ("", here)), here]
     for stream in (sys.stdout, sys.stderr):  # of any encoding: what it lacks is escaped, and never ends a command
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

@@ -14,7 +14,7 @@ import yaml
 
 from neuroevo.errors import InputError
 
-LARGEST = 2**24  # bytes of a file
+LARGEST = 2**20  # characters: a config has thousands, and PyYAML takes 16 s for as many
 DEEPEST, MOST = 100, 2 * 10**6  # levels of nesting, and values with aliases spelled out
 DIGITS = 400  # of a whole number
 
@@ -67,6 +67,8 @@ _Loader.add_constructor("tag:yaml.org,2002:int", _whole)
 def parse(text: str, source: str) -> Any:
     """Read YAML into plain values; InputError names the source and the line where it isn't any."""
     loader = None
+    if len(text) > LARGEST:
+        raise InputError(f"{source}: {len(text):,} characters; a config has {LARGEST:,} at most")
     try:
         if NESTED.search(text):
             raise RecursionError
@@ -143,8 +145,8 @@ def read(file: str) -> dict[str, Any]:
         if not stat.S_ISREG(about.st_mode):
             kind = "folder" if stat.S_ISDIR(about.st_mode) else "device or pipe"
             raise InputError(f"{file}: not a file, but a {kind}")
-        if about.st_size > LARGEST:
-            raise InputError(f"{file}: {about.st_size:,} bytes; a config has {LARGEST:,} at most")
+        if about.st_size > 4 * LARGEST:  # of UTF-8
+            raise InputError(f"{file}: {about.st_size:,} bytes; a config has {LARGEST:,} characters at most")
         text = Path(file).read_bytes().decode("utf-8-sig")
     except InputError:
         raise

@@ -8,6 +8,7 @@ import hashlib
 import os
 import stat
 import zipfile
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple, NoReturn
 
@@ -186,7 +187,7 @@ class Source:
         shape, _, dtype = header(member)
         if dtype.hasobject:
             self.refuse(f": {name} is an array of Python objects, which is never unpickled; save numbers or strings")
-        if dtype.itemsize * int(np.prod(shape, dtype=object)) > own:
+        if max(1, dtype.itemsize) * int(np.prod(shape, dtype=object)) > own:
             raise ValueError(f"{dtype} {list(shape)} is more than there is")
         member.seek(0)
         found: Array = np.lib.format.read_array(member, allow_pickle=False)
@@ -248,7 +249,7 @@ class Source:
             if not (np.isfinite(y) & (y == np.rint(y))).all():
                 row = int((~(np.isfinite(y) & (y == np.rint(y)))).argmax())
                 self.refuse(f": y is {y[row]} in row {row}; a class expected, as a whole number or a name")
-            if (np.abs(y) < 2**53).all():
+            if (np.abs(y.astype(np.float64)) < 2**53).all():  # which float16 doesn't reach
                 y = y.astype(np.int64)
         if y.dtype.kind == "b":
             y = np.where(y, "True", "False")
@@ -274,9 +275,9 @@ class Source:
         if given.ndim != 1 or given.dtype.kind not in "iubUS":
             self.refuse(f": classes is {given.dtype} {list(given.shape)}; a list of names expected")
         names = tuple(map(str, (self._text(given, "classes") if given.dtype.kind in "US" else given).tolist()))
-        twice = [name for name in names if names.count(name) > 1]
-        if twice:
-            self.refuse(f": classes has {twice[0]} twice")
+        name, times = Counter(names).most_common(1)[0] if names else ("", 0)
+        if times > 1:
+            self.refuse(f": classes has {name} twice")
         return names
 
     def classes(self, n: int, y: Array) -> tuple[tuple[str, ...], npt.NDArray[np.int64]]:

@@ -15,8 +15,9 @@ from neuroevo.data import datasets, identity
 from neuroevo.data.identity import Identity
 from neuroevo.engine.cost import Cost
 from neuroevo.engine.execution import AUTO, FULL, LOCAL, Execution, Executor
-from neuroevo.engine.loop import Champion, Step
+from neuroevo.engine.loop import Champion, Rules, Step
 from neuroevo.engine.observer import Observer
+from neuroevo.engine.problem import Merit
 from neuroevo.engine.rng import Context
 from neuroevo.errors import InputError
 from neuroevo.experiments import build, compose, moves
@@ -177,6 +178,16 @@ def concludes(result: Mapping[str, Any], saved: checkpoint.Checkpoint) -> bool:
     return result.get("status") == "finished" and result["generations"] >= saved.step.generation
 
 
+def check_champion(saved: checkpoint.Checkpoint, rules: Rules, merit: Merit) -> None:
+    """See that a search can compare others with a checkpoint's champion; InputError where its validation lacks that."""
+    if rules.ending is not None:  # which candidate is taken, and when, is known: nobody is compared
+        return
+    try:
+        merit(saved.step.champion.validation)
+    except KeyError as error:
+        raise InputError(f"{saved.path}: not as a checkpoint is (no validation {error} of the champion)") from None
+
+
 def restore(
     c: Config,
     saved: checkpoint.Checkpoint | None,
@@ -201,6 +212,7 @@ def restore(
     run = compose.compose(c, device, given, backbone, images=images, log=log, saved=own, executor=executor)
     if saved.layout != run.network.layout:
         raise InputError(f"{saved.path}: of another layout: {saved.layout.names} {saved.layout.shapes}")
+    check_champion(saved, run.rules(), run.problem().merit)
     run = replace(run, moves=tuple(moves.add(saved, device, run.features.digest(), log)))
     context = Context(c.seed, 0, 0.0, run.home, run.network.layout)
     start = run.supervised.start

@@ -9,8 +9,8 @@ name.
 
 import json
 import math
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -30,9 +30,9 @@ from neuroevo.engine.loop import Champion, Step
 from neuroevo.engine.scores import Scores
 from neuroevo.errors import InputError, RunError
 from neuroevo.networks.backbones import Native
-from neuroevo.storage import generations, hdf5
+from neuroevo.storage import generations, hdf5, shapes
 from neuroevo.storage.files import make_way, rename
-from neuroevo.storage.records import COUNTS, FIGURES
+from neuroevo.storage.records import COUNTS, FIGURES, of_checkpoint
 
 FORMAT = 1
 FRONT = "front-"  # what its members are called, beside a number
@@ -40,6 +40,7 @@ TRIALS = "trials"  # of hyperparameters
 KEPT = "kept"  # of what other runs' files gave
 MARK = b"neuroevo checkpoint\n"
 LINES, KINDS = "line_columns", "line_kinds"  # which columns each line of a history has, where not all have the same
+FORMS = ("classes", "plan", "versions", "moves", "native")  # attributes in JSON whose form is looked at
 History = list[dict[str, float | None]]
 Move = dict[str, Any]  # a generation after which a run went on elsewhere, and what differed there
 
@@ -78,8 +79,11 @@ class Checkpoint:
     @property
     def objectives(self) -> list[str]:
         """The names of many objectives, in the order of the front's columns."""
-        given = config.parse(self.config, str(self.path))["fitness"]["metrics"]
-        return [metric if isinstance(metric, str) else metric["name"] for metric in given]
+        try:
+            given = config.parse(self.config, str(self.path))["fitness"]["metrics"]
+            return [metric if isinstance(metric, str) else metric["name"] for metric in given]
+        except (LookupError, TypeError):
+            raise InputError(f"{self.path}: has a front, and its config no metrics") from None
 
 
 def _tree(value: object, prefix: str) -> dict[str, Tensor]:
@@ -158,14 +162,38 @@ def write(path: Path, attributes: dict[str, Any], beside: dict[str, Tensor], ste
             temporary.unlink(missing_ok=True)
 
 
+_whole: set[tuple[int, ...]] = set()  # files that this process has seen to be as they were written
+
+
 def verify(path: Path) -> None:
     """See that a file is a checkpoint of this format and unchanged since it was written; InputError if not."""
+    before = _identify(path)
     hdf5.verify(path, MARK, "a neuroevo checkpoint")
+    if before == _identify(path):
+        _whole.add(before)
+
+
+def _identify(path: Path) -> tuple[int, ...]:
+    """Return what tells a file from another, and from itself before it was written to."""
+    try:
+        about = path.stat()
+    except OSError:
+        return ()
+    return about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns
+
+
+@contextmanager
+def open_file(path: Path) -> Iterator[Any]:
+    """Open a checkpoint, verified: damaged HDF5 can let its library wait for ever, though it is only looked into."""
+    if _identify(path) not in _whole:
+        verify(path)
+    with hdf5.open_file(path) as file:
+        yield file
 
 
 def read_config(path: Path) -> str:
-    """Return the config in a checkpoint, which isn't verified; InputError where there is none."""
-    with hdf5.open_file(path) as file:
+    """Return the config in a checkpoint; InputError where there is none, or it is damaged."""
+    with open_file(path) as file:
         return str(file.attrs["config"])
 
 
@@ -209,28 +237,34 @@ def read(path: Path) -> Checkpoint:
             int(attributes["stale"]),
             str(attributes["stop"]) or None,
         )
+        told = {key: json.loads(attributes[key]) for key in FORMS if key in attributes}
+        wrong = of_checkpoint(told, champion.validation)
+        if wrong is not None:
+            raise ValueError(f"{wrong} has another form")
         found = Checkpoint(
             path,
             str(attributes["config"]),
             int(attributes["seed"]),
             str(attributes["device"]),
             Layout.from_json(str(attributes["layout"])),
-            tuple(json.loads(attributes["classes"])),
-            Execution(**json.loads(attributes["plan"])),
+            tuple(told["classes"]),
+            Execution(**told["plan"]),
             json.loads(attributes["plan_changes"]),
-            json.loads(attributes["versions"]),
+            told["versions"],
             str(attributes["features"]),
             affine,
             step,
             history,
             front,
-            Identity.from_record(json.loads(attributes["data"])) if "data" in attributes else None,
-            cast(Native, tuple(json.loads(attributes["native"]))) if "native" in attributes else None,
+            _identity(attributes),
+            cast(Native, tuple(told["native"])) if "native" in told else None,
             attributes.get("frozen"),
             _numbers(file, KEPT),
-            tuple(json.loads(attributes.get("moves", "[]"))),
+            tuple(told.get("moves", ())),
         )
-        _check_fit(found)
+        shapes.check(step.population, step.scores, champion.genome, front, found.layout.genes)
+        if found.data is not None and list(found.data.classes) != list(found.classes):
+            raise ValueError("classes that aren't those of its data")
     return found
 
 
@@ -256,35 +290,14 @@ def _history(file: Any, attributes: Mapping[str, Any]) -> History:
     ]
 
 
-def _check_fit(found: Checkpoint) -> None:
-    """Raise ValueError where the parts of a checkpoint don't fit each other."""
-    population, scores, genes = found.step.population, found.step.scores, found.layout.genes
-    n = len(population.genomes)
-    single, double, whole = torch.float32, torch.float64, torch.int64
-    shapes: dict[str, tuple[Tensor, torch.dtype | None, tuple[int | None, ...]]] = {
-        "population/genomes": (population.genomes, single, (n, genes)),
-        "population/parents": (population.parents, whole, (n, None)),
-        "population/roles": (population.roles, torch.int8, (n,)),
-        "population/fitness": (scores.values, double, (n, None)),
-        "population/invalid": (scores.invalid, torch.bool, (n,)),
-        "champion/genome": (found.step.champion.genome, single, (genes,)),
-        **{
-            f"population/traits/{key}": (trait, None, (n, *[None] * (trait.ndim - 1)))
-            for key, trait in population.traits.items()
-        },
-    }
-    if scores.violation is not None:
-        shapes["population/violation"] = scores.violation, double, (n,)
-    if found.front is not None:
-        shapes["front/genomes"] = found.front.genomes, single, (None, genes)
-        shapes["front/fitness"] = found.front.fitness, double, (len(found.front.genomes), None)
-    for key, (tensor, kind, shape) in shapes.items():
-        right = tensor.ndim == len(shape) and all(b in (None, a) for a, b in zip(tensor.shape, shape, strict=True))
-        if not right or kind not in (None, tensor.dtype):
-            raise ValueError(f"/{key} is {tensor.dtype} of shape {tuple(tensor.shape)}")
-    champion = found.step.champion.validation
-    if not isinstance(champion, dict) or not all(isinstance(value, int | float) for value in champion.values()):
-        raise ValueError("the champion's validation isn't numbers")
+def _identity(attributes: Mapping[str, Any]) -> Identity | None:
+    """Return what a file says its data are, None in one of before."""
+    if "data" not in attributes:
+        return None
+    record = json.loads(attributes["data"])
+    if record is not None and not Identity.is_record(record):
+        raise ValueError("data has another form")
+    return None if record is None else Identity.from_record(record)
 
 
 def _roles(group: Any) -> Tensor:
@@ -306,7 +319,7 @@ def _number(value: float) -> float | None:
 
 def state(path: Path, template: Any, device: torch.device) -> Any:
     """Read the algorithm's state into the shape of `template`, whose values don't matter; InputError names a leaf."""
-    with hdf5.open_file(path) as file:
+    with open_file(path) as file:
 
         def tensor(item: Any, key: str, like: Tensor | None) -> Tensor:
             found = torch.from_numpy(np.asarray(item[()]))
@@ -337,7 +350,7 @@ def state(path: Path, template: Any, device: torch.device) -> Any:
 
 def trials(path: Path) -> dict[str, Tensor]:
     """Return the tensors of the trials in a checkpoint, by their paths; empty where there are none."""
-    with hdf5.open_file(path) as file:
+    with open_file(path) as file:
         return {f"{TRIALS}/{key}": tensor for key, tensor in _numbers(file, TRIALS).items()}
 
 

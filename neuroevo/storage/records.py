@@ -1,9 +1,13 @@
 """The form of records that are read back: lines of a history and of a lineage, and a result."""
 
+import math
+import re
+from collections.abc import Mapping
 from typing import Any
 
 COUNTS = ("generation", "invalid", "forward_samples", "backward_samples")  # whole numbers of a history's line
 FIGURES = ("fitness_best", "fitness_mean", "fitness_std", "diversity", "validation", "seconds")  # its other columns
+NUMBERS = 2**29  # of one sample: the largest picture that is read, in three channels
 
 
 def number(value: Any) -> bool:
@@ -148,3 +152,55 @@ def of_result(result: dict[str, Any]) -> bool:
             or (isinstance(result["tuning"], dict) and "trials" in result["tuning"] and of_result(result["tuning"]))
         )
     )
+
+
+def of_checkpoint(attributes: Mapping[str, Any], validation: Any) -> str | None:
+    """Return the name of an attribute of a checkpoint that hasn't its form, or None; `attributes` are as read of JSON.
+
+    `validation` is the champion's, infinite where nobody was valid.
+    """
+
+    def texts(value: Any) -> bool:
+        return isinstance(value, list) and all(isinstance(each, str) for each in value)
+
+    def versions(value: Any) -> bool:
+        return isinstance(value, dict) and all(isinstance(each, str) for each in value.values())
+
+    def figure(value: Any) -> bool:
+        return isinstance(value, float) or number(value)
+
+    def execution(value: Any) -> bool:
+        home = value.get("home", "cpu") if isinstance(value, dict) else None
+        counts = ("classes", "individuals", "samples", "limit", "threads")
+        return (
+            isinstance(home, str)
+            and re.fullmatch(r"cpu|cuda(:\d{1,3})?", home) is not None
+            and isinstance(value.get("method"), str)
+            and all(count(value.get(key)) for key in counts)
+            and all(count(value.get(key, 0)) for key in ("trained", "micro"))
+            and all(isinstance(value.get(key, False), bool) for key in ("one_pass", "graphs"))
+        )
+
+    def moves(value: Any) -> bool:
+        pairs = ("threads", "device", "features")
+        return isinstance(value, list) and all(
+            isinstance(move, dict)
+            and count(move.get("generation"))
+            and {*move} <= {"generation", "versions", *pairs}
+            and all(isinstance(move[key], list) and len(move[key]) == 2 for key in pairs if key in move)
+            and isinstance(move.get("versions", {}), dict)
+            and all(isinstance(pair, list) and len(pair) == 2 for pair in move.get("versions", {}).values())
+            for move in value
+        )
+
+    def native(value: Any) -> bool:
+        return (
+            isinstance(value, list) and len(value) in (1, 3) and all(map(count, value)) and math.prod(value) <= NUMBERS
+        )
+
+    forms = {"classes": texts, "versions": versions, "plan": execution, "moves": moves, "native": native}
+    for key, right in forms.items():
+        if key in attributes and not right(attributes[key]):
+            return key
+    fine = isinstance(validation, dict) and all(map(figure, validation.values()))
+    return None if fine else "the champion's validation"

@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from neuroevo.config import load
 from neuroevo.data.datasets import digits
 from neuroevo.errors import InputError
 from neuroevo.experiments import experiment
+from neuroevo.networks import weightfiles
 from neuroevo.storage import rundir
 
 TINY = ["data.name=digits", "data.limit=240", "algorithm.population=8", "algorithm.elites=2", "budget.generations=3",
@@ -108,6 +110,26 @@ def spoil_config(folder: Path) -> None:
 
 def spoil_network(folder: Path) -> None:
     (folder / rundir.NETWORK).write_bytes((folder / rundir.CHAMPION).read_bytes())
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("classes", [1, 2, 3]), ("classes", [None, "a"]), ("classes", "ab"), ("inputs", "x"), ("inputs", 2.5),
+        ("width", 300_000_000), ("width", -1), ("width", "x"), ("native", 3), ("transform", []),
+    ],
+)  # fmt: skip
+def test_a_sealed_network_that_says_what_it_is_not_is_one_line(
+    small: Path, tmp_path: Path, key: str, value: Any
+) -> None:
+    """A head of the width that it says would take gigabytes before anybody looked at its weights."""
+    shutil.copytree(small, tmp_path / "r")
+    file = tmp_path / "r" / rundir.NETWORK
+    weights, about = weightfiles.read_safetensors(file)
+    rundir.write_network(tmp_path / "r", weights, {**about, key: value})
+    with pytest.raises(InputError, match=r"network.safetensors: not as this run writes it \(") as caught:
+        ne.load(tmp_path / "r").predict([Image.new("L", (12, 12))])
+    assert len(str(caught.value).splitlines()) == 1
 
 
 SPOILT = {

@@ -43,6 +43,17 @@ def process(*args: str, cwd: Path | None = None, program: tuple[str, ...] = ("-m
     return subprocess.run([sys.executable, *program, *args], capture_output=True, text=True, cwd=cwd, check=False)
 
 
+@pytest.mark.parametrize("program", [("-m", "neuroevo"), ("-c", "from neuroevo.cli.main import main; main()")])
+def test_a_file_in_the_folder_where_one_is_takes_no_librarys_place(tmp_path: Path, program: tuple[str, ...]) -> None:
+    """A folder of pictures from somebody else may hold one."""
+    (tmp_path / "h5py.py").write_text("print('let in')\n")
+    found = process("inspect", "nothing", cwd=tmp_path, program=program)
+    assert (found.returncode, found.stdout) == (2, "")
+    (tmp_path / "mine.py").write_text("print('mine')\n")
+    found = process("validate", "--set", "head.name=mine:head", cwd=tmp_path, program=program)
+    assert (found.returncode, found.stdout) == (2, "mine\n")
+
+
 @pytest.fixture
 def neuroevo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Command:
     """Call the program in a folder of its own, as `python -m neuroevo` would."""

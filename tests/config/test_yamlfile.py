@@ -131,3 +131,9 @@ def test_a_folder_in_place_of_a_file_is_one_plain_line(tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
         read(str(tmp_path))
     assert str(caught.value) == f"{tmp_path}: not a file, but a folder"
+
+
+def test_yaml_of_more_characters_than_a_config_has_is_refused_before_it_is_looked_at() -> None:
+    began = time.process_time()
+    assert "1,048,577 characters; a config has 1,048,576 at most" in refused("a" * (2**20 + 1))
+    assert time.process_time() - began < 1

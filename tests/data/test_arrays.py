@@ -1,10 +1,12 @@
 """Samples of any modality in an .npz file: what is read, what is said, what is refused, and runs on them."""
 
+import io
 import json
 import os
 import shutil
 import signal
 import sys
+import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -437,6 +439,15 @@ def wide(path: Path) -> None:
     path.write_bytes(content.replace(b"(12, 2)", b"(99, 2)"))
 
 
+def endless(path: Path) -> None:
+    """Names without a character, of which any number takes no bytes."""
+    write(path, x=X, y=Y)
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<U0", "fortran_order": False, "shape": (10**12,)})
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("classes.npy", header.getvalue())
+
+
 def more(path: Path) -> None:
     with zipfile.ZipFile(path) as archive:
         parts = {name: archive.read(name) for name in archive.namelist()}
@@ -452,6 +463,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "text": (lambda path: path.write_text("x,y"), "is no .npz file"),
     "a bit": (flip, r"is damaged, in x \(Bad CRC"),
     "a header": (wide, r"is damaged, in x \("),
+    "endless": (endless, r"is damaged, in classes \(<U0"),
     "more": (more, r"is damaged, in x \(there is more behind the array"),
     "a folder": (lambda path: (path.unlink(), path.mkdir()), "is a folder; an .npz file expected"),
     "gone": (lambda path: path.unlink(), "is not there"),
@@ -505,3 +517,18 @@ def test_the_built_in_default_is_for_images_and_is_not_taken_with_arrays(finishe
     c = load(None, ["data.name=arrays", f"data.file={finished / 'bc.npz'}"])
     assert (c.backbone.name, c.data.image_size) == ("none", None)
     assert load(None, TINY).backbone.name == "none"
+
+
+def test_many_classes_are_read_in_no_time(tmp_path: Path) -> None:
+    names = [f"class {i}" for i in range(100_000)]
+    file = write(tmp_path / "many.npz", x=X, y=Y, classes=np.array([*names, "class 7"]))
+    began = time.process_time()
+    with pytest.raises(InputError, match="classes has class 7 twice"):
+        arrays.read(file)
+    assert time.process_time() - began < 5
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("kind", ["float16", "float32", "longdouble"])
+def test_labels_may_be_floats_of_any_size(tmp_path: Path, kind: str) -> None:
+    arrays.read(write(tmp_path / "half.npz", x=X, y=Y.astype(kind)))

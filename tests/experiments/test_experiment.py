@@ -90,8 +90,8 @@ def test_a_run_leaves_what_the_contract_says(tmp_path: Path, quiet: Quiet) -> No
         "confusion.csv",
     }  # fmt: skip
     assert list(result) == [
-        "status", "stop_reason", "generations", "seed", "device", "data", "champion", "baseline", "warnings",
-        "cost", "views", "precision", "plan_changes", "test_scored", "versions", "files",
+        "status", "stop_reason", "generations", "seed", "device", "threads", "data", "champion", "baseline",
+        "warnings", "cost", "views", "precision", "plan_changes", "test_scored", "versions", "files",
     ]  # fmt: skip
     assert (result["status"], result["stop_reason"], result["generations"]) == ("finished", "generations", 6)
     assert set(result["champion"]) == {"kind", "generation", "about", "validation", "test"}

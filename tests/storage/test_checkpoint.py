@@ -1,5 +1,6 @@
 import errno
 import hashlib
+import json
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from neuroevo.data.identity import Identity
 from neuroevo.engine import pareto
 from neuroevo.engine.cost import Cost
 from neuroevo.engine.execution import Execution
@@ -347,9 +349,7 @@ def reseal(path: Path, key: str, value: Any) -> None:
         del file[key]
         if value is not None:
             file[key] = value
-    body = path.read_bytes()[checkpoint.hdf5.USER_BLOCK :]
-    head = checkpoint.MARK + hashlib.sha256(body).hexdigest().encode() + b"\n"
-    path.write_bytes(head.ljust(checkpoint.hdf5.USER_BLOCK, b"\0") + body)
+    seal(path)
 
 
 @pytest.mark.parametrize(
@@ -378,3 +378,90 @@ def test_a_history_that_was_never_written_so_is_damage_though_its_checksum_is_ri
             reseal(tmp_path / "c.h5", f"history/{name}", history.get(name))
     with pytest.raises(InputError, match=r"c.h5: not as a checkpoint is \(a history "):
         checkpoint.read(tmp_path / "c.h5")
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        checkpoint.read, checkpoint.read_config, checkpoint.trials, checkpoint.verify,
+        lambda path: checkpoint.state(path, step().state, CPU),
+    ],
+)  # fmt: skip
+def test_nothing_opens_a_damaged_file_since_hdf5_may_never_return(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, use: Callable[[Path], Any]
+) -> None:
+    path = tmp_path / "c.h5"
+    save(path)
+    checkpoint.verify(path)  # what was known of it before it was damaged is forgotten
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2 :] = bytes(len(content) - len(content) // 2)
+    path.write_bytes(content)
+    monkeypatch.setattr(checkpoint.hdf5.h5py, "File", lambda *_, **__: pytest.fail("opened"))
+    with pytest.raises(InputError, match="damaged"):
+        use(path)
+
+
+def test_a_checkpoint_is_opened_where_it_is_verified_alone() -> None:
+    package = Path(checkpoint.__file__).parents[1]
+    found = {str(path.relative_to(package)) for path in package.rglob("*.py") if "hdf5.open_file(" in path.read_text()}
+    assert found == {"storage/checkpoint.py"}
+
+
+FORMS: list[tuple[str, str]] = [
+    ("classes", "[1, 2, 3]"), ("classes", '[["a"], ["b"]]'), ("classes", '{"a": 1}'),
+    ("versions", "[1]"), ("versions", '{"torch": 3}'), ("moves", '[{"x": 1}]'), ("moves", "[3]"),
+    ("moves", '[{"generation": 1, "threads": 3}]'), ("native", "[1e9, 1e9, 3]"), ("native", '["x"]'),
+    ("native", "[1000000000, 1000000000, 3]"), ("plan", "[]"), ("plan", "{}"), ("data", "{}"),
+    ("data", '{"classes": "ab"}'),
+    ("data", json.dumps(Identity(("other", "names"), {"train": (1, 1)}, "", "", "", "images").record())),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("key", "value"), FORMS)
+def test_attributes_of_another_form_are_one_line_though_the_checksum_is_right(
+    tmp_path: Path, key: str, value: str
+) -> None:
+    save(tmp_path / "c.h5")
+    rewrite(tmp_path / "c.h5", key, value)
+    with pytest.raises(InputError, match=r"c.h5: not as a checkpoint is \(.+\)$"):
+        checkpoint.read(tmp_path / "c.h5")
+
+
+@pytest.mark.parametrize("home", ["\x1b", "meta", "cuda:x", "", "cuda:99999"])
+def test_a_home_that_is_no_device_is_one_line(tmp_path: Path, home: str) -> None:
+    save(tmp_path / "c.h5")
+    plan = checkpoint.read(tmp_path / "c.h5").plan
+    rewrite(tmp_path / "c.h5", "plan", json.dumps(plan._replace(home=home)._asdict()))
+    with pytest.raises(InputError, match="plan has another form"):
+        checkpoint.read(tmp_path / "c.h5")
+
+
+@pytest.mark.parametrize("value", ["[]", '{"accuracy": "x"}', '{"accuracy": 1' + "0" * 400 + "}", '{"accuracy": null}'])
+def test_a_champions_validation_that_is_no_figures_is_one_line(tmp_path: Path, value: str) -> None:
+    save(tmp_path / "c.h5")
+    rewrite(tmp_path / "c.h5", "champion/validation", value)
+    with pytest.raises(InputError, match="validation has another form"):
+        checkpoint.read(tmp_path / "c.h5")
+
+
+def test_a_front_in_a_run_of_one_metric_is_one_line(tmp_path: Path) -> None:
+    save(tmp_path / "c.h5")
+    read = checkpoint.read(tmp_path / "c.h5")
+    for config in ("fitness: {metric: accuracy}", "fitness: 3", "3"):
+        with pytest.raises(InputError, match="has a front, and its config no metrics"):
+            _ = replace(read, config=config).objectives
+
+
+def rewrite(path: Path, key: str, value: str) -> None:
+    """Change an attribute of a checkpoint, and its checksum with it."""
+    with h5py.File(path, "r+") as file:
+        place, _, name = key.rpartition("/")
+        file[place or "/"].attrs[name] = value
+    seal(path)
+
+
+def seal(path: Path) -> None:
+    """Give a file the checksum that it should have."""
+    body = path.read_bytes()[checkpoint.hdf5.USER_BLOCK :]
+    head = checkpoint.MARK + hashlib.sha256(body).hexdigest().encode() + b"\n"
+    path.write_bytes(head.ljust(checkpoint.hdf5.USER_BLOCK, b"\0") + body)
