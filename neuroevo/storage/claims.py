@@ -89,9 +89,7 @@ def refuse_links(folder: Path) -> None:
     for name in INNER:
         for path in sorted(folder.glob(name)) if "*" in name else [folder / name]:
             if path.is_symlink():
-                raise InputError(
-                    f"{path}: is a link, which a run doesn't write through; have a folder there, or nothing"
-                )
+                raise InputError(f"{path}: is a link, and no run writes through one; have a folder there, or nothing")
 
 
 def check(out: str, bench: bool = False) -> None:

@@ -124,7 +124,7 @@ def flush(paths: Sequence[Path]) -> None:
 
 
 def make_way(path: Path) -> None:
-    """Take away what is in the way of a file: a link or a pipe, which leads elsewhere, a file of other names as well."""
+    """Take away what leads elsewhere where a file is to be written: a link, a pipe, a file of other names as well."""
     try:
         about = path.lstat()
     except OSError:  # nothing is there, or whoever writes says what it is
