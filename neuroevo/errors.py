@@ -7,6 +7,9 @@ from collections.abc import Callable
 # of writing: a terminal obeys them, and a name must not be able to command it.
 UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff]")
 
+# What a spreadsheet takes for the beginning of a formula, which it would run; the last are full-width.
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+
 # Around an option that an InputError mentions, perhaps with a value: characters that no text has.
 MENTION = re.compile("\ufdd0([^\ufdd1=]*)(?:=([^\ufdd1]*))?\ufdd1")
 
@@ -79,6 +82,11 @@ def printable(text: str) -> str:
         return match[0].encode("unicode_escape").decode()
 
     return UNSAFE.sub(escape, text)
+
+
+def cell(text: str) -> str:
+    """Return a text as a cell of a table: one that a spreadsheet would run gets a ' before it, and so does a '."""
+    return f"'{text}" if text.startswith((*FORMULA, "'")) else text
 
 
 def ignore(line: str) -> None:

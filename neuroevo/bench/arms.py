@@ -14,6 +14,7 @@ from neuroevo import config as config_
 from neuroevo.config import Config
 from neuroevo.errors import InputError
 from neuroevo.experiments import costs
+from neuroevo.storage import rundir
 
 LOOKS = 60  # validations of a run, about: each arm gets as many chances to name its champion
 LEARNING_RATES = (0.003, 0.01, 0.03, 0.1)  # that SGD pays for trying
@@ -316,6 +317,8 @@ def read_arms(arms: Sequence[str]) -> dict[str, Overlay | None]:
     found: dict[str, Overlay | None] = {}
     for arm in arms:
         name, overlay = read_arm(arm)
+        if not rundir.is_arm(name):
+            raise InputError(f"--arms: {arm}: {name!r} can't be a folder's name; give the file another")
         if name in found:
             raise InputError(f"--arms: {name} is given twice")
         found[name] = overlay

@@ -144,7 +144,7 @@ def read_bench(folder: Path) -> Bench:
     data = raw.get("data") or {}
     right = {
         "config": isinstance(memory, dict) and memory.get("limit") is not None,
-        "arms": all(overlay is None or isinstance(overlay, dict) for overlay in overlays.values()),
+        "arms": all(map(rundir.is_arm, overlays)) and all(o is None or isinstance(o, dict) for o in overlays.values()),
         **{key: records.count(raw[key]) and raw[key] > 0 for key in ("samples", "seeds", "splits")},
         "jobs": are_jobs(raw["jobs"]),
         "levels": isinstance(raw["levels"], list) and all(map(records.number, raw["levels"])),

@@ -74,7 +74,7 @@ class Bench:
             for seed in range(c.seed, c.seed + self.seeds):
                 for arm, overlay in self.overlays.items():
                     own = arms.configure(self.base, arm, overlay, given, seed=seed, split=split)
-                    found.append(Task(arm, split, seed, folder / rundir.RUNS / arm / f"{split}-{seed}", own))
+                    found.append(Task(arm, split, seed, rundir.place_run(folder, arm, split, seed), own))
         return found
 
 

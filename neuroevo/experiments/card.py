@@ -16,6 +16,7 @@ from neuroevo.networks import backbones, libraries
 from neuroevo.networks.ensembles import MEMBERS
 from neuroevo.networks.network import Network
 from neuroevo.reading import regular
+from neuroevo.storage import records
 
 SPECIAL = re.compile(r"([\\`*{}\[\]()#+!|~])")  # what Markdown would take for more than text, beside HTML's own
 MARK = "<!-- a model card by neuroevo -->"
@@ -59,7 +60,8 @@ def write(subject: Subject) -> str:
     """Return the card, in Markdown."""
     about, network = subject.about, subject.network
     parts = [MARK, f"# {plain(subject.file.name)}", ""]
-    parts += [f"{about['select']}: {about['is']}. Backbone {network.backbone.name}, {describe_head(network)}.", ""]
+    what, backbone = plain(f"{about['select']}: {about['is']}"), plain(network.backbone.name)
+    parts += [f"{what}. Backbone {backbone}, {plain(describe_head(network))}.", ""]
     if about.get("temperature") is not None:
         parts += [f"Logits are divided by {about['temperature']:.4g}, which is in the weights.", ""]
     parts += ["## Load it without neuroevo", "", "```python", *loading(subject), "```", ""]
@@ -95,48 +97,64 @@ def inputs(about: Mapping[str, Any]) -> str:
 
 def worth(subject: Subject) -> list[str]:
     """Return the scores as lines of a table."""
-    scores, champion = subject.scores, subject.result.get("champion", {})
+    scores, champion = subject.scores, mapping(subject.result.get("champion"))
     if not scores:
         return ["Not scored: the run has no result of this network. `neuroevo evaluate` scores a run's champion."]
-    test = scores.get("test", {"interval": {}})
+    validation, test = mapping(scores.get("validation")), mapping(scores.get("test"))
+    intervals = mapping(test.get("interval"))
     rows = ["| metric | validation | test | 95 % interval |", "|---|---|---|---|"]
-    for name in dict.fromkeys([*scores["validation"], *test["interval"]]):
-        ends = test["interval"].get(name)
-        interval = "" if ends is None else ", ".join(map(figure, ends))
-        rows.append(
-            f"| {plain(name)} | {figure(scores['validation'].get(name))} | {figure(test.get(name))} | {interval} |"
-        )
+    for name in dict.fromkeys([*validation, *intervals]):
+        ends = intervals.get(name)
+        interval = ", ".join(map(figure, ends)) if isinstance(ends, list | tuple) else ""
+        rows.append(f"| {plain(name)} | {figure(validation.get(name))} | {figure(test.get(name))} | {interval} |")
     rows += ["", "It was chosen by its validation figures, which are too good for that reason."]
     if "test" in scores:
-        noun = subject.result.get("data", {}).get("noun", "images")
-        looks = subject.result.get("test_scored", 1)
-        rows[-1] += f" Test is of {test['images']} {noun}; this run's networks were scored on it {looks} times in all."
-    metric = subject.config.validate.metric.name
-    if "test" in champion and scores is not champion and champion["test"].get(metric) is not None:
-        rows[-1] += f" The run's champion has {metric} {figure(champion['test'][metric])} on test."
+        looks, noun = whole(subject.result.get("test_scored", 1), ""), noun_of(subject)
+        rows[-1] += f" Test is of {whole(test.get('images'), '')} {noun}; this run's networks were scored on it "
+        rows[-1] += f"{looks} times in all."
+    metric, tested = subject.config.validate.metric.name, mapping(champion.get("test"))
+    if scores is not champion and tested.get(metric) is not None:
+        rows[-1] += f" The run's champion has {plain(metric)} {figure(tested[metric])} on test."
     return rows
+
+
+def mapping(value: Any) -> Mapping[str, Any]:
+    """Return a part of a result, {} where that has something else in its place."""
+    return value if isinstance(value, Mapping) else {}
+
+
+def noun_of(subject: Subject) -> str:
+    """Return what samples are called."""
+    return plain(str(mapping(subject.result.get("data")).get("noun", "images")))
 
 
 def figure(value: Any) -> str:
     """Return a score as text."""
-    return "-" if value is None else f"{value:.4f}"
+    return f"{value:.4f}" if records.number(value) else "-"
+
+
+def whole(value: Any, commas: str = ",") -> str:
+    """Return a count as text."""
+    return f"{value:{commas}.0f}" if records.number(value) else "-"
 
 
 def data(subject: Subject) -> list[str]:
     """Return what the network was trained and scored on, as lines."""
-    found, classes = subject.result.get("data", {}), list(subject.network.classes)
+    images, classes = mapping(mapping(subject.result.get("data")).get("images")), list(subject.network.classes)
     some = ", ".join(plain(name) for name in classes[:SOME]) + (", ..." if len(classes) > SOME else "")
-    lines = [f"- data: {subject.config.data.source.name}"]
-    sizes = [f"{split} {count:,}" for split, count in found.get("images", {}).items()]
-    lines += [f"- {found.get('noun', 'images')}: {', '.join(sizes)}"] if sizes else []
+    lines = [f"- data: {plain(subject.config.data.source.name)}"]
+    sizes = [f"{plain(split)} {whole(count)}" for split, count in images.items()]
+    lines += [f"- {noun_of(subject)}: {', '.join(sizes)}"] if sizes else []
     return [*lines, f"- {len(classes)} classes, in the order of the logits: {some}"]
 
 
 def cost(subject: Subject) -> list[str]:
     """Return what the run took, and then what the choice of this network took, as lines."""
-    lines = [f"- {name.replace('_', ' ')}: {value:,.0f}" for name, value in subject.cost.items()]
-    chosen = subject.scores.get("cost", {})
-    return [*lines, *(f"- {name.replace('_', ' ')} of the choice: {value:,.0f}" for name, value in chosen.items())]
+    chosen = mapping(subject.scores.get("cost"))
+    kinds = ((mapping(subject.cost), ""), (chosen, " of the choice"))
+    return [
+        f"- {plain(key.replace('_', ' '))}{of}: {whole(value)}" for found, of in kinds for key, value in found.items()
+    ]
 
 
 def loading(subject: Subject) -> list[str]:

@@ -139,9 +139,19 @@ class Tracking(Observer):
 
     def conclude(self, result: dict[str, Any], plots: Sequence[Path] = ()) -> None:
         """Tell of a run's result, and of plots of it."""
-        found = {"result": trackers.figures_of(result), "plots": [str(path.resolve()) for path in plots]}
+        sound = [str(path.resolve()) for path in plots if self.is_picture(path)]
+        found = {"result": trackers.figures_of(result), "plots": sound}
         for follower in self.begin_trackers(result.get("cost", {}).get("seconds", 0.0)):
             follower.tell(found)
+
+    def is_picture(self, path: Path) -> bool:
+        """Tell whether a plot is one that trackers can be told of; the user is told of another."""
+        try:
+            return bool(trackers.picture(path))
+        except OSError as error:
+            why = "is a link" if path.is_symlink() else error.strerror
+            self.log(f"tracking: {path}: {why}; trackers aren't told of it")
+            return False
 
     def finish(self, seconds: float | None) -> list[str]:
         """End the trackers, within so many seconds if any are given; return what they failed by."""

@@ -77,8 +77,8 @@ class Bench(NamedTuple):
 
     def run(self, row: Row) -> Run | None:
         """Return the run of a row of the results, or None where its folder isn't there."""
-        folder = self.folder / rundir.RUNS / row["arm"] / f"{row['split']}-{row['seed']}"
         try:
+            folder = rundir.place_run(self.folder, row["arm"], row["split"], row["seed"])
             return read(folder) if folder.is_dir() else None
         except InputError:
             return None
@@ -136,6 +136,8 @@ def read_bench(folder: Path, note: Note = ignore) -> Bench:
     for key in ("config", "arms"):
         if not isinstance(about.get(key), dict):
             raise InputError(f"{file}: {key} is damaged or missing")
+    if not all(map(rundir.is_arm, about["arms"])):
+        raise InputError(f"{file}: arms is damaged: a name of one can't be a folder's")
     for key in ("seeds", "splits", "samples"):
         if not records.count(about.get(key)):
             raise InputError(f"{file}: {key} is damaged or missing")

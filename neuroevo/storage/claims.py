@@ -22,6 +22,11 @@ FIRST = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d " + re.escape(rundir.COMMAND
 LEFT = (rundir.CONFIG, rundir.LOG, rundir.HISTORY, rundir.LINEAGE)  # by a run that never began, beside checkpoints
 BLANK = 4096  # bytes of a log that only begins, at most
 SOME = 3  # names in a message
+INNER = (  # folders within a run's that are written into
+    *(rundir.CHECKPOINTS, rundir.RUNG, rundir.LOOKS, rundir.PLOTS, rundir.TENSORBOARD, rundir.WANDB),
+    *(rundir.FOLDS, f"{rundir.FOLDS}/*", rundir.TUNE, f"{rundir.TUNE}/{rundir.CHECKPOINTS}"),
+    *(rundir.RUNS, f"{rundir.RUNS}/*", f"{rundir.RUNS}/*/*"),
+)
 
 
 class Claim(NamedTuple):
@@ -53,6 +58,7 @@ def lock(folder: Path) -> Iterator[None]:
 
 def acquire(folder: Path) -> int:
     """Return a descriptor that holds a folder's lock until it is closed; InputError where it can't be had."""
+    refuse_links(folder)
     path = folder / rundir.LOCK
     while True:
         try:
@@ -73,6 +79,17 @@ def acquire(folder: Path) -> int:
             os.close(descriptor)
             raise InputError(f"{path}: can't be locked ({error.strerror})") from None
         os.close(descriptor)  # its holder cleared the folder just before
+
+
+def refuse_links(folder: Path) -> None:
+    """Raise InputError where a folder within a run's is a link: what is written into it would be elsewhere.
+
+    The run's own folder may be one, or be reached by one.
+    """
+    for name in INNER:
+        for path in sorted(folder.glob(name)) if "*" in name else [folder / name]:
+            if path.is_symlink():
+                raise InputError(f"{path}: is a link, and no run writes through one; have a folder there, or nothing")
 
 
 def check(out: str, bench: bool = False) -> None:

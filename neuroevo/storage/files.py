@@ -13,6 +13,7 @@ from typing import Any
 from neuroevo.errors import InputError, RunError, ignore
 from neuroevo.reading import regular
 
+PIECE = 1 << 20  # bytes of a file that are copied at once
 Note = Callable[[str], None]
 
 
@@ -123,23 +124,46 @@ def flush(paths: Sequence[Path]) -> None:
 
 
 def make_way(path: Path) -> None:
-    """Take away a link or a pipe where a file is to be written, which would be written to where that leads."""
-    if path.is_symlink() or (path.exists() and not path.is_file() and not path.is_dir()):
+    """Take away what leads elsewhere where a file is to be written: a link, a pipe, a file of other names as well."""
+    try:
+        about = path.lstat()
+    except OSError:  # nothing is there, or whoever writes says what it is
+        return
+    if not stat.S_ISDIR(about.st_mode) and not (stat.S_ISREG(about.st_mode) and about.st_nlink == 1):
         path.unlink()
 
 
 def open_to_append(path: Path) -> FileIO:
-    """Open a file to add to, unbuffered, made if it isn't there; RunError where that can't be, as for a link."""
+    """Open a file to add to, unbuffered, made if it isn't there; RunError where that can't be, as for a link.
+
+    What has other names as well, such as a snapshot's of hard links, stays as it is under those.
+    """
 
     def opener(name: str, flags: int) -> int:
         return os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
 
-    with _or_error(path):
-        file = FileIO(path, "a", opener=opener)
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            file.close()
-            raise OSError(0, "not a regular file")
+    def open_it() -> tuple[FileIO, int]:
+        with _or_error(path):
+            file = FileIO(path, "a", opener=opener)
+            about = os.fstat(file.fileno())
+            if not stat.S_ISREG(about.st_mode):
+                file.close()
+                raise OSError(0, "not a regular file")
+        return file, about.st_nlink
+
+    file, names = open_it()
+    if names > 1:
+        file.close()
+        _separate(path)
+        file, _ = open_it()
     return file
+
+
+def _separate(path: Path) -> None:
+    """Put a copy in the place of a file that has other names as well."""
+    with _or_error(path), regular(path) as known, whole(path) as own:
+        while piece := known.read(PIECE):
+            _put(own, piece)
 
 
 def write_error(path: Path, error: OSError) -> RunError:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from neuroevo.engine.loop import Step
-from neuroevo.errors import InputError, ignore, printable
+from neuroevo.errors import UNSAFE, InputError, ignore, printable
 from neuroevo.networks.weightfiles import seal
 from neuroevo.storage import checkpoint, generations
 from neuroevo.storage.checkpoint import History
@@ -54,6 +54,7 @@ ONNX = "champion.onnx"  # where the network is an ONNX file
 TRACKING, TENSORBOARD, WANDB, TABLE = "tracking.json", "tensorboard", "wandb", "history.csv"
 CHECKSUM = "checksum"  # a key of a result
 COMMAND = "command: "  # begins the log's line, after the time, of each command that worked on the run
+LONGEST = 255  # bytes of a name on disk
 FEW = 2  # parents: with more, often everybody, there is nothing to draw
 
 
@@ -64,6 +65,20 @@ def find(folder: str) -> Path:
     if (path / CONFIG).is_file() or any(generations.paths(each / CHECKPOINTS) for each in there):
         return path
     raise InputError(f"{folder}: no run is there ({CONFIG} not found)")
+
+
+def is_arm(name: Any) -> bool:
+    """Tell whether something can be the name of a benchmark's arm, which is that of a folder as well, and no path."""
+    if not isinstance(name, str) or not name.strip() or name in (".", "..") or UNSAFE.search(name):
+        return False
+    return not set("/\\") & set(name) and len(name.encode()) <= LONGEST
+
+
+def place_run(bench: Path, arm: str, split: int | str, seed: int | str) -> Path:
+    """Return the folder of a benchmark's run; InputError where the arm's name would lead elsewhere."""
+    if not is_arm(arm):
+        raise InputError(f"{bench}: {arm!r} can't be an arm's name")
+    return bench / RUNS / arm / f"{split}-{seed}"
 
 
 def refuse_inside(run_dir: str, out: str, option: str = "--out") -> None:

@@ -12,16 +12,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from neuroevo.errors import FORMULA as FORMULA
 from neuroevo.errors import UNSAFE, InputError
+from neuroevo.errors import cell as cell
 from neuroevo.storage.files import append, check_new, whole
 
-FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")  # the last are full-width
 ESCAPE = re.compile(r"\\(?:[\\nrt]|x[0-9a-f]{2}|u[0-9a-f]{4}|U[0-9a-f]{8})")  # as Python spells a character
-
-
-def cell(text: str) -> str:
-    """Return a text as a cell of a table: one that a spreadsheet would run gets a ' before it, and so does a '."""
-    return f"'{text}" if text.startswith((*FORMULA, "'")) else text
 
 
 def escape(name: str) -> str:

@@ -7,16 +7,20 @@ there. What they are told is plain: lines of a history, and figures of a result.
 import csv as csv_
 import importlib.util
 import json
+import os
 import re
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from neuroevo.errors import InputError
+from neuroevo.errors import InputError, cell, printable
+from neuroevo.reading import regular
 
 Line = Mapping[str, float | None]  # of a history, by column; None is no finite number
 OWN = ".neuroevo"  # ends the names of the event files that are ours
+PNG = b"\x89PNG\r\n\x1a\n"  # begins such a file
+LARGEST = 32 << 20  # bytes of a plot
 
 
 class Run(NamedTuple):
@@ -67,7 +71,7 @@ def csv(run: Run) -> Tracker:
         with open(path, "w" if new else "a", newline="", encoding="utf-8") as file:
             table = csv_.DictWriter(file, list(columns), lineterminator="\n")
             if new:
-                table.writeheader()
+                table.writerow({column: cell(printable(column)) for column in columns})
             table.writerows(lines if new else [record])
 
     return Tracker(path.name, str(path), line, lambda figures, plots: None, lambda finished: None)
@@ -80,8 +84,10 @@ def tensorboard(run: Run, *, dir: str | None = None) -> Tracker:
     from tensorboard.compat.proto.tensor_pb2 import TensorProto
     from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-    place = run.id or ("tensorboard" if dir is None else str(free(Path(dir).absolute() / run.name)))
+    place = choose_place(run, dir)
     folder, last = Path(run.folder, place), 0
+    if folder.is_symlink():
+        raise InputError(f"{folder}: is a link, which no events are written through")
     for old in folder.glob(f"events.out.tfevents.*{OWN}"):  # it is told all of the history again
         old.unlink()
     writer = EventFileWriter(str(folder), flush_secs=5, filename_suffix=OWN)
@@ -98,10 +104,11 @@ def tensorboard(run: Run, *, dir: str | None = None) -> Tracker:
     def result(figures: Mapping[str, Any], plots: Sequence[str]) -> None:
         values = [Summary.Value(tag=key, simple_value=value) for key, value in numbers(figures).items()]
         values += [text("config", run.config), text("result", figures)]
-        for path in map(Path, plots):
-            width, height = struct.unpack(">II", path.read_bytes()[16:24])  # of a PNG file's head
-            image = Summary.Image(width=width, height=height, colorspace=4, encoded_image_string=path.read_bytes())
-            values.append(Summary.Value(tag=f"plots/{path.stem}", image=image))
+        for path in plots:
+            content = picture(path)
+            width, height = struct.unpack(">II", content[16:24])  # of a PNG file's head
+            image = Summary.Image(width=width, height=height, colorspace=4, encoded_image_string=content)
+            values.append(Summary.Value(tag=f"plots/{Path(path).stem}", image=image))
         add(values, last, figures["result/seconds"])
 
     def text(tag: str, content: Mapping[str, Any]) -> Any:
@@ -113,10 +120,27 @@ def tensorboard(run: Run, *, dir: str | None = None) -> Tracker:
     return Tracker(place, str(folder), line, result, lambda finished: writer.close())
 
 
+def choose_place(run: Run, dir: str | None) -> str:
+    """Return where a run's events are, from its folder on: where they were, if that is one where they can be."""
+    if dir is None:
+        return "tensorboard"
+    whole, known = Path(dir).absolute(), Path(run.id or "")
+    return str(known if known.parent == whole and known.name not in ("", "..") else free(whole / run.name))
+
+
+def picture(path: str | Path) -> bytes:
+    """Return the bytes of a PNG file; OSError for anything else, such as a link, of whose end nobody asked to tell."""
+    with regular(path, links=False) as file:
+        content = file.read(LARGEST + 1)
+    if not content.startswith(PNG) or not len(PNG) + 16 <= len(content) <= LARGEST:
+        raise OSError(0, "no PNG file, or a large one")
+    return content
+
+
 def free(path: Path) -> Path:
     """Return a path that nothing is at: the one given, or it with a number."""
     found, k = path, 1
-    while found.exists():
+    while os.path.lexists(found):
         k += 1
         found = path.with_name(f"{path.name}-{k}")
     return found

@@ -3,7 +3,9 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -91,6 +93,64 @@ def code_of(card: Path) -> str:
 )  # fmt: skip
 def test_a_name_in_a_card_is_no_more_than_text(name: str, shown: str) -> None:
     assert card.plain(name) == shown
+
+
+HOSTILE = "x\n\n<script>alert(1)</script>[a](b)"
+
+
+def subject_of(result: Mapping[str, Any], scores: Mapping[str, Any] | None = None) -> card.Subject:
+    network = SimpleNamespace(classes=("a", "b"))
+    scores = result.get("champion", {}) if scores is None else scores
+    of = (Path("m.safetensors"), load(None, []), network, {}, result, scores, result.get("cost", {}))
+    return card.Subject(*of)  # type: ignore[arg-type]
+
+
+def lines_of(subject: card.Subject) -> list[str]:
+    return [*card.worth(subject), *card.data(subject), *card.cost(subject)]
+
+
+TEST = {"images": 1000, "accuracy": 0.25, "interval": {"accuracy": [0.125, 0.5]}}
+CHAMPION = {"validation": {"accuracy": 0.5, "loss": None}, "test": TEST}
+
+
+def test_a_card_has_the_figures_of_the_result() -> None:
+    images = {"noun": "rows", "images": {"train": 1200, "test": 1000}}
+    result = {
+        "champion": CHAMPION,
+        "data": images,
+        "cost": {"forward_samples": 12345, "seconds": 2.4},
+        "test_scored": 2,
+    }
+    entry = {"validation": {"accuracy": 0.75}, "cost": {"validation_samples": 99}}
+    lines = lines_of(subject_of(result))
+    assert "| accuracy | 0.5000 | 0.2500 | 0.1250, 0.5000 |" in lines
+    assert "| loss | - | - |  |" in lines
+    assert any(line.endswith("1000 rows; this run's networks were scored on it 2 times in all.") for line in lines)
+    assert "- rows: train 1,200, test 1,000" in lines
+    assert lines[-2:] == ["- forward samples: 12,345", "- seconds: 2"]
+    lines = lines_of(subject_of(result, entry))
+    assert any("chosen by" in line and line.endswith("champion has accuracy 0.2500 on test.") for line in lines)
+    assert lines[-1] == "- validation samples of the choice: 99"
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"data": {"noun": HOSTILE, "images": {HOSTILE: 3}}}, {"data": {"noun": 3, "images": 3}}, {"data": "x"},
+        {"data": {"images": {"train": "x", "test": None}}}, {"cost": {HOSTILE: 3}}, {"cost": {"extra": None}},
+        {"cost": {"extra": HOSTILE}}, {"cost": {"extra": 10**400}}, {"test_scored": HOSTILE}, {"test_scored": [1]},
+        {"champion": {"validation": {HOSTILE: 0.5}, "test": {**TEST, "interval": {HOSTILE: [0.1, 0.2]}}}},
+        {"champion": {"validation": {"accuracy": "x"}, "test": {"images": HOSTILE, "interval": {"accuracy": 3}}}},
+        {"champion": {"validation": 3, "test": "x"}},
+    ],
+    ids=lambda changed: ascii(changed)[:60],
+)  # fmt: skip
+@pytest.mark.parametrize("chosen", [False, True])
+def test_whatever_a_result_has_a_card_is_a_text_that_does_nothing(changed: dict[str, Any], chosen: bool) -> None:
+    result = {"champion": CHAMPION, "cost": {"seconds": 1.0}, **changed}
+    entry = {"validation": {"accuracy": 0.5}, "cost": changed.get("cost", {})} if chosen else None
+    lines = lines_of(subject_of(result, entry))
+    assert not any("\n" in line or "<script" in line or "[a](b)" in line for line in lines)
 
 
 @pytest.mark.filterwarnings("ignore")  # the exporter's own

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from neuroevo.experiments import experiment, tracking
 from neuroevo.experiments.interruption import Interruption
 from neuroevo.report import runpage
 from neuroevo.storage import generations, rundir
+from neuroevo.tracking import trackers
 from neuroevo.tracking.trackers import figures_of
 from neuroevo.tuning import tune
 
@@ -148,6 +150,44 @@ PNG = bytes.fromhex(
     "89504e470d0a1a0a0000000d49484452000000010000000108060000001f15c4890000000d49444154789c63f8cfc0f01f0005000"
     "1ff89993d1d0000000049454e44ae426082"
 )
+
+
+def put(path: Path, what: str, secret: Path) -> None:
+    """Put something that is no plot where one is looked for."""
+    if what == "a link":
+        path.symlink_to(secret)
+    elif what == "a pipe":
+        os.mkfifo(path)
+    elif what == "a folder":
+        path.mkdir()
+    elif what == "a large file":
+        with open(path, "wb") as file:
+            file.write(PNG)
+            file.truncate(33 << 20)
+    else:
+        path.write_bytes({"another file": b"GIF89a" * 10, "too short": PNG[:12], "nothing": b""}[what])
+
+
+@pytest.mark.parametrize(
+    "what", ["a link", "a pipe", "a folder", "a large file", "another file", "too short", "nothing"]
+)
+def test_trackers_are_told_of_plots_alone_and_wait_for_no_pipe(
+    tmp_path: Path, whole: Path, quiet: Quiet, what: str
+) -> None:
+    secret, plots = tmp_path / "secret.png", tmp_path / "r" / "plots"
+    plots.mkdir(parents=True)
+    secret.write_bytes(PNG)
+    put(plots / "a.png", what, secret)
+    (plots / "b.png").write_bytes(PNG)
+    told: list[dict[str, Any]] = []
+    follow = tracking.Tracking([], tmp_path / "r", [], settings={}, log=quiet.note)
+    follow.followers = [SimpleNamespace(tell=told.append)]  # type: ignore[list-item]
+    follow.conclude(rundir.read_result(whole), sorted(plots.glob("*.png")))
+    assert [message["plots"] for message in told] == [[str(plots.resolve() / "b.png")]]
+    assert len(quiet.lines) == 1 and quiet.lines[0].startswith(f"tracking: {plots / 'a.png'}: ")
+    with pytest.raises(OSError):
+        trackers.picture(plots / "a.png")
+    assert trackers.picture(plots / "b.png") == PNG
 
 
 def test_a_run_that_nobody_was_told_of_is_told_of_afterwards(tmp_path: Path, whole: Path) -> None:

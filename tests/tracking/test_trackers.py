@@ -66,6 +66,75 @@ def test_the_table_has_a_row_a_generation_and_the_columns_that_came_later(tmp_pa
     assert rows[3]["fitness_best"] == rows[0]["validation"] == ""
 
 
+@pytest.mark.parametrize(
+    ("column", "shown"), [("=1+1", "'=1+1"), ("\x1b[2J", "\\x1b[2J"), ("-a", "'-a"), ("a,b", "a,b"), ("a/b", "a/b")]
+)
+def test_a_columns_name_is_no_more_than_text_in_the_table(tmp_path: Path, column: str, shown: str) -> None:
+    tracker = trackers.csv(Run("r", str(tmp_path), {}, 0.0))
+    for line in LINES:
+        tracker.line({**line, column: -1.5})
+    with open(tmp_path / "history.csv", newline="") as file:
+        header, *rows = csv.reader(file)
+    assert header == [*LINES[0], shown]
+    assert [row[-1] for row in rows] == ["-1.5"] * 3
+
+
+def test_a_table_is_written_anew_and_not_where_a_link_leads(tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    for make in (Path.symlink_to, Path.hardlink_to):
+        mine.write_text("mine")
+        (tmp_path / "history.csv").unlink(missing_ok=True)
+        make(tmp_path / "history.csv", mine)
+        trackers.csv(Run("r", str(tmp_path), {}, 0.0)).line(LINES[0])
+        assert mine.read_text() == "mine"
+
+
+EVENTS = "events.out.tfevents.1.host.1.0.neuroevo"
+
+
+@pytest.mark.parametrize("id", ["../outside", "{}/outside", ".", "..", "", "tensorboard/../../outside", "x"])
+@pytest.mark.parametrize("dir", [None, "events"])
+def test_events_are_written_where_they_may_be_whatever_a_run_was_known_by(
+    tmp_path: Path, dir: str | None, id: str
+) -> None:
+    for name in ("run", "outside"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / EVENTS).write_text("mine")
+    given = None if dir is None else str(tmp_path / dir)
+    run = Run("r", str(tmp_path / "run"), {}, 0.0, id=id.format(tmp_path))
+    place = trackers.choose_place(run, given)
+    assert place == ("tensorboard" if given is None else f"{given}/r")
+    tracker = trackers.tensorboard(run, dir=given)
+    tracker.line(LINES[0])
+    tracker.close(True)
+    assert tracker.id == place
+    assert {path.name for path in (tmp_path / "outside").iterdir()} == {EVENTS}
+    assert (tmp_path / "run" / EVENTS).exists()
+    assert [*(tmp_path / "run" / place).iterdir()]
+
+
+@pytest.mark.parametrize("id", ["r", "r-2", "as it was called before"])
+def test_a_run_goes_on_in_its_own_folder_of_those_that_are_named(tmp_path: Path, id: str) -> None:
+    known = str(tmp_path / id)
+    assert trackers.choose_place(Run("r", "/f", {}, 0.0, id=known), str(tmp_path)) == known
+    for other in (str(tmp_path / "a" / id), str(tmp_path / "a" / ".."), str(tmp_path)):
+        assert trackers.choose_place(Run("r", "/f", {}, 0.0, id=other), str(tmp_path)) == str(tmp_path / "r")
+
+
+@pytest.mark.parametrize("dir", [None, "events"])
+def test_events_are_not_written_through_a_link(tmp_path: Path, dir: str | None) -> None:
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / EVENTS).write_text("mine")
+    (tmp_path / "run").mkdir()
+    given = None if dir is None else str(tmp_path / dir)
+    link = tmp_path / "run" / "tensorboard" if given is None else Path(given, "r")
+    link.parent.mkdir(exist_ok=True)
+    link.symlink_to(tmp_path / "outside")
+    with pytest.raises(InputError, match="is a link"):
+        trackers.tensorboard(Run("r", str(tmp_path / "run"), {}, 0.0, id=str(link)), dir=given)
+    assert (tmp_path / "outside" / EVENTS).read_text() == "mine"
+
+
 def test_a_config_is_flat_under_dotted_keys_and_a_list_is_a_value() -> None:
     config = {"a": {"b": {"c": 1}, "d": [1, {"e": 2}]}, "f": "x", "g": None, "h": {}}
     assert dict(trackers.flatten(config)) == {"a.b.c": "1", "a.d": '[1, {"e": 2}]', "f": "x", "g": "null", "h": "{}"}
@@ -88,6 +157,8 @@ def test_a_place_that_another_run_has_is_left_to_it(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a-2").mkdir()
     assert trackers.free(tmp_path / "a") == tmp_path / "a-3"
+    (tmp_path / "a-3").symlink_to("nowhere")
+    assert trackers.free(tmp_path / "a") == tmp_path / "a-4"
 
 
 @pytest.mark.parametrize("name", trackers.LIBRARIES)
