@@ -100,7 +100,8 @@ def beside(result: dict[str, Any]) -> list[tuple[str, str]]:
 def comparison(name: str, entry: dict[str, Any], champion: dict[str, Any]) -> list[tuple[str, str]]:
     """Return rows for what is taken away beside the champion, each metric on validation and on test."""
     test, champions = entry.get("test", {"interval": {}}), champion.get("test", {})
-    rows = [] if entry["temperature"] is None else [("temperature", number(entry["temperature"]))]
+    degrees = entry.get("temperature")
+    rows = [] if degrees is None else [("temperature", number(degrees))]
     for metric, value in entry["validation"].items():
         beside = champion.get("validation", {}).get(metric)
         rows += [

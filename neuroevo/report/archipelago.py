@@ -6,6 +6,7 @@ from typing import Any
 from neuroevo.report import page, plots_of_runs
 from neuroevo.report.figures import Plot
 from neuroevo.search.islands import TOPOLOGIES
+from neuroevo.storage import records
 
 Line = Mapping[str, Any]
 
@@ -27,6 +28,8 @@ def table(lines: Sequence[Line], config: Mapping[str, Any], kind: str) -> list[s
     given = config.get("islands")
     if not lines or not isinstance(given, Mapping):
         return []
+    if not is_sound(given, len({line["island"] for line in lines})):
+        return [page.note("What each island is isn't known: the config has other islands.")]
     last = max(line["generation"] for line in lines)
     settings = given["settings"] or [{}] * given["count"]
     named = given["topology"]
@@ -45,6 +48,20 @@ def table(lines: Sequence[Line], config: Mapping[str, Any], kind: str) -> list[s
     migrants, every = given["migrants"], given["every"]
     some = f"{migrants} of each go every {every} generations." if migrants else "Nobody goes."
     return [page.grid(header, rows, f"After generation {last}. {some}")]
+
+
+def is_sound(given: Mapping[str, Any], most: int) -> bool:
+    """Tell whether a config's islands have the form of a run's, and are at most so many."""
+    count, settings, topology = given.get("count"), given.get("settings"), given.get("topology")
+    named = isinstance(topology, str) and topology in TOPOLOGIES
+    listed = isinstance(topology, list) and all(isinstance(each, list) for each in topology)
+    return (
+        isinstance(count, int)
+        and 0 < count <= most
+        and (not settings or (records.listing(settings, lambda own: isinstance(own, dict)) and len(settings) == count))
+        and (named or (listed and len(topology) == count))  # type: ignore[arg-type]
+        and all(records.count(given.get(key)) for key in ("migrants", "every"))
+    )
 
 
 def part(value: Any) -> str:

@@ -27,6 +27,7 @@ from neuroevo.storage.files import Note
 
 Row = dict[str, str]
 LARGEST = 1e300  # of a table's numbers
+WHOLE = ("split", "seed", "runs", "reached")  # its counts
 # Of each table the columns that are text, and what a page needs beside them.
 TEXTS = {
     rundir.RESULTS: ("arm", "status", "stop_reason", "champion_kind"),
@@ -106,7 +107,11 @@ def is_sound(row: Row, texts: Sequence[str]) -> bool:
     if None in row or None in row.values() or not all(row.get(key) for key in texts):
         return False
     try:
-        return all(abs(float(cell)) < LARGEST for key, cell in row.items() if cell and key not in texts)
+        return all(
+            abs(float(cell)) < LARGEST and (key not in WHOLE or int(cell) >= 0)
+            for key, cell in row.items()
+            if cell and key not in texts
+        )
     except ValueError:
         return False
 
@@ -133,14 +138,12 @@ def read_bench(folder: Path, note: Note = ignore) -> Bench:
     """Read what there is of a bench; `note` is told what is damaged. InputError where that is what makes it one."""
     file = folder / rundir.BENCH
     about = config.read(str(file))
-    for key in ("config", "arms"):
-        if not isinstance(about.get(key), dict):
+    right = {"config": records.any_mapping, "arms": records.of_arms}
+    for key in ("config", "arms", "seeds", "splits", "samples"):
+        if not right.get(key, records.count)(about.get(key)):
             raise InputError(f"{file}: {key} is damaged or missing")
     if not all(map(rundir.is_arm, about["arms"])):
         raise InputError(f"{file}: arms is damaged: a name of one can't be a folder's")
-    for key in ("seeds", "splits", "samples"):
-        if not records.count(about.get(key)):
-            raise InputError(f"{file}: {key} is damaged or missing")
     summary = {row["arm"]: row for row in table(folder / rundir.SUMMARY, note)}
     runs = [row for row in table(folder / rundir.RESULTS, note) if row["arm"] in about["arms"]]
     found = Bench(folder, about, rundir.read_result(folder, note), [], runs, summary)

@@ -10,8 +10,9 @@ import html
 import io
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -50,13 +51,14 @@ WIDTH, HEIGHT = 4.8, 3.0  # inches; as wide as a phone, so that text is as large
 WIDE = 7.5
 FORMATS = ("png", "svg", "pdf")  # a PDF takes longer than the others together
 POINTS = 1500  # of a line, beyond which a picture gains nothing
+LONGEST = 160  # bytes of a name of files: with an ending and what is before it, less than file systems take
 NAMED, COUNTED = 30, 20  # classes, up to which a confusion matrix has names and counts
 
 
 class Plot(NamedTuple):
     """A picture and the numbers behind it."""
 
-    name: str  # of its files
+    name: str  # of its files, and before its ids on a page
     title: str
     caption: str
     figure: Any
@@ -76,28 +78,39 @@ class Files(NamedTuple):
         self.folder.mkdir(exist_ok=True)
         return self.folder
 
-    def place(self, name: str) -> Path:
-        """Return where a file of a name is to be written."""
-        path = self.make() / name
-        files.make_way(path)
-        return path
+    def write(self, name: str, content: bytes) -> None:
+        """Write a file of a name, in place of what is there: whatever that is a link to stays as it is."""
+        files.replace(self.make() / name, content)
+
+    def write_table(self, name: str, rows: Iterable[Sequence[Any]]) -> None:
+        """Write rows as a CSV file of a name; texts are no formulas in it."""
+        text = io.StringIO()
+        cells = ([tables.cell(cell) if isinstance(cell, str) else cell for cell in row] for row in rows)
+        csv.writer(text, lineterminator="\n").writerows(cells)
+        self.write(name, text.getvalue().encode(errors="backslashreplace"))
+
+
+def safe(name: str) -> str:
+    """Return a name as a file and an id can have it: itself if it can, else what of it can, and a hash to tell it by.
+
+    Names may be of anything, such as columns of a history that came with a folder: none leads out of the plots' folder.
+    """
+    kept = re.sub(r"[^\w.:-]+", "-", name).lstrip(".").encode()[:LONGEST].decode(errors="ignore")
+    digest = sha256(name.encode(errors="backslashreplace")).hexdigest()[:8]
+    return kept if kept == name and kept else f"{kept}-{digest}"
 
 
 def save(plot: Plot, drawn: str, where: Files) -> None:
     """Write a picture, of which `drawn` is the SVG, in each format, and its numbers as CSV."""
     for form in where.formats:
-        path = where.place(f"{plot.name}.{form}")
-        if form == "svg":
-            path.write_text(drawn, encoding="utf-8")
-            continue
-        how: Any = {"dpi": 150, "facecolor": "white"} if form == "png" else {"metadata": {"CreationDate": None}}
-        with matplotlib.rc_context(RC):
-            plot.figure.savefig(path, **how)
-    with open(where.place(f"{plot.name}.csv"), "w", newline="", encoding="utf-8") as file:
-        rows = [
-            [tables.cell(cell) if isinstance(cell, str) else cell for cell in row] for row in (plot.header, *plot.rows)
-        ]
-        csv.writer(file, lineterminator="\n").writerows(rows)
+        content = io.BytesIO(drawn.encode(errors="backslashreplace"))
+        if form != "svg":
+            how: Any = {"dpi": 150, "facecolor": "white"} if form == "png" else {"metadata": {"CreationDate": None}}
+            content = io.BytesIO()
+            with matplotlib.rc_context(RC):
+                plot.figure.savefig(content, format=form, **how)
+        where.write(f"{plot.name}.{form}", content.getvalue())
+    where.write_table(f"{plot.name}.csv", (plot.header, *plot.rows))
 
 
 def draw(plot: Plot) -> str:
@@ -112,11 +125,11 @@ def svg(plot: Plot, drawn: str) -> str:
     """Return an SVG file as an element to put into a page, whose fonts draw all names: nothing is spelled out."""
     text = drawn.partition("<svg")[2]
     text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", text, flags=re.DOTALL)
-    text = re.sub(r'\b(id="|href="#|url\(#)', rf"\g<1>{plot.name}-", text)
+    text = re.sub(r'\b(id="|href="#|url\(#)', lambda found: f"{found[1]}{plot.name}-", text)
     text = re.sub(r'^.*?(viewBox="[^"]*").*?>', r"\1>", text, count=1, flags=re.DOTALL)
     for as_drawn, given in plot.figure.spelled.items():
         text = text.replace(html.escape(as_drawn, quote=False), html.escape(printable(given), quote=False))
-    label = html.escape(f"{plot.title}: {plot.caption}" if plot.caption else plot.title)
+    label = html.escape(printable(f"{plot.title}: {plot.caption}" if plot.caption else plot.title))
     return f'<svg role="img" aria-label="{label}" {text}'.replace(INK, "currentColor").strip()
 
 

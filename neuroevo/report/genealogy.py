@@ -1,5 +1,6 @@
 """The champion's ancestors, read from a run's lineage."""
 
+import re
 from typing import Any
 
 import torch
@@ -8,6 +9,7 @@ from neuroevo import caveats
 from neuroevo.engine import pareto
 from neuroevo.search import islands
 from neuroevo.search.algorithms.ga import elite_mean_size
+from neuroevo.storage import records
 from neuroevo.storage.checkpoint import FRONT
 from neuroevo.storage.lineage import Ancestor, Generation, Lineage
 
@@ -26,14 +28,22 @@ def origin(generation: Generation, kind: str, config: dict[str, Any]) -> list[in
     if kind == "best" or not order:
         return order[:1]
     if kind == "elite_mean":
-        return order[: elite_mean_size(config["algorithm"]["population"], caveats.elites_of(config, island))]
+        size = config["algorithm"].get("population"), caveats.elites_of(config, island)
+        return order[: elite_mean_size(*size)] if all(map(records.count, size)) else []
     if kind.startswith(ALONE):
-        return [first + int(kind.removeprefix(ALONE))]
-    if kind.startswith(FRONT):
+        row = first + _place(kind.removeprefix(ALONE))
+        return [row] if first <= row < len(generation.parents) else []
+    if kind.startswith(FRONT) and isinstance(generation.fitness[order[0]], list):
         m = len(generation.fitness[order[0]])
         values = [[-torch.inf] * m if value is None else value for value in generation.fitness]
-        return [int(pareto.front(torch.tensor(values, dtype=torch.float64))[int(kind.removeprefix(FRONT))])]
+        members, place = pareto.front(torch.tensor(values, dtype=torch.float64)).tolist(), kind.removeprefix(FRONT)
+        return members[_place(place) :][:1] if _place(place) >= 0 else []
     return []
+
+
+def _place(text: str) -> int:
+    """Return the number that ends the name of a candidate, -1 where that is none."""
+    return int(text) if re.fullmatch("[0-9]{1,18}", text) else -1
 
 
 def ancestors(lineage: Lineage, generation: int, rows: list[int], depth: int, widest: int) -> list[list[Ancestor]]:

@@ -17,8 +17,8 @@ def rows(config: Mapping[str, Any], result: Mapping[str, Any], classes: Sequence
     place = next((str(data[key]) for key in ("root", "file") if data.get(key)), "")
     sizes = ", ".join(f"{counts[split]:,} {split}" for split in SPLITS if split in counts)
     names = f": {', '.join(classes)}" if len(classes) <= NAMED else ""
-    evolved = backbone.get("trainable") or []
-    also = f", {', '.join(map(str, evolved))} evolve as well" if evolved else ""
+    evolved = backbone.get("trainable")
+    also = f", {', '.join(map(str, evolved))} evolve as well" if isinstance(evolved, list) and evolved else ""
     given = str(backbone.get("weights") or "none")
     given = given[:DIGITS] if HASH.fullmatch(given) else given  # a module's from Python
     weights = "" if given == "none" else f" with weights {given}"

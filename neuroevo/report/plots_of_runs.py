@@ -1,5 +1,6 @@
 """Pictures of a run: its progress, its champion, whom that descends from."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -77,20 +78,22 @@ def column(name: str, history: Sequence[Mapping[str, Any]], key: str, caption: s
     return Plot(name, key, caption, figure, ["generation", key], lines)
 
 
-LEGEND = 12  # islands that a legend names
+LEGEND, DRAWN = 12, 1000  # islands that a legend names, and of which a picture has lines
 
 
 def islands(name: str, lines: Sequence[Mapping[str, Any]], key: str, title: str, caption: str) -> Plot:
     """Draw a column of the islands' histories over generations, a line an island."""
     known = [line for line in lines if line[key] is not None]
     with canvas("generation", words(key)) as (figure, axes):
-        count = 1 + max((line["island"] for line in lines), default=0)
-        for i in range(count):
-            shown = thin([(line["generation"], line[key]) for line in known if line["island"] == i])
+        points: dict[int, list[tuple[int, float]]] = {i: [] for i in sorted({line["island"] for line in lines})}
+        for line in known:
+            points[line["island"]].append((line["generation"], line[key]))
+        for i, each in itertools.islice(points.items(), DRAWN):
+            shown = thin(each)
             x, y, mark = [row[0] for row in shown], [row[1] for row in shown], "." if len(shown) < 3 else ""
             axes.plot(x, y, label=f"island {i}", marker=mark, linewidth=1.2, **style(i))
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-        if count <= LEGEND:
+        if len(points) <= LEGEND:
             figure.legend(loc="outside upper left", ncols=4, columnspacing=1)
     rows = [[line["generation"], line["island"], line[key]] for line in known]
     return Plot(name, title, caption, figure, ["generation", "island", key], rows)

@@ -1,6 +1,7 @@
 """Pictures of a search of hyperparameters: its path, each one against validation, all at once."""
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import matplotlib
@@ -10,6 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from neuroevo.report.figures import INK, RC, SCALE, SERIES, WIDE, WIDTH, Plot, log_ticks, settle, short, words
+
+MANY = 10_000  # iterations that a line has a point for each of
 
 
 class Axis(NamedTuple):
@@ -103,7 +106,9 @@ def _path(given: Trials, order: list[int], colours: Colours) -> Plot:
     axes, found, iterations = given.axes, given.validation, given.iterations
     known = [found[i] for i in order]
     # The best trial of all up to each iteration; the first may have none that came to a figure.
-    until = range(min(iterations[i] for i in order), max(iterations) + 1)
+    until: Sequence[int] = range(min(iterations[i] for i in order), max(iterations) + 1)
+    if len(until) > MANY:  # of which nearly all have no trial
+        until = sorted({iterations[i] for i in order})
     best = [max((i for i in order if iterations[i] <= last), key=lambda i: given.sign * found[i]) for last in until]
     figure = Figure(figsize=(WIDTH, 1 + 1.6 * len(axes)), layout="constrained")
     for axis, along in zip(axes, figure.subplots(len(axes), 1, sharex=True, squeeze=False)[:, 0], strict=True):

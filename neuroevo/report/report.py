@@ -5,7 +5,8 @@ is there.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from neuroevo.errors import InputError, ignore
@@ -16,7 +17,9 @@ from neuroevo.report.runpage import run_page
 from neuroevo.storage import claims, files, rundir
 
 PAGE, PLOTS = rundir.PAGE, rundir.PLOTS
+DAMAGE = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 BRIEF = ("png", "svg")  # of a page that nobody waits for
+MOST = 200  # characters that are told of an error
 
 
 def report(folder: str, note: files.Note = ignore, formats: Sequence[str] = FORMATS) -> Path:
@@ -26,10 +29,15 @@ def report(folder: str, note: files.Note = ignore, formats: Sequence[str] = FORM
     recorded yet.
     """
     path = find_folder(folder)
-    for name, right in ((PAGE, Path.is_file), (PLOTS, Path.is_dir)):
+    for name, right in ((PAGE, Path.is_file), (PLOTS, is_own_folder)):
         if os.path.lexists(path / name) and not right(path / name):
             raise InputError(f"{path / name}: something else is there; the report writes {PAGE} and a folder {PLOTS}")
     return write(path, render(path, Files(path / PLOTS, formats), note=note))
+
+
+def is_own_folder(path: Path) -> bool:
+    """Tell whether a folder is there itself, and not a link to one, whose files would be replaced."""
+    return path.is_dir() and not path.is_symlink()
 
 
 def compare(folders: Sequence[str], out: str, note: files.Note = ignore, formats: Sequence[str] = FORMATS) -> Path:
@@ -43,9 +51,10 @@ def compare(folders: Sequence[str], out: str, note: files.Note = ignore, formats
         if (path / rundir.BENCH).is_file():
             raise InputError(f"{path}: a benchmark, which has a page of its own; give runs")
     into = Path(out)
-    compared = comparison.read(paths, note)
-    into.mkdir(parents=True, exist_ok=True)
-    return write(into, comparison.comparison_page(compared, Files(into / PLOTS, formats)))
+    with refuse_damage("the runs"):
+        compared = comparison.read(paths, note)
+        into.mkdir(parents=True, exist_ok=True)
+        return write(into, comparison.comparison_page(compared, Files(into / PLOTS, formats)))
 
 
 def write(folder: Path, content: str) -> Path:
@@ -75,4 +84,19 @@ def render(folder: Path, pictures: Files | None, refresh: int | None = None, not
     InputError where nothing is recorded yet. With `refresh` the page loads itself again after so many seconds.
     """
     page = bench_page if (folder / rundir.BENCH).is_file() else run_page
-    return page(folder, pictures, refresh, note)
+    with refuse_damage(str(folder)):
+        return page(folder, pictures, refresh, note)
+
+
+@contextmanager
+def refuse_damage(what: str) -> Iterator[None]:
+    """Raise InputError where a page ends in an error of values: those of a folder, which may come from anywhere.
+
+    Forms are checked where records are read. This is for what has its form and yet no sense; the error is its cause.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except DAMAGE as error:
+        raise InputError(f"{what} can't be shown: damaged, or of another kind ({repr(error)[:MOST]})") from error

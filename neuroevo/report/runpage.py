@@ -16,7 +16,7 @@ from neuroevo.report.figures import Files, Plot, words
 from neuroevo.report.plates import plot_grid
 from neuroevo.report.plots_of_searches import Axis, Trials
 from neuroevo.search import islands
-from neuroevo.storage import checkpoint, files, predictions, rundir
+from neuroevo.storage import checkpoint, files, records, rundir
 from neuroevo.storage import lineage as lineages
 from neuroevo.storage.files import Note
 
@@ -24,6 +24,7 @@ COST = ("generation", "forward_samples", "backward_samples", "seconds")
 FITNESS = ("fitness_best", "fitness_mean", "fitness_std")
 DEPTH, WIDEST = 8, 64  # generations of a genealogy, and individuals of one
 MANY = 10  # keys in which a config differs: more aren't named
+AXES, LARGEST = 180, 1e300  # of a search's plots: for more or larger ones there is no room, or no scale
 PARTS = 8  # of those that a mean is of, whose ancestors are drawn
 
 
@@ -131,7 +132,7 @@ def run_page(folder: Path, pictures: Files | None, refresh: int | None = None, n
     lineages.read(folder, bad.append)
     apart = rundir.read_islands(folder, bad.append)
     rundir.read_confusion(folder, bad.append)
-    predictions.read(folder, bad.append)
+    testpage.read(folder, bad.append)
     rundir.check_beside(folder, bad.append)
     for line in dict.fromkeys(bad):
         note(line)
@@ -265,7 +266,8 @@ def choice(run: Run, note: Note = ignore) -> Plot | None:
     histories = [rundir.read_history(path, note) for path in sorted(there, key=lambda path: int(path.name))]
     if not histories:
         return None
-    return plots_of_runs.folds("folds", histories, run.metric, run.config["validate"]["refit"].get("generation"))
+    chosen = run.config["validate"]["refit"].get("generation")
+    return plots_of_runs.folds("folds", histories, run.metric, chosen if records.count(chosen) else None)
 
 
 def over_generations(run: Run) -> list[Plot]:
@@ -338,7 +340,7 @@ def read_trials(folder: Path, note: Note = ignore) -> Trials | None:
         return None
     try:
         return _trials(path, read_config(searched, None, note))
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, csv.Error):
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError, csv.Error):
         note(f"{path}: damaged, and left out")
         return None
 
@@ -354,6 +356,13 @@ def _trials(path: Path, given: dict[str, Any]) -> Trials:
     axes = [axis for key, variable in given["tune"]["space"].items() for axis in _axes(key, variable, rows)]
     there = [axis for axis in axes if any(value == value for value in axis.values)]
     found, iterations = [float(row[metric]) for row in rows], [int(row["iteration"]) for row in rows]
+    figures = [value for values in (found, *(axis.values for axis in there)) for value in values]
+    if (
+        len(there) > AXES
+        or not all(map(records.count, iterations))
+        or any(LARGEST < abs(v) < math.inf for v in figures)
+    ):
+        raise ValueError("more than can be drawn")
     return Trials(there, found, iterations, metric, metric in LOWER_IS_BETTER)
 
 

@@ -1,6 +1,5 @@
 """What a page says of a champion on the test split: by class, by sample, beside the start, with images."""
 
-import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -8,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from neuroevo.errors import printable
+from neuroevo.errors import ignore, printable
 from neuroevo.problems.intervals import wilson
 from neuroevo.report import figures, page, plots_of_predictions, plots_of_runs, predictions
 from neuroevo.report.figures import Files
@@ -16,7 +15,8 @@ from neuroevo.report.plates import plot_grid
 from neuroevo.report.predictions import Group
 from neuroevo.report.thumbnails import Images, Unavailable
 from neuroevo.storage import predictions as stored
-from neuroevo.storage import rundir, tables
+from neuroevo.storage import rundir
+from neuroevo.storage.files import Note
 from neuroevo.storage.predictions import Prediction
 
 HEADER = ["class", "precision", "recall", "F1", "support"]
@@ -62,12 +62,8 @@ def on_test(folder: Path, pictures: Files | None, prefix: str = "") -> list[str]
     classes, counts = found[0], np.array(found[1], dtype=np.int64)
     scores = by_class(classes, counts)
     if pictures is not None:
-        rows = [
-            [tables.cell(of.label), *of[1:5], *(of.of_precision or ("", "")), *(of.of_recall or ("", ""))]
-            for of in scores
-        ]
-        with open(pictures.place(f"{prefix}per_class.csv"), "w", newline="", encoding="utf-8") as file:
-            csv.writer(file, lineterminator="\n").writerows([[*HEADER, *ENDS], *rows])
+        rows = [[of.label, *of[1:5], *(of.of_precision or ("", "")), *(of.of_recall or ("", ""))] for of in scores]
+        pictures.write_table(figures.safe(f"{prefix}per_class") + ".csv", [[*HEADER, *ENDS], *rows])
     shown = [
         [of.label, _with_ends(of.precision, of.of_precision), _with_ends(of.recall, of.of_recall), of.f1, of.support]
         for of in scores
@@ -90,13 +86,20 @@ def _with_ends(value: float | None, ends: tuple[float, float] | None) -> str:
     return page.number(value) + ("" if ends is None else f"\n[{page.number(ends[0])}, {page.number(ends[1])}]")
 
 
-def read(folder: Path) -> list[Prediction]:
-    """Return the predictions in a run's folder, with classes called as its confusion matrix calls them."""
-    found = []
-    for row in stored.read(folder):
+def read(folder: Path, note: Note = ignore) -> list[Prediction]:
+    """Return the predictions in a run's folder, with classes called as its confusion matrix calls them.
+
+    Those of classes that the matrix doesn't have are left out, and `note` is told.
+    """
+    found, confusion = [], rundir.read_confusion(folder)
+    for row in stored.read(folder, note):
         label, predicted, start = map(printable, (row.label, row.predicted, row.start))
         found.append(row._replace(label=label, predicted=predicted, start=start))
-    return found
+    classes = None if confusion is None else {*confusion[0]}
+    known = [row for row in found if classes is None or {row.label, row.predicted} <= classes]
+    if len(known) < len(found):
+        note(f"{folder / rundir.PREDICTIONS}: {len(found) - len(known)} rows of other classes are left out")
+    return known
 
 
 def bins_by_split(given: Sequence[Prediction]) -> dict[str, list[predictions.Bin]]:

@@ -47,6 +47,9 @@ class Images:
         root = self.data.get("root")
         if not isinstance(root, str):
             raise Unavailable("the config names no folder of images")
+        below = Path(row.file)
+        if below.is_absolute() or ".." in below.parts:  # links below the root are followed, as runs do
+            raise Unavailable(f"{row.file}: not a path below the folder of images")
         try:
             return pictures.read(str(Path(root) / row.file))
         except (Unreadable, OSError) as error:
@@ -77,7 +80,7 @@ class Images:
             found = given(**options)
             limit = self.data.get("limit")
             return found if limit is None else limit_images(found, int(limit), int(self.data["split_seed"]))
-        except (InputError, OSError, LookupError, TypeError, ValueError) as error:
+        except (InputError, OSError, ArithmeticError, LookupError, TypeError, ValueError) as error:
             return Unavailable(str(error))
 
 

@@ -1,13 +1,20 @@
-"""The form of records that are read back: lines of a history and of a lineage, and a result."""
+"""The form of records that are read back: lines of a history and of a lineage, and a result.
+
+Whoever reads a record that has its form may index it, format its figures, and add them, without a look at any of them.
+"""
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
+
+from neuroevo.errors import UNSAFE
 
 COUNTS = ("generation", "invalid", "forward_samples", "backward_samples")  # whole numbers of a history's line
 FIGURES = ("fitness_best", "fitness_mean", "fitness_std", "diversity", "validation", "seconds")  # its other columns
 NUMBERS = 2**29  # of one sample: the largest picture that is read, in three channels
+SPENT = ("forward_samples", "backward_samples", "validation_samples", "backbone_samples", "seconds")
+LONGEST = 200  # characters of a name
 
 
 def number(value: Any) -> bool:
@@ -20,6 +27,16 @@ def count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
 
 
+def amount(value: Any) -> bool:
+    """Tell whether a value is a number from 0 on, of which several can be added."""
+    return number(value) and 0 <= value < 1e100
+
+
+def name(value: Any) -> bool:
+    """Tell whether a value can be the name of a column: one line that isn't long, and that a terminal only shows."""
+    return isinstance(value, str) and 0 < len(value) <= LONGEST and not UNSAFE.search(value)
+
+
 def of_history(line: dict[str, Any]) -> bool:
     """Tell whether a line is as a history's are."""
     return (
@@ -27,15 +44,16 @@ def of_history(line: dict[str, Any]) -> bool:
         and line["generation"] > 0
         and number(line.get("seconds"))
         and all(key in line for key in FIGURES)
-        and all(value is None or number(value) for value in line.values())
+        and all(name(key) and (value is None or number(value)) for key, value in line.items())
     )
 
 
 def of_island(line: dict[str, Any]) -> bool:
     """Tell whether a line is as those of islands are."""
     whole = all(count(line.get(key)) for key in ("generation", "island", "invalid"))
-    figures = all(key in line for key in ("fitness_best", "fitness_mean", "fitness_std", "diversity"))
-    return whole and line["generation"] > 0 and figures and all(v is None or number(v) for v in line.values())
+    there = all(key in line for key in ("fitness_best", "fitness_mean", "fitness_std", "diversity"))
+    rest = all(name(key) and (value is None or number(value)) for key, value in line.items())
+    return whole and line["generation"] > 0 and there and rest
 
 
 def of_lineage(line: dict[str, Any]) -> bool:
@@ -48,105 +66,85 @@ def of_lineage(line: dict[str, Any]) -> bool:
     rows = all(isinstance(row, list) and all(count(p) or p == -1 for p in row) for row in parents)
     island = line.get("island", [0] * len(parents))
     rows = rows and isinstance(island, list) and len(island) == len(parents) and all(map(count, island))
-    widths = {len(value) if isinstance(value, list) else 0 for value in fitness if value is not None}
+    # A value that is no list has no width, which is another than that of an empty list.
+    widths = {len(value) if isinstance(value, list) else None for value in fitness if value is not None}
     values = [v for value in fitness if value is not None for v in (value if isinstance(value, list) else [value])]
-    return rows and len(widths) < 2 and all(map(number, values))
+    return rows and len(widths) < 2 and 0 not in widths and all(map(number, values))
 
 
 def of_result(result: dict[str, Any]) -> bool:
     """Tell whether a result has the form of a run's, a search's or a benchmark's."""
-
-    def texts(*keys: str) -> bool:
-        return all(isinstance(result.get(key), str) for key in keys)
-
-    def figures(values: Any, *keys: str) -> bool:
-        return (
-            isinstance(values, dict)
-            and all(v is None or number(v) for v in values.values())
-            and all(number(values.get(key)) for key in keys)
-        )
-
-    def of_constraints(found: Any) -> bool:
-        return isinstance(found, dict) and all(
-            isinstance(each, dict)
-            and isinstance(each.get("feasible"), bool)
-            and all(each.get(key) is None or number(each[key]) for key in ("slack", "violation", "value"))
-            and {"slack", "violation"} <= each.keys()
-            and ("values" not in each or (figures(each["values"]) and each.get("worst") in each["values"]))
-            for each in found.values()
-        )
-
-    def of_test(test: Any) -> bool:
-        if isinstance(test, dict) and not of_constraints(test.get("constraints", {})):
-            return False
-        if not isinstance(test, dict) or not isinstance(test.get("interval"), dict) or not count(test.get("images")):
-            return False
-        pairs = [
-            [test.get(name), *ends] if isinstance(ends, list) and len(ends) == 2 else [""]
-            for name, ends in test["interval"].items()
-        ]
-        return all(v is None or number(v) for pair in pairs for v in pair)
-
-    def of_baseline(found: Any) -> bool:
-        return isinstance(found, dict) and all(
-            isinstance(each, dict)
-            and figures(each.get("validation"))
-            and of_test(each.get("test"))
-            and figures({key: each.get(key) for key in ("C", "seconds")}, "C", "seconds")
-            for each in found.values()
-        )
-
-    def of_folds(found: Any) -> bool:
-        return isinstance(found, dict) and (
-            not found
-            or (
-                count(found.get("count"))
-                and count(found.get("looks"))
-                and figures(found.get("validation"))
-                and of_test({key: found.get(key) for key in ("interval", "images")})
-            )
-        )
-
-    def of_selections(found: Any) -> bool:
-        return isinstance(found, dict) and all(
-            isinstance(each, dict)
-            and isinstance(each.get("about"), str)
-            and count(each.get("members"))
-            and figures(each.get("validation"))
-            and ("test" not in each or of_test(each["test"]))
-            for each in found.values()
-        )
-
-    spent = ("forward_samples", "backward_samples", "validation_samples", "backbone_samples", "seconds")
-    told, beside = result.get("warnings", []), result.get("files", {})
-    if not isinstance(beside, dict) or not all(isinstance(sha, str) for sha in beside.values()):
-        return False
-    if not isinstance(told, list) or not all(isinstance(line, str) for line in told):
+    if not (
+        mapping(result.get("files", {}), text)
+        and listing(result.get("warnings", []), text)
+        and mapping(result.get("versions", {}), lambda value: value is None or text(value))
+    ):
         return False
     if "metric" in result:  # of a benchmark
-        arms = result.get("arms", {})
-        return texts("status", "metric") and isinstance(arms, dict) and all(map(figures, arms.values()))
-    if not texts("status", "stop_reason") or not figures(result.get("cost"), *spent):
+        arms, runs = result.get("arms", {}), result.get("runs", 0)
+        return all(text(result.get(key)) for key in ("status", "metric")) and count(runs) and mapping(arms, _of_figures)
+    if not all(text(result.get(key)) for key in ("status", "stop_reason")) or not _of_cost(result.get("cost")):
         return False
-    if "trials" in result:
-        best = result.get("best")
-        fine = best is None or (
-            isinstance(best, dict) and figures(best.get("validation")) and isinstance(best.get("settings"), dict)
-        )
-        return fine and count(result["trials"]) and count(result.get("iterations"))
+    return _of_search(result) if "trials" in result else _of_run(result)
+
+
+def text(value: Any) -> bool:
+    """Tell whether a value is text."""
+    return isinstance(value, str)
+
+
+def mapping(value: Any, right: Callable[[Any], bool]) -> bool:
+    """Tell whether a value is a mapping from text to what is `right`."""
+    return isinstance(value, dict) and all(text(key) and right(item) for key, item in value.items())
+
+
+def any_mapping(value: Any) -> bool:
+    """Tell whether a value is a mapping, whatever is in it."""
+    return isinstance(value, dict)
+
+
+def of_arms(value: Any) -> bool:
+    """Tell whether a value is the arms of a benchmark: names, each with what it changes in a config, if anything."""
+    return mapping(value, lambda overlay: overlay is None or isinstance(overlay, dict))
+
+
+def listing(value: Any, right: Callable[[Any], bool]) -> bool:
+    """Tell whether a value is a list of what is `right`."""
+    return isinstance(value, list) and all(map(right, value))
+
+
+def _of_figures(values: Any, *keys: str) -> bool:
+    """Tell whether a value is a mapping to numbers and None, with a number for each of some keys."""
+    return mapping(values, lambda v: v is None or number(v)) and all(number(values.get(key)) for key in keys)
+
+
+def _of_cost(found: Any) -> bool:
+    return mapping(found, amount) and all(key in found for key in SPENT)
+
+
+def _of_search(result: dict[str, Any]) -> bool:
+    best = result.get("best")
+    fine = best is None or (
+        isinstance(best, dict) and _of_figures(best.get("validation")) and mapping(best.get("settings"), lambda _: True)
+    )
+    return "best" in result and fine and count(result["trials"]) and count(result.get("iterations"))
+
+
+def _of_run(result: dict[str, Any]) -> bool:
     champion = result.get("champion")
     return (
         isinstance(champion, dict)
-        and isinstance(champion.get("kind"), str)
+        and name(champion.get("kind"))
         and count(champion.get("generation"))
-        and figures(champion.get("validation"))
+        and _of_figures(champion.get("validation"))
         and count(result.get("generations"))
-        and isinstance(champion.get("about", ""), str)
-        and ("test" not in champion or of_test(champion["test"]))
-        and of_constraints(champion.get("constraints", {}))
-        and of_baseline(result.get("baseline", {}))
-        and of_folds(result.get("folds", {}))
-        and of_selections(result.get("selections", {}))
+        and text(champion.get("about", ""))
+        and ("test" not in champion or _of_test(champion["test"]))
+        and _of_constraints(champion.get("constraints", {}))
+        and _of_data(result.get("data", {}))
+        and mapping(result.get("baseline", {}), _of_baseline)
+        and _of_folds(result.get("folds", {}))
+        and mapping(result.get("selections", {}), _of_selection)
         and (
             "tuning" not in result
             or (isinstance(result["tuning"], dict) and "trials" in result["tuning"] and of_result(result["tuning"]))
@@ -204,3 +202,70 @@ def of_checkpoint(attributes: Mapping[str, Any], validation: Any) -> str | None:
             return key
     fine = isinstance(validation, dict) and all(map(figure, validation.values()))
     return None if fine else "the champion's validation"
+
+
+def _of_data(found: Any) -> bool:
+    return (
+        isinstance(found, dict)
+        and text(found.get("noun", ""))
+        and mapping(found.get("images", {}), count)
+        and mapping(found.get("folders", {}), text)
+        and listing(found.get("notes", []), text)
+    )
+
+
+def _of_constraints(found: Any) -> bool:
+    return isinstance(found, dict) and all(
+        isinstance(each, dict)
+        and isinstance(each.get("feasible"), bool)
+        and all(each.get(key) is None or number(each[key]) for key in ("slack", "violation", "value"))
+        and {"slack", "violation"} <= each.keys()
+        and ("values" not in each or (_of_figures(each["values"]) and each.get("worst") in [*each["values"]]))
+        for each in found.values()
+    )
+
+
+def _of_test(test: Any) -> bool:
+    if isinstance(test, dict) and not _of_constraints(test.get("constraints", {})):
+        return False
+    if not isinstance(test, dict) or not isinstance(test.get("interval"), dict) or not count(test.get("images")):
+        return False
+    pairs = [
+        [test.get(name), *ends] if isinstance(ends, list) and len(ends) == 2 else [""]
+        for name, ends in test["interval"].items()
+    ]
+    return all(v is None or number(v) for pair in pairs for v in pair)
+
+
+def _of_baseline(each: Any) -> bool:
+    return (
+        isinstance(each, dict)
+        and _of_figures(each.get("validation"))
+        and _of_test(each.get("test"))
+        and not each["validation"].keys().isdisjoint(each["test"]["interval"])  # one of which both are known
+        and _of_figures({key: each.get(key) for key in ("C", "seconds")}, "C", "seconds")
+    )
+
+
+def _of_folds(found: Any) -> bool:
+    return isinstance(found, dict) and (
+        not found
+        or (
+            count(found.get("count"))
+            and count(found.get("looks"))
+            and _of_figures(found.get("validation"))
+            and _of_test({key: found.get(key) for key in ("interval", "images")})
+        )
+    )
+
+
+def _of_selection(each: Any) -> bool:
+    return (
+        isinstance(each, dict)
+        and text(each.get("about"))
+        and count(each.get("members"))
+        and (each.get("temperature") is None or number(each["temperature"]))
+        and _of_figures(each.get("validation"))
+        and ("test" not in each or _of_test(each["test"]))
+        and mapping(each.get("cost", {}), amount)
+    )

@@ -116,7 +116,8 @@ def read_history(
         for known in [] if saved is None else saved.history:
             right = loads(dumps(known).encode())  # as a file has it
             line = lines.get(right["generation"], {"": None})
-            if of_history(right) and any(line.get(key) != value for key, value in right.items()):
+            other = any(line.get(key) != value for key, value in right.items()) or not line.keys() <= right.keys()
+            if of_history(right) and other:
                 lines[right["generation"]] = right
                 notes += [f"{path}: not as the checkpoint has it, which counts"]
     for told in dict.fromkeys(notes):
@@ -219,6 +220,8 @@ def read_confusion(folder: Path, note: Note = ignore) -> tuple[list[str], list[l
         counts = [[int(figure) for figure in row] for row in rows]
         if not all(len(row) == len(header) == len(counts) and all(map(count, row)) for row in counts) or not counts:
             raise ValueError("another shape")
+        if not count(sum(map(sum, counts))):
+            raise ValueError("more than can be added")
     except (ValueError, csv.Error):
         note(f"{path}: damaged, and left out")
         return None
