@@ -54,6 +54,7 @@ ONNX = "champion.onnx"  # where the network is an ONNX file
 TRACKING, TENSORBOARD, WANDB, TABLE = "tracking.json", "tensorboard", "wandb", "history.csv"
 CHECKSUM = "checksum"  # a key of a result
 COMMAND = "command: "  # begins the log's line, after the time, of each command that worked on the run
+MOST = 2**53  # samples of a confusion matrix: all sums of them are whole numbers, as a float too
 FEW = 2  # parents: with more, often everybody, there is nothing to draw
 
 
@@ -205,7 +206,7 @@ def read_confusion(folder: Path, note: Note = ignore) -> tuple[list[str], list[l
         counts = [[int(figure) for figure in row] for row in rows]
         if not all(len(row) == len(header) == len(counts) and all(map(count, row)) for row in counts) or not counts:
             raise ValueError("another shape")
-        if not count(sum(map(sum, counts))):
+        if sum(map(sum, counts)) > MOST:
             raise ValueError("more than can be added")
     except (ValueError, csv.Error):
         note(f"{path}: damaged, and left out")

@@ -111,7 +111,7 @@ def test_trials_of_which_no_picture_can_be_are_left_out_and_said(row: str, tmp_p
     found = runpage.read_trials(tmp_path, lines.append)
     assert found is not None
     assert [axis.name for axis in found.axes] == ["x", "x.0", "y"]
-    filled = row.format(deep="[" * 100_000, long=json.dumps([1] * 2000), digits="9" * 400)
+    filled = row.format(deep="[" * 100_000, long=json.dumps([1] * 70), digits="9" * 400)
     (tmp_path / "trials.csv").write_text(f"{header}{filled}\n")
     assert runpage.read_trials(tmp_path, lines.append) is None
     assert lines == [f"{tmp_path / 'trials.csv'}: damaged, and left out"]

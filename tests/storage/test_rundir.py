@@ -325,7 +325,7 @@ def test_a_line_of_a_lineage_has_values_of_one_width(fitness: list[Any]) -> None
 
 
 def test_counts_that_cannot_be_added_are_no_confusion_matrix(tmp_path: Path) -> None:
-    (tmp_path / rundir.CONFUSION).write_text(f"a,b\n{2**62},{2**62}\n0,1\n")
+    (tmp_path / rundir.CONFUSION).write_text(f"a,b\n{2**62},2\n0,1\n")
     lines: list[str] = []
     assert rundir.read_confusion(tmp_path, lines.append) is None
     assert lines == [f"{tmp_path / rundir.CONFUSION}: damaged, and left out"]
