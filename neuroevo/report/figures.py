@@ -95,7 +95,7 @@ def safe(name: str) -> str:
 
     Names may be of anything, such as columns of a history that came with a folder: none leads out of the plots' folder.
     """
-    kept = re.sub(r"[^\w.:-]+", "-", name).lstrip(".").encode()[:LONGEST].decode(errors="ignore")
+    kept = re.sub(r"[^\w.: -]+", "-", name).lstrip(".").encode()[:LONGEST].decode(errors="ignore")
     digest = sha256(name.encode(errors="backslashreplace")).hexdigest()[:8]
     return kept if kept == name and kept else f"{kept}-{digest}"
 

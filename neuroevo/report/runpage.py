@@ -24,7 +24,7 @@ COST = ("generation", "forward_samples", "backward_samples", "seconds")
 FITNESS = ("fitness_best", "fitness_mean", "fitness_std")
 DEPTH, WIDEST = 8, 64  # generations of a genealogy, and individuals of one
 MANY = 10  # keys in which a config differs: more aren't named
-AXES, LARGEST = 180, 1e300  # of a search's plots: for more or larger ones there is no room, or no scale
+AXES, LARGEST = 64, 1e300  # of a search's plots: more take minutes to draw, and larger ones have no scale
 PARTS = 8  # of those that a mean is of, whose ancestors are drawn
 
 

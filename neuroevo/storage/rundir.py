@@ -55,6 +55,7 @@ TRACKING, TENSORBOARD, WANDB, TABLE = "tracking.json", "tensorboard", "wandb", "
 CHECKSUM = "checksum"  # a key of a result
 COMMAND = "command: "  # begins the log's line, after the time, of each command that worked on the run
 LONGEST = 255  # bytes of a name on disk
+MOST = 2**53  # samples of a confusion matrix: all sums of them are whole numbers, as a float too
 FEW = 2  # parents: with more, often everybody, there is nothing to draw
 
 
@@ -220,7 +221,7 @@ def read_confusion(folder: Path, note: Note = ignore) -> tuple[list[str], list[l
         counts = [[int(figure) for figure in row] for row in rows]
         if not all(len(row) == len(header) == len(counts) and all(map(count, row)) for row in counts) or not counts:
             raise ValueError("another shape")
-        if not count(sum(map(sum, counts))):
+        if sum(map(sum, counts)) > MOST:
             raise ValueError("more than can be added")
     except (ValueError, csv.Error):
         note(f"{path}: damaged, and left out")

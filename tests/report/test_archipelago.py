@@ -1,5 +1,7 @@
 """Islands on the page of a run."""
 
+import pytest
+
 from neuroevo.report import archipelago
 
 
@@ -33,3 +35,15 @@ def test_the_table_says_from_whom_each_receives_what_it_has_of_its_own_and_whose
     assert archipelago.table(LINES, {}, "best") == []
     (still,) = archipelago.table(LINES, {"islands": GIVEN | {"migrants": 0}}, "best")
     assert "Nobody goes." in still
+
+
+@pytest.mark.parametrize("damage", [
+    {"count": 10**8}, {"count": None}, {"count": 2}, {"settings": 3}, {"settings": [{}]}, {"settings": [3, 3, 3]},
+    {"topology": "zzz"}, {"topology": 10**8}, {"topology": [[1]]}, {"topology": [1, 2, 3]}, {"migrants": "x"},
+    {"every": []},
+])  # fmt: skip
+def test_islands_of_a_config_that_has_others_have_no_table(damage: dict[str, object]) -> None:
+    (shown,) = archipelago.table(LINES, {"islands": GIVEN | damage}, "best")
+    assert "<table" not in shown
+    assert "the config has other islands" in shown
+    assert archipelago.table(LINES, {"islands": {}}, "best") == [shown]

@@ -3,8 +3,10 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 from conftest import ARMS
 
+from neuroevo.errors import InputError
 from neuroevo.report import benchpage
 from neuroevo.report.plots_of_benches import Point
 
@@ -82,3 +84,22 @@ def test_tables_with_fewer_rows_than_the_result_has_are_said(folder: Path) -> No
         "results.csv: 5 rows, where result.json has 6; neuroevo resume writes it anew",
         "summary.csv: 2 rows, where result.json has 3; neuroevo resume writes it anew",
     ]
+
+
+@pytest.mark.parametrize("arms", [{"a": 3}, {"a": "x"}, {"a": [1]}, {1: None}, [1]])
+def test_arms_of_another_form_are_refused(folder: Path, arms: object) -> None:
+    about = yaml.safe_load((folder / "bench.yaml").read_text())
+    (folder / "bench.yaml").write_text(yaml.safe_dump(about | {"arms": arms}))
+    with pytest.raises(InputError, match=r"bench\.yaml: arms is damaged or missing"):
+        benchpage.read_bench(folder)
+
+
+@pytest.mark.parametrize("cell", ["1.5", "-1", "1e3", "9" * 5000])
+def test_a_row_whose_counts_are_not_whole_is_left_out(folder: Path, cell: str) -> None:
+    file, lines = folder / "summary.csv", list[str]()
+    header, *rows = file.read_text().splitlines()
+    column, cells = header.split(",").index("runs"), rows[0].split(",")
+    cells[column] = cell
+    file.write_text("\n".join([header, ",".join(cells), *rows[1:], ""]))
+    assert len(benchpage.table(file, lines.append)) == len(rows) - 1
+    assert lines == [f"{file}: damaged rows are left out; neuroevo resume writes it anew"]

@@ -1,5 +1,6 @@
 from pathlib import Path
 
+import pytest
 import torch
 from conftest import TINY, Quiet
 
@@ -81,3 +82,20 @@ def test_the_rows_of_a_real_runs_champion_are_its_genome(tmp_path: Path) -> None
         population = kept.steps[champion.generation - 1].population
         rows = genealogy.origin(lineages.read(folder)[champion.generation], champion.kind, c.record())
         torch.testing.assert_close(champion.genome, population.genomes[rows].mean(0))
+
+
+@pytest.mark.parametrize("kind", ["individual_x", "individual_99999", "individual_-1", "individual_" + "9" * 5000,
+                                  "individual_2 of island 1", "individual_0 of island 7", "front-0",
+                                  "front-x"])  # fmt: skip
+def test_a_champion_that_nobody_can_be_has_no_rows(kind: str) -> None:
+    assert genealogy.origin(Generation([[-1]] * 3, [0.1, 0.5, None], [0, 0, 1]), kind, {}) == []
+
+
+@pytest.mark.parametrize("given", [{}, {"population": "x"}, {"population": 8, "elites": "x"}, {"population": -3}])
+def test_a_mean_of_nobody_knows_how_many_has_no_rows(given: dict[str, object]) -> None:
+    assert genealogy.origin(LINEAGE[1], "elite_mean", {"algorithm": given}) == []
+
+
+@pytest.mark.parametrize("kind", ["front-2", "front-99999", "front--1", "front-" + "9" * 5000])
+def test_a_member_that_a_front_does_not_have_has_no_rows(kind: str) -> None:
+    assert genealogy.origin(Generation([[-1]] * 2, [[0.5, 0.1], [0.4, 0.9]]), kind, {}) == []

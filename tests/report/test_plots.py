@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from neuroevo.report import figures, plots_of_benches, plots_of_runs, plots_of_searches
+from neuroevo.report import figures, plates, plots_of_benches, plots_of_runs, plots_of_searches
 from neuroevo.report.figures import Files, Plot
 from neuroevo.report.plots_of_benches import Interval, Point
 from neuroevo.report.plots_of_searches import Axis, Trials
@@ -144,3 +144,63 @@ def test_an_arm_has_its_colour_whichever_is_ahead() -> None:
 def test_series_differ_in_colour_or_in_line() -> None:
     styles = [tuple(figures.style(i).values()) for i in range(24)]
     assert len(set(styles)) == 24
+
+
+HOSTILE = ["../../evil", "/tmp/evil", "..", ".hidden", "", '"><script>alert(1)<!--', r"\g<9>", "a/b", "a\0b", "\ud800",
+           "x" * 300, "ß" * 300]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_picture_of_any_name_stays_in_its_folder_and_is_text_on_its_page(name: str, tmp_path: Path) -> None:
+    history = [line | {name: line["generation"]} for line in HISTORY]
+    where = Files(tmp_path / "plots", ("svg",))
+    text = plates.plot_grid([plots_of_runs.column(name, history, name, "c")], where, "../")
+    assert "<script" not in text
+    assert all(re.fullmatch(r"[\w.:-]+", i) for i in re.findall(r'\bid="([^"]*)"', text))
+    ElementTree.fromstring(text.replace("xlink:", "").replace("tabindex", "title"))
+    assert [path.name for path in tmp_path.iterdir()] == ["plots"]
+    found = sorted((tmp_path / "plots").iterdir())
+    assert [path.suffix for path in found] == [".csv", ".svg"]
+    assert all(path.is_file() and not path.name.startswith(".") for path in found)
+
+
+def test_names_that_runs_have_are_kept_and_others_told_apart(tmp_path: Path) -> None:
+    for name in ("sigma", "class.x", "refine.lr", "two-objectives-front", "curves-mine:f", "größe", "own trait"):
+        assert figures.safe(name) == name
+    assert len({figures.safe(name) for name in [*HOSTILE, "a-b", "a:b", "a\\b"]}) == len(HOSTILE) + 3
+    drawn = [plots_of_runs.fitness("fitness", HISTORY), plots_of_runs.column("fitness", HISTORY, "sigma", "c")]
+    text = plates.plot_grid(drawn, Files(tmp_path, ("svg",)))
+    assert {path.name for path in tmp_path.glob("*.svg")} == {"fitness.svg", "fitness-1.svg"}
+    ids = re.findall(r'\bid="([^"]*)"', text)
+    assert len(ids) == len(set(ids))
+
+
+def test_a_file_that_is_hard_linked_elsewhere_is_replaced_and_not_written_through(tmp_path: Path) -> None:
+    mine, where = tmp_path / "mine", Files(tmp_path / "plots", figures.FORMATS)
+    mine.write_text("mine")
+    for form in (*where.formats, "csv"):
+        (where.make() / f"p.{form}").hardlink_to(mine)
+    plot = PLOTS["costs"]()
+    figures.save(plot, figures.draw(plot), where)
+    assert mine.read_text() == "mine"
+    assert all((where.folder / f"p.{form}").stat().st_size > 10 for form in (*where.formats, "csv"))
+
+
+def test_a_name_that_is_not_utf_8_is_spelled_out_in_a_table(tmp_path: Path) -> None:
+    plot = plots_of_runs.costs("p", {"r\udce9": dict.fromkeys(NOTHING, 9)})
+    figures.save(plot, figures.draw(plot), Files(tmp_path, ("svg",)))
+    assert r"r\udce9" in (tmp_path / "p.csv").read_text()
+    assert r"r\xe9" in figures.svg(plot, figures.draw(plot))
+
+
+def test_islands_and_iterations_with_huge_numbers_take_no_time() -> None:
+    lines = [{"generation": 1, "island": i, "diversity": 0.5} for i in (0, 40_000, 2**62)]
+    plot = plots_of_runs.islands("p", lines, "diversity", "t", "c")
+    assert [text.get_text() for text in plot.figure.legends[0].get_texts()] == [
+        "island 0", "island 40000", f"island {2**62}"]  # fmt: skip
+    many = [{"generation": 1, "island": i, "diversity": 0.5} for i in range(2 * plots_of_runs.DRAWN)]
+    plot = plots_of_runs.islands("p", many, "diversity", "t", "c")
+    assert len(plot.figure.axes[0].lines) == plots_of_runs.DRAWN
+    assert len(plot.rows) == len(many)
+    path, *_ = plots_of_searches.trials(Trials(AXES[:1], [0.5, 0.75, 0.6], [1, 10**9, 3], "accuracy", False))
+    assert [*path.figure.axes[0].lines[0].get_xdata()] == [1, 3, 10**9]

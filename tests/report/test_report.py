@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from neuroevo.errors import InputError
 from neuroevo.report import report
+from neuroevo.storage import rundir
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 WIDTHS = (400, 1280)  # of a phone and of a desk
@@ -135,3 +137,51 @@ def test_a_folder_without_a_run_or_a_generation_is_refused(tmp_path: Path) -> No
     with pytest.raises(InputError, match="no generation is recorded yet"):
         report.report(str(tmp_path))
     assert {path.name for path in tmp_path.iterdir()} == {"config.yaml"}
+
+
+@pytest.fixture
+def unchecked(bench_folder: Path, tmp_path: Path) -> Path:
+    """A run without checkpoints, whose config nothing is compared with."""
+    folder = shutil.copytree(bench_folder / "runs" / "hybrid" / "0-0", tmp_path / "r")
+    shutil.rmtree(folder / "checkpoints")
+    return folder
+
+
+def test_a_folder_of_plots_that_is_a_link_is_refused_and_nothing_is_written_there(
+    unchecked: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "outside").mkdir()
+    (unchecked / "plots").symlink_to(tmp_path / "outside")
+    with pytest.raises(InputError, match="plots: something else is there"):
+        report.report(str(unchecked))
+    assert [*(tmp_path / "outside").iterdir()] == []
+
+
+@pytest.mark.parametrize(("key", "value"), [("population", "x"), ("elites", "x"), ("name", [[]])])
+def test_what_has_its_form_and_no_sense_is_a_line_or_left_out(unchecked: Path, key: str, value: object) -> None:
+    written = yaml.safe_load((unchecked / "config.yaml").read_text())
+    written["algorithm"][key] = value
+    (unchecked / "config.yaml").write_text(yaml.safe_dump(written))
+    result = rundir.read_result(unchecked)
+    rundir.write_result(unchecked, result | {"champion": result["champion"] | {"kind": "elite_mean"}})
+    try:
+        assert "<h2>Result</h2>" in report.render(unchecked, None)
+    except InputError as error:
+        assert str(error).startswith(f"{unchecked} can't be shown: ")
+        assert len(str(error).splitlines()) == 1
+
+
+@pytest.mark.parametrize("error", [KeyError("x"), OverflowError("x"), RecursionError("x" * 10**6), TypeError("a\nb")])
+def test_an_error_of_values_is_a_line_that_keeps_its_cause(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> str:
+        raise error
+
+    monkeypatch.setattr(report, "run_page", fail)
+    with pytest.raises(InputError, match=rf"r can't be shown: .*{type(error).__name__}") as raised:
+        report.render(Path("r"), None)
+    assert raised.value.__cause__ is error
+    assert len(str(raised.value)) < 300
+    assert "\n" not in str(raised.value)
+    monkeypatch.setattr(report, "run_page", lambda *_: (_ for _ in ()).throw(AssertionError("a bug")))
+    with pytest.raises(AssertionError):
+        report.render(Path("r"), None)

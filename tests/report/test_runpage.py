@@ -96,3 +96,30 @@ def test_what_was_exported_is_on_the_page_beside_the_champion(folder: Path, tmp_
     for damage in ({"about": 3}, {"members": -1}, {"validation": []}, {"test": {}}):
         rundir.write_result(folder, result | {"selections": {"soup": entry | damage}})
         assert rundir.read_result(folder) == {}
+
+
+SPACE = {"x": {"name": "list", "item": {"name": "real"}}, "y": {"name": "real", "scale": "log"}}
+
+
+@pytest.mark.parametrize("row", ['0,1,"{deep}",1,0.5', '0,1,"{long}",1,0.5', "0,1,[1],9e307,0.5", "0,1,[1],1,-9e307",
+                                 "0,-1,[1],1,0.5", "0,{digits},[1],1,0.5", "0,1,3,1,0.5"])  # fmt: skip
+def test_trials_of_which_no_picture_can_be_are_left_out_and_said(row: str, tmp_path: Path) -> None:
+    given = {"validate": {"metric": "accuracy"}, "fitness": {}, "algorithm": {}, "tune": {"space": SPACE}}
+    (tmp_path / "config.yaml").write_text(json.dumps(given))
+    header, lines = "trial,iteration,x,y,accuracy\n", list[str]()
+    (tmp_path / "trials.csv").write_text(f"{header}0,1,[1],1,0.5\n")
+    found = runpage.read_trials(tmp_path, lines.append)
+    assert found is not None
+    assert [axis.name for axis in found.axes] == ["x", "x.0", "y"]
+    filled = row.format(deep="[" * 100_000, long=json.dumps([1] * 70), digits="9" * 400)
+    (tmp_path / "trials.csv").write_text(f"{header}{filled}\n")
+    assert runpage.read_trials(tmp_path, lines.append) is None
+    assert lines == [f"{tmp_path / 'trials.csv'}: damaged, and left out"]
+
+
+def test_a_column_that_the_checkpoint_does_not_have_is_dropped_and_said(folder: Path) -> None:
+    written = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+    (folder / "history.jsonl").write_text("".join(json.dumps(line | {"../evil": 1.0}) + "\n" for line in written))
+    lines: list[str] = []
+    assert runpage.read(folder, lines.append, compare=True).history == written
+    assert lines == [f"{folder / 'history.jsonl'}: not as the checkpoint has it, which counts"]

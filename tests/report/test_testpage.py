@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import TINY, Quiet, draw_classes
 from sklearn.metrics import precision_recall_fscore_support
 
@@ -14,6 +15,7 @@ from neuroevo.problems.intervals import wilson
 from neuroevo.report import overview, predictions, runpage, testpage
 from neuroevo.report.figures import Files
 from neuroevo.storage import predictions as stored
+from neuroevo.storage import rundir
 from neuroevo.storage.predictions import Prediction
 
 
@@ -184,3 +186,18 @@ def test_classes_of_control_characters_are_called_the_same_throughout(tmp_path: 
     parts = testpage.samples(folder, {})
     assert r"red\r" in "".join(parts)
     assert r"b\t" in "".join(testpage.on_test(folder, None))
+
+
+def test_predictions_of_other_classes_than_the_matrix_has_are_left_out_and_said(tmp_path: Path) -> None:
+    rows = [Prediction("test", i, "", name, "a", 0.5, 0.5, "") for i, name in enumerate(("a", "b", "zzz"))]
+    stored.write(tmp_path, rows)
+    rundir.write_confusion(tmp_path, ["a", "b"], torch.eye(2, dtype=torch.int64))
+    lines: list[str] = []
+    assert testpage.read(tmp_path, lines.append) == rows[:2]
+    assert lines == [f"{tmp_path / rundir.PREDICTIONS}: 1 rows of other classes are left out"]
+    assert "zzz" not in "".join(testpage.samples(tmp_path, {}))
+
+
+def test_a_trainable_part_that_is_no_list_is_not_told() -> None:
+    rows = dict(overview.rows({"backbone": {"name": "x", "trainable": 3}}, {}, ()))
+    assert rows["backbone"] == "x"

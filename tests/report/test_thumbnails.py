@@ -63,6 +63,7 @@ def test_images_of_a_set_are_found_by_their_row_also_where_it_is_limited() -> No
 
 @pytest.mark.parametrize("data", [None, {}, {"name": "mine:f"}, {"name": "arrays", "file": "gone.npz"},
                                   {"name": "mnist", "root": "gone", "download": True}, {"name": "digits", "limit": "x"},
+                                  {"name": "digits", "limit": float("inf"), "split_seed": 1},
                                   {"name": "cifar10", "root": ".", "download": True}])  # fmt: skip
 def test_data_that_are_not_there_are_a_reason_and_nothing_is_fetched(
     data: object, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
@@ -78,3 +79,14 @@ def test_a_file_that_is_no_image_is_a_reason(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"no image")
     with pytest.raises(Unavailable, match=r"a\.png"):
         Images({"data": {"root": str(tmp_path)}}).thumbnail(row(0, "0", "a.png"))
+
+
+def test_a_file_beside_the_datas_folder_is_not_shown(tmp_path: Path) -> None:
+    (tmp_path / "root" / "sub").mkdir(parents=True)
+    for name in ("private.png", "root/sub/..a.png"):
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+    images = Images({"data": {"root": str(tmp_path / "root")}})
+    assert images.thumbnail(row(0, "0", "sub/..a.png"))[1:] == (8, 8)
+    for file in (str(tmp_path / "private.png"), "../private.png", "sub/../../private.png"):
+        with pytest.raises(Unavailable, match="not a path below"):
+            images.thumbnail(row(0, "0", file))

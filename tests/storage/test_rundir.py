@@ -3,6 +3,7 @@ import errno
 import json
 import os
 from pathlib import Path
+from typing import Any
 from unittest.mock import ANY
 
 import pytest
@@ -267,3 +268,64 @@ def test_a_lineage_that_is_gone_or_has_another_digit_is_told_where_the_run_ended
     assert told() == []  # the run goes on, and so does its lineage
     lineage.unlink()
     assert told() == [f"{lineage}: gone"]
+
+
+CHAMPION = {"kind": "best", "generation": 1, "validation": {"accuracy": 0.5}}
+RESULT = {"status": "finished", "stop_reason": "x", "generations": 1, "champion": CHAMPION,
+          "cost": dict.fromkeys(COSTS, 1)}  # fmt: skip
+TUNING = {"status": "finished", "stop_reason": "x", "iterations": 1, "trials": 1, "best": None,
+          "cost": dict.fromkeys(COSTS, 1)}  # fmt: skip
+TEST = {"accuracy": 0.5, "interval": {"accuracy": [0.4, 0.6]}, "images": 9}
+LOGISTIC = {"C": 1.0, "seconds": 1.0, "validation": {"accuracy": 0.5}, "test": TEST}
+SOUP = {"about": "x", "members": 2, "temperature": None, "validation": {"accuracy": 0.5}, "test": TEST}
+FORMS = {  # of parts of a result, those that are right
+    "data": {"noun": "rows", "images": {"train": 3}, "folders": {"train": "x"}, "notes": ["x"]},
+    "versions": {"torch": "2"}, "tuning": TUNING, "baseline": {"logistic": LOGISTIC}, "selections": {"soup": SOUP},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", [
+    {"cost": RESULT["cost"] | {"forward_samples": 9e307, "backward_samples": 9e307}},
+    {"cost": RESULT["cost"] | {"extra": None}}, {"cost": RESULT["cost"] | {"seconds": -1}},
+    *({"data": data} for data in ("x", [1], {"noun": 3}, {"images": 3}, {"images": {"train": "q"}},
+                                  {"images": {"test": None}}, {"folders": [1]}, {"folders": {"train": 3}},
+                                  {"notes": 3}, {"notes": [3]})),
+    {"versions": 3}, {"versions": [1]}, {"versions": {"torch": [1]}},
+    {"tuning": {key: value for key, value in TUNING.items() if key != "best"}},
+    {"champion": CHAMPION | {"kind": "individual_" + "9" * 5000}}, {"champion": CHAMPION | {"kind": "a\x1b"}},
+    {"champion": CHAMPION | {"constraints": {"x": {"feasible": True, "slack": 1, "violation": 0, "values": {},
+                                                   "worst": []}}}},
+    {"selections": {"soup": SOUP | {"temperature": "x"}}}, {"selections": {"soup": SOUP | {"cost": {"a": None}}}},
+    {"baseline": {"logistic": LOGISTIC | {"validation": {}}}},
+    {"baseline": {"logistic": LOGISTIC | {"test": TEST | {"interval": {}}}}},
+])  # fmt: skip
+def test_a_result_whose_parts_have_another_form_is_none(tmp_path: Path, damage: dict[str, Any]) -> None:
+    assert records.of_result(RESULT | FORMS)
+    rundir.write_result(tmp_path, RESULT | FORMS | damage)
+    lines: list[str] = []
+    assert rundir.read_result(tmp_path, lines.append) == {}
+    assert len(lines) == 1
+    assert "damaged, and taken as not there" in lines[0]
+
+
+@pytest.mark.parametrize("key", ["", "a\0b", "\x1b[31m", "\ud800", "a\nb", "x" * 300])
+def test_a_line_with_a_column_that_no_run_names_so_is_left_out(tmp_path: Path, key: str) -> None:
+    line = dict.fromkeys(records.COUNTS, 1) | dict.fromkeys(records.FIGURES, 0.5)
+    for right, whole in ((records.of_history, line), (records.of_island, line | {"island": 0})):
+        assert right(whole)
+        assert all(right(whole | {name: 1.0}) for name in ("sigma", "class.x", "refine.lr", "a b/c", "größe", "<b>"))
+        assert not right(whole | {key: 1.0})
+
+
+@pytest.mark.parametrize("fitness", [[[], []], [[], 1.0], [[1.0], 1.0], [[1.0], [1.0, 2.0]], [None, []]])
+def test_a_line_of_a_lineage_has_values_of_one_width(fitness: list[Any]) -> None:
+    line = {"generation": 1, "parents": [[-1], [-1]]}
+    assert all(records.of_lineage(line | {"fitness": right}) for right in ([1.0, None], [[1.0, 2.0], None], [None] * 2))
+    assert not records.of_lineage(line | {"fitness": fitness})
+
+
+def test_counts_that_cannot_be_added_are_no_confusion_matrix(tmp_path: Path) -> None:
+    (tmp_path / rundir.CONFUSION).write_text(f"a,b\n{2**62},2\n0,1\n")
+    lines: list[str] = []
+    assert rundir.read_confusion(tmp_path, lines.append) is None
+    assert lines == [f"{tmp_path / rundir.CONFUSION}: damaged, and left out"]
