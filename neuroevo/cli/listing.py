@@ -72,5 +72,6 @@ def begin(recipe: str, out: str | None) -> str:
     if out is None:
         return text
     files.check_new(out, "--out")
-    files.replace(Path(out), text.encode())
+    with files.new(Path(out)):
+        files.replace(Path(out), text.encode())
     return printable(out) + "\n"

@@ -121,7 +121,15 @@ def beside(path: Path) -> tuple[Path, Path]:
 
 
 def write(found: Decided, path: Path) -> list[str]:
-    """Write a decision, and where it can be folded in the champion with it; return lines about what was written."""
+    """Write a decision, and where it can be folded in the champion with it; return lines about what was written.
+
+    All of the files are there, or none.
+    """
+    with files.new(path, *beside(path)):
+        return _write(found, path)
+
+
+def _write(found: Decided, path: Path) -> list[str]:
     files.replace(path, (json.dumps(record(found), indent=2) + "\n").encode())
     lines = [str(path)]
     if found.given.run is None or found.decision.nothing:

@@ -24,7 +24,15 @@ from neuroevo.experiments.conclusion import conclude, of_folds
 from neuroevo.experiments.interruption import NEVER, Interruption, punctual
 from neuroevo.experiments.log import Log, open_log, versions, watch_prefix
 from neuroevo.experiments.recorders import Recorder, Shrinking, aside, make_folder, once, plan_attributes, settle
-from neuroevo.experiments.reopen import apply_sets, check_config, check_search, concludes, reopen, restore
+from neuroevo.experiments.reopen import (
+    apply_sets,
+    check_champion,
+    check_config,
+    check_search,
+    concludes,
+    reopen,
+    restore,
+)
 from neuroevo.experiments.spread import executor_of
 from neuroevo.networks.backbones import Backbone
 from neuroevo.problems import precision, slicing
@@ -197,6 +205,7 @@ def go_on(
             if more:  # patience that ran out starts anew
                 step = replace(step, stop=None, stale=0 if step.stop == "patience" else step.stale)
             if saved is not None:
+                check_champion(saved, composed.rules(), composed.problem().merit)
                 log(f"{folder}: going on after generation {step.generation}")
             aside(folder, saved, log)
             same = c.record() == before.record()

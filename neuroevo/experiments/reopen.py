@@ -212,7 +212,6 @@ def restore(
     run = compose.compose(c, device, given, backbone, images=images, log=log, saved=own, executor=executor)
     if saved.layout != run.network.layout:
         raise InputError(f"{saved.path}: of another layout: {saved.layout.names} {saved.layout.shapes}")
-    check_champion(saved, run.rules(), run.problem().merit)
     run = replace(run, moves=tuple(moves.add(saved, device, run.features.digest(), log)))
     context = Context(c.seed, 0, 0.0, run.home, run.network.layout)
     start = run.supervised.start

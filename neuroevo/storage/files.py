@@ -27,6 +27,21 @@ def check_new(out: str | Path, option: str) -> None:
 
 
 @contextmanager
+def new(*paths: Path) -> Iterator[None]:
+    """Write files under names that are free: none of them stays where the context is left by an error.
+
+    Else a name would be taken by what an error said isn't written, such as after a folder that can't be flushed.
+    """
+    try:
+        yield
+    except BaseException:
+        for path in paths:
+            with suppress(OSError):
+                path.unlink()
+        raise
+
+
+@contextmanager
 def whole(path: Path) -> Iterator[FileIO]:
     """Give a file to write to, unbuffered: it is there under its name, on disk, once the context is left without error.
 

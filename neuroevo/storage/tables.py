@@ -15,7 +15,7 @@ from typing import Any
 from neuroevo.errors import FORMULA as FORMULA
 from neuroevo.errors import UNSAFE, InputError
 from neuroevo.errors import cell as cell
-from neuroevo.storage.files import append, check_new, whole
+from neuroevo.storage.files import append, check_new, new, whole
 
 ESCAPE = re.compile(r"\\(?:[\\nrt]|x[0-9a-f]{2}|u[0-9a-f]{4}|U[0-9a-f]{8})")  # as Python spells a character
 
@@ -40,11 +40,11 @@ def writable(out: str, option: str) -> Path:
 
 @contextmanager
 def write(path: Path, header: Sequence[str]) -> Iterator[Callable[[Sequence[Any]], object]]:
-    """Return what adds a row to a table, of names, numbers and None; RunError where it can't be written.
+    """Return what adds a row to a new table, of names, numbers and None; RunError where it can't be written.
 
     The table is there once the context is left, and not at all where that is by an error.
     """
-    with whole(path) as file:
+    with new(path), whole(path) as file:
 
         def add(row: Sequence[Any]) -> None:
             text = io.StringIO()
