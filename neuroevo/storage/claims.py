@@ -194,7 +194,8 @@ def never_began(folder: Path, names: set[str]) -> bool:
     except OSError:
         return False
     # It came no further, or all else that was written was lost with the power.
-    empty = names == {rundir.LOG} and own_lock(folder) and is_blank(folder / rundir.LOG)
+    early = names <= {rundir.LOG, f"{rundir.CONFIG}.partial"} and own_lock(folder)
+    empty = early and (rundir.LOG not in names or is_blank(folder / rundir.LOG))
     return empty or is_log(folder / rundir.LOG)
 
 
