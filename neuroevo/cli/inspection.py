@@ -47,7 +47,7 @@ def describe(path: str) -> tuple[str, Rows]:
         else:
             saved, _ = reopen.reopen(folder, bad.append)
         if saved is None:
-            raise InputError(f"{path}: no checkpoint yet")
+            raise reopen.without_checkpoint(path)
         result = rundir.read_result(folder, bad.append)
         rundir.read_history(folder, bad.append, compare=saved)
         files.read_lines(folder / rundir.LINEAGE, bad.append, records.of_lineage)

@@ -164,6 +164,15 @@ def tell_gone(folder: Path, saved: checkpoint.Checkpoint | None, log: Callable[[
         log(f"{path}: gone or damaged; {saved.path.name} is taken, of generation {saved.step.generation}")
 
 
+def without_checkpoint(run_dir: str) -> InputError:
+    """Return the error of a folder that has no checkpoint, or has it no more."""
+    last = rundir.read_result(Path(run_dir)).get("generations")
+    if not last:
+        return InputError(f"{run_dir}: no checkpoint yet")
+    path = Path(run_dir) / rundir.CHECKPOINTS / generations.name(last)
+    return InputError(f"{path}: gone, and no other checkpoint is there")
+
+
 def of_run(saved: checkpoint.Checkpoint, c: Config) -> bool:
     """Tell whether a checkpoint's config is one that a run of a config can have."""
     try:
@@ -289,7 +298,7 @@ def read_run(
     if c.tune is not None:
         raise InputError(f"{run_dir}: a search of hyperparameters, which has no champion; its final run is not begun")
     if saved is None:
-        raise InputError(f"{run_dir}: no checkpoint yet")
+        raise without_checkpoint(run_dir)
     if take is not None:
         saved = replace(saved, step=replace(saved.step, champion=take(saved)))
     return c, saved

@@ -80,7 +80,10 @@ def read(folder: Path, note: Note = ignore, compare: bool = False) -> Run:
     saved = rundir.newest(folder, note) if compare else None
     history = rundir.read_history(folder, note, saved)
     given = read_config(folder, saved, note) if history else {}
-    return Run(folder, given, history, rundir.read_result(folder, note))
+    result = rundir.read_result(folder, note)
+    if saved is not None and saved.step.stop is not None and not (folder / rundir.RESULT).exists():
+        note(f"{folder / rundir.RESULT}: gone, or never written; it is made again by: neuroevo resume {folder}")
+    return Run(folder, given, history, result)
 
 
 def read_config(folder: Path, saved: checkpoint.Checkpoint | None, note: Note) -> dict[str, Any]:

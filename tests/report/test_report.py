@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import yaml
 
+from neuroevo.cli import inspection
 from neuroevo.errors import InputError
 from neuroevo.report import report
-from neuroevo.storage import rundir
+from neuroevo.storage import generations, rundir
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 WIDTHS = (400, 1280)  # of a phone and of a desk
@@ -185,3 +186,25 @@ def test_an_error_of_values_is_a_line_that_keeps_its_cause(error: Exception, mon
     monkeypatch.setattr(report, "run_page", lambda *_: (_ for _ in ()).throw(AssertionError("a bug")))
     with pytest.raises(AssertionError):
         report.render(Path("r"), None)
+
+
+def test_a_result_that_is_gone_is_told_where_the_run_came_to_its_end(bench_folder: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(bench_folder / "runs" / "hybrid" / "0-0", tmp_path / "r")
+    lines: list[str] = []
+    report.report(str(folder), lines.append, report.BRIEF)
+    assert lines == []
+    (folder / "result.json").unlink()
+    page = report.report(str(folder), lines.append, report.BRIEF).read_text()
+    said = f"{folder / 'result.json'}: gone, or never written; it is made again by: neuroevo resume {folder}"
+    assert said in page
+
+
+def test_checkpoints_that_are_gone_are_told_by_the_newest(bench_folder: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(bench_folder / "runs" / "hybrid" / "0-0", tmp_path / "r")
+    (newest, *_) = generations.paths(folder / "checkpoints")
+    shutil.rmtree(folder / "checkpoints")
+    with pytest.raises(InputError, match=f"{newest.name}: gone, and no other checkpoint is there"):
+        inspection.describe(str(folder))
+    (folder / "result.json").unlink()
+    with pytest.raises(InputError, match="no checkpoint yet"):
+        inspection.describe(str(folder))

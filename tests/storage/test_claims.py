@@ -63,7 +63,8 @@ def test_a_folder_with_anything_in_it_is_refused_and_left_as_it_is(tmp_path: Pat
     [
         {}, {".lock": ""}, {".lock": "", "run.log": ""}, {".lock": "", "run.log": "\0" * 60},
         {".lock": "", "run.log": LOGGED, "config.yaml.partial": "x"}, {".lock": "", "config.yaml.partial": "x"},
-        {".lock": "", "run.log": "", "config.yaml.partial": ""}, {".lock": "", "run.log": "\0\0", "config.yaml.partial": "x"},
+        {".lock": "", "run.log": "", "config.yaml.partial": ""},
+        {".lock": "", "run.log": "\0\0", "config.yaml.partial": "x"},
         {"run.log": LOGGED, "config.yaml": "x", "history.jsonl": "", "checkpoints/generation-000000.h5": "x"},
     ],
     ids=lambda left: "+".join(left) or "empty",
