@@ -32,6 +32,7 @@ from neuroevo.experiments.reopen import (
     concludes,
     reopen,
     restore,
+    without_checkpoint,
 )
 from neuroevo.experiments.spread import executor_of
 from neuroevo.networks.backbones import Backbone
@@ -190,7 +191,7 @@ def go_on(
         more = False
         if finished:
             if saved is None:
-                raise InputError(f"{folder}: finished, and its checkpoints are gone: there is nothing to go on from")
+                raise without_checkpoint(str(folder))
             stop = Budget(**c.budget.model_dump()).stop_reason(
                 saved.step.generation, saved.step.cost, saved.step.seconds, Cost(forward=len(saved.step.scores.values))
             )

@@ -170,7 +170,7 @@ def without_checkpoint(run_dir: str) -> InputError:
     if not last:
         return InputError(f"{run_dir}: no checkpoint yet")
     path = Path(run_dir) / rundir.CHECKPOINTS / generations.name(last)
-    return InputError(f"{path}: gone, and no other checkpoint is there")
+    return InputError(f"{path}: gone, and no other checkpoint is there: there is nothing to go on from")
 
 
 def of_run(saved: checkpoint.Checkpoint, c: Config) -> bool:

@@ -76,9 +76,9 @@ def _reason(error: Exception) -> str:
 
 def _elsewhere(message: Any, onnx: Any) -> str | None:
     """Return where a message, or one within it, says that a tensor's numbers are, if that is another file."""
-    if isinstance(message, onnx.TensorProto):
-        if message.data_location != onnx.TensorProto.EXTERNAL and not message.external_data:
-            return None
+    if isinstance(message, onnx.TensorProto) and (
+        message.data_location == onnx.TensorProto.EXTERNAL or message.external_data
+    ):
         return next((item.value for item in message.external_data if item.key == "location"), "") or "without a name"
     for kind, value in message.ListFields():
         if kind.type == kind.TYPE_STRING:

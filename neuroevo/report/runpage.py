@@ -78,9 +78,12 @@ def read(folder: Path, note: Note = ignore, compare: bool = False) -> Run:
     InputError where its config is damaged, and there is no checkpoint that has it, too.
     """
     saved = rundir.newest(folder, note) if compare else None
-    history = rundir.read_history(folder, note, saved)
+    history, result = rundir.read_history(folder, note, saved), rundir.read_result(folder, note)
+    last = result.get("generations", 0) if result.get("status") == "finished" else 0
+    if saved is None and len(history) < last:  # a run that goes on may lack its newest line
+        saved = rundir.newest(folder, note)
+        history = rundir.read_history(folder, note, saved)
     given = read_config(folder, saved, note) if history else {}
-    result = rundir.read_result(folder, note)
     if saved is not None and saved.step.stop is not None and not (folder / rundir.RESULT).exists():
         note(f"{folder / rundir.RESULT}: gone, or never written; it is made again by: neuroevo resume {folder}")
     return Run(folder, given, history, result)

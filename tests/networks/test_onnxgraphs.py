@@ -200,3 +200,14 @@ def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     monkeypatch.setitem(__import__("sys").modules, "onnx", None)
     with pytest.raises(InputError, match=r"pip install 'neuroevo\[onnx\]'"):
         onnxgraphs.read(path)
+
+
+@pytest.mark.parametrize("name", ["fc.weight", "norm.shift", "images", "logits", "Conv"])
+def test_a_text_that_is_not_utf_8_is_refused_wherever_it_is(tmp_path: Path, name: str) -> None:
+    """Protobuf gives it as bytes, in place of a text."""
+    content = onnx_models.write(tmp_path, "float").read_bytes()
+    damaged = content.replace(name.encode(), b"\xff" + name.encode()[1:])
+    if damaged == content:
+        pytest.fail(f"{name} isn't in the file")
+    with pytest.raises(InputError, match="it can't be read as ONNX"):
+        onnxgraphs.parse(damaged, "it")

@@ -11,7 +11,7 @@ import yaml
 
 from neuroevo.cli import inspection
 from neuroevo.errors import InputError
-from neuroevo.report import report
+from neuroevo.report import report, runpage
 from neuroevo.storage import generations, rundir
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -208,3 +208,13 @@ def test_checkpoints_that_are_gone_are_told_by_the_newest(bench_folder: Path, tm
     (folder / "result.json").unlink()
     with pytest.raises(InputError, match="no checkpoint yet"):
         inspection.describe(str(folder))
+
+
+def test_a_history_cut_in_its_last_line_is_the_checkpoints_in_a_benchmarks_page_too(
+    bench_folder: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(bench_folder / "runs" / "hybrid" / "0-0", tmp_path / "r")
+    whole = runpage.read(folder).history
+    path = folder / "history.jsonl"
+    path.write_bytes(path.read_bytes()[:-1])  # as if it were being written
+    assert runpage.read(folder).history == whole
