@@ -232,6 +232,7 @@ def test_a_benchmark_whose_runs_had_different_threads_says_so(base: str, tmp_pat
     assert f"threads: {threads} (1 of 2), {threads + 1} (1 of 2)" in line
 
 
+@pytest.mark.long
 def test_a_benchmark_killed_in_its_middle_ends_in_the_tables_of_one_that_ran_through(base: str, tmp_path: Path) -> None:
     names = ["ga", "sgd_restarts", str(tmp_path / "tuned.yaml")]
     whole = benched(base, names, tmp_path / "whole", seeds=2)

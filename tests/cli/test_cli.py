@@ -43,7 +43,10 @@ def process(*args: str, cwd: Path | None = None, program: tuple[str, ...] = ("-m
     return subprocess.run([sys.executable, *program, *args], capture_output=True, text=True, cwd=cwd, check=False)
 
 
-@pytest.mark.parametrize("program", [("-m", "neuroevo"), ("-c", "from neuroevo.cli.main import main; main()")])
+@pytest.mark.parametrize(
+    "program",
+    [("-m", "neuroevo"), pytest.param(("-c", "from neuroevo.cli.main import main; main()"), marks=pytest.mark.long)],
+)
 def test_a_file_in_the_folder_where_one_is_takes_no_librarys_place(tmp_path: Path, program: tuple[str, ...]) -> None:
     """A folder of pictures from somebody else may hold one."""
     (tmp_path / "h5py.py").write_text("print('let in')\n")
@@ -408,6 +411,7 @@ def test_a_caller_is_told_of_an_option_and_the_command_line_of_its_key(
     assert found.stderr.splitlines()[-1].startswith(f"neuroevo: {key}.{option}: {line}")
 
 
+@pytest.mark.long
 def test_names_are_printed_safely_in_any_encoding(tmp_path: Path) -> None:
     make_folder(tmp_path, {".": {"caf\u00e9": 8, "a\x1b]0;owned\x07\n": 8, "\u732b": 8}})
     sets = ["data.name=image_folder", f"data.root={tmp_path}", "data.image_size=8", "backbone.name=none",

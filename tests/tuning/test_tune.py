@@ -489,6 +489,7 @@ def test_an_iteration_at_a_rung_of_the_last_format_is_gone_on_from(
     assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
 
 
+@pytest.mark.long
 def test_a_search_that_goes_on_with_other_threads_says_so_in_its_result_and_ever_after(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -703,7 +704,9 @@ def test_what_never_exists_or_never_came_to_a_figure_is_left_out_of_the_plots(tm
         assert "trials.csv: damaged" in lines[0]
 
 
-@pytest.mark.parametrize("sets", [[], ["tune.final=false"]], ids=["with its final run", "alone"])
+@pytest.mark.parametrize(
+    "sets", [pytest.param([], marks=pytest.mark.long), ["tune.final=false"]], ids=["whole", "alone"]
+)
 def test_a_searchs_trials_that_are_gone_are_missed(tmp_path: Path, sets: list[str]) -> None:
     searched(tmp_path / "r", *sets)
     (tmp_path / "r" / "trials.csv").unlink()
