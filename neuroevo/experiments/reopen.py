@@ -158,15 +158,21 @@ def newest(folder: Path, written: Config | None, log: Callable[[str], None]) -> 
 
 def tell_gone(folder: Path, saved: checkpoint.Checkpoint | None, log: Callable[[str], None]) -> None:
     """Say where a run came further, by its result, than its newest good checkpoint."""
-    last = rundir.read_result(folder).get("generations")
-    if saved is not None and isinstance(last, int) and last > saved.step.generation:
+    last = reached(folder)
+    if saved is not None and last > saved.step.generation:
         path = folder / rundir.CHECKPOINTS / generations.name(last)
         log(f"{path}: gone or damaged; {saved.path.name} is taken, of generation {saved.step.generation}")
 
 
+def reached(folder: Path) -> int:
+    """Return the generation, or of a search the iteration, that a folder's result is of; 0 without one."""
+    result = rundir.read_result(folder)
+    return int(result.get("generations", result.get("iterations", 0)))
+
+
 def without_checkpoint(run_dir: str) -> InputError:
     """Return the error of a folder that has no checkpoint, or has it no more."""
-    last = rundir.read_result(Path(run_dir)).get("generations")
+    last = reached(Path(run_dir))
     if not last:
         return InputError(f"{run_dir}: no checkpoint yet")
     path = Path(run_dir) / rundir.CHECKPOINTS / generations.name(last)

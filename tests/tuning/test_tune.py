@@ -18,7 +18,7 @@ import yaml
 from conftest import Quiet, scores_of, weights_of_a_network, when
 
 from neuroevo import config
-from neuroevo.cli import program
+from neuroevo.cli import inspection, program
 from neuroevo.config import Config
 from neuroevo.engine.cost import Cost
 from neuroevo.engine.loop import Step
@@ -678,6 +678,14 @@ def test_a_search_is_drawn(tmp_path: Path) -> None:
     assert [v == v for v in by_name["refine.dropout"].values] == [row["refine.dropout"] != "" for row in rows]
     searched(tmp_path / "s", "tune.final=false")
     assert "search_path" in report.report(str(tmp_path / "s")).read_text()
+
+
+def test_a_searchs_newest_checkpoint_that_is_gone_is_told(tmp_path: Path) -> None:
+    searched(tmp_path / "r", "tune.final=false")
+    newest, *_ = generations.paths(tmp_path / "r" / "checkpoints")
+    newest.unlink()
+    _, rows = inspection.describe(str(tmp_path / "r"))
+    assert any(f"{newest.name}: gone or damaged" in line for key, line in rows if key == "damaged")
 
 
 def test_what_never_exists_or_never_came_to_a_figure_is_left_out_of_the_plots(tmp_path: Path) -> None:
