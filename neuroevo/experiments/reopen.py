@@ -158,13 +158,13 @@ def newest(folder: Path, written: Config | None, log: Callable[[str], None]) -> 
 
 def tell_gone(folder: Path, saved: checkpoint.Checkpoint | None, log: Callable[[str], None]) -> None:
     """Say where a run came further, by its result, than its newest good checkpoint."""
-    last = reached(folder)
+    last = last_generation(folder)
     if saved is not None and last > saved.step.generation:
         path = folder / rundir.CHECKPOINTS / generations.name(last)
         log(f"{path}: gone or damaged; {saved.path.name} is taken, of generation {saved.step.generation}")
 
 
-def reached(folder: Path) -> int:
+def last_generation(folder: Path) -> int:
     """Return the generation, or of a search the iteration, that a folder's result is of; 0 without one."""
     result = rundir.read_result(folder)
     return int(result.get("generations", result.get("iterations", 0)))
@@ -172,7 +172,7 @@ def reached(folder: Path) -> int:
 
 def without_checkpoint(run_dir: str) -> InputError:
     """Return the error of a folder that has no checkpoint, or has it no more."""
-    last = reached(Path(run_dir))
+    last = last_generation(Path(run_dir))
     if not last:
         return InputError(f"{run_dir}: no checkpoint yet")
     path = Path(run_dir) / rundir.CHECKPOINTS / generations.name(last)
