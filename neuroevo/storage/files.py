@@ -32,10 +32,11 @@ def new(*paths: Path) -> Iterator[None]:
 
     Else a name would be taken by what an error said isn't written, such as after a folder that can't be flushed.
     """
+    free = [path for path in paths if not os.path.lexists(path)]  # what took a name meanwhile is somebody's
     try:
         yield
     except BaseException:
-        for path in paths:
+        for path in free:
             with suppress(OSError):
                 path.unlink()
         raise

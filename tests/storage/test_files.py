@@ -32,3 +32,10 @@ def test_no_new_file_stays_whose_folder_cannot_be_flushed(
         files.replace(one, b"1")
         files.replace(two, b"2")
     assert (one.read_bytes(), two.read_bytes()) == (b"1", b"2")
+
+
+def test_a_file_that_took_the_name_before_stays(tmp_path: Path) -> None:
+    (tmp_path / "one").write_bytes(b"somebody's")
+    with pytest.raises(RunError), files.new(tmp_path / "one"):
+        raise RunError("not written")
+    assert (tmp_path / "one").read_bytes() == b"somebody's"
