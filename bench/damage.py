@@ -264,6 +264,15 @@ def fresh(name: str, origin: Path, work: Path) -> None:
             shutil.copy2(source, work / each)
 
 
+def without(path: Path, result: dict[str, str]) -> dict[str, str]:
+    """Return a result less a file; less all checkpoints beside it, if it is one: the newest of them speaks for all."""
+    return {
+        key: value
+        for key, value in result.items()
+        if Path(key) != path and not (path.suffix == Path(key).suffix == ".h5" and Path(key).parent == path.parent)
+    }
+
+
 def judge(found: Outcome, right: Outcome, path: Path) -> str:
     """Return what is to be said of an outcome, beside the one of the undamaged file."""
     told = path.name in found.text or "damaged" in found.text or path.stem in found.text
@@ -310,9 +319,8 @@ def main(count: int, seed: int, show: bool) -> int:
             if after == before:
                 continue
             found, right = run(command, work), references[name, use]
-            own = str(path)  # a file that the command left alone is no result of it
-            if content(work / path) == after:
-                found, right = (one._replace(result={**one.result, own: ""}) for one in (found, right))
+            if content(work / path) == after:  # a file that the command left alone is no result of it
+                found, right = (one._replace(result=without(path, one.result)) for one in (found, right))
             verdict = judge(found, right, path)
             bad = verdict in ("hangs", "traceback or crash", "refused, the file not named", "silently other")
             wrong += bad
