@@ -94,7 +94,10 @@ def scaling(
         kind = Projection if "axes" in own else Standardise
         if own.keys() != {*kind._fields}:
             raise InputError(f"the checkpoint's features have {', '.join(own)}; {', '.join(kind._fields)} expected")
-        return kind(**own)
+        found = kind(**own)
+        width = cached.dim if backbone.cut is None else backbone.own_head.in_features if backbone.own_head else None
+        check_scale(found, width if len(cached.pieces[0]) else None)
+        return found
     if backbone.cut is None:
         rows, index = cached.pieces[0], train
     else:
@@ -109,6 +112,17 @@ def scaling(
     if len(deviations) < (asked.components or 0):
         log(f"features.components: {len(deviations)}, for the train {noun} have no more")
     return components.projection(axes, deviations, standard, asked.components, asked.whitening or 0.0)
+
+
+def check_scale(scale: Affine, width: int | None) -> None:
+    """Raise InputError where a checkpoint's scale is none of features, of `width` numbers where that is known."""
+    d = scale.mean.numel() if width is None else width
+    right = {"mean": (d,), "std": (d,)} if isinstance(scale, Standardise) else {"mean": (d,), "axes": (d, None)}
+    for name, shape in right.items():
+        tensor: Tensor = getattr(scale, name)
+        fits = len(shape) == tensor.ndim and all(b in (None, a) for a, b in zip(tensor.shape, shape, strict=True))
+        if not fits or tensor.dtype != torch.float32:
+            raise InputError(f"the checkpoint's features have {name} of shape {tuple(tensor.shape)}, {tensor.dtype}")
 
 
 def standardise(c: Config, rows: Tensor, index: Tensor, device: torch.device) -> Standardise:
