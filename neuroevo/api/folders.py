@@ -275,8 +275,9 @@ def read(folder: Path, note: Callable[[str], None]) -> tuple[Record, checkpoint.
     """Return the config and the newest good checkpoint of a run from Python; InputError where it isn't one."""
     saved = checkpoint.newest(folder / rundir.CHECKPOINTS, note)
     tell_gone(folder, saved, note)
-    found: Any = config.read(str(folder / rundir.CONFIG)) if saved is None else config.parse(saved.config, str(folder))
-    if not isinstance(found, dict) or not found.get(PYTHON):
+    file = str(folder / rundir.CONFIG)
+    found = config.read(file) if saved is None else config.parse_sections(saved.config, str(folder))
+    if not found.get(PYTHON):
         raise InputError(f"{folder}: not a run from Python", option="folder")
     return found, saved
 

@@ -73,9 +73,10 @@ def _checkpoint(saved: checkpoint.Checkpoint) -> Rows:
     step, champion = saved.step, saved.step.champion
     n, g = step.population.genomes.shape
     rows: Rows = [("file", f"{saved.path} (checksum good)"), ("generation", str(step.generation))]
-    genome = config.parse(saved.config, str(saved.path)).get("genome") or {}
+    given = _record(saved).get("genome")
+    genome = given if isinstance(given, dict) else {}
     space = genome.get("space") or ("full" if not genome.get("levels") else "levels")
-    name = space["name"] if isinstance(space, dict) else space
+    name = space.get("name") if isinstance(space, dict) else space
     of = "" if name == "full" else f", in the space {name}"
     apart = _record(saved).get("islands")
     on = f" on {apart['count']} islands" if isinstance(apart, dict) and "count" in apart else ""
@@ -112,10 +113,9 @@ def _checkpoint(saved: checkpoint.Checkpoint) -> Rows:
 def _record(saved: checkpoint.Checkpoint) -> dict[str, Any]:
     """Return the config in a checkpoint, {} where it can't be read."""
     try:
-        found = config.parse(saved.config, str(saved.path))
+        return config.parse_sections(saved.config, str(saved.path))
     except InputError:
         return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _place(saved: checkpoint.Checkpoint) -> tuple[int | None, int | None]:

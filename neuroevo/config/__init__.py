@@ -44,4 +44,5 @@ from neuroevo.config.tuning import corners as corners
 from neuroevo.config.values import Epochs as Epochs
 from neuroevo.config.yamlfile import dump as dump
 from neuroevo.config.yamlfile import parse as parse
+from neuroevo.config.yamlfile import parse_sections as parse_sections
 from neuroevo.config.yamlfile import read as read

@@ -92,6 +92,14 @@ def parse(text: str, source: str) -> Any:
             loader.dispose()
 
 
+def parse_sections(text: str, source: str) -> dict[str, Any]:
+    """Read YAML of sections as it is; InputError where it is none."""
+    found = parse(text, source)
+    if found is not None and not isinstance(found, dict):
+        raise InputError(f"{source}: a config is a mapping of sections, not {show(found)}")
+    return found or {}
+
+
 def _check(root: yaml.Node, source: str) -> None:
     """See that no mapping has a key twice, and that all is of a size and depth that a config can have."""
     sizes: dict[int, int] = {}  # of a node with all below it, aliases spelled out; 0 while it is being counted
@@ -154,7 +162,4 @@ def read(file: str) -> dict[str, Any]:
         raise InputError(f"{file}: can't be read (not UTF-8 text: {error.reason} at byte {error.start})") from None
     except (OSError, ValueError) as error:  # ValueError: a name that can't be
         raise InputError(f"{file}: can't be read ({getattr(error, 'strerror', None) or error})") from None
-    found = parse(text, file)
-    if found is not None and not isinstance(found, dict):
-        raise InputError(f"{file}: a config is a mapping of sections, not {show(found)}")
-    return found or {}
+    return parse_sections(text, file)

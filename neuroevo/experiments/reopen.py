@@ -88,7 +88,7 @@ def reopen(folder: Path, log: Callable[[str], None]) -> tuple[checkpoint.Checkpo
         if written is None:
             raise InputError(f"{wrong}; and there is no checkpoint to take the config from")
         return None, written
-    c = config.check(config.parse(saved.config, str(saved.path)))
+    c = config.check(config.parse_sections(saved.config, str(saved.path)))
     if written is None:
         log(f"{wrong}; the config is taken from {saved.path.name}")
         return saved, c
@@ -110,7 +110,7 @@ def read_config(folder: Path, log: Callable[[str], None]) -> Config:
         wrong = f"{file}: damaged ({str(error).removeprefix(f'{file}: ')})"
     for path in generations.paths(folder / rundir.CHECKPOINTS):
         try:
-            found = config.check(config.parse(checkpoint.read_config(path), str(path)))
+            found = config.check(config.parse_sections(checkpoint.read_config(path), str(path)))
             if written is not None:
                 found = replace(found, remote=written.remote, tracking=written.tracking)
                 if not rundir.differences(found.record(), written.record()):
@@ -133,8 +133,7 @@ def from_python(folder: Path) -> bool:
             return True
     for path in generations.paths(folder / rundir.CHECKPOINTS):
         with suppress(InputError):
-            found: Any = config.parse(checkpoint.read_config(path), str(path))
-            return isinstance(found, dict) and bool(found.get(PYTHON))
+            return bool(config.parse_sections(checkpoint.read_config(path), str(path)).get(PYTHON))
     return False
 
 
@@ -182,7 +181,7 @@ def without_checkpoint(run_dir: str) -> InputError:
 def of_run(saved: checkpoint.Checkpoint, c: Config) -> bool:
     """Tell whether a checkpoint's config is one that a run of a config can have."""
     try:
-        then, now = config.check(config.parse(saved.config, str(saved.path))).record(), c.record()
+        then, now = config.check(config.parse_sections(saved.config, str(saved.path))).record(), c.record()
     except InputError:
         return False
     return not [key for key in rundir.differences(then, now) if not key.startswith(CHANGING)]

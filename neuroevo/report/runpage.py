@@ -100,7 +100,7 @@ def read_config(folder: Path, saved: checkpoint.Checkpoint | None, note: Note) -
     except InputError as error:
         given, wrong = {}, str(error)
     saved = saved or rundir.newest(folder)
-    there: Any = None if saved is None else config.parse(saved.config, str(saved.path))
+    there = {} if saved is None else config.parse_sections(saved.config, str(saved.path))
     if saved is None or not of_config(there):
         raise InputError(wrong if str(file) in wrong else f"{file}: {wrong}")
     own = {key: value for key, value in given.items() if key not in config.APART}
@@ -340,12 +340,16 @@ def read_trials(folder: Path, note: Note = ignore) -> Trials | None:
     """Return the trials of a search of hyperparameters, or None where there was none, or they are damaged or gone."""
     path, searched = folder / rundir.TRIALS, folder / rundir.TUNE
     searched = searched if searched.is_dir() else folder
+    count = rundir.read_result(searched).get("trials") or 0
     if not path.exists():
-        if rundir.read_result(searched).get("trials"):
+        if count:
             note(f"{path}: gone")
         return None
     try:
-        return _trials(path, read_config(searched, None, note))
+        found = _trials(path, read_config(searched, None, note))
+        if len(found.validation) < count:
+            raise ValueError("rows are gone")
+        return found
     except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError, csv.Error):
         note(f"{path}: damaged, and left out")
         return None

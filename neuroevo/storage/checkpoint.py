@@ -80,7 +80,7 @@ class Checkpoint:
     def objectives(self) -> list[str]:
         """The names of many objectives, in the order of the front's columns."""
         try:
-            given = config.parse(self.config, str(self.path))["fitness"]["metrics"]
+            given = config.parse_sections(self.config, str(self.path))["fitness"]["metrics"]
             return [metric if isinstance(metric, str) else metric["name"] for metric in given]
         except (LookupError, TypeError):
             raise InputError(f"{self.path}: has a front, and its config no metrics") from None
@@ -321,31 +321,30 @@ def state(path: Path, template: Any, device: torch.device) -> Any:
     """Read the algorithm's state into the shape of `template`, whose values don't matter; InputError names a leaf."""
     with open_file(path) as file:
 
-        def tensor(item: Any, key: str, like: Tensor | None) -> Tensor:
-            found = torch.from_numpy(np.asarray(item[()]))
-            if like is not None:
-                fits = not like.numel() or (found.ndim == like.ndim and found.shape[1:] == like.shape[1:])
-                if found.dtype != like.dtype or not fits:
-                    was, right = f"{found.dtype} {tuple(found.shape)}", f"{like.dtype} {tuple(like.shape)}"
-                    raise InputError(f"{path}: {key} is {was}, like {right} expected; written by another algorithm")
-            return found.to(device)
+        def tensor(item: Any) -> Tensor:
+            return torch.from_numpy(np.asarray(item[()])).to(device)
 
         def fill(like: Any, key: str) -> Any:
             if isinstance(like, Tensor):
                 if key not in file:
                     raise InputError(f"{path}: no {key}; written by another algorithm")
-                return tensor(file[key], key, like)
+                return tensor(file[key])
             if isinstance(like, dict) and any(not isinstance(v, Tensor) for v in like.values()):
                 return {k: fill(v, f"{key}/{k}") for k, v in like.items()}
             if isinstance(like, dict):  # traits come and go with what a run is made of
-                return {k: tensor(v, f"{key}/{k}", None) for k, v in file.get(key, {}).items()}
+                return {k: tensor(v) for k, v in file.get(key, {}).items()}
             fields = like._asdict()
             told = {}
             if isinstance(like, Population) and f"{key}/roles" not in file and f"{key}/parents" in file:
                 told["roles"] = _roles(file[key]).to(device)
             return type(like)(*(told[k] if k in told else fill(v, f"{key}/{k}") for k, v in fields.items()))
 
-        return fill(template, "algorithm")
+        found = fill(template, "algorithm")
+    try:
+        shapes.check_state(found, template, "algorithm")
+    except ValueError as error:
+        raise InputError(f"{path}: {error}") from None
+    return found
 
 
 def trials(path: Path) -> dict[str, Tensor]:

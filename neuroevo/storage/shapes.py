@@ -1,5 +1,7 @@
 """Shapes and types of a checkpoint's tensors, which have to fit each other."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -35,3 +37,49 @@ def check(
         right = tensor.ndim == len(shape) and all(b in (None, a) for a, b in zip(tensor.shape, shape, strict=True))
         if not right or kind not in (None, tensor.dtype):
             raise ValueError(f"/{key} is {tensor.dtype} of shape {tuple(tensor.shape)}")
+
+
+def check_state(state: Any, template: Any, key: str) -> None:
+    """Raise ValueError where an algorithm's state doesn't fit its template, which is a state that has just begun.
+
+    Lengths that are 0 in the template are free, such as those of what was told so far; those beside each other agree,
+    and with the population beside them. That and what belongs to it may be twice as long: those whom it remembers are
+    behind it. Traits that the template lacks have a row for each individual.
+    """
+    if isinstance(template, Tensor):
+        _check_tensor(state, template, key)
+        return
+    own, parts = (each if isinstance(each, dict) else each._asdict() for each in (state, template))
+    if isinstance(template, Population):
+        lengths = {each.shape[:1] for each in (*state.traits.values(), state.genomes, state.parents, state.roles)}
+    elif isinstance(template, dict):
+        lengths = set()
+    else:
+        lengths = {found.shape[:1] for found, like in _leaves(own, parts) if like.shape[:1] == (0,)}
+        population = own.get("population")
+        if isinstance(population, Population) and lengths - {(0,)}:
+            lengths.add(population.genomes.shape[:1])
+    for name in parts.keys() & own.keys():
+        check_state(own[name], parts[name], f"{key}/{name}")
+    if len(lengths) > 1:
+        raise ValueError(f"{key} has {' and '.join(str(list(n)) for n in sorted(lengths))} rows beside each other")
+
+
+def _check_tensor(tensor: Tensor, like: Tensor, key: str) -> None:
+    most = like.ndim + (0 in like.shape[:1])  # fitness of many objectives has a column for each
+    fits = like.ndim <= tensor.ndim <= most and tensor.dtype == like.dtype
+    if fits and like.ndim:
+        n, rows = len(like), len(tensor)
+        fits = not n or rows in (n, 2 * n) or (key.endswith("/start") and rows > 0)  # a run may begin with several
+    if not fits or any(b not in (0, a) for a, b in zip(tensor.shape[1:], like.shape[1:], strict=False)):
+        was, right = (f"{x.dtype} {tuple(x.shape)}" for x in (tensor, like))
+        raise ValueError(f"{key} is {was}, like {right} expected; written by another algorithm")
+
+
+def _leaves(state: Any, template: Any) -> list[tuple[Tensor, Tensor]]:
+    """Return the tensors of a state that stand beside each other, each with its template's."""
+    if isinstance(template, Tensor):
+        return [(state, template)]
+    if not isinstance(template, dict):
+        return []
+    return [pair for name in template.keys() & state.keys() for pair in _leaves(state[name], template[name])]

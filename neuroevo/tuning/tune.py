@@ -121,7 +121,7 @@ def stage(folder: Path, log: Callable[[str], None]) -> Stage | None:
     saved = rundir.newest(moved, log)
     if saved is None:
         return None
-    c = config.check(config.parse(saved.config, str(saved.path)))
+    c = config.check(config.parse_sections(saved.config, str(saved.path)))
     try:
         now = config.check(config.read(str(folder / rundir.CONFIG)))
     except InputError:
