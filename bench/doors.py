@@ -144,14 +144,14 @@ def images(draw: Draw, place: Path) -> list[Action]:
         more["exif"] = exif.tobytes() if draw(st.booleans()) else draw(st.binary(max_size=40))
     if draw(st.booleans()):
         more["icc_profile"] = draw(st.binary(max_size=200))
-    if draw(st.booleans()) and form in ("GIF", "TIFF", "WEBP", "PNG", "AVIF", "MPO"):
+    if draw(st.booleans()) and size[0] * size[1] < 2000 and form in ("GIF", "TIFF", "WEBP", "PNG", "AVIF", "MPO"):
         more |= {"save_all": True, "append_images": [picture] * draw(st.integers(0, 3))}
     file = io.BytesIO()
     try:
         picture.save(file, form, **more)
     except Exception:  # this format has no such mode, or the frames of a bomb don't fit into memory
         file = io.BytesIO()
-        picture.resize((8, 8)).convert("RGB").save(file, "PNG")
+        Image.new("RGB", (8, 8)).save(file, "PNG")
     content = draw(st.sampled_from(PICKLES)) if draw(st.integers(0, 50)) == 0 else mutate(draw, file.getvalue())
     (place / "x.png").write_bytes(content)
 

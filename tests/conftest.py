@@ -1,4 +1,5 @@
 import csv
+import hashlib
 import json
 import logging
 import os
@@ -32,7 +33,7 @@ from neuroevo.experiments import baseline, evaluation, experiment
 from neuroevo.forecast import forecaster
 from neuroevo.networks import backbones, deep
 from neuroevo.problems import precision
-from neuroevo.storage import files, rundir
+from neuroevo.storage import checkpoint, files, hdf5, rundir
 
 T = TypeVar("T")
 BENCH = Path(__file__).parents[1] / "bench"
@@ -199,6 +200,13 @@ def draw_classes(root: Path, counts: Mapping[str, int], side: int = 16) -> None:
             for i in range(count):
                 pixels = noise.normal(colour, 120, (side, side, 3)).clip(0, 255).astype(np.uint8)
                 Image.fromarray(pixels).save(root / split / name / f"{i}.png")
+
+
+def seal(path: Path) -> None:
+    """Give a checkpoint the checksum that it should have."""
+    body = path.read_bytes()[hdf5.USER_BLOCK :]
+    head = checkpoint.MARK + hashlib.sha256(body).hexdigest().encode() + b"\n"
+    path.write_bytes(head.ljust(hdf5.USER_BLOCK, b"\0") + body)
 
 
 ARMS: dict[str, dict[str, Any]] = {

@@ -113,9 +113,10 @@ def _checkpoint(saved: checkpoint.Checkpoint) -> Rows:
 def _record(saved: checkpoint.Checkpoint) -> dict[str, Any]:
     """Return the config in a checkpoint, {} where it can't be read."""
     try:
-        return config.parse_sections(saved.config, str(saved.path))
+        found = config.parse_sections(saved.config, str(saved.path))
     except InputError:
         return {}
+    return found if records.of_config(found) else {}
 
 
 def _place(saved: checkpoint.Checkpoint) -> tuple[int | None, int | None]:

@@ -19,6 +19,7 @@ from neuroevo.data.images import Files
 from neuroevo.errors import InputError
 
 LISTED = 8  # names in a message
+MOST = 2**53  # images of a class
 
 
 class Identity(NamedTuple):
@@ -64,9 +65,15 @@ class Identity(NamedTuple):
         counts, classes = value.get("counts"), value.get("classes")
         if not isinstance(counts, Mapping) or not isinstance(classes, list):
             return False
-        return all(
-            isinstance(each, list) and len(each) == len(classes) and all(type(count) is int for count in each)
-            for each in counts.values()
+        return (
+            all(isinstance(each, str) for each in classes)
+            and bool(counts)
+            and all(
+                isinstance(each, list)
+                and len(each) == len(classes)
+                and all(type(n) is int and 0 <= n < MOST for n in each)
+                for each in counts.values()
+            )
         )
 
     def total(self) -> dict[str, int]:

@@ -14,6 +14,7 @@ from neuroevo.data.augment import BATCH, Augment, Live
 from neuroevo.data.datasets import Dataset
 from neuroevo.data.samples import Features, together
 from neuroevo.errors import InputError, ignore
+from neuroevo.experiments import starts
 from neuroevo.learning.task import Weights
 from neuroevo.networks import deep
 from neuroevo.networks.affine import Affine, Projection, Standardise
@@ -95,8 +96,7 @@ def scaling(
         if own.keys() != {*kind._fields}:
             raise InputError(f"the checkpoint's features have {', '.join(own)}; {', '.join(kind._fields)} expected")
         found = kind(**own)
-        width = cached.dim if backbone.cut is None else backbone.own_head.in_features if backbone.own_head else None
-        check_scale(found, width if len(cached.pieces[0]) else None)
+        check_scale(found, cached.dim if backbone.cut is None else starts.own_head(backbone).in_features)
         return found
     if backbone.cut is None:
         rows, index = cached.pieces[0], train
@@ -114,9 +114,8 @@ def scaling(
     return components.projection(axes, deviations, standard, asked.components, asked.whitening or 0.0)
 
 
-def check_scale(scale: Affine, width: int | None) -> None:
-    """Raise InputError where a checkpoint's scale is none of features, of `width` numbers where that is known."""
-    d = scale.mean.numel() if width is None else width
+def check_scale(scale: Affine, d: int) -> None:
+    """Raise InputError where a checkpoint's scale is none of features [N, d]."""
     right = {"mean": (d,), "std": (d,)} if isinstance(scale, Standardise) else {"mean": (d,), "axes": (d, None)}
     for name, shape in right.items():
         tensor: Tensor = getattr(scale, name)

@@ -95,33 +95,19 @@ def read_config(folder: Path, saved: checkpoint.Checkpoint | None, note: Note) -
     wrong = "damaged"
     try:
         given = config.read(str(file))
-        if saved is None and of_config(given):
+        if saved is None and records.of_config(given):
             return given
     except InputError as error:
         given, wrong = {}, str(error)
     saved = saved or rundir.newest(folder)
     there = {} if saved is None else config.parse_sections(saved.config, str(saved.path))
-    if saved is None or not of_config(there):
+    if saved is None or not records.of_config(there):
         raise InputError(wrong if str(file) in wrong else f"{file}: {wrong}")
     own = {key: value for key, value in given.items() if key not in config.APART}
     if differ := rundir.differences(there, own):
         some = f"{', '.join(differ)} differ from" if len(differ) < MANY else "damaged; the config is that of"
         note(f"{file}: {some} {saved.path.name}" + (", which counts" if len(differ) < MANY else ""))
     return dict(there)
-
-
-def of_config(given: Any) -> bool:
-    """Tell whether a config has what a page needs."""
-
-    def is_metric(metric: Any) -> bool:
-        return isinstance(metric, str) or (isinstance(metric, dict) and isinstance(metric.get("name"), str))
-
-    if not isinstance(given, dict) or not all(
-        isinstance(given.get(k), dict) for k in ("validate", "fitness", "algorithm")
-    ):
-        return False
-    many = given["fitness"].get("metrics") or []
-    return is_metric(given["validate"].get("metric")) and isinstance(many, list) and all(map(is_metric, many))
 
 
 def run_page(folder: Path, pictures: Files | None, refresh: int | None = None, note: Note = ignore) -> str:

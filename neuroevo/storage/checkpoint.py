@@ -40,7 +40,8 @@ TRIALS = "trials"  # of hyperparameters
 KEPT = "kept"  # of what other runs' files gave
 MARK = b"neuroevo checkpoint\n"
 LINES, KINDS = "line_columns", "line_kinds"  # which columns each line of a history has, where not all have the same
-FORMS = ("classes", "plan", "versions", "moves", "native")  # attributes in JSON whose form is looked at
+# Attributes in JSON whose form is looked at.
+FORMS = ("classes", "plan", "plan_changes", "versions", "moves", "native", "layout", "cost")
 History = list[dict[str, float | None]]
 Move = dict[str, Any]  # a generation after which a run went on elsewhere, and what differed there
 
@@ -81,9 +82,12 @@ class Checkpoint:
         """The names of many objectives, in the order of the front's columns."""
         try:
             given = config.parse_sections(self.config, str(self.path))["fitness"]["metrics"]
-            return [metric if isinstance(metric, str) else metric["name"] for metric in given]
+            found = [metric if isinstance(metric, str) else metric["name"] for metric in given]
         except (LookupError, TypeError):
             raise InputError(f"{self.path}: has a front, and its config no metrics") from None
+        if self.front is not None and len(found) != self.front.fitness.shape[1]:
+            raise InputError(f"{self.path}: has a front of other metrics than its config")
+        return found
 
 
 def _tree(value: object, prefix: str) -> dict[str, Tensor]:
@@ -249,7 +253,7 @@ def read(path: Path) -> Checkpoint:
             Layout.from_json(str(attributes["layout"])),
             tuple(told["classes"]),
             Execution(**told["plan"]),
-            json.loads(attributes["plan_changes"]),
+            told["plan_changes"],
             told["versions"],
             str(attributes["features"]),
             affine,

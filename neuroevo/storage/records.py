@@ -14,6 +14,7 @@ COUNTS = ("generation", "invalid", "forward_samples", "backward_samples")  # who
 FIGURES = ("fitness_best", "fitness_mean", "fitness_std", "diversity", "validation", "seconds")  # its other columns
 NUMBERS = 2**29  # of one sample: the largest picture that is read, in three channels
 SPENT = ("forward_samples", "backward_samples", "validation_samples", "backbone_samples", "seconds")
+MOST = 2**62  # of what is counted: twice as many are a number of 63 bits yet
 LONGEST = 200  # characters of a name
 
 
@@ -70,6 +71,32 @@ def of_lineage(line: dict[str, Any]) -> bool:
     widths = {len(value) if isinstance(value, list) else None for value in fitness if value is not None}
     values = [v for value in fitness if value is not None for v in (value if isinstance(value, list) else [value])]
     return rows and len(widths) < 2 and 0 not in widths and all(map(number, values))
+
+
+def of_config(given: Any) -> bool:
+    """Tell whether a config, which a run wrote, has what a page and a summary look at."""
+
+    def is_metric(metric: Any) -> bool:
+        return text(metric) or (isinstance(metric, dict) and text(metric.get("name")))
+
+    def is_section(section: Any) -> bool:
+        return section is None or isinstance(section, dict)
+
+    if not isinstance(given, dict) or not all(
+        isinstance(given.get(key), dict) for key in ("validate", "fitness", "algorithm")
+    ):
+        return False
+    whole = all(value is None or count(value) for value in map(given["algorithm"].get, ("elites", "population")))
+    apart = given.get("islands")
+    settings = apart.get("settings") if isinstance(apart, dict) else None
+    sections = ("data", "backbone", "head", "features", "genome", "refine", "budget", "checkpoint", "islands", "tune")
+    return (
+        whole
+        and all(is_section(given.get(key)) for key in sections)
+        and (settings is None or listing(settings, any_mapping))
+        and is_metric(given["validate"].get("metric"))
+        and listing(given["fitness"].get("metrics") or [], is_metric)
+    )
 
 
 def of_result(result: dict[str, Any]) -> bool:
@@ -174,6 +201,7 @@ def of_checkpoint(attributes: Mapping[str, Any], validation: Any) -> str | None:
             isinstance(home, str)
             and re.fullmatch(r"cpu|cuda(:\d{1,3})?", home) is not None
             and isinstance(value.get("method"), str)
+            and isinstance(value.get("precision", ""), str)
             and all(count(value.get(key)) for key in counts)
             and all(count(value.get(key, 0)) for key in ("trained", "micro"))
             and all(isinstance(value.get(key, False), bool) for key in ("one_pass", "graphs"))
@@ -196,7 +224,29 @@ def of_checkpoint(attributes: Mapping[str, Any], validation: Any) -> str | None:
             isinstance(value, list) and len(value) in (1, 3) and all(map(count, value)) and math.prod(value) <= NUMBERS
         )
 
-    forms = {"classes": texts, "versions": versions, "plan": execution, "moves": moves, "native": native}
+    def layout(value: Any) -> bool:
+        of_each = dict(value) if isinstance(value, dict) else {}
+        names, shapes, levels = of_each.get("names", ""), of_each.get("shapes", ""), of_each.get("levels", [])
+        if not texts(names) or not listing(shapes, lambda shape: listing(shape, count)) or len(shapes) != len(names):
+            return False
+        return len({*names}) == len(names) and listing(levels, count) and len(levels) in (0, len(names))
+
+    def changes(value: Any) -> bool:
+        return listing(value, lambda change: mapping(change, count))
+
+    def cost(value: Any) -> bool:
+        return mapping(value, count) and all(value.get(key, MOST) < MOST for key in SPENT if key != "seconds")
+
+    forms = {
+        "classes": texts,
+        "versions": versions,
+        "plan": execution,
+        "plan_changes": changes,
+        "moves": moves,
+        "native": native,
+        "layout": layout,
+        "cost": cost,
+    }
     for key, right in forms.items():
         if key in attributes and not right(attributes[key]):
             return key

@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, Quiet, make_folder, scores_of
+from conftest import TINY, Quiet, make_folder, scores_of, seal
 
 from neuroevo import config
 from neuroevo.bench import benchmark
@@ -21,7 +21,7 @@ from neuroevo.data.identity import Identity
 from neuroevo.errors import InputError
 from neuroevo.experiments import build, experiment
 from neuroevo.experiments.signals import Signals
-from neuroevo.storage import checkpoint, generations, hdf5
+from neuroevo.storage import generations
 from neuroevo.tuning import tune
 
 PARTS = {"train": {"cat": 12, "dog": 12}, "test": {"cat": 4, "dog": 4}}
@@ -160,15 +160,6 @@ def test_a_checkpoint_from_before_says_that_data_were_not_checked_but_classes_ar
     CHANGES["a class renamed"][0](there / "pets")
     with pytest.raises(InputError, match=r"data: the classes are now dog, zebra .*; the run was of cat, dog"):
         scores_of(str(there / "r"), None, Quiet())
-
-
-def seal(path: Path) -> None:
-    """Write a changed checkpoint's checksum anew."""
-    import hashlib
-
-    content = path.read_bytes()
-    sha = hashlib.sha256(content[hdf5.USER_BLOCK :]).hexdigest().encode()
-    path.write_bytes((checkpoint.MARK + sha + b"\n").ljust(hdf5.USER_BLOCK, b"\0") + content[hdf5.USER_BLOCK :])
 
 
 def test_a_search_and_its_final_run_go_with_the_searchs_data_only(there: Path) -> None:

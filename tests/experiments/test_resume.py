@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import os
 import random
+import re
 import signal
 import time
 from collections.abc import Callable
@@ -14,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import numpy as np
 import pytest
 import torch
-from conftest import Quiet, make_folder
+from conftest import Quiet, make_folder, seal
 from safetensors.torch import save_file
 
 from neuroevo.cli import inspection
@@ -28,6 +30,7 @@ from neuroevo.errors import InputError, Interrupted, RunError
 from neuroevo.experiments import experiment, reopen, signals
 from neuroevo.networks import backbones
 from neuroevo.storage import checkpoint, files, generations, rundir
+from neuroevo.storage.records import SPENT
 
 SETS = [
     "backbone.name=none", "backbone.weights=none", "data.image_size=null", "algorithm.population=33",
@@ -668,6 +671,38 @@ def test_a_projection_is_read_from_the_checkpoint_and_not_computed_again(
     monkeypatch.setattr(components, "principal", lambda *given: pytest.fail("decomposed again"))
     experiment.resume(str(folder), ["budget.generations=12"], Quiet())
     assert contents(folder)["features/axes"] == uninterrupted["features/axes"]
+
+
+@pytest.mark.parametrize(("place", "other", "line"), [
+    ("features/mean", np.zeros((2, 1), "f4"), "features have mean of shape (2, 1)"),
+    ("features/mean", np.zeros(3, "f4"), "features have mean of shape (3,)"),
+    ("features/axes", np.zeros((3, 2), "f4"), "features have axes of shape (3, 2)"),
+    ("features/axes", np.zeros((64, 60)), "features have axes of shape (64, 60), torch.float64"),
+    ("algorithm/fitness", np.zeros(()), "algorithm/fitness is"),
+    ("algorithm/fitness", np.zeros(5), "rows beside each other"),
+    ("config", "[]", "a config is a mapping of sections, not []"),
+    ("config", "3", "a config is a mapping of sections, not 3"),
+    ("layout", '{"names": [], "shapes": [[1]]}', "layout has another form"),
+    ("layout", '{"names": ["a"], "shapes": [["b"]]}', "layout has another form"),
+    ("cost", json.dumps(dict.fromkeys(SPENT, 10**30)), "cost has another form"),
+    ("plan_changes", '[{"generation": "x"}]', "plan_changes has another form"),
+    ("data", '{"counts": {}}', "no checkpoint is good"),
+])  # fmt: skip
+def test_a_sealed_checkpoint_whose_parts_do_not_fit_each_other_is_one_line(
+    place: str, other: Any, line: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "r"
+    experiment.run(load(None, [*SETS, "budget.generations=4"]), str(folder), "test", Quiet())
+    for path in (folder / "checkpoints").iterdir():
+        with h5py.File(path, "r+") as file:
+            if isinstance(other, str):
+                file.attrs[place] = other
+            else:
+                del file[place]
+                file[place] = other
+        seal(path)
+    with pytest.raises(InputError, match=re.escape(line)):
+        experiment.resume(str(folder), ["budget.generations=12"], Quiet())
 
 
 def test_a_head_that_a_projection_would_change_is_no_start(tmp_path: Path) -> None:

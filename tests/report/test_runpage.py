@@ -9,7 +9,7 @@ from conftest import TINY, Quiet
 from neuroevo.config import load
 from neuroevo.experiments import experiment, export
 from neuroevo.report import runpage
-from neuroevo.storage import rundir
+from neuroevo.storage import records, rundir
 
 
 @pytest.fixture
@@ -115,6 +115,19 @@ def test_trials_of_which_no_picture_can_be_are_left_out_and_said(row: str, tmp_p
     (tmp_path / "trials.csv").write_text(f"{header}{filled}\n")
     assert runpage.read_trials(tmp_path, lines.append) is None
     assert lines == [f"{tmp_path / 'trials.csv'}: damaged, and left out"]
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3])
+def test_trials_of_which_some_are_gone_are_left_out_and_said(rows: int, tmp_path: Path) -> None:
+    given = {"validate": {"metric": "accuracy"}, "fitness": {}, "algorithm": {}, "tune": {"space": SPACE}}
+    (tmp_path / "config.yaml").write_text(json.dumps(given))
+    result = {"status": "finished", "stop_reason": "generations", "trials": 2, "iterations": 1, "best": None}
+    (tmp_path / "result.json").write_text(json.dumps(result | {"cost": dict.fromkeys(records.SPENT, 0)}))
+    table = ["trial,iteration,x,y,accuracy", *(f"{i},1,[1],1,0.5" for i in range(rows))]
+    (tmp_path / "trials.csv").write_text("\n".join(table) + "\n")
+    lines = list[str]()
+    found = runpage.read_trials(tmp_path, lines.append)
+    assert (found is None, len(lines)) == (rows < 2, rows < 2)  # a search that goes on may have more than its result
 
 
 def test_a_column_that_the_checkpoint_does_not_have_is_dropped_and_said(folder: Path) -> None:

@@ -1,5 +1,4 @@
 import errno
-import hashlib
 import json
 import os
 from collections.abc import Callable
@@ -11,6 +10,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from conftest import seal
 from torch import Tensor
 
 from neuroevo.data.identity import Identity
@@ -447,9 +447,12 @@ def test_a_champions_validation_that_is_no_figures_is_one_line(tmp_path: Path, v
 def test_a_front_in_a_run_of_one_metric_is_one_line(tmp_path: Path) -> None:
     save(tmp_path / "c.h5")
     read = checkpoint.read(tmp_path / "c.h5")
-    for config in ("fitness: {metric: accuracy}", "fitness: 3", "3"):
+    for config in ("fitness: {metric: accuracy}", "fitness: 3"):
         with pytest.raises(InputError, match="has a front, and its config no metrics"):
             _ = replace(read, config=config).objectives
+    front = checkpoint.Front(torch.zeros(1, 3), torch.zeros(1, 2))
+    with pytest.raises(InputError, match="has a front of other metrics than its config"):
+        _ = replace(read, config="fitness: {metrics: [accuracy]}", front=front).objectives
 
 
 def rewrite(path: Path, key: str, value: str) -> None:
@@ -458,10 +461,3 @@ def rewrite(path: Path, key: str, value: str) -> None:
         place, _, name = key.rpartition("/")
         file[place or "/"].attrs[name] = value
     seal(path)
-
-
-def seal(path: Path) -> None:
-    """Give a file the checksum that it should have."""
-    body = path.read_bytes()[checkpoint.hdf5.USER_BLOCK :]
-    head = checkpoint.MARK + hashlib.sha256(body).hexdigest().encode() + b"\n"
-    path.write_bytes(head.ljust(checkpoint.hdf5.USER_BLOCK, b"\0") + body)

@@ -1,10 +1,11 @@
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
 
 from neuroevo.engine.genome import Population
 from neuroevo.engine.scores import Scores
+from neuroevo.search.algorithms.base import GAState
 from neuroevo.storage import shapes
 
 N, G = 3, 5
@@ -44,3 +45,49 @@ def test_what_fits_is_taken() -> None:
 def test_what_does_not_fit_is_named(change: dict[str, Any], place: str) -> None:
     with pytest.raises(ValueError, match=place):
         shapes.check(**parts() | change)
+
+
+def of_population(n: int) -> GAState:
+    """A GA's state that was told."""
+    told = Population.new(torch.zeros(n, G))._replace(traits={"lr": torch.ones(n)})
+    return GAState(told, torch.zeros(n, dtype=torch.float64))
+
+
+BEGUN = GAState(Population.new(torch.zeros(N, G)), torch.zeros(0, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("state", [
+    of_population(N), of_population(2 * N), BEGUN,  # 2 N: with those whom it remembers
+    of_population(N)._replace(fitness=torch.zeros(N, 2, dtype=torch.float64)),  # of two objectives
+])  # fmt: skip
+def test_a_state_that_an_algorithm_comes_to_fits_the_one_that_it_begins_with(state: GAState) -> None:
+    shapes.check_state(state, BEGUN, "algorithm")
+
+
+@pytest.mark.parametrize(("change", "place"), [
+    ({"fitness": torch.tensor(0.0, dtype=torch.float64)}, "algorithm/fitness is"),
+    ({"fitness": torch.zeros(1, 2, 1, dtype=torch.float64)}, "algorithm/fitness is"),
+    ({"fitness": torch.zeros(N)}, "algorithm/fitness is"),
+    ({"fitness": torch.zeros(N + 1, dtype=torch.float64)}, "algorithm has .* rows beside each other"),
+    ({"population": Population.new(torch.zeros(N + 1, G))}, "population/.* is"),
+    ({"population": Population.new(torch.zeros(N, G + 1))}, "population/genomes is"),
+    ({"population": Population.new(torch.zeros(N, G))._replace(traits={"lr": torch.ones(2)})}, "population has"),
+    ({"population": Population.new(torch.zeros(N, G))._replace(traits={"lr": torch.ones([])})}, "population has"),
+])  # fmt: skip
+def test_a_state_that_does_not_fit_is_named(change: dict[str, Any], place: str) -> None:
+    with pytest.raises(ValueError, match=place):
+        shapes.check_state(of_population(N)._replace(**change), BEGUN, "algorithm")
+
+
+def test_what_trials_have_is_of_one_length() -> None:
+    class Trials(NamedTuple):
+        positions: torch.Tensor
+        counts: dict[str, torch.Tensor]
+
+    def trials(*lengths: int) -> Trials:
+        return Trials(torch.zeros(lengths[0], G), {str(i): torch.zeros(n) for i, n in enumerate(lengths[1:])})
+
+    shapes.check_state(trials(4, 4, 4), trials(0, 0, 0), "trials")
+    for lengths in ((4, 3, 4), (0, 4, 4), (4, 4, 0)):
+        with pytest.raises(ValueError, match="rows beside each other"):
+            shapes.check_state(trials(*lengths), trials(0, 0, 0), "trials")
