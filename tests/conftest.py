@@ -33,6 +33,7 @@ from neuroevo.experiments import baseline, evaluation, experiment
 from neuroevo.forecast import forecaster
 from neuroevo.networks import backbones, deep
 from neuroevo.problems import precision
+from neuroevo.report import figures
 from neuroevo.storage import checkpoint, files, hdf5, rundir
 
 T = TypeVar("T")
@@ -93,6 +94,14 @@ def no_clock_decides() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(precision, "LEAST", float("inf"))
         patch.setattr(deep, "CLEARLY", float("inf"))
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def quick_pdfs() -> Iterator[None]:
+    """Half of a report's time goes to cutting a TrueType font down for each PDF; here fonts are drawn as outlines."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(figures.RC, "pdf.fonttype", 3)
         yield
 
 

@@ -311,23 +311,27 @@ class Stops(Quiet):
 
 
 @pytest.mark.parametrize(
-    "sets",
+    ("sets", "cuts"),
     [
-        [], MLP, HALVING, ["tune.sampler={name: random, population: 4}"],
-        ["tune.sampler={name: optuna/tpe, population: 4}"], ["tune.sampler={name: optuna/cmaes, population: 4}", *MLP],
-        [*HALVING, "backbone={name: timm/test_resnet, trainable: [layer4]}", "data.image_size=32", "data.limit=240",
-         "memory.limit=2e9", "memory.plan=loop",  # each final run measures its own where it is auto
-         "refine.batch_size=16", "tune.space.refine.lr.high=0.01", "tune.sampler.population=3"],
-        ["algorithm={name: ga, population: 6, elites: 2}", "genome.init_sigma=0.02",
-         "tune.space.algorithm.mutation.sigma={name: float, low: 0.001, high: 0.3, scale: log}"],
+        ([], (1, 3, 5)),  # in the search, at its end, in the final run
+        (MLP, (1, 5)), (HALVING, (1, 3)), (["tune.sampler={name: random, population: 4}"], (3,)),
+        (["tune.sampler={name: optuna/tpe, population: 4}"], (1,)),
+        (["tune.sampler={name: optuna/cmaes, population: 4}", *MLP], (1,)),
+        ([*HALVING, "backbone={name: timm/test_resnet, trainable: [layer4]}", "data.image_size=32", "data.limit=240",
+          "memory.limit=2e9", "memory.plan=loop",  # each final run measures its own where it is auto
+          "refine.batch_size=16", "tune.space.refine.lr.high=0.01", "tune.sampler.population=3"], (1, 5)),
+        (["algorithm={name: ga, population: 6, elites: 2}", "genome.init_sigma=0.02",
+          "tune.space.algorithm.mutation.sigma={name: float, low: 0.001, high: 0.3, scale: log}"], (1,)),
     ],
 )  # fmt: skip
-def test_a_search_interrupted_and_resumed_ends_in_the_same_bytes(tmp_path: Path, sets: list[str]) -> None:
+def test_a_search_interrupted_and_resumed_ends_in_the_same_bytes(
+    tmp_path: Path, sets: list[str], cuts: tuple[int, ...]
+) -> None:
     if "data.limit=240" in sets:  # without weights each network is another
         sets = [*sets, weights_of_a_network(tmp_path)]
     searched(tmp_path / "whole", *sets)
     whole = contents(tmp_path / "whole")
-    for after in (1, 3, 5):  # in the search, at its end, in the final run
+    for after in cuts:
         folder = tmp_path / f"cut{after}"
         try:
             searched(folder, *sets, observer=Stops(after))
