@@ -32,7 +32,16 @@ from neuroevo.experiments.conclusion import total, write_onnx
 from neuroevo.experiments.log import Log, open_log, versions
 from neuroevo.experiments.predictions import table
 from neuroevo.experiments.recorders import Recorder, Shrinking, make_folder, plan_attributes
-from neuroevo.experiments.reopen import PYTHON, check_champion, from_python, here, of_genome, tell_gone
+from neuroevo.experiments.reopen import (
+    PYTHON,
+    check_champion,
+    from_python,
+    here,
+    last_generation,
+    of_genome,
+    tell_gone,
+    without_checkpoint,
+)
 from neuroevo.experiments.tracking import follow
 from neuroevo.problems.constraints import SUBJECT_TO, Constraint
 from neuroevo.problems.intervals import Tested
@@ -274,6 +283,8 @@ def of_folds(search: Search, folder: Path) -> tuple[Record, list[str]]:
 def read(folder: Path, note: Callable[[str], None]) -> tuple[Record, checkpoint.Checkpoint | None]:
     """Return the config and the newest good checkpoint of a run from Python; InputError where it isn't one."""
     saved = checkpoint.newest(folder / rundir.CHECKPOINTS, note)
+    if saved is None and last_generation(folder):
+        raise without_checkpoint(str(folder))
     tell_gone(folder, saved, note)
     file = str(folder / rundir.CONFIG)
     found = config.read(file) if saved is None else config.parse_sections(saved.config, str(folder))

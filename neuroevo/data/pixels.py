@@ -48,9 +48,8 @@ def pixels(image: Picture, channels: int, size: tuple[int, int], resample: Image
 
 def crop(image: Image.Image, size: tuple[int, int], resample: Image.Resampling) -> npt.NDArray[np.uint8]:
     """Return an image of mode L, RGB or RGBA as uint8 [H, W, channels]: shorter side to size, centre crop."""
-    if image.mode == "RGBA":  # apart, for Pillow weighs colours by alpha
-        parts = (image.convert("RGB"), image.getchannel("A"))
-        return np.concatenate([crop(part, size, resample) for part in parts], axis=2)
+    if image.mode == "RGBA":  # apart, for Pillow weighs colours by alpha; one by one, for a large image has gigabytes
+        return np.concatenate([crop(image.getchannel(part), size, resample) for part in image.mode], axis=2)
     height, width = size
     scale = max(height / image.height, width / image.width)
     around = (max(width, round(image.width * scale)), max(height, round(image.height * scale)))

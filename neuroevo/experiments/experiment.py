@@ -189,9 +189,9 @@ def go_on(
             finished = saved.step.stop is not None or (finished and result["generations"] > known)
         tracking.check_installed(c.tracking)
         more = False
-        if finished:
-            if saved is None:
-                raise without_checkpoint(str(folder))
+        if saved is None and result.get("generations"):
+            raise without_checkpoint(str(folder))
+        if finished and saved is not None:
             stop = Budget(**c.budget.model_dump()).stop_reason(
                 saved.step.generation, saved.step.cost, saved.step.seconds, Cost(forward=len(saved.step.scores.values))
             )

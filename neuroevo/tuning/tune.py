@@ -161,6 +161,8 @@ def go_on(folder: Path, change: Callable[[Config], Config], observer: Observer, 
         assert searched is not None
         where, saved, before = searched.where, searched.saved, searched.config
         c = change(before)
+        if saved is None and rundir.read_result(where).get("iterations"):
+            raise reopen.without_checkpoint(str(where))
         finished = saved is not None and saved.step.stop is not None
         assert c.tune is not None
         assert before.tune is not None

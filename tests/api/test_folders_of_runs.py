@@ -158,6 +158,12 @@ def test_what_is_missing_or_another_is_named(tmp_path: Path) -> None:
             ne.resume(tmp_path / "r", **{**rest, **change})
     with pytest.raises(ne.InputError, match="no run is there"):
         ne.resume(tmp_path / "none", model())
+    (path,) = (tmp_path / "r" / "checkpoints").iterdir()
+    path.unlink()
+    before = {path: path.read_bytes() for path in (tmp_path / "r").iterdir() if path.is_file()}
+    with pytest.raises(ne.InputError, match=rf"{path.name}: gone, and no other checkpoint is there"):
+        ne.resume(tmp_path / "r", **rest, budget=ne.Budget(generations=4))
+    assert {path: path.read_bytes() for path in before} == before
 
 
 def test_slices_are_those_that_the_run_began_with_whatever_memory_is_free_now(

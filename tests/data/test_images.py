@@ -20,7 +20,7 @@ from PIL import Image, ImageFile
 from neuroevo.data import pictures
 from neuroevo.data.images import Files
 from neuroevo.data.pictures import Unreadable, read
-from neuroevo.data.pixels import LARGE, TALL, flatten, pixels
+from neuroevo.data.pixels import LARGE, TALL, crop, flatten, pixels
 from neuroevo.errors import InputError, RunError
 
 BILINEAR = Image.Resampling.BILINEAR
@@ -685,3 +685,11 @@ def test_signed_bytes_of_a_tiff_are_refused(tmp_path: Path) -> None:
     (tmp_path / "s.tif").write_bytes(tiff("<", bytes(GREY.size), {258: 8, 339: 2}))
     with pytest.raises(Unreadable, match="signed"):
         read(str(tmp_path / "s.tif"))
+
+
+def test_an_image_with_alpha_is_never_copied_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = np.random.default_rng(0).integers(0, 256, (40, 50, 4), dtype=np.uint8)
+    right = [crop(Image.fromarray(given[:, :, c]), (16, 16), Image.Resampling.BILINEAR) for c in range(4)]
+    monkeypatch.setattr(Image.Image, "convert", lambda *_: pytest.fail("a second copy of gigabytes"))
+    found = crop(Image.fromarray(given), (16, 16), Image.Resampling.BILINEAR)
+    assert np.array_equal(found, np.concatenate(right, axis=2))

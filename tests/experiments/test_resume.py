@@ -328,6 +328,19 @@ def test_a_run_killed_before_its_first_checkpoint_begins_anew(tmp_path: Path, un
     assert contents(tmp_path / "r") == uninterrupted
 
 
+@pytest.mark.parametrize("status", ["finished", "interrupted"])
+def test_a_run_with_a_result_whose_checkpoints_are_gone_is_left_as_it_is(tmp_path: Path, status: str) -> None:
+    folder = tmp_path / "r"
+    experiment.run(load(None, [*SETS, "budget.generations=4"]), str(folder), "test", Quiet())
+    for path in (folder / "checkpoints").iterdir():
+        path.unlink()
+    rundir.write_result(folder, rundir.read_result(folder) | {"status": status})
+    before = {path: path.read_bytes() for path in folder.iterdir() if path.is_file() and path.name != "run.log"}
+    with pytest.raises(InputError, match=r"generation-000004.h5: gone, and no other checkpoint is there"):
+        experiment.resume(str(folder), ["budget.generations=12"], Quiet())
+    assert {path: path.read_bytes() for path in before} == before
+
+
 def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, uninterrupted: dict[str, Any], quiet: Quiet) -> None:
     folder = tmp_path / "r"
     experiment.run(load(None, SETS), str(folder), "test", Quiet())

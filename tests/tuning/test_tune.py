@@ -690,6 +690,12 @@ def test_a_searchs_newest_checkpoint_that_is_gone_is_told(tmp_path: Path) -> Non
     newest.unlink()
     _, rows = inspection.describe(str(tmp_path / "r"))
     assert any(f"{newest.name}: gone or damaged" in line for key, line in rows if key == "damaged")
+    for path in generations.paths(tmp_path / "r" / "checkpoints"):
+        path.unlink()
+    before = (tmp_path / "r" / "trials.csv").read_bytes()
+    with pytest.raises(InputError, match=rf"{newest.name}: gone, and no other checkpoint is there"):
+        tune.resume(str(tmp_path / "r"), ["tune.budget.generations=5"], Quiet(), Signals())
+    assert (tmp_path / "r" / "trials.csv").read_bytes() == before
 
 
 def test_what_never_exists_or_never_came_to_a_figure_is_left_out_of_the_plots(tmp_path: Path) -> None:
