@@ -357,7 +357,7 @@ def change_hdf5(draw: Draw, file: Any) -> None:
         path = name
         del file[name]
         if kind == "numbers":
-            filled = np.full_like(data, draw(st.sampled_from([0, 1, -1, 127])))
+            filled = np.full(data.shape, draw(st.sampled_from([0, 1, -1, 127]))).astype(data.dtype)
             file[path] = np.full_like(data, np.nan) if data.dtype.kind == "f" and draw(st.booleans()) else filled
         elif kind == "shape":
             file[path] = np.resize(data, draw(st.lists(st.integers(0, 5), max_size=3)))
