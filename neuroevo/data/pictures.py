@@ -11,6 +11,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from io import BufferedReader
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +24,7 @@ from neuroevo.errors import RunError, setting, the
 from neuroevo.reading import regular
 
 DECODING = 2  # changes whenever some file is read as other pixels than before, so that no features of those are taken
+STRIP = 2**22  # pixels that are looked at at once
 MAX_PIXELS = 178_956_970  # where Pillow, too, takes an image for an attack on memory
 FORMATS = (
     "PNG",
@@ -233,14 +235,16 @@ def _eight_bits(image: Image.Image, raw: str) -> Image.Image:
         return image.convert("RGB")
     hidden = None
     if mode.startswith("I;16") or (mode == "I" and image.format in ("PNG", "PPM")):
-        deep: npt.NDArray[np.uint16] = np.asarray(image).astype(np.uint16)
-        hidden = None if key is None else deep == key
         tags = image.tag_v2 if image.format == "TIFF" else {}  # type: ignore[attr-defined]
-        if tags.get(258) == (12,):  # BitsPerSample
-            deep = (deep << 4 | deep >> 8).astype(np.uint16)
-        if tags.get(262) == 0:  # PhotometricInterpretation: white is zero
-            deep = ~deep
-        image = Image.fromarray(_round(deep))
+        out, hidden = np.empty(image.size[::-1], np.uint8), None if key is None else _equal(image, key)
+        for rows, strip in _strips(image):
+            deep: npt.NDArray[np.uint16] = strip.astype(np.uint16)
+            if tags.get(258) == (12,):  # BitsPerSample
+                deep = (deep << 4 | deep >> 8).astype(np.uint16)
+            if tags.get(262) == 0:  # PhotometricInterpretation: white is zero
+                deep = ~deep
+            out[rows] = _round(deep)
+        image = Image.fromarray(out)
     elif mode == "1":
         image = image.convert("L")
     elif mode == "I":
@@ -255,10 +259,27 @@ def _eight_bits(image: Image.Image, raw: str) -> Image.Image:
         raise refusal("16-bit colour with a transparent colour", "save it with an alpha channel")
     if hidden is None:
         scale = {"L;2": 85, "L;4": 17}.get(raw, 1)  # Pillow scales such pixels, and not the key
-        same = np.asarray(image) == np.array(key) * scale
-        hidden = same if same.ndim == 2 else same.all(axis=2)
-    image.putalpha(Image.fromarray(np.where(hidden, 0, 255).astype(np.uint8)))
+        hidden = _equal(image, np.array(key) * scale)
+    image.putalpha(Image.fromarray(~hidden * np.uint8(255)))
     return image
+
+
+def _strips(image: Image.Image) -> Iterator[tuple[slice, npt.NDArray[Any]]]:
+    """Yield an image's pixels a few rows at a time, for all of them in other types take gigabytes."""
+    width, height = image.size
+    step = max(1, STRIP // width)
+    for top in range(0, height, step):
+        end = min(height, top + step)
+        yield slice(top, end), np.asarray(image if step >= height else image.crop((0, top, width, end)))
+
+
+def _equal(image: Image.Image, key: Any) -> npt.NDArray[np.bool_]:
+    """Return which pixels [H, W] have a value, or a colour."""
+    found = np.empty(image.size[::-1], np.bool_)
+    for rows, strip in _strips(image):
+        same = strip == key
+        found[rows] = same if same.ndim == 2 else same.all(axis=2)
+    return found
 
 
 def _round(deep: npt.NDArray[np.uint16]) -> npt.NDArray[np.uint8]:

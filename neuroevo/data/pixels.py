@@ -37,6 +37,14 @@ def flatten(image: Image.Image, channels: int) -> Image.Image:
 def pixels(image: Picture, channels: int, size: tuple[int, int], resample: Image.Resampling) -> npt.NDArray[np.uint8]:
     """Return an image as uint8 [H, W, channels]: shorter side to size, centre crop."""
     if isinstance(image, Image.Image):
+        # Grey once and not three times, alpha apart: channels are resized each alone, and a large image has gigabytes.
+        if channels == 4:
+            colours = pixels(image, 3, size, resample)
+            if image.mode not in ("LA", "RGBA"):
+                return np.concatenate([colours, np.full_like(colours[:, :, :1], 255)], axis=2)
+            return np.concatenate([colours, crop(image.getchannel("A"), size, resample)], axis=2)
+        if channels == 3 and image.mode in ("L", "LA"):
+            return np.repeat(pixels(image, 1, size, resample), 3, axis=2)
         return crop(flatten(image, channels), size, resample)
     if image.shape[2] != channels:
         raise InputError(

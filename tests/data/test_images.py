@@ -693,3 +693,27 @@ def test_an_image_with_alpha_is_never_copied_whole(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(Image.Image, "convert", lambda *_: pytest.fail("a second copy of gigabytes"))
     found = crop(Image.fromarray(given), (16, 16), Image.Resampling.BILINEAR)
     assert np.array_equal(found, np.concatenate(right, axis=2))
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA"])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_channels_that_are_cropped_apart_are_those_of_the_image_flattened_as_a_whole(mode: str, channels: int) -> None:
+    bands = Image.new(mode, (1, 1)).getbands()
+    random = np.random.default_rng(0)
+    for height, width in ((40, 50), (300, 17), (16, 16)):
+        given = [Image.fromarray(random.integers(0, 256, (height, width), dtype=np.uint8)) for _ in bands]
+        image = Image.merge(mode, given) if len(given) > 1 else given[0]
+        for resample in Image.Resampling:
+            if min(width, height) >= 16 or resample is not Image.Resampling.NEAREST:
+                found = pixels(image, channels, (16, 16), resample)
+                assert np.array_equal(found, crop(flatten(image, channels), (16, 16), resample))
+
+
+def test_an_image_of_16_bits_is_the_same_in_strips(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = np.random.default_rng(0).integers(0, 3, (37, 21), dtype=np.uint16) * 300
+    Image.fromarray(given).save(tmp_path / "x.png", transparency=300)
+    right = np.asarray(read(str(tmp_path / "x.png")))
+    assert right.shape == (37, 21, 2)
+    monkeypatch.setattr(pictures, "STRIP", 100)
+    assert np.array_equal(np.asarray(read(str(tmp_path / "x.png"))), right)
+    assert np.array_equal(right[:, :, 1] == 0, given == 300)
