@@ -244,6 +244,7 @@ def _eight_bits(image: Image.Image, raw: str) -> Image.Image:
             if tags.get(262) == 0:  # PhotometricInterpretation: white is zero
                 deep = ~deep
             out[rows] = _round(deep)
+        image.close()  # which frees two bytes a pixel
         image = Image.fromarray(out)
     elif mode == "1":
         image = image.convert("L")
@@ -260,7 +261,9 @@ def _eight_bits(image: Image.Image, raw: str) -> Image.Image:
     if hidden is None:
         scale = {"L;2": 85, "L;4": 17}.get(raw, 1)  # Pillow scales such pixels, and not the key
         hidden = _equal(image, np.array(key) * scale)
-    image.putalpha(Image.fromarray(~hidden * np.uint8(255)))
+    alpha = np.logical_not(hidden, out=hidden).view(np.uint8)
+    alpha *= 255
+    image.putalpha(Image.fromarray(alpha))
     return image
 
 

@@ -1,5 +1,7 @@
 """The pixels that a network is given of an image: of its channels, on white, resized and cut to its size."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
@@ -9,7 +11,7 @@ from neuroevo.errors import InputError
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 BACKGROUND = "white"  # what is transparent lies on it, as on a page
-BAND = 2**24  # pixels of an image that are put on its background at once
+BAND = 2**22  # pixels of an image that are put on its background at once
 TALL, LARGE = 16, 2**24  # a resized image of more than so many times the pixels wanted, and pixels, is made in part
 
 
@@ -22,16 +24,26 @@ def flatten(image: Image.Image, channels: int) -> Image.Image:
         raise InputError(f"{channels}, which only .npy images have", option="channels")
     if image.mode not in ("LA", "RGBA"):
         return image.convert(MODES[channels])
-    seen = Image.new(image.mode[:-1], image.size, BACKGROUND)
-    step = max(1, BAND // image.width)
-    for top in range(0, image.height, step):  # in bands, so that an image is there twice and not four times
-        band = image.crop((0, top, image.width, min(top + step, image.height)))
-        seen.paste(band.convert(seen.mode), (0, top), mask=band.getchannel("A"))
     mode = "RGB" if channels > 1 else "L"
-    seen = seen if seen.mode == mode else seen.convert(mode)
+    seen = Image.new(mode, image.size)
+    for box in _bands(image.size):  # so that an image is there twice and not four times
+        band = image.crop(box)
+        white = Image.new(image.mode[:-1], band.size, BACKGROUND)
+        white.paste(band.convert(white.mode), mask=band.getchannel("A"))
+        seen.paste(white.convert(mode), box)
     if channels == 4:
         seen.putalpha(image.getchannel("A"))
     return seen
+
+
+def _bands(size: tuple[int, int]) -> Iterator[tuple[int, int, int, int]]:
+    """Yield boxes that an image is cut into, each of so many pixels at most."""
+    width, height = size
+    across = min(width, BAND)
+    down = max(1, BAND // across)
+    for top in range(0, height, down):
+        for left in range(0, width, across):
+            yield left, top, min(left + across, width), min(top + down, height)
 
 
 def pixels(image: Picture, channels: int, size: tuple[int, int], resample: Image.Resampling) -> npt.NDArray[np.uint8]:
