@@ -73,8 +73,7 @@ def _checkpoint(saved: checkpoint.Checkpoint) -> Rows:
     step, champion = saved.step, saved.step.champion
     n, g = step.population.genomes.shape
     rows: Rows = [("file", f"{saved.path} (checksum good)"), ("generation", str(step.generation))]
-    given = _record(saved).get("genome")
-    genome = given if isinstance(given, dict) else {}
+    genome = _record(saved).get("genome") or {}
     space = genome.get("space") or ("full" if not genome.get("levels") else "levels")
     name = space.get("name") if isinstance(space, dict) else space
     of = "" if name == "full" else f", in the space {name}"

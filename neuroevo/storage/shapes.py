@@ -39,16 +39,19 @@ def check(
             raise ValueError(f"/{key} is {tensor.dtype} of shape {tuple(tensor.shape)}")
 
 
-def check_state(state: Any, template: Any, key: str) -> None:
+def check_state(state: Any, template: Any, key: str, rows: bool = True) -> None:
     """Raise ValueError where an algorithm's state doesn't fit its template, which is a state that has just begun.
 
     Lengths that are 0 in the template are free, such as those of what was told so far; those beside each other agree,
     and with the population beside them. That and what belongs to it may be twice as long: those whom it remembers are
-    behind it. Traits that the template lacks have a row for each individual.
+    behind it. Traits that the template lacks have a row for each individual. Without `rows` lengths are free: a user's
+    own state may grow as it likes.
     """
     if isinstance(template, Tensor):
-        _check_tensor(state, template, key)
+        _check_tensor(state, template, key, rows)
         return
+    ours = __package__.partition(".")[0]
+    rows = rows and (isinstance(template, dict) or type(template).__module__.startswith(f"{ours}."))
     own, parts = (each if isinstance(each, dict) else each._asdict() for each in (state, template))
     if isinstance(template, Population):
         lengths = {each.shape[:1] for each in (*state.traits.values(), state.genomes, state.parents, state.roles)}
@@ -60,17 +63,18 @@ def check_state(state: Any, template: Any, key: str) -> None:
         if isinstance(population, Population) and lengths - {(0,)}:
             lengths.add(population.genomes.shape[:1])
     for name in parts.keys() & own.keys():
-        check_state(own[name], parts[name], f"{key}/{name}")
-    if len(lengths) > 1:
+        check_state(own[name], parts[name], f"{key}/{name}", rows)
+    if (rows or isinstance(template, Population)) and len(lengths) > 1:
         raise ValueError(f"{key} has {' and '.join(str(list(n)) for n in sorted(lengths))} rows beside each other")
 
 
-def _check_tensor(tensor: Tensor, like: Tensor, key: str) -> None:
+def _check_tensor(tensor: Tensor, like: Tensor, key: str, rows: bool) -> None:
     most = like.ndim + (0 in like.shape[:1])  # fitness of many objectives has a column for each
     fits = like.ndim <= tensor.ndim <= most and tensor.dtype == like.dtype
     if fits and like.ndim:
-        n, rows = len(like), len(tensor)
-        fits = not n or rows in (n, 2 * n) or (key.endswith("/start") and rows > 0)  # a run may begin with several
+        n, own = len(like), len(tensor)
+        several = key.endswith("/start") and own > 0  # which a run may begin with
+        fits = not rows or not n or own in (n, 2 * n) or several
     if not fits or any(b not in (0, a) for a, b in zip(tensor.shape[1:], like.shape[1:], strict=False)):
         was, right = (f"{x.dtype} {tuple(x.shape)}" for x in (tensor, like))
         raise ValueError(f"{key} is {was}, like {right} expected; written by another algorithm")

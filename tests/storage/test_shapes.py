@@ -7,6 +7,7 @@ from neuroevo.engine.genome import Population
 from neuroevo.engine.scores import Scores
 from neuroevo.search.algorithms.base import GAState
 from neuroevo.storage import shapes
+from neuroevo.tuning.search import Trials
 
 N, G = 3, 5
 
@@ -79,13 +80,27 @@ def test_a_state_that_does_not_fit_is_named(change: dict[str, Any], place: str) 
         shapes.check_state(of_population(N)._replace(**change), BEGUN, "algorithm")
 
 
-def test_what_trials_have_is_of_one_length() -> None:
-    class Trials(NamedTuple):
-        positions: torch.Tensor
-        counts: dict[str, torch.Tensor]
+def test_a_users_own_state_may_grow_as_it_likes() -> None:
+    class Archive(NamedTuple):
+        kept: torch.Tensor
+        told: torch.Tensor
+        seen: torch.Tensor
+        best: Population
 
+    few, many = (Population.new(torch.zeros(n, G)) for n in (2, 7))
+    begun = Archive(torch.zeros(2, G), torch.zeros(0), torch.zeros(0), few)
+    grown = Archive(torch.zeros(7, G), torch.zeros(3), torch.zeros(5), many)
+    shapes.check_state(grown, begun, "algorithm")
+    with pytest.raises(ValueError, match="algorithm/kept is"):
+        shapes.check_state(grown._replace(kept=torch.zeros(7, G + 1)), begun, "algorithm")
+    with pytest.raises(ValueError, match="best has"):
+        shapes.check_state(grown._replace(best=many._replace(roles=few.roles)), begun, "algorithm")
+
+
+def test_trials_are_of_one_length() -> None:
     def trials(*lengths: int) -> Trials:
-        return Trials(torch.zeros(lengths[0], G), {str(i): torch.zeros(n) for i, n in enumerate(lengths[1:])})
+        columns = {str(i): torch.zeros(n) for i, n in enumerate(lengths[2:])}
+        return Trials(torch.zeros(lengths[0], G), torch.zeros(lengths[1], G), columns, {})
 
     shapes.check_state(trials(4, 4, 4), trials(0, 0, 0), "trials")
     for lengths in ((4, 3, 4), (0, 4, 4), (4, 4, 0)):
