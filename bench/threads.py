@@ -1,10 +1,11 @@
-"""What of a run differs with the number of threads, and by how much.
+"""What of a run differs with the number of threads, or on a GPU, and by how much.
 
-usage: python bench/threads.py [--generations N]
+usage: python bench/threads.py [--generations N] [--device cuda]
 
-Each run is made twice on one thread and twice on two, from an empty cache each time. Those on the same number of
-threads must end in the same bytes (status 1 if not); of those on one and two the table says how far genomes, fitness,
-the champion and its figures are from each other.
+Each run is made twice on one thread of the processor and twice on two (with `--device`, on that), and once more,
+interrupted half way and gone on with, from an empty cache each time. Those at one place must end in the same bytes
+(status 1 if not); of the two places the table says how far genomes, fitness, the champion and its figures are from
+each other.
 """
 
 import argparse
@@ -13,13 +14,14 @@ import platform
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from neuroevo.config import load
+from neuroevo.engine.loop import Step
 from neuroevo.engine.observer import Observer
 from neuroevo.experiments import experiment
 from neuroevo.storage import generations, hdf5, rundir
@@ -51,12 +53,43 @@ COMPARED = ("population/genomes", "population/fitness", "champion/genome")
 Numbers = Mapping[str, npt.NDArray[Any]]
 
 
-def make(name: str, threads: int, count: int, folder: Path) -> Path:
-    """Make a run on so many threads, with a cache of its own; return its folder."""
+class Place(NamedTuple):
+    """Where a run is made."""
+
+    device: str
+    threads: int
+
+    def __str__(self) -> str:
+        """Name it in two or three words."""
+        return f"{self.threads} thread{'s' * (self.threads > 1)}" if self.device == "cpu" else self.device
+
+
+class Break(Observer):
+    """Interrupts a run after so many generations."""
+
+    def __init__(self, after: int) -> None:
+        self.after = after
+
+    def generation(self, step: Step) -> None:
+        """Interrupt it."""
+        if step.generation == self.after:
+            raise KeyboardInterrupt
+
+
+def make(name: str, place: Place, count: int, folder: Path, *, broken: bool = False) -> Path:
+    """Make a run at a place, with a cache of its own, where asked with a break half way; return its folder."""
     given = [*PIXELS, "algorithm.population=64", f"budget.generations={count}", *RUNS[name]]
+    given += [f"device={place.device}", "checkpoint.every=3"]
     os.environ["NEUROEVO_CACHE"] = str(folder / "cache")
-    torch.set_num_threads(threads)
-    return experiment.run(load(None, given), str(folder / "run"), "threads", Observer())
+    torch.set_num_threads(place.threads)
+    run = str(folder / "run")
+    if not broken:
+        return experiment.run(load(None, given), run, "threads", Observer())
+    try:
+        experiment.run(load(None, given), run, "threads", Break(count // 2))
+    except KeyboardInterrupt:
+        return experiment.resume(run, [], Observer())
+    raise SystemExit("a run wasn't interrupted")
 
 
 def read(folder: Path) -> dict[str, npt.NDArray[Any]]:
@@ -91,29 +124,39 @@ def main() -> None:
     """Make the runs, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--generations", type=int, default=20, help="of each run")
+    parser.add_argument("--device", default="cpu", help="compares one thread with this device, not with two threads")
     asked = parser.parse_args()
+    places = (Place("cpu", 1), Place("cpu", 2) if asked.device == "cpu" else Place(asked.device, 1))
+    card = "" if asked.device == "cpu" else f", {torch.cuda.get_device_name(asked.device)}"
     print(
-        f"torch {torch.__version__}, {platform.machine()}, {os.cpu_count()} processors, {asked.generations} generations"
+        f"torch {torch.__version__}, {platform.machine()}, {os.cpu_count()} processors{card},"
+        f" {asked.generations} generations"
     )
-    print(f"{'run':20} {'1 = 1':6} {'2 = 2':6} {'genomes':>9} {'fitness':>9} {'champion':>9} {'validation':>10}")
+    print(
+        f"{'run':20} {places[0]!s:9} {places[1]!s:9} {'genomes':>9} {'fitness':>9} {'champion':>9} {'validation':>10}"
+    )
     broken = []
     for name in RUNS:
         with tempfile.TemporaryDirectory() as top:
-            folders = {(n, i): make(name, n, asked.generations, Path(top, f"{n}-{i}")) for n in (1, 2) for i in (1, 2)}
+            folders = {
+                (place, i): make(name, place, asked.generations, Path(top, f"{place}-{i}"), broken=i == 3)
+                for place in places
+                for i in (1, 2, 3)
+            }
             found = {key: read(folder) for key, folder in folders.items()}
-            own = [same(found[n, 1], found[n, 2]) for n in (1, 2)]
-            scores = [rundir.read_result(folders[n, 1])["champion"]["validation"] for n in (1, 2)]
+            own = [all(same(found[place, 1], found[place, i]) for i in (2, 3)) for place in places]
+            scores = [rundir.read_result(folders[place, 1])["champion"]["validation"] for place in places]
         broken += [name] * (not all(own))
-        one, two = found[1, 1], found[2, 1]
+        one, two = (found[place, 1] for place in places)
         far = [
             f"{apart(one, two, key):9.1e}" if not same({key: one[key]}, {key: two[key]}) else "     same"
             for key in COMPARED
         ]
         differ = max(abs(scores[0][key] - scores[1][key]) for key in scores[0])
-        said = ["yes" if each else "NO" for each in own]
-        print(f"{name:20} {said[0]:6} {said[1]:6} {' '.join(far)} {differ:10.1e}", flush=True)
+        said = ["repeats" if each else "NO" for each in own]
+        print(f"{name:20} {said[0]:9} {said[1]:9} {' '.join(far)} {differ:10.1e}", flush=True)
     if broken:
-        raise SystemExit(f"other bytes on the same number of threads: {', '.join(broken)}")
+        raise SystemExit(f"other bytes at the same place: {', '.join(broken)}")
 
 
 if __name__ == "__main__":
