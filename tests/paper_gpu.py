@@ -63,6 +63,8 @@ STRICT = {
     "index_select", "index_add", "index_add_", "index_copy", "index_copy_", "index_fill", "embedding", "searchsorted",
     "bucketize", "take", "cat", "stack", "convolution",
 }  # fmt: skip
+SUMS = {"scatter_add", "scatter_add_", "index_add", "index_add_"}  # which a device adds in whatever order it comes to
+RUNNING = {"cumsum", "cumsum_", "logcumsumexp", "put_", "put", "histc"}  # as these do, if their numbers are floats
 PRODUCTS = {"mm", "bmm", "addmm", "baddbmm", "mv", "addmv"}  # which have no kernels for whole numbers
 COMPOSITE = {"quantile", "nanquantile", "one_hot", "cov", "corrcoef", "histc", "bincount"}
 MATMUL = {"matmul", "__matmul__", "__rmatmul__"}
@@ -74,6 +76,10 @@ Generator = torch.Generator
 
 class DeviceMismatch(RuntimeError):
     """What a real device would have refused."""
+
+
+class OrderMissing(RuntimeError):
+    """What a real device would do in another order each time."""
 
 
 class Waits:
@@ -304,6 +310,22 @@ def _refuse(name: str, args: Any, kwargs: Any) -> None:
         raise DeviceMismatch(f"{name}: expected all tensors to be on the same device, found {shapes}")
 
 
+def _refuse_disorder(name: str, args: Any, kwargs: Any) -> None:
+    """Refuse sums of floats in no order: the same seed would not give the same bytes."""
+    into = args[0]
+    if not isinstance(into, Paper) or not into.is_floating_point():
+        return
+    if name in SUMS or (name.startswith("scatter_reduce") and args[4] in ("sum", "mean", "prod")):
+        into, dim, index, source = _plain(args[:4])
+        rows = name.startswith("index")
+        add = torch.index_add if rows else torch.scatter_add
+        turned = index.flip(0 if rows else dim), source.flip(dim)
+        if not torch.equal(add(into, dim, index, source), add(into, dim, *turned)):
+            raise OrderMissing(f"{name}: several numbers for one place, added in any order")
+    elif name in RUNNING and not torch.equal(into.elem, into.elem.round()):  # whole ones are exact
+        raise OrderMissing(f"{name} of floats adds in any order")
+
+
 def _waits(name: str, args: Any, kwargs: Any) -> None:
     """Count what an operation on the device makes the host wait for."""
     if name == "linalg_matrix_exp":
@@ -358,6 +380,8 @@ def _dispatch(func: Any, args: Any, kwargs: Any) -> Any:
     if on:
         _refuse(name, args, kwargs)
         _waits(name, args, kwargs)
+        with _disable_current_modes():
+            _refuse_disorder(name, args, kwargs)
         if name in PRODUCTS and not (args[0].is_floating_point() or args[0].is_complex()):
             raise DeviceMismatch(f'"{name}_cuda" not implemented for {args[0].dtype}')
     for x in leaves:

@@ -36,6 +36,7 @@ class RealGpu(Gpu):
         before = torch.cuda.get_sync_debug_mode()
         with warnings.catch_warnings():
             warnings.filterwarnings("always", message=WAITING)
+            warnings.filterwarnings("ignore", message="Synchronization debug mode is a prototype")
             warnings.showwarning = look
             torch.cuda.set_sync_debug_mode("warn")
             try:

@@ -29,10 +29,12 @@ from neuroevo.config.parts import TABLES, Part, schema
 from neuroevo.data import staging
 from neuroevo.data.samples import Features
 from neuroevo.engine.cost import Budget
+from neuroevo.engine.genome import Layout
 from neuroevo.engine.loop import Step
 from neuroevo.experiments import experiment, export
 from neuroevo.experiments.signals import Signals
 from neuroevo.problems import intervals, precision, slicing
+from neuroevo.search.operators import crossover
 from neuroevo.storage import rundir
 from neuroevo.tuning import tune
 
@@ -505,6 +507,16 @@ def test_a_function_of_genomes_is_evolved(gpu: Gpu) -> None:
 
 HYBRID = ["refine.steps=2", "refine.batch_size=30", "algorithm.elites=0", "algorithm.crossover=uniform",
           "algorithm.mutation.self_adaptive=true"]  # fmt: skip
+
+
+def test_children_of_parents_drawn_twice_are_the_same_each_time(gpu: Gpu) -> None:
+    source = torch.Generator().manual_seed(0)
+    genomes, drawn = torch.randn(40, 30, generator=source), torch.randint(40, (60, 20), generator=source)
+    layout = Layout(("w",), ((30,),))
+    expected = crossover.weighted(genomes, drawn, layout, source)
+    made = [crossover.weighted(genomes.to(CUDA), drawn.to(CUDA), layout, source) for _ in range(20)]
+    assert all(torch.equal(each, made[0]) for each in made)
+    torch.testing.assert_close(made[0].cpu(), expected)
 
 
 @pytest.mark.parametrize(("sets", "most"), [([], 1), (HYBRID, 2)], ids=["default", "hybrid"])

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 import torch
-from paper_gpu import CPU, CUDA, EXPONENTIAL, DeviceMismatch, Gpu, Paper, PaperGenerator, paper_gpu
+from paper_gpu import CPU, CUDA, EXPONENTIAL, DeviceMismatch, Gpu, OrderMissing, Paper, PaperGenerator, paper_gpu
 from torch import nn
 from torch.nn import functional
 
@@ -312,3 +312,24 @@ def test_what_a_capture_can_not_hold_is_refused(gpu: Gpu, read: str) -> None:
     with pytest.raises(RuntimeError, match="not permitted when stream is capturing"), graph:
         work[read]()
     assert float(x.sum()) == 3
+
+
+APART = torch.tensor([1e8, -1e8, 1.0, 1.0])
+DISORDER = {
+    "scatter_add": lambda x: torch.zeros(2).to(CUDA).scatter_add_(0, torch.tensor([0, 0, 0, 1]).to(CUDA), x),
+    "index_add": lambda x: torch.zeros(2).to(CUDA).index_add(0, torch.tensor([0, 0, 0, 1]).to(CUDA), x),
+    "cumsum": lambda x: (x / 3).cumsum(0),
+}
+
+
+@pytest.mark.parametrize("what", DISORDER)
+def test_sums_that_a_device_makes_in_any_order_are_refused(gpu: Gpu, what: str) -> None:
+    with pytest.raises(OrderMissing, match=what):
+        DISORDER[what](APART.to(CUDA))
+    DISORDER[what](torch.tensor([3.0, 3.0, 3.0, 6.0]).to(CUDA))  # in any order the same
+
+
+def test_a_sum_by_sorted_places_has_an_order(gpu: Gpu) -> None:
+    places = torch.tensor([0, 0, 0, 1]).to(CUDA)
+    found = torch.zeros(2).to(CUDA).index_put_((places,), APART.to(CUDA), accumulate=True)
+    assert found.tolist() == torch.zeros(2).index_put_((places.cpu(),), APART, accumulate=True).tolist()

@@ -123,6 +123,10 @@ class _Alone(TorchDispatchMode):
         masks = [x for x in tree_leaves(args[1:]) if isinstance(x, Tensor) and x.dtype in (torch.bool, torch.uint8)]
         if name in READS or (name in INDEXING and masks):
             raise RuntimeError(f"{name.strip('_')} waits for the device")
+        if name == "_to_copy" and args[0].is_cuda != (
+            torch.device(kwargs.get("device") or args[0].device).type == "cuda"
+        ):
+            raise RuntimeError("a copy between host and device waits for the device")
         return func(*args, **kwargs)
 
 

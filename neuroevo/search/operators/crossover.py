@@ -155,7 +155,12 @@ def weighted(
         genomes = genomes.where(used[:, None], 0)  # 0 times a stranger's NaN is NaN
     elif not used.all():
         genomes, parents = genomes[used], (used.cumsum(0) - 1)[parents]
-    weights = genomes.new_zeros(len(parents), len(genomes)).scatter_add_(1, parents, own.expand(parents.shape))
+    weights, each = genomes.new_zeros(len(parents), len(genomes)), own.expand(parents.shape)
+    if genomes.device.type == "cpu":
+        weights.scatter_add_(1, parents, each)
+    else:  # where that adds what a parent has twice or more in any order; this sorts first
+        rows = torch.arange(len(parents), device=parents.device)[:, None]
+        weights.index_put_((rows, parents), each, accumulate=True)
     return weights @ genomes
 
 
