@@ -284,8 +284,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.long
 @pytest.mark.parametrize("damage", ["flip", "list", "folder"])
 @pytest.mark.parametrize(
-    "name",
-    ["config.yaml", "history.jsonl", "lineage.jsonl", "result.json", "confusion.csv", "predictions.csv", "run.log"],
+    "name", ["config.yaml", "history.jsonl", "lineage.jsonl", "result.json", "predictions.csv", "run.log"]
 )
 def test_whatever_text_file_of_a_run_is_damaged_no_command_ends_in_a_traceback(
     neuroevo: Command, tmp_path: Path, done: Path, name: str, damage: str
