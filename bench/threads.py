@@ -1,6 +1,6 @@
 """What of a run differs with the number of threads, or on a GPU, and by how much.
 
-usage: python bench/threads.py [--generations N] [--device cuda]
+usage: python bench/threads.py [--generations N] [--device cuda] [--large]
 
 Each run is made twice on one thread of the processor and twice on two (with `--device`, on that), and once more,
 interrupted half way and gone on with, from an empty cache each time. Those at one place must end in the same bytes
@@ -49,6 +49,24 @@ RUNS: dict[str, list[str]] = {
         "head.init=default", "memory.plan=loop", "algorithm.population=16", "algorithm.elites=4",
     ],
 }  # fmt: skip
+BIG = ["algorithm.population=1024", "fitness.samples=1024"]
+LARGE_SGD = "refine={name: sgd, steps: 10, lr: 0.05, batch_size: 128, momentum: 0.9}"
+LARGE = {
+    "1,024": BIG,
+    "drawn parents": [*BIG, "algorithm.selection=tournament", "algorithm.parents=16"],
+    "two objectives": [*BIG, "fitness.metrics=[cross_entropy, weight_norm]", "algorithm.elites=128"],
+    "calibration error": [*BIG, "fitness.metric=calibration_error"],
+    "ternary levels": [*BIG, "genome.levels=ternary", "algorithm.mutation=levels"],
+    "graphs": [*BIG, "memory.graphs=true"],
+    "safe mutation": [
+        "head={name: mlp, hidden: [64], init: default}", "algorithm.mutation.safe=true", "algorithm.parents=2",
+    ],
+    "hybrid, mlp of 256": [
+        "head={name: mlp, hidden: [256], init: default, dropout: 0.2}", LARGE_SGD, "algorithm.population=128",
+    ],
+    "stage, loop": [*RUNS["unfrozen stage"], LARGE_SGD],
+    "stage, vmap": [*RUNS["unfrozen stage"], LARGE_SGD, "memory.plan=vmap"],
+}  # fmt: skip
 COMPARED = ("population/genomes", "population/fitness", "champion/genome")
 Numbers = Mapping[str, npt.NDArray[Any]]
 
@@ -76,9 +94,9 @@ class Break(Observer):
             raise KeyboardInterrupt
 
 
-def make(name: str, place: Place, count: int, folder: Path, *, broken: bool = False) -> Path:
+def make(sets: list[str], place: Place, count: int, folder: Path, *, broken: bool = False) -> Path:
     """Make a run at a place, with a cache of its own, where asked with a break half way; return its folder."""
-    given = [*PIXELS, "algorithm.population=64", f"budget.generations={count}", *RUNS[name]]
+    given = [*PIXELS, "algorithm.population=64", f"budget.generations={count}", *sets]
     given += [f"device={place.device}", "checkpoint.every=3"]
     os.environ["NEUROEVO_CACHE"] = str(folder / "cache")
     torch.set_num_threads(place.threads)
@@ -125,6 +143,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--generations", type=int, default=20, help="of each run")
     parser.add_argument("--device", default="cpu", help="compares one thread with this device, not with two threads")
+    parser.add_argument("--large", action="store_true", help="makes large runs, for a GPU")
     asked = parser.parse_args()
     places = (Place("cpu", 1), Place("cpu", 2) if asked.device == "cpu" else Place(asked.device, 1))
     card = "" if asked.device == "cpu" else f", {torch.cuda.get_device_name(asked.device)}"
@@ -136,10 +155,10 @@ def main() -> None:
         f"{'run':20} {places[0]!s:9} {places[1]!s:9} {'genomes':>9} {'fitness':>9} {'champion':>9} {'validation':>10}"
     )
     broken = []
-    for name in RUNS:
+    for name, sets in (LARGE if asked.large else RUNS).items():
         with tempfile.TemporaryDirectory() as top:
             folders = {
-                (place, i): make(name, place, asked.generations, Path(top, f"{place}-{i}"), broken=i == 3)
+                (place, i): make(sets, place, asked.generations, Path(top, f"{place}-{i}"), broken=i == 3)
                 for place in places
                 for i in (1, 2, 3)
             }
