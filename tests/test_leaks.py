@@ -129,8 +129,10 @@ def places(path: Path) -> Iterator[tuple[str, Any]]:
             _, *cells = line.split("|") if line.startswith("|") else ("", line)
             yield from ((f"{i}.{('metric', 'validation', 'test', 'interval', '')[k]}", c) for k, c in enumerate(cells))
     elif path.suffix == ".log":
-        for i, line in enumerate(path.read_text().splitlines()):
-            yield str(i), re.sub(r"^[\d: -]{20}|[\d.]+ s\b", "", line)
+        lines = [re.sub(r"^[\d: -]{20}|[\d.]+ s\b", "", line) for line in path.read_text().splitlines()]
+        trackers = [line for line in lines if line.startswith("tracking: ")]  # which they say whenever they have begun
+        yield from ((str(i), line) for i, line in enumerate(line for line in lines if line not in trackers))
+        yield from (("tracking", line) for line in sorted(trackers))
     elif "tfevents" in path.name:
         from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # takes seconds
 
